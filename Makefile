@@ -1,0 +1,64 @@
+# neuronetz-gateway. `make` lists what there is.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ONCE ?=
+PYTEST_ARGS ?=
+UV_VERSION := 0.13.8
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench compose-test docs lock wasm clean
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## the whole real stack on loopback with a simulated Ollama; ONCE=1 stops after the proof
+	@$(BIN)/neuronetz-gateway demo $(if $(ONCE),--once)
+
+test: $(VENV)/.dev ## everything that must pass: unit, property, contract and end-to-end tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## style and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(VENV)/.dev ## mypy --strict
+	@$(BIN)/mypy
+
+lock: ## pin every dependency again, with hashes and without index addresses
+	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv==$(UV_VERSION); }
+	@for set in "requirements.lock --extra build --extra embedded" \
+	            "requirements-dev.lock --extra build --extra embedded --extra dev"; do \
+	  set -- $$set; out=$$1; shift; \
+	  build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-annotate --no-header "$$@" pyproject.toml -o $$out || exit 1; \
+	done
+
+wasm: $(VENV)/.dev ## assemble envoy/hold_response.wasm from its source
+	@$(BIN)/python -m ops.wasm
+
+clean: ## remove what the targets above made; state directories of `up` and `demo` are kept
+	@rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# A virtual environment with exactly the pinned packages. The stamp is renewed when the pins or the project's own
+# metadata change, and the source is installed as a link, so that an edit needs no new installation.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; say which one with PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "the venv module of $(PYTHON) is missing; on Debian: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages of $(1) …"
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r $(1)
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+endef
+
+$(VENV)/.runtime: requirements.lock pyproject.toml
+	$(call install,requirements.lock)
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml
+	$(call install,requirements-dev.lock)
+	@touch $(VENV)/.runtime
