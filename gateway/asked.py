@@ -1,0 +1,91 @@
+"""What a request asks for beside its prompt: how much output, as a stream or whole, with a usage report or without.
+
+Pure. authz reads it to decide the grant; the meter then writes what was granted into the body (`meter.rewrite`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.surfaces import Surface
+
+# Ollama reads a cap beyond its integers as "unlimited", so a number of this size is no cap at all.
+OUTPUT_TOKENS_MAX = 2**31 - 1
+
+# The surfaces whose streams carry a usage report only when `stream_options.include_usage` asks for it.
+USAGE_ON_REQUEST = frozenset({"v1_chat", "v1_completions"})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the caller asked for.
+
+    `output_tokens` is None when nothing was said or the value means unlimited. `usage` is False only for a stream
+    that would carry no usage report, so a report found in it is the gateway's own and is to be taken out.
+    """
+
+    output_tokens: int | None
+    stream: bool
+    usage: bool
+
+
+def read_asked(surface: Surface, document: Mapping[str, Any]) -> Asked:
+    """Reads the fields of one strictly parsed request body; null counts as absent, as it does for Ollama.
+
+    Raises ValueError with a sentence for the caller when a field has the wrong type.
+    """
+    stream = _read_stream(surface, document)
+    usage = not (stream and surface.name in USAGE_ON_REQUEST) or _read_include_usage(document)
+    return Asked(_read_output_tokens(surface, document), stream, usage)
+
+
+def _read_stream(surface: Surface, document: Mapping[str, Any]) -> bool:
+    if surface.streams_by_default is None:
+        return False
+    stream = _read_bool("stream", document.get("stream"))
+    return surface.streams_by_default if stream is None else stream
+
+
+def _read_include_usage(document: Mapping[str, Any]) -> bool:
+    options = _read_object("stream_options", document.get("stream_options"))
+    return bool(_read_bool("stream_options.include_usage", options.get("include_usage")))
+
+
+def _read_output_tokens(surface: Surface, document: Mapping[str, Any]) -> int | None:
+    if surface.cap_field is None:
+        return None
+    *parents, field = surface.cap_field
+    holder = document
+    for parent in parents:
+        holder = _read_object(parent, holder.get(parent))
+    asked = [_read_tokens(".".join(surface.cap_field), holder.get(field))]
+    if surface.name == "v1_chat":
+        asked.append(_read_tokens("max_completion_tokens", document.get("max_completion_tokens")))
+    return min((tokens for tokens in asked if tokens is not None), default=None)
+
+
+def _read_tokens(name: str, value: object) -> int | None:
+    """A cap in tokens; None for null and for every value that Ollama takes for "unlimited"."""
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"the field '{name}' must be a whole number of tokens")  # noqa: TRY004 (about the request, not our call)
+    return value if 0 < value <= OUTPUT_TOKENS_MAX else None
+
+
+def _read_bool(name: str, value: object) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise ValueError(f"the field '{name}' must be true or false")
+
+
+def _read_object(name: str, value: object) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    raise ValueError(f"the field '{name}' must be a JSON object")

@@ -1,0 +1,67 @@
+"""The catalog: which models the backends host, as discovery saw it last. Made by control, read by authz.
+
+A snapshot is whole: a reader never combines two of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """One backend: in configuration order, with the number of its replicas and its Ollama version if it answered."""
+
+    name: str
+    replicas: int
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostedModel:
+    """One model under its canonical name: the backends that host it in the order to try, and what /api/tags says."""
+
+    name: str
+    backends: tuple[str, ...]
+    tag: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """One snapshot. `running` is the union of the backends' /api/ps rows."""
+
+    backends: tuple[BackendState, ...]
+    models: Mapping[str, HostedModel]
+    running: tuple[Mapping[str, Any], ...] = ()
+
+    def replicas_of(self, backend: str) -> int:
+        """How many replicas a backend has, 1 when it is unknown."""
+        return next((state.replicas for state in self.backends if state.name == backend), 1)
+
+    def to_json(self) -> str:
+        """The snapshot as it is published."""
+        return json.dumps(
+            {
+                "backends": [asdict(state) for state in self.backends],
+                "models": [
+                    {"name": model.name, "backends": list(model.backends), "tag": dict(model.tag)}
+                    for model in self.models.values()
+                ],
+                "running": [dict(row) for row in self.running],
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Catalog:
+        """Reads a published snapshot. Raises ValueError, KeyError or TypeError when it is not one."""
+        data = json.loads(text)
+        models = (HostedModel(row["name"], tuple(row["backends"]), row["tag"]) for row in data["models"])
+        return cls(
+            backends=tuple(BackendState(**row) for row in data["backends"]),
+            models={model.name: model for model in models},
+            running=tuple(data["running"]),
+        )

@@ -1,0 +1,116 @@
+"""Every way to say no, in one table, and the exceptions that carry it.
+
+GatewayError
+├── Denied         an answer for the caller: code, status, message
+├── StoreUnavailable   PostgreSQL or Redis did not answer in time; always becomes a 503, never a 401
+├── SettingsError  a wrong setting; stops the start
+├── Conflict       an operator's change contradicts what is stored
+└── NotFound       an operator named what does not exist
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """The stable error codes of the contract, sent as `X-Gateway-Error`."""
+
+    INVALID_REQUEST = "invalid_request"
+    INVALID_API_KEY = "invalid_api_key"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
+    ENDPOINT_BLOCKED = "endpoint_blocked"
+    SCOPE_DENIED = "scope_denied"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    REQUEST_TIMEOUT = "request_timeout"
+    REQUEST_TOO_LARGE = "request_too_large"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    TOKEN_RATE_EXCEEDED = "token_rate_exceeded"  # noqa: S105 (an error code, no secret)
+    CONCURRENCY_EXCEEDED = "concurrency_exceeded"
+    BUDGET_RESERVED = "budget_reserved"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    AUTH_THROTTLED = "auth_throttled"
+    BACKEND_ERROR = "backend_error"
+    BACKEND_TIMEOUT = "backend_timeout"
+    UNAVAILABLE = "unavailable"
+    BACKEND_UNAVAILABLE = "backend_unavailable"
+    AUDIT_BACKLOG = "audit_backlog"
+
+
+STATUS: dict[Code, int] = {
+    Code.INVALID_REQUEST: 400,
+    Code.INVALID_API_KEY: 401,
+    Code.MODEL_NOT_ALLOWED: 403,
+    Code.ENDPOINT_BLOCKED: 403,
+    Code.SCOPE_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.METHOD_NOT_ALLOWED: 405,
+    Code.REQUEST_TIMEOUT: 408,
+    Code.REQUEST_TOO_LARGE: 413,
+    Code.RATE_LIMIT_EXCEEDED: 429,
+    Code.TOKEN_RATE_EXCEEDED: 429,
+    Code.CONCURRENCY_EXCEEDED: 429,
+    Code.BUDGET_RESERVED: 429,
+    Code.BUDGET_EXHAUSTED: 429,
+    Code.AUTH_THROTTLED: 429,
+    Code.BACKEND_ERROR: 502,
+    Code.BACKEND_TIMEOUT: 504,
+    Code.UNAVAILABLE: 503,
+    Code.BACKEND_UNAVAILABLE: 503,
+    Code.AUDIT_BACKLOG: 503,
+}
+
+MESSAGE: dict[Code, str] = {
+    Code.INVALID_REQUEST: "the request is not valid",
+    Code.INVALID_API_KEY: "missing or invalid API key",
+    Code.MODEL_NOT_ALLOWED: "this model does not exist or your key may not use it",
+    Code.ENDPOINT_BLOCKED: "this endpoint is not available through the gateway",
+    Code.SCOPE_DENIED: "your key may not use this endpoint",
+    Code.NOT_FOUND: "not found",
+    Code.METHOD_NOT_ALLOWED: "this endpoint does not answer to that method",
+    Code.REQUEST_TIMEOUT: "the request took too long to arrive",
+    Code.REQUEST_TOO_LARGE: "the request is larger than this gateway accepts",
+    Code.RATE_LIMIT_EXCEEDED: "too many requests per minute",
+    Code.TOKEN_RATE_EXCEEDED: "too many tokens per minute",
+    Code.CONCURRENCY_EXCEEDED: "too many requests at once",
+    Code.BUDGET_RESERVED: "what is left of the token budget is held by running requests; try again soon",
+    Code.BUDGET_EXHAUSTED: "the token budget is used up",
+    Code.AUTH_THROTTLED: "too many failed authentications from this address",
+    Code.BACKEND_ERROR: "the model backend failed to answer",
+    Code.BACKEND_TIMEOUT: "the model backend did not answer in time",
+    Code.UNAVAILABLE: "the gateway cannot check this request at the moment",
+    Code.BACKEND_UNAVAILABLE: "no backend that hosts this model is available",
+    Code.AUDIT_BACKLOG: "the gateway cannot record this request at the moment",
+}
+
+
+class GatewayError(Exception):
+    """The root of what the gateway raises itself."""
+
+
+class Denied(GatewayError):
+    """The request is refused. `message` is shown to the caller, so it names nothing that is not theirs."""
+
+    def __init__(self, code: Code, message: str | None = None, retry_after_s: int | None = None) -> None:
+        self.code = code
+        self.status = STATUS[code]
+        self.message = message or MESSAGE[code]
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{code}: {self.message}")
+
+
+class StoreUnavailable(GatewayError):
+    """PostgreSQL or Redis refused, failed or missed its deadline. Never a statement about the caller."""
+
+
+class SettingsError(GatewayError):
+    """A setting has a wrong value; the text names it and says what is expected."""
+
+
+class Conflict(GatewayError):
+    """What was asked for contradicts what is stored, such as a name that is taken. Nothing was changed."""
+
+
+class NotFound(GatewayError):
+    """What was named does not exist."""

@@ -1,0 +1,57 @@
+"""The grant: what authz decided about one admitted request, carried to the meter as Envoy dynamic metadata.
+
+Pure. The metadata is a protobuf Struct, whose only number is the double, so every integer here stays below 2**53.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+# Envoy puts what an ext_authz server returns into this namespace of the request's dynamic metadata.
+METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
+# Key of the grant within the Struct, beside the router's own `priority_groups`.
+METADATA_KEY = "grant"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One admitted request. Tokens are counts, times are milliseconds since the epoch by the store's clock.
+
+    `model` is the canonical name that is sent to the backend. `output_cap` is the most output tokens the hold
+    covers, 0 where nothing is generated. `strip_usage` says that the usage report was asked for by the gateway
+    and is to be taken out of the answer again.
+    """
+
+    request_id: str
+    admitted_at_ms: int
+    tenant_id: int
+    tenant: str
+    key_id: int
+    key_prefix: str
+    client_ip: str
+    user_agent: str
+    method: str
+    path: str
+    surface: str
+    model: str
+    stream: bool
+    strip_usage: bool
+    runner_options: bool
+    log_prompts: bool
+    input_estimate: int
+    output_cap: int
+    request_bytes: int
+
+    def to_metadata(self) -> dict[str, Any]:
+        """The JSON object that travels."""
+        return asdict(self)
+
+    @classmethod
+    def from_metadata(cls, data: Mapping[str, Any]) -> Grant:
+        """Reads `to_metadata`'s object back. Raises KeyError when a field is missing."""
+        return cls(**{f.name: _READ[f.type](data[f.name]) for f in fields(cls)})
+
+
+_READ: dict[Any, Any] = {"str": str, "int": int, "bool": bool}

@@ -1,0 +1,44 @@
+"""A gRPC server's life, the same for authz and meter: bind one address, serve until told to stop, drain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import grpc
+import structlog
+
+log = structlog.get_logger()
+
+# Envoy multiplexes all its requests over one connection per worker thread; the ext_authz body comes in one message.
+_MESSAGE_OVERHEAD_BYTES = 1 << 20
+
+
+def make_server(message_bytes_max: int) -> grpc.aio.Server:
+    """A server that takes messages of `message_bytes_max` plus room for headers and metadata."""
+    limit = message_bytes_max + _MESSAGE_OVERHEAD_BYTES
+    return grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_send_message_length", limit),
+            # Envoy pings the connection to notice a stopped worker.
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Two processes on one port would share connections by luck.
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+
+
+async def start(server: grpc.aio.Server, listen: str) -> None:
+    """Binds `HOST:PORT` or `unix:/path` (0600, a stale socket is replaced) and starts. Raises RuntimeError if taken."""
+    if listen.startswith("unix:"):
+        Path(listen.removeprefix("unix:")).unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        if server.add_insecure_port(listen) == 0:
+            raise RuntimeError(f"cannot listen on {listen}")
+    finally:
+        os.umask(before)
+    await server.start()
+    log.info("serving", listen=listen)

@@ -1,0 +1,104 @@
+"""Argon2id for API keys; the only home of argon2.
+
+Hashing is slow on purpose, so it runs in a small thread pool with a bounded queue: a flood of unknown keys costs
+a refusal, not the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore
+from typing import TypeVar
+
+from argon2 import PasswordHasher, Type
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
+from pydantic import SecretStr
+
+from gateway.errors import StoreUnavailable
+from gateway.settings import Settings
+
+T = TypeVar("T")
+
+THREADS = 2
+WAITERS_MAX = 64
+
+
+class KeyHasher:
+    """Hashes and verifies whole keys. Shared by all tasks of one event loop; `close` it at the end."""
+
+    def __init__(
+        self,
+        *,
+        time_cost: int,
+        memory_cost_kib: int,
+        parallelism: int,
+        threads: int = THREADS,
+        waiters_max: int = WAITERS_MAX,
+    ) -> None:
+        self._argon2 = PasswordHasher(
+            time_cost=time_cost, memory_cost=memory_cost_kib, parallelism=parallelism, type=Type.ID
+        )
+        self._nobody = _unmatchable(self._argon2)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
+        self._room = BoundedSemaphore(threads + waiters_max)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> KeyHasher:
+        """With the ARGON2_* costs of the settings."""
+        return cls(
+            time_cost=settings.argon2_time_cost,
+            memory_cost_kib=settings.argon2_memory_cost_kib,
+            parallelism=settings.argon2_parallelism,
+        )
+
+    async def hash(self, key: SecretStr) -> str:
+        """The encoded hash to store. Raises StoreUnavailable when too many callers wait or memory is short."""
+        return await self._run(lambda: self._argon2.hash(key.get_secret_value()))
+
+    async def verify(self, stored: str | None, key: SecretStr) -> bool:
+        """Whether `key` is the one that `stored` was made from.
+
+        None stands for an unknown prefix: the same work is done and the answer is False. Raises StoreUnavailable
+        when too many callers wait, or when the work itself could not be done.
+        """
+        return await self._run(lambda: self._verify(stored or self._nobody, key.get_secret_value()))
+
+    def needs_rehash(self, stored: str) -> bool:
+        """Whether `stored` was made with other costs than today's."""
+        return self._argon2.check_needs_rehash(stored)
+
+    def close(self) -> None:
+        """Lets running work finish and drops what waits."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _verify(self, stored: str, key: str) -> bool:
+        try:
+            return self._argon2.verify(stored, key)
+        except VerifyMismatchError:
+            return False
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if not self._room.acquire(blocking=False):
+            raise StoreUnavailable("too many keys wait to be verified")
+        try:
+            future = self._pool.submit(work)
+        except RuntimeError:
+            self._room.release()
+            raise StoreUnavailable("the key hasher is closed") from None
+        # The place is free when the thread is done, not when its caller gave up.
+        future.add_done_callback(lambda _: self._room.release())
+        try:
+            return await asyncio.wrap_future(future)
+        except (HashingError, InvalidHashError, VerificationError) as error:
+            raise StoreUnavailable(f"a key could not be hashed: {type(error).__name__}") from None
+
+
+def _unmatchable(argon2: PasswordHasher) -> str:
+    """A hash with `argon2`'s costs that was made from no key: its digest is random."""
+    salt, digest = (base64.b64encode(os.urandom(n)).rstrip(b"=").decode() for n in (argon2.salt_len, argon2.hash_len))
+    costs = f"m={argon2.memory_cost},t={argon2.time_cost},p={argon2.parallelism}"
+    return f"$argon2id$v=19${costs}${salt}${digest}"

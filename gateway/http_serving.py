@@ -1,0 +1,24 @@
+"""An aiohttp site on `HOST:PORT` or `unix:/path`, the second with mode 0600."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aiohttp import web
+
+
+async def start(runner: web.AppRunner, listen: str) -> None:
+    """Sets `runner` up and binds it. Raises OSError when the address is taken."""
+    await runner.setup()
+    if not listen.startswith("unix:"):
+        host, _, port = listen.rpartition(":")
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        return
+    path = Path(listen.removeprefix("unix:"))
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        await web.UnixSite(runner, str(path)).start()
+    finally:
+        os.umask(before)

@@ -1,0 +1,68 @@
+"""The format of an API key: how one is made and how one is recognised. Pure, apart from the system's randomness.
+
+    nz_ 9 random  26 random  6 check      44 characters, base62 after `nz_`
+    └─ prefix ─┘  └ secret ┘ └─────┘
+
+The prefix (12 characters) is stored in clear and names the key; the whole key is stored only as a hash. The
+check digits let a mistyped or invented key be refused without any I/O. They are no secret.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+from binascii import crc32
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+MARK = "nz_"
+PREFIX_LENGTH = 12
+SECRET_LENGTH = 26
+CHECK_LENGTH = 6
+KEY_LENGTH = PREFIX_LENGTH + SECRET_LENGTH + CHECK_LENGTH
+
+_KEY = re.compile(rf"{MARK}[0-9A-Za-z]{{{KEY_LENGTH - len(MARK)}}}")
+_PREFIX = re.compile(rf"{MARK}[0-9A-Za-z]{{{PREFIX_LENGTH - len(MARK)}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A well-formed key. `prefix` may be shown and stored, `secret` is the whole key and may not."""
+
+    prefix: str
+    secret: SecretStr
+
+
+def generate() -> ApiKey:
+    """A new key with 154 bits of secret."""
+    prefix = MARK + _random(PREFIX_LENGTH - len(MARK))
+    body = prefix + _random(SECRET_LENGTH)
+    return ApiKey(prefix, SecretStr(body + check_digits(body)))
+
+
+def parse(text: str) -> ApiKey | None:
+    """The key that `text` is, None when its shape or its check digits are wrong. Never raises."""
+    if not _KEY.fullmatch(text) or check_digits(text[:-CHECK_LENGTH]) != text[-CHECK_LENGTH:]:
+        return None
+    return ApiKey(text[:PREFIX_LENGTH], SecretStr(text))
+
+
+def is_prefix(text: str) -> bool:
+    """Whether `text` has the shape of a stored prefix."""
+    return _PREFIX.fullmatch(text) is not None
+
+
+def check_digits(body: str) -> str:
+    """The CRC-32 of `body` (ASCII) as six base62 digits, most significant first."""
+    value, digits = crc32(body.encode("ascii")), ""
+    for _ in range(CHECK_LENGTH):
+        value, digit = divmod(value, len(ALPHABET))
+        digits = ALPHABET[digit] + digits
+    return digits
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))

@@ -1,0 +1,46 @@
+"""Structured logs to stderr. One line an event, bounded, never with a secret, a prompt or an answer."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+from gateway.settings import Settings
+
+VALUE_CHARACTERS_MAX = 500
+
+
+def _bounded(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str) and len(value) > VALUE_CHARACTERS_MAX:
+            event[key] = value[:VALUE_CHARACTERS_MAX] + "…"
+    return event
+
+
+def configure(settings: Settings, service: str, stream: TextIO | None = None) -> None:
+    """Sets up logging for the whole process; every line carries `service`."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if settings.gateway_log_format == "json"
+        else structlog.dev.ConsoleRenderer()
+    )
+    level = logging.getLevelNamesMapping()[settings.gateway_log_level]
+    logging.basicConfig(level=max(level, logging.WARNING), stream=stream or sys.stderr, format="%(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _bounded,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)

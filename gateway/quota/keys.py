@@ -1,0 +1,41 @@
+"""Names on Redis. Every key carries its shard's hash tag, so that a script touches one slot of a cluster."""
+
+from __future__ import annotations
+
+GROUP = "drain"
+
+
+def tag(shard: int) -> str:
+    """The beginning of every key of a shard."""
+    return f"nz:{{s{shard}}}"
+
+
+def of_shard(shard: int) -> list[str]:
+    """HOLDS, DEADLINES and EVENTS, in the order of `shared.lua`."""
+    return [f"{tag(shard)}:{name}" for name in ("holds", "deadlines", "events")]
+
+
+def of_tenant(shard: int, tenant_id: int) -> list[str]:
+    """What a shard has, and COUNTERS and REBUILD of a tenant."""
+    return [*of_shard(shard), f"{tag(shard)}:counters:{tenant_id}", f"{tag(shard)}:rebuild:{tenant_id}"]
+
+
+def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list[str]:
+    """What a tenant has, and TENANT_WINDOW, KEY_WINDOW and FINISHED of a request."""
+    prefix = tag(shard)
+    return [
+        *of_tenant(shard, tenant_id),
+        f"{prefix}:window:{tenant_id}",
+        f"{prefix}:window:{tenant_id}:{key_id}",
+        f"{prefix}:finished:{request_id}",
+    ]
+
+
+def events(shard: int) -> str:
+    """The shard's event stream."""
+    return of_shard(shard)[2]
+
+
+def rebuild(shard: int, tenant_id: int) -> str:
+    """The token of the tenant's rebuild that is under way."""
+    return of_tenant(shard, tenant_id)[4]

@@ -1,0 +1,269 @@
+-- Checks everything and reserves everything, or reserves nothing. `decision.py` and `window.py` are its twins.
+--
+-- ARGV  1 clock  2 request id  3 attempt  4 tenant id  5 key id  6 input tokens  7 output tokens asked  8 lease in ms
+--       9 room  10 record
+--       11..16 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  17..22 the same of the tenant
+-- Reply {status, admitted at, output cap, retry after in s or -1,
+--        requests limit, remaining, tokens limit, remaining, budget's period or '', budget's remaining}
+--       status: 'admitted', or the code of the refusal
+--       {'rebuild'}: the counters are not there   {'used'}: the request id was used before
+--
+-- A window is a hash: per second `<s>:n` requests, `<s>:t` tokens, `<s>:m` millisecond of the youngest; their sums
+-- `requests` and `tokens`; `oldest`, before which no second is there; `last`, the millisecond of the youngest of all.
+
+local WINDOW_MS, WINDOW_TTL_MS = 60000, 180000
+local NEVER = -1
+
+local now = clock()
+local request_id, attempt = ARGV[2], ARGV[3]
+local input, asked = tonumber(ARGV[6]), tonumber(ARGV[7])
+
+local function days_in(year, month)
+  if month == 2 then
+    return (year % 4 == 0 and (year % 100 ~= 0 or year % 400 == 0)) and 29 or 28
+  end
+  return (month == 4 or month == 6 or month == 9 or month == 11) and 30 or 31
+end
+
+local today, year, month, day = calendar(now)
+local this_day = string.format('%04d-%02d-%02d', year, month, day)
+local this_month = string.format('%04d-%02d', year, month)
+local PERIODS = {
+  {name = 'day', field = 'day:' .. this_day, resets = (today + 1) * DAY_MS},
+  {name = 'month', field = 'month:' .. this_month, resets = (today - day + 1 + days_in(year, month)) * DAY_MS},
+  {name = 'total', field = 'total', resets = NEVER},
+}
+
+local function load_window(key)
+  local sums = redis.call('HMGET', key, 'requests', 'tokens', 'oldest', 'last')
+  local last = tonumber(sums[4] or 0)
+  if last == 0 or now - last >= WINDOW_MS or last - now > WINDOW_MS then
+    return {key = key, requests = 0, tokens = 0, last = 0, stale = last ~= 0}
+  end
+  return {key = key, requests = tonumber(sums[1]), tokens = tonumber(sums[2]), oldest = tonumber(sums[3]), last = last}
+end
+
+local function bucket(window, second)
+  local found = redis.call('HMGET', window.key, second .. ':n', second .. ':t', second .. ':m')
+  return tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[3] or 0)
+end
+
+-- Drops the seconds that have left the window at `at`.
+local function drop(window, at)
+  if window.stale then
+    redis.call('DEL', window.key)
+  end
+  if not window.oldest then
+    return
+  end
+  local second = window.oldest
+  while second * 1000 + WINDOW_MS <= at do
+    local n, t, youngest = bucket(window, second)
+    if youngest + WINDOW_MS > at then
+      break
+    end
+    if youngest > 0 then
+      redis.call('HDEL', window.key, second .. ':n', second .. ':t', second .. ':m')
+      window.requests, window.tokens = window.requests - n, window.tokens - t
+    end
+    second = second + 1
+  end
+  if second ~= window.oldest then
+    window.oldest = second
+    redis.call('HSET', window.key, 'oldest', second, 'requests', window.requests, 'tokens', window.tokens)
+  end
+end
+
+-- When at most so many requests and tokens will be left if nothing is added.
+local function free_at(window, requests_max, tokens_max)
+  if requests_max < 0 or tokens_max < 0 then
+    return NEVER
+  end
+  local requests, tokens, at = window.requests, window.tokens, 0
+  local second = window.oldest
+  while requests > requests_max or tokens > tokens_max do
+    local n, t, youngest = bucket(window, second)
+    if youngest > 0 then
+      requests, tokens, at = requests - n, tokens - t, youngest + WINDOW_MS
+    end
+    second = second + 1
+  end
+  return at
+end
+
+local function count(window, at, tokens)
+  local second = quotient(at, 1000)
+  redis.call('HINCRBY', window.key, second .. ':n', 1)
+  redis.call('HINCRBY', window.key, second .. ':t', tokens)
+  window.requests, window.tokens = window.requests + 1, window.tokens + tokens
+  redis.call('HSET', window.key, second .. ':m', at, 'last', at, 'oldest', window.oldest or second,
+    'requests', window.requests, 'tokens', window.tokens)
+  redis.call('PEXPIRE', window.key, WINDOW_TTL_MS)
+end
+
+local function load_subject(name, window, first)
+  local fields = {'live:' .. name}
+  for _, period in ipairs(PERIODS) do
+    fields[#fields + 1] = 'used:' .. name .. ':' .. period.field
+    fields[#fields + 1] = 'held:' .. name .. ':' .. period.field
+  end
+  local found = redis.call('HMGET', COUNTERS, unpack(fields))
+  local subject = {
+    window = window, live = tonumber(found[1] or 0), budgets = {},
+    rpm = tonumber(ARGV[first]), tpm = tonumber(ARGV[first + 1]), concurrent = tonumber(ARGV[first + 2]),
+  }
+  for i, period in ipairs(PERIODS) do
+    local limit = tonumber(ARGV[first + 2 + i])
+    if limit >= 0 then
+      local used, held = tonumber(found[2 * i] or 0), tonumber(found[2 * i + 1] or 0)
+      table.insert(subject.budgets, {period = period, limit = limit, used = used, left = limit - used - held})
+    end
+  end
+  return subject
+end
+
+-- Figures for the headers: of key and tenant, and of all budgets, the one with less left.
+local function answer(both, status, at, cap, retry_after)
+  local by_requests, by_tokens, budget = both[1], both[1], nil
+  for _, each in ipairs(both) do
+    if each.rpm - each.window.requests < by_requests.rpm - by_requests.window.requests then
+      by_requests = each
+    end
+    if each.tpm - each.window.tokens < by_tokens.tpm - by_tokens.window.tokens then
+      by_tokens = each
+    end
+    for _, candidate in ipairs(each.budgets) do
+      if not budget or candidate.left < budget.left then
+        budget = candidate
+      end
+    end
+  end
+  return {
+    status, at, cap, retry_after,
+    by_requests.rpm, math.max(0, by_requests.rpm - by_requests.window.requests),
+    by_tokens.tpm, math.max(0, by_tokens.tpm - by_tokens.window.tokens),
+    budget and budget.period.name or '', budget and math.max(0, budget.left) or 0,
+  }
+end
+
+local function decide(both, has_room)
+  local refusals, refused, latest, known = {}, false, now, true
+  local function refuse(code, passes_at)
+    refusals[code], refused = true, true
+    known = known and passes_at ~= NEVER
+    latest = math.max(latest, passes_at)
+  end
+
+  if not has_room then
+    refuse('audit_backlog', NEVER)
+  end
+  local least, most = input + math.min(asked, 1), asked
+  for _, each in ipairs(both) do
+    if each.window.requests + 1 > each.rpm then
+      refuse('rate_limit_exceeded', free_at(each.window, each.rpm - 1, each.window.tokens))
+    end
+    if each.live + 1 > each.concurrent then
+      refuse('concurrency_exceeded', NEVER)
+    end
+    most = math.min(most, each.tpm - input)
+  end
+  local cap = most
+  for _, each in ipairs(both) do
+    for _, budget in ipairs(each.budgets) do
+      cap = math.min(cap, budget.left - input)
+      if budget.limit - budget.used < least then
+        refuse('budget_exhausted', budget.limit >= least and budget.period.resets or NEVER)
+      elseif budget.left < least then
+        refuse('budget_reserved', NEVER)
+      end
+    end
+  end
+  if input + most < least then
+    refuse('token_rate_exceeded', NEVER)
+  else
+    local fits = true
+    for _, each in ipairs(both) do
+      fits = fits and each.window.tokens + input + cap <= each.tpm
+    end
+    -- What is refused anyway is weighed with the most it may ask for: when it comes again, a budget that cuts it
+    -- short now may have been reset.
+    if refused or not fits then
+      for _, each in ipairs(both) do
+        if each.window.tokens + input + most > each.tpm then
+          refuse('token_rate_exceeded', free_at(each.window, each.window.requests, each.tpm - input - most))
+        end
+      end
+    end
+  end
+
+  if not refused then
+    return 'admitted', cap, NEVER
+  end
+  local retry_after = known and math.max(1, math.ceil((latest - now) / 1000)) or NEVER
+  for _, code in ipairs({'audit_backlog', 'rate_limit_exceeded', 'concurrency_exceeded', 'budget_exhausted',
+    'budget_reserved', 'token_rate_exceeded'}) do
+    if refusals[code] then
+      return code, 0, retry_after
+    end
+  end
+end
+
+-- Forgets what was used in periods that are over, once a day.
+local function prune()
+  for _, field in ipairs(redis.call('HKEYS', COUNTERS)) do
+    local kind, date = string.match(field, '^used:%w+:(%w+):([%d-]+)$')
+    if (kind == 'day' and date ~= this_day) or (kind == 'month' and date ~= this_month) then
+      redis.call('HDEL', COUNTERS, field)
+    end
+  end
+end
+
+if not is_ready(now) then
+  return {'rebuild'}
+end
+local held = redis.call('HGET', HOLDS, request_id)
+local hold = held and cjson.decode(held)
+if (hold and hold.attempt ~= attempt) or redis.call('EXISTS', FINISHED) == 1 then
+  return {'used'}
+end
+
+-- The first write is one that Redis refuses when it is out of memory, so that nothing is ever half done.
+local new_day = redis.call('HGET', COUNTERS, 'day') ~= this_day
+redis.call('HSET', COUNTERS, 'day', this_day)
+if new_day then
+  prune()
+end
+
+local key_window, tenant_window = load_window(KEY_WINDOW), load_window(TENANT_WINDOW)
+-- For the windows time never runs backwards.
+local at = math.max(now, key_window.last, tenant_window.last)
+drop(key_window, at)
+drop(tenant_window, at)
+local key, tenant = 'k' .. ARGV[5], 't'
+local both = {load_subject(key, key_window, 11), load_subject(tenant, tenant_window, 17)}
+
+if hold then
+  -- The same attempt was carried out before, and its answer was lost with the connection.
+  return answer(both, 'admitted', hold.at, hold.cap, NEVER)
+end
+
+local room_taken = redis.call('XLEN', EVENTS) + redis.call('HLEN', HOLDS)
+local status, cap, retry_after = decide(both, room_taken < tonumber(ARGV[9]))
+if status ~= 'admitted' then
+  return answer(both, status, 0, 0, retry_after)
+end
+
+hold = {
+  attempt = attempt, tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), at = now, day = this_day, month = this_month,
+  second = quotient(at, 1000), input = input, cap = cap, record = ARGV[10], ['in'] = 0, out = 0, bytes = 0,
+}
+redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
+redis.call('ZADD', DEADLINES, now + tonumber(ARGV[8]), request_id)
+take(hold, 1)
+for _, each in ipairs(both) do
+  count(each.window, at, input + cap)
+  for _, budget in ipairs(each.budgets) do
+    budget.left = budget.left - input - cap
+  end
+end
+return answer(both, 'admitted', now, cap, NEVER)

@@ -1,0 +1,15 @@
+-- Voids a hold: nothing used, no event. The id is remembered for a while, so that an admission or a renewal that was
+-- overtaken on its way takes no hold any more.
+--
+-- ARGV  1 clock  2 request id  3 ms for which the id is remembered
+-- Reply 1, or 0 when there was no hold
+
+if redis.call('EXISTS', FINISHED) == 1 then
+  return 0
+end
+local held = redis.call('HGET', HOLDS, ARGV[2])
+if held then
+  free(ARGV[2], cjson.decode(held), -1, 0)
+end
+redis.call('SET', FINISHED, 'released', 'PX', ARGV[3])
+return held and 1 or 0

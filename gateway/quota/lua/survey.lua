@@ -1,0 +1,23 @@
+-- Begins a rebuild of a tenant's counters.
+--
+-- ARGV  1 clock  2 tenant id  3 token  4 ms after which an abandoned rebuild is forgotten
+-- Reply {'begun', ms, entry as JSON, ...}: the tenant's events that wait   {'ready'}   {'busy'}
+
+local now = clock()
+if is_ready(now) then
+  return {'ready'}
+end
+if not redis.call('SET', REBUILD, ARGV[3], 'NX', 'PX', ARGV[4]) then
+  return {'busy'}
+end
+local reply = {'begun', now}
+for _, event in ipairs(redis.call('XRANGE', EVENTS, '-', '+')) do
+  local fields = {}
+  for i = 1, #event[2], 2 do
+    fields[event[2][i]] = event[2][i + 1]
+  end
+  if fields.t == ARGV[2] and fields.e then
+    table.insert(reply, fields.e)
+  end
+end
+return reply

@@ -1,0 +1,298 @@
+"""The quota in one process's memory: a second implementation with the semantics of the Redis one, and its model.
+
+Everything between two awaits is atomic, which is what a Lua script is in Redis. Nothing survives the process.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.ledger import Entry
+from gateway.quota import periods
+from gateway.quota.decision import Standing, decide, figures
+from gateway.quota.memory_stream import MemoryStream
+from gateway.quota.port import (
+    Admission,
+    Admitted,
+    Backlog,
+    Counters,
+    ExpiredHold,
+    Hold,
+    Progress,
+    Refused,
+    UsageLoader,
+)
+from gateway.quota.rebuild import Rebuilder, Survey, Used
+from gateway.quota.window import Window
+from gateway.values import Budgets, Limits, Period
+
+# How long a request id is remembered as settled, and as released.
+SETTLED_MS = 3_600_000
+RELEASED_MS = 60_000
+
+Subject = int | None
+"""A key's id, or None for the tenant itself."""
+
+
+@dataclass(slots=True)
+class _Tenant:
+    """The counters of one tenant and its keys; `day` is the last day they were looked at."""
+
+    day: date
+    used: Counter[tuple[Subject, Period, date]] = field(default_factory=Counter)
+    held: Counter[tuple[Subject, Period, date]] = field(default_factory=Counter)
+    live: Counter[Subject] = field(default_factory=Counter)
+
+    def turn(self, now_ms: int) -> None:
+        """Forgets what was used in periods that are over, once a day."""
+        today, starts = periods.at(now_ms).date(), periods.starts(now_ms)
+        if today != self.day:
+            self.day = today
+            self.used = Counter({key: n for key, n in self.used.items() if starts[key[1]] == key[2]})
+
+    def take(self, hold: Hold, sign: int) -> None:
+        """Adds (1) or takes away (-1) what a hold holds."""
+        for subject in (None, hold.key_id):
+            self.live[subject] += sign
+            for period, start in periods.starts(hold.admitted_at_ms).items():
+                self.held[subject, period, start] += sign * (hold.input_tokens + hold.output_cap)
+        self.held += Counter()
+        self.live += Counter()
+
+    def use(self, key_id: int, at_ms: int, tokens: int) -> None:
+        """Adds what a request used to the periods of its admission."""
+        for subject in (None, key_id):
+            for period, start in periods.starts(at_ms).items():
+                self.used[subject, period, start] += tokens
+
+
+@dataclass(slots=True)
+class _Held:
+    hold: Hold
+    second: int | None
+    deadline_ms: int
+    progress: Progress
+
+
+class MemoryQuota:
+    """See `gateway.quota.port.Quota`.
+
+    `now_ms` is the store's clock, `lease_s` how long a hold lives without renewal, `room` how many holds and events
+    there may be together, and `load` reads the ledger when a tenant's counters are not there.
+    """
+
+    def __init__(self, *, now_ms: Callable[[], int], lease_s: float, room: int, load: UsageLoader) -> None:
+        self._now_ms = now_ms
+        self._lease_ms = int(lease_s * 1000)
+        self._room = room
+        self._stream = MemoryStream(now_ms)
+        self._tenants: dict[int, _Tenant] = {}
+        self._windows: dict[tuple[int, Subject], Window] = {}
+        self._holds: dict[str, _Held] = {}
+        self._finished: dict[str, int] = {}
+        self._rebuilds: dict[int, str] = {}
+        self._rebuilder = Rebuilder(self, load)
+
+    @property
+    def streams(self) -> Sequence[MemoryStream]:
+        """One stream: memory has one shard."""
+        return (self._stream,)
+
+    def lose_everything(self) -> None:
+        """What a restart without persistence does."""
+        self._stream.clear()
+        self._tenants.clear()
+        self._windows.clear()
+        self._holds.clear()
+        self._finished.clear()
+        self._rebuilds.clear()
+
+    async def admit(self, admission: Admission) -> Admitted | Refused:
+        """See the port."""
+        if not self._is_ready(admission.tenant_id):
+            await self._rebuilder.rebuild(admission.tenant_id)
+            if not self._is_ready(admission.tenant_id):
+                raise StoreUnavailable("the counters are gone again")
+        if admission.request_id in self._holds or self._is_finished(admission.request_id):
+            raise StoreUnavailable("this request id was used before")
+        return self._admit(admission)
+
+    def _admit(self, admission: Admission) -> Admitted | Refused:
+        now_ms = self._now_ms()
+        self._tenants[admission.tenant_id].turn(now_ms)
+        at_ms = self._advance(admission, now_ms)
+        has_room = len(self._stream) + len(self._holds) < self._room
+        cap = decide(admission, self._standings(admission, now_ms), now_ms, has_room=has_room)
+        if isinstance(cap, Refused):
+            return cap
+        hold = Hold(
+            admission.request_id,
+            admission.tenant_id,
+            admission.key_id,
+            now_ms,
+            admission.input_tokens,
+            cap,
+            admission.record,
+        )
+        for subject in (admission.key_id, None):
+            self._windows[hold.tenant_id, subject].add(at_ms, hold.input_tokens + cap)
+        self._holds[hold.request_id] = _Held(hold, at_ms // 1000, now_ms + self._lease_ms, Progress())
+        self._tenants[hold.tenant_id].take(hold, 1)
+        return Admitted(now_ms, cap, figures(self._standings(admission, now_ms)))
+
+    def _advance(self, admission: Admission, now_ms: int) -> int:
+        """Brings both windows to the present, which for them never runs backwards, and returns it."""
+        windows = [
+            self._windows.setdefault((admission.tenant_id, subject), Window()) for subject in (admission.key_id, None)
+        ]
+        for window in windows:
+            window.forget_if_apart(now_ms)
+        at_ms = max(now_ms, *(window.last_ms for window in windows))
+        for window in windows:
+            window.drop(at_ms)
+        return at_ms
+
+    def _standings(self, admission: Admission, now_ms: int) -> tuple[Standing, Standing]:
+        tenant, starts = self._tenants[admission.tenant_id], periods.starts(now_ms)
+
+        def standing(subject: Subject, limits: Limits, budgets: Budgets) -> Standing:
+            return Standing(
+                limits,
+                periods.limits(budgets),
+                self._windows[admission.tenant_id, subject],
+                {period: tenant.used[subject, period, start] for period, start in starts.items()},
+                {period: tenant.held[subject, period, start] for period, start in starts.items()},
+                tenant.live[subject],
+            )
+
+        return (
+            standing(admission.key_id, admission.key_limits, admission.key_budgets),
+            standing(None, admission.tenant_limits, admission.tenant_budgets),
+        )
+
+    async def renew(self, hold: Hold, progress: Progress) -> bool:
+        """See the port."""
+        if (held := self._holds.get(hold.request_id)) is None:
+            if self._is_finished(hold.request_id):
+                return False
+            held = self._holds[hold.request_id] = _Held(hold, None, 0, progress)
+            if tenant := self._tenants.get(hold.tenant_id):
+                tenant.take(hold, 1)
+        held.deadline_ms = self._now_ms() + self._lease_ms
+        held.progress = progress
+        return True
+
+    async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
+        """See the port."""
+        if entry.tenant_id is None or entry.key_id is None:
+            raise ValueError("an admitted request has a tenant and a key")
+        held = self._holds.get(entry.request_id)
+        if only_if_expired and (held is None or held.deadline_ms > self._now_ms()):
+            return False
+        if self._is_finished(entry.request_id):
+            return False
+        tokens = entry.input_tokens + entry.output_tokens
+        if held:
+            self._free(held, 0, tokens)
+        if tenant := self._tenants.get(entry.tenant_id):
+            tenant.use(entry.key_id, entry.ts_ms, tokens)
+        self._rebuilds.pop(entry.tenant_id, None)
+        self._finish(entry.request_id, SETTLED_MS)
+        self._stream.append(entry.to_json(), entry.tenant_id)
+        return True
+
+    async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:  # noqa: ARG002 (where Redis keeps it)
+        """See the port."""
+        if self._is_finished(request_id):
+            return False
+        self._finish(request_id, RELEASED_MS)
+        if held := self._holds.get(request_id):
+            self._free(held, -1, 0)
+        return held is not None
+
+    async def record(self, entry: Entry) -> None:
+        """See the port."""
+        if len(self._stream) + len(self._holds) >= 2 * self._room:
+            raise Denied(Code.AUDIT_BACKLOG)
+        self._stream.append(entry.to_json(), entry.tenant_id)
+
+    async def expired(self, limit: int) -> list[ExpiredHold]:
+        """See the port."""
+        past = [held for held in self._holds.values() if held.deadline_ms <= self._now_ms()]
+        past.sort(key=lambda held: (held.deadline_ms, held.hold.request_id))
+        return [ExpiredHold(held.hold, held.progress) for held in past[:limit]]
+
+    async def counters(self, tenant_id: int) -> Counters | None:
+        """See the port."""
+        if not self._is_ready(tenant_id):
+            return None
+        tenant, starts = self._tenants[tenant_id], periods.starts(self._now_ms())
+        return Counters(
+            {(s, p): n for (s, p, start), n in tenant.used.items() if n and starts[p] == start},
+            {(s, p): n for (s, p, start), n in tenant.held.items() if n and starts[p] == start},
+            {subject: n for subject, n in tenant.live.items() if n},
+        )
+
+    async def backlog(self) -> Backlog:
+        """See the port."""
+        return Backlog(len(self._holds), len(self._stream))
+
+    async def aclose(self) -> None:
+        """See the port."""
+        await self._rebuilder.aclose()
+
+    async def survey(self, tenant_id: int) -> Survey | bool:
+        """See `Rebuildable`."""
+        if self._is_ready(tenant_id):
+            return True
+        if tenant_id in self._rebuilds:
+            return False
+        token = self._rebuilds[tenant_id] = secrets.token_hex(8)
+        return Survey(token, self._now_ms(), self._stream.texts(tenant_id))
+
+    async def install(self, tenant_id: int, survey: Survey, used: Used) -> bool:
+        """See `Rebuildable`."""
+        if self._rebuilds.get(tenant_id) != survey.token:
+            return False
+        tenant = self._tenants[tenant_id] = _Tenant(periods.at(survey.now_ms).date())
+        starts = periods.starts(survey.now_ms)
+        tenant.used.update({(subject, period, starts[period]): n for (subject, period), n in used.items()})
+        for held in self._holds.values():
+            if held.hold.tenant_id == tenant_id:
+                tenant.take(held.hold, 1)
+        del self._rebuilds[tenant_id]
+        return True
+
+    async def abandon(self, tenant_id: int) -> None:
+        """See `Rebuildable`."""
+        self._rebuilds.pop(tenant_id, None)
+
+    def _free(self, held: _Held, requests: int, tokens: int) -> None:
+        """Takes the hold away and corrects the windows to `tokens` and by `requests`."""
+        hold = held.hold
+        del self._holds[hold.request_id]
+        if tenant := self._tenants.get(hold.tenant_id):
+            tenant.take(hold, -1)
+        for subject in (None, hold.key_id):
+            window = self._windows.get((hold.tenant_id, subject))
+            if window and held.second is not None:
+                window.adjust(held.second, requests, tokens - hold.input_tokens - hold.output_cap)
+
+    def _is_ready(self, tenant_id: int) -> bool:
+        """Not ready either when the clock went back over midnight: counters of that day may be pruned."""
+        tenant = self._tenants.get(tenant_id)
+        return tenant is not None and tenant.day <= periods.at(self._now_ms()).date()
+
+    def _is_finished(self, request_id: str) -> bool:
+        return self._finished.get(request_id, 0) > self._now_ms()
+
+    def _finish(self, request_id: str, kept_ms: int) -> None:
+        now_ms = self._now_ms()
+        for each in [each for each, until_ms in self._finished.items() if until_ms <= now_ms]:
+            del self._finished[each]
+        self._finished[request_id] = now_ms + kept_ms

@@ -1,0 +1,39 @@
+"""Budget periods in UTC: when each began and when it ends. Pure; `admit.lua` computes the same in Redis."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+from gateway.values import Budgets, Period
+
+TOTAL_START = date(1970, 1, 1)
+
+
+def at(now_ms: int) -> datetime:
+    """The aware UTC time of milliseconds since the epoch."""
+    return datetime.fromtimestamp(now_ms // 1000, UTC) + timedelta(milliseconds=now_ms % 1000)
+
+
+def starts(now_ms: int) -> dict[Period, date]:
+    """The first day of each period that `now_ms` is in."""
+    today = at(now_ms).date()
+    return {Period.DAY: today, Period.MONTH: today.replace(day=1), Period.TOTAL: TOTAL_START}
+
+
+def resets_at_ms(period: Period, now_ms: int) -> int | None:
+    """When the period that `now_ms` is in ends; None for `total`, which never does."""
+    today = at(now_ms).date()
+    match period:
+        case Period.DAY:
+            end = today + timedelta(days=1)
+        case Period.MONTH:
+            end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+        case Period.TOTAL:
+            return None
+    return int(datetime(end.year, end.month, end.day, tzinfo=UTC).timestamp()) * 1000
+
+
+def limits(budgets: Budgets) -> dict[Period, int]:
+    """The budgets that are set, by period."""
+    by_period = {Period.DAY: budgets.day, Period.MONTH: budgets.month, Period.TOTAL: budgets.total}
+    return {period: limit for period, limit in by_period.items() if limit is not None}

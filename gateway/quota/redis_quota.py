@@ -1,0 +1,222 @@
+"""The quota in Redis: builds keys and arguments, makes one call, decodes the reply. What is decided stands in `lua/`.
+
+What bounds exactly-once: a request id is remembered as settled for SETTLED_MS and for as long as Redis keeps its data.
+A settlement repeated after that appends its event a second time, and the counters are too high until they are rebuilt;
+the ledger still has one row, because (request id, time) is unique there.
+
+What a loss of Redis' data costs: the events that were not drained yet, unless Redis persists them. Rate windows begin
+empty. What running requests hold is known again when their meters have renewed; until then others may be granted it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.ledger import Entry
+from gateway.quota import keys, wire
+from gateway.quota.port import (
+    Admission,
+    Admitted,
+    Backlog,
+    Counters,
+    ExpiredHold,
+    Hold,
+    Progress,
+    Refused,
+    UsageLoader,
+)
+from gateway.quota.rebuild import REBUILD_S, Rebuilder, Survey, Used
+from gateway.quota.redis_stream import RedisStream
+from gateway.quota.scripts import Clock, Scripts
+from gateway.settings import Settings
+from gateway.stores.redis_connection import Redis, guarded
+
+SETTLED_MS = 3_600_000
+RELEASED_MS = 60_000
+# Releases in the background at once; what is beyond that is left to the reaper.
+RELEASES_MAX = 100
+
+
+class RedisQuota:
+    """See `gateway.quota.port.Quota`. `load` reads the ledger when a tenant's counters are not there.
+
+    `clock` (ms since the epoch) replaces Redis' own clock in tests only.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings, load: UsageLoader, *, clock: Clock | None = None) -> None:
+        self._redis = redis
+        self._timeout_s = settings.redis_timeout_s
+        self._shards = settings.redis_shards
+        self._lease_ms = int(settings.hold_lease_s * 1000)
+        self._room = settings.audit_buffer_size
+        self._scripts = Scripts(redis, settings.redis_timeout_s, clock)
+        self._streams = tuple(
+            RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
+        )
+        self._rebuilder = Rebuilder(self, load)
+        self._releases: set[asyncio.Task[None]] = set()
+
+    @property
+    def streams(self) -> Sequence[RedisStream]:
+        """See the port."""
+        return self._streams
+
+    async def admit(self, admission: Admission) -> Admitted | Refused:
+        """See the port."""
+        attempt = secrets.token_hex(8)
+        try:
+            reply = await self._admit(admission, attempt)
+            if reply == [b"rebuild"]:
+                await self._rebuilder.rebuild(admission.tenant_id)
+                reply = await self._admit(admission, attempt)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._release_in_background(admission)
+            raise
+        if reply == [b"rebuild"]:
+            raise StoreUnavailable("the counters are gone again")
+        if reply == [b"used"]:
+            raise StoreUnavailable("this request id was used before")
+        status, at_ms, cap, retry_after_s, *rest = reply
+        if status == b"admitted":
+            return Admitted(at_ms, cap, wire.figures(rest))
+        return Refused(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, wire.figures(rest))
+
+    async def _admit(self, admission: Admission, attempt: str) -> list[Any]:
+        reply: list[Any] = await self._scripts.run(
+            "admit",
+            self._request_keys(admission.request_id, admission.tenant_id, admission.key_id),
+            admission.request_id,
+            attempt,
+            admission.tenant_id,
+            admission.key_id,
+            admission.input_tokens,
+            admission.output_tokens_asked,
+            self._lease_ms,
+            self._room,
+            admission.record,
+            *wire.rules(admission.key_limits, admission.key_budgets),
+            *wire.rules(admission.tenant_limits, admission.tenant_budgets),
+        )
+        return reply
+
+    async def renew(self, hold: Hold, progress: Progress) -> bool:
+        """See the port."""
+        reply = await self._scripts.run(
+            "renew",
+            self._request_keys(hold.request_id, hold.tenant_id, hold.key_id),
+            hold.request_id,
+            hold.tenant_id,
+            hold.key_id,
+            self._lease_ms,
+            progress.input_tokens,
+            progress.output_tokens,
+            progress.response_bytes,
+            hold.admitted_at_ms,
+            *wire.days(hold.admitted_at_ms),
+            hold.input_tokens,
+            hold.output_cap,
+            hold.record,
+        )
+        return bool(reply)
+
+    async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
+        """See the port."""
+        if entry.tenant_id is None or entry.key_id is None:
+            raise ValueError("an admitted request has a tenant and a key")
+        reply = await self._scripts.run(
+            "settle",
+            self._request_keys(entry.request_id, entry.tenant_id, entry.key_id),
+            entry.request_id,
+            entry.tenant_id,
+            entry.key_id,
+            entry.input_tokens + entry.output_tokens,
+            *wire.days(entry.ts_ms),
+            entry.to_json(),
+            SETTLED_MS,
+            int(only_if_expired),
+        )
+        return bool(reply)
+
+    async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:
+        """See the port."""
+        request_keys = self._request_keys(request_id, tenant_id, key_id)
+        return bool(await self._scripts.run("release", request_keys, request_id, RELEASED_MS))
+
+    async def record(self, entry: Entry) -> None:
+        """See the port."""
+        tenant = "" if entry.tenant_id is None else entry.tenant_id
+        shard_keys = keys.of_shard((entry.tenant_id or 0) % self._shards)
+        if not await self._scripts.run("record", shard_keys, tenant, entry.to_json(), 2 * self._room):
+            raise Denied(Code.AUDIT_BACKLOG)
+
+    async def expired(self, limit: int) -> list[ExpiredHold]:
+        """See the port. Oldest first within each shard."""
+        found: list[ExpiredHold] = []
+        for shard in range(self._shards):
+            if len(found) < limit:
+                reply = await self._scripts.run("expired", keys.of_shard(shard), limit - len(found))
+                found += map(wire.expired_hold, reply[::2], reply[1::2])
+        return found
+
+    async def counters(self, tenant_id: int) -> Counters | None:
+        """See the port."""
+        reply = await self._scripts.run("counters", self._tenant_keys(tenant_id))
+        return wire.counters(reply[0], reply[1:]) if reply else None
+
+    async def backlog(self) -> Backlog:
+        """See the port."""
+        holds = events = 0
+        for shard in range(self._shards):
+            async with guarded(self._timeout_s):
+                holds += await self._redis.hlen(keys.of_shard(shard)[0])
+                events += await self._redis.xlen(keys.events(shard))
+        return Backlog(holds, events)
+
+    async def aclose(self) -> None:
+        """See the port."""
+        await self._rebuilder.aclose()
+        await asyncio.gather(*self._releases)
+
+    async def survey(self, tenant_id: int) -> Survey | bool:
+        """See `Rebuildable`."""
+        token = secrets.token_hex(8)
+        lock_ms = int(REBUILD_S * 1000)
+        status, *rest = await self._scripts.run("survey", self._tenant_keys(tenant_id), tenant_id, token, lock_ms)
+        if status != b"begun":
+            return bool(status == b"ready")
+        return Survey(token, rest[0], [text.decode("utf-8", "replace") for text in rest[1:]])
+
+    async def install(self, tenant_id: int, survey: Survey, used: Used) -> bool:
+        """See `Rebuildable`."""
+        day, _ = wire.days(survey.now_ms)
+        fields = wire.used_fields(used, survey.now_ms)
+        tenant_keys = self._tenant_keys(tenant_id)
+        return bool(await self._scripts.run("install", tenant_keys, tenant_id, survey.token, day, *fields))
+
+    async def abandon(self, tenant_id: int) -> None:
+        """See `Rebuildable`."""
+        async with guarded(self._timeout_s):
+            await self._redis.delete(keys.rebuild(tenant_id % self._shards, tenant_id))
+
+    def _tenant_keys(self, tenant_id: int) -> list[str]:
+        return keys.of_tenant(tenant_id % self._shards, tenant_id)
+
+    def _request_keys(self, request_id: str, tenant_id: int, key_id: int) -> list[str]:
+        return keys.of_request(tenant_id % self._shards, tenant_id, key_id, request_id)
+
+    def _release_in_background(self, admission: Admission) -> None:
+        if len(self._releases) < RELEASES_MAX:
+            task = asyncio.create_task(self._release_quietly(admission))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+
+    async def _release_quietly(self, admission: Admission) -> None:
+        try:
+            await self.release(admission.request_id, admission.tenant_id, admission.key_id)
+        except StoreUnavailable:
+            # The hold, if there is one, is the reaper's.
+            return

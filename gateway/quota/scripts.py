@@ -1,0 +1,46 @@
+"""The Lua scripts as Redis runs them: `shared.lua` before each, called by digest, sent in full where it is unknown."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from gateway.stores.redis_connection import NoScriptError, Redis, guarded
+
+Clock = Callable[[], int]
+
+
+@cache
+def source(name: str) -> tuple[str, str]:
+    """The text of a script and its SHA-1, which is what Redis knows it by."""
+    folder = files(__package__) / "lua"
+    text = (folder / "shared.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Scripts:
+    """Runs scripts, each call within `timeout_s`. `clock` (ms since the epoch) replaces Redis' own in tests only."""
+
+    def __init__(self, redis: Redis, timeout_s: float, clock: Clock | None = None) -> None:
+        self._redis = redis
+        self._timeout_s = timeout_s
+        self._clock = clock
+
+    async def run(self, name: str, keys: Sequence[str], *arguments: str | int) -> Any:
+        """The script's reply. Raises StoreUnavailable."""
+        text, digest = source(name)
+        now_ms = self._clock() if self._clock else 0
+        values = [_encode(each) for each in (*keys, now_ms, *arguments)]
+        async with guarded(self._timeout_s):
+            try:
+                return await self._redis.evalsha(digest, len(keys), *values)
+            except NoScriptError:
+                return await self._redis.eval(text, len(keys), *values)
+
+
+def _encode(value: str | int) -> bytes:
+    # A lone surrogate has no UTF-8; a text from outside must not be able to break a call.
+    return str(value).encode("utf-8", "replace")

@@ -1,0 +1,77 @@
+"""Arguments and replies of the scripts: how values stand in `lua/`. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.quota import periods
+from gateway.quota.port import Counters, ExpiredHold, Figures, Hold, Progress
+from gateway.quota.rebuild import Used
+from gateway.values import Budgets, Limits, Period
+
+
+def rules(limits: Limits, budgets: Budgets) -> tuple[int, ...]:
+    """Six arguments of `admit.lua`; no budget is -1."""
+    by_period = periods.limits(budgets)
+    return limits.rpm, limits.tpm, limits.concurrent, *(by_period.get(period, -1) for period in Period)
+
+
+def days(at_ms: int) -> tuple[str, str]:
+    """The day and the month of a time, as they end a counter's name."""
+    day = periods.at(at_ms).date().isoformat()
+    return day, day[:7]
+
+
+def used_fields(used: Used, now_ms: int) -> list[str | int]:
+    """Fields and values of COUNTERS for the periods in force."""
+    day, month = days(now_ms)
+    suffix = {Period.DAY: f"day:{day}", Period.MONTH: f"month:{month}", Period.TOTAL: "total"}
+    fields: list[str | int] = []
+    for (key_id, period), tokens in used.items():
+        subject = "t" if key_id is None else f"k{key_id}"
+        fields += [f"used:{subject}:{suffix[period]}", tokens]
+    return fields
+
+
+def figures(reply: list[Any]) -> Figures:
+    """The end of `admit.lua`'s reply."""
+    requests_limit, requests_left, tokens_limit, tokens_left, period, left = reply
+    budget = (Period(period.decode()), int(left)) if period else (None, None)
+    return Figures(requests_limit, requests_left, tokens_limit, tokens_left, *budget)
+
+
+def expired_hold(request_id: bytes, text: bytes) -> ExpiredHold:
+    """One pair of `expired.lua`'s reply."""
+    data = json.loads(text)
+    return ExpiredHold(
+        Hold(
+            request_id.decode(),
+            data["tenant"],
+            data["key"],
+            data["at"],
+            data["input"],
+            data["cap"],
+            data["record"],
+        ),
+        Progress(data.get("in", 0), data.get("out", 0), data.get("bytes", 0)),
+    )
+
+
+def counters(now_ms: int, flat: list[bytes]) -> Counters:
+    """The reply of `counters.lua`, without the periods that are over."""
+    day, month = days(now_ms)
+    in_force = {"day": day, "month": month, "total": ""}
+    tokens: dict[str, dict[tuple[int | None, Period], int]] = {"used": {}, "held": {}}
+    live: dict[int | None, int] = {}
+    for field, value in zip(flat[::2], flat[1::2], strict=True):
+        kind, _, rest = field.decode().partition(":")
+        name, _, period = rest.partition(":")
+        subject = None if name == "t" else int(name[1:] or 0)
+        if kind == "live":
+            live[subject] = int(value)
+        elif kind in tokens:
+            period, _, start = period.partition(":")
+            if in_force[period] == start:
+                tokens[kind][subject, Period(period)] = int(value)
+    return Counters(tokens["used"], tokens["held"], live)

@@ -1,0 +1,60 @@
+"""The life of a service process: start, wait for a signal, stop in reverse. Used by every `__main__`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import structlog
+
+from gateway.errors import SettingsError
+from gateway.logs import configure
+from gateway.settings import Settings, load
+
+log = structlog.get_logger()
+
+
+def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    """Loads the settings, runs `serve(settings, stop)` and sets `stop` on SIGTERM or SIGINT. Returns the exit code.
+
+    A wrong setting is one sentence on stderr and 1.
+    """
+    try:
+        settings = load()
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 (logging is not configured without settings)
+        return 1
+    configure(settings, service)
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await serve(settings, stop)
+
+    asyncio.run(main())
+    return 0
+
+
+async def until_stopped(stop: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
+    """Waits for `stop`. A background task that ends before is a defect: its error is raised, so the process ends."""
+    waiting = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiting}:
+            task.result()
+            raise RuntimeError(f"the background task {task.get_name()} ended")
+    finally:
+        waiting.cancel()
+
+
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancels the tasks and waits until they have ended."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,262 @@
+"""Every setting of every service, and the only reader of the environment.
+
+A setting `x_y` is the environment variable or env-file line `X_Y`; the environment wins over the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from gateway.errors import SettingsError
+
+
+def _origin(url: str) -> str:
+    """A URL of scheme, host and optional port only: credentials, path and query have no place in it."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
+    if parts.username or parts.password:
+        raise ValueError("credentials do not belong in a URL; use the auth_token")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("expected no path, query or fragment")
+    if parts.port == 0:
+        raise ValueError("expected a port from 1 to 65535")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _split(value: object) -> object:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _listen(value: str) -> str:
+    if value.startswith("unix:"):
+        if not value.startswith("unix:/"):
+            raise ValueError("expected unix:/absolute/path")
+        return value
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("expected HOST:PORT or unix:/absolute/path")
+    return value
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+Address = Annotated[str, AfterValidator(_listen)]
+Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
+
+
+class Backend(BaseModel):
+    """One Ollama cluster: its replicas answer for the same models with the same credentials."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    base_url: Origin
+    auth_token: SecretStr | None = None
+    auth_header: HeaderName = "Authorization"
+    auth_scheme: str = "Bearer"
+    replicas: tuple[Origin, ...] = ()
+    ca_file: Path | None = None
+    weight: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_scheme(self) -> Backend:
+        if len({urlsplit(url).scheme for url in self.urls}) > 1:
+            raise ValueError("base_url and replicas must all be http or all be https")
+        return self
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Every replica's origin, `base_url` first."""
+        return tuple(dict.fromkeys((self.base_url, *self.replicas)))
+
+    def credential(self) -> tuple[str, SecretStr] | None:
+        """Header name and value that the backend is sent, None without a token.
+
+        The scheme goes with `Authorization` only; any other header carries the raw token.
+        """
+        if self.auth_token is None or not self.auth_token.get_secret_value():
+            return None
+        token = self.auth_token.get_secret_value()
+        if self.auth_header.lower() == "authorization" and self.auth_scheme:
+            token = f"{self.auth_scheme} {token}"
+        return self.auth_header, SecretStr(token)
+
+
+class Settings(BaseSettings):
+    """The settings of all services; each reads what it needs."""
+
+    model_config = SettingsConfigDict(env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    gateway_bind_host: str = "0.0.0.0"  # noqa: S104 (in Compose only Caddy is published; `up` binds loopback)
+    gateway_bind_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    gateway_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    gateway_log_format: Literal["json", "console"] = "json"
+    gateway_request_id_header: HeaderName = "X-Request-ID"
+    gateway_trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = ["127.0.0.1"]
+    gateway_domain: str = "localhost"
+    gateway_shutdown_grace_s: PositiveFloat = 25.0
+
+    ollama_base_url: Origin = "http://ollama:11434"
+    ollama_connect_timeout_s: PositiveFloat = 5.0
+    ollama_read_timeout_s: PositiveFloat = 600.0
+    ollama_max_connections: PositiveInt = 64
+    ollama_auth_token: SecretStr = SecretStr("")
+    ollama_auth_header: HeaderName = "Authorization"
+    ollama_auth_scheme: str = "Bearer"
+    ollama_backends: Annotated[tuple[Backend, ...], NoDecode] = ()
+
+    model_discovery_refresh_s: PositiveFloat = 60.0
+    model_discovery_cache_ttl_s: PositiveFloat = 120.0
+
+    database_url: SecretStr = SecretStr("postgresql://gateway@127.0.0.1:5432/gateway")
+    database_pool_size: PositiveInt = 10
+    database_pool_overflow: NonNegativeInt = 20
+    database_timeout_s: PositiveFloat = 2.0
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_timeout_s: PositiveFloat = 0.5
+    redis_key_cache_ttl_s: PositiveFloat = 60.0
+    redis_shards: Annotated[int, Field(ge=1, le=256)] = 1
+
+    default_rpm: PositiveInt = 60
+    default_tpm: PositiveInt = 100_000
+    default_concurrent: PositiveInt = 8
+    max_request_body_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 262_144
+    max_num_predict: PositiveInt = 4096
+    hold_lease_s: PositiveFloat = 15.0
+
+    argon2_time_cost: PositiveInt = 3
+    argon2_memory_cost_kib: Annotated[int, Field(ge=8)] = 65_536
+    argon2_parallelism: PositiveInt = 4
+    auth_failure_rate_limit_per_ip_per_min: PositiveInt = 20
+
+    audit_buffer_size: PositiveInt = 1000
+    prompt_log_default_retention_days: PositiveInt = 30
+    audit_log_default_retention_days: PositiveInt = 365
+    playground_enabled: bool = False
+
+    authz_grpc_listen: Address = "127.0.0.1:9001"
+    authz_http_listen: Address = "127.0.0.1:9002"
+    meter_grpc_listen: Address = "127.0.0.1:9003"
+    authz_grpc_targets: Addresses = ["127.0.0.1:9001"]
+    authz_http_targets: Addresses = ["127.0.0.1:9002"]
+    meter_grpc_targets: Addresses = ["127.0.0.1:9003"]
+    envoy_config_dir: Path = Path("/etc/neuronetz-gateway/envoy")
+    envoy_admin_listen: Address = "127.0.0.1:9901"
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _plain_dsn(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value().replace("postgresql+asyncpg://", "postgresql://", 1)
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise ValueError("expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        return SecretStr(url)
+
+    @field_validator("redis_url", mode="after")
+    @classmethod
+    def _redis_scheme(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("expected redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("gateway_trusted_proxies", mode="after")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for item in value:
+            ip_network(item, strict=False)
+        return value
+
+    @field_validator("ollama_backends", mode="before")
+    @classmethod
+    def _parse_backends(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if not value.strip():
+            return ()
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"expected a JSON list of backends ({error.msg} at character {error.pos})") from None
+
+    @field_validator("ollama_backends", mode="after")
+    @classmethod
+    def _unique_names(cls, value: tuple[Backend, ...]) -> tuple[Backend, ...]:
+        names = [backend.name for backend in value]
+        if len(names) != len(set(names)):
+            raise ValueError("expected every backend to have a name of its own")
+        return value
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backends in priority order; the single one of OLLAMA_BASE_URL is called `default`."""
+        if self.ollama_backends:
+            return self.ollama_backends
+        return (
+            Backend(
+                name="default",
+                base_url=self.ollama_base_url,
+                auth_token=self.ollama_auth_token,
+                auth_header=self.ollama_auth_header,
+                auth_scheme=self.ollama_auth_scheme,
+            ),
+        )
+
+    @property
+    def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Networks whose `X-Forwarded-For` is believed."""
+        return tuple(ip_network(item, strict=False) for item in self.gateway_trusted_proxies)
+
+
+# Their values, or values nested in them, may hold a credential.
+_SECRET_FIELDS = {"database_url", "redis_url", "ollama_auth_token", "ollama_backends"}
+
+
+def _describe(error: ErrorDetails) -> str:
+    field, *rest = (str(part) for part in error["loc"])
+    place = field.upper() + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in rest)
+    given = "" if field in _SECRET_FIELDS else f"={error['input']!r}"
+    return f"{place}{given}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def default_env_file() -> Path | None:
+    """`$GATEWAY_ENV_FILE`, else `./.env` if it is there, else None."""
+    if named := os.environ.get("GATEWAY_ENV_FILE"):
+        return Path(named)
+    return Path(".env") if Path(".env").is_file() else None
+
+
+def load(env_file: Path | None = None) -> Settings:
+    """Reads the settings from the environment and `env_file` (default: see `default_env_file`).
+
+    Raises SettingsError with one line per wrong setting: its name, its value unless it may hold a secret, and
+    what is expected.
+    """
+    path = env_file or default_env_file()
+    if path is not None and not path.is_file():
+        raise SettingsError(f"the env file {path} does not exist")
+    try:
+        return Settings(_env_file=path)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(each) for each in error.errors())) from None

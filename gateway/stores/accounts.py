@@ -1,0 +1,303 @@
+"""What operators do: tenants, keys and the policy of both. Names are found without regard to case."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from typing import Literal, TypedDict
+
+import asyncpg
+
+from gateway.errors import Conflict, NotFound
+from gateway.stores.postgres import Database, PooledConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom a policy is for: a tenant by its name, or a key by its prefix."""
+
+    kind: Literal["tenant", "key"]
+    name: str
+
+
+class PolicyChange(TypedDict, total=False):
+    """What to change of a policy; what is left out stays. None inherits, and for a budget it is none."""
+
+    rpm: int | None
+    tpm: int | None
+    concurrent: int | None
+    budget_day: int | None
+    budget_month: int | None
+    budget_total: int | None
+    allow_all_models: bool | None
+    allowed_models: list[str] | None
+
+
+class Policy(PolicyChange, total=True):
+    """A whole policy as stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant as stored; `keys` is how many of its keys are neither revoked nor expired."""
+
+    id: int
+    name: str
+    status: Literal["active", "disabled"]
+    created_at: datetime
+    keys: int
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as stored, without its hash. `expired` is a status by the server's clock, not a stored one."""
+
+    id: int
+    prefix: str
+    name: str
+    tenant: str
+    status: Literal["active", "revoked", "expired"]
+    scopes: tuple[str, ...]
+    log_prompts: bool
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to be stored."""
+
+    prefix: str
+    hash: str
+
+
+class Accounts:
+    """Every method is one transaction. All raise StoreUnavailable, NotFound for what was named, and Conflict."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create_tenant(self, name: str, policy: PolicyChange) -> Tenant:
+        """A new, active tenant. Raises Conflict when the name is taken in any spelling."""
+        async with self._database.transaction() as connection:
+            tenant_id = await connection.fetchval(_CREATE_TENANT, name)
+            if tenant_id is None:
+                raise Conflict(f"a tenant named {name} exists already")
+            await _store_policy(connection, "tenant", tenant_id, policy)
+            rows = await connection.fetch(_TENANTS, tenant_id)
+        return _tenant(rows[0])
+
+    async def tenants(self) -> list[Tenant]:
+        """All tenants by name."""
+        return [_tenant(row) for row in await self._database.fetch(_TENANTS, None)]
+
+    async def set_tenant_enabled(self, name: str, enabled: bool) -> Tenant:
+        """Lets the tenant's keys work, or none of them. Running authz processes follow at once."""
+        async with self._database.transaction() as connection:
+            tenant_id = await find_tenant(connection, name)
+            status = "active" if enabled else "disabled"
+            await connection.execute(
+                "UPDATE gateway.tenants SET status = $2::text::gateway.tenant_status WHERE id = $1", tenant_id, status
+            )
+            rows = await connection.fetch(_TENANTS, tenant_id)
+        return _tenant(rows[0])
+
+    async def create_key(
+        self,
+        tenant: str,
+        name: str,
+        key: NewKey,
+        *,
+        scopes: Collection[str],
+        expires_at: datetime | None,
+        log_prompts: bool,
+        policy: PolicyChange,
+    ) -> Key:
+        """A new, active key. Raises Conflict when the tenant has a live key of that name."""
+        async with self._database.transaction() as connection:
+            tenant_id = await find_tenant(connection, tenant)
+            if await connection.fetchval(_LIVE_KEY_OF_NAME, tenant_id, name):
+                raise Conflict(f"the tenant {tenant} has a key named {name} already; rotate or revoke that one")
+            key_id = await connection.fetchval(
+                _CREATE_KEY, tenant_id, name, key.prefix, key.hash, sorted(scopes), log_prompts, expires_at
+            )
+            await _store_policy(connection, "key", key_id, policy)
+            rows = await connection.fetch(_KEYS, None, key_id)
+        return _key(rows[0])
+
+    async def keys(self, tenant: str | None) -> list[Key]:
+        """The keys of one tenant, or of all, oldest first."""
+        async with self._database.transaction(readonly=True) as connection:
+            tenant_id = None if tenant is None else await find_tenant(connection, tenant)
+            rows = await connection.fetch(_KEYS, tenant_id, None)
+        return [_key(row) for row in rows]
+
+    async def revoke_key(self, prefix: str, reason: str) -> bool:
+        """Revokes the key for good, at every authz within a second. False when it was revoked before."""
+        async with self._database.transaction() as connection:
+            key = await _locked_key(connection, prefix)
+            if key["status"] == "revoked":
+                return False
+            await _revoke(connection, key["id"], prefix, reason)
+        return True
+
+    async def rotate_key(self, prefix: str, key: NewKey, grace: timedelta) -> tuple[Key, Key]:
+        """A new key with name, scopes, expiry and policy of the old one, which stays valid for `grace` more.
+
+        Returns the new key and the old one. Without grace the old key is revoked at once. Raises Conflict when the
+        old one is revoked, expired or replaced already.
+        """
+        async with self._database.transaction() as connection:
+            old = await _locked_key(connection, prefix)
+            if not old["live"]:
+                raise Conflict(f"the key {prefix} is revoked, expired or replaced already; create a new one")
+            key_id = await connection.fetchval(_NEXT_KEY_ID)
+            await connection.execute(_REPLACE, old["id"], key_id, grace)
+            await connection.execute(_SUCCESSOR, old["id"], key_id, key.prefix, key.hash, old["expires_at"])
+            await connection.execute(_SUCCESSOR_POLICY, old["id"], key_id)
+            if not grace:
+                await _revoke(connection, old["id"], prefix, "rotated")
+            new_rows = await connection.fetch(_KEYS, None, key_id)
+            old_rows = await connection.fetch(_KEYS, None, old["id"])
+        return _key(new_rows[0]), _key(old_rows[0])
+
+    async def change_policy(self, subject: Subject, change: PolicyChange) -> Policy:
+        """Changes limits, budgets or models, and returns what is stored afterwards."""
+        async with self._database.transaction() as connection:
+            subject_id = await find_subject(connection, subject)
+            return await _store_policy(connection, subject.kind, subject_id, change)
+
+
+def only_models(models: Collection[str]) -> PolicyChange:
+    """The change that allows these models (canonical names) and no others."""
+    return {"allowed_models": sorted(set(models)), "allow_all_models": False}
+
+
+async def find_subject(connection: PooledConnection, subject: Subject) -> int:
+    """The id of a tenant or key. Raises NotFound."""
+    if subject.kind == "tenant":
+        return await find_tenant(connection, subject.name)
+    key_id = await connection.fetchval("SELECT id FROM gateway.api_keys WHERE prefix = $1", subject.name)
+    if key_id is None:
+        raise NotFound(f"there is no key with the prefix {subject.name}")
+    return int(key_id)
+
+
+async def find_tenant(connection: PooledConnection, name: str) -> int:
+    """The id of a tenant. Raises NotFound, which names a tenant that is spelled alike."""
+    tenant_id = await connection.fetchval("SELECT id FROM gateway.tenants WHERE lower(name) = lower($1)", name)
+    if tenant_id is not None:
+        return int(tenant_id)
+    names = {row["name"].lower(): row["name"] for row in await connection.fetch("SELECT name FROM gateway.tenants")}
+    near = get_close_matches(name.lower(), names, n=1)
+    raise NotFound(f"there is no tenant named {name}" + (f"; did you mean {names[near[0]]}?" if near else ""))
+
+
+_CREATE_TENANT = "INSERT INTO gateway.tenants (name) VALUES ($1) ON CONFLICT (lower(name)) DO NOTHING RETURNING id"
+
+_TENANTS = """
+SELECT t.id, t.name, t.status::text, t.created_at, l.*,
+       (SELECT count(*) FROM gateway.api_keys k WHERE k.tenant_id = t.id AND k.status = 'active'
+           AND (k.expires_at IS NULL OR k.expires_at > now())) AS keys
+FROM gateway.tenants t JOIN gateway.tenant_limits l ON l.tenant_id = t.id
+WHERE $1::bigint IS NULL OR t.id = $1
+ORDER BY lower(t.name)
+"""
+
+_LIVE_KEY_OF_NAME = """
+SELECT true FROM gateway.api_keys
+WHERE tenant_id = $1 AND lower(name) = lower($2) AND status = 'active' AND replaced_by IS NULL
+"""
+
+_CREATE_KEY = """
+INSERT INTO gateway.api_keys (tenant_id, name, prefix, hash, scopes, log_prompts, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id
+"""
+
+_KEYS = """
+SELECT k.id, k.prefix, k.name, t.name AS tenant, k.scopes, k.log_prompts, k.created_at, k.expires_at, k.last_used_at,
+       CASE WHEN k.status = 'active' AND k.expires_at <= now() THEN 'expired' ELSE k.status::text END AS status
+FROM gateway.api_keys k JOIN gateway.tenants t ON t.id = k.tenant_id
+WHERE ($1::bigint IS NULL OR k.tenant_id = $1) AND ($2::bigint IS NULL OR k.id = $2)
+ORDER BY lower(t.name), k.id
+"""
+
+_LOCK_KEY = """
+SELECT id, status::text, expires_at,
+       status = 'active' AND replaced_by IS NULL AND (expires_at IS NULL OR expires_at > now()) AS live
+FROM gateway.api_keys WHERE prefix = $1 FOR UPDATE
+"""
+
+_NEXT_KEY_ID = "SELECT nextval(pg_get_serial_sequence('gateway.api_keys', 'id'))"
+
+# The old key steps aside before its successor takes the name, which is unique among keys that are not replaced.
+_REPLACE = "UPDATE gateway.api_keys SET replaced_by = $2, expires_at = least(expires_at, now() + $3) WHERE id = $1"
+
+_SUCCESSOR = """
+INSERT INTO gateway.api_keys (id, tenant_id, name, prefix, hash, scopes, log_prompts, expires_at)
+SELECT $2, tenant_id, name, $3, $4, scopes, log_prompts, $5 FROM gateway.api_keys WHERE id = $1
+"""
+
+_SUCCESSOR_POLICY = """
+INSERT INTO gateway.key_limits
+SELECT $2, rpm, tpm, concurrent, budget_day, budget_month, budget_total, allow_all_models, allowed_models
+FROM gateway.key_limits WHERE key_id = $1
+"""
+
+
+async def _locked_key(connection: PooledConnection, prefix: str) -> asyncpg.Record:
+    row = await connection.fetchrow(_LOCK_KEY, prefix)
+    if row is None:
+        raise NotFound(f"there is no key with the prefix {prefix}")
+    return row
+
+
+async def _revoke(connection: PooledConnection, key_id: int, prefix: str, reason: str) -> None:
+    # The trigger of this table sets the key's status and notifies.
+    await connection.execute(
+        "INSERT INTO gateway.revocations (key_id, prefix, reason) VALUES ($1, $2, $3)", key_id, prefix, reason
+    )
+
+
+async def _store_policy(
+    connection: PooledConnection, kind: Literal["tenant", "key"], subject_id: int, change: PolicyChange
+) -> Policy:
+    names = [name for name in Policy.__annotations__ if name in change]
+    columns = ", ".join([f"{kind}_id", *names])
+    values = ", ".join(f"${n}" for n in range(1, len(names) + 2))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in [f"{kind}_id", *names])
+    row = await connection.fetchrow(
+        f"INSERT INTO gateway.{kind}_limits ({columns}) VALUES ({values}) "  # noqa: S608 (names of PolicyChange)
+        f"ON CONFLICT ({kind}_id) DO UPDATE SET {updates} RETURNING *",
+        subject_id,
+        *(change[name] for name in names),  # type: ignore[literal-required]
+    )
+    assert row is not None  # noqa: S101 (an upsert returns its row)
+    return _policy(row)
+
+
+def _policy(row: asyncpg.Record) -> Policy:
+    return Policy(**{name: row[name] for name in Policy.__annotations__})  # type: ignore[no-any-return, typeddict-item]
+
+
+def _tenant(row: asyncpg.Record) -> Tenant:
+    return Tenant(row["id"], row["name"], row["status"], row["created_at"], row["keys"], _policy(row))
+
+
+def _key(row: asyncpg.Record) -> Key:
+    return Key(
+        id=row["id"],
+        prefix=row["prefix"],
+        name=row["name"],
+        tenant=row["tenant"],
+        status=row["status"],
+        scopes=tuple(row["scopes"]),
+        log_prompts=row["log_prompts"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        last_used_at=row["last_used_at"],
+    )

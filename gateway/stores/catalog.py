@@ -1,0 +1,63 @@
+"""The published catalog in Redis: one hash of version and snapshot, with a time to live."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from gateway.catalog import Catalog
+from gateway.errors import StoreUnavailable
+from gateway.stores.redis_connection import Redis, guarded
+
+KEY = "nz:catalog"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was published: `catalog` is None when it is the version that the reader has already."""
+
+    version: str
+    ttl_s: float
+    catalog: Catalog | None
+
+
+class CatalogStore:
+    """Where control puts the snapshot and authz takes it from."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def publish(self, catalog: Catalog, ttl_s: float) -> None:
+        """Replaces the snapshot, which is believed for `ttl_s`. Raises StoreUnavailable."""
+        text = catalog.to_json()
+        version = hashlib.sha256(text.encode()).hexdigest()
+        async with guarded():
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.hset(KEY, mapping={"version": version, "snapshot": text})
+            pipeline.pexpire(KEY, int(ttl_s * 1000))
+            await pipeline.execute()
+
+    async def fetch(self, unless_version: str) -> Snapshot | None:
+        """The snapshot, without its content when it is still `unless_version`; None when there is none.
+
+        Raises StoreUnavailable, also for a snapshot that cannot be read.
+        """
+        async with guarded():
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.hget(KEY, "version")
+            pipeline.pttl(KEY)
+            raw_version, ttl_ms = await pipeline.execute()
+        if raw_version is None or ttl_ms <= 0:
+            return None
+        version = raw_version.decode() if isinstance(raw_version, bytes) else str(raw_version)
+        if version == unless_version:
+            return Snapshot(version, ttl_ms / 1000, None)
+        async with guarded():
+            raw = await self._redis.hmget(KEY, ["version", "snapshot"])
+        if raw[0] is None or raw[1] is None:
+            return None
+        try:
+            version = raw[0].decode() if isinstance(raw[0], bytes) else str(raw[0])
+            return Snapshot(version, ttl_ms / 1000, Catalog.from_json(raw[1]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreUnavailable("the published catalog cannot be read") from error

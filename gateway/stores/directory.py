@@ -1,0 +1,115 @@
+"""What authz asks PostgreSQL: who a key belongs to and which policy is in force for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from gateway.stores.postgres import Database
+from gateway.values import Budgets, Limits, Principal
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key as stored, with the principal it would make. `hash` is Argon2id of the whole key."""
+
+    hash: str
+    revoked: bool
+    tenant_disabled: bool
+    expires_at: datetime | None
+    principal: Principal
+
+    def is_usable(self, now: datetime) -> bool:
+        """Whether the key opens anything at `now` (aware), given that it is verified."""
+        expired = self.expires_at is not None and self.expires_at <= now
+        return not (self.revoked or self.tenant_disabled or expired)
+
+
+class Directory:
+    """Keys and their policy. `defaults` are the limits of a tenant that has none of its own."""
+
+    def __init__(self, database: Database, defaults: Limits) -> None:
+        self._database = database
+        self._defaults = defaults
+
+    async def find_key(self, prefix: str) -> StoredKey | None:
+        """The key with that prefix, in whatever state; None when there is none. Raises StoreUnavailable."""
+        row = await self._database.fetchrow(_FIND_KEY, prefix)
+        return None if row is None else _stored_key(row, self._defaults)
+
+    async def revoked_since(self, since: datetime) -> list[str]:
+        """Prefixes of the keys that were revoked at or after `since` (aware). Raises StoreUnavailable."""
+        rows = await self._database.fetch("SELECT prefix FROM gateway.revocations WHERE revoked_at >= $1", since)
+        return [row["prefix"] for row in rows]
+
+    async def touch(self, key_ids: Collection[int]) -> None:
+        """Notes that these keys were used now. A key that another worker is noting is left to it."""
+        await self._database.execute(_TOUCH, sorted(key_ids))
+
+    async def store_hash(self, key_id: int, old: str, new: str) -> None:
+        """Replaces the hash `old` by `new`, made from the same key with other costs; nothing if it has changed."""
+        await self._database.execute(
+            "UPDATE gateway.api_keys SET hash = $3 WHERE id = $1 AND hash = $2", key_id, old, new
+        )
+
+
+_FIND_KEY = """
+SELECT k.id, k.prefix, k.hash, k.status = 'revoked' AS revoked, k.scopes, k.log_prompts, k.expires_at,
+       t.id AS tenant_id, t.name AS tenant, t.status = 'disabled' AS tenant_disabled,
+       tl.rpm AS tenant_rpm, tl.tpm AS tenant_tpm, tl.concurrent AS tenant_concurrent,
+       tl.budget_day AS tenant_day, tl.budget_month AS tenant_month, tl.budget_total AS tenant_total,
+       tl.allow_all_models AS tenant_allow_all, tl.allowed_models AS tenant_models,
+       kl.rpm, kl.tpm, kl.concurrent, kl.budget_day, kl.budget_month, kl.budget_total,
+       kl.allow_all_models, kl.allowed_models
+FROM gateway.api_keys k
+JOIN gateway.tenants t ON t.id = k.tenant_id
+LEFT JOIN gateway.tenant_limits tl ON tl.tenant_id = t.id
+LEFT JOIN gateway.key_limits kl ON kl.key_id = k.id
+WHERE k.prefix = $1
+"""
+
+_TOUCH = """
+UPDATE gateway.api_keys SET last_used_at = now()
+WHERE id IN (SELECT id FROM gateway.api_keys WHERE id = ANY($1::bigint[]) FOR NO KEY UPDATE SKIP LOCKED)
+"""
+
+
+def _stored_key(row: asyncpg.Record, defaults: Limits) -> StoredKey:
+    tenant_limits = Limits(
+        rpm=row["tenant_rpm"] or defaults.rpm,
+        tpm=row["tenant_tpm"] or defaults.tpm,
+        concurrent=row["tenant_concurrent"] or defaults.concurrent,
+    )
+    allow_all, models = _models(row)
+    principal = Principal(
+        tenant_id=row["tenant_id"],
+        tenant=row["tenant"],
+        key_id=row["id"],
+        key_prefix=row["prefix"],
+        scopes=frozenset(row["scopes"]),
+        models=models,
+        allow_all_models=allow_all,
+        tenant_limits=tenant_limits,
+        key_limits=Limits(
+            rpm=row["rpm"] or tenant_limits.rpm,
+            tpm=row["tpm"] or tenant_limits.tpm,
+            concurrent=row["concurrent"] or tenant_limits.concurrent,
+        ),
+        tenant_budgets=Budgets(row["tenant_day"], row["tenant_month"], row["tenant_total"]),
+        key_budgets=Budgets(row["budget_day"], row["budget_month"], row["budget_total"]),
+        log_prompts=row["log_prompts"],
+        expires_at=row["expires_at"],
+    )
+    return StoredKey(row["hash"], row["revoked"], row["tenant_disabled"], row["expires_at"], principal)
+
+
+def _models(row: asyncpg.Record) -> tuple[bool, frozenset[str]]:
+    """A key's own flag or list wins; a list of its own also ends the inheritance of the tenant's flag."""
+    own_list, own_flag = row["allowed_models"], row["allow_all_models"]
+    models = frozenset(own_list if own_list is not None else row["tenant_models"] or ())
+    if own_flag is not None:
+        return own_flag, models
+    return own_list is None and bool(row["tenant_allow_all"]), models

@@ -1,0 +1,110 @@
+"""What happens to keys and policies, as it happens: a connection that LISTENs, and notices when it is dead.
+
+PostgreSQL forgets a notification nobody hears. So a connection counts as contact only once the revocations
+since the last contact have been read from their table, and from then on only while a heartbeat is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from gateway.errors import StoreUnavailable
+from gateway.stores.postgres import Connection, Database, translated_errors
+
+HEARTBEAT_S = 1.0
+RETRY_S = 0.5
+# A revocation carries the time its row was made, which is a moment before it could be heard.
+OVERLAP = timedelta(minutes=1)
+
+_MISSED = "SELECT prefix FROM gateway.revocations WHERE revoked_at >= $1"
+
+
+class Feed:
+    """Tells one process about revocations and policy changes. The callbacks must not block and not raise.
+
+    `on_revoked(prefix)`: forget this key, now. `on_policy_changed(tenant_id)`: read this tenant's keys anew.
+    `on_gap(since)`: policy changes after `since` (the server's time) were missed, None on the first connection:
+    read everything anew. Missed revocations have been given to `on_revoked` by then.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        on_revoked: Callable[[str], None],
+        on_policy_changed: Callable[[int], None],
+        on_gap: Callable[[datetime | None], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._database = database
+        self._on_revoked = on_revoked
+        self._on_policy_changed = on_policy_changed
+        self._on_gap = on_gap
+        self._monotonic = monotonic
+        self._heartbeat_s = heartbeat_s
+        self._up = asyncio.Event()
+        self._server_time: datetime | None = None
+        self.last_contact_monotonic: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last heartbeat was answered."""
+        return self._up.is_set()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last contact, infinite before the first."""
+        if self.last_contact_monotonic is None:
+            return float("inf")
+        return self._monotonic() - self.last_contact_monotonic
+
+    async def wait_connected(self) -> None:
+        """Returns once the feed is in contact."""
+        await self._up.wait()
+
+    async def run(self) -> None:
+        """Listens until cancelled, and connects again whenever the connection fails."""
+        while True:
+            try:
+                await self._listen()
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+
+    async def _listen(self) -> None:
+        connection = await self._database.connect()
+        try:
+            with translated_errors():
+                await connection.add_listener("key_revoked", self._heard_revoked)
+                await connection.add_listener("policy_changed", self._heard_policy_changed)
+                await self._catch_up(connection)
+                while True:
+                    await self._contact(connection)
+                    await asyncio.sleep(self._heartbeat_s)
+        finally:
+            self._up.clear()
+            connection.terminate()
+
+    async def _catch_up(self, connection: Connection) -> None:
+        since = self._server_time
+        if since is not None:
+            for row in await connection.fetch(_MISSED, since - OVERLAP):
+                self._on_revoked(row["prefix"])
+        self._on_gap(since)
+
+    async def _contact(self, connection: Connection) -> None:
+        asked = self._monotonic()
+        self._server_time = await connection.fetchval("SELECT clock_timestamp()")
+        self.last_contact_monotonic = asked
+        self._up.set()
+
+    def _heard_revoked(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._on_revoked(str(payload))
+
+    def _heard_policy_changed(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        text = str(payload)
+        if text.isascii() and text.isdigit():
+            self._on_policy_changed(int(text))

@@ -1,0 +1,143 @@
+"""The ledger in PostgreSQL: audit rows and budget usage, added together or not at all, each request once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import fields
+from datetime import UTC, date, datetime, timedelta
+
+from gateway.ledger import Entry
+from gateway.quota.port import PeriodUsage, TenantUsage
+from gateway.stores.postgres import Database, storable
+from gateway.values import Period
+
+BATCH_MAX = 500
+# Longer texts are cut: a row must fit its index, and a log line has a limit.
+TEXT_LENGTH_MAX = 512
+TOTAL_START = date(1970, 1, 1)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMN_TYPES = {
+    "request_id": "text",
+    "ts": "timestamptz",
+    "tenant_id": "bigint",
+    "tenant": "text",
+    "key_id": "bigint",
+    "key_prefix": "text",
+    "client_ip": "text",
+    "method": "text",
+    "path": "text",
+    "surface": "text",
+    "model": "text",
+    "backend": "text",
+    "status": "integer",
+    "code": "text",
+    "outcome": "text",
+    "stream": "boolean",
+    "input_tokens": "bigint",
+    "output_tokens": "bigint",
+    "usage_source": "text",
+    "reserved_tokens": "bigint",
+    "ttft_ms": "bigint",
+    "duration_ms": "bigint",
+    "request_bytes": "bigint",
+    "response_bytes": "bigint",
+    "user_agent": "text",
+}
+_CASTS = {"outcome": "outcome::gateway.outcome", "usage_source": "usage_source::gateway.usage_source"}
+
+
+class Ledger:
+    """Appends entries and reads the sums back."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Records the entries in one transaction; those that are recorded already change nothing.
+
+        Usage is added to the tenant and to the key, for the day, the month and the total of the entry's own time,
+        for every new row but denied ones. Raises StoreUnavailable, and then nothing was recorded.
+        """
+        async with self._database.transaction() as connection:
+            for start in range(0, len(entries), BATCH_MAX):
+                await connection.execute(_APPEND, *_columns(entries[start : start + BATCH_MAX]))
+
+    async def usage_of(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:
+        """What a tenant and its keys used in the periods that `now` (aware) is in, and what of `waiting` is in it.
+
+        A `gateway.quota.port.UsageLoader`: both answers come from one snapshot. Periods without usage are left out.
+        Raises StoreUnavailable.
+        """
+        starts = period_starts(now)
+        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+            used = await connection.fetch(_USED, tenant_id, list(starts), list(starts.values()))
+            recorded = await connection.fetch(_RECORDED, list(waiting))
+        return TenantUsage(
+            tuple(
+                PeriodUsage(r["subject"], r["subject_id"], Period(r["period"]), r["period_start"], r["tokens"])
+                for r in used
+            ),
+            frozenset(row["request_id"] for row in recorded),
+        )
+
+
+def period_starts(now: datetime) -> dict[Period, date]:
+    """The first day (UTC) of each period that `now` (aware) is in."""
+    today = now.astimezone(UTC).date()
+    return {Period.DAY: today, Period.MONTH: today.replace(day=1), Period.TOTAL: TOTAL_START}
+
+
+# Rows are sorted so that two writers with the same requests or tenants wait for each other in one order.
+_APPEND = f"""
+WITH added AS (
+    INSERT INTO gateway.audit_log ({", ".join(_COLUMN_TYPES)})
+    SELECT {", ".join(_CASTS.get(name, name) for name in _COLUMN_TYPES)}
+    FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMN_TYPES.values(), 1))})
+        AS entry ({", ".join(_COLUMN_TYPES)})
+    ORDER BY request_id, ts
+    ON CONFLICT (request_id, ts) DO NOTHING
+    RETURNING tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens
+)
+INSERT INTO gateway.budget_usage AS usage
+    (subject, subject_id, period, period_start, input_tokens, output_tokens, requests)
+SELECT subject, subject_id, period, period_start, sum(input_tokens), sum(output_tokens), count(*)
+FROM added,
+    LATERAL (VALUES ('tenant'::gateway.budget_subject, tenant_id), ('key', key_id)) AS s (subject, subject_id),
+    LATERAL (VALUES ('day'::gateway.budget_period, at::date),
+                    ('month', date_trunc('month', at)::date),
+                    ('total', date '{TOTAL_START}')) AS p (period, period_start)
+WHERE tenant_id IS NOT NULL AND subject_id IS NOT NULL AND outcome <> 'denied'
+GROUP BY subject, subject_id, period, period_start
+ORDER BY subject, subject_id, period, period_start
+ON CONFLICT (subject, subject_id, period, period_start) DO UPDATE SET
+    input_tokens = usage.input_tokens + excluded.input_tokens,
+    output_tokens = usage.output_tokens + excluded.output_tokens,
+    requests = usage.requests + excluded.requests
+"""  # noqa: S608 (the names are this module's own)
+
+_USED = """
+SELECT u.subject::text, u.subject_id, u.period::text, u.period_start, u.input_tokens + u.output_tokens AS tokens
+FROM unnest($2::text[], $3::date[]) AS current (period, start)
+JOIN gateway.budget_usage u ON u.period = current.period::gateway.budget_period AND u.period_start = current.start
+WHERE (u.subject = 'tenant' AND u.subject_id = $1)
+   OR (u.subject = 'key' AND u.subject_id IN (SELECT id FROM gateway.api_keys WHERE tenant_id = $1))
+"""
+
+_RECORDED = "SELECT DISTINCT request_id FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
+
+
+def _time(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def _columns(entries: Sequence[Entry]) -> list[list[object]]:
+    columns: list[list[object]] = []
+    for field in fields(Entry):
+        values = [getattr(entry, field.name) for entry in entries]
+        columns.append([_time(v) if field.name == "ts_ms" else _stored(v) for v in values])
+    return columns
+
+
+def _stored(value: object) -> object:
+    return storable(value[:TEXT_LENGTH_MAX]) if isinstance(value, str) else value

@@ -1,0 +1,155 @@
+"""The way to PostgreSQL: a lazy pool with deadlines, and the one place where driver errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+from pydantic import SecretStr
+
+from gateway.errors import Conflict, SettingsError, StoreUnavailable
+from gateway.settings import Settings
+
+Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+_SESSION = {"application_name": "neuronetz-gateway", "timezone": "UTC"}
+
+
+class Database:
+    """A pool of connections that opens none before the first use and finds back to a server that was away.
+
+    Every step (connect, wait for a free connection, each command) has `database_timeout_s`; `command_timeout_s`
+    gives the commands another deadline. Raises SettingsError for a DATABASE_URL that is no URL. Methods raise
+    StoreUnavailable when PostgreSQL cannot answer, and Conflict when a constraint refuses the change.
+    """
+
+    def __init__(self, settings: Settings, command_timeout_s: float | None = None) -> None:
+        self.timeout_s = settings.database_timeout_s
+        self._command_timeout_s = command_timeout_s or settings.database_timeout_s
+        self._dsn = _checked(settings.database_url)
+        self._size_max = settings.database_pool_size + settings.database_pool_overflow
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._opening = asyncio.Lock()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[PooledConnection]:
+        """A connection of the pool. What fails inside the block is translated too."""
+        with translated_errors():
+            pool = self._pool or await self._open()
+            async with pool.acquire(timeout=self.timeout_s) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, isolation: Isolation = "read_committed", readonly: bool = False
+    ) -> AsyncIterator[PooledConnection]:
+        """A connection in a transaction, committed when the block ends and rolled back when it raises."""
+        async with self.connection() as connection, connection.transaction(isolation=isolation, readonly=readonly):
+            yield connection
+
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        """All rows of one statement."""
+        async with self.connection() as connection:
+            return await connection.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
+        """The first row of one statement, None without one."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: object) -> Any:
+        """The first column of the first row, None without one."""
+        async with self.connection() as connection:
+            return await connection.fetchval(query, *args)
+
+    async def execute(self, query: str, *args: object) -> None:
+        """One statement whose rows nobody wants."""
+        async with self.connection() as connection:
+            await connection.execute(query, *args)
+
+    async def connect(self) -> Connection:
+        """A connection outside the pool, to LISTEN or to migrate on; the caller closes it."""
+        with translated_errors():
+            return await asyncpg.connect(
+                self._dsn.get_secret_value(),
+                timeout=self.timeout_s,
+                command_timeout=self._command_timeout_s,
+                server_settings=_SESSION,
+            )
+
+    async def ping(self) -> None:
+        """Returns when PostgreSQL has answered; raises StoreUnavailable otherwise."""
+        await self.fetchval("SELECT 1")
+
+    async def close(self) -> None:
+        """Closes the pool: running commands get `timeout_s` to finish, then their connections are cut."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), self.timeout_s)
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            pool.terminate()
+
+    async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self._dsn.get_secret_value(),
+                    min_size=0,
+                    max_size=self._size_max,
+                    timeout=self.timeout_s,
+                    command_timeout=self._command_timeout_s,
+                    server_settings=_SESSION,
+                )
+            return self._pool
+
+
+def _checked(dsn: SecretStr) -> SecretStr:
+    # What the driver would find out later, with an exception of no particular kind.
+    try:
+        _ = urlsplit(dsn.get_secret_value()).port
+    except ValueError:
+        raise SettingsError("DATABASE_URL: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+    return dsn
+
+
+def storable(text: str) -> str:
+    """`text` as PostgreSQL takes it: U+FFFD for NUL, `?` for a lone surrogate."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns what the driver raises into Conflict or StoreUnavailable. No message holds the DSN or a value."""
+    try:
+        yield
+    except asyncpg.IntegrityConstraintViolationError as error:
+        raise Conflict(f"PostgreSQL refuses the change ({error.constraint_name or type(error).__name__})") from error
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise StoreUnavailable(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    match error:
+        case TimeoutError():
+            return "PostgreSQL did not answer in time"
+        case asyncpg.ClientConfigurationError():
+            return "DATABASE_URL is not a PostgreSQL address"
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return "PostgreSQL refused the login of DATABASE_URL"
+        case asyncpg.InvalidCatalogNameError():
+            return "the database that DATABASE_URL names does not exist"
+        case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError() | asyncpg.UndefinedFunctionError():
+            return "the database has no gateway schema yet: run `neuronetz-gateway migrate`"
+        case OSError():
+            return "PostgreSQL cannot be reached at the address of DATABASE_URL"
+        case _:
+            return f"PostgreSQL failed ({type(error).__name__})"

@@ -1,0 +1,84 @@
+"""The connection to Redis: one factory, and one place where its failures become StoreUnavailable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+from redis import asyncio as driver
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ResponseError
+
+from gateway.errors import StoreUnavailable
+from gateway.settings import Settings
+
+__all__ = ["NoScriptError", "Redis", "ResponseError", "connect", "guarded"]
+
+Redis: TypeAlias = driver.Redis | driver.RedisCluster
+
+CONNECTIONS_MAX = 32
+HEALTH_CHECK_INTERVAL_S = 15
+RETRIES = 1
+# The cluster client counts looking up the nodes anew as a retry too.
+CLUSTER_RETRIES = 3
+# Per node, and beyond it a command fails at once: the cluster client does not wait for a free one.
+CLUSTER_CONNECTIONS_MAX = 256
+
+
+def connect(settings: Settings) -> Redis:
+    """A client of REDIS_URL that replies in bytes; nothing is sent before its first command.
+
+    REDIS_SHARDS > 1 says that the URL is a node of a Redis Cluster. Connecting and reading are bounded by
+    `redis_timeout_s`, and so is waiting for one of the CONNECTIONS_MAX connections. When a connection breaks, a
+    command may be sent once more although the first was carried out: whoever uses this must bear that.
+    """
+    url = settings.redis_url.get_secret_value()
+    timeout_s = settings.redis_timeout_s
+    options: dict[str, Any] = {
+        "socket_connect_timeout": timeout_s,
+        "socket_timeout": timeout_s,
+        "health_check_interval": HEALTH_CHECK_INTERVAL_S,
+        "protocol": 2,
+    }
+    if settings.redis_shards > 1:
+        # No full look-up after several MOVED: it closes connections that are in use, and each MOVED mends its slot.
+        options |= {"reinitialize_steps": 0, "max_connections": CLUSTER_CONNECTIONS_MAX}
+        return _Cluster.from_url(url, retry=Retry(NoBackoff(), CLUSTER_RETRIES), **options)
+    retry = Retry(NoBackoff(), RETRIES, (exceptions.ConnectionError,))
+    return driver.Redis.from_pool(
+        driver.BlockingConnectionPool.from_url(
+            url, retry=retry, timeout=timeout_s, max_connections=CONNECTIONS_MAX, **options
+        )
+    )
+
+
+class _Cluster(driver.RedisCluster):
+    """redis-py's cluster client, made safe for commands that run at once."""
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """A command's reply."""
+        # Before it knows the nodes, redis-py sends a command to any of them.
+        await self.initialize()
+        try:
+            return await super().execute_command(*args, **kwargs)
+        except AttributeError as error:
+            # On CLUSTERDOWN it closes every connection, those included that another command is just opening.
+            raise exceptions.ConnectionError("the connection was closed while it was in use") from error
+
+
+@asynccontextmanager
+async def guarded(timeout_s: float | None = None) -> AsyncIterator[None]:
+    """Every failure of Redis within the block becomes StoreUnavailable; with `timeout_s` the whole block has it.
+
+    That includes errors of the server (LOADING, READONLY, OOM, CLUSTERDOWN, a broken script): none of them says
+    anything about the caller.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:
+        raise StoreUnavailable(f"Redis did not answer: {type(error).__name__}") from error

@@ -1,0 +1,177 @@
+"""What operators read: usage, budgets and the audit log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
+from typing import Literal
+
+from gateway.stores.accounts import Subject, find_subject
+from gateway.stores.ledger import period_starts
+from gateway.stores.postgres import Database, PooledConnection
+from gateway.values import Period
+
+AUDIT_COLUMNS = (
+    "request_id", "ts", "tenant", "key_prefix", "client_ip", "method", "path", "surface", "model", "backend", "status",
+    "code", "outcome", "stream", "input_tokens", "output_tokens", "usage_source", "reserved_tokens", "ttft_ms",
+    "duration_ms", "request_bytes", "response_bytes", "user_agent",
+)  # fmt: skip
+
+
+class GroupBy(StrEnum):
+    """By what usage is summed up."""
+
+    DAY = "day"
+    MODEL = "model"
+    KEY = "key"
+    TENANT = "tenant"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which requests a report is about; None does not restrict."""
+
+    tenant: str | None = None
+    prefix: str | None = None
+    request_id: str | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """Requests that were let in, and their tokens. `labels` says of what: a day, a model, a key or a tenant."""
+
+    labels: dict[str, str | None]
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRow:
+    """A budget and what the current period has used of it, in tokens. `resets_at` is None for `total`."""
+
+    scope: Literal["tenant", "key"]
+    subject_id: int
+    tenant_id: int
+    tenant: str
+    prefix: str | None
+    period: Period
+    limit: int
+    used: int
+    resets_at: datetime | None
+
+
+class Reports:
+    """Read-only questions. All raise StoreUnavailable, and NotFound for a tenant or key that was named."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def usage(self, by: GroupBy, where: Filter) -> list[UsageRow]:
+        """Sums of the audit log without denied requests; days in order, anything else by tokens, most first."""
+        labels, order = _GROUPS[by]
+        query = f"""
+            SELECT {", ".join(f"{expression} AS {name}" for name, expression in labels.items())}, count(*) AS requests,
+                   sum(a.input_tokens)::bigint AS input_tokens, sum(a.output_tokens)::bigint AS output_tokens
+            FROM gateway.audit_log a
+            LEFT JOIN gateway.tenants t ON t.id = a.tenant_id LEFT JOIN gateway.api_keys k ON k.id = a.key_id
+            WHERE a.outcome <> 'denied' AND {_WHERE}
+            GROUP BY {", ".join(str(place) for place in range(1, len(labels) + 1))} ORDER BY {order}
+        """  # noqa: S608 (the names are this module's own)
+        async with self._database.transaction(readonly=True) as connection:
+            rows = await connection.fetch(query, *await _arguments(connection, where))
+        return [
+            UsageRow({name: row[name] for name in labels}, row["requests"], row["input_tokens"], row["output_tokens"])
+            for row in rows
+        ]
+
+    async def budgets(self, where: Filter, now: datetime) -> list[BudgetRow]:
+        """The budgets of the tenants and keys that `where` is about, as of `now` (aware)."""
+        starts = period_starts(now)
+        async with self._database.transaction(readonly=True) as connection:
+            tenant_id, key_id, *_ = await _arguments(connection, where)
+            rows = await connection.fetch(_BUDGETS, tenant_id, key_id, list(starts), list(starts.values()))
+        return [
+            BudgetRow(
+                scope=row["scope"],
+                subject_id=row["subject_id"],
+                tenant_id=row["tenant_id"],
+                tenant=row["tenant"],
+                prefix=row["prefix"],
+                period=Period(row["period"]),
+                limit=row["budget"],
+                used=row["used"],
+                resets_at=resets_at(Period(row["period"]), now),
+            )
+            for row in rows
+        ]
+
+    async def audit(self, where: Filter, limit: int) -> list[dict[str, object]]:
+        """The newest `limit` audit rows, oldest of them first; every column of AUDIT_COLUMNS by name."""
+        query = f"SELECT {', '.join(f'a.{name}' for name in AUDIT_COLUMNS)} FROM gateway.audit_log a WHERE {_WHERE} "  # noqa: S608
+        query += "ORDER BY a.ts DESC, a.request_id DESC LIMIT $5"
+        async with self._database.transaction(readonly=True) as connection:
+            rows = await connection.fetch(query, *await _arguments(connection, where), limit)
+        return [dict(row) for row in reversed(rows)]
+
+
+def resets_at(period: Period, now: datetime) -> datetime | None:
+    """When the period that `now` (aware) is in ends, at midnight UTC; None for `total`."""
+    today = now.astimezone(UTC).date()
+    if period is Period.DAY:
+        following = today + timedelta(days=1)
+    elif period is Period.MONTH:
+        following = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
+    else:
+        return None
+    return datetime.combine(following, time(), UTC)
+
+
+_GROUPS: dict[GroupBy, tuple[dict[str, str], str]] = {
+    GroupBy.DAY: ({"day": "(a.ts AT TIME ZONE 'UTC')::date::text"}, "day"),
+    GroupBy.MODEL: ({"model": "a.model"}, "sum(a.input_tokens + a.output_tokens) DESC, model"),
+    GroupBy.KEY: (
+        {"prefix": "coalesce(k.prefix, a.key_prefix)", "key": "k.name", "tenant": "coalesce(t.name, a.tenant)"},
+        "sum(a.input_tokens + a.output_tokens) DESC, prefix",
+    ),
+    GroupBy.TENANT: ({"tenant": "coalesce(t.name, a.tenant)"}, "sum(a.input_tokens + a.output_tokens) DESC, tenant"),
+}
+
+_WHERE = """
+    ($1::bigint IS NULL OR a.tenant_id = $1) AND ($2::bigint IS NULL OR a.key_id = $2)
+    AND ($3::text IS NULL OR a.request_id = $3) AND ($4::timestamptz IS NULL OR a.ts >= $4)
+"""
+
+_BUDGETS = """
+WITH subjects AS (
+    SELECT 'tenant' AS scope, t.id AS subject_id, t.id AS tenant_id, t.name AS tenant, NULL AS prefix,
+           l.budget_day, l.budget_month, l.budget_total
+    FROM gateway.tenants t JOIN gateway.tenant_limits l ON l.tenant_id = t.id
+    WHERE t.id = coalesce($1, (SELECT tenant_id FROM gateway.api_keys WHERE id = $2), t.id)
+    UNION ALL
+    SELECT 'key', k.id, t.id, t.name, k.prefix, l.budget_day, l.budget_month, l.budget_total
+    FROM gateway.api_keys k
+    JOIN gateway.tenants t ON t.id = k.tenant_id JOIN gateway.key_limits l ON l.key_id = k.id
+    WHERE k.status = 'active' AND t.id = coalesce($1, t.id) AND k.id = coalesce($2, k.id)
+)
+SELECT s.scope, s.subject_id, s.tenant_id, s.tenant, s.prefix, p.period, p.budget,
+       coalesce(u.input_tokens + u.output_tokens, 0) AS used
+FROM subjects s
+CROSS JOIN LATERAL (VALUES (1, 'day', budget_day), (2, 'month', budget_month), (3, 'total', budget_total))
+    AS p (place, period, budget)
+JOIN unnest($3::text[], $4::date[]) AS current (period, start) ON current.period = p.period
+LEFT JOIN gateway.budget_usage u ON u.subject = s.scope::gateway.budget_subject AND u.subject_id = s.subject_id
+    AND u.period = p.period::gateway.budget_period AND u.period_start = current.start
+WHERE p.budget IS NOT NULL
+ORDER BY lower(s.tenant), s.prefix NULLS FIRST, p.place
+"""
+
+
+async def _arguments(
+    connection: PooledConnection, where: Filter
+) -> tuple[int | None, int | None, str | None, datetime | None]:
+    tenant_id = None if where.tenant is None else await find_subject(connection, Subject("tenant", where.tenant))
+    key_id = None if where.prefix is None else await find_subject(connection, Subject("key", where.prefix))
+    return tenant_id, key_id, where.request_id, where.since

@@ -1,0 +1,60 @@
+"""The surfaces that reach a model: one table that authz, meter and Envoy's route list are all made from.
+
+What is not in this table is never proxied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.values import Scope
+
+
+class Dialect(StrEnum):
+    """Whose error shapes and stream frames a caller expects."""
+
+    NATIVE = "native"
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One generating endpoint.
+
+    `cap_field` is the path of the output cap in the request body, None where nothing is generated.
+    `streams_by_default` is what an absent or null `stream` means; None: the surface never streams.
+    """
+
+    name: str
+    path: str
+    dialect: Dialect
+    scope: Scope
+    cap_field: tuple[str, ...] | None
+    streams_by_default: bool | None
+
+
+SURFACES: tuple[Surface, ...] = (
+    Surface("chat", "/api/chat", Dialect.NATIVE, Scope.CHAT, ("options", "num_predict"), True),
+    Surface("generate", "/api/generate", Dialect.NATIVE, Scope.CHAT, ("options", "num_predict"), True),
+    Surface("embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, None, None),
+    Surface("embeddings", "/api/embeddings", Dialect.NATIVE, Scope.EMBEDDINGS, None, None),
+    Surface("v1_chat", "/v1/chat/completions", Dialect.OPENAI, Scope.CHAT, ("max_tokens",), False),
+    Surface("v1_completions", "/v1/completions", Dialect.OPENAI, Scope.CHAT, ("max_tokens",), False),
+    Surface("v1_embeddings", "/v1/embeddings", Dialect.OPENAI, Scope.EMBEDDINGS, None, None),
+    Surface("v1_responses", "/v1/responses", Dialect.OPENAI, Scope.CHAT, ("max_output_tokens",), False),
+    Surface("v1_messages", "/v1/messages", Dialect.ANTHROPIC, Scope.CHAT, ("max_tokens",), False),
+)
+
+BY_PATH: dict[str, Surface] = {surface.path: surface for surface in SURFACES}
+BY_NAME: dict[str, Surface] = {surface.name: surface for surface in SURFACES}
+
+
+def dialect_of(path: str) -> Dialect:
+    """The dialect in which an error for `path` is written, also for paths that are no surface."""
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return Dialect.ANTHROPIC
+    if path.startswith("/v1/"):
+        return Dialect.OPENAI
+    return Dialect.NATIVE

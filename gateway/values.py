@@ -1,0 +1,93 @@
+"""Plain values that cross the borders between modules: frozen, and they do nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """What a key may be used for. `runner` and `debug` are never granted by default."""
+
+    CHAT = "chat"
+    EMBEDDINGS = "embeddings"
+    RUNNER = "runner"
+    DEBUG = "debug"
+
+
+class Period(StrEnum):
+    """The period of a token budget, in UTC. `total` never resets."""
+
+    DAY = "day"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+class UsageSource(StrEnum):
+    """Where a token count comes from: the backend's figure, counted frames, an estimate, or nothing."""
+
+    EXACT = "exact"
+    COUNTED = "counted"
+    ESTIMATED = "estimated"
+    NONE = "none"
+
+
+class Outcome(StrEnum):
+    """How a request ended, as the audit row says it."""
+
+    COMPLETE = "complete"
+    CUT = "cut"
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_ERROR = "upstream_error"
+    DENIED = "denied"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits in force for one subject: requests per minute, tokens per minute, requests at once."""
+
+    rpm: int
+    tpm: int
+    concurrent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Tokens (input plus output) per period in UTC; None is no budget."""
+
+    day: int | None = None
+    month: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request. Names as in the OpenTelemetry GenAI conventions."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    source: UsageSource = UsageSource.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking: a verified key, its tenant, and the policy that is in force for both.
+
+    Key limits and models have inherited already; `models` holds canonical names (see `gateway.model_names`).
+    """
+
+    tenant_id: int
+    tenant: str
+    key_id: int
+    key_prefix: str
+    scopes: frozenset[str]
+    models: frozenset[str]
+    allow_all_models: bool
+    tenant_limits: Limits
+    key_limits: Limits
+    tenant_budgets: Budgets
+    key_budgets: Budgets
+    log_prompts: bool
+    expires_at: datetime | None
