@@ -1,0 +1,99 @@
+"""authz's composition root: builds everything once, serves both edges, drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+
+import structlog
+from aiohttp import web
+from envoy.service.auth.v3 import external_auth_pb2_grpc
+
+from authz.admit import Admitter
+from authz.authenticate import Authenticator
+from authz.catalog_pages import CatalogPages
+from authz.catalog_view import CatalogView
+from authz.denials import Denials
+from authz.gate import Gate
+from authz.last_used import LastUsed
+from authz.readiness import Readiness
+from authz.server import AuthorizationServicer
+from authz.verified_keys import VerifiedKeys
+from gateway import grpc_serving, http_serving, running
+from gateway.hashing import KeyHasher
+from gateway.quota.redis_quota import RedisQuota
+from gateway.settings import Settings
+from gateway.stores.catalog import CatalogStore
+from gateway.stores.directory import Directory
+from gateway.stores.feed import Feed
+from gateway.stores.ledger import Ledger
+from gateway.stores.postgres import Database
+from gateway.stores.redis_connection import connect
+from gateway.values import Limits
+
+log = structlog.get_logger()
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs until `stop` is set, then lets running checks finish."""
+    async with AsyncExitStack() as stack:
+        database = Database(settings)
+        stack.push_async_callback(database.close)
+        redis = connect(settings)
+        stack.push_async_callback(redis.aclose)
+        hasher = KeyHasher.from_settings(settings)
+        stack.callback(hasher.close)
+
+        defaults = Limits(settings.default_rpm, settings.default_tpm, settings.default_concurrent)
+        directory = Directory(database, defaults)
+        quota = RedisQuota(redis, settings, Ledger(database).usage_of)
+        stack.push_async_callback(quota.aclose)
+        verified = VerifiedKeys()
+        feed = Feed(
+            database,
+            on_revoked=verified.evict,
+            on_policy_changed=verified.outdate,
+            on_gap=lambda _: verified.outdate(None),
+        )
+        catalog = CatalogView(CatalogStore(redis))
+        last_used = LastUsed(directory)
+        authenticator = Authenticator(
+            directory,
+            hasher,
+            feed,
+            verified,
+            trust_s=settings.redis_key_cache_ttl_s,
+            now=lambda: datetime.now(UTC),
+        )
+        gate = Gate(authenticator, last_used, catalog, Admitter(quota, settings.max_num_predict), Denials(quota))
+
+        background = [
+            asyncio.create_task(feed.run(), name="feed"),
+            asyncio.create_task(catalog.run(), name="catalog"),
+            asyncio.create_task(last_used.run(), name="last_used"),
+        ]
+        stack.push_async_callback(running.cancel, background)
+
+        readiness = Readiness(database, quota, catalog)
+        pages = web.AppRunner(CatalogPages(gate, settings, readiness.missing).application(), access_log=None)
+        await http_serving.start(pages, settings.authz_http_listen)
+        stack.push_async_callback(pages.cleanup)
+
+        server = grpc_serving.make_server(settings.max_request_body_bytes)
+        external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(gate, settings), server)
+        await grpc_serving.start(server, settings.authz_grpc_listen)
+        stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
+
+        await running.until_stopped(stop, *background)
+        log.info("draining")
+
+
+def main() -> int:
+    """The process. Returns its exit code."""
+    return running.run("authz", serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

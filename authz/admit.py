@@ -1,0 +1,121 @@
+"""From a request that is allowed in principle to a grant: the one call to the quota, and the headers it gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from authz.attempt import Attempt
+from authz.policy import may_set_runner_options
+from authz.request import ReadRequest
+from gateway.errors import Code, Denied
+from gateway.estimate import estimate_input
+from gateway.grant import Grant
+from gateway.quota.port import Admission, Figures, Quota, Refused
+from gateway.surfaces import Surface
+from gateway.values import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The yes: the grant, the places to try in order (a backend once per attempt), headers for the answer."""
+
+    grant: Grant
+    attempts: tuple[str, ...]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NotAdmitted:
+    """The no, and the headers that go with it."""
+
+    denial: Denied
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Admitter:
+    """Asks the quota for a hold. `num_predict_max` is the most output tokens any request is granted."""
+
+    def __init__(self, quota: Quota, num_predict_max: int) -> None:
+        self._quota = quota
+        self._num_predict_max = num_predict_max
+
+    async def admit(
+        self,
+        attempt: Attempt,
+        principal: Principal,
+        surface: Surface,
+        request: ReadRequest,
+        attempts: tuple[str, ...],
+    ) -> Admitted | NotAdmitted:
+        """Reserves the request's share, all or nothing. Raises StoreUnavailable when the quota cannot say."""
+        asked = self._asked_output(surface, request)
+        draft = Grant(
+            request_id=attempt.request_id,
+            admitted_at_ms=0,
+            tenant_id=principal.tenant_id,
+            tenant=principal.tenant,
+            key_id=principal.key_id,
+            key_prefix=principal.key_prefix,
+            client_ip=attempt.client_ip,
+            user_agent=attempt.user_agent,
+            method=attempt.method,
+            path=surface.path,
+            surface=surface.name,
+            model=request.model,
+            stream=request.asked.stream,
+            strip_usage=not request.asked.usage,
+            runner_options=may_set_runner_options(principal),
+            log_prompts=principal.log_prompts,
+            input_estimate=estimate_input(request.document),
+            output_cap=asked,
+            request_bytes=len(attempt.body),
+        )
+        answer = await self._quota.admit(
+            Admission(
+                request_id=draft.request_id,
+                tenant_id=draft.tenant_id,
+                key_id=draft.key_id,
+                tenant_limits=principal.tenant_limits,
+                key_limits=principal.key_limits,
+                tenant_budgets=principal.tenant_budgets,
+                key_budgets=principal.key_budgets,
+                input_tokens=draft.input_estimate,
+                output_tokens_asked=asked,
+                record=json.dumps(draft.to_metadata(), separators=(",", ":")),
+            )
+        )
+        headers = rate_headers(answer.figures)
+        if isinstance(answer, Refused):
+            denial = Denied(answer.code, retry_after_s=answer.retry_after_s)
+            return NotAdmitted(denial, {**headers, **refusal_headers(denial)})
+        grant = replace(draft, admitted_at_ms=answer.admitted_at_ms, output_cap=answer.output_cap)
+        return Admitted(grant, attempts, headers)
+
+    def _asked_output(self, surface: Surface, request: ReadRequest) -> int:
+        if surface.cap_field is None:
+            return 0
+        return min(request.asked.output_tokens or self._num_predict_max, self._num_predict_max)
+
+
+def rate_headers(figures: Figures) -> dict[str, str]:
+    """The rate and budget headers of every proxied answer and of every 429."""
+    headers = {
+        "x-ratelimit-limit-requests": str(figures.requests_limit),
+        "x-ratelimit-remaining-requests": str(figures.requests_remaining),
+        "x-ratelimit-limit-tokens": str(figures.tokens_limit),
+        "x-ratelimit-remaining-tokens": str(figures.tokens_remaining),
+    }
+    if figures.budget_period is not None and figures.budget_remaining is not None:
+        headers["x-budget-period"] = str(figures.budget_period)
+        headers["x-budget-tokens-remaining"] = str(figures.budget_remaining)
+    return headers
+
+
+def refusal_headers(denial: Denied) -> dict[str, str]:
+    """When to come back, where that is known, and whether trying again makes sense at all."""
+    headers = {} if denial.retry_after_s is None else {"retry-after": str(denial.retry_after_s)}
+    if denial.code is Code.BUDGET_EXHAUSTED:
+        headers["x-should-retry"] = "false"
+    return headers

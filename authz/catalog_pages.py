@@ -1,0 +1,164 @@
+"""The small HTTP side of authz: the listings of Ollama and OpenAI from the snapshot, and the health pages.
+
+A thin edge like the gRPC one: it checks the key with the same core and decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import web
+
+from authz.attempt import USER_AGENT_CHARACTERS_MAX, Attempt, client_ip, presented_key
+from authz.gate import CHECK_TIMEOUT_S, Gate
+from authz.policy import effective_models
+from authz.request import as_model_name, read_model
+from gateway import __version__
+from gateway.dialects import error_body
+from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER
+from gateway.settings import Settings
+from gateway.values import Principal
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class CatalogPages:
+    """The aiohttp application. `readiness` names what is missing, nothing when all is there."""
+
+    def __init__(self, gate: Gate, settings: Settings, readiness: Callable[[], Awaitable[list[str]]]) -> None:
+        self._gate = gate
+        self._settings = settings
+        self._readiness = readiness
+
+    def application(self) -> web.Application:
+        """Routes as Envoy forwards them; whatever else arrives is a 404."""
+        app = web.Application(client_max_size=self._settings.max_request_body_bytes, middlewares=[self._errors])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/api/version", self._version),
+                web.get("/api/tags", self._tags),
+                web.get("/api/ps", self._ps),
+                web.post("/api/show", self._show),
+                web.get("/v1/models", self._models),
+                web.get("/v1/models/{name:.+}", self._model),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The one place where a refusal becomes an HTTP answer."""
+        attempt = self._attempt(request)
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                return await handler(request)
+        except (Denied, StoreUnavailable, TimeoutError) as error:
+            denial = await self._gate.refuse(attempt, error)
+        except web.HTTPException as error:
+            denial = await self._gate.refuse(attempt, _as_denied(error))
+        return web.Response(
+            status=denial.status,
+            body=error_body(attempt.dialect, denial.code, denial.message, attempt.request_id),
+            headers={ERROR_HEADER: str(denial.code)},
+            content_type="application/json",
+        )
+
+    def _attempt(self, request: web.Request) -> Attempt:
+        headers = request.headers
+        return Attempt(
+            request_id=headers.get(REQUEST_ID_HEADER) or str(uuid4()),
+            method=request.method,
+            path=request.path,
+            key=presented_key(headers.get("authorization"), headers.get("x-api-key")),
+            client_ip=client_ip(
+                headers.get(PEER_HEADER, ""), headers.get("x-forwarded-for"), self._settings.trusted_networks
+            ),
+            user_agent=headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX],
+            content_encoding=headers.get("content-encoding", ""),
+            body=b"",
+        )
+
+    async def _principal(self, request: web.Request) -> Principal:
+        return await self._gate.identify(self._attempt(request))
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        missing = await self._readiness()
+        return web.json_response(missing or {"status": "ready"}, status=503 if missing else 200)
+
+    async def _version(self, request: web.Request) -> web.Response:
+        await self._principal(request)
+        versions = [state.version for state in self._gate.catalog().backends if state.version]
+        lowest = min(versions, key=_version_key, default="0.0.0")
+        return web.json_response({"version": lowest, "gateway": __version__})
+
+    async def _tags(self, request: web.Request) -> web.Response:
+        models = self._effective(await self._principal(request))
+        return web.json_response({"models": [{"name": name, "model": name, **tag} for name, tag in models.items()]})
+
+    async def _ps(self, request: web.Request) -> web.Response:
+        effective = self._effective(await self._principal(request))
+        running = [dict(row) for row in self._gate.catalog().running if row.get("name") in effective]
+        return web.json_response({"models": running})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        principal = await self._principal(request)
+        name = read_model(await request.read(), request.headers.get("content-encoding", ""))
+        tag = self._effective(principal).get(name)
+        if tag is None:
+            raise Denied(Code.MODEL_NOT_ALLOWED)
+        shown = {key: tag[key] for key in ("details", "capabilities", "modified_at") if key in tag}
+        return web.json_response({**shown, "model_info": {}})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        models = self._effective(await self._principal(request))
+        return web.json_response({"object": "list", "data": [_openai(name, tag) for name, tag in models.items()]})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        principal = await self._principal(request)
+        name = as_model_name(request.match_info["name"])
+        tag = self._effective(principal).get(name)
+        if tag is None:
+            raise Denied(Code.MODEL_NOT_ALLOWED)
+        return web.json_response(_openai(name, tag))
+
+    def _effective(self, principal: Principal) -> dict[str, Mapping[str, Any]]:
+        catalog = self._gate.catalog()
+        return {name: catalog.models[name].tag for name in effective_models(principal, catalog)}
+
+
+def _as_denied(error: web.HTTPException) -> Denied:
+    match error:
+        case web.HTTPRequestEntityTooLarge():
+            return Denied(Code.REQUEST_TOO_LARGE)
+        case web.HTTPMethodNotAllowed():
+            return Denied(Code.METHOD_NOT_ALLOWED)
+        case _:
+            return Denied(Code.NOT_FOUND)
+
+
+def _openai(name: str, tag: Mapping[str, Any]) -> dict[str, Any]:
+    owner = name.split("/")[-2] if "/" in name else "library"
+    return {"id": name, "object": "model", "created": _unix(tag.get("modified_at")), "owned_by": owner}
+
+
+def _unix(timestamp: object) -> int:
+    try:
+        # Ollama prints nanoseconds, fromisoformat reads as many digits as there are.
+        return int(datetime.fromisoformat(str(timestamp)).timestamp())
+    except ValueError:
+        return 0
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    numbers = version.partition("-")[0].split(".")
+    return tuple(int(part) if part.isdigit() else 0 for part in numbers)

@@ -1,0 +1,54 @@
+"""This process's copy of the catalog, refreshed from Redis, trusted only as long as the snapshot lives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from gateway.catalog import Catalog
+from gateway.errors import StoreUnavailable
+from gateway.stores.catalog import CatalogStore
+
+log = structlog.get_logger()
+
+REFRESH_S = 0.5
+
+
+class CatalogView:
+    """`current` is the catalog; `run` keeps it fresh."""
+
+    def __init__(self, store: CatalogStore, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._monotonic = monotonic
+        self._catalog: Catalog | None = None
+        self._version = ""
+        self._expires = float("-inf")
+
+    def current(self) -> Catalog:
+        """The catalog. Raises StoreUnavailable when it was never seen or is too old to be believed."""
+        if self._catalog is None or self._monotonic() >= self._expires:
+            raise StoreUnavailable("what the backends host is not known")
+        return self._catalog
+
+    async def refresh(self) -> None:
+        """Looks whether there is a newer snapshot, and takes it. Raises StoreUnavailable."""
+        asked = self._monotonic()
+        snapshot = await self._store.fetch(unless_version=self._version)
+        if snapshot is None:
+            self._catalog, self._version = None, ""
+            return
+        self._expires = asked + snapshot.ttl_s
+        if snapshot.catalog is not None:
+            self._catalog, self._version = snapshot.catalog, snapshot.version
+
+    async def run(self) -> None:
+        """For ever; while Redis is away the copy ages and then expires."""
+        while True:
+            try:
+                await self.refresh()
+            except StoreUnavailable as error:
+                log.warning("catalog_not_refreshed", reason=str(error))
+            await asyncio.sleep(REFRESH_S)

@@ -1,0 +1,88 @@
+"""Envoy's ext_authz protobuf on one side, plain values on the other. Pure.
+
+Protocol: envoy.service.auth.v3 (CheckRequest, CheckResponse), as Envoy 1.40 speaks it. The messages are upb's, from
+xds-protos, because they are on the way of every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
+
+from envoy.config.core.v3 import base_pb2
+from envoy.service.auth.v3 import external_auth_pb2
+from envoy.type.v3 import http_status_pb2
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import code_pb2, status_pb2
+
+from authz.attempt import USER_AGENT_CHARACTERS_MAX, Attempt, client_ip, presented_key
+from gateway.dialects import error_body
+from gateway.errors import Denied
+from gateway.grant import METADATA_KEY, Grant
+from gateway.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, cluster_name
+
+# What a caller proved who they are with, and what only our own parts set, never travels further.
+_REQUEST_HEADERS_REMOVED = ("authorization", "x-api-key", "x-forwarded-for")
+_APPEND = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Network | IPv6Network]) -> Attempt:
+    """CheckRequest -> Attempt. Header names come in lower case from Envoy."""
+    http = request.attributes.request.http
+    headers = http.headers
+    peer = request.attributes.source.address.socket_address.address
+    return Attempt(
+        request_id=headers.get(REQUEST_ID_HEADER, ""),
+        method=http.method,
+        path=http.path.partition("?")[0],
+        key=presented_key(headers.get("authorization"), headers.get("x-api-key")),
+        client_ip=client_ip(peer, headers.get("x-forwarded-for"), trusted),
+        user_agent=headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX],
+        content_encoding=headers.get("content-encoding", ""),
+        body=http.raw_body,
+    )
+
+
+def admitted(
+    grant: Grant, attempts: Sequence[str], response_headers: Mapping[str, str]
+) -> external_auth_pb2.CheckResponse:
+    """The yes. Its dynamic metadata steers the router and carries the grant to the meter."""
+    metadata = Struct()
+    metadata.update(
+        {
+            "priority_groups": [
+                {"name": f"{place}", "clusters": [{"cluster_name": cluster_name(backend), "weight": 1}]}
+                for place, backend in enumerate(attempts)
+            ],
+            METADATA_KEY: grant.to_metadata(),
+        }
+    )
+    upstream = {":path": grant.path, MAX_RETRIES_HEADER: str(len(attempts) - 1)}
+    return external_auth_pb2.CheckResponse(
+        status=status_pb2.Status(code=code_pb2.OK),
+        ok_response=external_auth_pb2.OkHttpResponse(
+            headers=_options(upstream),
+            headers_to_remove=_REQUEST_HEADERS_REMOVED,
+            response_headers_to_add=_options(response_headers),
+        ),
+        dynamic_metadata=metadata,
+    )
+
+
+def denied(attempt: Attempt, denial: Denied, headers: Mapping[str, str]) -> external_auth_pb2.CheckResponse:
+    """The no, in the caller's dialect."""
+    return external_auth_pb2.CheckResponse(
+        status=status_pb2.Status(code=code_pb2.PERMISSION_DENIED),
+        denied_response=external_auth_pb2.DeniedHttpResponse(
+            status=http_status_pb2.HttpStatus(code=denial.status),
+            headers=_options({"content-type": "application/json", ERROR_HEADER: str(denial.code), **headers}),
+            body=error_body(attempt.dialect, denial.code, denial.message, attempt.request_id).decode(),
+        ),
+    )
+
+
+def _options(headers: Mapping[str, str]) -> list[base_pb2.HeaderValueOption]:
+    return [
+        base_pb2.HeaderValueOption(header=base_pb2.HeaderValue(key=name, value=value), append_action=_APPEND)
+        for name, value in headers.items()
+    ]

@@ -1,0 +1,100 @@
+"""The way of a request through authz, once, in order: key, endpoint, scope, body, model, quota.
+
+Both edges come through here: Envoy's checks with `check`, the catalog pages with `identify` and `refuse`. This is the
+one place where what went wrong becomes an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from authz.admit import Admitted, Admitter, NotAdmitted, refusal_headers
+from authz.attempt import Attempt
+from authz.authenticate import Authenticator
+from authz.catalog_view import CatalogView
+from authz.denials import Denials, Known
+from authz.last_used import LastUsed
+from authz.policy import backends_for, check_scope
+from authz.request import read_request
+from gateway.catalog import Catalog
+from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.surfaces import BY_PATH
+from gateway.values import Principal
+
+log = structlog.get_logger()
+
+# Envoy waits 5 s for the check. A yes that comes later would leave a hold that nobody uses.
+CHECK_TIMEOUT_S = 4.0
+# A second attempt on another replica of the same backend comes before the next backend.
+ATTEMPTS_PER_BACKEND_MAX = 2
+
+
+class Gate:
+    """The pipeline and what it stands on."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        last_used: LastUsed,
+        catalog: CatalogView,
+        admitter: Admitter,
+        denials: Denials,
+    ) -> None:
+        self._authenticator = authenticator
+        self._last_used = last_used
+        self._catalog = catalog
+        self._admitter = admitter
+        self._denials = denials
+
+    async def check(self, attempt: Attempt) -> Admitted | NotAdmitted:
+        """The decision about one request at Envoy's door. Never raises for anything a caller or a store does."""
+        known = Known()
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                decision = await self._decide(attempt, known)
+        except (Denied, StoreUnavailable, TimeoutError) as error:
+            decision = NotAdmitted(as_denial(error))
+        if isinstance(decision, Admitted):
+            return decision
+        denial = await self._denials.record(attempt, known, decision.denial)
+        return NotAdmitted(denial, {**decision.headers, **refusal_headers(denial)})
+
+    async def identify(self, attempt: Attempt) -> Principal:
+        """Whose key it is. Raises Denied or StoreUnavailable."""
+        principal = await self._authenticator.authenticate(attempt.key)
+        self._last_used.note(principal.key_id)
+        return principal
+
+    def catalog(self) -> Catalog:
+        """What the backends host now. Raises StoreUnavailable."""
+        return self._catalog.current()
+
+    async def refuse(self, attempt: Attempt, error: Exception) -> Denied:
+        """Records that `attempt` failed with `error`, and returns what to answer."""
+        return await self._denials.record(attempt, Known(), as_denial(error))
+
+    async def _decide(self, attempt: Attempt, known: Known) -> Admitted | NotAdmitted:
+        known.principal = principal = await self.identify(attempt)
+        surface = BY_PATH.get(attempt.path)
+        if surface is None or attempt.method != "POST":
+            raise Denied(Code.ENDPOINT_BLOCKED)
+        known.surface = surface
+        check_scope(principal, surface)
+        request = read_request(surface, attempt.body, attempt.content_encoding)
+        known.model, known.stream = request.model, request.asked.stream
+        catalog = self.catalog()
+        backends = backends_for(principal, request.model, catalog)
+        attempts = tuple(
+            backend for backend in backends for _ in range(min(catalog.replicas_of(backend), ATTEMPTS_PER_BACKEND_MAX))
+        )
+        return await self._admitter.admit(attempt, principal, surface, request, attempts)
+
+
+def as_denial(error: Exception) -> Denied:
+    """What a caller is told of `error`: a refusal as it is, anything else as a dependency that is missing."""
+    if isinstance(error, Denied):
+        return error
+    log.warning("unavailable", reason=str(error) or type(error).__name__)
+    return Denied(Code.UNAVAILABLE)

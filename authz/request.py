@@ -1,0 +1,168 @@
+"""Strict reading of a request body. Pure.
+
+Ollama reads JSON as Go's encoding/json does: field names in any case (with Unicode folding), the last of duplicate
+keys wins or maps merge, null leaves a field alone, what follows the first value is ignored. Whatever two readers could
+read differently is refused here, so that what was checked is what is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from gateway.asked import Asked, read_asked
+from gateway.errors import Code, Denied
+from gateway.model_names import canonical, is_cloud
+from gateway.surfaces import Surface
+
+DEPTH_MAX = 64
+_INTEGER_MAX = 2**63 - 1
+
+# Field names of Ollama's request structs (api/types.go, openai.go, anthropic.go): Go matches them in any spelling of
+# case, so only the exact one is let through.
+_FIELDS = frozenset(
+    "model name prompt suffix system template context stream raw format keep_alive images options think truncate shift "
+    "messages tools input dimensions encoding_format logprobs top_logprobs _debug_render_only stream_options "
+    "include_usage max_tokens max_completion_tokens max_output_tokens temperature top_p top_k frequency_penalty "
+    "presence_penalty seed stop stop_sequences response_format reasoning reasoning_effort tool_choice thinking "
+    "instructions metadata store width height steps".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """What a body asks for: the canonical model, the caps and modes, and the parsed document."""
+
+    model: str
+    asked: Asked
+    document: dict[str, Any]
+
+
+def read_request(surface: Surface, body: bytes, content_encoding: str) -> ReadRequest:
+    """Reads `body` as one strict JSON object. Raises Denied(invalid_request) with a sentence that says what to mend."""
+    document = _read_document(body, content_encoding)
+    if isinstance(options := document.get("stream_options"), dict):
+        _check_spelling(options)
+    _check_tools(document.get("tools"))
+    model = _model_of(document, "model")
+    try:
+        return ReadRequest(model, read_asked(surface, document), document)
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def read_model(body: bytes, content_encoding: str) -> str:
+    """The canonical name in the body of /api/show, where Ollama takes `name` when there is no `model`."""
+    document = _read_document(body, content_encoding)
+    return _model_of(document, "model" if document.get("model") else "name")
+
+
+def as_model_name(name: str) -> str:
+    """The canonical name of a local model. Raises Denied: invalid_request for what is no name, model_not_allowed for
+    a model that a backend would run elsewhere."""
+    try:
+        if is_cloud(name):
+            raise Denied(Code.MODEL_NOT_ALLOWED)
+        return canonical(name)
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def _read_document(body: bytes, content_encoding: str) -> dict[str, Any]:
+    if content_encoding.strip().lower() not in ("", "identity"):
+        _refuse("Content-Encoding is not supported; send the JSON body uncompressed")
+    document = _parse(body)
+    _check_spelling(document)
+    return document
+
+
+def _model_of(document: dict[str, Any], field: str) -> str:
+    name = document.get(field)
+    if not isinstance(name, str) or not name:
+        _refuse(f"the field {field!r} must be a non-empty string")
+    return as_model_name(name)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise Denied(Code.INVALID_REQUEST, sentence) from None
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    if not body:
+        _refuse("the request has no body; send one JSON object")
+    try:
+        text = body.decode("utf-8")
+        document = json.loads(
+            text,
+            object_pairs_hook=_unambiguous,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=lambda word: _refuse(f"{word} is not JSON"),
+        )
+        # Only an escape can smuggle in half of a surrogate pair, which no UTF-8 can carry on.
+        if "\\u" in text:
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError:
+        _refuse("the body is not valid UTF-8")
+    except UnicodeEncodeError:
+        _refuse("the body has a lone surrogate in a string")
+    except RecursionError:
+        _refuse(f"the body is nested deeper than {DEPTH_MAX} levels")
+    except json.JSONDecodeError as error:
+        _refuse(f"the body is not one JSON object: {error.msg} at character {error.pos}")
+    if not isinstance(document, dict):
+        _refuse("the body must be a JSON object")
+    if _deeper_than(document, DEPTH_MAX):
+        _refuse(f"the body is nested deeper than {DEPTH_MAX} levels")
+    return document
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key.casefold() for key, _ in pairs}) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key.casefold() in seen:
+                _refuse(f"the key {key[:64]!r} is given more than once (case does not distinguish keys)")
+            seen.add(key.casefold())
+    return dict(pairs)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) > _INTEGER_MAX:
+        _refuse("a number is out of range")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    if len(digits) > 400 or abs(value := float(digits)) > 1e300:
+        _refuse("a number is out of range")
+    return value
+
+
+def _deeper_than(document: object, levels: int) -> bool:
+    layer: list[object] = [document]
+    for _ in range(levels):
+        layer = [
+            child
+            for value in layer
+            for child in (value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+            if isinstance(child, dict | list)
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def _check_spelling(fields: dict[str, Any]) -> None:
+    for key in fields:
+        if key not in _FIELDS and key.casefold() in _FIELDS:
+            _refuse(f"the field {key[:64]!r} must be spelled {key.casefold()!r}")
+
+
+def _check_tools(tools: object) -> None:
+    """Ollama runs `web_search` tools itself: they call out and their further generations bypass every count."""
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind.lower().startswith("web_search"):
+            _refuse("server-side web_search tools are not available through this gateway")

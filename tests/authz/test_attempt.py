@@ -1,0 +1,51 @@
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+import pytest
+
+from authz.attempt import client_ip, presented_key
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
+LOOPBACK: Networks = (ip_network("127.0.0.1/32"),)
+PROXIES: Networks = (ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "expected"),
+    [
+        ("203.0.113.9", None, LOOPBACK, "203.0.113.9"),
+        ("127.0.0.1", "203.0.113.9", LOOPBACK, "203.0.113.9"),
+        ("10.0.0.2", "198.51.100.7, 203.0.113.9, 10.0.0.1", PROXIES, "203.0.113.9"),
+        ("127.0.0.1", None, LOOPBACK, "127.0.0.1"),
+        ("127.0.0.1", "10.0.0.5", PROXIES, "10.0.0.5"),
+        ("fd00::1", "2001:db8::5", PROXIES, "2001:db8::5"),
+    ],
+)
+def test_the_client_is_the_nearest_address_that_is_no_trusted_proxy(
+    peer: str, forwarded: str | None, trusted: Networks, expected: str
+) -> None:
+    assert client_ip(peer, forwarded, trusted) == expected
+
+
+def test_an_address_that_a_client_invents_is_never_believed() -> None:
+    assert client_ip("203.0.113.9", "1.2.3.4", LOOPBACK) == "203.0.113.9"
+    assert client_ip("127.0.0.1", "not an address", LOOPBACK) == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "expected"),
+    [
+        ("Bearer nz_a", None, "nz_a"),
+        ("bearer  nz_a ", None, "nz_a"),
+        (None, "nz_b", "nz_b"),
+        ("Bearer nz_a", "nz_b", "nz_a"),
+        ("Basic abc", "nz_b", None),
+        (None, None, None),
+        ("", None, None),
+    ],
+)
+def test_a_key_comes_as_a_bearer_or_as_an_api_key(
+    authorization: str | None, api_key: str | None, expected: str | None
+) -> None:
+    key = presented_key(authorization, api_key)
+    assert (key.get_secret_value() if key else None) == expected
