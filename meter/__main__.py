@@ -1,0 +1,68 @@
+"""The meter's composition root: builds everything once, serves, and settles what is left before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from contextlib import AsyncExitStack
+
+import structlog
+from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
+
+from gateway import grpc_serving, running
+from gateway.quota.redis_quota import RedisQuota
+from gateway.settings import Settings
+from gateway.stores.ledger import Ledger
+from gateway.stores.postgres import Database
+from gateway.stores.redis_connection import connect
+from meter.drain import Drain
+from meter.renewal import Renewal
+from meter.server import ExternalProcessorServicer
+from meter.settler import Settler
+
+log = structlog.get_logger()
+
+SETTLE_TIMEOUT_S = 5.0
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Runs until `stop` is set; streams in flight get the grace time, then are cut and settled."""
+    async with AsyncExitStack() as stack:
+        database = Database(settings)
+        stack.push_async_callback(database.close)
+        redis = connect(settings)
+        stack.push_async_callback(redis.aclose)
+        ledger = Ledger(database)
+        quota = RedisQuota(redis, settings, ledger.usage_of)
+        stack.push_async_callback(quota.aclose)
+
+        settler = Settler(quota, settings.audit_buffer_size)
+        renewal = Renewal(quota, settings.hold_lease_s)
+        drain = Drain(list(quota.streams), ledger, f"{socket.gethostname()}-{os.getpid()}")
+        background = [
+            asyncio.create_task(settler.run(), name="settler"),
+            asyncio.create_task(renewal.run(), name="renewal"),
+            asyncio.create_task(drain.run(), name="drain"),
+        ]
+        stack.push_async_callback(running.cancel, background)
+        stack.push_async_callback(settler.drained, SETTLE_TIMEOUT_S)
+
+        server = grpc_serving.make_server(settings.max_request_body_bytes)
+        servicer = ExternalProcessorServicer(settler, renewal)
+        external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
+        await grpc_serving.start(server, settings.meter_grpc_listen)
+        stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
+
+        await running.until_stopped(stop, *background)
+        log.info("draining")
+
+
+def main() -> int:
+    """The process. Returns its exit code."""
+    return running.run("meter", serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

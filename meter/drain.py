@@ -1,0 +1,66 @@
+"""Moves settled entries from the event stream into PostgreSQL: read, append in one transaction, acknowledge.
+
+Delivery is at least once and appending is idempotent, so an entry is recorded once whatever dies in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.errors import StoreUnavailable
+from gateway.ledger import Entry
+from gateway.quota.port import Event, EventStream
+from gateway.stores.ledger import Ledger
+
+log = structlog.get_logger()
+
+BATCH_MAX = 200
+BLOCK_MS = 500
+RETRY_S = 0.5
+# What another consumer took this long ago and never acknowledged died with it.
+CLAIM_AFTER_MS = 10_000
+CLAIM_EVERY_S = 5.0
+
+
+class Drain:
+    """One consumer, of one name in the group, on every shard's stream."""
+
+    def __init__(self, streams: list[EventStream], ledger: Ledger, consumer: str) -> None:
+        self._streams = streams
+        self._ledger = ledger
+        self._consumer = consumer
+
+    async def run(self) -> None:
+        """Drains for ever; while either store is away the entries wait in the stream."""
+        async with asyncio.TaskGroup() as tasks:
+            for stream in self._streams:
+                tasks.create_task(self._follow(stream))
+
+    async def _follow(self, stream: EventStream) -> None:
+        loop = asyncio.get_running_loop()
+        claim_at = loop.time()
+        while True:
+            try:
+                if loop.time() >= claim_at:
+                    claim_at = loop.time() + CLAIM_EVERY_S
+                    await self._record(stream, await stream.claim(self._consumer, BATCH_MAX, CLAIM_AFTER_MS))
+                await self._record(stream, await stream.read(self._consumer, BATCH_MAX, BLOCK_MS))
+            except StoreUnavailable as error:
+                log.warning("drain_waits", reason=str(error))
+                # What was read and not recorded is claimed again, by this consumer or another.
+                await asyncio.sleep(RETRY_S)
+
+    async def _record(self, stream: EventStream, events: list[Event]) -> None:
+        if not events:
+            return
+        entries = []
+        for event in events:
+            try:
+                entries.append(Entry.from_json(event.text))
+            except (ValueError, KeyError, TypeError) as error:
+                # It would be read for ever; the log keeps what can be kept of it.
+                log.error("event_unreadable", event_id=event.id, text=event.text, reason=type(error).__name__)
+        await self._ledger.append(entries)
+        await stream.acknowledge([event.id for event in events])

@@ -1,0 +1,44 @@
+"""Events of /v1/messages. Pure.
+
+Shapes: ollama/ollama anthropic/anthropic.go. The usage in `message_start` is a guess from the prompt's length and is
+not read; the real figures are in `message_delta`. `message_stop` ends the answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.values import Usage
+from meter.frames import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of
+
+
+def read_messages(document: dict[str, Any], whole: bool) -> FrameRead:
+    """One event by its `type`, or the whole message."""
+    if whole:
+        size_bytes = sum(map(_block_bytes, as_list(document.get("content"))))
+        finish = as_text(document.get("stop_reason"))
+        return FrameRead(text_bytes=size_bytes, usage=_usage(document), terminal=True, finish=finish)
+    kind = document.get("type")
+    if kind == "content_block_start":
+        return _piece(_block_bytes(document.get("content_block")))
+    if kind == "content_block_delta":
+        return _piece(_block_bytes(document.get("delta")))
+    if kind == "message_delta":
+        finish = as_text(as_object(document.get("delta")).get("stop_reason"))
+        return FrameRead(usage=_usage(document), finish=finish)
+    return FrameRead(terminal=kind == "message_stop")
+
+
+def _piece(size_bytes: int) -> FrameRead:
+    return FrameRead(output_pieces=pieces_of(size_bytes, whole=False), text_bytes=size_bytes)
+
+
+def _block_bytes(block: object) -> int:
+    """The text of a content block or of a delta of one; signatures and ids are not the model's words."""
+    fields = as_object(block)
+    return size_of(*(fields.get(name) for name in ("text", "thinking", "name", "input", "partial_json")))
+
+
+def _usage(document: dict[str, Any]) -> Usage | None:
+    usage = document.get("usage")
+    return reported(usage.get("input_tokens"), usage.get("output_tokens")) if isinstance(usage, dict) else None

@@ -1,0 +1,58 @@
+"""Frames of /v1/chat/completions, /v1/completions and /v1/embeddings. Pure.
+
+Shapes: ollama/ollama openai/openai.go. A failure in mid-stream shows only as an empty chunk without the `[DONE]`
+that should follow, so nothing here looks like an error unless it says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.values import Usage
+from meter.frames import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of, size_of_calls
+
+
+def read_chat(document: dict[str, Any], whole: bool) -> FrameRead:
+    """A chunk's `delta`, or the `message` of a whole answer."""
+    size_bytes = 0
+    logprobs: list[object] = []
+    for choice in map(as_object, as_list(document.get("choices"))):
+        said = as_object(choice.get("message" if whole else "delta"))
+        size_bytes += size_of(said.get("content"), said.get("reasoning"), said.get("reasoning_content"))
+        size_bytes += size_of(said.get("refusal")) + size_of_calls(said.get("tool_calls"))
+        logprobs += as_list(as_object(choice.get("logprobs")).get("content"))
+    return _read(document, size_bytes, logprobs, whole)
+
+
+def read_completions(document: dict[str, Any], whole: bool) -> FrameRead:
+    """A chunk or a whole answer: both carry `text`."""
+    texts = [as_object(choice).get("text") for choice in as_list(document.get("choices"))]
+    return _read(document, size_of(*texts), [], whole)
+
+
+def _read(document: dict[str, Any], size_bytes: int, logprobs: list[object], whole: bool) -> FrameRead:
+    choices = as_list(document.get("choices"))
+    usage = _usage(document)
+    # /v1/completions puts a report of zeros on every chunk; only the chunk without choices carries the figures.
+    placeholder = usage is not None and not whole and choices and not (usage.input_tokens or usage.output_tokens)
+    finishes = (as_text(as_object(choice).get("finish_reason")) for choice in choices)
+    return FrameRead(
+        output_pieces=pieces_of(size_bytes, logprobs, whole=whole),
+        text_bytes=size_bytes,
+        usage=None if placeholder else usage,
+        terminal=whole,
+        finish=next(filter(None, finishes), None),
+        usage_only=usage is not None and not choices and not whole,
+    )
+
+
+def read_embeddings(document: dict[str, Any], whole: bool) -> FrameRead:  # noqa: ARG001 (embeddings never stream)
+    """Vectors and the prompt's tokens."""
+    return FrameRead(usage=_usage(document), terminal=True)
+
+
+def _usage(document: dict[str, Any]) -> Usage | None:
+    usage = document.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    return reported(usage.get("prompt_tokens"), usage.get("completion_tokens"))

@@ -1,0 +1,50 @@
+"""Events of /v1/responses. Pure.
+
+Shapes: ollama/ollama openai/responses.go. There is no `[DONE]`; `response.completed` is the last event. The `.done`
+events and the final object repeat text that came as deltas, so only deltas count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.values import Usage
+from meter.frames import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of
+
+
+def read_responses(document: dict[str, Any], whole: bool) -> FrameRead:
+    """One event by its `type`, or the whole `response` object."""
+    if whole:
+        size_bytes = sum(map(_item_bytes, as_list(document.get("output"))))
+        finish = as_text(document.get("status"))
+        return FrameRead(text_bytes=size_bytes, usage=_usage(document), terminal=True, finish=finish)
+    kind = as_text(document.get("type")) or ""
+    response = as_object(document.get("response"))
+    if kind.endswith(".delta"):
+        size_bytes = size_of(document.get("delta"))
+        logprobs = as_list(document.get("logprobs"))
+        return FrameRead(output_pieces=pieces_of(size_bytes, logprobs, whole=False), text_bytes=size_bytes)
+    if kind == "response.output_item.added":
+        size_bytes = size_of(as_object(document.get("item")).get("name"))
+        return FrameRead(output_pieces=pieces_of(size_bytes, whole=False), text_bytes=size_bytes)
+    if kind in ("response.completed", "response.incomplete"):
+        return FrameRead(usage=_usage(response), terminal=True, finish=as_text(response.get("status")))
+    if kind == "response.failed":
+        message = as_text(as_object(response.get("error")).get("message"))
+        return FrameRead(usage=_usage(response), error=message or "the response failed")
+    if kind == "error":
+        return FrameRead(error=as_text(document.get("message")) or "the response failed")
+    return FrameRead()
+
+
+def _item_bytes(item: object) -> int:
+    """The text of one output item: a message, a reasoning summary or a function call."""
+    fields = as_object(item)
+    parts = as_list(fields.get("content")) + as_list(fields.get("summary"))
+    texts = [as_object(part).get("text") for part in parts]
+    return size_of(*texts, fields.get("name"), fields.get("arguments"))
+
+
+def _usage(response: dict[str, Any]) -> Usage | None:
+    usage = response.get("usage")
+    return reported(usage.get("input_tokens"), usage.get("output_tokens")) if isinstance(usage, dict) else None

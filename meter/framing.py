@@ -1,0 +1,153 @@
+"""Chunks in, frames out: incremental splitters that never see a socket and keep every byte.
+
+Pure. A chunk is whatever the network delivered; a frame is one NDJSON line, one server-sent event or one whole body.
+Joined, the raw bytes of all frames are the input again, wherever it was cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+# The longest frame of a real answer is a final one that repeats the whole text or carries the `context` numbers.
+FRAME_BYTES_MAX = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame: its exact bytes, terminator included, and its payload, empty for a comment or a blank line."""
+
+    raw: bytes
+    data: bytes
+
+
+class FrameTooLong(Exception):
+    """A frame is longer than the splitter may hold.
+
+    `frames` are the whole frames that came before it in the same chunk, `held` what is there of the long one. The
+    splitter is empty afterwards.
+    """
+
+    def __init__(self, limit_bytes: int, frames: list[Frame], held: bytes) -> None:
+        super().__init__(f"a frame is longer than {limit_bytes} bytes")
+        self.frames = frames
+        self.held = held
+
+
+class Splitter(Protocol):
+    """What all three have: `feed` chunks as they come, `flush` once after the last."""
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """The frames that `chunk` completes. Raises FrameTooLong."""
+        ...
+
+    def flush(self) -> list[Frame]:
+        """What was left without its terminator: one frame, or none."""
+        ...
+
+
+class _LineSplitter:
+    """Cuts after each line that ends a frame. Lines end with LF or CRLF."""
+
+    def __init__(self, limit_bytes: int = FRAME_BYTES_MAX) -> None:
+        self._limit_bytes = limit_bytes
+        self._held = bytearray()
+        self._line_start = 0
+        self._searched_to = 0
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        held = self._held
+        held += chunk
+        frames: list[Frame] = []
+        frame_start = 0
+        while (newline := held.find(b"\n", self._searched_to)) >= 0:
+            line = held[self._line_start : newline]
+            self._line_start = self._searched_to = newline + 1
+            if self._ends_frame(line):
+                self._check_length(frames, frame_start, newline + 1)
+                raw = bytes(held[frame_start : newline + 1])
+                frames.append(Frame(raw, self._payload(raw)))
+                frame_start = newline + 1
+        self._check_length(frames, frame_start, len(held))
+        del held[:frame_start]
+        self._line_start -= frame_start
+        self._searched_to = len(held)
+        return frames
+
+    def flush(self) -> list[Frame]:
+        raw = self._empty()
+        return [Frame(raw, self._payload(raw))] if raw else []
+
+    def _check_length(self, frames: list[Frame], start: int, end: int) -> None:
+        if end - start > self._limit_bytes:
+            raise FrameTooLong(self._limit_bytes, frames, self._empty()[start:])
+
+    def _empty(self) -> bytes:
+        held = bytes(self._held)
+        self._held.clear()
+        self._line_start = self._searched_to = 0
+        return held
+
+    def _ends_frame(self, line: bytearray) -> bool:
+        raise NotImplementedError
+
+    def _payload(self, raw: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class NdjsonSplitter(_LineSplitter):
+    """One JSON value a line."""
+
+    def _ends_frame(self, line: bytearray) -> bool:  # noqa: ARG002 (every line is a frame)
+        return True
+
+    def _payload(self, raw: bytes) -> bytes:
+        return raw.strip()
+
+
+class SseSplitter(_LineSplitter):
+    """Server-sent events: fields until a blank line; comments, `event:` and `id:` are kept in `raw` only.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html, without the lone CR that nobody sends.
+    """
+
+    def _ends_frame(self, line: bytearray) -> bool:
+        return not line or line == b"\r"
+
+    def _payload(self, raw: bytes) -> bytes:
+        lines = (line.removesuffix(b"\r") for line in raw.split(b"\n") if line.startswith(b"data:"))
+        return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+
+class WholeBody:
+    """A body that is one JSON value: nothing until the flush."""
+
+    def __init__(self, limit_bytes: int = FRAME_BYTES_MAX) -> None:
+        self._limit_bytes = limit_bytes
+        self._held = bytearray()
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Always an empty list. Raises FrameTooLong."""
+        self._held += chunk
+        if len(self._held) > self._limit_bytes:
+            raise FrameTooLong(self._limit_bytes, [], self._empty())
+        return []
+
+    def flush(self) -> list[Frame]:
+        """The body, or nothing when no byte came."""
+        raw = self._empty()
+        return [Frame(raw, raw)] if raw else []
+
+    def _empty(self) -> bytes:
+        held = bytes(self._held)
+        self._held.clear()
+        return held
+
+
+def with_payload(event: bytes, data: bytes) -> bytes:
+    """The raw server-sent event `event` with the one-line payload `data` in place of its own; other lines stay."""
+    lines = event.split(b"\n")
+    places = [index for index, line in enumerate(lines) if line.startswith(b"data:")]
+    ending = b"\r" if lines[places[0]].endswith(b"\r") else b""
+    lines[places[0]] = b"data: " + data + ending
+    return b"\n".join(line for index, line in enumerate(lines) if index not in places[1:])

@@ -1,0 +1,70 @@
+"""From the payload of a frame to a FrameRead, by surface. Pure; nothing a backend sends makes it raise."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from meter import frames_anthropic, frames_native, frames_openai, frames_responses
+from meter.frames import FrameRead, as_object, as_text, reported
+
+_READERS: dict[str, Callable[[dict[str, Any], bool], FrameRead]] = {
+    "chat": frames_native.read_chat,
+    "generate": frames_native.read_generate,
+    "embed": frames_native.read_embeddings,
+    "embeddings": frames_native.read_embeddings,
+    "v1_chat": frames_openai.read_chat,
+    "v1_completions": frames_openai.read_completions,
+    "v1_embeddings": frames_openai.read_embeddings,
+    "v1_responses": frames_responses.read_responses,
+    "v1_messages": frames_anthropic.read_messages,
+}
+
+# The end of a stream on the two surfaces that have no last JSON event.
+_DONE = b"[DONE]"
+_DONE_SURFACES = frozenset({"v1_chat", "v1_completions"})
+
+_INPUT_COUNTER = re.compile(rb'"(?:prompt_eval_count|prompt_tokens|input_tokens)"\s*:\s*(\d{1,15})')
+_OUTPUT_COUNTER = re.compile(rb'"(?:eval_count|completion_tokens|output_tokens)"\s*:\s*(\d{1,15})')
+
+
+def read_frame(surface: str, data: bytes, *, whole: bool = False) -> FrameRead:
+    """Reads one payload of the surface named `surface`; `whole` says that it is the entire body of a 200.
+
+    What is not a JSON object counts as text, all of it, and ends nothing.
+    """
+    if not data:
+        return FrameRead()
+    if data.startswith(_DONE) and surface in _DONE_SURFACES:
+        return FrameRead(terminal=True)
+    document = load_object(data)
+    if document is None:
+        return FrameRead(output_pieces=0 if whole else 1, text_bytes=len(data))
+    if document.get("error"):
+        return FrameRead(error=_error_text(document["error"]))
+    return _READERS[surface](document, whole)
+
+
+def read_tail(tail: bytes, body_bytes: int) -> FrameRead:
+    """Reads a body of `body_bytes` that was too long to hold, from its last bytes: the counters stand at the end.
+
+    A quoted name right before a colon is a key, never part of a text, where the quotes would be escaped.
+    """
+    inputs, outputs = _INPUT_COUNTER.findall(tail), _OUTPUT_COUNTER.findall(tail)
+    usage = reported(int(inputs[-1]) if inputs else 0, int(outputs[-1]) if outputs else 0)
+    return FrameRead(text_bytes=body_bytes, usage=usage, terminal=tail.rstrip().endswith(b"}"))
+
+
+def load_object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in `data`, or None when there is none that can be read."""
+    try:
+        document = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _error_text(error: object) -> str:
+    return as_text(error) or as_text(as_object(error).get("message")) or "the backend gave no reason"

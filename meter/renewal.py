@@ -1,0 +1,53 @@
+"""Keeps the holds of running requests alive, with the progress they have made."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.errors import StoreUnavailable
+from gateway.quota.port import Quota
+from meter.exchange import Exchange
+
+log = structlog.get_logger()
+
+# A hold survives two renewals that fail.
+RENEWALS_PER_LEASE = 3
+PARALLEL_MAX = 16
+
+
+class Renewal:
+    """The requests that run in this process."""
+
+    def __init__(self, quota: Quota, lease_s: float) -> None:
+        self._quota = quota
+        self._interval_s = lease_s / RENEWALS_PER_LEASE
+        self._running: set[Exchange] = set()
+
+    def add(self, exchange: Exchange) -> None:
+        """From now on its hold is renewed."""
+        self._running.add(exchange)
+
+    def discard(self, exchange: Exchange) -> None:
+        """It has ended."""
+        self._running.discard(exchange)
+
+    async def run(self) -> None:
+        """Renews all of them every third of a lease, for ever."""
+        places = asyncio.Semaphore(PARALLEL_MAX)
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await asyncio.gather(*(self._renew(exchange, places) for exchange in tuple(self._running)))
+
+    async def _renew(self, exchange: Exchange, places: asyncio.Semaphore) -> None:
+        async with places:
+            if exchange not in self._running:
+                return
+            try:
+                if not await self._quota.renew(exchange.hold, exchange.progress):
+                    # Somebody settled it for us: nothing that follows would be accounted.
+                    exchange.superseded = True
+                    log.warning("hold_superseded", request_id=exchange.hold.request_id)
+            except StoreUnavailable as error:
+                log.warning("renewal_failed", request_id=exchange.hold.request_id, reason=str(error))

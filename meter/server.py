@@ -1,0 +1,70 @@
+"""The gRPC edge of the meter: one bidirectional stream per proxied request. Decides nothing about the answer.
+
+Returning while the answer still runs would let the rest of it pass unmetered, so the handler returns only after Envoy
+has closed its side, and everything else leaves it as an error, which makes Envoy cut both sides.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+import structlog
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
+
+from gateway.errors import Code
+from meter import envoy_api
+from meter.exchange import Exchange
+from meter.renewal import Renewal
+from meter.settler import Settler
+
+log = structlog.get_logger()
+
+
+class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
+    """envoy.service.ext_proc.v3.ExternalProcessor."""
+
+    def __init__(self, settler: Settler, renewal: Renewal) -> None:
+        self._settler = settler
+        self._renewal = renewal
+
+    async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
+        """One request, from its headers to the end of its answer, whoever ends it."""
+        exchange: Exchange | None = None
+        try:
+            while (message := await context.read()) is not grpc.aio.EOF:
+                kind = message.WhichOneof("request")
+                if kind == "request_headers":
+                    exchange = self._open(message)
+                    if exchange is None:
+                        await context.write(_refusal(message))
+                        continue
+                if exchange is None:
+                    # The answer to a request that authz refused passes here too, without ever having had a grant.
+                    await context.write(envoy_api.untouched(kind))
+                else:
+                    await context.write(exchange.reply(message))
+        except Exception:
+            log.exception("process_failed", request_id=exchange.grant.request_id if exchange else None)
+            raise
+        finally:
+            if exchange is not None:
+                self._renewal.discard(exchange)
+                self._settler.submit(exchange.entry())
+
+    def _open(self, message: ext_proc.ProcessingRequest) -> Exchange | None:
+        """Opens the record of a request before any backend hears of it; None when it must not go on."""
+        grant = envoy_api.read_grant(message)
+        if grant is None or self._settler.full:
+            log.error("request_not_opened", granted=grant is not None)
+            return None
+        exchange = Exchange(grant, time.monotonic)
+        self._renewal.add(exchange)
+        return exchange
+
+
+def _refusal(message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+    headers = envoy_api.read_headers(message.request_headers)
+    return envoy_api.refusal(Code.UNAVAILABLE, headers.get(":path", ""), headers.get("x-request-id", ""))

@@ -1,0 +1,82 @@
+"""The usage fold: FrameReads in, one Usage out, at any moment. Pure; knows no bytes and no surface.
+
+The backend's own figures win when they came. Streams can end without them (a repeat guard, a crash, a caller who left,
+a zero that cannot be), and then the frames are counted, because a backend sends a frame for almost every token:
+
+* a frame of at most PIECE_BYTES_MAX bytes per piece counts as its pieces (source `counted`);
+* a longer one holds several tokens, as does a whole answer: its text is estimated (source `estimated`).
+
+The input is then the estimate made at admission. `exact` means that both figures are the backend's.
+"""
+
+from __future__ import annotations
+
+from gateway.estimate import tokens_in
+from gateway.values import Usage, UsageSource
+from meter.frames import FrameRead
+
+# A word with its space fits; two ordinary words in one frame do not.
+PIECE_BYTES_MAX = 16
+# No vocabulary in use has a longer token (128 spaces, a ruler of dashes), so this many bytes are one token at least.
+TOKEN_BYTES_MAX = 128
+
+# Finish reasons of requests that only load or unload a model.
+_IDLE = frozenset({"load", "unload"})
+
+
+class UsageFold:
+    """Adds up one answer. `input_estimate` and `output_cap` are the grant's, in tokens."""
+
+    def __init__(self, input_estimate: int, output_cap: int) -> None:
+        self._input_estimate = input_estimate
+        self._output_cap = output_cap
+        self._pieces = 0
+        self._text_bytes = 0
+        self._counted_tokens = 0
+        self._guessed = False
+        self._reported: Usage | None = None
+        self._finish: str | None = None
+
+    def add(self, read: FrameRead) -> None:
+        """Takes the next frame."""
+        self._pieces += read.output_pieces
+        self._text_bytes += read.text_bytes
+        if read.text_bytes > read.output_pieces * PIECE_BYTES_MAX:
+            self._counted_tokens += max(read.output_pieces, tokens_in(read.text_bytes))
+            self._guessed = True
+        else:
+            self._counted_tokens += read.output_pieces
+        if read.usage is not None:
+            self._reported = read.usage
+        self._finish = read.finish or self._finish
+
+    @property
+    def over_cap(self) -> bool:
+        """Whether the output is past the cap beyond doubt: by the backend's figure, by pieces, or by sheer size."""
+        reported = self._reported.output_tokens if self._reported else 0
+        sure_tokens = max(reported, self._pieces, -(-self._text_bytes // TOKEN_BYTES_MAX))
+        return 0 < self._output_cap < sure_tokens
+
+    @property
+    def usage(self) -> Usage:
+        """The usage so far. Output never exceeds the cap: what is past it was not delivered and is not billed."""
+        reported = self._reported or Usage()
+        if self._is_idle(reported):
+            return Usage(0, 0, UsageSource.EXACT)
+        output_tokens = reported.output_tokens or self._counted_tokens
+        # A zero beside delivered text is a counter that was lost.
+        output_known = reported.output_tokens > 0 or not self._counted_tokens
+        if reported.input_tokens and output_known:
+            source = UsageSource.EXACT
+        elif reported.output_tokens or (self._counted_tokens and not self._guessed):
+            source = UsageSource.COUNTED
+        else:
+            source = UsageSource.ESTIMATED
+        input_tokens = reported.input_tokens or self._input_estimate
+        return Usage(input_tokens, min(output_tokens, self._output_cap), source)
+
+    def _is_idle(self, reported: Usage) -> bool:
+        """Whether no model ran: a load, or a finished answer that reports zeros beside no text."""
+        if self._counted_tokens or reported.input_tokens or reported.output_tokens:
+            return False
+        return self._finish in _IDLE or (self._reported is not None and self._finish is not None)

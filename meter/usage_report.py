@@ -1,0 +1,22 @@
+"""Takes the usage report out of a stream whose caller did not ask for one. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from meter.frames import FrameRead
+from meter.framing import Frame, with_payload
+from meter.readers import load_object
+
+
+def without_usage(frame: Frame, read: FrameRead) -> bytes:
+    """The bytes of a server-sent event without its `usage`; nothing when the event holds nothing else."""
+    if read.usage_only:
+        return b""
+    if b'"usage"' not in frame.data:
+        return frame.raw
+    document = load_object(frame.data)
+    if document is None or "usage" not in document:
+        return frame.raw
+    del document["usage"]
+    return with_payload(frame.raw, json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())

@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.dialects import error_body, error_frame
+from gateway.errors import MESSAGE, Code
+from gateway.surfaces import BY_NAME, SURFACES, Dialect
+from gateway.values import Outcome, Usage, UsageSource
+from meter.answer import INCOMPLETE, OVER_CAP, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
+from meter.framing import FRAME_BYTES_MAX
+from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcript, transcripts
+
+EXACT, COUNTED, ESTIMATED, NONE = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED, UsageSource.NONE
+CORPUS = transcripts()
+STREAMS = [exchange for exchange in CORPUS if "_stream" in exchange.name and exchange.status == 200]
+BROKEN = [exchange for exchange in STREAMS if re.search("error|limit", exchange.name)]
+
+
+def by_name(exchange: Transcript) -> str:
+    return exchange.name
+
+
+def play(answer: Answer, status: int, content_type: str, chunks: list[bytes], *, ends: bool = True) -> bytes:
+    """What the caller gets of these chunks; a real end of stream is a last chunk of no bytes."""
+    answer.headers(status, content_type)
+    out = b""
+    for chunk, end_of_stream in [*((chunk, False) for chunk in chunks), *([(b"", True)] if ends else [])]:
+        decision = answer.chunk(chunk, end_of_stream)
+        out += chunk if decision.body is None else decision.body
+        if decision.cut:
+            break
+    return out
+
+
+def replay(exchange: Transcript, chunks: list[bytes] | None = None, **grant: Any) -> tuple[bytes, Ending]:
+    answer = Answer(grant_of(exchange, **grant))
+    out = play(answer, exchange.status, exchange.content_type, [exchange.body] if chunks is None else chunks)
+    return out, answer.end(aborted=False)
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [bytes([byte]) for byte in data]
+
+
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.parametrize("exchange", CORPUS, ids=by_name)
+def test_wherever_an_answer_is_cut_the_caller_gets_the_same_and_pays_the_same(
+    exchange: Transcript, strip: bool
+) -> None:
+    body = exchange.body
+    expected = replay(exchange, strip_usage=strip)
+    assert replay(exchange, bytewise(body), strip_usage=strip) == expected
+    for place in range(0, len(body), 1 if len(body) < 1500 else 7):
+        assert replay(exchange, [body[:place], body[place:]], strip_usage=strip) == expected
+
+
+@pytest.mark.parametrize("exchange", [one for one in CORPUS if one.status == 200 and one not in BROKEN], ids=by_name)
+def test_a_good_answer_passes_unchanged_and_is_complete(exchange: Transcript) -> None:
+    out, ending = replay(exchange)
+    assert out == exchange.body
+    assert (ending.outcome, ending.code) == (Outcome.COMPLETE, None)
+
+
+@pytest.mark.parametrize("exchange", BROKEN, ids=by_name)
+def test_a_broken_stream_ends_with_one_error_of_its_dialect_and_its_pieces_are_paid(exchange: Transcript) -> None:
+    out, ending = replay(exchange)
+    says_so_itself = b'{"error"' in exchange.body
+    frame = error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
+    assert out == exchange.body + (b"" if says_so_itself else frame)
+    assert ending == Ending(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(11, 3, COUNTED))
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("api_chat_stream", Usage(26, 4, EXACT)),
+        ("api_chat_stream_tools_on_done_frame", Usage(26, 4, EXACT)),
+        ("api_chat_load", Usage(0, 0, EXACT)),
+        ("api_generate_unload", Usage(0, 0, EXACT)),
+        ("api_chat_nonstream_no_usage_repeat_limit", Usage(11, 4, ESTIMATED)),
+        ("api_embed", Usage(8, 0, EXACT)),
+        ("api_embeddings_legacy", Usage(11, 0, ESTIMATED)),
+        ("v1_chat_stream_include_usage", Usage(26, 4, EXACT)),
+        ("v1_chat_stream_no_usage", Usage(11, 3, COUNTED)),
+        ("v1_chat_nonstream_zero_usage_repeat_limit", Usage(11, 4, ESTIMATED)),
+        ("v1_chat_load_via_empty_content_array", Usage(0, 0, EXACT)),
+        ("v1_completions_stream_include_usage", Usage(26, 4, EXACT)),
+        ("v1_embeddings_float", Usage(8, 0, EXACT)),
+        ("v1_responses_stream", Usage(26, 4, EXACT)),
+        ("v1_messages_stream", Usage(26, 4, EXACT)),
+        ("v1_chat_error_503", Usage(0, 0, NONE)),
+    ],
+)
+def test_each_kind_of_answer_costs_what_it_used(name: str, usage: Usage) -> None:
+    assert replay(transcript(name))[1].usage == usage
+
+
+def neutral(stream: bytes) -> bytes:
+    """The stream with the parts that differ from one request to the next made equal."""
+    return re.sub(rb'"id":"(?:chat)?cmpl-\d+"|"created":\d+', b"", stream)
+
+
+def events(stream: bytes) -> list[object]:
+    payloads = [event.removeprefix(b"data: ") for event in neutral(stream).split(b"\n\n") if event]
+    return [payload if payload == b"[DONE]" else payload.replace(b"{,", b"{") for payload in payloads]
+
+
+@pytest.mark.parametrize(
+    ("injected", "plain"),
+    [
+        ("v1_chat_stream_include_usage", "v1_chat_stream_no_usage"),
+        ("v1_completions_stream_include_usage", "v1_completions_stream"),
+    ],
+)
+def test_stripping_gives_byte_for_byte_the_stream_of_a_caller_who_did_not_ask(injected: str, plain: str) -> None:
+    out, ending = replay(transcript(injected), strip_usage=True)
+    assert events(out) == events(transcript(plain).body)
+    assert neutral(out) == neutral(transcript(plain).body)
+    assert ending == Ending(Outcome.COMPLETE, None, Usage(26, 4, EXACT))
+
+
+@pytest.mark.parametrize("text", ["usage", '"usage": 5'])
+def test_stripping_leaves_the_word_usage_in_a_text_alone(text: str) -> None:
+    chunk = json.dumps({"choices": [{"delta": {"content": text}}]}).encode()
+    stream = b"data: " + chunk + b"\n\ndata: [DONE]\n\n"
+    answer = Answer(grant_for(BY_NAME["v1_chat"], stream=True, strip_usage=True))
+    assert play(answer, 200, "text/event-stream", [stream]) == stream
+
+
+def test_stripping_touches_no_surface_that_always_reports_its_usage() -> None:
+    for name in ("api_chat_stream", "v1_messages_stream", "v1_responses_stream", "v1_chat_nonstream"):
+        assert replay(transcript(name), strip_usage=True)[0] == transcript(name).body
+
+
+@pytest.mark.parametrize("exchange", STREAMS, ids=by_name)
+def test_what_the_caller_got_when_leaving_is_what_was_counted(exchange: Transcript) -> None:
+    for size in range(0, len(exchange.body), 97):
+        answer = Answer(grant_of(exchange))
+        out = play(answer, 200, exchange.content_type, [exchange.body[:size]], ends=False)
+        again = Answer(grant_of(exchange))
+        play(again, 200, exchange.content_type, [out], ends=False)
+        assert exchange.body.startswith(out)
+        assert answer.delivered == again.delivered
+        ending = answer.end(aborted=True)
+        assert ending.usage == answer.delivered
+        assert ending.usage.input_tokens > 0
+
+
+def test_a_caller_who_leaves_pays_the_prompt_and_the_pieces_so_far() -> None:
+    exchange = transcript("api_chat_stream")
+    lines = exchange.body.splitlines(keepends=True)
+    answer = Answer(grant_of(exchange))
+    play(answer, 200, exchange.content_type, lines[:2], ends=False)
+    assert answer.end(aborted=True) == Ending(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED))
+
+
+def test_a_caller_who_leaves_before_any_answer_pays_the_prompt() -> None:
+    assert Answer(grant_for(BY_NAME["chat"])).end(aborted=True) == Ending(
+        Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED)
+    )
+
+
+@pytest.mark.parametrize("name", ["v1_chat_stream_include_usage", "api_chat_stream", "v1_messages_stream", "api_embed"])
+def test_a_caller_who_leaves_right_after_the_last_frame_got_a_complete_answer(name: str) -> None:
+    exchange = transcript(name)
+    answer = Answer(grant_of(exchange))
+    play(answer, 200, exchange.content_type, [exchange.body], ends=False)
+    ending = answer.end(aborted=True)
+    assert (ending.outcome, ending.usage.source) == (Outcome.COMPLETE, EXACT)
+
+
+def test_a_whole_answer_that_was_never_handed_on_still_gives_its_figures() -> None:
+    exchange = transcript("v1_chat_nonstream")
+    answer = Answer(grant_of(exchange))
+    assert play(answer, 200, exchange.content_type, [exchange.body], ends=False) == b""
+    assert answer.end(aborted=True) == Ending(Outcome.CLIENT_GONE, None, Usage(26, 4, EXACT))
+
+
+def test_half_a_whole_answer_was_not_handed_on_and_is_not_paid() -> None:
+    exchange = transcript("v1_chat_nonstream")
+    answer = Answer(grant_of(exchange))
+    assert play(answer, 200, exchange.content_type, [exchange.body[:-9]], ends=False) == b""
+    assert answer.end(aborted=True).usage == Usage(11, 0, ESTIMATED)
+
+
+@pytest.mark.parametrize(
+    "name", ["api_chat_stream", "v1_chat_stream_no_usage", "v1_completions_stream", "v1_messages_stream"]
+)
+@pytest.mark.parametrize("step", [1, 50, 10_000])
+def test_a_backend_that_ignores_the_cap_is_cut_with_an_error_in_place_of_the_first_frame_too_many(
+    name: str, step: int
+) -> None:
+    exchange = transcript(name)
+    chunks = [exchange.body[at : at + step] for at in range(0, len(exchange.body), step)]
+    out, ending = replay(exchange, chunks, output_cap=2)
+    frame = error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, OVER_CAP, "req-1")
+    assert out.endswith(frame)
+    passed = out.removesuffix(frame)
+    assert exchange.body.startswith(passed)
+    assert b" there" in passed
+    assert b'"!"' not in passed
+    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 2, COUNTED))
+
+
+def test_a_final_figure_over_the_cap_is_an_error_and_no_more_than_the_cap_is_paid() -> None:
+    exchange = transcript("api_chat_stream")
+    out, ending = replay(exchange, output_cap=3)
+    assert out.splitlines()[:3] == exchange.body.splitlines()[:3]
+    assert out.splitlines()[3:] == [error_body(Dialect.NATIVE, Code.BACKEND_ERROR, OVER_CAP, "req-1")]
+    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(26, 3, EXACT))
+
+
+def test_a_whole_answer_over_the_cap_is_replaced_by_an_error() -> None:
+    out, ending = replay(transcript("v1_chat_nonstream"), output_cap=3)
+    assert out == error_body(Dialect.OPENAI, Code.BACKEND_ERROR, OVER_CAP, "req-1")
+    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(26, 3, EXACT))
+
+
+def test_nothing_goes_on_after_a_cut() -> None:
+    exchange = transcript("api_chat_stream")
+    answer = Answer(grant_of(exchange, output_cap=1))
+    play(answer, 200, exchange.content_type, [exchange.body])
+    decision = answer.chunk(exchange.body, end_of_stream=False)
+    assert (decision.body, decision.cut) == (b"", True)
+
+
+@pytest.mark.parametrize("surface", [one for one in SURFACES if one.cap_field], ids=lambda one: one.name)
+def test_a_stream_without_a_single_byte_ends_with_an_error_frame(surface: Any) -> None:
+    answer = Answer(grant_for(surface, stream=True))
+    kind = "application/x-ndjson" if surface.dialect is Dialect.NATIVE else "text/event-stream"
+    frame = error_frame(surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
+    assert play(answer, 200, kind, []) == frame
+    assert answer.end(aborted=False).outcome is Outcome.UPSTREAM_ERROR
+
+
+def test_half_a_last_line_is_not_handed_on_so_the_error_is_a_line_of_its_own() -> None:
+    exchange = transcript("api_chat_stream")
+    out, _ = replay(exchange, [exchange.body[:200]])
+    assert out.splitlines() == [
+        exchange.body.splitlines()[0],
+        error_body(Dialect.NATIVE, Code.BACKEND_ERROR, INCOMPLETE, "req-1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [one for one in CORPUS if one.surface.dialect is Dialect.NATIVE and one.surface.cap_field and one.status == 200],
+    ids=by_name,
+)
+def test_the_native_dialect_never_sees_a_blank_line(exchange: Transcript) -> None:
+    for size in range(0, len(exchange.body), 41):
+        out, _ = replay(exchange, [exchange.body[:size]])
+        assert all(json.loads(line) for line in out.splitlines())
+
+
+def test_a_frame_too_long_to_hold_cuts_the_stream() -> None:
+    exchange = transcript("api_chat_stream")
+    line = exchange.body.splitlines(keepends=True)[0]
+    out, ending = replay(exchange, [line + b'{"message":' + b" " * FRAME_BYTES_MAX])
+    assert out == line + error_frame(Dialect.NATIVE, Code.BACKEND_ERROR, UNREADABLE, "req-1")
+    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 1, COUNTED))
+
+
+@pytest.mark.parametrize(("name", "field", "usage"), [
+    ("api_embed", "embeddings", Usage(8, 0, EXACT)),
+    ("v1_embeddings_float", "data", Usage(8, 0, EXACT)),
+    ("api_chat_nonstream", "logprobs", Usage(26, 4, EXACT)),
+    ("v1_chat_nonstream", "logprobs", Usage(26, 4, EXACT)),
+])  # fmt: skip
+def test_an_answer_too_long_to_hold_passes_and_is_read_from_its_tail(name: str, field: str, usage: Usage) -> None:
+    exchange = transcript(name)
+    vectors = json.dumps({field: [[0.5] * 1000] * 300}).encode()
+    body = vectors[:-1] + b"," + exchange.body[1:]
+    assert len(body) > WHOLE_BYTES_MAX
+    chunks = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
+    out, ending = replay(exchange, chunks, output_cap=100_000 if usage.output_tokens else 0)
+    assert out == body
+    assert ending == Ending(Outcome.COMPLETE, None, usage)
+
+
+def test_vectors_are_passed_on_as_they_come() -> None:
+    exchange = transcript("api_embed")
+    answer = Answer(grant_of(exchange))
+    answer.headers(200, exchange.content_type)
+    assert all(answer.chunk(chunk, end_of_stream=False).body is None for chunk in bytewise(exchange.body))
+
+
+REFUSALS = [exchange for exchange in CORPUS if exchange.status != 200]
+LEAKS = [
+    '{"error":"unauthorized","signin_url":"https://ollama.com/connect?name=gpu-host-1&key=c3"}',
+    '{"StatusCode":502,"Status":"502 Bad Gateway","error":"bad gateway"}',
+    '{"error":"Post \\"http://127.0.0.1:39211/completion\\": EOF"}',
+    '{"error":"dial tcp 10.1.2.3:11434: connect: connection refused"}',
+    '{"error":"dial unix: connection refused"}',
+    '{"error":"see https:\\u002f\\u002finternal.example"}',
+    '{"error":"lookup gpu-host-1: no such host"}',
+    '{"error":"read from gpu-host-1:11434 failed"}',
+    '{"error":"read from [fe80::1]:8080 failed"}',
+    '{"error":"host 10.1.2.3 is down"}',
+    '{"error":"open /root/.ollama/models/blobs/sha256-1: no such file"}',
+    '{"error":{"message":"an object where the native client expects a text"}}',
+    '["error"]',
+    "<html>502 Bad Gateway</html>",
+    "",
+]
+
+
+@pytest.mark.parametrize("exchange", [one for one in REFUSALS if one.status not in (401, 403, 405)], ids=by_name)
+def test_the_words_of_ollama_reach_the_caller_and_cost_nothing(exchange: Transcript) -> None:
+    out, ending = replay(exchange, bytewise(exchange.body))
+    assert out == exchange.body
+    assert ending == Ending(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(0, 0, NONE))
+
+
+@pytest.mark.parametrize("body", LEAKS)
+def test_what_belongs_to_the_operator_never_reaches_a_caller(body: str) -> None:
+    own = error_body(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+    answer = Answer(grant_for(BY_NAME["chat"]))
+    assert play(answer, 500, "application/json", bytewise(body.encode())) == own
+
+
+@pytest.mark.parametrize("body", [text for text in LEAKS[:-3] if '"error":{' not in text])
+def test_an_error_frame_in_mid_stream_is_as_discreet(body: str) -> None:
+    line = b'{"message":{"content":"Hi"},"done":false}\n'
+    answer = Answer(grant_for(BY_NAME["chat"]))
+    own = error_frame(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+    assert play(answer, 200, "application/x-ndjson", [line + body.encode() + b"\n"]) == line + own
+    assert answer.end(aborted=False).usage == Usage(11, 1, COUNTED)
+
+
+def test_a_detail_beside_the_message_is_searched_too() -> None:
+    body = b'{"error":{"message":"unauthorized","signin_url":"/connect?name=gpu"}}'
+    out = play(Answer(grant_for(BY_NAME["v1_chat"])), 500, "application/json", [body])
+    assert out == error_body(Dialect.OPENAI, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+
+
+def test_an_endless_error_body_is_held_to_a_limit_and_replaced() -> None:
+    chunks = [b'{"error":"', *[b"x" * 65_536] * 100, b'"}']
+    out = play(Answer(grant_for(BY_NAME["chat"])), 500, "application/json", chunks)
+    assert out == error_body(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+
+
+def test_an_error_stays_the_outcome_whatever_follows_it() -> None:
+    exchange = transcript("api_chat_stream")
+    error, done = b'{"error":"out of memory"}\n', exchange.body.splitlines(keepends=True)[-1]
+    out, ending = replay(exchange, [error, done])
+    assert out == error + done
+    assert ending.outcome is Outcome.UPSTREAM_ERROR
+
+
+def test_a_backend_that_answers_a_stream_request_whole_is_read_whole() -> None:
+    exchange = transcript("v1_chat_load_via_empty_content_array")
+    out, ending = replay(exchange, stream=True)
+    assert out == exchange.body
+    assert ending == Ending(Outcome.COMPLETE, None, Usage(0, 0, EXACT))
+
+
+def test_an_error_body_of_another_dialect_is_replaced() -> None:
+    for surface in (BY_NAME["v1_chat"], BY_NAME["v1_messages"]):
+        out = play(Answer(grant_for(surface)), 500, "application/json", [b'{"error":"out of memory"}'])
+        assert out == error_body(surface.dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+
+
+@pytest.mark.parametrize("status", [301, 307, 401, 403, 405, 407])
+def test_a_backend_that_refuses_the_gateway_is_never_shown_as_refusing_the_caller(status: int) -> None:
+    answer = Answer(grant_for(BY_NAME["chat"]))
+    assert answer.headers(status, "application/json") == 502
+    own = error_body(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+    assert answer.chunk(b'{"error":"unauthorized"}', end_of_stream=True).body == own
+
+
+def test_a_whole_answer_that_breaks_off_becomes_an_error_body() -> None:
+    exchange = transcript("v1_chat_nonstream")
+    out, ending = replay(exchange, [exchange.body[:-9]])
+    assert out == error_body(Dialect.OPENAI, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+    assert ending.outcome is Outcome.UPSTREAM_ERROR
+
+
+CONTENT_TYPES = ["application/x-ndjson", "text/event-stream; charset=utf-8", "application/json", "text/plain", ""]
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(SURFACES), st.sampled_from(CONTENT_TYPES), st.sampled_from([200, 204, 302, 404, 500]),
+    st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", b"data: ", b"\n\n", b'{"error":', b'{"usage":{}}'])),
+    st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_no_bytes_whatever_make_an_answer_raise_or_go_unaccounted(
+    surface: Any, content_type: str, status: int, chunks: list[bytes], stream: bool, strip: bool, ends: bool
+) -> None:
+    answer = Answer(grant_for(surface, stream=stream, strip_usage=strip))
+    out = play(answer, status, content_type, chunks, ends=ends)
+    ending = answer.end(aborted=not ends)
+    assert ending.usage == answer.delivered
+    assert ending.usage.output_tokens <= 100
+    if status == 200 and surface.cap_field and out:
+        assert ending.usage.input_tokens > 0

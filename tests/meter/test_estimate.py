@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.estimate import IMAGE_TOKENS, PROMPT_FIELDS, estimate_input
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_any_json_value_has_an_estimate(document: Any) -> None:
+    assert estimate_input(document) >= 0
+
+
+@given(st.sampled_from(PROMPT_FIELDS), JSON)
+def test_any_json_value_in_a_prompt_field_has_an_estimate(field: str, value: Any) -> None:
+    assert estimate_input({"model": "m", field: value}) >= 0
+
+
+@given(st.text(min_size=1), st.text())
+def test_a_longer_prompt_never_has_a_smaller_estimate_and_none_is_free(prompt: str, more: str) -> None:
+    for body, longer in (
+        ({"prompt": prompt}, {"prompt": prompt + more}),
+        ({"input": [prompt]}, {"input": [prompt, more]}),
+        ({"messages": [{"content": prompt}]}, {"messages": [{"content": prompt}, {"content": more}]}),
+        ({"tools": [{"function": {"name": prompt}}]}, {"tools": [{"function": {"name": prompt + more}}]}),
+    ):
+        assert 1 <= estimate_input(body) <= estimate_input(longer)
+
+
+def test_a_lone_surrogate_is_estimated_like_any_character() -> None:
+    assert estimate_input({"prompt": "\ud800"}) == 1
+
+
+def test_what_never_reaches_the_model_is_not_estimated() -> None:
+    assert estimate_input({"model": "m" * 900, "options": {"stop": ["x" * 900]}, "keep_alive": "5m"}) == 0
+
+
+def test_nesting_beyond_the_recursion_limit_is_estimated() -> None:
+    deep: Any = "text"
+    for _ in range(50_000):
+        deep = [deep]
+    assert estimate_input({"input": deep}) == 2
+
+
+PIXELS = "iVBORw0KGgo" * 10_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": "x", "images": [PIXELS]}]},
+        {"prompt": "x", "images": [PIXELS]},
+        {"messages": [{"content": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXELS}"}}]}]},
+        {"input": [{"content": [{"type": "input_image", "image_url": f"data:image/png;base64,{PIXELS}"}]}]},
+        {"messages": [{"content": [{"type": "image", "source": {"type": "base64", "data": PIXELS}}]}]},
+        {"messages": [{"content": [{"type": "input_audio", "input_audio": {"format": "wav", "data": PIXELS}}]}]},
+    ],
+)
+def test_an_image_counts_as_an_image_and_not_by_its_bytes(body: dict[str, Any]) -> None:
+    assert IMAGE_TOKENS < estimate_input(body) < IMAGE_TOKENS + 40
+
+
+def test_a_data_url_in_ordinary_text_counts_by_its_bytes() -> None:
+    assert estimate_input({"prompt": "data:" + "x" * 9000}) > 3000
+
+
+def test_the_names_in_a_tool_are_part_of_the_prompt() -> None:
+    assert estimate_input({"tools": [{"properties": {"x" * 300: None}}]}) > 100
+
+
+def test_each_number_of_a_tokenised_input_is_one_token() -> None:
+    assert estimate_input({"input": [1, 2, 30_000]}) == 3

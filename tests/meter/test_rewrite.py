@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.surfaces import BY_NAME, SURFACES, Surface
+from meter.rewrite import RUNNER_FIELDS, RUNNER_OPTIONS, rewrite
+from tests.meter.wire_corpus import grant_for
+
+GENERATING = [surface for surface in SURFACES if surface.cap_field]
+GRANTED = {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "options"}
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(-1e300, 1e300) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = st.dictionaries(
+    st.sampled_from(["messages", "prompt", "tools", "format", "think", "seed", "Zürich 你好"]) | st.text(max_size=8),
+    VALUES,
+)
+
+
+def rewritten(surface: Surface, body: dict[str, Any], **grant: Any) -> dict[str, Any]:
+    return dict(json.loads(rewrite(json.dumps(body).encode(), grant_for(surface, **grant)).body))
+
+
+def untouched(body: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in body.items() if key not in GRANTED and key not in RUNNER_FIELDS]
+
+
+@given(st.sampled_from(SURFACES), FIELDS, st.booleans())
+def test_every_field_that_is_not_granted_keeps_its_value_and_its_place(
+    surface: Surface, fields: dict[str, Any], stream: bool
+) -> None:
+    fields = dict(untouched(fields))
+    body = {"model": "M", **fields, "options": {"num_predict": -1, "num_ctx": 1, "temperature": 0.5, "stop": ["a"]}}
+    out = rewritten(surface, body, stream=stream)
+    assert untouched(out) == list(fields.items())
+    assert {"temperature": 0.5, "stop": ["a"]}.items() <= out["options"].items()
+
+
+@given(st.sampled_from(GENERATING), VALUES, st.integers(1, 2**31))
+def test_the_cap_is_always_the_granted_one_whatever_was_asked(surface: Surface, asked: Any, cap: int) -> None:
+    body: Any = asked
+    for field in reversed(surface.cap_field or ()):
+        body = {field: body}
+    out: Any = rewritten(surface, {"model": "M", **body}, output_cap=cap)
+    for field in surface.cap_field or ():
+        out = out[field]
+    assert out == cap
+
+
+@pytest.mark.parametrize("surface", GENERATING, ids=lambda surface: surface.name)
+@pytest.mark.parametrize("cap", [0, -1])
+def test_a_generating_request_without_a_cap_is_never_sent(surface: Surface, cap: int) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        rewrite(b'{"model":"M"}', grant_for(surface, output_cap=cap))
+
+
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
+def test_the_model_is_the_canonical_one_and_the_body_has_no_spare_byte(surface: Surface) -> None:
+    body = rewrite(b' {"prompt" : "\\u00fc" , "model" : "LLAMA3.2" } \n', grant_for(surface)).body
+    assert json.loads(body)["model"] == "llama3.2:latest"
+    assert body.startswith('{"prompt":"ü","model":"llama3.2:latest"'.encode())
+    assert body.endswith(b"}")
+
+
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_stream_flag_is_explicit_where_the_surface_streams(surface: Surface, stream: bool) -> None:
+    out = rewritten(surface, {"model": "M"}, stream=stream)
+    assert out.get("stream") is (stream if surface.streams_by_default is not None else None)
+
+
+@pytest.mark.parametrize("name", ["v1_chat", "v1_completions"])
+@pytest.mark.parametrize("asked", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}])
+def test_an_openai_stream_is_always_asked_for_its_usage(name: str, asked: dict[str, Any]) -> None:
+    out = rewritten(BY_NAME[name], {"model": "M", **asked}, stream=True)
+    assert out["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in rewritten(BY_NAME[name], {"model": "M"}, stream=False)
+
+
+def test_max_completion_tokens_which_ollama_ignores_is_taken_out_of_a_chat() -> None:
+    out = rewritten(BY_NAME["v1_chat"], {"model": "M", "max_completion_tokens": 9}, output_cap=9)
+    assert out == {"model": "llama3.2:latest", "max_tokens": 9, "stream": False}
+
+
+RUNNER_BODY = {
+    "model": "M",
+    "keep_alive": -1,
+    "shift": True,
+    "_debug_render_only": True,
+    "options": {"temperature": 1, **dict.fromkeys(RUNNER_OPTIONS, 1)},
+}
+
+
+def test_options_that_reload_the_model_for_everybody_are_dropped_and_named() -> None:
+    result = rewrite(json.dumps(RUNNER_BODY).encode(), grant_for(BY_NAME["chat"], output_cap=7))
+    assert json.loads(result.body) == {
+        "model": "llama3.2:latest",
+        "options": {"temperature": 1, "num_predict": 7},
+        "stream": True,
+    }
+    assert result.dropped_options == (
+        "keep_alive", "shift", "_debug_render_only", "options.num_ctx", "options.num_batch", "options.num_gpu",
+        "options.main_gpu", "options.use_mmap", "options.num_thread", "options.draft_num_predict",
+    )  # fmt: skip
+
+
+def test_a_key_with_the_runner_scope_keeps_its_runner_options() -> None:
+    grant = grant_for(BY_NAME["chat"], runner_options=True, output_cap=7)
+    result = rewrite(json.dumps(RUNNER_BODY).encode(), grant)
+    document = json.loads(result.body)
+    assert result.dropped_options == ()
+    assert {**RUNNER_BODY, "model": grant.model, "stream": True, "options": None} == {**document, "options": None}
+    assert document["options"] == {"temperature": 1, **dict.fromkeys(RUNNER_OPTIONS, 1), "num_predict": 7}
+
+
+@pytest.mark.parametrize("name", ["chat", "generate"])
+def test_an_unload_becomes_a_load_that_cannot_hurt_the_others(name: str) -> None:
+    out = rewritten(BY_NAME[name], {"model": "M", "keep_alive": 0})
+    assert "keep_alive" not in out
+    assert "messages" not in out
+    assert "prompt" not in out
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"model":', b"\xff{}"])
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        rewrite(body, grant_for(BY_NAME["chat"]))

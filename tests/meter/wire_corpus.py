@@ -1,0 +1,70 @@
+"""The transcripts of `tests/corpus/ollama` that belong to a surface, and the grants their requests would get."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.asked import read_asked
+from gateway.grant import Grant
+from gateway.surfaces import BY_PATH, Surface
+
+_CORPUS = Path(__file__).parent.parent / "corpus" / "ollama"
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One exchange: the request's path and body, the answer's status, content type and bytes."""
+
+    name: str
+    path: str
+    request: bytes
+    status: int
+    content_type: str
+    body: bytes
+
+    @property
+    def surface(self) -> Surface:
+        """The surface it was recorded on."""
+        return BY_PATH[self.path]
+
+
+def transcript(name: str) -> Transcript:
+    """Reads one file of the corpus, named without its ending."""
+    raw = (_CORPUS / f"{name}.txt").read_bytes()
+    request, _, rest = raw.removeprefix(b"=== REQUEST\n").partition(b"\n=== RESPONSE HEAD\n")
+    head, _, rest = rest.partition(b"\n=== RESPONSE BODY")
+    body = rest.partition(b"\n")[2]
+    request_head, _, request_body = request.partition(b"\n\n")
+    status_line, *fields = head.decode().splitlines()
+    headers = dict(field.split(": ", 1) for field in fields if field)
+    path = request_head.split()[1].decode()
+    return Transcript(name, path, request_body, int(status_line.split()[1]), headers["Content-Type"], body)
+
+
+def transcripts() -> list[Transcript]:
+    """Every exchange with a surface, in the order of their names."""
+    return [found for path in sorted(_CORPUS.glob("*.txt")) if (found := transcript(path.stem)).path in BY_PATH]
+
+
+def grant_for(surface: Surface, **changes: Any) -> Grant:
+    """A grant with room for every transcript; `changes` are fields of the Grant."""
+    fields: dict[str, Any] = {
+        "request_id": "req-1", "admitted_at_ms": 0, "tenant_id": 1, "tenant": "acme", "key_id": 1, "key_prefix": "nz_a",
+        "client_ip": "192.0.2.1", "user_agent": "test", "method": "POST", "path": surface.path,
+        "surface": surface.name, "model": "llama3.2:latest", "stream": bool(surface.streams_by_default),
+        "strip_usage": False, "runner_options": False, "log_prompts": False, "input_estimate": 11,
+        "output_cap": 100 if surface.cap_field else 0, "request_bytes": 0,
+    }  # fmt: skip
+    return Grant(**{**fields, **changes})
+
+
+def grant_of(exchange: Transcript, **changes: Any) -> Grant:
+    """The grant that the transcript's own request would get."""
+    try:
+        stream = read_asked(exchange.surface, json.loads(exchange.request)).stream
+    except ValueError:
+        stream = bool(exchange.surface.streams_by_default)
+    return grant_for(exchange.surface, **{"stream": stream, **changes})
