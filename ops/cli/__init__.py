@@ -1,0 +1,67 @@
+"""The operator's command line: it parses, calls a store and prints. Holds no SQL and no rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from gateway import __version__
+from ops.cli.group import CommandGroup
+from ops.cli.session import Session
+
+# Where each command lives; a module is imported when its command is asked for. The order is that of the help.
+PANELS: dict[str, dict[str, str]] = {
+    "Run": {
+        "up": "ops.cli.up:up",
+        "demo": "ops.cli.demo:demo",
+        "run": "ops.cli.services:run",
+        "simulate-ollama": "ops.cli.services:simulate_ollama",
+    },
+    "Tenants and keys": {
+        "create-tenant": "ops.cli.tenants:create_tenant",
+        "list-tenants": "ops.cli.tenants:list_tenants",
+        "disable-tenant": "ops.cli.tenants:disable_tenant",
+        "enable-tenant": "ops.cli.tenants:enable_tenant",
+        "create-key": "ops.cli.keys:create_key",
+        "list-keys": "ops.cli.keys:list_keys",
+        "revoke-key": "ops.cli.keys:revoke_key",
+        "rotate-key": "ops.cli.keys:rotate_key",
+    },
+    "Policy": {
+        "set-limits": "ops.cli.policy:set_limits",
+        "set-budget": "ops.cli.policy:set_budget",
+        "set-models": "ops.cli.policy:set_models",
+    },
+    "Reports": {
+        "show-usage": "ops.cli.usage:show_usage",
+        "show-audit": "ops.cli.audit:show_audit",
+    },
+    "Upkeep": {
+        "migrate": "ops.cli.upkeep:migrate",
+        "prune": "ops.cli.upkeep:prune",
+    },
+}
+
+
+@click.group(
+    name="neuronetz-gateway",
+    cls=CommandGroup,
+    panels=PANELS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+@click.option(
+    "--env-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Settings to read. Default: $GATEWAY_ENV_FILE, else ./.env if it is there.",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context, env_file: Path | None) -> None:
+    """The secure multi-tenant gateway in front of Ollama clusters."""
+    context.obj = Session(env_file)
+
+
+def main() -> None:
+    """The program: exit code 0 when done, 1 with one sentence on stderr, 2 for wrong usage, 130 after Ctrl-C."""
+    cli(prog_name="neuronetz-gateway")

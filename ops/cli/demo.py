@@ -1,0 +1,156 @@
+"""demo: the whole stack over a simulated Ollama, and the proof that it works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from ops.cli.clients import environment
+from ops.cli.show import print_table
+from ops.cli.up import Address, redis_server, state_home, workers
+from ops.embedded.options import LOOPBACK, HostPort, Options
+from ops.embedded.progress import Progress
+
+if TYPE_CHECKING:
+    from ops.demo.proof import Account, Commands
+    from ops.embedded.child import Child
+    from ops.embedded.stack import Environment, Stack
+    from ops.embedded.state import State
+
+TENANT = "demo"
+# Slow enough to see that it streams.
+_TOKENS_PER_S = "40"
+_KEY_LIFE = "30d"
+
+
+@click.command("demo")
+@click.option("--once", is_flag=True, help="Stop after the proof; exit 1 if any of it failed.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="State, secrets and logs. Default: ~/.local/state/neuronetz-gateway-demo.",
+)
+@click.option("--listen", type=Address(), help="Where the gateway listens. Default: a free loopback port.")
+@workers
+@redis_server
+@state_home
+def demo(
+    once: bool,
+    state_dir: Path | None,
+    listen: HostPort | None,
+    workers: int,
+    redis_server: Path | None,
+    state_home: Path,
+) -> None:
+    """Start the whole gateway over a simulated Ollama, stream two chats and show what they left in the books."""
+    progress = Progress()
+    progress.step("Loading")
+    # As for `up`: a second or two that no other command should wait for.
+    from ops.embedded import foreground, probes, services
+
+    ollama = HostPort(LOOPBACK, 0).settled()
+
+    def simulated_ollama(state: State, env: Environment) -> Sequence[Child]:
+        module = ("ops.demo.ollama", "--listen", str(ollama), "--tokens-per-s", _TOKENS_PER_S)
+        return [services.python_service("ollama", module, state, env, probes.answers(f"http://{ollama}/api/version"))]
+
+    async def use(stack: Stack) -> None:
+        await _show(stack, progress, f"http://{ollama}")
+        if not once:
+            click.echo("\nServing until Ctrl-C.")
+            await foreground.forever()
+
+    options = Options(
+        state_dir=state_dir or state_home.expanduser() / "neuronetz-gateway-demo",
+        listen=listen or HostPort(LOOPBACK, 0),
+        backends=(("demo", f"http://{ollama}"),),
+        workers=workers,
+        tls=HostPort(LOOPBACK, 0),
+        redis_server=redis_server,
+        defaults={"PLAYGROUND_ENABLED": "true"},
+    )
+    foreground.serve(options, progress, use, simulated_ollama)
+
+
+async def _show(stack: Stack, progress: Progress, backend_url: str) -> None:
+    from ops.demo import proof
+
+    at = stack.endpoints
+    click.echo(f"ready {at.url}")
+    progress.step("Creating a tenant and a key")
+    commands = proof.Commands(at.env_file, stack.env)
+    key = await _create_key(commands)
+    progress.done()
+
+    edge, trust = (at.url, None) if at.tls_url is None else (at.tls_url, stack.authority_root)
+    streamed = []
+    for chat, way in (
+        (proof.native(edge, "Why would anyone count tokens?", trust), "through Caddy and Envoy"),
+        (proof.openai(at.url, "What does a gateway do all day?"), "through Envoy"),
+    ):
+        click.secho(f"\n{chat.surface}, {way}", bold=True)
+        click.echo(f"> {chat.prompt}")
+        streamed.append(await proof.stream(chat, key, lambda text: click.echo(text, nl=False)))
+        click.echo()
+
+    progress.step("Reading the usage rows")
+    accounts = await proof.accounts(streamed, backend_url, commands)
+    progress.done()
+    click.secho("\nWhat each left in PostgreSQL, beside the backend's own count", bold=True)
+    _print_accounts(accounts)
+    if faults := [f"{each.streamed.chat.surface}: {fault}" for each in accounts for fault in each.faults()]:
+        raise proof.ProofFailed("; ".join(faults))
+    _print_next_steps(stack, key)
+
+
+async def _create_key(commands: Commands) -> str:
+    names = {tenant["name"] for tenant in await commands.json("list-tenants", "--json")}
+    if TENANT not in names:
+        await commands.json("create-tenant", "--name", TENANT, "--allow-all-models", "--json")
+    name = f"demo {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
+    made = await commands.json("create-key", "--tenant", TENANT, "--name", name, "--expires", _KEY_LIFE, "--json")
+    return str(made["key"])
+
+
+def _print_accounts(accounts: Sequence[Account]) -> None:
+    rows = []
+    for each in accounts:
+        row, backend = each.row or {}, each.backend or {}
+        rows.append(
+            (
+                each.streamed.chat.surface,
+                each.streamed.request_id,
+                row.get("model"),
+                row.get("outcome"),
+                row.get("input_tokens"),
+                backend.get("prompt_tokens"),
+                row.get("output_tokens"),
+                backend.get("output_tokens"),
+                row.get("usage_source"),
+                row.get("duration_ms"),
+            )
+        )
+    counts = (">input", ">backend", ">output", ">backend")
+    print_table(("surface", "request id", "model", "outcome", *counts, "source", ">ms"), rows, empty="nothing")
+
+
+def _print_next_steps(stack: Stack, key: str) -> None:
+    from ops.demo import proof
+
+    at = stack.endpoints
+    click.secho("\nTry it yourself", bold=True)
+    click.echo(environment(at.url, key))
+    body = f'{{"model": "{proof.MODEL}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    click.echo(f"curl -N {at.url}/api/chat -H \"Authorization: Bearer $GATEWAY_API_KEY\" -d '{body}'")
+    if at.tls_url is not None:
+        curl = f"curl -N --cacert '{stack.authority_root}' {at.tls_url}/v1/chat/completions"
+        streamed = body.replace("{", '{"stream": true, ', 1)
+        click.echo(
+            f"{curl} -H \"Authorization: Bearer $GATEWAY_API_KEY\" -H 'Content-Type: application/json' -d '{streamed}'"
+        )
+    click.echo(f"neuronetz-gateway --env-file '{at.env_file}' show-usage --by model")
+    click.echo(f"\nPlayground: {at.url}/playground")

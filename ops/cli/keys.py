@@ -1,0 +1,144 @@
+"""create-key, list-keys, revoke-key, rotate-key."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import rich_click as click
+
+from gateway.hashing import KeyHasher
+from gateway.keys import ApiKey, generate
+from gateway.settings import Settings
+from gateway.stores.accounts import Accounts, Key, NewKey
+from gateway.stores.postgres import Database
+from ops.cli.clients import base_url, environment
+from ops.cli.parameters import Absent, Duration, Moment, Name, Prefix, Scopes, given, json_option, limit_options
+from ops.cli.session import Session, pass_session
+from ops.cli.show import iso, print_json, print_table, text
+
+_prefix_option = click.option("--prefix", type=Prefix(), required=True, help="The first 12 characters of the key.")
+
+
+@click.command("create-key")
+@click.option("--tenant", type=Name(), required=True, help="Whose key it is.")
+@click.option("--name", type=Name(), required=True, help="What the key is for; unique among the tenant's keys.")
+@click.option("--scopes", type=Scopes(), default="chat,embeddings", show_default=True, help="What it may do.")
+@click.option("--expires", type=Moment(ahead=True), help="When it ends: 90d, 12h, 2w or a date. Default: never.")
+@click.option("--log-prompts", is_flag=True, help="Record prompts and answers of this key in the prompt log.")
+@limit_options()
+@json_option
+@pass_session
+def create_key(
+    session: Session,
+    /,
+    tenant: str,
+    name: str,
+    scopes: list[str],
+    expires: datetime | None,
+    log_prompts: bool,
+    as_json: bool,
+    **limits: int | Absent | None,
+) -> None:
+    """Create a key and print it, once. Limits that are not given are the tenant's."""
+
+    async def create(database: Database) -> tuple[ApiKey, Key]:
+        key = generate()
+        stored = await Accounts(database).create_key(
+            tenant,
+            name,
+            await _hashed(session.settings, key),
+            scopes=scopes,
+            expires_at=expires,
+            log_prompts=log_prompts,
+            policy=given(**limits),
+        )
+        return key, stored
+
+    key, stored = session.run(create)
+    if as_json:
+        return print_json(_new_key(key, stored))
+    return _print_new_key(session.settings, key, stored)
+
+
+@click.command("list-keys")
+@click.option("--tenant", type=Name(), help="Only the keys of this tenant.")
+@json_option
+@pass_session
+def list_keys(session: Session, tenant: str | None, as_json: bool) -> None:
+    """List keys by prefix; a whole key is kept nowhere."""
+    keys = session.run(lambda database: Accounts(database).keys(tenant))
+    columns = ("prefix", "name", "tenant", "status", "scopes", "created_at", "expires_at", "last_used_at")
+    rows = [tuple(getattr(key, column) for column in columns) for key in keys]
+    if as_json:
+        return print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    return print_table(
+        ("prefix", "name", "tenant", "status", "scopes", "created", "expires", "last used"),
+        rows,
+        empty="there are no keys yet: neuronetz-gateway create-key --tenant TENANT --name NAME",
+    )
+
+
+@click.command("revoke-key")
+@_prefix_option
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
+@json_option
+@pass_session
+def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> None:
+    """Revoke a key for good. Every gateway process refuses it within a second."""
+    new = session.run(lambda database: Accounts(database).revoke_key(prefix, reason[:500]))
+    if as_json:
+        return print_json({"prefix": prefix, "status": "revoked"})
+    return click.echo(f"the key {prefix} is revoked" if new else f"the key {prefix} was revoked before")
+
+
+@click.command("rotate-key")
+@_prefix_option
+@click.option(
+    "--grace",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="How long the old key still works; 0: not at all.",
+)
+@json_option
+@pass_session
+def rotate_key(session: Session, prefix: str, grace: timedelta, as_json: bool) -> None:
+    """Create a key in place of another, with its name, scopes, expiry and policy, and print it, once."""
+
+    async def rotate(database: Database) -> tuple[ApiKey, Key, Key]:
+        key = generate()
+        return key, *await Accounts(database).rotate_key(prefix, await _hashed(session.settings, key), grace)
+
+    key, new, old = session.run(rotate)
+    if as_json:
+        return print_json({**_new_key(key, new), "replaces": old.prefix, "replaced_expires_at": iso(old.expires_at)})
+    _print_new_key(session.settings, key, new)
+    ends = "is revoked" if old.status == "revoked" else f"works until {text(old.expires_at)} UTC"
+    return click.echo(f"the key {old.prefix} {ends}")
+
+
+async def _hashed(settings: Settings, key: ApiKey) -> NewKey:
+    hasher = KeyHasher.from_settings(settings)
+    try:
+        return NewKey(key.prefix, await hasher.hash(key.secret))
+    finally:
+        hasher.close()
+
+
+def _new_key(key: ApiKey, stored: Key) -> dict[str, Any]:
+    return {
+        "key": key.secret.get_secret_value(),
+        "prefix": stored.prefix,
+        "tenant": stored.tenant,
+        "name": stored.name,
+        "scopes": stored.scopes,
+        "expires_at": iso(stored.expires_at),
+    }
+
+
+def _print_new_key(settings: Settings, key: ApiKey, stored: Key) -> None:
+    ends = f"until {text(stored.expires_at)} UTC" if stored.expires_at else "without expiry"
+    click.echo(f"the key {stored.name} of {stored.tenant} for {text(stored.scopes)}, {ends}")
+    click.echo("copy it now, it cannot be shown again\n")
+    click.echo(environment(base_url(settings), key.secret.get_secret_value()) + "\n")

@@ -1,0 +1,112 @@
+"""set-limits, set-budget, set-models: the policy of a tenant or of one key."""
+
+from __future__ import annotations
+
+import rich_click as click
+
+from gateway.stores.accounts import Accounts, Policy, PolicyChange, Subject, only_models
+from ops.cli.parameters import (
+    TOKENS_MAX,
+    Absent,
+    Models,
+    Number,
+    given,
+    json_option,
+    limit_options,
+    subject,
+    subject_options,
+)
+from ops.cli.session import Session, pass_session
+from ops.cli.show import print_json, text
+
+_LIMITS = ("rpm", "tpm", "concurrent")
+_BUDGETS = ("budget_day", "budget_month", "budget_total")
+_MODELS = ("allow_all_models", "allowed_models")
+
+
+@click.command("set-limits")
+@subject_options
+@limit_options("inherit")
+@json_option
+@pass_session
+def set_limits(
+    session: Session, /, tenant: str | None, prefix: str | None, as_json: bool, **limits: int | Absent | None
+) -> None:
+    """Set rate limits. `inherit` gives a key its tenant's value, and a tenant the default of the settings."""
+    change = given(**limits)
+    if not change:
+        raise click.UsageError("give at least one of --rpm, --tpm and --concurrent")
+    _change(session, subject(tenant, prefix), change, _LIMITS, as_json)
+
+
+@click.command("set-budget")
+@subject_options
+@click.option("--daily", type=Number(0, TOKENS_MAX, "none"), help="Tokens per UTC day.")
+@click.option("--monthly", type=Number(0, TOKENS_MAX, "none"), help="Tokens per UTC month.")
+@click.option("--total", type=Number(0, TOKENS_MAX, "none"), help="Tokens in all.")
+@json_option
+@pass_session
+def set_budget(
+    session: Session,
+    tenant: str | None,
+    prefix: str | None,
+    daily: int | Absent | None,
+    monthly: int | Absent | None,
+    total: int | Absent | None,
+    as_json: bool,
+) -> None:
+    """Set token budgets, input plus output. A key is held to its own and to its tenant's."""
+    change = given(budget_day=daily, budget_month=monthly, budget_total=total)
+    if not change:
+        raise click.UsageError("give at least one of --daily, --monthly and --total")
+    _change(session, subject(tenant, prefix), change, _BUDGETS, as_json)
+
+
+@click.command("set-models")
+@subject_options
+@click.option("--models", type=Models(), help="The models that may be used, and no others, separated by commas.")
+@click.option("--allow-all/--no-allow-all", "allow_all", default=None, help="Every model that any backend has.")
+@click.option("--inherit", is_flag=True, help="A key only: whatever its tenant may use.")
+@json_option
+@pass_session
+def set_models(
+    session: Session,
+    tenant: str | None,
+    prefix: str | None,
+    models: list[str] | None,
+    allow_all: bool | None,
+    inherit: bool,
+    as_json: bool,
+) -> None:
+    """Set which models may be used. Only models that a backend has right now ever count."""
+    whom = subject(tenant, prefix)
+    if inherit:
+        if whom.kind == "tenant" or models is not None or allow_all is not None:
+            raise click.UsageError("--inherit goes with --prefix, and with nothing else")
+        change = given(allow_all_models=Absent.ABSENT, allowed_models=Absent.ABSENT)
+    else:
+        change = {**(only_models(models) if models is not None else {}), **given(allow_all_models=allow_all)}
+    if not change:
+        raise click.UsageError("give --models, --allow-all, --no-allow-all or --inherit")
+    _change(session, whom, change, _MODELS, as_json)
+
+
+def _change(session: Session, whom: Subject, change: PolicyChange, shown: tuple[str, ...], as_json: bool) -> None:
+    policy = session.run(lambda database: Accounts(database).change_policy(whom, change))
+    values = {name: policy[name] for name in shown}  # type: ignore[literal-required]
+    if as_json:
+        return print_json({"tenant" if whom.kind == "tenant" else "prefix": whom.name, **values})
+    return click.echo(f"the {whom.kind} {whom.name} now has {_sentence(policy, shown)}")
+
+
+def _sentence(policy: Policy, shown: tuple[str, ...]) -> str:
+    if shown is _MODELS:
+        if policy["allow_all_models"]:
+            return "all models"
+        if policy["allowed_models"] is None:
+            return "the models of its tenant"
+        return f"the models {text(policy['allowed_models'])}" if policy["allowed_models"] else "no models"
+    missing = "inherited" if shown is _LIMITS else "none"
+    values = {name: policy[name] for name in shown}  # type: ignore[literal-required]
+    named = [f"{name} {missing if value is None else text(value)}" for name, value in values.items()]
+    return ", ".join(named).replace("budget_", "budget per ", 2).replace("budget_total", "budget in total")

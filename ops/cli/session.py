@@ -1,0 +1,46 @@
+"""What the commands of one invocation share: the settings, and a short-lived database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import rich_click as click
+
+from gateway.settings import Settings, load
+from gateway.stores.postgres import Database
+
+T = TypeVar("T")
+
+# Reports read more than a request does. Connecting keeps the short deadline of the settings.
+COMMAND_TIMEOUT_S = 30.0
+
+
+class Session:
+    """One invocation. `env_file` is what `--env-file` named, None for the default."""
+
+    def __init__(self, env_file: Path | None) -> None:
+        self.env_file = env_file
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings; raises SettingsError."""
+        return load(self.env_file)
+
+    def run(self, work: Callable[[Database], Awaitable[T]]) -> T:
+        """Runs `work` with an open database in an event loop of its own, and returns its result."""
+
+        async def with_database() -> T:
+            database = Database(self.settings, command_timeout_s=COMMAND_TIMEOUT_S)
+            try:
+                return await work(database)
+            finally:
+                await database.close()
+
+        return asyncio.run(with_database())
+
+
+pass_session = click.make_pass_decorator(Session)

@@ -1,0 +1,79 @@
+"""How commands print: one JSON document, a table, or a sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import rich_click as click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# A pipe has no width; nothing is folded there.
+PIPE_WIDTH = 400
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout; times are ISO 8601 in UTC."""
+    click.echo(json.dumps(document, ensure_ascii=False, default=_jsonable, indent=2 if sys.stdout.isatty() else None))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+    """A table, or the sentence `empty` without rows. A column whose name begins with `>` is aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Table | Text) else Text(text(cell)) for cell in row))
+    if table.row_count:
+        console().print(table)
+    else:
+        click.echo(empty)
+
+
+def console() -> Console:
+    """A console on the stdout of this moment that takes text as it is: no markup, no highlighting."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+
+
+def text(value: object) -> str:
+    """A cell: `-` for None, thousands in groups, times to the second in UTC, control characters visible."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case datetime():
+            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+        case list() | tuple() | set() | frozenset():
+            return ", ".join(map(text, value)) or "-"
+        case _:
+            return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+
+
+def iso(moment: datetime | None) -> str | None:
+    """ISO 8601 in UTC, None for None."""
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def bar(value: int, most: int, width: int = 30) -> Text:
+    """A horizontal bar whose full `width` in cells means `most`."""
+    cells = value * width / most if most else 0
+    whole = int(cells)
+    eighths = " ▏▎▍▌▋▊▉"[int((cells - whole) * 8)].strip()
+    return Text("█" * whole + eighths, style="cyan", no_wrap=True)
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, datetime):
+        return iso(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

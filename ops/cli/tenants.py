@@ -1,0 +1,100 @@
+"""create-tenant, list-tenants, disable-tenant, enable-tenant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich_click as click
+
+from gateway.stores.accounts import Accounts, Tenant
+from ops.cli.parameters import Absent, Models, Name, given, json_option, limit_options
+from ops.cli.session import Session, pass_session
+from ops.cli.show import print_json, print_table
+
+_name_option = click.option("--name", type=Name(), required=True, help="The tenant's name, in any letter case.")
+
+
+@click.command("create-tenant")
+@_name_option
+@limit_options()
+@click.option("--models", type=Models(), help="Models its keys may use, separated by commas. Default: none.")
+@click.option("--allow-all-models", is_flag=True, help="Its keys may use every model that any backend has.")
+@json_option
+@pass_session
+def create_tenant(
+    session: Session,
+    /,
+    name: str,
+    models: list[str] | None,
+    allow_all_models: bool,
+    as_json: bool,
+    **limits: int | Absent | None,
+) -> None:
+    """Create a tenant. What is not given is the default of the settings."""
+    policy = given(allowed_models=models, allow_all_models=allow_all_models, **limits)
+    tenant = session.run(lambda database: Accounts(database).create_tenant(name, policy))
+    if as_json:
+        return print_json(_document(tenant))
+    click.echo(f"created the tenant {tenant.name}")
+    if not allow_all_models and not models:
+        click.echo(f'it may not use any model yet: neuronetz-gateway set-models --tenant "{tenant.name}" --models …')
+    return None
+
+
+@click.command("list-tenants")
+@json_option
+@pass_session
+def list_tenants(session: Session, as_json: bool) -> None:
+    """List all tenants with their policy."""
+    tenants = session.run(lambda database: Accounts(database).tenants())
+    if as_json:
+        return print_json([_document(tenant) for tenant in tenants])
+    return print_table(
+        ("tenant", "status", ">keys", ">rpm", ">tpm", ">concurrent", ">day", ">month", ">total", "models", "created"),
+        [_row(tenant) for tenant in tenants],
+        empty="there are no tenants yet: neuronetz-gateway create-tenant --name NAME",
+    )
+
+
+@click.command("disable-tenant")
+@_name_option
+@json_option
+@pass_session
+def disable_tenant(session: Session, name: str, as_json: bool) -> None:
+    """Refuse all keys of a tenant, at once, until it is enabled again."""
+    _set_enabled(session, name, False, as_json)
+
+
+@click.command("enable-tenant")
+@_name_option
+@json_option
+@pass_session
+def enable_tenant(session: Session, name: str, as_json: bool) -> None:
+    """Let the keys of a disabled tenant work again."""
+    _set_enabled(session, name, True, as_json)
+
+
+def _set_enabled(session: Session, name: str, enabled: bool, as_json: bool) -> None:
+    tenant = session.run(lambda database: Accounts(database).set_tenant_enabled(name, enabled))
+    if as_json:
+        print_json(_document(tenant))
+    else:
+        click.echo(f"the tenant {tenant.name} is {tenant.status}")
+
+
+def _document(tenant: Tenant) -> dict[str, Any]:
+    return {
+        "name": tenant.name,
+        "status": tenant.status,
+        "created_at": tenant.created_at,
+        "keys": tenant.keys,
+        **tenant.policy,
+    }
+
+
+def _row(tenant: Tenant) -> tuple[object, ...]:
+    policy = tenant.policy
+    limits = [policy[limit] or "default" for limit in ("rpm", "tpm", "concurrent")]
+    budgets = [policy[budget] for budget in ("budget_day", "budget_month", "budget_total")]
+    models = "all" if policy["allow_all_models"] else policy["allowed_models"] or "none"
+    return tenant.name, tenant.status, tenant.keys, *limits, *budgets, models, tenant.created_at

@@ -1,0 +1,39 @@
+"""migrate and prune."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import rich_click as click
+
+from gateway.stores.retention import Retention
+from ops.cli.parameters import json_option
+from ops.cli.session import Session, pass_session
+from ops.cli.show import print_json
+from ops.migrate import upgrade
+
+
+@click.command("migrate")
+@json_option
+@pass_session
+def migrate(session: Session, as_json: bool) -> None:
+    """Bring the database schema to the newest revision. Safe to run at any time."""
+    revision = asyncio.run(upgrade(session.settings))
+    if as_json:
+        return print_json({"revision": revision})
+    return click.echo(f"the database is at revision {revision}")
+
+
+@click.command("prune")
+@json_option
+@pass_session
+def prune(session: Session, as_json: bool) -> None:
+    """Enforce retention now: drop old months of the audit log, delete expired prompts."""
+    now = datetime.now(UTC)
+    kept_since = now - timedelta(days=session.settings.audit_log_default_retention_days)
+    pruned = session.run(lambda database: Retention(database).prune(kept_since, now))
+    if as_json:
+        return print_json({"audit_partitions": pruned.audit_partitions, "prompts": pruned.prompts})
+    dropped = ", ".join(pruned.audit_partitions) or "none"
+    return click.echo(f"dropped months of the audit log: {dropped}; deleted prompts: {pruned.prompts}")

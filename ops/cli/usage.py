@@ -1,0 +1,100 @@
+"""show-usage."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import rich_click as click
+
+from gateway.stores.postgres import Database
+from gateway.stores.reports import BudgetRow, Filter, GroupBy, Reports, UsageRow
+from ops.cli.parameters import Moment, Name, Prefix, json_option
+from ops.cli.reserved import Reserved, reserved_tokens
+from ops.cli.session import Session, pass_session
+from ops.cli.show import bar, iso, print_json, print_table, text
+
+_COUNTS = ("requests", "input_tokens", "output_tokens")
+
+
+@click.command("show-usage")
+@click.option("--tenant", type=Name(), help="Only this tenant.")
+@click.option("--prefix", type=Prefix(), help="Only this key.")
+@click.option("--since", type=Moment(ahead=False), default="30d", show_default=True, help="A duration or a date.")
+@click.option("--by", type=click.Choice([each.value for each in GroupBy]), default="day", show_default=True)
+@click.option("--plot", is_flag=True, help="Draw the tokens as bars.")
+@json_option
+@pass_session
+def show_usage(
+    session: Session, tenant: str | None, prefix: str | None, since: datetime, by: str, plot: bool, as_json: bool
+) -> None:
+    """Show admitted requests and their tokens, and how much of the budgets is used."""
+    where = Filter(tenant=tenant, prefix=prefix, since=since)
+
+    async def read(database: Database) -> tuple[list[UsageRow], list[BudgetRow], Reserved]:
+        reports = Reports(database)
+        rows = await reports.usage(GroupBy(by), where)
+        budgets = await reports.budgets(where, datetime.now(UTC))
+        return rows, budgets, await reserved_tokens(session.settings, database, budgets)
+
+    rows, budgets, reserved = session.run(read)
+    totals = {count: sum(getattr(row, count) for row in rows) for count in _COUNTS}
+    if as_json:
+        return print_json(
+            {
+                "rows": [{**row.labels, **{count: getattr(row, count) for count in _COUNTS}} for row in rows],
+                "totals": totals,
+                "budgets": [_budget_document(budget, reserved) for budget in budgets],
+            }
+        )
+    _print_usage(rows, totals, since, by, plot)
+    if budgets:
+        click.echo()
+        _print_budgets(budgets, reserved)
+    return None
+
+
+def _print_usage(rows: list[UsageRow], totals: dict[str, int], since: datetime, by: str, plot: bool) -> None:
+    labels = list(rows[0].labels) if rows else [by]
+    most = max((row.input_tokens + row.output_tokens for row in rows), default=0)
+    table: list[tuple[object, ...]] = []
+    for row in rows:
+        counts = tuple(getattr(row, count) for count in _COUNTS)
+        bars = (bar(row.input_tokens + row.output_tokens, most),) if plot else ()
+        table.append((*row.labels.values(), *counts, *bars))
+    if len(rows) > 1:
+        table.append(("total", *[""] * (len(labels) - 1), *totals.values(), *([""] if plot else [])))
+    columns = (*labels, ">requests", ">input tokens", ">output tokens", *(["tokens"] if plot else []))
+    print_table(columns, table, empty=f"no usage since {text(since)} UTC")
+
+
+def _print_budgets(budgets: list[BudgetRow], reserved: Reserved) -> None:
+    print_table(
+        ("budget of", "period", ">limit", ">used", ">reserved", ">left", "resets at (UTC)"),
+        [
+            (
+                f"tenant {budget.tenant}" if budget.scope == "tenant" else f"key {budget.prefix}",
+                budget.period,
+                budget.limit,
+                budget.used,
+                (held := reserved(budget)),
+                max(0, budget.limit - budget.used - (held or 0)),
+                budget.resets_at,
+            )
+            for budget in budgets
+        ],
+        empty="",
+    )
+
+
+def _budget_document(budget: BudgetRow, reserved: Reserved) -> dict[str, Any]:
+    return {
+        "scope": budget.scope,
+        "tenant": budget.tenant,
+        "prefix": budget.prefix,
+        "period": budget.period,
+        "limit": budget.limit,
+        "used": budget.used,
+        "reserved": reserved(budget),
+        "resets_at": iso(budget.resets_at),
+    }

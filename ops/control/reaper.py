@@ -1,0 +1,65 @@
+"""Settles the requests whose meter died: their holds ran out, and nobody else will."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import structlog
+
+from gateway.errors import StoreUnavailable
+from gateway.grant import Grant
+from gateway.ledger import Entry, settled_entry
+from gateway.quota.port import ExpiredHold, Quota
+from gateway.values import Outcome, Usage, UsageSource
+
+log = structlog.get_logger()
+
+INTERVAL_S = 2.0
+BATCH_MAX = 200
+
+
+class Reaper:
+    """Any number of them may run: settling is idempotent and only takes holds that are still expired."""
+
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
+
+    async def reap(self) -> int:
+        """Settles what has expired by now; returns how many. Raises StoreUnavailable."""
+        settled = 0
+        for expired in await self._quota.expired(BATCH_MAX):
+            if await self._quota.settle(lost_entry(expired), only_if_expired=True):
+                settled += 1
+                log.warning("request_lost", request_id=expired.hold.request_id)
+        return settled
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            try:
+                if await self.reap() == BATCH_MAX:
+                    continue
+            except StoreUnavailable as error:
+                log.warning("reaper_waits", reason=str(error))
+            await asyncio.sleep(INTERVAL_S)
+
+
+def lost_entry(expired: ExpiredHold) -> Entry:
+    """The entry of a request that nobody settled, at the progress its meter reported last."""
+    hold, progress = expired.hold, expired.progress
+    grant = Grant.from_metadata(
+        {**json.loads(hold.record), "admitted_at_ms": hold.admitted_at_ms, "output_cap": hold.output_cap}
+    )
+    known = progress.input_tokens or progress.output_tokens
+    return settled_entry(
+        grant,
+        backend=None,
+        status=503,
+        code=None,
+        outcome=Outcome.LOST,
+        usage=Usage(progress.input_tokens, progress.output_tokens, UsageSource.COUNTED if known else UsageSource.NONE),
+        ttft_ms=None,
+        duration_ms=None,
+        response_bytes=progress.response_bytes,
+    )

@@ -1,0 +1,219 @@
+"""Anthropic's `/v1/messages`, as Ollama's converter writes it: named events, content in numbered blocks.
+
+`message_start` carries an estimate of the input (bytes by four); the real counts come with `message_delta`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from ops.demo.ollama import gojson
+from ops.demo.ollama.dialect import JSON, JSON_UTF8, SSE, Dialect, Encoder, Refusal, Said, Timing, bind, native_refusal
+from ops.demo.ollama.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
+from ops.demo.ollama.gojson import ANY, BOOL, INT, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+
+_MESSAGE = Struct("MessageParam", {"role": STRING, "content": ANY})
+_TOOL = Struct("Tool", {"type": STRING, "name": STRING, "description": STRING, "input_schema": ANY})
+_REQUEST = Struct(
+    "MessagesRequest",
+    {
+        "model": STRING,
+        "max_tokens": INT,
+        "messages": Array(_MESSAGE, "[]anthropic.MessageParam"),
+        "system": ANY,
+        "stream": BOOL,
+        "temperature": OPTIONAL_FLOAT,
+        "top_p": OPTIONAL_FLOAT,
+        "top_k": OPTIONAL_INT,
+        "stop_sequences": Array(STRING, "[]string"),
+        "tools": Array(_TOOL, "[]anthropic.Tool"),
+        "tool_choice": ANY,
+        "thinking": Struct("ThinkingConfig", {"type": STRING, "budget_tokens": INT}),
+        "metadata": ANY,
+    },
+)
+_ERROR_TYPES = {
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    429: "rate_limit_error", 503: "overloaded_error", 529: "overloaded_error",
+}  # fmt: skip
+
+
+class _MessagesEncoder(Encoder):
+    def __init__(self, ask: Ask, timing: Timing) -> None:
+        super().__init__(ask, timing)
+        self._id = f"msg_{secrets.token_hex(12)}"
+        self._opened = False
+        self._block = ""
+        self._index = 0
+        self._called = False
+
+    def piece(self, piece: Piece) -> Iterator[bytes]:
+        """The events of one step, with `message_start` before the first."""
+        yield from self._open()
+        if piece.thinking:
+            yield from self._enter("thinking", {"type": "thinking", "thinking": ""})
+            yield self._delta({"type": "thinking_delta", "thinking": piece.thinking})
+        if piece.content:
+            yield from self._enter("text", {"type": "text", "text": ""})
+            yield self._delta({"type": "text_delta", "text": piece.content})
+        if piece.call is not None:
+            self._called = True
+            yield from self._leave()
+            yield from self._enter("tool_use", {**_tool_use(piece.call), "input": {}})
+            arguments = gojson.dump(piece.call.arguments).decode()
+            yield self._delta({"type": "input_json_delta", "partial_json": arguments})
+            yield from self._leave()
+
+    def finish(self, finish: Finish) -> Iterator[bytes]:
+        """The end of the open block, `message_delta` with the counts, and `message_stop`."""
+        if finish.tail is not None:
+            yield from self.piece(finish.tail)
+        yield from self._end(_stop_reason(finish.reason, called=self._called), finish)
+
+    def broken(self, message: str) -> Iterator[bytes]:  # noqa: ARG002
+        """Nothing at all: the stream just ends."""
+        return iter(())
+
+    def whole(self, said: Said, finish: Finish | None) -> bytes:
+        """A `message` object."""
+        reason = _stop_reason(finish.reason, called=bool(said.calls)) if finish else ""
+        return self._document(said, reason, finish)
+
+    def idle(self, reason: str) -> tuple[str, list[bytes]]:
+        """A message without content and with counts of zero."""
+        if not self.ask.stream:
+            return JSON, [self._document(Said(), _stop_reason(reason, called=False), None)]
+        return SSE, [*self._open(), *self._end(_stop_reason(reason, called=False), None)]
+
+    def _open(self) -> Iterator[bytes]:
+        if not self._opened:
+            self._opened = True
+            estimate = {"input_tokens": self.ask.prompt_bytes // 4, "output_tokens": 0}
+            message = {"id": self._id, "type": "message", "role": "assistant", "model": self.ask.model}
+            yield _event("message_start", message={**message, "content": [], "usage": estimate})
+
+    def _enter(self, block: str, content: dict[str, Any]) -> Iterator[bytes]:
+        if self._block != block:
+            yield from self._leave()
+            self._block = block
+            yield _event("content_block_start", index=self._index, content_block=content)
+
+    def _leave(self) -> Iterator[bytes]:
+        if self._block:
+            yield _event("content_block_stop", index=self._index)
+            self._block = ""
+            self._index += 1
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return _event("content_block_delta", index=self._index, delta=delta)
+
+    def _end(self, reason: str, finish: Finish | None) -> Iterator[bytes]:
+        yield from self._open()
+        yield from self._leave()
+        yield _event("message_delta", delta={"stop_reason": reason}, usage=_usage(finish))
+        yield _event("message_stop")
+
+    def _document(self, said: Said, reason: str, finish: Finish | None) -> bytes:
+        content: list[dict[str, Any]] = []
+        if said.thinking:
+            content.append({"type": "thinking", "thinking": said.thinking})
+        if said.content:
+            content.append({"type": "text", "text": said.content})
+        content += [{**_tool_use(call), "input": call.arguments} for call in said.calls]
+        head = {"id": self._id, "type": "message", "role": "assistant", "model": self.ask.model, "content": content}
+        stop = {"stop_reason": reason} if reason else {}
+        return gojson.dump({**head, **stop, "usage": _usage(finish)}) + b"\n"
+
+
+class Messages(Dialect):
+    """`POST /v1/messages`."""
+
+    encoder = _MessagesEncoder
+    stream_headers = {"Cache-Control": "no-cache"}  # noqa: RUF012 - the base class says it is a class variable
+
+    def read(self, body: bytes) -> Ask:
+        """Raises Refusal."""
+        bound = bind(body, _REQUEST)
+        messages = [message or {} for message in bound.get("messages") or ()]
+        if not bound.get("model"):
+            raise Refusal(400, "model is required", bound=True)
+        if (bound.get("max_tokens") or 0) <= 0:
+            raise Refusal(400, "max_tokens is required and must be positive", bound=True)
+        if not messages:
+            raise Refusal(400, "messages is required", bound=True)
+        turns = tuple(turn for m in messages for turn in _turns((m.get("role") or "").lower(), m.get("content")))
+        system = tuple(_turns("system", bound.get("system") or []))
+        tools = [tool for tool in bound.get("tools") or () if tool]
+        kind = (bound.get("thinking") or {}).get("type")
+        return Ask(
+            surface="chat",
+            model=bound["model"],
+            turns=(*system, *turns),
+            loads_only=not turns,
+            stream=bool(bound.get("stream")),
+            num_predict=bound["max_tokens"],
+            stop=tuple(bound.get("stop_sequences") or ()),
+            think={"enabled": True, "adaptive": True, "disabled": False}.get(kind or ""),
+            tools=tuple(Tool(tool.get("name") or "", tool.get("input_schema")) for tool in tools),
+            prompt_bytes=_bytes((*system, *turns), tools),
+        )
+
+    def refusal(self, refusal: Refusal) -> tuple[str, bytes]:
+        """Anthropic's error object; what Ollama says before its converter runs stays flat."""
+        if refusal.flat:
+            return native_refusal(refusal)
+        error = {"type": _ERROR_TYPES.get(refusal.status, "api_error"), "message": refusal.message}
+        body = gojson.dump({"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"})
+        return (JSON_UTF8, body) if refusal.bound else (JSON, body + b"\n")
+
+
+def _turns(role: str, content: Any) -> Iterator[Turn]:
+    if isinstance(content, str):
+        if content:
+            yield Turn(role, content)
+        return
+    for block in content if isinstance(content, list) else ():
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "text" and block.get("text"):
+            yield Turn(role, str(block["text"]))
+        elif kind == "image":
+            source = block.get("source")
+            if not isinstance(source, dict) or source.get("type") != "base64":
+                raise Refusal(400, "invalid image source: only base64 is supported", bound=True)
+            yield Turn(role, "", images=1)
+        elif kind == "tool_use":
+            yield Turn("assistant", json.dumps(block.get("input")))
+        elif kind == "tool_result":
+            result = block.get("content")
+            yield Turn("tool", result if isinstance(result, str) else json.dumps(result))
+        elif kind == "thinking" and block.get("thinking"):
+            yield Turn(role, str(block["thinking"]))
+
+
+def _bytes(turns: tuple[Turn, ...], tools: list[dict[str, Any]]) -> int:
+    said = sum(len(turn.role) + len(turn.content.encode()) for turn in turns)
+    described = sum(len((tool.get("name") or "") + (tool.get("description") or "")) for tool in tools)
+    schemas = sum(len(gojson.dump(tool["input_schema"])) for tool in tools if tool.get("input_schema"))
+    return said + described + schemas
+
+
+def _event(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + gojson.dump({"type": kind, **fields}) + b"\n\n"
+
+
+def _stop_reason(reason: str, *, called: bool) -> str:
+    if called:
+        return "tool_use"
+    return {"stop": "end_turn", "length": "max_tokens"}.get(reason, "stop_sequence")
+
+
+def _usage(finish: Finish | None) -> dict[str, int]:
+    given, made = (finish.prompt_tokens, finish.output_tokens) if finish else (0, 0)
+    return {"input_tokens": given, "output_tokens": made}
+
+
+def _tool_use(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name}

@@ -1,0 +1,110 @@
+"""One request on its socket: writes the answer frame by frame, and lets the transport faults strike."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NoReturn
+
+from aiohttp import web
+
+from ops.demo.ollama.behaviour import Behaviour, Fault, FaultKind
+from ops.demo.ollama.models import Library
+from ops.demo.ollama.recorder import Record
+
+if TYPE_CHECKING:
+    from ops.demo.ollama.routes import Match
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Struck(Exception):
+    """A fault ended the exchange on the socket; nothing more can be sent."""
+
+
+class Exchange:
+    """What a handler works with: the request's parts, the server's state, and `send` or `frame` to answer."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        record: Record,
+        match: Match,
+        body: bytes,
+        behaviour: Behaviour,
+        library: Library,
+        loading: asyncio.Lock,
+    ) -> None:
+        self.request = request
+        self.record = record
+        self.segment = match.segment
+        self.body = body
+        self.behaviour = behaviour
+        self.library = library
+        self.loading = loading
+        self.faults: dict[FaultKind, Fault] = behaviour.strike(match.path, runs_model=match.route.runs_model)
+        self.response: web.StreamResponse | None = None
+        self._transport_fault = next((self.faults[k] for k in ("reset", "close", "stall") if k in self.faults), None)
+
+    async def send(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """A whole answer with its length. Raises Struck, ConnectionError."""
+        response = web.StreamResponse(status=status, headers=_head(content_type, headers))
+        response.content_length = len(body)
+        await self._open(response)
+        fault = self._transport_fault
+        if fault is not None and fault.after_frames:
+            await response.write(body[: len(body) // 2])
+            await self._strike(fault)
+        if body and self.request.method != "HEAD":
+            await response.write(body)
+        self.record.frames += 1
+        await self.end()
+
+    async def stream(self, status: int, content_type: str, headers: Mapping[str, str] | None = None) -> None:
+        """Sends the head of a chunked answer. Raises Struck, ConnectionError."""
+        response = web.StreamResponse(status=status, headers=_head(content_type, headers))
+        response.enable_chunked_encoding()
+        await self._open(response)
+
+    async def frame(self, data: bytes) -> None:
+        """One flush of a chunked answer. Raises Struck, ConnectionError."""
+        if self.response is None:
+            raise RuntimeError("a frame before the head")
+        await self.response.write(data)
+        self.record.frames += 1
+        await self._strike_at(self.record.frames)
+
+    async def end(self) -> None:
+        """The regular end of the answer. Raises ConnectionError."""
+        if self.response is not None:
+            await self.response.write_eof()
+
+    async def _open(self, response: web.StreamResponse) -> None:
+        await self._strike_at(None)
+        self.response = response
+        await response.prepare(self.request)
+        self.record.status = response.status
+        await self._strike_at(0)
+
+    async def _strike_at(self, place: int | None) -> None:
+        fault = self._transport_fault
+        if fault is not None and fault.after_frames == place:
+            await self._strike(fault)
+
+    async def _strike(self, fault: Fault) -> NoReturn:
+        if fault.kind == "stall":
+            await asyncio.sleep(self.behaviour.stall_s)
+        transport = self.request.transport
+        if transport is not None and fault.kind == "reset":
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            transport.abort()
+        elif transport is not None:
+            transport.close()
+        raise Struck(fault.kind)
+
+
+def _head(content_type: str, headers: Mapping[str, str] | None) -> dict[str, str]:
+    return {**(headers or {}), **({"Content-Type": content_type} if content_type else {})}

@@ -1,0 +1,98 @@
+"""What a simulated Ollama saw and did: the truth that tests compare the gateway's books with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+RECORDS_MAX = 10_000
+RECORDED_BYTES_MAX = 64 * 2**20
+
+Outcome = Literal["complete", "cancelled", "failed"]
+
+
+@dataclass(slots=True)
+class Record:
+    """One request. `output_tokens` were really generated; `frames` were handed to the socket; times in seconds
+    since the epoch; `finished` is None while it runs."""
+
+    id: int
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    started_at: float
+    body: str = ""
+    model: str | None = None
+    status: int | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    frames: int = 0
+    finished: Outcome | None = None
+    ended_at: float | None = None
+
+
+@dataclass
+class Recorder:
+    """The last 10,000 requests, or fewer when their bodies exceed 64 MiB. `clock` gives seconds since the epoch."""
+
+    clock: Callable[[], float]
+    records: deque[Record] = field(default_factory=deque)
+    running: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _bytes: int = 0
+    _next_id: int = 1
+
+    def __post_init__(self) -> None:
+        """Nothing runs yet."""
+        self._idle.set()
+
+    def begin(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> Record:
+        """Opens the record of a request whose head has arrived."""
+        record = Record(self._next_id, method, path, query, headers, self.clock())
+        self._next_id += 1
+        self.records.append(record)
+        self.running += 1
+        self._idle.clear()
+        self._bound()
+        return record
+
+    def keep_body(self, record: Record, body: bytes) -> None:
+        """Adds the body, as text with U+FFFD for what is not UTF-8."""
+        record.body = body.decode("utf-8", "replace")
+        self._bytes += len(record.body)
+        self._bound()
+
+    def end(self, record: Record, outcome: Outcome) -> None:
+        """Closes the record."""
+        record.finished = outcome
+        record.ended_at = self.clock()
+        self.running -= 1
+        if self.running == 0:
+            self._idle.set()
+
+    def clear(self) -> None:
+        """Forgets every request; those still running end unseen."""
+        self.records.clear()
+        self._bytes = 0
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Waits until no request runs; False when that took longer than `timeout_s`."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Every record as a JSON object, oldest first."""
+        return [asdict(record) for record in self.records]
+
+    def _bound(self) -> None:
+        if self._bytes > RECORDED_BYTES_MAX:
+            self._bytes = sum(len(record.body) for record in self.records)
+        while len(self.records) > RECORDS_MAX or (self._bytes > RECORDED_BYTES_MAX and len(self.records) > 1):
+            self._bytes -= len(self.records.popleft().body)

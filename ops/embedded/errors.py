@@ -1,0 +1,19 @@
+"""What stops the embedded stack from starting."""
+
+from __future__ import annotations
+
+from gateway.errors import GatewayError
+
+
+class StackError(GatewayError):
+    """The stack cannot start; the text is one sentence that says what to mend."""
+
+
+class ChildFailed(StackError):
+    """A child did not become ready. `log_tail` holds the last lines it wrote, oldest first."""
+
+    def __init__(self, name: str, reason: str, log_tail: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.reason = reason
+        self.log_tail = log_tail
+        super().__init__(f"{name} {reason}")

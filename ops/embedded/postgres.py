@@ -1,0 +1,149 @@
+"""The embedded PostgreSQL: its cluster, its process and the gateway's role and database in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import asyncpg
+
+from ops.embedded import privileges
+from ops.embedded.binaries import POSTGRES_BIN
+from ops.embedded.child import Child, User
+from ops.embedded.errors import StackError
+from ops.embedded.state import State
+
+HOST = "127.0.0.1"
+ROLE = DATABASE = "gateway"
+SUPERUSER = "postgres"
+SUPERUSER_SECRET = "postgres-superuser"  # noqa: S105 (a file's name)
+_TIMEOUT_S = 5.0
+_INITDB_TIMEOUT_S = 120.0
+
+# A magic link (proc(5)) instead of the path: it does not ask whether PostgreSQL's user may pass the directories
+# above, which belong to root alone when root runs the stack.
+_DATA = "/proc/self/cwd"
+# One pool per process of the stack, and room for the operator.
+_CONNECTIONS_MAX = 300
+
+
+def create_cluster(tree: Path, state: State, user: User | None) -> None:
+    """Creates the cluster on the first start: scram for everybody, the superuser's password random.
+
+    It appears at its place only when complete. Raises StackError with what initdb said.
+    """
+    if state.postgres.exists():
+        return
+    partial = state.postgres.with_name("postgres.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    state.make_private(partial)
+    if user is not None:
+        os.chown(partial, *user)
+    options = ["--auth=scram-sha-256", "--encoding=UTF8", "--no-sync", "--no-instructions"]
+    # PostgreSQL's own C.UTF-8, so that nothing depends on the locales of this machine.
+    locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    program = str(tree / POSTGRES_BIN / "initdb")
+    argv = [program, "-D", _DATA, "-U", SUPERUSER, "--pwfile=/dev/stdin", *options, *locale]
+    password = _readable_once(state.secret(SUPERUSER_SECRET), user)
+    try:
+        made = privileges.run_as(user, argv, partial, _INITDB_TIMEOUT_S, stdin=password)
+    finally:
+        os.close(password)
+    if made.returncode != 0:
+        raise StackError(f"PostgreSQL's initdb failed: {made.stderr.strip() or made.stdout.strip()}")
+    partial.rename(state.postgres)
+
+
+def _readable_once(text: str, user: User | None) -> int:
+    """The reading end of a pipe that holds `text` and that `user` may open by its /dev/fd name."""
+    reader, writer = os.pipe()
+    if user is not None:
+        os.fchown(reader, *user)
+    os.write(writer, text.encode() + b"\n")
+    os.close(writer)
+    return reader
+
+
+def child(tree: Path, state: State, user: User | None, port: int, *, durable: bool = True) -> Child:
+    """The server on loopback TCP. Not `durable` is for tests: faster, and a power failure may cost the cluster."""
+    settings = {
+        "listen_addresses": HOST,
+        "port": str(port),
+        "unix_socket_directories": "",
+        "max_connections": str(_CONNECTIONS_MAX),
+        "fsync": "on" if durable else "off",
+    }
+    password = state.secret(SUPERUSER_SECRET)
+
+    async def ready() -> bool:
+        try:
+            connection = await _connect(SUPERUSER, password, port, SUPERUSER)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        await connection.close(timeout=_TIMEOUT_S)
+        return True
+
+    return Child(
+        name="postgres",
+        argv=(
+            str(tree / POSTGRES_BIN / "postgres"),
+            "-D",
+            _DATA,
+            *(f"--{name}={value}" for name, value in settings.items()),
+        ),
+        env=privileges.environment(),
+        cwd=state.postgres,
+        log=state.log("postgres"),
+        ready=ready,
+        user=user,
+        # After a crash the backends of the old server may hold its shared memory for a moment.
+        start_attempts=8,
+        # SIGINT is the fast shutdown; SIGTERM would wait for clients to leave.
+        stop_signal=signal.SIGINT,
+        stop_grace_s=20.0,
+    )
+
+
+def forget_ended_server(state: State) -> None:
+    """Removes the lock file of a server that is no more.
+
+    PostgreSQL itself only asks whether the process id exists, which after a crash may be a zombie that nobody
+    reaped, or another program altogether. No second stack is possible here: the state's lock is held.
+    """
+    lock = state.postgres / "postmaster.pid"
+    try:
+        pid = int(lock.read_text().partition("\n")[0])
+        # The fields of proc(5): pid (name) state ...
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+    except ValueError:
+        return
+    except (FileNotFoundError, ProcessLookupError):
+        name, rest = "", ""
+    if name != "postgres" or rest.split()[0] == "Z":
+        lock.unlink(missing_ok=True)
+
+
+async def provision(state: State, port: int, password: str) -> None:
+    """Makes the gateway's role, which owns its database and is nothing more, with `password`. Idempotent."""
+    connection = await _connect(SUPERUSER, state.secret(SUPERUSER_SECRET), port, SUPERUSER)
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", ROLE):
+                await connection.execute(f"CREATE ROLE {ROLE} LOGIN")
+            # Only literals are possible here, so the server itself quotes the password into one.
+            await connection.execute(
+                await connection.fetchval(f"SELECT format('ALTER ROLE {ROLE} PASSWORD %L', $1::text)", password)
+            )
+            if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
+                await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
+    finally:
+        await connection.close(timeout=_TIMEOUT_S)
+
+
+async def _connect(user: str, password: str, port: int, database: str) -> asyncpg.Connection:
+    return await asyncpg.connect(
+        host=HOST, port=port, user=user, password=password, database=database, timeout=_TIMEOUT_S, ssl=False
+    )

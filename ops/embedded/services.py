@@ -1,0 +1,105 @@
+"""The children above the stores: the gateway's own services, Envoy and Caddy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import ops
+from gateway.settings import Settings
+from ops.embedded import binaries, probes
+from ops.embedded.child import Child, Probe
+from ops.embedded.configuration import Sockets
+from ops.embedded.options import HostPort
+from ops.embedded.state import State
+
+# What a service needs, on top of the grace time for its requests, to close its connections.
+_CLOSING_S = 5.0
+_ENVOY_THREADS_MAX = 4
+_CADDYFILE = Path(ops.__file__).with_name("caddy") / "Caddyfile"
+
+
+def python_service(
+    name: str, module: tuple[str, ...], state: State, env: Mapping[str, str], ready: Probe, stop_grace_s: float = 10.0
+) -> Child:
+    """A module of this distribution with its arguments, never looked for in the working directory."""
+    return Child(
+        name=name,
+        argv=(sys.executable, "-P", "-m", *module),
+        env={**env, "PYTHONUNBUFFERED": "1"},
+        cwd=state.root,
+        log=state.log(name),
+        ready=ready,
+        stop_grace_s=stop_grace_s,
+    )
+
+
+def workers(settings: Settings, state: State, sockets: Sockets, env: Mapping[str, str]) -> list[Child]:
+    """Every authz and meter worker on sockets of its own, and control."""
+    grace_s = settings.gateway_shutdown_grace_s + _CLOSING_S
+    children = []
+    for number in range(sockets.workers):
+        grpc, http, meter = sockets.authz_grpc(number), sockets.authz_http(number), sockets.meter_grpc(number)
+        listen = {**env, "AUTHZ_GRPC_LISTEN": grpc, "AUTHZ_HTTP_LISTEN": http}
+        children.append(
+            python_service(f"authz-{number}", ("authz",), state, listen, probes.accepts(grpc, http), grace_s)
+        )
+        listen = {**env, "METER_GRPC_LISTEN": meter}
+        children.append(python_service(f"meter-{number}", ("meter",), state, listen, probes.accepts(meter), grace_s))
+    return [*children, python_service("control", ("ops.control",), state, env, probes.always(), grace_s)]
+
+
+def envoy(settings: Settings, state: State, sockets: Sockets) -> Child:
+    """Envoy on the files of the state directory. It is stopped once the requests in flight are over."""
+    threads = min(os.cpu_count() or 1, _ENVOY_THREADS_MAX)
+    admin = sockets.envoy_admin()
+    return Child(
+        name="envoy",
+        argv=(
+            str(binaries.envoy()),
+            "--config-path",
+            str(state.envoy / "bootstrap.yaml"),
+            "--concurrency",
+            str(threads),
+            "--log-level",
+            "warning",
+            # Nothing is handed over to a successor, so there is no shared memory that could be left behind.
+            "--disable-hot-restart",
+        ),
+        env={"PATH": "/usr/bin:/bin", "HOME": str(state.root)},
+        cwd=state.root,
+        log=state.log("envoy"),
+        ready=probes.answers("http://envoy/ready", unix=admin),
+        drain=probes.envoy_drain(admin, settings.gateway_shutdown_grace_s),
+    )
+
+
+def caddy(settings: Settings, state: State, tls: HostPort, upstream: HostPort) -> Child:
+    """Caddy with certificates of its own authority, for the address and for `localhost`."""
+    names = dict.fromkeys((tls.reach().host, "localhost", settings.gateway_domain))
+    return Child(
+        name="caddy",
+        argv=(str(binaries.caddy()), "run", "--config", str(_CADDYFILE), "--adapter", "caddyfile"),
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(state.caddy),
+            "XDG_DATA_HOME": str(state.caddy),
+            "XDG_CONFIG_HOME": str(state.caddy),
+            "CADDY_SITES": ", ".join(f"https://{HostPort(name, tls.port)}" for name in names),
+            "CADDY_BIND": tls.host,
+            "CADDY_TLS": "internal",
+            "CADDY_UPSTREAM": str(upstream),
+            "CADDY_GRACE": f"{settings.gateway_shutdown_grace_s:.3f}s",
+        },
+        cwd=state.caddy,
+        log=state.log("caddy"),
+        ready=probes.answers_at_all(f"https://{tls.reach()}/healthz", authority_root(state)),
+        stop_grace_s=settings.gateway_shutdown_grace_s + _CLOSING_S,
+    )
+
+
+def authority_root(state: State) -> Path:
+    """The certificate of Caddy's own authority, where Caddy keeps it."""
+    return state.caddy / "caddy/pki/authorities/local/root.crt"

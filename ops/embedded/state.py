@@ -1,0 +1,127 @@
+"""The state directory: everything one embedded stack owns, and the lock that makes it one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ops.embedded import env_file
+from ops.embedded.errors import StackError
+
+# sockaddr_un.sun_path holds 108 bytes with the closing zero (unix(7)).
+SOCKET_PATH_BYTES_MAX = 107
+_LONGEST_SOCKET = "authz-99-http.sock"
+_LOCK = "lock"
+_TEMPORARY_PREFIX = "neuronetz-gateway-"
+
+
+class State:
+    """Paths below `root`, all of them 0700 directories; made by `open_state`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.env_file = root / ".env"
+        self.logs = root / "logs"
+        self.secrets = root / "secrets"
+        self.postgres = root / "postgres"
+        self.redis = root / "redis"
+        self.envoy = root / "envoy"
+        self.caddy = root / "caddy"
+        self._temporary_link = root / "tmp"
+        self._temporary: Path | None = None
+        self._temporary_lock: int | None = None
+
+    def make_private(self, directory: Path) -> Path:
+        """Creates `directory` with mode 0700, or narrows it to that."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(directory.stat().st_mode) != 0o700:
+            directory.chmod(0o700)
+        return directory
+
+    @functools.cached_property
+    def run(self) -> Path:
+        """Where the unix sockets are: below `root` unless that makes their paths too long for the kernel."""
+        below = self.root / "run"
+        if len(os.fsencode(below / _LONGEST_SOCKET)) <= SOCKET_PATH_BYTES_MAX:
+            return self.make_private(below)
+        return self.make_private(self.temporary() / "run")
+
+    def temporary(self) -> Path:
+        """A directory of this stack alone outside `root`, gone when the state is closed.
+
+        It may be passed through but not listed by other users, for what must be reachable by a server that runs
+        as one of them. Found again by a link from `root`, so that one left by a killed stack is removed.
+        """
+        if self._temporary is None:
+            path = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
+            self._temporary_link.symlink_to(path)
+            path.chmod(0o711)
+            # Cleaners of old temporary files leave a locked directory alone (tmpfiles.d(5)).
+            self._temporary_lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._temporary_lock, fcntl.LOCK_SH)
+            self._temporary = path
+        return self._temporary
+
+    def secret(self, name: str) -> str:
+        """A random password, kept in a file of mode 0600 from its first use on."""
+        path = self.secrets / name
+        if not path.exists():
+            env_file.write(path, secrets.token_urlsafe(32))
+        return path.read_text()
+
+    def log(self, name: str) -> Path:
+        """The log file of a child."""
+        return self.logs / f"{name}.log"
+
+    def drop_temporary(self) -> None:
+        """Removes the temporary directory of this or of an earlier, killed stack."""
+        if self._temporary_lock is not None:
+            os.close(self._temporary_lock)
+            self._temporary_lock = None
+        if not self._temporary_link.is_symlink():
+            return
+        target = self._temporary_link.readlink()
+        ours = target.name.startswith(_TEMPORARY_PREFIX) and target.is_dir() and not target.is_symlink()
+        if ours and target.stat().st_uid == os.geteuid():
+            shutil.rmtree(target)
+        self._temporary_link.unlink()
+        self._temporary = None
+
+
+@contextlib.contextmanager
+def open_state(root: Path) -> Iterator[State]:
+    """Creates what is missing and holds the lock for as long as the context lasts.
+
+    Raises StackError when another stack holds it, when the directory is in use for something else, or when it
+    cannot be written.
+    """
+    state = State(root.absolute())
+    try:
+        # What is made private here must be ours: never the permissions of somebody's home or of /tmp.
+        if root.exists() and not (root / _LOCK).exists() and any(root.iterdir()):
+            raise StackError(f"{root} is neither empty nor a state directory; choose another --state-dir")
+        for directory in (root, state.logs, state.secrets, state.redis, state.envoy, state.caddy):
+            state.make_private(directory)
+        lock = os.open(state.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StackError(f"the state directory {root} cannot be used: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"another stack is already running on the state directory {root}") from None
+        state.drop_temporary()
+        try:
+            yield state
+        finally:
+            state.drop_temporary()
+    finally:
+        os.close(lock)

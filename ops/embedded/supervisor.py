@@ -1,0 +1,85 @@
+"""Starts children in stages, keeps them alive and takes all of them down again; knows nothing of what they serve."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+from ops.embedded import logfile
+from ops.embedded.child import Child
+from ops.embedded.errors import ChildFailed
+from ops.embedded.keeper import Keeper
+
+TRIM_EVERY_S = 10.0
+
+
+Follower = Callable[[Mapping[str, int]], None]
+
+
+class Supervisor:
+    """An async context: on leaving it every child is stopped, the last stage first.
+
+    `notice` is called with a line for the operator when a child died and is started again. Once `hurry` is set,
+    stopping waits for nobody. Use it from the main thread only.
+    """
+
+    def __init__(self, notice: Callable[[str], None], hurry: asyncio.Event | None = None) -> None:
+        self._stages: list[list[Keeper]] = []
+        self._notice = notice
+        self._hurry = hurry or asyncio.Event()
+        self._follower: Follower | None = None
+        self._trimming: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Supervisor:
+        self._trimming = asyncio.create_task(self._trim_logs(), name="trim logs")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._trimming is not None:
+            self._trimming.cancel()
+        await self.stop()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id by child, in the order of starting."""
+        return {keeper.child.name: keeper.pid for keeper in self._keepers() if keeper.pid is not None}
+
+    def follow(self, follower: Follower | None) -> None:
+        """Calls `follower` with `pids` now and whenever they change; None ends that."""
+        self._follower = follower
+        self._changed()
+
+    async def start(self, *children: Child) -> None:
+        """Starts one stage in parallel and returns when all of it serves, or raises ChildFailed."""
+        stage = [Keeper(child, self._changed, self._notice, self._hurry) for child in children]
+        self._stages.append(stage)
+        failures: list[BaseException] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for keeper in stage:
+                    group.create_task(keeper.until_ready())
+        except* ChildFailed as group_of_failures:
+            failures.extend(group_of_failures.exceptions)
+        if failures:
+            raise failures[0]
+
+    async def stop(self) -> None:
+        """Stops every child, stage by stage in reverse."""
+        while self._stages:
+            await asyncio.gather(*(keeper.stop() for keeper in self._stages[-1]))
+            self._stages.pop()
+
+    def _changed(self) -> None:
+        if self._follower is not None:
+            self._follower(self.pids)
+
+    def _keepers(self) -> list[Keeper]:
+        return [keeper for stage in self._stages for keeper in stage]
+
+    async def _trim_logs(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_EVERY_S)
+            for keeper in self._keepers():
+                with contextlib.suppress(OSError):
+                    logfile.trim(keeper.child.log)

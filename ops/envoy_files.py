@@ -1,0 +1,117 @@
+"""Renders and writes everything Envoy reads: bootstrap, listener, clusters, and the secrets behind SDS.
+
+`render` is pure; `write` replaces files one by one, each by an atomic rename, which is how Envoy notices a change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from string import Template
+from typing import cast
+
+import betterproto2
+
+from gateway.settings import Settings
+from ops.envoy_clusters import HOLD_RESPONSE_WASM, render_clusters, secret_name
+from ops.envoy_replies import local_reply_config
+
+_SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
+# betterproto2's own casings misspell names such as `consecutive_5xx`; protobuf JSON takes the declared names as well.
+_AS_DECLARED = cast("betterproto2.Casing", str)
+_CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+
+
+def source_directory() -> Path:
+    """Where the hand-written files are: in an installed wheel beside this module, in a checkout at its root."""
+    packaged = Path(__file__).parent / "envoy_files"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "envoy"
+
+
+def render(settings: Settings, directory: Path) -> dict[str, bytes]:
+    """File name -> content of everything but secrets, for Envoy to read from `directory`. No value is a secret."""
+    values = {
+        "NODE_ID": json.dumps(f"gateway-{settings.gateway_bind_port}"),
+        "DIRECTORY": str(directory),
+        "ADMIN_ADDRESS": json.dumps(_address(settings.envoy_admin_listen)),
+        **_targets("AUTHZ_GRPC", settings.authz_grpc_targets),
+        **_targets("AUTHZ_HTTP", settings.authz_http_targets),
+        **_targets("METER_GRPC", settings.meter_grpc_targets),
+        "BIND_HOST": json.dumps(settings.gateway_bind_host),
+        "BIND_PORT": str(settings.gateway_bind_port),
+        "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
+        "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes),
+        # The meter's rewriting may lengthen a body a little (escapes, the cap, include_usage).
+        "REPLAY_BYTES_MAX": str(2 * settings.max_request_body_bytes + 65_536),
+        "LOCAL_REPLIES": json.dumps(local_reply_config()),
+    }
+    source = source_directory()
+    files = {
+        name: Template((source / name).read_text()).substitute(values).encode()
+        for name in ("bootstrap.yaml", "listener.yaml")
+    }
+    files[HOLD_RESPONSE_WASM] = (source / HOLD_RESPONSE_WASM).read_bytes()
+    for backend in settings.backends:
+        if backend.credential():
+            files[f"{secret_name(backend)}.yaml"] = _sds(secret_name(backend), directory)
+    clusters = [
+        {"@type": _CLUSTER_TYPE, **cluster.to_dict(casing=_AS_DECLARED)}
+        for cluster in render_clusters(settings, directory)
+    ]
+    files["cds.yaml"] = json.dumps({"resources": clusters}, indent=1).encode()
+    return files
+
+
+def render_secrets(settings: Settings) -> dict[str, bytes]:
+    """File name -> credential, one per backend that has one. To be written with mode 0600."""
+    return {
+        f"{secret_name(backend)}.token": credential[1].get_secret_value().encode()
+        for backend in settings.backends
+        if (credential := backend.credential())
+    }
+
+
+def write(settings: Settings, directory: Path) -> None:
+    """Writes all files into `directory` (0700), secrets first and the clusters that name them last."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = {**render_secrets(settings), **render(settings, directory)}
+    for name in sorted(files, key=lambda name: (name == "cds.yaml", name)):
+        write_atomically(directory / name, files[name])
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces `path` by a rename within its directory; the new file has mode 0600."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _address(listen: str) -> dict[str, object]:
+    if listen.startswith("unix:"):
+        return {"pipe": {"path": listen.removeprefix("unix:"), "mode": 0o600}}
+    host, _, port = listen.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+
+
+def _targets(name: str, targets: list[str]) -> dict[str, str]:
+    """How the workers of one service are found: sockets as they stand, names by DNS, where each replica has a record."""
+    addresses = [_address(target) for target in targets]
+    for address in addresses:
+        if isinstance(pipe := address.get("pipe"), dict):
+            pipe.pop("mode")  # Only a listening socket has one.
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}]
+    by_name = any("socket_address" in address for address in addresses)
+    return {f"{name}_ENDPOINTS": json.dumps(endpoints), f"{name}_DISCOVERY": "STRICT_DNS" if by_name else "STATIC"}
+
+
+def _sds(name: str, directory: Path) -> bytes:
+    secret = {"filename": str(directory / f"{name}.token")}
+    resource = {"@type": _SECRET_TYPE, "name": name, "generic_secret": {"secret": secret}}
+    return json.dumps({"resources": [resource]}).encode()

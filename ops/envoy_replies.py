@@ -1,0 +1,91 @@
+"""What Envoy answers by itself, put into the caller's dialect: its `local_reply_config`, made from the one error table.
+
+Pure. Envoy says a local reply with a status and response flags only, so those are what is mapped to a code.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from gateway.dialects import error_object
+from gateway.errors import MESSAGE, STATUS, Code
+from gateway.names import ERROR_HEADER
+from gateway.surfaces import SURFACES, Dialect
+
+# Which paths speak which dialect, first match wins; the counterpart of gateway.surfaces.dialect_of.
+_PATHS: tuple[tuple[Dialect, str], ...] = (
+    (Dialect.ANTHROPIC, r"/v1/messages([/?].*)?"),
+    (Dialect.OPENAI, r"/v1/.*"),
+    (Dialect.NATIVE, r".*"),
+)
+_SURFACE_PATHS: tuple[tuple[Dialect, str], ...] = tuple(
+    (dialect, "|".join(surface.path for surface in SURFACES if surface.dialect is dialect)) for dialect in Dialect
+)
+
+# Envoy's response flags for a backend that is away (no healthy host, connection failed or cut, breaker, retries used
+# up) and for one that is too slow. On other paths they speak of our own services.
+_BACKEND_FLAGS = ("UH", "UF", "UO", "URX", "UC", "UR", "LR", "UPE")
+_TIMEOUT_FLAGS = ("UT", "SI")
+
+# What authz and the meter answer goes out through Envoy as well, and is in its final form already.
+_OURS = {
+    "extension_filter": {
+        "name": "envoy.access_loggers.extension_filters.cel",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+            "expression": f"'{ERROR_HEADER}' in response.headers",
+        },
+    }
+}
+
+_BY_STATUS: tuple[tuple[int, Code], ...] = (
+    (400, Code.INVALID_REQUEST),
+    (403, Code.ENDPOINT_BLOCKED),
+    (404, Code.NOT_FOUND),
+    (405, Code.METHOD_NOT_ALLOWED),
+    (408, Code.REQUEST_TIMEOUT),
+    (413, Code.REQUEST_TOO_LARGE),
+    (431, Code.REQUEST_TOO_LARGE),
+)
+
+
+def local_reply_config() -> dict[str, Any]:
+    """Envoy's LocalReplyConfig as JSON: one mapper per code and dialect, of which the first that matches is taken."""
+    about_backends = [(_TIMEOUT_FLAGS, Code.BACKEND_TIMEOUT), (_BACKEND_FLAGS, Code.BACKEND_UNAVAILABLE)]
+    by_status = [
+        *((_status("EQ", status), code) for status, code in _BY_STATUS),
+        # Whatever else fails inside is a missing dependency, and no statement about the caller.
+        (_status("GE", 500), Code.UNAVAILABLE),
+        (_status("GE", 400), Code.INVALID_REQUEST),
+    ]
+    return {
+        "mappers": [
+            {"filter": _OURS},
+            *(_mapper(_flags(flags), code, *path) for flags, code in about_backends for path in _SURFACE_PATHS),
+            *(_mapper(when, code, *path) for when, code in by_status for path in _PATHS),
+        ]
+    }
+
+
+def _flags(flags: tuple[str, ...]) -> dict[str, Any]:
+    return {"response_flag_filter": {"flags": list(flags)}}
+
+
+def _status(op: str, status: int) -> dict[str, Any]:
+    comparison = {"op": op, "value": {"default_value": status, "runtime_key": "gateway.local_reply"}}
+    return {"status_code_filter": {"comparison": comparison}}
+
+
+def _mapper(when: dict[str, Any], code: Code, dialect: Dialect, path: str) -> dict[str, Any]:
+    matcher = {"name": ":path", "string_match": {"safe_regex": {"regex": path}}}
+    # The message texts hold no percent sign, which would be one of Envoy's format operators.
+    body = error_object(dialect, code, re.sub("%", "%%", MESSAGE[code]), "%REQ(X-REQUEST-ID)%")
+    return {
+        "filter": {"and_filter": {"filters": [when, {"header_filter": {"header": matcher}}]}},
+        "status_code": STATUS[code],
+        "headers_to_add": [
+            {"header": {"key": ERROR_HEADER, "value": str(code)}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        ],
+        "body_format_override": {"json_format": body, "content_type": "application/json"},
+    }

@@ -1,0 +1,95 @@
+"""Brings the database schema to a revision: Alembic, configured here so that an installed wheel can migrate too.
+
+Everything happens in one transaction under an advisory lock. Several services may start this at once, and a
+migration that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from alembic import command, op
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import migrations
+from gateway.errors import GatewayError
+from gateway.settings import Settings
+from gateway.stores.postgres import Database, translated_errors
+
+VERSION_SCHEMA = "gateway"
+TIMEOUT_S = 300.0
+AUDIT_MONTHS_AHEAD = 3
+
+_DIRECTORY = Path(migrations.__file__).parent
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('gateway.migrate', 0))")
+
+
+class MigrationFailed(GatewayError):
+    """A revision could not be applied; the database is as it was before."""
+
+
+async def upgrade(settings: Settings, revision: str = "head") -> str:
+    """Migrates up to `revision` and makes the audit partitions of the coming months. Returns the revision reached.
+
+    Safe to run any number of times, also at once. Raises StoreUnavailable or MigrationFailed.
+    """
+
+    def steps(connection: Connection, config: Config) -> None:
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {VERSION_SCHEMA}"))
+        command.upgrade(config, revision)
+        if _current(connection) is not None:
+            connection.execute(text(f"SELECT gateway.ensure_audit_partitions({AUDIT_MONTHS_AHEAD})"))
+
+    return await _run(settings, steps)
+
+
+async def downgrade(settings: Settings, revision: str) -> str:
+    """Migrates down to `revision` (`base` is the empty schema); rows of dropped tables are lost. Raises as above."""
+    return await _run(settings, lambda _, config: command.downgrade(config, revision))
+
+
+def run_sql(name: str) -> None:
+    """For revisions: executes a whole SQL file of `migrations/versions` in the migration's transaction."""
+    script = (_DIRECTORY / "versions" / name).read_text(encoding="utf-8")
+    # A prepared statement holds one command only, so the script goes to the driver as it is.
+    driver = op.get_bind().connection.dbapi_connection
+    driver.run_async(lambda connection: connection.execute(script))  # type: ignore[union-attr]
+
+
+async def _run(settings: Settings, steps: Callable[[Connection, Config], None]) -> str:
+    database = Database(settings, command_timeout_s=TIMEOUT_S)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=database.connect)
+    try:
+        with translated_errors():
+            async with asyncio.timeout(TIMEOUT_S), engine.begin() as connection:
+                await connection.execute(_LOCK)
+                return await connection.run_sync(_migrate, steps)
+    except (DBAPIError, CommandError) as error:
+        raise MigrationFailed(f"the migration failed and changed nothing: {_reason(error)}") from error
+    finally:
+        await engine.dispose()
+
+
+def _migrate(connection: Connection, steps: Callable[[Connection, Config], None]) -> str:
+    config = Config()
+    config.set_main_option("script_location", str(_DIRECTORY))
+    config.attributes["connection"] = connection
+    steps(connection, config)
+    return _current(connection) or "base"
+
+
+def _current(connection: Connection) -> str | None:
+    query = f"SELECT version_num FROM {VERSION_SCHEMA}.alembic_version"  # noqa: S608 (a constant)
+    revision = connection.execute(text(query)).scalar_one_or_none()
+    return None if revision is None else str(revision)
+
+
+def _reason(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(cause).strip().splitlines()[0]

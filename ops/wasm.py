@@ -1,0 +1,32 @@
+"""Compiles the hold filter, envoy/hold_response.wat, to the module that Envoy loads: `python -m ops.wasm`.
+
+The binary is committed, so running the gateway needs no compiler; changing the filter needs wasmtime (extra `dev`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from wasmtime import Engine, Module, wat2wasm
+
+HOLD_RESPONSE_WAT = Path(__file__).parents[1] / "envoy" / "hold_response.wat"
+
+
+def compile_wat(text: str) -> bytes:
+    """WebAssembly text to a valid binary module. Raises wasmtime.WasmtimeError, which says where the text is wrong."""
+    module = bytes(wat2wasm(text))
+    Module.validate(Engine(), module)
+    return module
+
+
+def main() -> None:
+    """Writes the compiled hold filter beside its source."""
+    target = HOLD_RESPONSE_WAT.with_suffix(".wasm")
+    module = compile_wat(HOLD_RESPONSE_WAT.read_text(encoding="utf-8"))
+    target.write_bytes(module)
+    sys.stdout.write(f"{target.name}: {len(module)} bytes\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+import json
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.dialects import error_object
+from gateway.errors import MESSAGE, Code
+from gateway.settings import Settings
+from gateway.surfaces import SURFACES, Dialect, dialect_of
+from ops.embedded import binaries
+from ops.envoy_files import render, render_secrets, write
+from ops.envoy_replies import local_reply_config
+
+TOKEN = "a-token-that-must-not-show"
+BACKENDS = [
+    {"name": "near", "base_url": "http://127.0.0.1:11434", "replicas": ["http://127.0.0.1:11435"], "auth_token": TOKEN},
+    {"name": "far", "base_url": "https://ollama.example.com", "auth_token": TOKEN, "auth_header": "X-API-Key"},
+    {"name": "bare", "base_url": "http://ollama.example.com:11434"},
+]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.model_validate(
+        {
+            "ollama_backends": BACKENDS,
+            "authz_grpc_targets": ["unix:/run/a0.sock", "unix:/run/a1.sock"],
+            "envoy_admin_listen": "unix:/run/admin.sock",
+        }
+    )
+
+
+def listener(files: dict[str, bytes]) -> dict[str, Any]:
+    resources: list[dict[str, Any]] = yaml.safe_load(files["listener.yaml"])["resources"]
+    return resources[0]
+
+
+def routes(files: dict[str, bytes]) -> list[dict[str, Any]]:
+    manager = listener(files)["filter_chains"][0]["filters"][0]["typed_config"]
+    found: list[dict[str, Any]] = manager["route_config"]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def test_envoy_accepts_the_whole_configuration(settings: Settings, tmp_path: Path) -> None:
+    """The dynamic parts are put into the bootstrap, because validation does not read what they are subscribed from."""
+    write(settings, tmp_path)
+    bootstrap = yaml.safe_load((tmp_path / "bootstrap.yaml").read_text())
+    del bootstrap["dynamic_resources"]
+    static = bootstrap["static_resources"]
+    for cluster in json.loads((tmp_path / "cds.yaml").read_text())["resources"]:
+        static["clusters"].append({key: value for key, value in cluster.items() if key != "@type"})
+    entry = listener(render(settings, tmp_path))
+    static["listeners"] = [{key: value for key, value in entry.items() if key != "@type"}]
+    # The aliases of the hand-written file are one object here; JSON writes each of them out.
+    whole = tmp_path / "whole.json"
+    whole.write_text(json.dumps(bootstrap))
+    checked = subprocess.run(
+        [binaries.envoy(), "--mode", "validate", "-c", whole, "--use-dynamic-base-id"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr[-2000:]
+    assert "Unknown field" not in checked.stderr
+
+
+def test_the_routes_to_backends_are_exactly_the_surfaces(settings: Settings, tmp_path: Path) -> None:
+    to_backends = [
+        route["match"]
+        for route in routes(render(settings, tmp_path))
+        if "inline_cluster_specifier_plugin" in route.get("route", {})
+    ]
+    assert [match["path"] for match in to_backends] == [surface.path for surface in SURFACES]
+    assert all(match["headers"][0]["string_match"] == {"exact": "POST"} for match in to_backends)
+
+
+def test_only_the_routes_to_backends_have_a_way_upstream_of_their_own(settings: Settings, tmp_path: Path) -> None:
+    for route in routes(render(settings, tmp_path)):
+        if "direct_response" not in route and route["route"].get("cluster") != "catalog":
+            assert "typed_per_filter_config" not in route, "a route to a backend must pass every filter"
+
+
+def test_no_secret_stands_in_a_file_that_envoy_shows(settings: Settings, tmp_path: Path) -> None:
+    assert all(TOKEN.encode() not in content for content in render(settings, tmp_path).values())
+    assert render_secrets(settings) == {
+        "credential-near.token": f"Bearer {TOKEN}".encode(),
+        "credential-far.token": TOKEN.encode(),
+    }
+
+
+def test_every_file_is_private(settings: Settings, tmp_path: Path) -> None:
+    directory = tmp_path / "envoy"
+    write(settings, directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()} == {0o600}
+
+
+def test_each_backend_strips_the_credentials_of_all_before_it_adds_its_own(settings: Settings, tmp_path: Path) -> None:
+    for cluster in json.loads(render(settings, tmp_path)["cds.yaml"])["resources"]:
+        (options,) = cluster["typed_extension_protocol_options"].values()
+        names = [each["name"].rpartition(".")[2] for each in options["http_filters"]]
+        own = ["credential_injector"] if cluster["name"] != "backend:bare" else []
+        assert names == ["header_mutation", *own, "wasm", "upstream_codec"]
+        stripped = options["http_filters"][0]["typed_config"]["mutations"]["request_mutations"]
+        assert {each["remove"] for each in stripped} == {"authorization", "x-api-key"}
+
+
+def test_local_replies_cover_every_dialect_with_the_words_of_the_error_table() -> None:
+    mappers = local_reply_config()["mappers"]
+    for dialect, path in (
+        (Dialect.NATIVE, "/api/chat"),
+        (Dialect.OPENAI, "/v1/x"),
+        (Dialect.ANTHROPIC, "/v1/messages"),
+    ):
+        assert dialect_of(path) is dialect
+        unavailable = next(
+            mapper
+            for mapper in mappers
+            if mapper.get("status_code") == 503
+            and mapper["headers_to_add"][0]["header"]["value"] == Code.UNAVAILABLE
+            and re.fullmatch(_path_regex(mapper), path)
+        )
+        expected = error_object(dialect, Code.UNAVAILABLE, MESSAGE[Code.UNAVAILABLE], "%REQ(X-REQUEST-ID)%")
+        assert unavailable["body_format_override"]["json_format"] == expected
+
+
+def _path_regex(mapper: dict[str, Any]) -> str:
+    header = mapper["filter"]["and_filter"]["filters"][1]["header_filter"]["header"]
+    regex: str = header["string_match"]["safe_regex"]["regex"]
+    return regex
