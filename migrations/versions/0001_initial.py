@@ -1,0 +1,16 @@
+"""Tenants, keys, limits, budgets, revocations, audit log and prompt log."""
+
+from ops.migrate import run_sql
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Creates everything."""
+    run_sql("0001_initial.up.sql")
+
+
+def downgrade() -> None:
+    """Drops everything, rows included."""
+    run_sql("0001_initial.down.sql")

@@ -1,0 +1,13 @@
+"""A simulated Ollama on loopback for each test."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ops.demo.ollama.app import Options, Running, running
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Running]:
+    async with running(Options(port=0)) as started:
+        yield started

@@ -1,0 +1,87 @@
+"""Speaks HTTP/1.1 byte by byte, so that a test sees chunks, resets and headers as they are."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+DEADLINE_S = 5
+
+
+@dataclass
+class Reply:
+    """A response as it came; `chunks` is None when it had a length. `cut` when the body did not end regularly,
+    `reset` when a RST ended it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    chunks: list[bytes] | None
+    cut: bool
+    reset: bool = False
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def call(url: str, path: str, body: Any = None, *, method: str = "", headers: str = "") -> Reply:
+    """One request on a connection of its own. A `body` that is not bytes is sent as JSON. When no byte of a
+    response came it raises ConnectionResetError after a RST and EOFError after a FIN."""
+    return await exchange(url, _request(path, body, method, headers))
+
+
+async def leave(url: str, path: str, body: Any, when: Callable[[], bool]) -> None:
+    """Sends a request and closes the connection, without having read anything, as soon as `when` holds."""
+    async with asyncio.timeout(DEADLINE_S):
+        _reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+        writer.write(_request(path, body, "", ""))
+        while not when():  # noqa: ASYNC110 - a record has no event of its own to wait for
+            await asyncio.sleep(0.005)
+        writer.close()
+
+
+async def exchange(url: str, request: bytes) -> Reply:
+    """Sends the bytes and reads until the connection ends."""
+    received, reset = b"", False
+    async with asyncio.timeout(DEADLINE_S):
+        reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+        try:
+            writer.write(request)
+            while data := await reader.read(65536):
+                received += data
+        except ConnectionResetError:
+            if not received:
+                raise
+            reset = True
+        finally:
+            writer.close()
+    return _parse(received, reset=reset)
+
+
+def _request(path: str, body: Any, method: str, headers: str) -> bytes:
+    content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+    verb = method or ("GET" if body is None else "POST")
+    head = f"{verb} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+def _parse(received: bytes, *, reset: bool) -> Reply:
+    head, _, rest = received.partition(b"\r\n\r\n")
+    if not head:
+        raise EOFError
+    status_line, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
+    status = int(status_line.split()[1])
+    if headers.get("transfer-encoding") != "chunked":
+        return Reply(status, headers, rest, None, len(rest) < int(headers.get("content-length", 0)), reset)
+    chunks: list[bytes] = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        if length == 0:
+            return Reply(status, headers, b"".join(chunks), chunks, False, reset)
+        chunks.append(rest[:length])
+        rest = rest[length + 2 :]
+    return Reply(status, headers, b"".join(chunks), chunks, True, reset)

@@ -1,0 +1,45 @@
+"""One stack for all end-to-end tests: two workers of each service, TLS, a backend that demands a token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.stack import Simulator, Stack, free_port, set_env, simulator, up
+
+BACKEND_TOKEN = "backend-token-of-the-tests"
+
+
+@pytest.fixture(scope="session")
+def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text(BACKEND_TOKEN)
+    with simulator("--auth-token-file", str(token)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack(ollama: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    state_dir = tmp_path_factory.mktemp("stack") / "state"
+    backend = {"name": "sim", "base_url": ollama.url, "auth_token": BACKEND_TOKEN}
+    listen = f"127.0.0.1:{free_port()}"
+    with simulator() as first, up(state_dir, "--listen", listen, "--backend", f"sim={first.url}"):
+        pass
+    set_env(state_dir, OLLAMA_BACKENDS=json.dumps([backend]), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="10000")
+    set_env(state_dir, DEFAULT_TPM="10000000", REDIS_KEY_CACHE_TTL_S="600")
+    with up(state_dir, "--workers", "2", "--tls", f"127.0.0.1:{free_port()}") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def key(stack: Stack) -> str:
+    return stack.new_key("clients")
+
+
+@pytest.fixture(autouse=True)
+def _backend_as_at_first(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "ollama" in request.fixturenames:
+        request.getfixturevalue("ollama").behave()

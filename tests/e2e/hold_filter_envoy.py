@@ -1,0 +1,158 @@
+"""A real Envoy that does nothing but route, retry and hold: two clusters in order, each behind the hold filter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from ops.embedded import binaries
+from ops.wasm import HOLD_RESPONSE_WAT
+
+HOLD_RESPONSE_WASM = HOLD_RESPONSE_WAT.with_suffix(".wasm")
+BARE, IMPATIENT = "/bare", "/impatient"
+"""Prefixes of paths that go to clusters without the filter, or that are given up after a short while."""
+
+_START_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 5.0
+_TYPE = "type.googleapis.com/envoy"
+_HOLD_RESPONSE = {
+    "name": "envoy.filters.http.wasm",
+    "typed_config": {
+        "@type": f"{_TYPE}.extensions.filters.http.wasm.v3.Wasm",
+        "config": {
+            "name": "hold_response",
+            "failure_policy": "FAIL_RELOAD",
+            "allow_on_headers_stop_iteration": True,
+            "vm_config": {
+                "vm_id": "hold_response",
+                "runtime": "envoy.wasm.runtime.v8",
+                "code": {"local": {"filename": str(HOLD_RESPONSE_WASM)}},
+            },
+        },
+    },
+}
+_CODEC = {
+    "name": "envoy.filters.http.upstream_codec",
+    "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.upstream_codec.v3.UpstreamCodec"},
+}
+# What the filter lets a held body grow to, 16 MiB, and room for one read more.
+_BUFFER_BYTES_MAX = 18 * 1024 * 1024
+
+
+def _cluster(name: str, port: int, http_filters: list[Any]) -> dict[str, Any]:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+        "circuit_breakers": {"thresholds": [{"max_retries": 1024}]},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {"enable_trailers": True}},
+                "http_filters": [*http_filters, _CODEC],
+            }
+        },
+    }
+
+
+def _route(prefix: str, clusters: list[str], **retry_policy: Any) -> dict[str, Any]:
+    specifier = f"{_TYPE}.extensions.router.cluster_specifiers.priority_group.v3.PriorityGroupClusterSpecifier"
+    groups = [{"name": name, "clusters": [{"cluster_name": name, "weight": 1}]} for name in clusters]
+    return {
+        "match": {"prefix": prefix},
+        "request_body_buffer_limit": _BUFFER_BYTES_MAX,
+        "route": {
+            "inline_cluster_specifier_plugin": {
+                "extension": {
+                    "name": "envoy.router.cluster_specifier_plugin.priority_group",
+                    "typed_config": {"@type": specifier, "priority_groups": groups},
+                }
+            },
+            "timeout": "0s",
+            "retry_policy": {
+                "retry_on": "connect-failure,refused-stream,reset,gateway-error",
+                "num_retries": 1,
+                "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
+                "refresh_cluster_on_retry": True,
+                **retry_policy,
+            },
+        },
+    }
+
+
+def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
+    held, bare = list(ports), [f"bare-{name}" for name in ports]
+    loopback = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
+    router = {
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
+    }
+    routes = [_route(BARE, bare), _route(IMPATIENT, held, per_try_timeout="0.2s"), _route("/", held)]
+    connection_manager = {
+        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "hold",
+        "delayed_close_timeout": "0.1s",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+        "http_filters": [router],
+    }
+    network_filter = {"name": "envoy.filters.network.http_connection_manager", "typed_config": connection_manager}
+    listener = {"name": "all", "address": loopback, "filter_chains": [{"filters": [network_filter]}]}
+    clusters = [
+        *(_cluster(name, port, [_HOLD_RESPONSE]) for name, port in ports.items()),
+        *(_cluster(f"bare-{name}", port, []) for name, port in ports.items()),
+    ]
+    return {"admin": {"address": loopback}, "static_resources": {"listeners": [listener], "clusters": clusters}}
+
+
+@asynccontextmanager
+async def running_envoy(directory: Path, ports: Mapping[str, int]) -> AsyncIterator[str]:
+    """Starts Envoy with two workers in front of `ports`, in their order, and gives its URL."""
+    config, admin, log = directory / "envoy.json", directory / "admin", directory / "envoy.log"
+    config.write_text(json.dumps(_bootstrap(ports)))
+    arguments = ["--use-dynamic-base-id", "--concurrency", "2", "--admin-address-path", str(admin)]
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            binaries.envoy(), "-c", config, *arguments, stdout=output, stderr=output
+        )
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while not (address := await _listener_address(admin)):
+                assert process.returncode is None, log.read_text()
+                await asyncio.sleep(0.02)
+        yield f"http://{address}"
+    finally:
+        await _stop(process)
+
+
+async def _listener_address(admin: Path) -> str | None:
+    """Where Envoy listens, or None as long as it does not."""
+    if not (admin.exists() and (host := admin.read_text())):
+        return None
+    async with aiohttp.ClientSession(f"http://{host}") as session, session.get("/ready") as ready:
+        if ready.status != 200:
+            return None
+        async with session.get("/listeners") as listeners:
+            return (await listeners.text()).strip().removeprefix("all::")
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_TIMEOUT_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

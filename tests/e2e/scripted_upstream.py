@@ -1,0 +1,151 @@
+"""Upstreams whose every byte a test writes itself: raw TCP, one script per path.
+
+A server would never send half an answer and a reset on purpose; a script does. Each path has a script for the first
+upstream and one for the second, and `asked` tells which of them a request came to, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+FIRST, SECOND = "first", "second"
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+class Exchange:
+    """One request on one connection, and the means to answer it in any broken way."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, *parts: bytes) -> None:
+        """Writes the parts and waits until the kernel has taken them."""
+        for part in parts:
+            self._writer.write(part)
+            await self._writer.drain()
+
+    def reset(self) -> None:
+        """Ends the connection with a TCP RST."""
+        connection: socket.socket = self._writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._writer.transport.abort()
+
+    def close(self) -> None:
+        """Ends the connection with a FIN."""
+        self._writer.close()
+
+    async def gone(self) -> None:
+        """Returns when the other side has given the connection up."""
+        while await self._reader.read(4096):
+            pass
+
+
+Script = Callable[[Exchange], Awaitable[None]]
+
+
+def head(content_type: str | None, *framing: str, status: str = "200 OK") -> bytes:
+    """A response's head. `framing` are whole header lines; without any the body is chunked."""
+    lines = [f"HTTP/1.1 {status}", *([f"content-type: {content_type}"] if content_type is not None else [])]
+    return "\r\n".join([*lines, *(framing or ("transfer-encoding: chunked",)), "", ""]).encode()
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body; the empty one ends it."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def says(*parts: bytes) -> Script:
+    """Sends the parts and leaves the connection open for the next request."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(*parts)
+
+    return script
+
+
+def resets_after(*parts: bytes) -> Script:
+    """Sends the parts, then a RST."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(*parts)
+        exchange.reset()
+
+    return script
+
+
+def closes_after(*parts: bytes) -> Script:
+    """Sends the parts, then a FIN."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(*parts)
+        exchange.close()
+
+    return script
+
+
+def stalls_after(*parts: bytes) -> Script:
+    """Sends the parts, then nothing, until the other side gives up."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(*parts)
+        await exchange.gone()
+
+    return script
+
+
+class Upstreams:
+    """Two upstreams on loopback ports of their own."""
+
+    def __init__(self) -> None:
+        self.ports: dict[str, int] = {}
+        self.asked: dict[str, list[str]] = {}
+        self._scripts: dict[str, dict[str, Script]] = {}
+        self._connections: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count(1)
+
+    def path(self, *, first: Script, second: Script, under: str = "") -> str:
+        """A fresh path that is answered by these scripts."""
+        path = f"{under}/{next(self._numbers)}"
+        self._scripts[path] = {FIRST: first, SECOND: second}
+        self.asked[path] = []
+        return path
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[Upstreams]:
+        """Listens while the context lasts, then ends what is still connected."""
+        async with await self._listen(FIRST), await self._listen(SECOND):
+            try:
+                yield self
+            finally:
+                for connection in self._connections:
+                    connection.cancel()
+                await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _listen(self, name: str) -> asyncio.Server:
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = asyncio.create_task(self._serve(name, reader, writer))
+            self._connections.add(connection)
+            connection.add_done_callback(self._connections.discard)
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=512)
+        self.ports[name] = server.sockets[0].getsockname()[1]
+        return server
+
+    async def _serve(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        exchange = Exchange(reader, writer)
+        try:
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")  # no request of these tests has a body
+                path = request.split(b" ", 2)[1].decode()
+                self.asked[path].append(name)
+                await self._scripts[path][name](exchange)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # Envoy hung up, between requests or on an attempt that it gave up.
+        finally:
+            writer.close()

@@ -1,0 +1,185 @@
+"""The whole stack as an operator starts it, for tests: `neuronetz-gateway up` over a simulated Ollama."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+START_TIMEOUT_S = 90.0
+WAIT_TIMEOUT_S = 20.0
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T | None], timeout_s: float = WAIT_TIMEOUT_S) -> T:
+    """What `look` gives once it gives something; fails when it never does."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if found := look():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"nothing came of {look} within {timeout_s} s")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Simulator:
+    """A simulated Ollama in a process of its own, and what it saw."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process = process
+        self.url = url
+
+    def requests(self, request_id: str | None = None) -> list[dict[str, Any]]:
+        """What reached it, health checks and discovery left out; of one gateway request if asked."""
+        seen: list[dict[str, Any]] = httpx.get(f"{self.url}/_sim/requests").json()
+        return [
+            each
+            for each in seen
+            if each["method"] == "POST" and (request_id is None or each["headers"].get("x-request-id") == request_id)
+        ]
+
+    def behave(self, **behaviour: Any) -> None:
+        """Sets how it answers from now on; without arguments, as at first."""
+        httpx.put(f"{self.url}/_sim/behaviour", json=behaviour).raise_for_status()
+
+
+@contextmanager
+def simulator(*arguments: str) -> Iterator[Simulator]:
+    """Starts a simulated Ollama on a free port."""
+    command = [sys.executable, "-m", "ops.demo.ollama", "--listen", "127.0.0.1:0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield Simulator(process, process.stdout.readline().strip())
+        finally:
+            process.terminate()
+
+
+@dataclass
+class Stack:
+    """A running stack. `ready` is what the ready file says."""
+
+    process: subprocess.Popen[bytes]
+    state_dir: Path
+    ready_file: Path
+    ready: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        """Where Envoy listens."""
+        url: str = self.ready["url"]
+        return url
+
+    def pids(self, prefix: str) -> list[int]:
+        """The processes whose name begins so, as they are now."""
+        now = json.loads(self.ready_file.read_text())
+        return [pid for name, pid in now["pids"].items() if name.startswith(prefix)]
+
+    def cli(self, *arguments: str) -> Any:
+        """Runs an operator command with --json and returns what it printed."""
+        command = [sys.executable, "-m", "ops.cli", "--env-file", self.ready["env_file"], *arguments, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def new_key(self, tenant: str, *options: str, models: bool = True) -> str:
+        """A key of a new tenant, which may use all models."""
+        self.cli("create-tenant", "--name", tenant, *(["--allow-all-models"] if models else []))
+        key: str = self.cli("create-key", "--tenant", tenant, "--name", "k", *options)["key"]
+        return key
+
+    def row(self, request_id: str) -> dict[str, Any]:
+        """The audit row of a request, once it is there. There is never more than one."""
+        rows: list[dict[str, Any]] = eventually(lambda: self.cli("show-audit", "--request-id", request_id))
+        assert len(rows) == 1
+        return rows[0]
+
+    @contextmanager
+    def frozen(self, prefix: str) -> Iterator[None]:
+        """Stops the processes whose name begins so, as if they hung, and lets them go on afterwards."""
+        pids = [each for pid in self.pids(prefix) for each in (pid, *_children(pid))]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def up(state_dir: Path, *arguments: str) -> Iterator[Stack]:
+    """`neuronetz-gateway up` until the context ends; it must then stop cleanly."""
+    ready_file = state_dir.with_suffix(".ready")
+    ready_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "ops.cli", "up", "--state-dir", str(state_dir), "--ready-file", str(ready_file)]
+    with state_dir.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
+
+    def ready() -> dict[str, Any] | None:
+        assert process.poll() is None, state_dir.with_suffix(".log").read_text()
+        return json.loads(ready_file.read_text()) if ready_file.exists() else None
+
+    try:
+        yield Stack(process, state_dir, ready_file, eventually(ready, START_TIMEOUT_S))
+    finally:
+        process.terminate()
+        code = process.wait(timeout=60)
+    assert code in (0, -signal.SIGKILL), state_dir.with_suffix(".log").read_text()
+
+
+def listening(pids: list[int]) -> set[str]:
+    """The TCP addresses on which these processes listen, as HOST:PORT; read from proc(5)."""
+    inodes = {
+        target.removeprefix("socket:[").removesuffix("]")
+        for pid in pids
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if (target := _target(link)).startswith("socket:[")
+    }
+    found = set()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and rest[5] in inodes:
+                host, port = local.split(":")
+                words = [bytes.fromhex(host[at : at + 8])[::-1] for at in range(0, len(host), 8)]
+                found.add(f"{socket.inet_ntop(family, b''.join(words))}:{int(port, 16)}")
+    return found
+
+
+def _children(parent: int) -> list[int]:
+    """PostgreSQL serves each connection in a process of its own."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
+
+
+def set_env(state_dir: Path, **values: str) -> None:
+    """Edits the env file of a state directory as an operator would."""
+    path = state_dir / ".env"
+    lines = [line for line in path.read_text().splitlines() if line.partition("=")[0] not in values]
+    path.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in values.items())]) + "\n")

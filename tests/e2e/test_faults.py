@@ -1,0 +1,109 @@
+"""What fails, and what then must not happen."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import httpx
+
+from tests.e2e.stack import Simulator, Stack, eventually, free_port, up
+
+MODEL = "llama3.2:latest"
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+
+
+def chat(stack: Stack, key: str, timeout_s: float = 30.0) -> httpx.Response:
+    return httpx.post(f"{stack.url}/api/chat", json=CHAT, headers={"Authorization": f"Bearer {key}"}, timeout=timeout_s)
+
+
+def test_without_a_meter_nothing_reaches_a_backend(stack: Stack, ollama: Simulator, key: str) -> None:
+    assert chat(stack, key).status_code == 200
+    before = len(ollama.requests())
+    with stack.frozen("meter-"):
+        answer = chat(stack, key)
+        assert (answer.status_code, answer.headers["x-gateway-error"]) == (503, "unavailable")
+        assert len(ollama.requests()) == before
+    eventually(lambda: chat(stack, key).status_code == 200)
+
+
+def test_without_authz_the_answer_is_503(stack: Stack, ollama: Simulator, key: str) -> None:
+    before = len(ollama.requests())
+    with stack.frozen("authz-"):
+        answer = chat(stack, key)
+        assert (answer.status_code, answer.headers["x-gateway-error"]) == (503, "unavailable")
+        assert len(ollama.requests()) == before
+    eventually(lambda: chat(stack, key).status_code == 200)
+
+
+def test_without_postgresql_verified_keys_go_on_and_others_get_503(stack: Stack, key: str) -> None:
+    fresh = stack.new_key("not-seen-yet")
+    # Both authz workers verify the key, so that either may answer below.
+    assert {chat(stack, key).status_code for _ in range(6)} == {200}
+    with stack.frozen("postgres"):
+        answer = chat(stack, fresh)
+        assert (answer.status_code, answer.headers["x-gateway-error"]) == (503, "unavailable")
+        served = chat(stack, key)
+        assert served.status_code == 200
+    assert stack.row(served.headers["x-request-id"])["outcome"] == "complete"
+    eventually(lambda: chat(stack, fresh).status_code == 200)
+
+
+def test_without_redis_the_answer_is_503(stack: Stack, ollama: Simulator, key: str) -> None:
+    assert chat(stack, key).status_code == 200
+    before = len(ollama.requests())
+    with stack.frozen("redis"):
+        answer = chat(stack, key)
+        assert (answer.status_code, answer.headers["x-gateway-error"]) == (503, "unavailable")
+        assert len(ollama.requests()) == before
+    eventually(lambda: chat(stack, key).status_code == 200)
+
+
+def test_a_client_that_leaves_cancels_the_backend_and_leaves_one_row(stack: Stack, ollama: Simulator, key: str) -> None:
+    ollama.behave(tokens_per_s=20)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me a long story."}]}
+    with httpx.stream("POST", f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}) as answer:
+        lines = answer.iter_lines()
+        got = [next(lines) for _ in range(5)]
+    request_id = answer.headers["x-request-id"]
+    (truth,) = eventually(lambda: [each for each in ollama.requests(request_id) if each["ended_at"]])
+    assert truth["finished"] == "cancelled"
+    row = stack.row(request_id)
+    assert row["outcome"] == "client_gone"
+    assert len(got) <= row["output_tokens"] <= truth["output_tokens"]
+    assert row["input_tokens"] > 0
+
+
+def test_a_stream_that_its_backend_breaks_off_ends_with_an_error_frame(
+    stack: Stack, ollama: Simulator, key: str
+) -> None:
+    ollama.behave(faults=[{"kind": "repeat_guard"}])
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
+    answer = httpx.post(f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"})
+    assert '"error":' in answer.text.splitlines()[-1]
+    row = stack.row(answer.headers["x-request-id"])
+    assert (row["outcome"], row["usage_source"]) == ("upstream_error", "counted")
+    assert row["output_tokens"] > 0
+
+
+def test_a_killed_worker_is_replaced_and_the_other_one_serves(stack: Stack, key: str) -> None:
+    for service in ("authz-", "meter-"):
+        victim = stack.pids(service)[0]
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: chat(stack, key).status_code == 200)
+        eventually(lambda service=service, victim=victim: victim not in stack.pids(service))  # type: ignore[misc]
+
+
+def test_nothing_is_left_when_up_is_killed(ollama: Simulator, tmp_path: Path) -> None:
+    port = free_port()
+    with up(tmp_path / "state", "--listen", f"127.0.0.1:{port}", "--backend", f"sim={ollama.url}") as stack:
+        pids = stack.pids("")
+        assert len(pids) >= 6
+        stack.process.kill()
+        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/healthz")
+        except httpx.ConnectError:
+            return
+        raise AssertionError("something still listens")

@@ -1,0 +1,180 @@
+"""What a caller can and cannot do, and what each side gets to see of the other."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.keys import generate
+from tests.e2e.conftest import BACKEND_TOKEN
+from tests.e2e.stack import Simulator, Stack, eventually, listening
+
+MODEL = "llama3.2:latest"
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+
+
+def chat(
+    stack: Stack, key: str | None, body: Mapping[str, Any] = CHAT, headers: Mapping[str, str] = MappingProxyType({})
+) -> httpx.Response:
+    authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.post(f"{stack.url}/api/chat", json=body, headers={**authorization, **headers}, timeout=30)
+
+
+def test_a_revoked_key_in_use_is_refused_within_a_second(stack: Stack) -> None:
+    key = stack.new_key("revoked")
+    assert chat(stack, key).status_code == 200
+    stack.cli("revoke-key", "--prefix", key[:12])
+    revoked = time.monotonic()
+    eventually(lambda: chat(stack, key).status_code == 401, timeout_s=1.0)
+    assert time.monotonic() > revoked
+
+
+def test_every_key_that_is_not_valid_gets_the_same_answer(stack: Stack, key: str) -> None:
+    unknown = generate().secret.get_secret_value()
+    revoked = stack.new_key("revoked-early")
+    stack.cli("revoke-key", "--prefix", revoked[:12])
+    other = generate().secret.get_secret_value()
+    wrong = {
+        "missing": None,
+        "malformed": "nz_short",
+        "of another kind": "sk-" + "a" * 41,
+        "unknown": unknown,
+        "revoked": revoked,
+        "with another's prefix": key[:12] + other[12:],
+    }
+    answers = {}
+    for name, presented in wrong.items():
+        answer = chat(stack, presented)
+        headers = {k: v for k, v in answer.headers.items() if k not in ("x-request-id", "date")}
+        answers[name] = (answer.status_code, answer.content, headers)
+    assert {status for status, _, _ in answers.values()} == {401}
+    assert len({(body, tuple(sorted(headers.items()))) for _, body, headers in answers.values()}) == 1
+
+
+def test_the_key_stays_at_the_gateway_and_the_token_at_the_backend(stack: Stack, ollama: Simulator, key: str) -> None:
+    answers = [
+        chat(stack, key, headers={"Cookie": "a=b", "Origin": "https://example.com", "X-Custom": "1"}),
+        httpx.post(f"{stack.url}/v1/chat/completions", json=CHAT, headers={"x-api-key": key}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 200
+        assert BACKEND_TOKEN not in str(answer.headers) + answer.text
+        assert "server" not in answer.headers
+        (seen,) = ollama.requests(answer.headers["x-request-id"])
+        assert seen["headers"]["authorization"] == f"Bearer {BACKEND_TOKEN}"
+        assert key not in str(seen)
+        assert set(seen["headers"]) <= {
+            "host", "authorization", "content-type", "content-length", "accept", "x-request-id",
+        }  # fmt: skip
+
+
+def test_a_chunked_body_reaches_the_backend_in_one_piece_of_known_length(
+    stack: Stack, ollama: Simulator, key: str
+) -> None:
+    def pieces() -> Any:
+        yield b'{"model":"llama3.2","stream":false,'
+        yield b'"messages":[{"role":"user","content":"Hi"}]}'
+
+    answer = httpx.post(f"{stack.url}/api/chat?x=y", content=pieces(), headers={"Authorization": f"Bearer {key}"})
+    assert answer.status_code == 200
+    (seen,) = ollama.requests(answer.headers["x-request-id"])
+    assert int(seen["headers"]["content-length"]) == len(seen["body"].encode())
+    assert "transfer-encoding" not in seen["headers"]
+    assert (seen["path"], seen["query"]) == ("/api/chat", "")
+
+
+def test_a_request_id_is_never_the_callers(stack: Stack, ollama: Simulator, key: str) -> None:
+    answers = [chat(stack, key, headers={"X-Request-ID": "mine"}) for _ in range(2)]
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    assert len(ids) == 2
+    assert "mine" not in ids
+    assert [stack.row(request_id)["status"] for request_id in ids] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/pull"),
+        ("POST", "/api/push"),
+        ("POST", "/api/create"),
+        ("POST", "/api/copy"),
+        ("DELETE", "/api/delete"),
+        ("POST", "/api/blobs/sha256:0"),
+        ("POST", "/api/me"),
+        ("POST", "/v1/audio/transcriptions"),
+        ("GET", "/api/unheard-of"),
+        ("POST", "/api/chat/"),
+        ("POST", "/API/chat"),
+        ("POST", "/v1/images/generations"),
+    ],
+)
+def test_what_is_not_on_the_list_never_reaches_a_backend(
+    stack: Stack, ollama: Simulator, key: str, method: str, path: str
+) -> None:
+    before = len(ollama.requests())
+    allowed = httpx.request(method, stack.url + path, json=CHAT, headers={"Authorization": f"Bearer {key}"})
+    if path.startswith(("/api/", "/v1/")):
+        assert (allowed.status_code, allowed.headers["x-gateway-error"]) == (403, "endpoint_blocked")
+        assert httpx.request(method, stack.url + path, json=CHAT).status_code == 401
+        assert stack.row(allowed.headers["x-request-id"])["outcome"] == "denied"
+    else:
+        assert allowed.status_code == 404
+    assert len(ollama.requests()) == before
+
+
+@pytest.mark.parametrize("path", ["/api/%63hat", "/api//chat", "/api/./chat", "/api/x/../chat"])
+def test_another_spelling_of_a_path_is_the_path_or_nothing(
+    stack: Stack, ollama: Simulator, key: str, path: str
+) -> None:
+    answer = httpx.post(httpx.URL(stack.url).copy_with(raw_path=path.encode()), json=CHAT, headers={"x-api-key": key})
+    if answer.status_code == 200:
+        (seen,) = ollama.requests(answer.headers["x-request-id"])
+        assert seen["path"] == "/api/chat"
+    else:
+        assert answer.status_code in (400, 403, 404)
+
+
+def test_an_escaped_slash_is_refused_at_the_edge(stack: Stack, key: str) -> None:
+    url = httpx.URL(stack.url).copy_with(raw_path=b"/api%2Fchat")
+    assert httpx.post(url, json=CHAT, headers={"x-api-key": key}).status_code == 400
+
+
+def test_a_forbidden_model_and_one_that_nobody_hosts_give_the_same_bytes(stack: Stack) -> None:
+    stack.cli("create-tenant", "--name", "few", "--models", MODEL)
+    key = stack.cli("create-key", "--tenant", "few", "--name", "k")["key"]
+    answers = [chat(stack, key, {**CHAT, "model": model}) for model in ("qwen3:8b", "no-such-model")]
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert answers[0].content == answers[1].content
+    assert chat(stack, key).status_code == 200
+
+
+def test_runner_options_are_dropped_and_named(stack: Stack, ollama: Simulator, key: str) -> None:
+    body = {**CHAT, "keep_alive": 0, "options": {"num_ctx": 99, "temperature": 0.5, "num_predict": -1}}
+    answer = chat(stack, key, body)
+    assert answer.headers["x-gateway-dropped-options"] == "keep_alive, options.num_ctx"
+    (seen,) = ollama.requests(answer.headers["x-request-id"])
+    sent = json.loads(seen["body"])
+    assert sent["options"] == {"temperature": 0.5, "num_predict": 4096}
+    assert "keep_alive" not in sent
+
+
+def test_a_body_that_is_too_large_is_refused_in_the_callers_dialect(stack: Stack, key: str) -> None:
+    large = {**CHAT, "messages": [{"role": "user", "content": "x" * 300_000}]}
+    native = chat(stack, key, large)
+    assert (native.status_code, native.headers["x-gateway-error"]) == (413, "request_too_large")
+    assert isinstance(native.json()["error"], str)
+    v1 = httpx.post(f"{stack.url}/v1/chat/completions", json=large, headers={"x-api-key": key})
+    assert v1.status_code == 413
+    assert v1.json()["error"]["code"] == "request_too_large"
+
+
+def test_only_loopback_listens(stack: Stack) -> None:
+    addresses = listening(stack.pids(""))
+    assert f"127.0.0.1:{stack.url.rpartition(':')[2]}" in addresses
+    assert all(address.startswith("127.0.0.1:") for address in addresses), addresses
