@@ -4,7 +4,7 @@
 ;; down to the caller. As an upstream HTTP filter this module keeps an answer from going down too early:
 ;;
 ;;   every answer                        its headers wait for the first body byte, the end or the trailers
-;;   content-type: application/json      headers and body wait for the end or the trailers
+;;   content-type: application/json      headers and body wait for the end or the trailers, up to 16 MiB
 ;;
 ;; So a backend that dies or stalls after its headers, or in the middle of a JSON document, fails over and the
 ;; caller never knows. NDJSON, server-sent events and all other types stream from their first byte on.
@@ -44,8 +44,9 @@
   (global $CONTINUE i32 (i32.const 0))
   (global $PAUSE i32 (i32.const 1))
 
-  ;; A JSON answer that has grown beyond this is let go and streams on. Envoy answers 500 itself when a held body
-  ;; outgrows the route's `request_body_buffer_limit`, which therefore must leave room for this and one read more.
+  ;; A JSON answer that has grown beyond this is let go and streams on. Envoy itself answers 500 when a held body
+  ;; outgrows its buffer, the larger of the route's `request_body_buffer_limit` and the listener's
+  ;; `per_connection_buffer_limit_bytes` (1 MiB by default): that must have room for this and one read, 1 MiB, more.
   (global $HELD_BYTES_MAX i32 (i32.const 0x1000000)) ;; 16 MiB
 
   ;; The streams whose body is held, as a set: a hash table of chained nodes. A node is two words, the stream's id

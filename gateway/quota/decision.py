@@ -2,6 +2,12 @@
 
 All checks are made, whatever the first of them says: the code is that of the first that refuses, and the time to
 retry is one at which none of them will.
+
+The output that is granted is all that was asked for, or all that the budgets leave: nobody is refused, and no answer is
+cut short, while budget is free and unheld. What MAX_NUM_PREDICT allows is the most that one request keeps from others,
+and what it did not use is free again when it is settled. Input is an estimate, so `used` may pass a budget by the
+error of that estimate; output never does. The token rate, on the other hand, never shortens an answer for the sake of
+what others use: a request that does not fit waits, and only one larger than the whole rate is cut.
 """
 
 from __future__ import annotations

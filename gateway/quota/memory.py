@@ -8,15 +8,17 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import date
+from dataclasses import dataclass
 
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger import Entry
 from gateway.quota import periods
 from gateway.quota.decision import Standing, decide, figures
+from gateway.quota.memory_counters import Subject, TenantCounters
 from gateway.quota.memory_stream import MemoryStream
 from gateway.quota.port import (
+    RELEASED_MS,
+    SETTLED_MS,
     Admission,
     Admitted,
     Backlog,
@@ -29,46 +31,7 @@ from gateway.quota.port import (
 )
 from gateway.quota.rebuild import Rebuilder, Survey, Used
 from gateway.quota.window import Window
-from gateway.values import Budgets, Limits, Period
-
-# How long a request id is remembered as settled, and as released.
-SETTLED_MS = 3_600_000
-RELEASED_MS = 60_000
-
-Subject = int | None
-"""A key's id, or None for the tenant itself."""
-
-
-@dataclass(slots=True)
-class _Tenant:
-    """The counters of one tenant and its keys; `day` is the last day they were looked at."""
-
-    day: date
-    used: Counter[tuple[Subject, Period, date]] = field(default_factory=Counter)
-    held: Counter[tuple[Subject, Period, date]] = field(default_factory=Counter)
-    live: Counter[Subject] = field(default_factory=Counter)
-
-    def turn(self, now_ms: int) -> None:
-        """Forgets what was used in periods that are over, once a day."""
-        today, starts = periods.at(now_ms).date(), periods.starts(now_ms)
-        if today != self.day:
-            self.day = today
-            self.used = Counter({key: n for key, n in self.used.items() if starts[key[1]] == key[2]})
-
-    def take(self, hold: Hold, sign: int) -> None:
-        """Adds (1) or takes away (-1) what a hold holds."""
-        for subject in (None, hold.key_id):
-            self.live[subject] += sign
-            for period, start in periods.starts(hold.admitted_at_ms).items():
-                self.held[subject, period, start] += sign * (hold.input_tokens + hold.output_cap)
-        self.held += Counter()
-        self.live += Counter()
-
-    def use(self, key_id: int, at_ms: int, tokens: int) -> None:
-        """Adds what a request used to the periods of its admission."""
-        for subject in (None, key_id):
-            for period, start in periods.starts(at_ms).items():
-                self.used[subject, period, start] += tokens
+from gateway.values import Budgets, Limits
 
 
 @dataclass(slots=True)
@@ -91,7 +54,7 @@ class MemoryQuota:
         self._lease_ms = int(lease_s * 1000)
         self._room = room
         self._stream = MemoryStream(now_ms)
-        self._tenants: dict[int, _Tenant] = {}
+        self._tenants: dict[int, TenantCounters] = {}
         self._windows: dict[tuple[int, Subject], Window] = {}
         self._holds: dict[str, _Held] = {}
         self._finished: dict[str, int] = {}
@@ -259,9 +222,7 @@ class MemoryQuota:
         """See `Rebuildable`."""
         if self._rebuilds.get(tenant_id) != survey.token:
             return False
-        tenant = self._tenants[tenant_id] = _Tenant(periods.at(survey.now_ms).date())
-        starts = periods.starts(survey.now_ms)
-        tenant.used.update({(subject, period, starts[period]): n for (subject, period), n in used.items()})
+        tenant = self._tenants[tenant_id] = TenantCounters(periods.at(survey.now_ms).date(), Counter(used))
         for held in self._holds.values():
             if held.hold.tenant_id == tenant_id:
                 tenant.take(held.hold, 1)

@@ -1,4 +1,4 @@
-"""Budget periods in UTC: when each began and when it ends. Pure; `admit.lua` computes the same in Redis."""
+"""Budget periods in UTC: when each began and when it ends. Pure; `shared.lua` and `admit.lua` do the same in Redis."""
 
 from __future__ import annotations
 

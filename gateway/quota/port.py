@@ -17,6 +17,10 @@ from gateway.errors import Code
 from gateway.ledger import Entry
 from gateway.values import Budgets, Limits, Period
 
+# How long a request id is remembered as settled, and as released.
+SETTLED_MS = 3_600_000
+RELEASED_MS = 60_000
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -69,10 +73,10 @@ class Refused:
     """Nothing was reserved. `code` is the first of audit_backlog, rate_limit_exceeded, concurrency_exceeded,
     budget_exhausted, budget_reserved, token_rate_exceeded that applies.
 
-    `retry_after_s` is a promise: the same request asked again after so many whole seconds is admitted if nothing else
-    happens meanwhile. It is None when no such time is known: while running requests stand in the way
-    (concurrency_exceeded, budget_reserved, audit_backlog), when a `total` budget is used up, and when the request is
-    larger than the limit itself. All checks are looked at for it, not only the one that gave the code.
+    `retry_after_s` is a promise: the same request asked again after so many whole seconds is admitted, if nothing else
+    happens meanwhile and the store's clock only runs on. It is None when no such time is known: while running requests
+    stand in the way (concurrency_exceeded, budget_reserved, audit_backlog), when a `total` budget is used up, and when
+    the request is larger than the limit itself. All checks are looked at for it, not only the one that gave the code.
     """
 
     code: Code
@@ -156,8 +160,9 @@ class TenantUsage:
 
 UsageLoader = Callable[[int, datetime, Collection[str]], Awaitable[TenantUsage]]
 """`load(tenant_id, now, waiting)` reads the ledger: the sums of the tenant and all its keys for the periods that `now`
-(aware) is in, and which of the `waiting` request ids those sums contain. Both must come from one snapshot, or an event
-that is recorded in between would be counted twice. Raises StoreUnavailable."""
+(aware) is in and for later ones, which there are when the store's clock went back; and which of the `waiting` request
+ids those sums contain. Both must come from one snapshot, or an event recorded in between would be counted twice. Raises
+StoreUnavailable."""
 
 
 class EventStream(Protocol):

@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Protocol
 
 from gateway.errors import StoreUnavailable
@@ -26,7 +27,8 @@ REBUILD_S = 5.0
 REBUILDS_MAX = 8
 POLL_S = 0.02
 
-Used = Mapping[tuple[int | None, Period], int]
+Used = Mapping[tuple[int | None, Period, date], int]
+"""Tokens of a key (None: the tenant) in the period that began on that day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +128,14 @@ def _entries(texts: Sequence[str]) -> list[Entry]:
 
 
 def total(usage: TenantUsage, waiting: Sequence[Entry], now_ms: int) -> Used:
-    """The tokens used in the periods in force at `now_ms`: what is recorded, and what waits to be."""
+    """The tokens used in the periods in force at `now_ms` and later: what is recorded, and what waits to be."""
     in_force = periods.starts(now_ms)
-    used: Counter[tuple[int | None, Period]] = Counter()
+    used: Counter[tuple[int | None, Period, date]] = Counter()
     for row in usage.used:
-        if in_force[row.period] == row.period_start:
-            used[row.subject_id if row.subject == "key" else None, row.period] += row.tokens
+        used[row.subject_id if row.subject == "key" else None, row.period, row.period_start] += row.tokens
     for entry in waiting:
-        if entry.request_id in usage.recorded:
-            continue
-        for period, start in periods.starts(entry.ts_ms).items():
-            if in_force[period] == start:
-                used[None, period] += entry.input_tokens + entry.output_tokens
-                used[entry.key_id, period] += entry.input_tokens + entry.output_tokens
-    return used
+        if entry.request_id not in usage.recorded:
+            for period, start in periods.starts(entry.ts_ms).items():
+                used[None, period, start] += entry.input_tokens + entry.output_tokens
+                used[entry.key_id, period, start] += entry.input_tokens + entry.output_tokens
+    return {key: tokens for key, tokens in used.items() if tokens and key[2] >= in_force[key[1]]}

@@ -19,6 +19,8 @@ from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger import Entry
 from gateway.quota import keys, wire
 from gateway.quota.port import (
+    RELEASED_MS,
+    SETTLED_MS,
     Admission,
     Admitted,
     Backlog,
@@ -35,8 +37,6 @@ from gateway.quota.scripts import Clock, Scripts
 from gateway.settings import Settings
 from gateway.stores.redis_connection import Redis, guarded
 
-SETTLED_MS = 3_600_000
-RELEASED_MS = 60_000
 # Releases in the background at once; what is beyond that is left to the reaper.
 RELEASES_MAX = 100
 
@@ -193,7 +193,7 @@ class RedisQuota:
     async def install(self, tenant_id: int, survey: Survey, used: Used) -> bool:
         """See `Rebuildable`."""
         day, _ = wire.days(survey.now_ms)
-        fields = wire.used_fields(used, survey.now_ms)
+        fields = wire.used_fields(used)
         tenant_keys = self._tenant_keys(tenant_id)
         return bool(await self._scripts.run("install", tenant_keys, tenant_id, survey.token, day, *fields))
 

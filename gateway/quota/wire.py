@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 from gateway.quota import periods
@@ -23,15 +25,20 @@ def days(at_ms: int) -> tuple[str, str]:
     return day, day[:7]
 
 
-def used_fields(used: Used, now_ms: int) -> list[str | int]:
-    """Fields and values of COUNTERS for the periods in force."""
-    day, month = days(now_ms)
-    suffix = {Period.DAY: f"day:{day}", Period.MONTH: f"month:{month}", Period.TOTAL: "total"}
+def used_fields(used: Used) -> list[str | int]:
+    """Fields of COUNTERS, each followed by its value."""
     fields: list[str | int] = []
-    for (key_id, period), tokens in used.items():
+    for (key_id, period, start), tokens in used.items():
         subject = "t" if key_id is None else f"k{key_id}"
-        fields += [f"used:{subject}:{suffix[period]}", tokens]
+        fields += [f"used:{subject}:{_SUFFIX[period](start)}", tokens]
     return fields
+
+
+_SUFFIX: dict[Period, Callable[[date], str]] = {
+    Period.DAY: lambda start: f"day:{start.isoformat()}",
+    Period.MONTH: lambda start: f"month:{start.isoformat()[:7]}",
+    Period.TOTAL: lambda _: "total",
+}
 
 
 def figures(reply: list[Any]) -> Figures:

@@ -5,38 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from difflib import get_close_matches
-from typing import Literal, TypedDict
+from typing import Literal
 
 import asyncpg
 
 from gateway.errors import Conflict, NotFound
+from gateway.stores.policies import Policy, PolicyChange, Subject, find_subject, find_tenant, policy_of, store_policy
 from gateway.stores.postgres import Database, PooledConnection
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Whom a policy is for: a tenant by its name, or a key by its prefix."""
-
-    kind: Literal["tenant", "key"]
-    name: str
-
-
-class PolicyChange(TypedDict, total=False):
-    """What to change of a policy; what is left out stays. None inherits, and for a budget it is none."""
-
-    rpm: int | None
-    tpm: int | None
-    concurrent: int | None
-    budget_day: int | None
-    budget_month: int | None
-    budget_total: int | None
-    allow_all_models: bool | None
-    allowed_models: list[str] | None
-
-
-class Policy(PolicyChange, total=True):
-    """A whole policy as stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +62,7 @@ class Accounts:
             tenant_id = await connection.fetchval(_CREATE_TENANT, name)
             if tenant_id is None:
                 raise Conflict(f"a tenant named {name} exists already")
-            await _store_policy(connection, "tenant", tenant_id, policy)
+            await store_policy(connection, "tenant", tenant_id, policy)
             rows = await connection.fetch(_TENANTS, tenant_id)
         return _tenant(rows[0])
 
@@ -125,7 +100,7 @@ class Accounts:
             key_id = await connection.fetchval(
                 _CREATE_KEY, tenant_id, name, key.prefix, key.hash, sorted(scopes), log_prompts, expires_at
             )
-            await _store_policy(connection, "key", key_id, policy)
+            await store_policy(connection, "key", key_id, policy)
             rows = await connection.fetch(_KEYS, None, key_id)
         return _key(rows[0])
 
@@ -169,32 +144,7 @@ class Accounts:
         """Changes limits, budgets or models, and returns what is stored afterwards."""
         async with self._database.transaction() as connection:
             subject_id = await find_subject(connection, subject)
-            return await _store_policy(connection, subject.kind, subject_id, change)
-
-
-def only_models(models: Collection[str]) -> PolicyChange:
-    """The change that allows these models (canonical names) and no others."""
-    return {"allowed_models": sorted(set(models)), "allow_all_models": False}
-
-
-async def find_subject(connection: PooledConnection, subject: Subject) -> int:
-    """The id of a tenant or key. Raises NotFound."""
-    if subject.kind == "tenant":
-        return await find_tenant(connection, subject.name)
-    key_id = await connection.fetchval("SELECT id FROM gateway.api_keys WHERE prefix = $1", subject.name)
-    if key_id is None:
-        raise NotFound(f"there is no key with the prefix {subject.name}")
-    return int(key_id)
-
-
-async def find_tenant(connection: PooledConnection, name: str) -> int:
-    """The id of a tenant. Raises NotFound, which names a tenant that is spelled alike."""
-    tenant_id = await connection.fetchval("SELECT id FROM gateway.tenants WHERE lower(name) = lower($1)", name)
-    if tenant_id is not None:
-        return int(tenant_id)
-    names = {row["name"].lower(): row["name"] for row in await connection.fetch("SELECT name FROM gateway.tenants")}
-    near = get_close_matches(name.lower(), names, n=1)
-    raise NotFound(f"there is no tenant named {name}" + (f"; did you mean {names[near[0]]}?" if near else ""))
+            return await store_policy(connection, subject.kind, subject_id, change)
 
 
 _CREATE_TENANT = "INSERT INTO gateway.tenants (name) VALUES ($1) ON CONFLICT (lower(name)) DO NOTHING RETURNING id"
@@ -263,29 +213,8 @@ async def _revoke(connection: PooledConnection, key_id: int, prefix: str, reason
     )
 
 
-async def _store_policy(
-    connection: PooledConnection, kind: Literal["tenant", "key"], subject_id: int, change: PolicyChange
-) -> Policy:
-    names = [name for name in Policy.__annotations__ if name in change]
-    columns = ", ".join([f"{kind}_id", *names])
-    values = ", ".join(f"${n}" for n in range(1, len(names) + 2))
-    updates = ", ".join(f"{name} = excluded.{name}" for name in [f"{kind}_id", *names])
-    row = await connection.fetchrow(
-        f"INSERT INTO gateway.{kind}_limits ({columns}) VALUES ({values}) "  # noqa: S608 (names of PolicyChange)
-        f"ON CONFLICT ({kind}_id) DO UPDATE SET {updates} RETURNING *",
-        subject_id,
-        *(change[name] for name in names),  # type: ignore[literal-required]
-    )
-    assert row is not None  # noqa: S101 (an upsert returns its row)
-    return _policy(row)
-
-
-def _policy(row: asyncpg.Record) -> Policy:
-    return Policy(**{name: row[name] for name in Policy.__annotations__})  # type: ignore[no-any-return, typeddict-item]
-
-
 def _tenant(row: asyncpg.Record) -> Tenant:
-    return Tenant(row["id"], row["name"], row["status"], row["created_at"], row["keys"], _policy(row))
+    return Tenant(row["id"], row["name"], row["status"], row["created_at"], row["keys"], policy_of(row))
 
 
 def _key(row: asyncpg.Record) -> Key:

@@ -44,15 +44,29 @@ class Database:
         with translated_errors():
             pool = self._pool or await self._open()
             async with pool.acquire(timeout=self.timeout_s) as connection:
-                yield connection
+                try:
+                    yield connection
+                except (asyncio.CancelledError, TimeoutError):
+                    # To clean the connection up would take another answer from a server that may be frozen.
+                    connection.terminate()
+                    raise
 
     @asynccontextmanager
     async def transaction(
         self, *, isolation: Isolation = "read_committed", readonly: bool = False
     ) -> AsyncIterator[PooledConnection]:
         """A connection in a transaction, committed when the block ends and rolled back when it raises."""
-        async with self.connection() as connection, connection.transaction(isolation=isolation, readonly=readonly):
-            yield connection
+        async with self.connection() as connection:
+            transaction = connection.transaction(isolation=isolation, readonly=readonly)
+            await transaction.start()
+            try:
+                yield connection
+            except (asyncio.CancelledError, TimeoutError):
+                raise  # The connection is cut, which undoes the transaction.
+            except BaseException:
+                await transaction.rollback()
+                raise
+            await transaction.commit()
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         """All rows of one statement."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import rich_click as click
@@ -23,8 +27,10 @@ if TYPE_CHECKING:
 
 TENANT = "demo"
 # Slow enough to see that it streams.
-_TOKENS_PER_S = "40"
+_TOKENS_PER_S = "60"
 _KEY_LIFE = "30d"
+# What the books call it, and what the simulated Ollama does.
+_SIDES = (("input", "prompt"), ("output", "output"))
 
 
 @click.command("demo")
@@ -92,17 +98,17 @@ async def _show(stack: Stack, progress: Progress, backend_url: str) -> None:
         (proof.native(edge, "Why would anyone count tokens?", trust), "through Caddy and Envoy"),
         (proof.openai(at.url, "What does a gateway do all day?"), "through Envoy"),
     ):
-        click.secho(f"\n{chat.surface}, {way}", bold=True)
+        click.secho(f"\n{chat.surface} {chat.path}, {way}", bold=True)
         click.echo(f"> {chat.prompt}")
         streamed.append(await proof.stream(chat, key, lambda text: click.echo(text, nl=False)))
-        click.echo()
+        click.echo(f"\n(X-Request-ID: {streamed[-1].request_id})")
 
     progress.step("Reading the usage rows")
     accounts = await proof.accounts(streamed, backend_url, commands)
     progress.done()
     click.secho("\nWhat each left in PostgreSQL, beside the backend's own count", bold=True)
     _print_accounts(accounts)
-    if faults := [f"{each.streamed.chat.surface}: {fault}" for each in accounts for fault in each.faults()]:
+    if faults := [f"{each.streamed.chat.path}: {fault}" for each in accounts for fault in each.faults()]:
         raise proof.ProofFailed("; ".join(faults))
     _print_next_steps(stack, key)
 
@@ -120,22 +126,10 @@ def _print_accounts(accounts: Sequence[Account]) -> None:
     rows = []
     for each in accounts:
         row, backend = each.row or {}, each.backend or {}
-        rows.append(
-            (
-                each.streamed.chat.surface,
-                each.streamed.request_id,
-                row.get("model"),
-                row.get("outcome"),
-                row.get("input_tokens"),
-                backend.get("prompt_tokens"),
-                row.get("output_tokens"),
-                backend.get("output_tokens"),
-                row.get("usage_source"),
-                row.get("duration_ms"),
-            )
-        )
+        tokens = [(row.get(f"{side}_tokens"), backend.get(f"{name}_tokens")) for side, name in _SIDES]
+        rows.append((each.streamed.chat.path, row.get("outcome"), *chain(*tokens), row.get("usage_source")))
     counts = (">input", ">backend", ">output", ">backend")
-    print_table(("surface", "request id", "model", "outcome", *counts, "source", ">ms"), rows, empty="nothing")
+    print_table(("path", "outcome", *counts, "source"), rows, empty="nothing")
 
 
 def _print_next_steps(stack: Stack, key: str) -> None:
@@ -147,10 +141,11 @@ def _print_next_steps(stack: Stack, key: str) -> None:
     body = f'{{"model": "{proof.MODEL}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     click.echo(f"curl -N {at.url}/api/chat -H \"Authorization: Bearer $GATEWAY_API_KEY\" -d '{body}'")
     if at.tls_url is not None:
-        curl = f"curl -N --cacert '{stack.authority_root}' {at.tls_url}/v1/chat/completions"
+        curl = f"curl -N --cacert {quote(str(stack.authority_root))} {at.tls_url}/v1/chat/completions"
         streamed = body.replace("{", '{"stream": true, ', 1)
         click.echo(
             f"{curl} -H \"Authorization: Bearer $GATEWAY_API_KEY\" -H 'Content-Type: application/json' -d '{streamed}'"
         )
-    click.echo(f"neuronetz-gateway --env-file '{at.env_file}' show-usage --by model")
+    program = "neuronetz-gateway" if shutil.which("neuronetz-gateway") else f"{quote(sys.executable)} -m ops.cli"
+    click.echo(f"{program} --env-file {quote(str(at.env_file))} show-usage --by model")
     click.echo(f"\nPlayground: {at.url}/playground")

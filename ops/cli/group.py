@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import rich_click as click
+from click.exceptions import Exit
 from rich_click.rich_panel import RichCommandPanel
 
 from gateway.errors import GatewayError
@@ -20,17 +20,15 @@ class CommandGroup(click.RichGroup):
 
     def __init__(self, *args: Any, panels: dict[str, dict[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._places: dict[str, str] = {}
+        self._places = {name: place for commands in panels.values() for name, place in commands.items()}
         for title, commands in panels.items():
-            there = {name: place for name, place in commands.items() if find_spec(place.partition(":")[0])}
-            self._places |= there
-            self.add_panel(RichCommandPanel(title, commands=list(there)))
+            self.add_panel(RichCommandPanel(title, commands=list(commands)))
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """Names in the order of the help."""
         return list(self._places)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (as above)
         """Imports the command; None when there is none of that name."""
         if cmd_name not in self._places:
             return None
@@ -43,11 +41,12 @@ class CommandGroup(click.RichGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            raise Exit(INTERRUPTED) from None
         except GatewayError as error:
-            click.echo(f"error: {error}", err=True)
+            sentence = str(error)
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise
-            click.echo(f"error: {error.filename or ctx.info_name}: {error.strerror or error}", err=True)
-        ctx.exit(1)
+            sentence = f"{error.filename or ctx.info_name}: {error.strerror or error}"
+        click.echo(f"error: {sentence}", err=True)
+        raise Exit(1)

@@ -12,7 +12,7 @@ import rich_click as click
 
 from gateway import keys
 from gateway.model_names import canonical
-from gateway.stores.accounts import PolicyChange, Subject
+from gateway.stores.policies import PolicyChange, Subject
 from gateway.values import Scope
 
 INTEGER_MAX = 2**31 - 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import rich_click as click
 
-from gateway.stores.accounts import Accounts, Policy, PolicyChange, Subject, only_models
+from gateway.stores.accounts import Accounts
+from gateway.stores.policies import Policy, PolicyChange, Subject, only_models
 from ops.cli.parameters import (
     TOKENS_MAX,
     Absent,

@@ -36,12 +36,17 @@ class Chat:
     """One request to be streamed: how to ask, how to read a line of the answer, and the line that ends it."""
 
     surface: str
+    origin: str
+    path: str
     prompt: str
-    url: str
-    body: Mapping[str, Any]
     text_of: Callable[[str], str]
     is_last: Callable[[str], bool]
     ca_file: Path | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The request's JSON."""
+        return {"model": MODEL, "messages": [{"role": "user", "content": self.prompt}], "stream": True}
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,10 @@ class Account:
 def native(url: str, prompt: str, ca_file: Path | None = None) -> Chat:
     """A chat on Ollama's own surface: one JSON object a line, the last one with `done`."""
     return Chat(
-        surface="Ollama /api/chat",
+        surface="Ollama",
+        origin=url,
+        path="/api/chat",
         prompt=prompt,
-        url=f"{url}/api/chat",
-        body=_body(prompt),
         text_of=lambda line: str(json.loads(line).get("message", {}).get("content", "")),
         is_last=lambda line: bool(json.loads(line).get("done")),
         ca_file=ca_file,
@@ -99,10 +104,10 @@ def openai(url: str, prompt: str, ca_file: Path | None = None) -> Chat:
         return "".join(choice.get("delta", {}).get("content") or "" for choice in choices)
 
     return Chat(
-        surface="OpenAI /v1/chat/completions",
+        surface="OpenAI",
+        origin=url,
+        path="/v1/chat/completions",
         prompt=prompt,
-        url=f"{url}/v1/chat/completions",
-        body=_body(prompt),
         text_of=text_of,
         is_last=lambda line: line == "data: [DONE]",
         ca_file=ca_file,
@@ -118,16 +123,16 @@ async def stream(chat: Chat, key: str, write: Callable[[str], None]) -> Streamed
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.post(chat.url, json=chat.body, ssl=trust) as answer,
+            session.post(chat.origin + chat.path, json=chat.body, ssl=trust) as answer,
         ):
             if answer.status != 200:
-                raise ProofFailed(f"{chat.surface} answered {answer.status}: {(await answer.text())[:300]}")
+                raise ProofFailed(f"{chat.path} answered {answer.status}: {(await answer.text())[:300]}")
             async for line in _lines(answer):
                 write(chat.text_of(line))
                 complete = complete or chat.is_last(line)
             return Streamed(chat, answer.headers.get("X-Request-ID", ""), complete)
     except (aiohttp.ClientError, OSError, TimeoutError, json.JSONDecodeError) as error:
-        raise ProofFailed(f"{chat.surface}: {type(error).__name__}: {error}") from None
+        raise ProofFailed(f"{chat.path}: {type(error).__name__}: {error}") from None
 
 
 async def accounts(streamed: Sequence[Streamed], backend_url: str, commands: Commands) -> list[Account]:
@@ -170,10 +175,6 @@ class Commands:
                 process.kill()
                 await process.wait()
         return process.returncode or 0, output.decode(), errors.decode()
-
-
-def _body(prompt: str) -> dict[str, Any]:
-    return {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "stream": True}
 
 
 async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[str]:

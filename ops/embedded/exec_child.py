@@ -1,7 +1,7 @@
-"""Becomes a child program that cannot outlive its supervisor.
+"""Becomes a program that cannot outlive its supervisor, as another user if asked.
 
-Run as `python -I -S exec_child.py SUPERVISOR_PID UID:GID PROGRAM ARGS...`, where UID:GID is `-` to keep the user.
-Only the standard library is imported, so that it starts in a few milliseconds.
+`command` gives the line to run. The file runs itself then, isolated and with the standard library only, so that it
+is there in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -10,8 +10,18 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def command(program: Sequence[str], user: tuple[int, int] | None) -> list[str]:
+    """What a process runs to have `program` as its child, as `user` (uid and gid; None: as it is).
+
+    It must be spawned by the main thread: the kernel watches the thread that spawned, not the whole process.
+    """
+    identity = "-" if user is None else f"{user[0]}:{user[1]}"
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), identity, *program]
 
 
 def main(argv: list[str]) -> None:

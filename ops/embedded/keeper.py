@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from asyncio.subprocess import DEVNULL, Process
@@ -44,16 +43,16 @@ class Keeper:
         self._hurry = hurry
         self._exits = 0
         self._end = ""
-        self._serving = False
+        self._has_served = False
         self._log_start = logfile.size(child.log)
         self._task = asyncio.create_task(self._keep(), name=f"keep {child.name}")
 
     async def until_ready(self) -> None:
-        """Returns when the child answers; raises ChildFailed when it exits too often or is too slow."""
+        """Returns when the child answers; raises ChildFailed when it is too slow, or at first exits too often."""
         deadline = time.monotonic() + self.child.start_timeout_s
-        while self._exits < self.child.start_attempts:
+        while self._has_served or self._exits < self.child.start_attempts:
             if self.pid is not None and await self.child.ready():
-                self._serving = True
+                self._has_served = True
                 return
             if time.monotonic() > deadline:
                 raise self._failed(f"did not answer within {self.child.start_timeout_s:.0f} s")
@@ -74,7 +73,7 @@ class Keeper:
             started = time.monotonic()
             self._end = await self._live()
             self._exits += 1
-            if not self._serving and self._exits >= self.child.start_attempts:
+            if not self._has_served and self._exits >= self.child.start_attempts:
                 return
             short_lives = 0 if time.monotonic() - started >= STABLE_S else short_lives + 1
             self._notice(f"{self.child.name} {self._end}; starting it again")
@@ -99,17 +98,13 @@ class Keeper:
         return f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
 
     async def _spawn(self) -> Process:
-        # The kernel's parent-death signal follows the thread that spawned, not the whole process.
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("children are spawned from the main thread only")
         child = self.child
-        identity = "-" if child.user is None else f"{child.user.uid}:{child.user.gid}"
-        wrapper = (sys.executable, "-I", "-S", exec_child.__file__, str(os.getpid()), identity)
         log = logfile.open_append(child.log)
         try:
             return await asyncio.create_subprocess_exec(
-                *wrapper,
-                *child.argv,
+                *exec_child.command(child.argv, child.user),
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=log,

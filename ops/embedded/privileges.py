@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from ops.embedded import exec_child
 from ops.embedded.binaries import POSTGRES_BIN
 from ops.embedded.child import User
 from ops.embedded.errors import StackError
@@ -70,30 +71,30 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _runs(tree: Path, user: User | None) -> bool:
-    try:
-        trial = run_as(user, [str(tree / POSTGRES_BIN / "postgres"), "--version"], Path("/"), _TRIAL_TIMEOUT_S)
-    except (PermissionError, subprocess.TimeoutExpired):
-        return False
-    return trial.returncode == 0
+    program = str(tree / POSTGRES_BIN / "postgres")
+    return run_as(user, [program, "--version"], Path("/"), _TRIAL_TIMEOUT_S).returncode == 0
 
 
 def run_as(
     user: User | None, argv: list[str], cwd: Path, timeout_s: float, stdin: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one of PostgreSQL's programs to its end as `user` (None: as this process), with its output captured."""
-    return subprocess.run(  # noqa: S603 (the wheel's own programs)
-        argv,
-        stdin=stdin,
-        env=environment(),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        user=None if user is None else user.uid,
-        group=None if user is None else user.gid,
-        extra_groups=None if user is None else [],
-    )
+    """Runs one of PostgreSQL's programs to its end as `user` (None: as this process), with its output captured.
+
+    Raises StackError when it takes longer than `timeout_s`.
+    """
+    try:
+        return subprocess.run(  # noqa: S603 (the wheel's own programs)
+            exec_child.command(argv, user),
+            stdin=stdin,
+            env=environment(),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise StackError(f"{argv[0]} did not end within {timeout_s:.0f} s") from None
 
 
 def environment() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
@@ -57,13 +56,12 @@ async def start(
     supervisor: Supervisor, state: State, at: Addresses, *, redis_program: Path | None = None, durable: bool = True
 ) -> None:
     """Starts both stores and makes the gateway's role and database; raises StackError or ChildFailed."""
-    tree = binaries.postgres_tree()
     redis_child = redis_server.child(
         binaries.redis(redis_program), state, at.redis.port, at.redis.password, durable=durable
     )
     user = privileges.unprivileged_user(state.postgres)
-    tree = privileges.reachable_tree(tree, user, state)
-    await asyncio.to_thread(postgres.create_cluster, tree, state, user)
+    tree = privileges.reachable_tree(binaries.postgres_tree(), user, state)
+    postgres.create_cluster(tree, state, user)
     postgres.forget_ended_server(state)
     await supervisor.start(
         postgres.child(tree, state, user, at.postgres.port, durable=durable),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ops.embedded import logfile
 from ops.embedded.child import Child
@@ -54,21 +54,28 @@ class Supervisor:
         """Starts one stage in parallel and returns when all of it serves, or raises ChildFailed."""
         stage = [Keeper(child, self._changed, self._notice, self._hurry) for child in children]
         self._stages.append(stage)
-        failures: list[BaseException] = []
-        try:
-            async with asyncio.TaskGroup() as group:
-                for keeper in stage:
-                    group.create_task(keeper.until_ready())
-        except* ChildFailed as group_of_failures:
-            failures.extend(group_of_failures.exceptions)
-        if failures:
-            raise failures[0]
+        await self._until_ready(stage)
+
+    async def until_ready(self) -> None:
+        """Returns when every child serves (again); raises ChildFailed for one that does not come to."""
+        await self._until_ready(self._keepers())
 
     async def stop(self) -> None:
         """Stops every child, stage by stage in reverse."""
         while self._stages:
             await asyncio.gather(*(keeper.stop() for keeper in self._stages[-1]))
             self._stages.pop()
+
+    async def _until_ready(self, keepers: Iterable[Keeper]) -> None:
+        failures: list[BaseException] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                for keeper in keepers:
+                    group.create_task(keeper.until_ready())
+        except* ChildFailed as failed:
+            failures.extend(failed.exceptions)
+        if failures:
+            raise failures[0]
 
     def _changed(self) -> None:
         if self._follower is not None:

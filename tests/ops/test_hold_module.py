@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wasmtime import Caller, Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
+from wasmtime import Caller, Config, Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
 
 from ops.wasm import HOLD_RESPONSE_WAT
 
@@ -17,7 +17,12 @@ RESPONSE_HEADERS = 2
 PAGE = 65_536
 NODES_PER_PAGE = PAGE // 8
 HELD_BYTES_MAX = 16 * 1024 * 1024
-ENGINE = Engine()
+CALL_FUEL = 10_000
+"""Instructions that one call may take, so that a chain which runs in a circle traps instead of hanging."""
+
+ENGINE_CONFIG = Config()
+ENGINE_CONFIG.consume_fuel = True
+ENGINE = Engine(ENGINE_CONFIG)
 MODULE = Module.from_file(ENGINE, str(HOLD_RESPONSE_WAT.with_suffix(".wasm")))
 
 
@@ -27,6 +32,7 @@ class Host:
     def __init__(self, *, memory_bytes_max: int = -1) -> None:
         self._store = Store(ENGINE)
         self._store.set_limits(memory_size=memory_bytes_max)
+        self._store.set_fuel(CALL_FUEL)
         i32 = ValType.i32()
         get = Func(self._store, FuncType([i32] * 5, [i32]), self._get_header_map_value, access_caller=True)
         self._exports = Instance(self._store, MODULE, [get]).exports(self._store)
@@ -38,6 +44,7 @@ class Host:
     def _call(self, name: str, *arguments: int) -> int:
         function = self._exports[name]
         assert isinstance(function, Func)
+        self._store.set_fuel(CALL_FUEL)
         result = function(self._store, *arguments)
         return result if isinstance(result, int) else 0
 

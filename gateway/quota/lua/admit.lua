@@ -212,7 +212,7 @@ end
 local function prune()
   for _, field in ipairs(redis.call('HKEYS', COUNTERS)) do
     local kind, date = string.match(field, '^used:%w+:(%w+):([%d-]+)$')
-    if (kind == 'day' and date ~= this_day) or (kind == 'month' and date ~= this_month) then
+    if (kind == 'day' and date < this_day) or (kind == 'month' and date < this_month) then
       redis.call('HDEL', COUNTERS, field)
     end
   end

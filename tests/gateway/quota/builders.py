@@ -1,0 +1,174 @@
+"""What the tests are built from: admissions, entries, a clock, and a ledger that is a dict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
+from itertools import count
+
+from gateway.errors import StoreUnavailable
+from gateway.ledger import Entry
+from gateway.quota import periods
+from gateway.quota.port import Admission, Admitted, Event, Hold, PeriodUsage, Quota, TenantUsage
+from gateway.values import Budgets, Limits, Outcome, Period, UsageSource
+
+NOON_MS = 1_763_726_400_000  # 2025-11-21T12:00:00Z
+WIDE = Limits(rpm=1_000_000, tpm=1_000_000_000, concurrent=1_000_000)
+_ids = count()
+
+
+@dataclass
+class Clock:
+    """The store's clock, in milliseconds since the epoch."""
+
+    now_ms: int = NOON_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+    def forward(self, seconds: float) -> None:
+        """Moves on, or back."""
+        self.now_ms += int(seconds * 1000)
+
+
+def asks(
+    *,
+    tenant: int = 1,
+    key: int = 11,
+    limits: Limits = WIDE,
+    tenant_limits: Limits = WIDE,
+    budgets: Budgets | None = None,
+    tenant_budgets: Budgets | None = None,
+    input_tokens: int = 10,
+    output: int = 90,
+    request_id: str | None = None,
+) -> Admission:
+    """An admission with a request id of its own and, unless given, without any limit that matters."""
+    return Admission(
+        request_id or f"r{next(_ids)}",
+        tenant,
+        key,
+        tenant_limits,
+        limits,
+        tenant_budgets or Budgets(),
+        budgets or Budgets(),
+        input_tokens,
+        output,
+        '{"path": "/api/chat", "user_agent": "ü"}',
+    )
+
+
+def again(admission: Admission) -> Admission:
+    """The same request once more."""
+    return replace(admission, request_id=f"r{next(_ids)}")
+
+
+def hold_of(admission: Admission, admitted: Admitted) -> Hold:
+    """What the meter of the admitted request knows."""
+    return Hold(
+        admission.request_id,
+        admission.tenant_id,
+        admission.key_id,
+        admitted.admitted_at_ms,
+        admission.input_tokens,
+        admitted.output_cap,
+        admission.record,
+    )
+
+
+def entry(
+    hold: Hold, input_tokens: int | None = None, output_tokens: int = 0, outcome: Outcome = Outcome.COMPLETE
+) -> Entry:
+    """The ledger entry of a hold; the input is what was estimated unless given."""
+    return Entry(
+        request_id=hold.request_id,
+        ts_ms=hold.admitted_at_ms,
+        tenant_id=hold.tenant_id,
+        tenant="acme",
+        key_id=hold.key_id,
+        key_prefix="nz_abc",
+        client_ip="127.0.0.1",
+        method="POST",
+        path="/api/chat",
+        surface="native",
+        model="llama3.2:latest",
+        backend="default",
+        status=200,
+        code=None,
+        outcome=outcome,
+        stream=True,
+        input_tokens=hold.input_tokens if input_tokens is None else input_tokens,
+        output_tokens=output_tokens,
+        usage_source=UsageSource.EXACT,
+        reserved_tokens=hold.input_tokens + hold.output_cap,
+        ttft_ms=1,
+        duration_ms=2,
+        request_bytes=3,
+        response_bytes=4,
+        user_agent="test",
+    )
+
+
+def denial(tenant: int | None = None) -> Entry:
+    """The entry of a request that was denied."""
+    anonymous = entry(Hold(f"d{next(_ids)}", tenant or 0, 0, NOON_MS, 0, 0, ""), outcome=Outcome.DENIED)
+    return replace(anonymous, tenant_id=tenant, key_id=None, status=401, code="invalid_api_key")
+
+
+async def admitted(quota: Quota, admission: Admission) -> Hold:
+    """Admits a request that must be admitted."""
+    answer = await quota.admit(admission)
+    assert isinstance(answer, Admitted), answer
+    return hold_of(admission, answer)
+
+
+@dataclass
+class Ledger:
+    """The ledger as the quota sees it: every request once, and the sums of it. `away` makes it fail."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    away: bool = False
+    loads: int = 0
+
+    def append(self, events: Collection[Event]) -> None:
+        """Records events; what is recorded already changes nothing."""
+        for event in events:
+            each = Entry.from_json(event.text)
+            self.entries.setdefault(each.request_id, each)
+
+    def used(self, tenant_id: int) -> Counter[tuple[int | None, Period, date]]:
+        """Tokens per subject and period."""
+        used: Counter[tuple[int | None, Period, date]] = Counter()
+        for each in self.entries.values():
+            if each.tenant_id == tenant_id:
+                for period, start in periods.starts(each.ts_ms).items():
+                    used[None, period, start] += each.input_tokens + each.output_tokens
+                    used[each.key_id, period, start] += each.input_tokens + each.output_tokens
+        return used
+
+    async def load(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:  # noqa: ARG002
+        """A UsageLoader. It hands out every period there is, which does no harm."""
+        self.loads += 1
+        if self.away:
+            raise StoreUnavailable("the ledger is away")
+        return TenantUsage(
+            [
+                PeriodUsage("tenant" if key is None else "key", tenant_id if key is None else key, period, start, n)
+                for (key, period, start), n in self.used(tenant_id).items()
+            ],
+            frozenset(each for each in waiting if each in self.entries),
+        )
+
+
+async def drain(quota: Quota, ledger: Ledger, *, acknowledge: bool = True) -> int:
+    """Writes what waits in the streams to the ledger, and returns how many events that were."""
+    drained = 0
+    for stream in quota.streams:
+        while events := await stream.read("test", 100, 0):
+            ledger.append(events)
+            drained += len(events)
+            if acknowledge:
+                await stream.acknowledge([event.id for event in events])
+    return drained

@@ -1,0 +1,87 @@
+"""Both implementations behind one fixture, so that one test body runs against each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from pydantic import SecretStr
+
+from gateway.quota import rebuild
+from gateway.quota.memory import MemoryQuota
+from gateway.quota.port import Quota
+from gateway.quota.redis_quota import RedisQuota
+from gateway.settings import Settings
+from gateway.stores.redis_connection import connect
+
+from .builders import Clock, Ledger
+from .servers import Server, one_server
+
+LEASE_S = 15.0
+ROOM = 1000
+
+
+@dataclass
+class Bench:
+    """A quota, its clock, the ledger behind it, and a way to lose all that the store has."""
+
+    quota: Quota
+    clock: Clock
+    ledger: Ledger
+    lose: Callable[[], object]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server that the tests share; `redis_bench` empties it."""
+    with one_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets an admission wait longer for a rebuild, but less than a rebuild that was left behind would block it."""
+    monkeypatch.setattr(rebuild, "WAIT_S", rebuild.REBUILD_S - 1)
+
+
+@pytest.fixture
+def room() -> int:
+    """How many holds and events there may be."""
+    return ROOM
+
+
+@pytest.fixture
+def settings(server: Server, room: int) -> Settings:
+    """Settings for the shared server. The deadline is generous: the machine may be busy."""
+    return Settings(redis_url=SecretStr(server.url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=room)
+
+
+@pytest.fixture
+async def redis_bench(server: Server, settings: Settings) -> AsyncIterator[Bench]:
+    """The quota in Redis."""
+    client = server.client()
+    client.flushall()
+    redis = connect(settings)
+    clock, ledger = Clock(), Ledger()
+    quota = RedisQuota(redis, settings, ledger.load, clock=clock)
+    yield Bench(quota, clock, ledger, client.flushall)
+    await quota.aclose()
+    await redis.aclose()
+    client.close()
+
+
+@pytest.fixture
+async def memory_bench(room: int) -> AsyncIterator[Bench]:
+    """The quota in memory."""
+    clock, ledger = Clock(), Ledger()
+    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=room, load=ledger.load)
+    yield Bench(quota, clock, ledger, quota.lose_everything)
+    await quota.aclose()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """Each implementation in turn."""
+    chosen: Bench = request.getfixturevalue(f"{request.param}_bench")
+    return chosen

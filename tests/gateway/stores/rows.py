@@ -1,0 +1,74 @@
+"""Builders: what the tests of the stores put into the database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.keys import generate
+from gateway.ledger import Entry
+from gateway.stores.accounts import Accounts, Key, NewKey
+from gateway.stores.policies import PolicyChange
+from gateway.values import Outcome, UsageSource
+
+HASH = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$aGFzaA"
+NOON = datetime(2026, 5, 17, 12, tzinfo=UTC)
+
+
+def new_key() -> NewKey:
+    """A key to be stored whose hash no key verifies against."""
+    return NewKey(generate().prefix, HASH)
+
+
+async def add_key(accounts: Accounts, tenant: str = "acme", name: str = "laptop", **options: Any) -> Key:
+    """A stored key; what is not given is what `create-key` takes."""
+    defaults: dict[str, Any] = {
+        "scopes": ["chat", "embeddings"],
+        "expires_at": None,
+        "log_prompts": False,
+        "policy": PolicyChange(),
+    }
+    return await accounts.create_key(tenant, name, options.pop("key", new_key()), **(defaults | options))
+
+
+def entry(request_id: str, at: datetime = NOON, **fields: Any) -> Entry:
+    """A complete request of tenant 1 with key 1: 3 tokens in, 4 out."""
+    values: dict[str, Any] = {
+        "request_id": request_id,
+        "ts_ms": round(at.timestamp() * 1000),
+        "tenant_id": 1,
+        "tenant": "acme",
+        "key_id": 1,
+        "key_prefix": "nz_123456789",
+        "client_ip": "192.0.2.1",
+        "method": "POST",
+        "path": "/api/chat",
+        "surface": "chat",
+        "model": "llama3.2:latest",
+        "backend": "embedded",
+        "status": 200,
+        "code": None,
+        "outcome": Outcome.COMPLETE,
+        "stream": True,
+        "input_tokens": 3,
+        "output_tokens": 4,
+        "usage_source": UsageSource.EXACT,
+        "reserved_tokens": 100,
+        "ttft_ms": 12,
+        "duration_ms": 345,
+        "request_bytes": 67,
+        "response_bytes": 890,
+        "user_agent": "tests",
+    }
+    return Entry(**(values | fields))
+
+
+async def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Returns as soon as `condition` holds; raises AssertionError when it does not within `within_s`."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not become true"
+        await asyncio.sleep(0.005)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.ops.cli.conftest import Operator
+
+
+@pytest.fixture
+def acme(operator: Operator) -> Operator:
+    operator.does("create-tenant", "--name", "Acme", "--rpm", "10")
+    return operator
+
+
+@pytest.fixture
+def prefix(acme: Operator) -> str:
+    prefix: str = acme.reads("create-key", "--tenant", "acme", "--name", "laptop")["prefix"]
+    return prefix
+
+
+def test_limits_of_a_tenant_change_and_go_back_to_the_default(acme: Operator) -> None:
+    assert acme.reads("set-limits", "--tenant", "Acme", "--tpm", "500") == {
+        "tenant": "Acme", "rpm": 10, "tpm": 500, "concurrent": None,
+    }  # fmt: skip
+    assert acme.reads("set-limits", "--tenant", "Acme", "--rpm", "INHERIT")["rpm"] is None
+
+
+def test_limits_of_a_key_are_its_own(acme: Operator, prefix: str) -> None:
+    assert acme.does("set-limits", "--prefix", prefix, "--rpm", "1000", "--tpm", "inherit") == (
+        f"the key {prefix} now has rpm 1,000, tpm inherited, concurrent inherited\n"
+    )
+
+
+def test_budgets_are_set_and_taken_away(acme: Operator, prefix: str) -> None:
+    budget = acme.reads("set-budget", "--prefix", prefix, "--daily", "0", "--monthly", "5", "--total", "9")
+    assert budget == {"prefix": prefix, "budget_day": 0, "budget_month": 5, "budget_total": 9}
+    assert acme.does("set-budget", "--prefix", prefix, "--monthly", "none") == (
+        f"the key {prefix} now has budget per day 0, budget per month none, budget in total 9\n"
+    )
+
+
+def test_a_list_of_models_allows_these_and_no_others(acme: Operator) -> None:
+    acme.does("set-models", "--tenant", "acme", "--allow-all")
+    models = acme.reads("set-models", "--tenant", "acme", "--models", "Qwen3:0.6b,library/llama3.2:latest,llama3.2")
+    assert models == {
+        "tenant": "acme", "allow_all_models": False, "allowed_models": ["llama3.2:latest", "qwen3:0.6b"],
+    }  # fmt: skip
+
+
+def test_allowing_all_and_no_longer_keeps_the_list(acme: Operator) -> None:
+    acme.does("set-models", "--tenant", "acme", "--models", "a:x")
+    assert acme.does("set-models", "--tenant", "acme", "--allow-all") == "the tenant acme now has all models\n"
+    assert acme.does("set-models", "--tenant", "acme", "--no-allow-all") == "the tenant acme now has the models a:x\n"
+
+
+def test_an_empty_list_allows_nothing(acme: Operator) -> None:
+    assert acme.does("set-models", "--tenant", "acme", "--models", "") == "the tenant acme now has no models\n"
+
+
+def test_a_key_can_go_back_to_the_models_of_its_tenant(acme: Operator, prefix: str) -> None:
+    acme.does("set-models", "--prefix", prefix, "--models", "a:x")
+    assert "models of its tenant" in acme.does("set-models", "--prefix", prefix, "--inherit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["set-limits", "--rpm", "1"], "either --tenant or --prefix"),
+        (["set-limits", "--tenant", "acme", "--prefix", "nz_123456789", "--rpm", "1"], "either --tenant or --prefix"),
+        (["set-limits", "--tenant", "acme"], "at least one"),
+        (["set-limits", "--tenant", "acme", "--rpm", "none"], "or `inherit`"),
+        (["set-budget", "--tenant", "acme"], "at least one"),
+        (["set-budget", "--tenant", "acme", "--daily", "-1"], "or `none`"),
+        (["set-budget", "--tenant", "acme", "--daily", "inherit"], "or `none`"),
+        (["set-models", "--tenant", "acme"], "give --models"),
+        (["set-models", "--tenant", "acme", "--models", "ok,not ok"], "'not ok': a model name is"),
+        (["set-models", "--tenant", "acme", "--models", "m@sha256:00"], "a model name is"),
+        (["set-models", "--tenant", "acme", "--inherit"], "goes with --prefix"),
+        (["set-models", "--prefix", "nz_123456789", "--inherit", "--allow-all"], "nothing else"),
+    ],
+)
+def test_wrong_usage_says_what_is_expected(acme: Operator, arguments: list[str], reason: str) -> None:
+    assert reason in acme.misuses(*arguments)
+
+
+def test_an_unknown_key_is_one_sentence(acme: Operator) -> None:
+    assert acme.fails("set-limits", "--prefix", "nz_123456789", "--rpm", "1") == (
+        "error: there is no key with the prefix nz_123456789\n"
+    )

