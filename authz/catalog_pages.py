@@ -1,4 +1,4 @@
-"""The small HTTP side of authz: the listings of Ollama and OpenAI from the snapshot, and the health pages.
+"""The small HTTP side of authz: the listings of Ollama and OpenAI from the snapshot, health, and the playground.
 
 A thin edge like the gRPC one: it checks the key with the same core and decides nothing itself.
 """
@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from authz import playground
 from authz.attempt import USER_AGENT_CHARACTERS_MAX, Attempt, client_ip, presented_key
 from authz.gate import CHECK_TIMEOUT_S, Gate
 from authz.policy import effective_models
@@ -42,6 +43,7 @@ class CatalogPages:
             [
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
+                web.get("/playground", self._playground),
                 web.get("/api/version", self._version),
                 web.get("/api/tags", self._tags),
                 web.get("/api/ps", self._ps),
@@ -94,6 +96,11 @@ class CatalogPages:
     async def _readyz(self, _: web.Request) -> web.Response:
         missing = await self._readiness()
         return web.json_response(missing or {"status": "ready"}, status=503 if missing else 200)
+
+    async def _playground(self, _: web.Request) -> web.Response:
+        if not self._settings.playground_enabled:
+            raise Denied(Code.NOT_FOUND)
+        return web.Response(body=playground.PAGE, content_type="text/html", charset="utf-8", headers=playground.HEADERS)
 
     async def _version(self, request: web.Request) -> web.Response:
         await self._principal(request)

@@ -12,6 +12,8 @@ log = structlog.get_logger()
 
 # Envoy multiplexes all its requests over one connection per worker thread; the ext_authz body comes in one message.
 _MESSAGE_OVERHEAD_BYTES = 1 << 20
+# A whole JSON answer is held by Envoy up to 16 MiB (envoy/hold_response.wat) and then comes in one message.
+ANSWER_BYTES_MAX = 18 << 20
 
 
 def make_server(message_bytes_max: int) -> grpc.aio.Server:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from pydantic import TypeAdapter
+
 from gateway.grant import Grant
 from gateway.values import Outcome, Usage, UsageSource
 
@@ -52,11 +54,11 @@ class Entry:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Entry:
-        """Reads an event back. Raises ValueError, KeyError or TypeError when it is not one."""
-        data = json.loads(text)
-        data["outcome"] = Outcome(data["outcome"])
-        data["usage_source"] = UsageSource(data["usage_source"])
-        return cls(**data)
+        """Reads an event back. Raises ValueError when it is not exactly one, types included."""
+        return _ADAPTER.validate_json(text, strict=True)
+
+
+_ADAPTER = TypeAdapter(Entry)
 
 
 def settled_entry(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 from contextlib import AsyncExitStack
@@ -40,7 +39,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         settler = Settler(quota, settings.audit_buffer_size)
         renewal = Renewal(quota, settings.hold_lease_s)
-        drain = Drain(list(quota.streams), ledger, f"{socket.gethostname()}-{os.getpid()}")
+        drain = Drain(list(quota.streams), ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         background = [
             asyncio.create_task(settler.run(), name="settler"),
             asyncio.create_task(renewal.run(), name="renewal"),
@@ -49,7 +48,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(running.cancel, background)
         stack.push_async_callback(settler.drained, SETTLE_TIMEOUT_S)
 
-        server = grpc_serving.make_server(settings.max_request_body_bytes)
+        server = grpc_serving.make_server(max(grpc_serving.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
         servicer = ExternalProcessorServicer(settler, renewal)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
         await grpc_serving.start(server, settings.meter_grpc_listen)

@@ -59,7 +59,7 @@ class Drain:
         for event in events:
             try:
                 entries.append(Entry.from_json(event.text))
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 # It would be read for ever; the log keeps what can be kept of it.
                 log.error("event_unreadable", event_id=event.id, text=event.text, reason=type(error).__name__)
         await self._ledger.append(entries)

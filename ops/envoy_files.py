@@ -14,10 +14,13 @@ from typing import cast
 
 import betterproto2
 
+from gateway import grpc_serving
 from gateway.settings import Settings
 from ops.envoy_clusters import HOLD_RESPONSE_WASM, render_clusters, secret_name
 from ops.envoy_replies import local_reply_config
 
+# The meter's rewriting may lengthen a body a little: escapes, the cap, include_usage.
+_REWRITING_BYTES = 65_536
 _SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
 # betterproto2's own casings misspell names such as `consecutive_5xx`; protobuf JSON takes the declared names as well.
 _AS_DECLARED = cast("betterproto2.Casing", str)
@@ -43,8 +46,9 @@ def render(settings: Settings, directory: Path) -> dict[str, bytes]:
         "BIND_PORT": str(settings.gateway_bind_port),
         "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
         "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes),
-        # The meter's rewriting may lengthen a body a little (escapes, the cap, include_usage).
-        "REPLAY_BYTES_MAX": str(2 * settings.max_request_body_bytes + 65_536),
+        "BUFFER_BYTES_MAX": str(
+            max(grpc_serving.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes + _REWRITING_BYTES)
+        ),
         "LOCAL_REPLIES": json.dumps(local_reply_config()),
     }
     source = source_directory()
@@ -93,7 +97,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def _address(listen: str) -> dict[str, object]:
+def _address(listen: str) -> dict[str, dict[str, object]]:
     if listen.startswith("unix:"):
         return {"pipe": {"path": listen.removeprefix("unix:"), "mode": 0o600}}
     host, _, port = listen.rpartition(":")
@@ -101,11 +105,10 @@ def _address(listen: str) -> dict[str, object]:
 
 
 def _targets(name: str, targets: list[str]) -> dict[str, str]:
-    """How the workers of one service are found: sockets as they stand, names by DNS, where each replica has a record."""
+    """How the workers of one service are found: sockets as they stand, names by DNS, a record for each replica."""
     addresses = [_address(target) for target in targets]
-    for address in addresses:
-        if isinstance(pipe := address.get("pipe"), dict):
-            pipe.pop("mode")  # Only a listening socket has one.
+    for pipe in (address["pipe"] for address in addresses if "pipe" in address):
+        del pipe["mode"]  # Only a listening socket has one.
     endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}]
     by_name = any("socket_address" in address for address in addresses)
     return {f"{name}_ENDPOINTS": json.dumps(endpoints), f"{name}_DISCOVERY": "STRICT_DNS" if by_name else "STATIC"}

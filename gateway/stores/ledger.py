@@ -119,7 +119,7 @@ ON CONFLICT (subject, subject_id, period, period_start) DO UPDATE SET
 _USED = """
 SELECT u.subject::text, u.subject_id, u.period::text, u.period_start, u.input_tokens + u.output_tokens AS tokens
 FROM unnest($2::text[], $3::date[]) AS current (period, start)
-JOIN gateway.budget_usage u ON u.period = current.period::gateway.budget_period AND u.period_start = current.start
+JOIN gateway.budget_usage u ON u.period = current.period::gateway.budget_period AND u.period_start >= current.start
 WHERE (u.subject = 'tenant' AND u.subject_id = $1)
    OR (u.subject = 'key' AND u.subject_id IN (SELECT id FROM gateway.api_keys WHERE tenant_id = $1))
 """

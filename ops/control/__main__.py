@@ -16,9 +16,11 @@ from gateway.stores.catalog import CatalogStore
 from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.redis_connection import connect
+from gateway.stores.retention import Retention
 from ops import envoy_files
 from ops.control.discovery import Discovery, Prober
 from ops.control.reaper import Reaper
+from ops.control.upkeep import Upkeep
 
 log = structlog.get_logger()
 
@@ -40,6 +42,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         background = [
             asyncio.create_task(discovery.run(), name="discovery"),
             asyncio.create_task(Reaper(quota).run(), name="reaper"),
+            asyncio.create_task(Upkeep(Retention(database), settings).run(), name="upkeep"),
         ]
         stack.push_async_callback(running.cancel, background)
         await running.until_stopped(stop, *background)

@@ -29,7 +29,7 @@ from ops.embedded.supervisor import Supervisor
 _OPEN_FILES_WANTED = 65_536
 _READY_TIMEOUT_S = 60.0
 _READY_POLL_S = 0.05
-_TELL_AFTER_S = 5.0
+_BACKENDS_TIMEOUT_S = 5.0
 _BACKENDS_TIMEOUT_S = 5.0
 _AUTHORITY_ROOT = "caddy-root.crt"
 
@@ -118,21 +118,18 @@ async def _start(options: Options, state: State, supervisor: Supervisor, progres
 
 
 async def _until_serving(url: str, progress: Progress) -> None:
-    """Returns once `/readyz` says yes. The parts of the stack get a minute; for backends, which are not its own, it
-    waits without end."""
+    """Returns once `/readyz` says yes. The parts of the stack get a minute; backends, which are none, a few seconds."""
     started = time.monotonic()
-    told = False
     while True:
         status, text = await probes.get(f"{url}/readyz")
         if status == 200:
             return
         waited_s = time.monotonic() - started
         missing = _missing(text) if status == 503 else []
-        if missing == ["backends"]:
-            if not told and waited_s > _TELL_AFTER_S:
-                progress.notice("Everything runs, but no Ollama backend answers yet; waiting for one")
-                told = True
-        elif waited_s > _READY_TIMEOUT_S:
+        if missing == ["backends"] and waited_s > _BACKENDS_TIMEOUT_S:
+            progress.notice("No Ollama backend answers yet; requests get 503 until one does")
+            return
+        if waited_s > _READY_TIMEOUT_S:
             reason = f"{', '.join(missing)} missing" if missing else f"status {status or 'none'}"
             raise StackError(f"the gateway did not become ready within {_READY_TIMEOUT_S:.0f} s: {reason}")
         await asyncio.sleep(_READY_POLL_S)

@@ -10,11 +10,6 @@ from gateway.settings import Settings
 from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from ops.migrate import MigrationFailed, downgrade, upgrade
-from tests.gateway.stores.conftest import (  # noqa: F401 (fixtures)
-    empty_database_url,
-    postgres_url,
-    shared_database_url,
-)
 from tests.gateway.stores.rows import entry
 
 TABLES = {
@@ -23,7 +18,7 @@ TABLES = {
 
 
 @pytest.fixture
-def empty(empty_database_url: str) -> Settings:  # noqa: F811 (a fixture)
+def empty(empty_database_url: str) -> Settings:
     return Settings.model_validate({"database_url": empty_database_url})
 
 

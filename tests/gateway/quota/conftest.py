@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
 from gateway.quota import rebuild
 from gateway.quota.memory import MemoryQuota
@@ -16,7 +18,6 @@ from gateway.settings import Settings
 from gateway.stores.redis_connection import connect
 
 from .builders import Clock, Ledger
-from .servers import Server, one_server
 
 LEASE_S = 15.0
 ROOM = 1000
@@ -32,13 +33,6 @@ class Bench:
     lose: Callable[[], object]
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """The server that the tests share; `redis_bench` empties it."""
-    with one_server() as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets an admission wait longer for a rebuild, but less than a rebuild that was left behind would block it."""
@@ -52,23 +46,28 @@ def room() -> int:
 
 
 @pytest.fixture
-def settings(server: Server, room: int) -> Settings:
+def settings(redis_url: str, room: int) -> Settings:
     """Settings for the shared server. The deadline is generous: the machine may be busy."""
-    return Settings(redis_url=SecretStr(server.url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=room)
+    return Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=room)
 
 
 @pytest.fixture
-async def redis_bench(server: Server, settings: Settings) -> AsyncIterator[Bench]:
+def redis_client(redis_url: str) -> Iterator[Any]:
+    """A plain client, to look behind the quota's back. `Any`, because redis-py leaves raw commands untyped."""
+    with Redis.from_url(redis_url, socket_timeout=5) as client:
+        yield client
+
+
+@pytest.fixture
+async def redis_bench(redis_url: str, redis_client: Any, settings: Settings) -> AsyncIterator[Bench]:
     """The quota in Redis."""
-    client = server.client()
-    client.flushall()
+    redis_client.flushall()
     redis = connect(settings)
     clock, ledger = Clock(), Ledger()
     quota = RedisQuota(redis, settings, ledger.load, clock=clock)
-    yield Bench(quota, clock, ledger, client.flushall)
+    yield Bench(quota, clock, ledger, redis_client.flushall)
     await quota.aclose()
     await redis.aclose()
-    client.close()
 
 
 @pytest.fixture

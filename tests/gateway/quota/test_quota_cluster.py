@@ -13,10 +13,10 @@ from gateway.quota.redis_quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis_connection import connect
 from gateway.values import Period
+from tests.redis_server import cluster
 
 from .builders import Clock, Ledger, admitted, asks, denial, drain, entry
 from .conftest import LEASE_S
-from .servers import cluster
 
 TENANTS = range(1, 25)
 SHARDS = 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -16,11 +17,11 @@ from gateway.quota.redis_quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis_connection import connect
 from gateway.values import Budgets, Period
+from tests.redis_server import one_server
 
 from .builders import Clock, Ledger, admitted, again, asks, denial, drain, entry
 from .conftest import LEASE_S, Bench
 from .proxy import Answers, relay
-from .servers import Server, one_server
 
 
 @asynccontextmanager
@@ -35,12 +36,12 @@ async def quota_at(url: str, ledger: Ledger, clock: Clock | None, timeout_s: flo
         await redis.aclose()
 
 
-async def test_in_production_the_time_is_that_of_redis(redis_bench: Bench, server: Server) -> None:
+async def test_in_production_the_time_is_that_of_redis(redis_bench: Bench, redis_client: Any, redis_url: str) -> None:
     def time_ms() -> int:
-        seconds, microseconds = server.client().time()
+        seconds, microseconds = redis_client.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
-    async with quota_at(server.url, Ledger(), None) as quota:
+    async with quota_at(redis_url, Ledger(), None) as quota:
         before = time_ms()
         answer = await quota.admit(asks())
         assert isinstance(answer, Admitted)
@@ -99,33 +100,36 @@ async def test_after_a_restart_holds_live_on_and_the_counters_are_read_from_the_
             assert await quota.backlog() == Backlog(holds=0, events=4)
 
 
-async def test_scripts_that_redis_forgot_are_sent_again(redis_bench: Bench, server: Server) -> None:
+async def test_scripts_that_redis_forgot_are_sent_again(redis_bench: Bench, redis_client: Any) -> None:
     await admitted(redis_bench.quota, asks())
-    server.client().script_flush()
+    redis_client.script_flush()
     await admitted(redis_bench.quota, asks())
 
 
-async def test_out_of_memory_admits_nothing_and_still_settles(redis_bench: Bench, server: Server) -> None:
+async def test_out_of_memory_admits_nothing_and_still_settles(redis_bench: Bench, redis_client: Any) -> None:
     quota = redis_bench.quota
     hold = await admitted(quota, asks())
     redis_bench.clock.forward(61)
     before = await quota.counters(1)
-    server.client().config_set("maxmemory", 1)
+    redis_client.config_set("maxmemory", 1)
     try:
         with pytest.raises(StoreUnavailable):
             await quota.admit(asks())
         assert await quota.counters(1) == before
         assert await quota.settle(entry(hold))
     finally:
-        server.client().config_set("maxmemory", 0)
+        redis_client.config_set("maxmemory", 0)
     assert await quota.backlog() == Backlog(holds=0, events=1)
     await admitted(quota, asks())
 
 
-async def test_an_admission_whose_answer_came_too_late_holds_nothing(redis_bench: Bench, server: Server) -> None:
+async def test_an_admission_whose_answer_came_too_late_holds_nothing(redis_bench: Bench, redis_client: Any) -> None:
     await admitted(redis_bench.quota, asks())
     before = await redis_bench.quota.counters(1), await redis_bench.quota.backlog()
-    async with relay(server.port) as (through, url), quota_at(url, Ledger(), Clock(), timeout_s=0.3) as quota:
+    async with (
+        relay(redis_client.get_connection_kwargs()["port"]) as (through, url),
+        quota_at(url, Ledger(), Clock(), timeout_s=0.3) as quota,
+    ):
         await quota.backlog()
         through.answers = Answers.VANISH_ONCE
         with pytest.raises(StoreUnavailable):
@@ -136,9 +140,12 @@ async def test_an_admission_whose_answer_came_too_late_holds_nothing(redis_bench
         await admitted(quota, asks())
 
 
-async def test_an_admission_that_was_cancelled_holds_nothing(redis_bench: Bench, server: Server) -> None:
+async def test_an_admission_that_was_cancelled_holds_nothing(redis_bench: Bench, redis_client: Any) -> None:
     await admitted(redis_bench.quota, asks())
-    async with relay(server.port) as (through, url), quota_at(url, Ledger(), Clock()) as quota:
+    async with (
+        relay(redis_client.get_connection_kwargs()["port"]) as (through, url),
+        quota_at(url, Ledger(), Clock()) as quota,
+    ):
         await quota.backlog()
         through.answers = Answers.VANISH_ONCE
         waiting = asyncio.create_task(quota.admit(asks()))
@@ -151,11 +158,14 @@ async def test_an_admission_that_was_cancelled_holds_nothing(redis_bench: Bench,
 
 
 async def test_an_orphan_that_could_not_be_released_is_found_by_the_reaper(
-    redis_bench: Bench, server: Server, monkeypatch: pytest.MonkeyPatch
+    redis_bench: Bench, redis_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await admitted(redis_bench.quota, settled := asks())
     orphan = asks()
-    async with relay(server.port) as (through, url), quota_at(url, Ledger(), Clock(), timeout_s=0.3) as quota:
+    async with (
+        relay(redis_client.get_connection_kwargs()["port"]) as (through, url),
+        quota_at(url, Ledger(), Clock(), timeout_s=0.3) as quota,
+    ):
         await quota.backlog()
         through.answers = Answers.VANISH
         monkeypatch.setattr(redis_quota, "RELEASES_MAX", 0)
@@ -171,10 +181,13 @@ async def test_an_orphan_that_could_not_be_released_is_found_by_the_reaper(
 
 
 async def test_an_admission_that_is_sent_again_after_its_connection_broke_holds_once(
-    redis_bench: Bench, server: Server
+    redis_bench: Bench, redis_client: Any
 ) -> None:
     await admitted(redis_bench.quota, asks())
-    async with relay(server.port) as (through, url), quota_at(url, Ledger(), Clock()) as quota:
+    async with (
+        relay(redis_client.get_connection_kwargs()["port"]) as (through, url),
+        quota_at(url, Ledger(), Clock()) as quota,
+    ):
         await admitted(quota, asks())
         through.answers = Answers.BREAK_ONCE
         admission = asks(budgets=Budgets(day=1000))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,6 @@ from gateway.values import Budgets, Period
 
 from .builders import Clock, Ledger, admitted, again, asks, drain, entry
 from .conftest import LEASE_S, ROOM, Bench
-from .servers import Server
 
 
 async def used(bench: Bench, key: int | None = 11, period: Period = Period.DAY) -> int:
@@ -73,11 +73,11 @@ async def test_events_of_other_tenants_that_wait_are_not_counted(bench: Bench) -
     assert await used(bench, key=None) == 1
 
 
-async def test_counters_of_periods_that_are_over_do_not_pile_up(redis_bench: Bench, server: Server) -> None:
+async def test_counters_of_periods_that_are_over_do_not_pile_up(redis_bench: Bench, redis_client: Any) -> None:
     sizes = []
     for _ in range(65):
         await settle_one(redis_bench, 10)
-        sizes.append(server.client().hlen("nz:{s0}:counters:1"))
+        sizes.append(redis_client.hlen("nz:{s0}:counters:1"))
         redis_bench.clock.forward(24 * 3600)
     assert set(sizes) == {8}
 

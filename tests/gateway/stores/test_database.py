@@ -8,9 +8,9 @@ import pytest
 from gateway.errors import Conflict, SettingsError, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, storable
-from tests.gateway.stores.conftest import Server
 from tests.gateway.stores.rows import eventually
 from tests.gateway.stores.wire import Wire
+from tests.postgres_server import Server
 
 ANSWER = "SELECT 42"
 

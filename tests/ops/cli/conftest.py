@@ -11,12 +11,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ops.cli import cli
-from tests.gateway.stores.conftest import (  # noqa: F401 (fixtures)
-    database_url,
-    empty_database_url,
-    postgres_url,
-    shared_database_url,
-)
 
 
 class Operator:
@@ -62,6 +56,6 @@ def write_env(path: Path, url: str, lines: Sequence[str] = ()) -> Path:
 
 
 @pytest.fixture
-def operator(tmp_path: Path, database_url: str) -> Operator:  # noqa: F811
+def operator(tmp_path: Path, database_url: str) -> Operator:
     """Somebody whose database has the schema and nothing in it."""
     return Operator(write_env(tmp_path / "env", database_url))

