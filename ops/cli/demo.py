@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TENANT = "demo"
 # Slow enough to see that it streams.
-_TOKENS_PER_S = "60"
+_TOKENS_PER_S = "150"
 _KEY_LIFE = "30d"
 # What the books call it, and what the simulated Ollama does.
 _SIDES = (("input", "prompt"), ("output", "output"))
