@@ -29,7 +29,7 @@ _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 def source_directory() -> Path:
     """Where the hand-written files are: in an installed wheel beside this module, in a checkout at its root."""
-    packaged = Path(__file__).parent / "envoy_files"
+    packaged = Path(__file__).parent / "_envoy"
     return packaged if packaged.is_dir() else Path(__file__).parents[1] / "envoy"
 
 

@@ -1,0 +1,172 @@
+"""From the end of a request to its row: settler, renewal, drain and reaper on the quota's second implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from gateway.errors import StoreUnavailable
+from gateway.grant import Grant
+from gateway.ledger import Entry
+from gateway.quota.memory import MemoryQuota
+from gateway.quota.port import Admitted, Backlog, Progress
+from gateway.surfaces import BY_NAME
+from gateway.values import Outcome
+from meter.drain import Drain
+from meter.exchange import Exchange
+from meter.renewal import RENEWALS_PER_LEASE, Renewal
+from meter.settler import Settler
+from ops.control.reaper import Reaper
+from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of
+from tests.gateway.stores.rows import eventually
+from tests.meter.wire_corpus import grant_for
+
+LEASE_S = 0.3
+
+
+class Outage(MemoryQuota):
+    """A quota that is away while `away`."""
+
+    away = False
+
+    async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
+        if self.away:
+            raise StoreUnavailable("away")
+        return await super().settle(entry, only_if_expired=only_if_expired)
+
+
+class Recorder:
+    """The ledger's side that the drain needs, failing while `away`."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.away = False
+
+    async def append(self, entries: list[Entry]) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+        known = {each.request_id for each in self.entries}
+        self.entries += [each for each in entries if each.request_id not in known]
+
+
+@pytest.fixture
+async def quota() -> AsyncIterator[Outage]:
+    made = Outage(now_ms=Clock(), lease_s=LEASE_S, room=1000, load=Ledger().load)
+    yield made
+    await made.aclose()
+
+
+@asynccontextmanager
+async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def admit(quota: MemoryQuota, **options: Any) -> tuple[Grant, Any]:
+    asked = asks(**options)
+    answer = await quota.admit(asked)
+    assert isinstance(answer, Admitted)
+    grant = grant_for(
+        BY_NAME["chat"], request_id=asked.request_id, key_id=asked.key_id, admitted_at_ms=answer.admitted_at_ms
+    )
+    return grant, hold_of(asked, answer)
+
+
+async def test_what_ends_while_the_store_is_away_is_settled_when_it_is_back(quota: Outage) -> None:
+    settler = Settler(quota, size_max=2)
+    holds = [(await admit(quota))[1] for _ in range(3)]
+    quota.away = True
+    async with background(settler.run()):
+        for hold in holds:
+            settler.submit(entry(hold))
+        assert settler.full
+        assert await settler.drained(timeout_s=0.05) == 3
+        quota.away = False
+        assert await settler.drained(timeout_s=10) == 0
+    assert not settler.full
+    assert await quota.backlog() == Backlog(holds=0, events=3)
+
+
+async def test_an_entry_is_recorded_once_however_often_the_ledger_fails(quota: Outage) -> None:
+    _, hold = await admit(quota)
+    assert await quota.settle(entry(hold))
+    await quota.record(denial())
+    recorder = Recorder()
+    recorder.away = True
+    drain = Drain(list(quota.streams), recorder, "one")  # type: ignore[arg-type]
+    async with background(drain.run()):
+        await asyncio.sleep(0.1)
+        assert (await quota.backlog()).events == 2
+    recorder.away = False
+    # Another consumer takes over what the first one was given and never acknowledged.
+    (stream,) = quota.streams
+    await drain._record(stream, await stream.claim("two", 10, 0))
+    assert (await quota.backlog()).events == 0
+    assert len(recorder.entries) == 2
+
+
+async def test_an_event_that_is_no_entry_does_not_stop_those_behind_it(quota: Outage) -> None:
+    good = denial()
+    for wrong in ("", "{}", '{"request_id": 5}', good.to_json().replace('"status":', '"status":"x","y":')):
+        with pytest.raises(ValueError, match="validation error"):
+            Entry.from_json(wrong)
+    assert Entry.from_json(good.to_json()) == good
+
+
+async def test_a_running_request_keeps_its_hold_and_one_that_stopped_does_not(quota: Outage) -> None:
+    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    grant, _ = await admit(quota)
+    exchange = Exchange(grant, asyncio.get_running_loop().time)
+    renewal = Renewal(quota, LEASE_S)
+    renewal.add(exchange)
+    async with background(renewal.run()):
+        for _ in range(3 * RENEWALS_PER_LEASE):
+            clock.forward(LEASE_S / RENEWALS_PER_LEASE)
+            await asyncio.sleep(2 * LEASE_S / RENEWALS_PER_LEASE)
+        assert await quota.expired(10) == []
+        renewal.discard(exchange)
+        clock.forward(2 * LEASE_S)
+        await asyncio.sleep(LEASE_S)
+        assert [each.hold.request_id for each in await quota.expired(10)] == [grant.request_id]
+
+
+async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) -> None:
+    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    asked = asks()
+    draft = grant_for(BY_NAME["chat"], request_id=asked.request_id, key_id=asked.key_id)
+    asked = asks(request_id=asked.request_id)
+    object.__setattr__(asked, "record", json.dumps(draft.to_metadata()))
+    answer = await quota.admit(asked)
+    assert isinstance(answer, Admitted)
+    hold = hold_of(asked, answer)
+    assert await quota.renew(hold, Progress(input_tokens=7, output_tokens=5, response_bytes=50))
+    reaper = Reaper(quota)
+    assert await reaper.reap() == 0
+    clock.forward(2 * LEASE_S)
+    assert await reaper.reap() == 1
+    assert await reaper.reap() == 0
+    (event,) = await quota.streams[0].read("test", 10, 0)
+    lost = Entry.from_json(event.text)
+    assert (lost.outcome, lost.input_tokens, lost.output_tokens, lost.response_bytes) == (Outcome.LOST, 7, 5, 50)
+    assert (lost.request_id, lost.ts_ms) == (hold.request_id, answer.admitted_at_ms)
+    assert (await quota.backlog()).holds == 0
+
+
+async def test_a_request_that_somebody_else_settled_is_cut(quota: Outage) -> None:
+    grant, hold = await admit(quota)
+    exchange = Exchange(grant, asyncio.get_running_loop().time)
+    assert await quota.settle(entry(hold))
+    renewal = Renewal(quota, LEASE_S)
+    renewal.add(exchange)
+    async with background(renewal.run()):
+        await eventually(lambda: exchange.superseded)

