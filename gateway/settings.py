@@ -181,6 +181,14 @@ class Settings(BaseSettings):
             raise ValueError("expected redis://, rediss:// or unix://")
         return value
 
+    @field_validator("gateway_request_id_header", mode="after")
+    @classmethod
+    def _the_only_one(cls, value: str) -> str:
+        # Envoy sets this header itself, on its own answers too, and knows no other name for it.
+        if value.lower() != "x-request-id":
+            raise ValueError("expected X-Request-ID, the only name that is supported")
+        return value
+
     @field_validator("gateway_trusted_proxies", mode="after")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:

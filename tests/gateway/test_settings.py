@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from gateway.errors import SettingsError
+from gateway.settings import Backend, Settings, load
+
+
+@pytest.fixture
+def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("GATEWAY_ENV_FILE", raising=False)
+    return tmp_path / "env"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("DEFAULT_RPM=many", "DEFAULT_RPM='many': Input should be a valid integer"),
+        ("GATEWAY_BIND_PORT=70000", "GATEWAY_BIND_PORT='70000'"),
+        ("OLLAMA_BASE_URL=ftp://x", "OLLAMA_BASE_URL='ftp://x': expected http://HOST[:PORT]"),
+        ("OLLAMA_BASE_URL=http://user:pw@x", "credentials do not belong in a URL"),
+        ("METER_GRPC_LISTEN=here", "METER_GRPC_LISTEN='here': expected HOST:PORT or unix:/absolute/path"),
+        ("GATEWAY_TRUSTED_PROXIES=nobody", "GATEWAY_TRUSTED_PROXIES"),
+        ("GATEWAY_REQUEST_ID_HEADER=X-Id", "GATEWAY_REQUEST_ID_HEADER='X-Id': expected X-Request-ID"),
+        ('OLLAMA_BACKENDS=[{"name":"A"}]', "OLLAMA_BACKENDS[0].name"),
+        ('OLLAMA_BACKENDS={"name"', "OLLAMA_BACKENDS: expected a JSON list of backends"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_expected(env: Path, line: str, shown: str) -> None:
+    env.write_text(line + "\n")
+    with pytest.raises(SettingsError) as wrong:
+        load(env)
+    assert shown in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "DATABASE_URL=mysql://u:s3cret@h/d",
+        "REDIS_URL=http://:s3cret@h",
+        'OLLAMA_BACKENDS=[{"name":"a","base_url":"ftp://h","auth_token":"s3cret"}]',
+        'OLLAMA_BACKENDS=[{"name":"a","base_url":"http://h","auth_token":"s3cret"',
+    ],
+)
+def test_a_wrong_value_that_may_hold_a_secret_is_not_shown(env: Path, line: str) -> None:
+    env.write_text(line + "\n")
+    with pytest.raises(SettingsError) as wrong:
+        load(env)
+    assert "s3cret" not in str(wrong.value)
+    assert "s3cret" not in repr(wrong.value.__cause__)
+
+
+def test_the_environment_wins_over_the_file(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env.write_text("DEFAULT_RPM=5\nDEFAULT_TPM=6\n")
+    monkeypatch.setenv("DEFAULT_RPM", "7")
+    settings = load(env)
+    assert (settings.default_rpm, settings.default_tpm) == (7, 6)
+
+
+def test_one_backend_or_many(env: Path) -> None:
+    env.write_text("OLLAMA_BASE_URL=http://near:11434\nOLLAMA_AUTH_TOKEN=t\n")
+    (single,) = load(env).backends
+    assert (single.name, single.urls) == ("default", ("http://near:11434",))
+    env.write_text('OLLAMA_BACKENDS=[{"name":"b","base_url":"http://b:1","replicas":["http://b:2"]}]\n')
+    (first,) = load(env).backends
+    assert first.urls == ("http://b:1", "http://b:2")
+
+
+def test_the_scheme_goes_with_authorization_only() -> None:
+    def sent(**options: object) -> tuple[str, str] | None:
+        credential = Backend.model_validate({"name": "b", "base_url": "http://b", **options}).credential()
+        return credential and (credential[0], credential[1].get_secret_value())
+
+    assert sent() is None
+    assert sent(auth_token="") is None
+    assert sent(auth_token="t") == ("Authorization", "Bearer t")
+    assert sent(auth_token="t", auth_scheme="") == ("Authorization", "t")
+    assert sent(auth_token="t", auth_header="X-API-Key") == ("X-API-Key", "t")
+
+
+def test_no_secret_is_in_a_representation() -> None:
+    settings = Settings(
+        database_url=SecretStr("postgresql+asyncpg://u:s3cret@h/d"), ollama_auth_token=SecretStr("s3cret")
+    )
+    assert settings.database_url.get_secret_value() == "postgresql://u:s3cret@h/d"
+    assert "s3cret" not in repr(settings) + str(settings.backends)
