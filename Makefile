@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONCE ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench compose-test docs lock wasm clean
+.PHONY: help demo test lint types bench docs lock wasm clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,20 +28,34 @@ lint: $(VENV)/.dev ## style and import rules
 types: $(VENV)/.dev ## mypy --strict
 	@$(BIN)/mypy
 
+bench: $(VENV)/.runtime ## what the gateway costs beside its upstream, as ratios in one run; BENCH_ARGS=--json
+	@$(BIN)/python -m bench.overhead $(BENCH_ARGS)
+
+docs: build/docs/.done ## the documentation site, into site/
+	@build/docs/bin/mkdocs build --strict --quiet --site-dir site && echo "site/index.html"
+
+UV := build/lock/bin/uv
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --no-header
+DOCS_EXTRA := import tomllib; \
+  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+
 lock: ## pin every dependency again, with hashes and without index addresses
-	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv==$(UV_VERSION); }
-	@for set in "requirements.lock --extra build --extra embedded" \
-	            "requirements-dev.lock --extra build --extra embedded --extra dev"; do \
-	  set -- $$set; out=$$1; shift; \
-	  build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-annotate --no-header "$$@" pyproject.toml -o $$out || exit 1; \
-	done
+	@test -x $(UV) || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv==$(UV_VERSION); }
+	@$(COMPILE) --extra build --extra embedded pyproject.toml -o requirements.lock
+	@$(COMPILE) --extra build --extra embedded --extra dev pyproject.toml -o requirements-dev.lock
+	@$(PYTHON) -c '$(DOCS_EXTRA)' | $(COMPILE) - -o requirements-docs.lock
 
 wasm: $(VENV)/.dev ## assemble envoy/hold_response.wasm from its source
 	@$(BIN)/python -m ops.wasm
 
 clean: ## remove what the targets above made; state directories of `up` and `demo` are kept
 	@rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+build/docs/.done: requirements-docs.lock
+	@test -x build/docs/bin/python || $(PYTHON) -m venv build/docs
+	@build/docs/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
 
 # A virtual environment with exactly the pinned packages. The stamp is renewed when the pins or the project's own
 # metadata change, and the source is installed as a link, so that an edit needs no new installation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 import structlog
 
 from authz.attempt import Attempt
-from gateway.errors import Denied, StoreUnavailable
+from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger import Entry
 from gateway.quota.port import Quota
 from gateway.surfaces import Surface
 from gateway.values import Outcome, Principal, UsageSource
 
 log = structlog.get_logger()
+
+LATE_MAX = 1000
 
 
 @dataclass(slots=True)
@@ -34,12 +37,13 @@ class Denials:
     def __init__(self, quota: Quota, now: Callable[[], float] = time.time) -> None:
         self._quota = quota
         self._now = now
+        self._late: set[asyncio.Task[None]] = set()
 
     async def record(self, attempt: Attempt, known: Known, denial: Denied) -> Denied:
         """Records the refusal and returns what to answer.
 
         That is `denial` itself, or audit_backlog when the stream has no room left for rows. A stream that cannot be
-        reached leaves the answer a refusal all the same; the log then has what the audit has not.
+        reached leaves the answer a refusal all the same; the log then says which row is missing.
         """
         principal = known.principal
         entry = Entry(
@@ -69,10 +73,31 @@ class Denials:
             response_bytes=0,
             user_agent=attempt.user_agent,
         )
+        if denial.code is Code.UNAVAILABLE:
+            # A store is away, most likely the one that is needed now: the answer does not wait for it again.
+            self._record_late(entry)
+            return denial
         try:
-            await self._quota.record(entry)
+            await self._record(entry)
         except Denied as backlog:
             return backlog
-        except StoreUnavailable as error:
-            log.warning("denial_not_recorded", request_id=attempt.request_id, code=str(denial.code), reason=str(error))
         return denial
+
+    async def _record(self, entry: Entry) -> None:
+        try:
+            await self._quota.record(entry)
+        except StoreUnavailable as error:
+            log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code, reason=str(error))
+
+    def _record_late(self, entry: Entry) -> None:
+        if len(self._late) >= LATE_MAX:
+            log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code, reason="too many wait")
+            return
+        task = asyncio.create_task(self._record(entry))
+        self._late.add(task)
+        task.add_done_callback(self._recorded_late)
+
+    def _recorded_late(self, task: asyncio.Task[None]) -> None:
+        self._late.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Denied):
+            log.warning("denial_not_recorded", reason=str(error))

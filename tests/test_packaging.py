@@ -27,7 +27,7 @@ def test_the_folder_of_envoys_files_is_no_python_package() -> None:
 
 
 def test_the_pins_carry_hashes_and_no_address() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-dev.lock", "requirements-docs.lock"):
         text = (ROOT / name).read_text()
         assert "http" + "://" not in text
         assert "https" + "://" not in text

@@ -178,3 +178,7 @@ def test_only_loopback_listens(stack: Stack) -> None:
     addresses = listening(stack.pids(""))
     assert f"127.0.0.1:{stack.url.rpartition(':')[2]}" in addresses
     assert all(address.startswith("127.0.0.1:") for address in addresses), addresses
+
+
+def test_the_playground_is_there_only_when_it_is_enabled(stack: Stack) -> None:
+    assert httpx.get(f"{stack.url}/playground").status_code == 404

@@ -1,0 +1,231 @@
+"""`python -m bench.overhead`: the same requests to a simulated Ollama directly and through the gateway.
+
+The simulated Ollama, the client and the gateway share the machine's cores, and the first two are Python. The direct
+figures are therefore no property of Ollama; they are what the gateway's figures of the same run are held against.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+
+import aiohttp
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.stack import BenchFailed, Stack, running
+
+MODEL = "llama3.2:latest"
+CHATS_AT_ONCE = 16
+CHAT_TOKENS = 8
+STREAMS = 40
+# Some tokens are no frame of their own; both sides must deliver the same number of frames.
+STREAM_TOKENS = 100
+STREAM_TOKENS_PER_S = 25.0
+WARM_UP_S = 1.0
+_TIMEOUT = aiohttp.ClientTimeout(total=60.0, connect=5.0)
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the requests of one side go; `session` carries the key if there is one."""
+
+    url: str
+    session: aiohttp.ClientSession
+
+    def ask(self, *, stream: bool) -> aiohttp.client._RequestContextManager:
+        """A chat on Ollama's own surface."""
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "How are you?"}], "stream": stream}
+        return self.session.post(f"{self.url}/api/chat", json=body)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One streamed answer: seconds to its first frame, and of every frame the seconds since Ollama made it."""
+
+    first_frame_s: float
+    frames_s: Sequence[float]
+    complete: bool
+
+
+async def chats(target: Target, seconds: float) -> Figures:
+    """Short whole answers, CHATS_AT_ONCE clients that ask again at once, for `seconds`."""
+    taken_s: list[float] = []
+    started = time.perf_counter()
+
+    async def client() -> None:
+        while (asked := time.perf_counter()) < started + seconds:
+            async with target.ask(stream=False) as answer:
+                await _expect_ok(answer)
+                await answer.read()
+            taken_s.append(time.perf_counter() - asked)
+
+    await asyncio.gather(*(client() for _ in range(CHATS_AT_ONCE)))
+    per_s = len(taken_s) / (time.perf_counter() - started)
+    return {"requests": len(taken_s), "requests_per_s": per_s, **_percentiles_ms("latency", taken_s)}
+
+
+async def streams(target: Target) -> Figures:
+    """STREAMS answers of STREAM_TOKENS tokens, all at once, at the pace of the simulated Ollama."""
+    answers = await asyncio.gather(*(_stream(target) for _ in range(STREAMS)))
+    return {
+        **_percentiles_ms("first_frame", [answer.first_frame_s for answer in answers]),
+        **_percentiles_ms("frame", [each for answer in answers for each in answer.frames_s]),
+        "complete": sum(answer.complete for answer in answers),
+        "frames": sum(len(answer.frames_s) for answer in answers),
+    }
+
+
+async def _stream(target: Target) -> Streamed:
+    asked = time.time()
+    async with target.ask(stream=True) as answer:
+        await _expect_ok(answer)
+        arrived = [(time.time(), line) async for line in answer.content]
+    # Parsed afterwards, so that the client's own work does not delay the frames it times.
+    frames = [(at, json.loads(line)) for at, line in arrived]
+    if not frames or "error" in frames[-1][1]:
+        raise BenchFailed(f"a stream ended with {frames[-1][1] if frames else 'no frame'}")
+    made = [datetime.fromisoformat(frame["created_at"]).timestamp() for _, frame in frames]
+    late_s = [at - since for (at, _), since in zip(frames, made, strict=True)]
+    return Streamed(frames[0][0] - asked, late_s, bool(frames[-1][1].get("done")))
+
+
+async def measure(stack: Stack, seconds: float, rounds: int, tell: Callable[[str], None]) -> dict[str, object]:
+    """The document that `--json` prints. Raises BenchFailed when an answer is none."""
+    whole: dict[str, list[Figures]] = {"direct": [], "gateway": []}
+    streamed: dict[str, list[Figures]] = {"direct": [], "gateway": []}
+    cpu_us: list[Figures] = []
+    connector = aiohttp.TCPConnector(limit=0)
+    async with (
+        aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, connector_owner=False) as open_session,
+        aiohttp.ClientSession(
+            timeout=_TIMEOUT, connector=connector, headers={"Authorization": f"Bearer {stack.key}"}
+        ) as keyed_session,
+    ):
+        targets = {"direct": Target(stack.ollama_url, open_session), "gateway": Target(stack.url, keyed_session)}
+        await _behave(targets["direct"], CHAT_TOKENS, 0.0)
+        tell("warming up")
+        for target in targets.values():
+            await chats(target, WARM_UP_S)
+        for number in range(1, rounds + 1):
+            tell(f"round {number} of {rounds}")
+            await _behave(targets["direct"], CHAT_TOKENS, 0.0)
+            for side, target in targets.items():
+                before = stack.cpu_us()
+                figures = await chats(target, seconds)
+                whole[side].append(figures)
+                if side == "gateway":
+                    cpu_us.append({k: (v - before[k]) / figures["requests"] for k, v in stack.cpu_us().items()})
+            await _behave(targets["direct"], STREAM_TOKENS, STREAM_TOKENS_PER_S)
+            for side, target in targets.items():
+                streamed[side].append(await streams(target))
+    return {
+        "setup": {
+            "cores": os.cpu_count(),
+            "seconds": seconds,
+            "rounds": rounds,
+            "processes": {kind: sum(name.startswith(kind) for name in stack.pids) for kind in cpu_us[0]},
+            "chats_at_once": CHATS_AT_ONCE,
+            "streams": STREAMS,
+            "tokens_per_stream": STREAM_TOKENS,
+            "tokens_per_s": STREAM_TOKENS_PER_S,
+        },
+        "chats": _sides(whole),
+        "streams": _sides(streamed),
+        "cpu_us_per_request": _medians(cpu_us),
+    }
+
+
+async def _behave(ollama: Target, answer_tokens: int, tokens_per_s: float) -> None:
+    behaviour = {"answer_tokens": answer_tokens, "tokens_per_s": tokens_per_s}
+    async with ollama.session.put(f"{ollama.url}/_sim/behaviour", json=behaviour) as answer:
+        await _expect_ok(answer)
+
+
+async def _expect_ok(answer: aiohttp.ClientResponse) -> None:
+    if not answer.ok:
+        raise BenchFailed(f"{answer.url} answered {answer.status}: {(await answer.text())[:300]}")
+
+
+def _percentiles_ms(name: str, taken_s: Iterable[float]) -> Figures:
+    """The nearest-rank percentiles 50 and 99."""
+    ordered = sorted(taken_s)
+    return {f"{name}_p{p}_ms": ordered[math.ceil(len(ordered) * p / 100) - 1] * 1000 for p in (50, 99)}
+
+
+def _medians(figures: Sequence[Figures]) -> Figures:
+    return {name: round(median(each[name] for each in figures), 3) for name in figures[0]}
+
+
+def _sides(measured: Mapping[str, Sequence[Figures]]) -> dict[str, Figures]:
+    """Each side's medians, and the gateway's beside the direct ones: `ratio` of all, `added_ms` of times."""
+    direct, gateway = _medians(measured["direct"]), _medians(measured["gateway"])
+    ratio = {name: round(gateway[name] / value, 3) for name, value in direct.items() if value}
+    added = {name: round(gateway[name] - value, 3) for name, value in direct.items() if name.endswith("_ms")}
+    return {"direct": direct, "gateway": gateway, "ratio": ratio, "added_ms": added}
+
+
+def table(document: Mapping[str, object]) -> Table:
+    """The document for people."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Medians of the rounds", title_justify="left")
+    shown.add_column("measure")
+    for column in ("direct", "gateway", "gateway/direct", "added ms"):
+        shown.add_column(column, justify="right")
+    for part in ("chats", "streams"):
+        sides = document[part]
+        assert isinstance(sides, dict)  # noqa: S101 (narrows the document's type)
+        for name, value in sides["direct"].items():
+            ratio, added = sides["ratio"].get(name), sides["added_ms"].get(name)
+            cells = (value, sides["gateway"][name], ratio, added)
+            shown.add_row(f"{part}: {name}", *("" if cell is None else f"{cell:,.2f}" for cell in cells))
+        shown.add_section()
+    cpu_us = document["cpu_us_per_request"]
+    assert isinstance(cpu_us, dict)  # noqa: S101
+    for service, value in cpu_us.items():
+        shown.add_row(f"CPU µs per chat: {service}", "", f"{value:,.0f}", "", "")
+    return shown
+
+
+def main() -> int:
+    """Measures and prints; 0, 1 with a sentence on stderr, or 130 when interrupted."""
+    parser = argparse.ArgumentParser("python -m bench.overhead", description="What the gateway costs.")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round of short chats")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
+    given = parser.parse_args()
+    if given.rounds < 1 or given.seconds <= 0:
+        parser.error("--rounds and --seconds must be positive")
+    # Ends the contexts, and with them every program that was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    errors = Console(stderr=True, highlight=False, markup=False)
+    try:
+        errors.print("starting the stack")
+        with running() as stack:
+            document = asyncio.run(measure(stack, given.seconds, given.rounds, errors.print))
+    except (BenchFailed, aiohttp.ClientError, TimeoutError) as failed:
+        errors.print(str(failed) or type(failed).__name__)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if given.json:
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        Console(highlight=False).print(table(document))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
