@@ -37,10 +37,11 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
             while (message := await context.read()) is not grpc.aio.EOF:
                 kind = message.WhichOneof("request")
                 if kind == "request_headers":
-                    exchange = self._open(message)
-                    if exchange is None:
-                        await context.write(_refusal(message))
+                    opened = self._open(message)
+                    if isinstance(opened, Code):
+                        await context.write(_refusal(opened, message))
                         continue
+                    exchange = opened
                 if exchange is None:
                     # The answer to a request that authz refused passes here too, without ever having had a grant.
                     await context.write(envoy_api.untouched(kind))
@@ -54,17 +55,20 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
                 self._renewal.discard(exchange)
                 self._settler.submit(exchange.entry())
 
-    def _open(self, message: ext_proc.ProcessingRequest) -> Exchange | None:
-        """Opens the record of a request before any backend hears of it; None when it must not go on."""
+    def _open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
+        """Opens the record of a request before any backend hears of it, or says why it must not go on."""
         grant = envoy_api.read_grant(message)
-        if grant is None or self._settler.full:
-            log.error("request_not_opened", granted=grant is not None)
-            return None
+        if grant is None:
+            log.error("request_without_grant")
+            return Code.UNAVAILABLE
+        if self._settler.full:
+            log.error("settlements_wait", request_id=grant.request_id)
+            return Code.AUDIT_BACKLOG
         exchange = Exchange(grant, time.monotonic)
         self._renewal.add(exchange)
         return exchange
 
 
-def _refusal(message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+def _refusal(code: Code, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
     headers = envoy_api.read_headers(message.request_headers)
-    return envoy_api.refusal(Code.UNAVAILABLE, headers.get(":path", ""), headers.get("x-request-id", ""))
+    return envoy_api.refusal(code, headers.get(":path", ""), headers.get("x-request-id", ""))

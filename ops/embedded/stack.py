@@ -30,7 +30,6 @@ _OPEN_FILES_WANTED = 65_536
 _READY_TIMEOUT_S = 60.0
 _READY_POLL_S = 0.05
 _BACKENDS_TIMEOUT_S = 5.0
-_BACKENDS_TIMEOUT_S = 5.0
 _AUTHORITY_ROOT = "caddy-root.crt"
 
 Environment = dict[str, str]

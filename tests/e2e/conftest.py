@@ -1,4 +1,4 @@
-"""One stack for all end-to-end tests: two workers of each service, TLS, a backend that demands a token."""
+"""One stack for all end-to-end tests: two workers of each service, TLS, a backend with a token and a spare one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,23 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="session")
-def stack(ollama: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def spare() -> Iterator[Simulator]:
+    """The second backend in priority order, which demands no token."""
+    with simulator() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state_dir = tmp_path_factory.mktemp("stack") / "state"
-    backend = {"name": "sim", "base_url": ollama.url, "auth_token": BACKEND_TOKEN}
+    backends = [
+        {"name": "sim", "base_url": ollama.url, "auth_token": BACKEND_TOKEN},
+        {"name": "spare", "base_url": spare.url},
+    ]
     listen = f"127.0.0.1:{free_port()}"
-    with simulator() as first, up(state_dir, "--listen", listen, "--backend", f"sim={first.url}"):
+    with up(state_dir, "--listen", listen, "--backend", f"spare={spare.url}"):
         pass
-    set_env(state_dir, OLLAMA_BACKENDS=json.dumps([backend]), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="10000")
+    set_env(state_dir, OLLAMA_BACKENDS=json.dumps(backends), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="10000")
     set_env(state_dir, DEFAULT_TPM="10000000", REDIS_KEY_CACHE_TTL_S="600")
     with up(state_dir, "--workers", "2", "--tls", f"127.0.0.1:{free_port()}") as running:
         yield running
@@ -39,7 +49,7 @@ def key(stack: Stack) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _backend_as_at_first(request: pytest.FixtureRequest) -> Iterator[None]:
+def _backends_as_at_first(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    if "ollama" in request.fixturenames:
-        request.getfixturevalue("ollama").behave()
+    for name in {"ollama", "spare"} & set(request.fixturenames):
+        request.getfixturevalue(name).behave()
