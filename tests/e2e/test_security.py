@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -26,13 +25,12 @@ def chat(
     return httpx.post(f"{stack.url}/api/chat", json=body, headers={**authorization, **headers}, timeout=30)
 
 
-def test_a_revoked_key_in_use_is_refused_within_a_second(stack: Stack) -> None:
+def test_a_revoked_key_that_is_in_use_is_refused(stack: Stack) -> None:
+    """Only the notification can do that here: without it, both workers would trust the key for ten minutes."""
     key = stack.new_key("revoked")
-    assert chat(stack, key).status_code == 200
+    assert {chat(stack, key).status_code for _ in range(6)} == {200}
     stack.cli("revoke-key", "--prefix", key[:12])
-    revoked = time.monotonic()
-    eventually(lambda: chat(stack, key).status_code == 401, timeout_s=1.0)
-    assert time.monotonic() > revoked
+    eventually(lambda: {chat(stack, key).status_code for _ in range(6)} == {401})
 
 
 def test_every_key_that_is_not_valid_gets_the_same_answer(stack: Stack, key: str) -> None:
