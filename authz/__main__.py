@@ -31,6 +31,7 @@ from gateway.stores.feed import Feed
 from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.redis_connection import connect
+from gateway.stores.throttle import FailureThrottle
 from gateway.values import Limits
 
 log = structlog.get_logger()
@@ -67,7 +68,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             trust_s=settings.redis_key_cache_ttl_s,
             now=lambda: datetime.now(UTC),
         )
-        gate = Gate(authenticator, last_used, catalog, Admitter(quota, settings.max_num_predict), Denials(quota))
+        throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min)
+        admitter = Admitter(quota, settings.max_num_predict)
+        gate = Gate(authenticator, throttle, last_used, catalog, admitter, Denials(quota))
 
         background = [
             asyncio.create_task(feed.run(), name="feed"),

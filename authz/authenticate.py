@@ -60,6 +60,10 @@ class Authenticator:
             raise Denied(Code.INVALID_API_KEY)
         return stored.principal
 
+    def knows(self, presented: SecretStr | None) -> bool:
+        """Whether this process has verified `presented` before; says nothing about whether it is still good."""
+        return presented is not None and self._verified.get(self._verified.digest(presented)) is not None
+
     async def _stored(self, key: ApiKey) -> StoredKey | None:
         digest = self._verified.digest(key.secret)
         known = self._verified.get(digest)

@@ -14,6 +14,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from authz import playground
+from authz.admit import refusal_headers
 from authz.attempt import USER_AGENT_CHARACTERS_MAX, Attempt, client_ip, presented_key
 from authz.gate import CHECK_TIMEOUT_S, Gate
 from authz.policy import effective_models
@@ -68,7 +69,7 @@ class CatalogPages:
         return web.Response(
             status=denial.status,
             body=error_body(attempt.dialect, denial.code, denial.message, attempt.request_id),
-            headers={ERROR_HEADER: str(denial.code)},
+            headers={ERROR_HEADER: str(denial.code), **refusal_headers(denial)},
             content_type="application/json",
         )
 

@@ -20,6 +20,7 @@ from authz.policy import backends_for, check_scope
 from authz.request import read_request
 from gateway.catalog import Catalog
 from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.stores.throttle import FailureThrottle
 from gateway.surfaces import BY_PATH
 from gateway.values import Principal
 
@@ -37,12 +38,14 @@ class Gate:
     def __init__(
         self,
         authenticator: Authenticator,
+        throttle: FailureThrottle,
         last_used: LastUsed,
         catalog: CatalogView,
         admitter: Admitter,
         denials: Denials,
     ) -> None:
         self._authenticator = authenticator
+        self._throttle = throttle
         self._last_used = last_used
         self._catalog = catalog
         self._admitter = admitter
@@ -62,8 +65,17 @@ class Gate:
         return NotAdmitted(denial, {**decision.headers, **refusal_headers(denial)})
 
     async def identify(self, attempt: Attempt) -> Principal:
-        """Whose key it is. Raises Denied or StoreUnavailable."""
-        principal = await self._authenticator.authenticate(attempt.key)
+        """Whose key it is. Raises Denied or StoreUnavailable.
+
+        An address that failed too often is refused before its key costs any work, unless this process knows the key.
+        """
+        if not self._authenticator.knows(attempt.key):
+            await self._throttle.check(attempt.client_ip)
+        try:
+            principal = await self._authenticator.authenticate(attempt.key)
+        except Denied:
+            await self._throttle.count(attempt.client_ip)
+            raise
         self._last_used.note(principal.key_id)
         return principal
 

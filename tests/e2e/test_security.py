@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from gateway.keys import generate
-from tests.e2e.conftest import BACKEND_TOKEN
+from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN
 from tests.e2e.stack import Simulator, Stack, eventually, listening
 
 MODEL = "llama3.2:latest"
@@ -53,6 +53,24 @@ def test_every_key_that_is_not_valid_gets_the_same_answer(stack: Stack, key: str
         answers[name] = (answer.status_code, answer.content, headers)
     assert {status for status, _, _ in answers.values()} == {401}
     assert len({(body, tuple(sorted(headers.items()))) for _, body, headers in answers.values()}) == 1
+
+
+def test_an_address_that_fails_too_often_is_throttled_and_no_other(stack: Stack, key: str) -> None:
+    """The tests come from a trusted proxy, so the address is the one they forward."""
+    assert {chat(stack, key).status_code for _ in range(6)} == {200}
+    unknown = generate().secret.get_secret_value()
+
+    def come_from(address: str, presented: str) -> httpx.Response:
+        return chat(stack, presented, headers={"X-Forwarded-For": address})
+
+    for _ in range(AUTH_FAILURES_MAX):
+        assert come_from("203.0.113.50", "nz_malformed").status_code == 401
+    throttled = come_from("203.0.113.50", unknown)
+    assert (throttled.status_code, throttled.headers["x-gateway-error"]) == (429, "auth_throttled")
+    assert 0 < int(throttled.headers["retry-after"]) <= 61
+    assert come_from("203.0.113.51", "nz_malformed").status_code == 401
+    assert come_from("203.0.113.50", key).status_code == 200
+    assert stack.row(throttled.headers["x-request-id"])["client_ip"] == "203.0.113.50"
 
 
 def test_the_key_stays_at_the_gateway_and_the_token_at_the_backend(stack: Stack, ollama: Simulator, key: str) -> None:
