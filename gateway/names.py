@@ -10,7 +10,6 @@ PEER_HEADER = "x-nz-peer"
 REQUEST_ID_HEADER = "x-request-id"
 ERROR_HEADER = "x-gateway-error"
 DROPPED_OPTIONS_HEADER = "x-gateway-dropped-options"
-BACKEND_HEADER = "x-gateway-backend"
 
 _CLUSTER_PREFIX = "backend:"
 

@@ -41,7 +41,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         discovery = Discovery(settings, prober, CatalogStore(redis))
         background = [
             asyncio.create_task(discovery.run(), name="discovery"),
-            asyncio.create_task(Reaper(quota).run(), name="reaper"),
+            asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
             asyncio.create_task(Upkeep(Retention(database), settings).run(), name="upkeep"),
         ]
         stack.push_async_callback(running.cancel, background)

@@ -20,10 +20,15 @@ BATCH_MAX = 200
 
 
 class Reaper:
-    """Any number of them may run: settling is idempotent and only takes holds that are still expired."""
+    """Any number of them may run: settling is idempotent and only takes holds that are still expired.
 
-    def __init__(self, quota: Quota) -> None:
+    While the store is away nobody can renew, so behind an outage every hold looks expired: the meters get a whole
+    lease, `lease_s`, to renew before anything is reaped.
+    """
+
+    def __init__(self, quota: Quota, lease_s: float) -> None:
         self._quota = quota
+        self._lease_s = lease_s
 
     async def reap(self) -> int:
         """Settles what has expired by now; returns how many. Raises StoreUnavailable."""
@@ -36,11 +41,17 @@ class Reaper:
 
     async def run(self) -> None:
         """For ever."""
+        was_away = False
         while True:
             try:
+                if was_away:
+                    await self._quota.expired(1)
+                    await asyncio.sleep(self._lease_s)
+                    was_away = False
                 if await self.reap() == BATCH_MAX:
                     continue
             except StoreUnavailable as error:
+                was_away = True
                 log.warning("reaper_waits", reason=str(error))
             await asyncio.sleep(INTERVAL_S)
 

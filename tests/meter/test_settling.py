@@ -150,7 +150,7 @@ async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) 
     assert isinstance(answer, Admitted)
     hold = hold_of(asked, answer)
     assert await quota.renew(hold, Progress(input_tokens=7, output_tokens=5, response_bytes=50))
-    reaper = Reaper(quota)
+    reaper = Reaper(quota, LEASE_S)
     assert await reaper.reap() == 0
     clock.forward(2 * LEASE_S)
     assert await reaper.reap() == 1
@@ -170,3 +170,31 @@ async def test_a_request_that_somebody_else_settled_is_cut(quota: Outage) -> Non
     renewal.add(exchange)
     async with background(renewal.run()):
         await eventually(lambda: exchange.superseded)
+
+
+async def test_behind_an_outage_running_requests_may_renew_before_they_are_reaped(
+    quota: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reaper is told to wait for a lease, and while it waits the hold that looked expired is renewed."""
+    monkeypatch.setattr("ops.control.reaper.INTERVAL_S", 0.01)
+    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    _, hold = await admit(quota)
+    asked = 0
+    ask = quota.expired
+
+    async def expired(limit: int) -> list[Any]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            clock.forward(2 * LEASE_S)
+            raise StoreUnavailable("away")
+        found = await ask(limit)
+        if asked == 2:
+            assert [each.hold.request_id for each in found] == [hold.request_id]
+            assert await quota.renew(hold, Progress())
+        return found
+
+    monkeypatch.setattr(quota, "expired", expired)
+    async with background(Reaper(quota, LEASE_S).run()):
+        await eventually(lambda: asked >= 4)
+    assert await quota.backlog() == Backlog(holds=1, events=0)
