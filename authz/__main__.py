@@ -23,6 +23,8 @@ from authz.server import AuthorizationServicer
 from authz.verified_keys import VerifiedKeys
 from gateway import grpc_serving, http_serving, running
 from gateway.hashing import KeyHasher
+from gateway.outbox import Outbox
+from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis_quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.catalog import CatalogStore
@@ -35,6 +37,9 @@ from gateway.stores.throttle import FailureThrottle
 from gateway.values import Limits
 
 log = structlog.get_logger()
+
+# How long a process that ends waits for Redis, to leave the rows of its last refusals there.
+HAND_OVER_TIMEOUT_S = 2.0
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -49,7 +54,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         defaults = Limits(settings.default_rpm, settings.default_tpm, settings.default_concurrent)
         directory = Directory(database, defaults)
-        quota = RedisQuota(redis, settings, Ledger(database).usage_of)
+        ledger = Ledger(database)
+        quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
         verified = VerifiedKeys()
         feed = Feed(
@@ -70,14 +76,18 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min)
         admitter = Admitter(quota, settings.max_num_predict)
-        gate = Gate(authenticator, throttle, last_used, catalog, admitter, Denials(quota))
+        outbox = Outbox(quota, ledger, settings.audit_buffer_size)
+        gate = Gate(authenticator, throttle, last_used, catalog, admitter, Denials(quota, outbox))
 
         background = [
             asyncio.create_task(feed.run(), name="feed"),
             asyncio.create_task(catalog.run(), name="catalog"),
             asyncio.create_task(last_used.run(), name="last_used"),
+            asyncio.create_task(outbox.run(), name="outbox"),
+            asyncio.create_task(EpochWatch(quota, outbox.hand_over_again).run(), name="epoch"),
         ]
         stack.push_async_callback(running.cancel, background)
+        stack.push_async_callback(outbox.drained, HAND_OVER_TIMEOUT_S)
 
         readiness = Readiness(database, quota, catalog)
         pages = web.AppRunner(CatalogPages(gate, settings, readiness.missing).application(), access_log=None)

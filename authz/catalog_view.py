@@ -38,7 +38,7 @@ class CatalogView:
         asked = self._monotonic()
         snapshot = await self._store.fetch(unless_version=self._version)
         if snapshot is None:
-            self._catalog, self._version = None, ""
+            # It expired, and then so does the copy, or Redis lost it: the copy is as good as it was.
             return
         self._expires = asked + snapshot.ttl_s
         if snapshot.catalog is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +11,12 @@ import structlog
 from authz.attempt import Attempt
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger import Entry
+from gateway.outbox import Outbox
 from gateway.quota.port import Quota
 from gateway.surfaces import Surface
 from gateway.values import Outcome, Principal, UsageSource
 
 log = structlog.get_logger()
-
-LATE_MAX = 1000
 
 
 @dataclass(slots=True)
@@ -32,21 +30,40 @@ class Known:
 
 
 class Denials:
-    """Writes one entry per refusal into the event stream. `now` gives seconds since the epoch."""
+    """Writes one entry per refusal. `now` gives seconds since the epoch."""
 
-    def __init__(self, quota: Quota, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, quota: Quota, outbox: Outbox, now: Callable[[], float] = time.time) -> None:
         self._quota = quota
+        self._outbox = outbox
         self._now = now
-        self._late: set[asyncio.Task[None]] = set()
 
     async def record(self, attempt: Attempt, known: Known, denial: Denied) -> Denied:
-        """Records the refusal and returns what to answer.
+        """Records the refusal and returns what to answer: `denial` itself, or audit_backlog when there is no room left
+        for rows.
 
-        That is `denial` itself, or audit_backlog when the stream has no room left for rows. A stream that cannot be
-        reached leaves the answer a refusal all the same; the log then says which row is missing.
+        A row that a caller could count on is written before the answer. Where a store is away, most likely the one that
+        is needed now, it is left to the outbox, and the answer waits no longer.
         """
+        entry = self._entry(attempt, known, denial)
+        if denial.code is not Code.UNAVAILABLE:
+            try:
+                await self._quota.record(entry)
+            except Denied as backlog:
+                return backlog
+            except StoreUnavailable as error:
+                log.info("denial_waits", request_id=entry.request_id, reason=str(error))
+            else:
+                self._outbox.keep(entry)
+                return denial
+        if self._outbox.full:
+            log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code)
+        else:
+            self._outbox.submit(entry)
+        return denial
+
+    def _entry(self, attempt: Attempt, known: Known, denial: Denied) -> Entry:
         principal = known.principal
-        entry = Entry(
+        return Entry(
             request_id=attempt.request_id,
             ts_ms=int(self._now() * 1000),
             tenant_id=principal.tenant_id if principal else None,
@@ -73,31 +90,3 @@ class Denials:
             response_bytes=0,
             user_agent=attempt.user_agent,
         )
-        if denial.code is Code.UNAVAILABLE:
-            # A store is away, most likely the one that is needed now: the answer does not wait for it again.
-            self._record_late(entry)
-            return denial
-        try:
-            await self._record(entry)
-        except Denied as backlog:
-            return backlog
-        return denial
-
-    async def _record(self, entry: Entry) -> None:
-        try:
-            await self._quota.record(entry)
-        except StoreUnavailable as error:
-            log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code, reason=str(error))
-
-    def _record_late(self, entry: Entry) -> None:
-        if len(self._late) >= LATE_MAX:
-            log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code, reason="too many wait")
-            return
-        task = asyncio.create_task(self._record(entry))
-        self._late.add(task)
-        task.add_done_callback(self._recorded_late)
-
-    def _recorded_late(self, task: asyncio.Task[None]) -> None:
-        self._late.discard(task)
-        if not task.cancelled() and isinstance(error := task.exception(), Denied):
-            log.warning("denial_not_recorded", reason=str(error))

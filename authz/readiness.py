@@ -6,7 +6,7 @@ import asyncio
 
 from authz.catalog_view import CatalogView
 from gateway.errors import StoreUnavailable
-from gateway.quota.port import Quota
+from gateway.quota.port import Epoch, Quota
 from gateway.stores.postgres import Database
 
 
@@ -19,14 +19,19 @@ class Readiness:
         self._catalog = catalog
 
     async def missing(self) -> list[str]:
-        """Names of what is missing: any of `postgresql`, `redis`, `backends`."""
-        postgresql, redis = await asyncio.gather(self._database.ping(), self._quota.backlog(), return_exceptions=True)
+        """Names of what is missing: any of `postgresql`, `redis`, `counters`, `backends`.
+
+        The counters are missing for a moment behind a restart of Redis; see `gateway.quota.port.RESTORE_S`.
+        """
+        postgresql, redis = await asyncio.gather(self._database.ping(), self._quota.epoch(), return_exceptions=True)
         missing = []
         for name, answer in (("postgresql", postgresql), ("redis", redis)):
             if isinstance(answer, StoreUnavailable):
                 missing.append(name)
             elif isinstance(answer, BaseException):
                 raise answer
+        if isinstance(redis, Epoch) and redis.opens_in_s > 0:
+            missing.append("counters")
         try:
             self._catalog.current()
         except StoreUnavailable:

@@ -11,6 +11,8 @@ import structlog
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway import grpc_serving, running
+from gateway.outbox import Outbox
+from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis_quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.ledger import Ledger
@@ -19,7 +21,6 @@ from gateway.stores.redis_connection import connect
 from meter.drain import Drain
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
-from meter.settler import Settler
 
 log = structlog.get_logger()
 
@@ -37,19 +38,20 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
 
-        settler = Settler(quota, settings.audit_buffer_size)
+        outbox = Outbox(quota, ledger, settings.audit_buffer_size)
         renewal = Renewal(quota, settings.hold_lease_s)
         drain = Drain(list(quota.streams), ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         background = [
-            asyncio.create_task(settler.run(), name="settler"),
+            asyncio.create_task(outbox.run(), name="outbox"),
             asyncio.create_task(renewal.run(), name="renewal"),
             asyncio.create_task(drain.run(), name="drain"),
+            asyncio.create_task(EpochWatch(quota, renewal.at_once, outbox.hand_over_again).run(), name="epoch"),
         ]
         stack.push_async_callback(running.cancel, background)
-        stack.push_async_callback(settler.drained, SETTLE_TIMEOUT_S)
+        stack.push_async_callback(outbox.drained, SETTLE_TIMEOUT_S)
 
         server = grpc_serving.make_server(max(grpc_serving.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
-        servicer = ExternalProcessorServicer(settler, renewal)
+        servicer = ExternalProcessorServicer(outbox, renewal)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
         await grpc_serving.start(server, settings.meter_grpc_listen)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
@@ -24,6 +25,7 @@ class Renewal:
         self._quota = quota
         self._interval_s = lease_s / RENEWALS_PER_LEASE
         self._running: set[Exchange] = set()
+        self._wanted = asyncio.Event()
 
     def add(self, exchange: Exchange) -> None:
         """From now on its hold is renewed."""
@@ -33,11 +35,18 @@ class Renewal:
         """It has ended."""
         self._running.discard(exchange)
 
+    def at_once(self) -> None:
+        """The store may have lost the holds: all of them are renewed now."""
+        self._wanted.set()
+
     async def run(self) -> None:
         """Renews all of them every third of a lease, for ever."""
         places = asyncio.Semaphore(PARALLEL_MAX)
         while True:
-            await asyncio.sleep(self._interval_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._wanted.wait()
+            self._wanted.clear()
             await asyncio.gather(*(self._renew(exchange, places) for exchange in tuple(self._running)))
 
     async def _renew(self, exchange: Exchange, places: asyncio.Semaphore) -> None:

@@ -15,10 +15,10 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.errors import Code
+from gateway.outbox import Outbox
 from meter import envoy_api
 from meter.exchange import Exchange
 from meter.renewal import Renewal
-from meter.settler import Settler
 
 log = structlog.get_logger()
 
@@ -26,8 +26,8 @@ log = structlog.get_logger()
 class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
     """envoy.service.ext_proc.v3.ExternalProcessor."""
 
-    def __init__(self, settler: Settler, renewal: Renewal) -> None:
-        self._settler = settler
+    def __init__(self, outbox: Outbox, renewal: Renewal) -> None:
+        self._outbox = outbox
         self._renewal = renewal
 
     async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
@@ -53,7 +53,7 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         finally:
             if exchange is not None:
                 self._renewal.discard(exchange)
-                self._settler.submit(exchange.entry())
+                self._outbox.submit(exchange.entry())
 
     def _open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
         """Opens the record of a request before any backend hears of it, or says why it must not go on."""
@@ -61,7 +61,7 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         if grant is None:
             log.error("request_without_grant")
             return Code.UNAVAILABLE
-        if self._settler.full:
+        if self._outbox.full:
             log.error("settlements_wait", request_id=grant.request_id)
             return Code.AUDIT_BACKLOG
         exchange = Exchange(grant, time.monotonic)

@@ -11,8 +11,8 @@ def tag(shard: int) -> str:
 
 
 def of_shard(shard: int) -> list[str]:
-    """HOLDS, DEADLINES and EVENTS, in the order of `shared.lua`."""
-    return [f"{tag(shard)}:{name}" for name in ("holds", "deadlines", "events")]
+    """HOLDS, DEADLINES, EVENTS and EPOCH, in the order of `shared.lua`."""
+    return [f"{tag(shard)}:{name}" for name in ("holds", "deadlines", "events", "epoch")]
 
 
 def of_tenant(shard: int, tenant_id: int) -> list[str]:
@@ -27,8 +27,13 @@ def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list
         *of_tenant(shard, tenant_id),
         f"{prefix}:window:{tenant_id}",
         f"{prefix}:window:{tenant_id}:{key_id}",
-        f"{prefix}:finished:{request_id}",
+        finished(shard, request_id),
     ]
+
+
+def finished(shard: int, request_id: str) -> str:
+    """How the request ended."""
+    return f"{tag(shard)}:finished:{request_id}"
 
 
 def events(shard: int) -> str:
@@ -38,4 +43,4 @@ def events(shard: int) -> str:
 
 def rebuild(shard: int, tenant_id: int) -> str:
     """The token of the tenant's rebuild that is under way."""
-    return of_tenant(shard, tenant_id)[4]
+    return of_tenant(shard, tenant_id)[5]

@@ -9,6 +9,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger import Entry
@@ -18,11 +19,13 @@ from gateway.quota.memory_counters import Subject, TenantCounters
 from gateway.quota.memory_stream import MemoryStream
 from gateway.quota.port import (
     RELEASED_MS,
+    RESTORE_S,
     SETTLED_MS,
     Admission,
     Admitted,
     Backlog,
     Counters,
+    Epoch,
     ExpiredHold,
     Hold,
     Progress,
@@ -32,6 +35,12 @@ from gateway.quota.port import (
 from gateway.quota.rebuild import Rebuilder, Survey, Used
 from gateway.quota.window import Window
 from gateway.values import Budgets, Limits
+
+
+class _End(Enum):
+    SETTLED = auto()
+    RECORDED = auto()
+    RELEASED = auto()
 
 
 @dataclass(slots=True)
@@ -46,18 +55,29 @@ class MemoryQuota:
     """See `gateway.quota.port.Quota`.
 
     `now_ms` is the store's clock, `lease_s` how long a hold lives without renewal, `room` how many holds and events
-    there may be together, and `load` reads the ledger when a tenant's counters are not there.
+    there may be together, and `load` reads the ledger when a tenant's counters are not there. `restore_s` is the
+    port's RESTORE_S.
     """
 
-    def __init__(self, *, now_ms: Callable[[], int], lease_s: float, room: int, load: UsageLoader) -> None:
+    def __init__(
+        self,
+        *,
+        now_ms: Callable[[], int],
+        lease_s: float,
+        room: int,
+        load: UsageLoader,
+        restore_s: float = RESTORE_S,
+    ) -> None:
         self._now_ms = now_ms
         self._lease_ms = int(lease_s * 1000)
         self._room = room
+        self._restore_ms = int(restore_s * 1000)
+        self._since_ms: int | None = None
         self._stream = MemoryStream(now_ms)
         self._tenants: dict[int, TenantCounters] = {}
         self._windows: dict[tuple[int, Subject], Window] = {}
         self._holds: dict[str, _Held] = {}
-        self._finished: dict[str, int] = {}
+        self._finished: dict[str, tuple[_End, int]] = {}
         self._rebuilds: dict[int, str] = {}
         self._rebuilder = Rebuilder(self, load)
 
@@ -68,6 +88,7 @@ class MemoryQuota:
 
     def lose_everything(self) -> None:
         """What a restart without persistence does."""
+        self._since_ms = None
         self._stream.clear()
         self._tenants.clear()
         self._windows.clear()
@@ -81,7 +102,7 @@ class MemoryQuota:
             await self._rebuilder.rebuild(admission.tenant_id)
             if not self._is_ready(admission.tenant_id):
                 raise StoreUnavailable("the counters are gone again")
-        if admission.request_id in self._holds or self._is_finished(admission.request_id):
+        if admission.request_id in self._holds or self._end(admission.request_id):
             raise StoreUnavailable("this request id was used before")
         return self._admit(admission)
 
@@ -141,7 +162,7 @@ class MemoryQuota:
     async def renew(self, hold: Hold, progress: Progress) -> bool:
         """See the port."""
         if (held := self._holds.get(hold.request_id)) is None:
-            if self._is_finished(hold.request_id):
+            if self._end(hold.request_id):
                 return False
             held = self._holds[hold.request_id] = _Held(hold, None, 0, progress)
             if tenant := self._tenants.get(hold.tenant_id):
@@ -157,7 +178,7 @@ class MemoryQuota:
         held = self._holds.get(entry.request_id)
         if only_if_expired and (held is None or held.deadline_ms > self._now_ms()):
             return False
-        if self._is_finished(entry.request_id):
+        if self._end(entry.request_id):
             return False
         tokens = entry.input_tokens + entry.output_tokens
         if held:
@@ -165,24 +186,30 @@ class MemoryQuota:
         if tenant := self._tenants.get(entry.tenant_id):
             tenant.use(entry.key_id, entry.ts_ms, tokens)
         self._rebuilds.pop(entry.tenant_id, None)
-        self._finish(entry.request_id, SETTLED_MS)
+        self._finish(entry.request_id, _End.SETTLED, SETTLED_MS)
         self._stream.append(entry.to_json(), entry.tenant_id)
         return True
 
     async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:  # noqa: ARG002 (where Redis keeps it)
         """See the port."""
-        if self._is_finished(request_id):
+        if self._end(request_id):
             return False
-        self._finish(request_id, RELEASED_MS)
+        self._finish(request_id, _End.RELEASED, RELEASED_MS)
         if held := self._holds.get(request_id):
             self._free(held, -1, 0)
         return held is not None
 
     async def record(self, entry: Entry) -> None:
         """See the port."""
-        if len(self._stream) + len(self._holds) >= 2 * self._room:
+        held = self._holds.get(entry.request_id)
+        if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED) or (held and entry.tenant_id is None):
+            return
+        if len(self._stream) + len(self._holds) - bool(held) >= 2 * self._room:
             raise Denied(Code.AUDIT_BACKLOG)
         self._stream.append(entry.to_json(), entry.tenant_id)
+        self._finish(entry.request_id, _End.RECORDED, RELEASED_MS)
+        if held:
+            self._free(held, -1, 0)
 
     async def expired(self, limit: int) -> list[ExpiredHold]:
         """See the port."""
@@ -201,6 +228,14 @@ class MemoryQuota:
             {subject: n for subject, n in tenant.live.items() if n},
         )
 
+    async def epoch(self) -> Epoch:
+        """See the port."""
+        now_ms = self._now_ms()
+        if self._since_ms is None:
+            self._since_ms = now_ms
+        left_ms = 0 if now_ms < self._since_ms else max(0, self._since_ms + self._restore_ms - now_ms)
+        return Epoch(str(self._since_ms), left_ms / 1000)
+
     async def backlog(self) -> Backlog:
         """See the port."""
         return Backlog(len(self._holds), len(self._stream))
@@ -213,7 +248,7 @@ class MemoryQuota:
         """See `Rebuildable`."""
         if self._is_ready(tenant_id):
             return True
-        if tenant_id in self._rebuilds:
+        if (await self.epoch()).opens_in_s > 0 or tenant_id in self._rebuilds:
             return False
         token = self._rebuilds[tenant_id] = secrets.token_hex(8)
         return Survey(token, self._now_ms(), self._stream.texts(tenant_id))
@@ -249,11 +284,12 @@ class MemoryQuota:
         tenant = self._tenants.get(tenant_id)
         return tenant is not None and tenant.day <= periods.at(self._now_ms()).date()
 
-    def _is_finished(self, request_id: str) -> bool:
-        return self._finished.get(request_id, 0) > self._now_ms()
+    def _end(self, request_id: str) -> _End | None:
+        end, until_ms = self._finished.get(request_id, (None, 0))
+        return end if until_ms > self._now_ms() else None
 
-    def _finish(self, request_id: str, kept_ms: int) -> None:
+    def _finish(self, request_id: str, end: _End, kept_ms: int) -> None:
         now_ms = self._now_ms()
-        for each in [each for each, until_ms in self._finished.items() if until_ms <= now_ms]:
+        for each in [each for each, (_, until_ms) in self._finished.items() if until_ms <= now_ms]:
             del self._finished[each]
-        self._finished[request_id] = now_ms + kept_ms
+        self._finished[request_id] = end, now_ms + kept_ms

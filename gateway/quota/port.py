@@ -17,9 +17,12 @@ from gateway.errors import Code
 from gateway.ledger import Entry
 from gateway.values import Budgets, Limits, Period
 
-# How long a request id is remembered as settled, and as released.
+# How long a request id is remembered as settled, and as denied or released.
 SETTLED_MS = 3_600_000
 RELEASED_MS = 60_000
+# How long nothing is admitted behind a restart or a loss of the store. By then every process has noticed, and has told
+# it again what runs and what it may have lost.
+RESTORE_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Epoch:
+    """A time in which the store has lost nothing. `name` changes when it may have, `opens_in_s` says when admissions
+    begin again after that, 0 when they have."""
+
+    name: str
+    opens_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """Live holds, and events that still wait to be written to the ledger, over all shards."""
 
@@ -218,10 +230,11 @@ class Quota(Protocol):
         ...
 
     async def record(self, entry: Entry) -> None:
-        """Appends the event of a request that was denied and holds nothing.
+        """Appends the event of a request that was denied; a hold that its admission may have taken is voided with it.
 
-        Raises Denied(audit_backlog) when twice the room is taken: the caller then refuses with that instead, and no
-        row is written. Admissions stop at once the room, so that denials have some left.
+        Nothing happens to a request that was settled or recorded before; nor, when `entry` names no tenant, to one
+        whose hold lives. Raises Denied(audit_backlog) when twice the room is taken: the caller then refuses with that
+        instead, and no row is written. Admissions stop at once the room, so that denials have some left.
         """
         ...
 
@@ -231,6 +244,10 @@ class Quota(Protocol):
 
     async def counters(self, tenant_id: int) -> Counters | None:
         """The tenant's live counters, None while they are not there (they are rebuilt by the next admission)."""
+        ...
+
+    async def epoch(self) -> Epoch:
+        """Which epoch it is. Whoever told the store what is not in the ledger yet looks from time to time."""
         ...
 
     async def backlog(self) -> Backlog:

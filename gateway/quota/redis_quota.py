@@ -4,8 +4,8 @@ What bounds exactly-once: a request id is remembered as settled for SETTLED_MS a
 A settlement repeated after that appends its event a second time, and the counters are too high until they are rebuilt;
 the ledger still has one row, because (request id, time) is unique there.
 
-What a loss of Redis' data costs: the events that were not drained yet, unless Redis persists them. Rate windows begin
-empty. What running requests hold is known again when their meters have renewed; until then others may be granted it.
+What a loss of Redis' data costs: rate windows begin empty. Holds are taken again by their meters and events are handed
+over again by whoever made them (`gateway.outbox`), and nothing is admitted for RESTORE_S, in which they do so.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from gateway.ledger import Entry
 from gateway.quota import keys, wire
 from gateway.quota.port import (
     RELEASED_MS,
+    RESTORE_S,
     SETTLED_MS,
     Admission,
     Admitted,
     Backlog,
     Counters,
+    Epoch,
     ExpiredHold,
     Hold,
     Progress,
@@ -44,15 +46,24 @@ RELEASES_MAX = 100
 class RedisQuota:
     """See `gateway.quota.port.Quota`. `load` reads the ledger when a tenant's counters are not there.
 
-    `clock` (ms since the epoch) replaces Redis' own clock in tests only.
+    `clock` (ms since 1970) replaces Redis' own clock, and `restore_s` the usual RESTORE_S, in tests only.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, load: UsageLoader, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        load: UsageLoader,
+        *,
+        clock: Clock | None = None,
+        restore_s: float = RESTORE_S,
+    ) -> None:
         self._redis = redis
         self._timeout_s = settings.redis_timeout_s
         self._shards = settings.redis_shards
         self._lease_ms = int(settings.hold_lease_s * 1000)
         self._room = settings.audit_buffer_size
+        self._restore_ms = int(restore_s * 1000)
         self._scripts = Scripts(redis, settings.redis_timeout_s, clock)
         self._streams = tuple(
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
@@ -148,10 +159,29 @@ class RedisQuota:
 
     async def record(self, entry: Entry) -> None:
         """See the port."""
-        tenant = "" if entry.tenant_id is None else entry.tenant_id
-        shard_keys = keys.of_shard((entry.tenant_id or 0) % self._shards)
-        if not await self._scripts.run("record", shard_keys, tenant, entry.to_json(), 2 * self._room):
+        if entry.tenant_id is None and await self._is_known(entry.request_id):
+            return
+        recorded = await self._scripts.run(
+            "record",
+            self._request_keys(entry.request_id, entry.tenant_id or 0, entry.key_id or 0),
+            entry.request_id,
+            "" if entry.tenant_id is None else entry.tenant_id,
+            entry.to_json(),
+            2 * self._room,
+            RELEASED_MS,
+        )
+        if not recorded:
             raise Denied(Code.AUDIT_BACKLOG)
+
+    async def _is_known(self, request_id: str) -> bool:
+        """Whether a request of an unknown tenant is held or ended in another shard than the one it would go to."""
+        for shard in range(1, self._shards):
+            async with guarded(self._timeout_s):
+                if await self._redis.hexists(keys.of_shard(shard)[0], request_id) or await self._redis.exists(
+                    keys.finished(shard, request_id)
+                ):
+                    return True
+        return False
 
     async def expired(self, limit: int) -> list[ExpiredHold]:
         """See the port. Oldest first within each shard."""
@@ -166,6 +196,15 @@ class RedisQuota:
         """See the port."""
         reply = await self._scripts.run("counters", self._tenant_keys(tenant_id))
         return wire.counters(reply[0], reply[1:]) if reply else None
+
+    async def epoch(self) -> Epoch:
+        """See the port. Of several shards, those of all of them together."""
+        names, left_ms = [], 0
+        for shard in range(self._shards):
+            name, left = await self._scripts.run("epoch", keys.of_shard(shard), self._restore_ms)
+            names.append(name.decode())
+            left_ms = max(left_ms, left)
+        return Epoch(" ".join(names), left_ms / 1000)
 
     async def backlog(self) -> Backlog:
         """See the port."""
@@ -185,7 +224,9 @@ class RedisQuota:
         """See `Rebuildable`."""
         token = secrets.token_hex(8)
         lock_ms = int(REBUILD_S * 1000)
-        status, *rest = await self._scripts.run("survey", self._tenant_keys(tenant_id), tenant_id, token, lock_ms)
+        status, *rest = await self._scripts.run(
+            "survey", self._tenant_keys(tenant_id), tenant_id, token, lock_ms, self._restore_ms
+        )
         if status != b"begun":
             return bool(status == b"ready")
         return Survey(token, rest[0], [text.decode("utf-8", "replace") for text in rest[1:]])

@@ -16,6 +16,9 @@ BATCH_MAX = 500
 TEXT_LENGTH_MAX = 512
 TOTAL_START = date(1970, 1, 1)
 
+# The times of two entries of one request differ: a settlement has that of the admission, a denial its own.
+_APART_MAX = timedelta(hours=1)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMN_TYPES = {
     "request_id": "text",
@@ -62,6 +65,15 @@ class Ledger:
         async with self._database.transaction() as connection:
             for start in range(0, len(entries), BATCH_MAX):
                 await connection.execute(_APPEND, *_columns(entries[start : start + BATCH_MAX]))
+
+    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
+        """Which of these requests have their row, whoever wrote it. Raises StoreUnavailable."""
+        if not entries:
+            return frozenset()
+        times_ms = [entry.ts_ms for entry in entries]
+        since, until = _time(min(times_ms)) - _APART_MAX, _time(max(times_ms)) + _APART_MAX
+        rows = await self._database.fetch(_RECORDED_BETWEEN, [entry.request_id for entry in entries], since, until)
+        return frozenset(row["request_id"] for row in rows)
 
     async def usage_of(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:
         """What a tenant and its keys used in the periods that `now` (aware) is in, and what of `waiting` is in it.
@@ -125,6 +137,8 @@ WHERE (u.subject = 'tenant' AND u.subject_id = $1)
 """
 
 _RECORDED = "SELECT DISTINCT request_id FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
+
+_RECORDED_BETWEEN = f"{_RECORDED} AND ts BETWEEN $2 AND $3"
 
 
 def _time(ms: int) -> datetime:

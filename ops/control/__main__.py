@@ -10,6 +10,7 @@ import aiohttp
 import structlog
 
 from gateway import running
+from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis_quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.catalog import CatalogStore
@@ -41,6 +42,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         discovery = Discovery(settings, prober, CatalogStore(redis))
         background = [
             asyncio.create_task(discovery.run(), name="discovery"),
+            asyncio.create_task(EpochWatch(quota, discovery.at_once).run(), name="epoch"),
             asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
             asyncio.create_task(Upkeep(Retention(database), settings).run(), name="upkeep"),
         ]

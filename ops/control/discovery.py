@@ -11,6 +11,7 @@ import json
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -91,6 +92,11 @@ class Discovery:
         self._store = store
         self._monotonic = monotonic
         self._last: dict[str, tuple[float, Observation]] = {}
+        self._wanted = asyncio.Event()
+
+    def at_once(self) -> None:
+        """The next refresh comes now: the store may have lost the snapshot."""
+        self._wanted.set()
 
     async def refresh(self) -> bool:
         """Asks all backends in parallel and publishes what is known. True when every backend answered."""
@@ -124,7 +130,10 @@ class Discovery:
             except StoreUnavailable as error:
                 log.warning("snapshot_not_published", reason=str(error))
                 pause_s = min(pause_s, 0.5)
-            await asyncio.sleep(pause_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wanted.wait()
+            self._wanted.clear()
 
 
 def _trust(backend: Backend) -> ssl.SSLContext | bool:

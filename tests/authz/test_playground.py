@@ -24,6 +24,7 @@ from authz.last_used import LastUsed
 from authz.verified_keys import VerifiedKeys
 from gateway.errors import Code
 from gateway.hashing import KeyHasher
+from gateway.outbox import Outbox
 from gateway.quota.memory import MemoryQuota
 from gateway.settings import Settings
 from gateway.stores.catalog import CatalogStore
@@ -96,7 +97,11 @@ async def serve() -> AsyncIterator[Serve]:
             hasher = KeyHasher.from_settings(settings)
             stack.callback(hasher.close)
             quota = MemoryQuota(
-                now_ms=lambda: int(time.time() * 1000), lease_s=15.0, room=100, load=Ledger(database).usage_of
+                now_ms=lambda: int(time.time() * 1000),
+                lease_s=15.0,
+                room=100,
+                load=Ledger(database).usage_of,
+                restore_s=0,
             )
             stack.push_async_callback(quota.aclose)
             directory, verified = Directory(database, Limits(60, 100_000, 8)), VerifiedKeys()
@@ -107,7 +112,7 @@ async def serve() -> AsyncIterator[Serve]:
                 LastUsed(directory),
                 CatalogView(CatalogStore(redis)),
                 Admitter(quota, settings.max_num_predict),
-                Denials(quota),
+                Denials(quota, Outbox(quota, Ledger(database), 100)),
             )
 
             async def nothing_missing() -> list[str]:

@@ -1,10 +1,10 @@
-"""From the end of a request to its row: settler, renewal, drain and reaper on the quota's second implementation."""
+"""From the end of a request to its row: outbox, renewal, drain and reaper on the quota's second implementation."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 from gateway.errors import StoreUnavailable
 from gateway.grant import Grant
 from gateway.ledger import Entry
+from gateway.outbox import Outbox
+from gateway.quota.epoch import EpochWatch
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Admitted, Backlog, Progress
 from gateway.surfaces import BY_NAME
@@ -20,7 +22,6 @@ from gateway.values import Outcome
 from meter.drain import Drain
 from meter.exchange import Exchange
 from meter.renewal import RENEWALS_PER_LEASE, Renewal
-from meter.settler import Settler
 from ops.control.reaper import Reaper
 from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of
 from tests.gateway.stores.rows import eventually
@@ -53,10 +54,15 @@ class Recorder:
         known = {each.request_id for each in self.entries}
         self.entries += [each for each in entries if each.request_id not in known]
 
+    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
+        return frozenset(each.request_id for each in entries) & {each.request_id for each in self.entries}
+
 
 @pytest.fixture
 async def quota() -> AsyncIterator[Outage]:
-    made = Outage(now_ms=Clock(), lease_s=LEASE_S, room=1000, load=Ledger().load)
+    clock = Clock()
+    made = Outage(now_ms=clock, lease_s=LEASE_S, room=1000, load=Ledger().load)
+    clock.forward((await made.epoch()).opens_in_s)
     yield made
     await made.aclose()
 
@@ -83,18 +89,61 @@ async def admit(quota: MemoryQuota, **options: Any) -> tuple[Grant, Any]:
 
 
 async def test_what_ends_while_the_store_is_away_is_settled_when_it_is_back(quota: Outage) -> None:
-    settler = Settler(quota, size_max=2)
+    outbox = Outbox(quota, Recorder(), size_max=2)
     holds = [(await admit(quota))[1] for _ in range(3)]
     quota.away = True
-    async with background(settler.run()):
+    async with background(outbox.run()):
         for hold in holds:
-            settler.submit(entry(hold))
-        assert settler.full
-        assert await settler.drained(timeout_s=0.05) == 3
+            outbox.submit(entry(hold))
+        assert outbox.full
+        assert await outbox.drained(timeout_s=0.05) == 3
         quota.away = False
-        assert await settler.drained(timeout_s=10) == 0
-    assert not settler.full
+        assert await outbox.drained(timeout_s=10) == 0
+    assert not outbox.full
     assert await quota.backlog() == Backlog(holds=0, events=3)
+
+
+async def test_what_the_store_loses_before_it_is_in_the_ledger_is_told_again(
+    quota: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.outbox.CONFIRM_EVERY_S", 0.01)
+    monkeypatch.setattr("gateway.quota.epoch.LOOK_EVERY_S", 0.01)
+    recorder = Recorder()
+    outbox = Outbox(quota, recorder, size_max=10)
+    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    first, second = [(await admit(quota))[1] for _ in range(2)]
+    refused = denial()
+    await quota.record(refused)
+    outbox.keep(refused)
+    async with background(outbox.run(), EpochWatch(quota, outbox.hand_over_again).run()):
+        outbox.submit(entry(first))
+        await outbox.drained(timeout_s=10)
+        (event,) = [each for each in await quota.streams[0].read("test", 10, 0) if first.request_id in each.text]
+        await recorder.append([Entry.from_json(event.text)])
+        await eventually(lambda: first.request_id not in outbox._kept)
+        outbox.submit(entry(second))
+        await outbox.drained(timeout_s=10)
+        clock.forward(1)
+        quota.lose_everything()
+        await eventually(lambda: len(quota.streams[0]) == 2)
+        told = {Entry.from_json(each.text).request_id for each in await quota.streams[0].read("test", 10, 0)}
+    assert told == {refused.request_id, second.request_id}
+
+
+async def test_after_a_loss_the_holds_of_running_requests_are_taken_again_before_anything_is_admitted(
+    quota: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.quota.epoch.LOOK_EVERY_S", 0.01)
+    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    grant, _ = await admit(quota)
+    renewal = Renewal(quota, lease_s=3600)
+    renewal.add(Exchange(grant, asyncio.get_running_loop().time))
+    async with background(renewal.run(), EpochWatch(quota, renewal.at_once).run()):
+        await asyncio.sleep(0.05)
+        clock.forward(1)
+        quota.lose_everything()
+        await eventually(lambda: list(quota._holds) == [grant.request_id])
+    assert (await quota.epoch()).opens_in_s > 0
 
 
 async def test_an_entry_is_recorded_once_however_often_the_ledger_fails(quota: Outage) -> None:

@@ -1,10 +1,22 @@
--- Appends the event of a denied request, which has no hold.
+-- Ends a denied request: voids the hold that its admission may have taken, and appends its event. Once per request id.
+-- One that is denied without a tenant leaves a hold alone: its admission came through, so it ends like any other.
 --
--- ARGV  1 clock  2 tenant id or ''  3 entry as JSON  4 how many events and holds there may be
+-- ARGV  1 clock  2 request id  3 tenant id or ''  4 entry as JSON  5 how many events and holds there may be
+--       6 ms for which the id is remembered
 -- Reply 1, or 0 when there are so many already
 
-if redis.call('XLEN', EVENTS) + redis.call('HLEN', HOLDS) >= tonumber(ARGV[4]) then
+local request_id = ARGV[2]
+local ended = redis.call('GET', FINISHED)
+local held = redis.call('HGET', HOLDS, request_id)
+if ended == 'settled' or ended == 'recorded' or (held and ARGV[3] == '') then
+  return 1
+end
+if redis.call('XLEN', EVENTS) + redis.call('HLEN', HOLDS) - (held and 1 or 0) >= tonumber(ARGV[5]) then
   return 0
 end
-redis.call('XADD', EVENTS, '*', 't', ARGV[2], 'e', ARGV[3])
+redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[4])
+redis.call('SET', FINISHED, 'recorded', 'PX', ARGV[6])
+if held then
+  free(request_id, cjson.decode(held), -1, 0)
+end
 return 1

@@ -1,14 +1,15 @@
 -- What the scripts share. It is put before each of them.
 --
--- KEYS, the same for every script; those about a tenant are given the first five, those about a shard the first three.
+-- KEYS, the same for every script; those about a tenant are given the first six, those about a shard the first four.
 -- All of them carry the shard's hash tag, so they lie in one slot.
 --   1 HOLDS      hash    request id -> hold as JSON
 --   2 DEADLINES  zset    request id by the millisecond at which its hold expires
 --   3 EVENTS     stream  ledger events; fields: t tenant id or '', e entry as JSON
---   4 COUNTERS   hash    of one tenant and its keys, see below
---   5 REBUILD    string  token of the rebuild of COUNTERS that is under way
---   6 TENANT_WINDOW, 7 KEY_WINDOW  hash  see admit.lua
---   8 FINISHED   string  there while a request id is remembered as settled or released
+--   4 EPOCH      hash    run id of the Redis process, and `since` when (ms) it has been running with what it knows
+--   5 COUNTERS   hash    of one tenant and its keys, see below
+--   6 REBUILD    string  token of the rebuild of COUNTERS that is under way
+--   7 TENANT_WINDOW, 8 KEY_WINDOW  hash  see admit.lua
+--   9 FINISHED   string  how a request id ended, while that is remembered: 'settled', 'recorded' or 'released'
 --
 -- COUNTERS: the subject S is 't' for the tenant or 'k<id>' for a key, the period P is 'day:2025-11-21',
 -- 'month:2025-11' or 'total'. A field that is not there is 0, but only while `ready` is there too.
@@ -21,7 +22,7 @@
 --
 -- ARGV[1] is the time in milliseconds, '0' for Redis' own clock; only tests give another.
 
-local HOLDS, DEADLINES, EVENTS, COUNTERS, REBUILD, TENANT_WINDOW, KEY_WINDOW, FINISHED = unpack(KEYS)
+local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, TENANT_WINDOW, KEY_WINDOW, FINISHED = unpack(KEYS)
 
 local function clock()
   if ARGV[1] ~= '0' then
@@ -33,6 +34,19 @@ end
 
 local function run_id()
   return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+end
+
+-- The epoch's name, and how many ms are left of the first `restore_ms` of it. A new one begins when Redis was restarted,
+-- was replaced or lost its data: whoever sees its name change tells Redis again what it may have lost.
+local function epoch(now, restore_ms)
+  local state, run = redis.call('HMGET', EPOCH, 'run', 'since'), run_id()
+  local since = tonumber(state[2])
+  if state[1] ~= run then
+    since = now
+    redis.call('HSET', EPOCH, 'run', run, 'since', since)
+  end
+  local left_ms = now < since and 0 or math.max(0, since + restore_ms - now)
+  return string.format('%s:%.0f', run, since), left_ms
 end
 
 local DAY_MS = 86400000

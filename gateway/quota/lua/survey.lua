@@ -1,11 +1,16 @@
 -- Begins a rebuild of a tenant's counters.
 --
 -- ARGV  1 clock  2 tenant id  3 token  4 ms after which an abandoned rebuild is forgotten
+--       5 ms for which a new epoch rebuilds nothing, so that what Redis lost is told again before it is counted
 -- Reply {'begun', ms, entry as JSON, ...}: the tenant's events that wait   {'ready'}   {'busy'}
 
 local now = clock()
 if is_ready(now) then
   return {'ready'}
+end
+local _, left_ms = epoch(now, tonumber(ARGV[5]))
+if left_ms > 0 then
+  return {'busy'}
 end
 if not redis.call('SET', REBUILD, ARGV[3], 'NX', 'PX', ARGV[4]) then
   return {'busy'}

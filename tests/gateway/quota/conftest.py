@@ -64,7 +64,7 @@ async def redis_bench(redis_url: str, redis_client: Any, settings: Settings) -> 
     redis_client.flushall()
     redis = connect(settings)
     clock, ledger = Clock(), Ledger()
-    quota = RedisQuota(redis, settings, ledger.load, clock=clock)
+    quota = RedisQuota(redis, settings, ledger.load, clock=clock, restore_s=0)
     yield Bench(quota, clock, ledger, redis_client.flushall)
     await quota.aclose()
     await redis.aclose()
@@ -74,7 +74,7 @@ async def redis_bench(redis_url: str, redis_client: Any, settings: Settings) -> 
 async def memory_bench(room: int) -> AsyncIterator[Bench]:
     """The quota in memory."""
     clock, ledger = Clock(), Ledger()
-    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=room, load=ledger.load)
+    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=room, load=ledger.load, restore_s=0)
     yield Bench(quota, clock, ledger, quota.lose_everything)
     await quota.aclose()
 

@@ -28,7 +28,7 @@ async def test_every_tenant_lives_on_one_node_and_the_cluster_serves_them_all() 
             redis_url=SecretStr(servers[0].url), redis_timeout_s=5.0, redis_shards=SHARDS, hold_lease_s=LEASE_S
         )
         redis, ledger, clock = connect(settings), Ledger(), Clock()
-        quota = RedisQuota(redis, settings, ledger.load, clock=clock)
+        quota = RedisQuota(redis, settings, ledger.load, clock=clock, restore_s=0)
 
         holds = await asyncio.gather(*(admitted(quota, asks(tenant=tenant, key=tenant)) for tenant in TENANTS))
         assert all(server.client().dbsize() > 0 for server in servers)

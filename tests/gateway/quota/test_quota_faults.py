@@ -28,7 +28,7 @@ from .proxy import Answers, relay
 async def quota_at(url: str, ledger: Ledger, clock: Clock | None, timeout_s: float = 5.0) -> AsyncIterator[RedisQuota]:
     settings = Settings(redis_url=SecretStr(url), redis_timeout_s=timeout_s, hold_lease_s=LEASE_S)
     redis = connect(settings)
-    quota = RedisQuota(redis, settings, ledger.load, clock=clock)
+    quota = RedisQuota(redis, settings, ledger.load, clock=clock, restore_s=0)
     try:
         yield quota
     finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -60,7 +60,7 @@ class Finished:
     """A request that ended, and until when the store must remember it."""
 
     hold: Hold
-    settled: bool
+    recorded: bool
     until_ms: int
 
 
@@ -74,7 +74,7 @@ class QuotaMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.clock = Clock()
         self.ledgers = [Ledger()]
-        self.memory = MemoryQuota(now_ms=self.clock, lease_s=LEASE_S, room=ROOM, load=self.ledgers[0].load)
+        self.memory = MemoryQuota(now_ms=self.clock, lease_s=LEASE_S, room=ROOM, load=self.ledgers[0].load, restore_s=0)
         self.quotas: list[Quota] = [self.memory]
         self.redis: Redis | None = None
         self.running: dict[str, Hold] = {}
@@ -91,7 +91,7 @@ class QuotaMachine(RuleBasedStateMachine):
         self.redis = connect(chosen)
         await self.redis.flushall()
         self.ledgers.append(Ledger())
-        self.quotas.append(RedisQuota(self.redis, chosen, self.ledgers[1].load, clock=self.clock))
+        self.quotas.append(RedisQuota(self.redis, chosen, self.ledgers[1].load, clock=self.clock, restore_s=0))
 
     def teardown(self) -> None:
         for hold in list(self.running.values()):
@@ -208,10 +208,15 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def what_is_finished_stays_finished(self, data: st.DataObject) -> None:
         if self.finished:
-            hold = data.draw(st.sampled_from(self.finished)).hold
+            each = data.draw(st.sampled_from(self.finished))
+            hold = each.hold
             assert not self.each(lambda quota: quota.settle(entry(hold, output_tokens=9)))
             assert not self.each(lambda quota: quota.renew(hold, Progress()))
             assert not self.each(lambda quota: quota.release(hold.request_id, hold.tenant_id, hold.key_id))
+            if each.recorded:
+                # A denial that is told again, or one of a request that was settled, leaves no second event.
+                denied = entry(hold, input_tokens=0, outcome=Outcome.DENIED)
+                assert self.each(lambda quota: quota.record(denied)) is None
 
     @rule()
     def reap(self) -> None:
@@ -227,6 +232,24 @@ class QuotaMachine(RuleBasedStateMachine):
         full = len(self.held) + len(self.waiting) + self.denials >= 2 * ROOM
         assert self.each(lambda quota: quota.record(denied)) == (Code.AUDIT_BACKLOG if full else None)
         self.denials += not full
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), knows_the_tenant=st.booleans())
+    def deny_what_may_have_been_admitted(self, data: st.DataObject, knows_the_tenant: bool) -> None:
+        hold = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+        denied = entry(hold, input_tokens=0, outcome=Outcome.DENIED)
+        if not knows_the_tenant:
+            anonymous = replace(denied, tenant_id=None, key_id=None)
+            assert self.each(lambda quota: quota.record(anonymous)) is None
+            return
+        if len(self.held) - 1 + len(self.waiting) + self.denials >= 2 * ROOM:
+            assert self.each(lambda quota: quota.record(denied)) == Code.AUDIT_BACKLOG
+            return
+        assert self.each(lambda quota: quota.record(denied)) is None
+        del self.held[hold.request_id]
+        self.running.pop(hold.request_id, None)
+        self.denials += 1
+        self.finished.append(Finished(hold, True, self.clock.now_ms + RELEASED_MS))
 
     @rule(acknowledge=st.booleans())
     def drain(self, acknowledge: bool) -> None:

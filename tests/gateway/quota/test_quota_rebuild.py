@@ -145,10 +145,11 @@ class Gate:
 async def gated(request: pytest.FixtureRequest, redis_bench: Bench, settings: Settings) -> object:
     gate, clock = Gate(Ledger()), Clock()
     if request.param == "memory":
-        memory = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=ROOM, load=gate.load)
+        memory = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=ROOM, load=gate.load, restore_s=0)
         return Bench(memory, clock, gate.ledger, memory.lose_everything), gate
     redis = redis_bench.quota._redis  # type: ignore[attr-defined]
-    return Bench(RedisQuota(redis, settings, gate.load, clock=clock), clock, gate.ledger, redis_bench.lose), gate
+    quota = RedisQuota(redis, settings, gate.load, clock=clock, restore_s=0)
+    return Bench(quota, clock, gate.ledger, redis_bench.lose), gate
 
 
 async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tuple[Bench, Gate]) -> None:
@@ -194,7 +195,7 @@ async def test_a_slow_rebuild_refuses_who_waits_and_serves_who_comes_later(
 async def test_two_processes_rebuild_one_after_the_other(redis_bench: Bench, settings: Settings) -> None:
     gate = Gate(Ledger())
     redis = redis_bench.quota._redis  # type: ignore[attr-defined]
-    other = RedisQuota(redis, settings, gate.load, clock=redis_bench.clock)
+    other = RedisQuota(redis, settings, gate.load, clock=redis_bench.clock, restore_s=0)
     first = asyncio.create_task(other.admit(asks()))
     await gate.asked.wait()
     second = asyncio.create_task(redis_bench.quota.admit(asks()))

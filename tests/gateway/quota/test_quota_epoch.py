@@ -1,0 +1,154 @@
+"""Behind a loss of the store nothing is admitted until whoever knows better had time to tell it again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from gateway.errors import StoreUnavailable
+from gateway.quota import rebuild
+from gateway.quota.memory import MemoryQuota
+from gateway.quota.port import RESTORE_S, Progress
+from gateway.quota.redis_quota import RedisQuota
+from gateway.settings import Settings
+from gateway.stores.redis_connection import connect
+from gateway.values import Budgets, Outcome, Period
+from tests.redis_server import one_server
+
+from .builders import Clock, Ledger, admitted, again, asks, denial, drain, entry
+from .conftest import LEASE_S, ROOM, Bench
+
+
+@pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An admission that has to wait gives up at once, and its rebuild soon after."""
+    monkeypatch.setattr(rebuild, "WAIT_S", 0.05)
+    monkeypatch.setattr(rebuild, "REBUILD_S", 0.1)
+
+
+@pytest.fixture
+async def memory(impatience: None) -> AsyncIterator[Bench]:
+    clock, ledger = Clock(), Ledger()
+    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=ROOM, load=ledger.load)
+    yield Bench(quota, clock, ledger, quota.lose_everything)
+    await quota.aclose()
+
+
+@pytest.fixture
+async def redis(impatience: None, redis_client: Any, settings: Settings) -> AsyncIterator[Bench]:
+    redis_client.flushall()
+    connection = connect(settings)
+    clock, ledger = Clock(), Ledger()
+    quota = RedisQuota(connection, settings, ledger.load, clock=clock)
+    yield Bench(quota, clock, ledger, redis_client.flushall)
+    await quota.aclose()
+    await connection.aclose()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    yield request.getfixturevalue(request.param)
+
+
+async def opened(bench: Bench) -> str:
+    """The name of the epoch, once it admits."""
+    epoch = await bench.quota.epoch()
+    bench.clock.forward(epoch.opens_in_s)
+    return epoch.name
+
+
+async def test_a_new_epoch_opens_after_the_restore_time_and_keeps_its_name(bench: Bench) -> None:
+    first = await bench.quota.epoch()
+    assert first.opens_in_s == RESTORE_S
+    bench.clock.forward(1)
+    assert (await bench.quota.epoch()).opens_in_s == RESTORE_S - 1
+    bench.clock.forward(1)
+    second = await bench.quota.epoch()
+    assert (second.name, second.opens_in_s) == (first.name, 0)
+
+
+async def test_nothing_is_admitted_before_the_epoch_opens(bench: Bench) -> None:
+    with pytest.raises(StoreUnavailable):
+        await bench.quota.admit(asks())
+    await opened(bench)
+    await admitted(bench.quota, asks())
+
+
+async def test_a_loss_begins_a_new_epoch_in_which_nothing_is_admitted_at_first(bench: Bench) -> None:
+    before = await opened(bench)
+    await admitted(bench.quota, asks())
+    bench.clock.forward(1)
+    bench.lose()
+    with pytest.raises(StoreUnavailable):
+        await bench.quota.admit(asks())
+    assert await opened(bench) != before
+    await admitted(bench.quota, asks())
+
+
+async def test_what_is_told_again_before_the_epoch_opens_is_counted_once_whatever_was_recorded(bench: Bench) -> None:
+    await opened(bench)
+    holds = [await admitted(bench.quota, asks(input_tokens=0)) for _ in range(3)]
+    running = await admitted(bench.quota, asks(input_tokens=0, output=40))
+    finished = [entry(hold, output_tokens=10) for hold in holds]
+    for each in finished:
+        assert await bench.quota.settle(each)
+    [stream] = bench.quota.streams
+    [event] = await stream.read("test", 1, 0)
+    bench.lose()
+    await bench.quota.epoch()
+    # One was recorded and its maker does not know it, one is recorded only after it was told again, one never was.
+    bench.ledger.append([event])
+    for each in finished:
+        assert await bench.quota.settle(each)
+    assert await bench.quota.renew(running, Progress())
+    bench.ledger.entries[finished[1].request_id] = finished[1]
+    await opened(bench)
+    answer = await bench.quota.admit(asks(input_tokens=0, output=40, tenant_budgets=Budgets(day=100)))
+    counters = await bench.quota.counters(1)
+    assert counters is not None
+    assert counters.used[None, Period.DAY] == 30
+    assert counters.held[None, Period.DAY] == 40 + 30
+    assert answer.figures.budget_remaining == 0
+    await drain(bench.quota, bench.ledger)
+    assert len(bench.ledger.entries) == 3
+
+
+async def test_a_restart_begins_a_new_epoch(impatience: None) -> None:
+    with one_server("--appendonly", "yes", "--appendfsync", "always") as server:
+        clock = Clock()
+        settings = Settings(redis_url=SecretStr(server.url), redis_timeout_s=5.0)
+        connection = connect(settings)
+        quota = RedisQuota(connection, settings, Ledger().load, clock=clock)
+        bench = Bench(quota, clock, Ledger(), server.kill)
+        before = await opened(bench)
+        admission = asks()
+        await admitted(quota, admission)
+        server.kill()
+        server.start()
+        with pytest.raises(StoreUnavailable):
+            await quota.admit(again(admission))
+        assert await opened(bench) != before
+        await admitted(quota, again(admission))
+        await quota.aclose()
+        await connection.aclose()
+
+
+async def test_a_denial_that_is_told_again_has_one_event(bench: Bench) -> None:
+    denied = denial()
+    await bench.quota.record(denied)
+    await bench.quota.record(denied)
+    assert (await bench.quota.backlog()).events == 1
+    bench.lose()
+    await bench.quota.record(denied)
+    assert (await bench.quota.backlog()).events == 1
+
+
+async def test_a_denial_behind_a_released_hold_is_recorded(bench: Bench) -> None:
+    await opened(bench)
+    hold = await admitted(bench.quota, asks())
+    assert await bench.quota.release(hold.request_id, hold.tenant_id, hold.key_id)
+    await bench.quota.record(entry(hold, outcome=Outcome.DENIED))
+    assert (await bench.quota.backlog()).events == 1
