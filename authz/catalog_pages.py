@@ -15,11 +15,12 @@ from aiohttp import web
 
 from authz import playground
 from authz.admit import refusal_headers
-from authz.attempt import USER_AGENT_CHARACTERS_MAX, Attempt, client_ip, presented_key
+from authz.attempt import Attempt, presented_key
 from authz.gate import CHECK_TIMEOUT_S, Gate
 from authz.policy import effective_models
 from authz.request import as_model_name, read_model
 from gateway import __version__
+from gateway.caller import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.dialects import error_body
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER

@@ -15,7 +15,8 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, status_pb2
 
-from authz.attempt import USER_AGENT_CHARACTERS_MAX, Attempt, client_ip, presented_key
+from authz.attempt import Attempt, presented_key
+from gateway.caller import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.dialects import error_body
 from gateway.errors import Denied
 from gateway.grant import METADATA_KEY, Grant

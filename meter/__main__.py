@@ -8,6 +8,7 @@ import sys
 from contextlib import AsyncExitStack
 
 import structlog
+from envoy.service.accesslog.v3 import als_pb2_grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway import grpc_serving, running
@@ -15,10 +16,13 @@ from gateway.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis_quota import RedisQuota
 from gateway.settings import Settings
+from gateway.stores.endings import EndingStore
 from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.redis_connection import connect
+from meter.access_log import AccessLogServicer
 from meter.drain import Drain
+from meter.endings import Endings
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 
@@ -40,6 +44,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
         renewal = Renewal(quota, settings.hold_lease_s)
+        endings = Endings(EndingStore(redis, settings.redis_timeout_s), outbox.submit)
         drain = Drain(list(quota.streams), ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         background = [
             asyncio.create_task(outbox.run(), name="outbox"),
@@ -49,12 +54,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         ]
         stack.push_async_callback(running.cancel, background)
         stack.push_async_callback(outbox.drained, SETTLE_TIMEOUT_S)
+        stack.push_async_callback(endings.close)
 
         server = grpc_serving.make_server(max(grpc_serving.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
-        servicer = ExternalProcessorServicer(outbox, renewal)
+        servicer = ExternalProcessorServicer(outbox, renewal, endings)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
+        access_log = AccessLogServicer(endings, outbox, settings.trusted_networks)
+        als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
         await grpc_serving.start(server, settings.meter_grpc_listen)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
+        stack.callback(access_log.close)
 
         await running.until_stopped(stop, *background)
         log.info("draining")

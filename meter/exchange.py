@@ -79,6 +79,11 @@ class Exchange:
                 return envoy_api.untouched(kind)
 
     @property
+    def broken_off(self) -> bool:
+        """Whether an answer had begun and did not come to its end, on whichever side that was."""
+        return self._answered and not self._ended and not self._cut
+
+    @property
     def progress(self) -> Progress:
         """What the hold should remember in case this process dies now."""
         usage = self._answer.delivered if self._answered else Usage()

@@ -16,7 +16,9 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.errors import Code
 from gateway.outbox import Outbox
+from gateway.values import Outcome
 from meter import envoy_api
+from meter.endings import Endings
 from meter.exchange import Exchange
 from meter.renewal import Renewal
 
@@ -26,9 +28,10 @@ log = structlog.get_logger()
 class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
     """envoy.service.ext_proc.v3.ExternalProcessor."""
 
-    def __init__(self, outbox: Outbox, renewal: Renewal) -> None:
+    def __init__(self, outbox: Outbox, renewal: Renewal, endings: Endings) -> None:
         self._outbox = outbox
         self._renewal = renewal
+        self._endings = endings
 
     async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
         """One request, from its headers to the end of its answer, whoever ends it."""
@@ -53,7 +56,14 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         finally:
             if exchange is not None:
                 self._renewal.discard(exchange)
-                self._outbox.submit(exchange.entry())
+                self._end(exchange)
+
+    def _end(self, exchange: Exchange) -> None:
+        entry = exchange.entry()
+        if exchange.broken_off and entry.outcome is Outcome.CLIENT_GONE:
+            self._endings.settle(entry)
+        else:
+            self._outbox.submit(entry)
 
     def _open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
         """Opens the record of a request before any backend hears of it, or says why it must not go on."""

@@ -2,7 +2,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
 
-from authz.attempt import client_ip, presented_key
+from authz.attempt import presented_key
+from gateway.caller import client_ip
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 

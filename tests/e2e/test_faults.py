@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e.stack import Simulator, Stack, eventually, free_port, up
 
@@ -85,6 +86,36 @@ def test_a_stream_that_its_backend_breaks_off_ends_with_an_error_frame(
     row = stack.row(answer.headers["x-request-id"])
     assert (row["outcome"], row["usage_source"]) == ("upstream_error", "counted")
     assert row["output_tokens"] > 0
+
+
+@pytest.mark.parametrize("kind", ["reset", "close"])
+def test_a_backend_that_dies_in_the_middle_is_told_from_a_caller_who_left(
+    stack: Stack, ollama: Simulator, key: str, kind: str
+) -> None:
+    ollama.behave(tokens_per_s=50, faults=[{"kind": kind, "after_frames": 4}])
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me a long story."}]}
+    got: list[str] = []
+    with (
+        pytest.raises(httpx.RemoteProtocolError),
+        httpx.stream("POST", f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}) as answer,
+    ):
+        for line in answer.iter_lines():
+            got.append(line)  # noqa: PERF402 (what came before the break counts)
+    row = stack.row(answer.headers["x-request-id"])
+    assert (row["outcome"], row["code"]) == ("upstream_error", "backend_error")
+    assert len(got) <= row["output_tokens"] <= 4
+    assert row["input_tokens"] > 0
+
+
+def test_what_envoy_refuses_before_authz_decided_has_its_row(stack: Stack, key: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    large = httpx.post(f"{stack.url}/v1/chat/completions", content=b"x" * 300_000, headers=headers)
+    with stack.frozen("authz-"):
+        unchecked = chat(stack, key)
+    for answer, code in ((large, "request_too_large"), (unchecked, "unavailable")):
+        row = stack.row(answer.headers["x-request-id"])
+        assert (row["outcome"], row["status"], row["code"]) == ("denied", answer.status_code, code)
+    eventually(lambda: chat(stack, key).status_code == 200)
 
 
 def test_a_killed_worker_is_replaced_and_the_other_one_serves(stack: Stack, key: str) -> None:

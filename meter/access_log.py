@@ -1,0 +1,57 @@
+"""The gRPC edge of Envoy's access log: one stream per worker thread of Envoy, for as long as both live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from ipaddress import IPv4Network, IPv6Network
+
+import structlog
+from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
+
+from gateway.ledger import Entry
+from gateway.outbox import Outbox
+from meter import log_records
+from meter.endings import Endings
+from meter.log_records import BrokenOff
+
+log = structlog.get_logger()
+
+
+class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[misc]
+    """envoy.service.accesslog.v3.AccessLogService."""
+
+    def __init__(self, endings: Endings, outbox: Outbox, trusted: Sequence[IPv4Network | IPv6Network]) -> None:
+        self._endings = endings
+        self._outbox = outbox
+        self._trusted = trusted
+        self._streams: set[asyncio.Task[object]] = set()
+
+    async def StreamAccessLogs(  # noqa: N802
+        self, messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], _: object
+    ) -> als_pb2.StreamAccessLogsResponse:
+        """Takes records until Envoy or `close` ends the stream."""
+        stream = asyncio.current_task()
+        if stream is None:
+            raise RuntimeError("a handler runs in a task")
+        self._streams.add(stream)
+        try:
+            async for message in messages:
+                for record in message.http_logs.log_entry:
+                    self._take(log_records.read(record, self._trusted))
+        finally:
+            self._streams.discard(stream)
+        return als_pb2.StreamAccessLogsResponse()
+
+    def close(self) -> None:
+        """Ends the streams, which Envoy would keep open for as long as the server waits for them."""
+        for stream in self._streams:
+            stream.cancel()
+
+    def _take(self, said: BrokenOff | Entry | None) -> None:
+        if isinstance(said, BrokenOff):
+            self._endings.note(said.request_id, said.backend_died)
+        elif said is not None and self._outbox.full:
+            log.warning("denial_not_recorded", request_id=said.request_id, code=said.code)
+        elif said is not None:
+            self._outbox.submit(said)

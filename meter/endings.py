@@ -1,0 +1,89 @@
+"""Finds out why an answer broke off, before its entry is made final.
+
+Envoy closes a meter's stream in the same way whoever went away, and says only in its access log who it was. That goes
+to one meter, which need not be the one of the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Protocol
+
+import structlog
+
+from gateway.errors import Code, StoreUnavailable
+from gateway.ledger import Entry
+from gateway.values import Outcome
+
+log = structlog.get_logger()
+
+# Envoy writes its log when the request ends, so the word is there at once or, when Envoy died too, never.
+WAIT_S = 1.0
+LOOK_EVERY_S = 0.05
+TASKS_MAX = 1000
+
+
+class Shared(Protocol):
+    """What the meters tell each other; see `gateway.stores.endings`."""
+
+    async def note(self, request_id: str, backend_died: bool) -> None: ...
+
+    async def backend_died(self, request_id: str) -> bool | None: ...
+
+
+class Endings:
+    """`submit` takes the final entries."""
+
+    def __init__(self, shared: Shared, submit: Callable[[Entry], None]) -> None:
+        self._shared = shared
+        self._submit = submit
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def note(self, request_id: str, backend_died: bool) -> None:
+        """Envoy's word about an answer that broke off."""
+        if len(self._tasks) < TASKS_MAX:
+            self._begin(self._note(request_id, backend_died))
+
+    def settle(self, entry: Entry) -> None:
+        """Takes over the entry of an answer that broke off; without further word, it was the caller who left."""
+        if len(self._tasks) < TASKS_MAX:
+            self._begin(self._settle(entry))
+        else:
+            self._submit(entry)
+
+    async def close(self) -> None:
+        """Waits for no word any more: what is open becomes final as it is."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _note(self, request_id: str, backend_died: bool) -> None:
+        try:
+            await self._shared.note(request_id, backend_died)
+        except StoreUnavailable as error:
+            log.info("ending_not_shared", request_id=request_id, reason=str(error))
+
+    async def _settle(self, entry: Entry) -> None:
+        final = entry
+        try:
+            async with asyncio.timeout(WAIT_S):
+                if await self._backend_died(entry.request_id):
+                    final = replace(entry, outcome=Outcome.UPSTREAM_ERROR, code=str(Code.BACKEND_ERROR))
+        except (TimeoutError, StoreUnavailable) as error:
+            log.info("ending_unknown", request_id=entry.request_id, reason=str(error) or "no word of it")
+        finally:
+            self._submit(final)
+
+    async def _backend_died(self, request_id: str) -> bool:
+        while True:
+            if (died := await self._shared.backend_died(request_id)) is not None:
+                return died
+            await asyncio.sleep(LOOK_EVERY_S)

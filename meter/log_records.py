@@ -1,0 +1,80 @@
+"""Envoy's access log records on one side, plain values on the other. Pure.
+
+Protocol: envoy.data.accesslog.v3, as Envoy 1.40 writes it. The listener's filter lets through what is read here:
+answers that broke off, and refusals that Envoy made by itself before anybody else knew of the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+from envoy.data.accesslog.v3 import accesslog_pb2
+
+from gateway.caller import USER_AGENT_CHARACTERS_MAX, client_ip
+from gateway.errors import Code
+from gateway.ledger import Entry
+from gateway.surfaces import BY_PATH
+from gateway.values import Outcome, UsageSource
+
+# How Envoy's response code details begin when the backend went away in mid-answer, and when the caller did.
+BACKEND_DIED = "upstream_reset_after_response_started"
+CALLER_LEFT = "downstream_remote_disconnect"
+
+_CODES = {408: Code.REQUEST_TIMEOUT, 413: Code.REQUEST_TOO_LARGE, 431: Code.REQUEST_TOO_LARGE}
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenOff:
+    """An answer that did not come to its end, and on whose side that was."""
+
+    request_id: str
+    backend_died: bool
+
+
+def read(
+    record: accesslog_pb2.HTTPAccessLogEntry, trusted: Sequence[IPv4Network | IPv6Network]
+) -> BrokenOff | Entry | None:
+    """What a record says: an answer that broke off, or the entry of a request that Envoy refused by itself.
+
+    None for what is no request to a model, and for what has its entry from elsewhere.
+    """
+    request, details = record.request, record.response.response_code_details
+    status = record.response.response_code.value
+    if not request.request_id or not status:
+        return None
+    if details.startswith((BACKEND_DIED, CALLER_LEFT)):
+        return BrokenOff(request.request_id, details.startswith(BACKEND_DIED))
+    surface = BY_PATH.get(request.path.partition("?")[0])
+    if surface is None:
+        return None
+    common = record.common_properties
+    peer = common.downstream_direct_remote_address.socket_address.address
+    return Entry(
+        request_id=request.request_id,
+        ts_ms=common.start_time.ToMilliseconds(),
+        tenant_id=None,
+        tenant=None,
+        key_id=None,
+        key_prefix=None,
+        client_ip=client_ip(peer, request.forwarded_for or None, trusted),
+        method="POST",
+        path=surface.path,
+        surface=surface.name,
+        model=None,
+        backend=None,
+        status=status,
+        code=str(_CODES.get(status, Code.UNAVAILABLE)),
+        outcome=Outcome.DENIED,
+        stream=False,
+        input_tokens=0,
+        output_tokens=0,
+        usage_source=UsageSource.NONE,
+        reserved_tokens=0,
+        ttft_ms=None,
+        duration_ms=common.duration.ToMilliseconds(),
+        request_bytes=request.request_body_bytes,
+        response_bytes=record.response.response_body_bytes,
+        user_agent=request.user_agent[:USER_AGENT_CHARACTERS_MAX],
+    )
