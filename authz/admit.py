@@ -81,6 +81,7 @@ class Admitter:
                 key_limits=principal.key_limits,
                 tenant_budgets=principal.tenant_budgets,
                 key_budgets=principal.key_budgets,
+                model=draft.model,
                 input_tokens=draft.input_estimate,
                 output_tokens_asked=asked,
                 record=json.dumps(draft.to_metadata(), separators=(",", ":")),
@@ -90,7 +91,12 @@ class Admitter:
         if isinstance(answer, Refused):
             denial = Denied(answer.code, retry_after_s=answer.retry_after_s)
             return NotAdmitted(denial, {**headers, **refusal_headers(denial)})
-        grant = replace(draft, admitted_at_ms=answer.admitted_at_ms, output_cap=answer.output_cap)
+        grant = replace(
+            draft,
+            admitted_at_ms=answer.admitted_at_ms,
+            input_estimate=answer.input_tokens,
+            output_cap=answer.output_cap,
+        )
         return Admitted(grant, attempts, headers)
 
     def _asked_output(self, surface: Surface, request: ReadRequest) -> int:

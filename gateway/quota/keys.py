@@ -16,8 +16,8 @@ def of_shard(shard: int) -> list[str]:
 
 
 def of_tenant(shard: int, tenant_id: int) -> list[str]:
-    """What a shard has, and COUNTERS and REBUILD of a tenant."""
-    return [*of_shard(shard), f"{tag(shard)}:counters:{tenant_id}", f"{tag(shard)}:rebuild:{tenant_id}"]
+    """What a shard has, and COUNTERS, REBUILD and CALIBRATION of a tenant."""
+    return [*of_shard(shard), *(f"{tag(shard)}:{name}:{tenant_id}" for name in ("counters", "rebuild", "calibration"))]
 
 
 def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list[str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger import Entry
 from gateway.quota import periods
+from gateway.quota.calibration import Calibration, learn
 from gateway.quota.decision import Standing, decide, figures
 from gateway.quota.memory_counters import Subject, TenantCounters
 from gateway.quota.memory_stream import MemoryStream
@@ -34,7 +35,7 @@ from gateway.quota.port import (
 )
 from gateway.quota.rebuild import Rebuilder, Survey, Used
 from gateway.quota.window import Window
-from gateway.values import Budgets, Limits
+from gateway.values import Budgets, Limits, UsageSource
 
 
 class _End(Enum):
@@ -46,6 +47,7 @@ class _End(Enum):
 @dataclass(slots=True)
 class _Held:
     hold: Hold
+    estimate: tuple[str, int] | None
     second: int | None
     deadline_ms: int
     progress: Progress
@@ -78,6 +80,7 @@ class MemoryQuota:
         self._windows: dict[tuple[int, Subject], Window] = {}
         self._holds: dict[str, _Held] = {}
         self._finished: dict[str, tuple[_End, int]] = {}
+        self._calibrations: dict[tuple[int, str], Calibration] = {}
         self._rebuilds: dict[int, str] = {}
         self._rebuilder = Rebuilder(self, load)
 
@@ -89,6 +92,7 @@ class MemoryQuota:
     def lose_everything(self) -> None:
         """What a restart without persistence does."""
         self._since_ms = None
+        self._calibrations.clear()
         self._stream.clear()
         self._tenants.clear()
         self._windows.clear()
@@ -104,9 +108,12 @@ class MemoryQuota:
                 raise StoreUnavailable("the counters are gone again")
         if admission.request_id in self._holds or self._end(admission.request_id):
             raise StoreUnavailable("this request id was used before")
-        return self._admit(admission)
+        estimate = admission.model, admission.input_tokens
+        if known := self._calibrations.get((admission.tenant_id, admission.model)):
+            admission = replace(admission, input_tokens=known.corrected(admission.input_tokens))
+        return self._admit(admission, estimate)
 
-    def _admit(self, admission: Admission) -> Admitted | Refused:
+    def _admit(self, admission: Admission, estimate: tuple[str, int]) -> Admitted | Refused:
         now_ms = self._now_ms()
         self._tenants[admission.tenant_id].turn(now_ms)
         at_ms = self._advance(admission, now_ms)
@@ -125,9 +132,9 @@ class MemoryQuota:
         )
         for subject in (admission.key_id, None):
             self._windows[hold.tenant_id, subject].add(at_ms, hold.input_tokens + cap)
-        self._holds[hold.request_id] = _Held(hold, at_ms // 1000, now_ms + self._lease_ms, Progress())
+        self._holds[hold.request_id] = _Held(hold, estimate, at_ms // 1000, now_ms + self._lease_ms, Progress())
         self._tenants[hold.tenant_id].take(hold, 1)
-        return Admitted(now_ms, cap, figures(self._standings(admission, now_ms)))
+        return Admitted(now_ms, hold.input_tokens, cap, figures(self._standings(admission, now_ms)))
 
     def _advance(self, admission: Admission, now_ms: int) -> int:
         """Brings both windows to the present, which for them never runs backwards, and returns it."""
@@ -164,7 +171,7 @@ class MemoryQuota:
         if (held := self._holds.get(hold.request_id)) is None:
             if self._end(hold.request_id):
                 return False
-            held = self._holds[hold.request_id] = _Held(hold, None, 0, progress)
+            held = self._holds[hold.request_id] = _Held(hold, None, None, 0, progress)
             if tenant := self._tenants.get(hold.tenant_id):
                 tenant.take(hold, 1)
         held.deadline_ms = self._now_ms() + self._lease_ms
@@ -183,6 +190,7 @@ class MemoryQuota:
         tokens = entry.input_tokens + entry.output_tokens
         if held:
             self._free(held, 0, tokens)
+            self._learn(held, entry)
         if tenant := self._tenants.get(entry.tenant_id):
             tenant.use(entry.key_id, entry.ts_ms, tokens)
         self._rebuilds.pop(entry.tenant_id, None)
@@ -267,6 +275,14 @@ class MemoryQuota:
     async def abandon(self, tenant_id: int) -> None:
         """See `Rebuildable`."""
         self._rebuilds.pop(tenant_id, None)
+
+    def _learn(self, held: _Held, entry: Entry) -> None:
+        if held.estimate is None or entry.usage_source is not UsageSource.EXACT:
+            return
+        model, estimate = held.estimate
+        subject = held.hold.tenant_id, model
+        if learned := learn(self._calibrations.get(subject), estimate, entry.input_tokens):
+            self._calibrations[subject] = learned
 
     def _free(self, held: _Held, requests: int, tokens: int) -> None:
         """Takes the hold away and corrects the windows to `tokens` and by `requests`."""

@@ -30,6 +30,7 @@ class Admission:
     """One request that asks to be admitted.
 
     `request_id` must be made by the gateway: an id that is held, settled or released already is refused.
+    `input_tokens` is an estimate, which is corrected by what such estimates were worth for this tenant and `model`.
     `output_tokens_asked` is already at most MAX_NUM_PREDICT, and 0 where nothing is generated. `record` is kept with
     the hold and handed to the reaper, who writes the ledger row of a lost request from it.
     """
@@ -41,6 +42,7 @@ class Admission:
     key_limits: Limits
     tenant_budgets: Budgets
     key_budgets: Budgets
+    model: str
     input_tokens: int
     output_tokens_asked: int
     record: str
@@ -64,9 +66,11 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The hold is taken. `admitted_at_ms` is the store's clock and must become the ledger entry's `ts_ms`."""
+    """The hold is taken. `admitted_at_ms` is the store's clock and must become the ledger entry's `ts_ms`;
+    `input_tokens` is the corrected estimate, as it is held."""
 
     admitted_at_ms: int
+    input_tokens: int
     output_cap: int
     figures: Figures
 

@@ -38,6 +38,7 @@ from gateway.quota.redis_stream import RedisStream
 from gateway.quota.scripts import Clock, Scripts
 from gateway.settings import Settings
 from gateway.stores.redis_connection import Redis, guarded
+from gateway.values import UsageSource
 
 # Releases in the background at once; what is beyond that is left to the reaper.
 RELEASES_MAX = 100
@@ -91,9 +92,9 @@ class RedisQuota:
             raise StoreUnavailable("the counters are gone again")
         if reply == [b"used"]:
             raise StoreUnavailable("this request id was used before")
-        status, at_ms, cap, retry_after_s, *rest = reply
+        status, at_ms, input_tokens, cap, retry_after_s, *rest = reply
         if status == b"admitted":
-            return Admitted(at_ms, cap, wire.figures(rest))
+            return Admitted(at_ms, input_tokens, cap, wire.figures(rest))
         return Refused(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, wire.figures(rest))
 
     async def _admit(self, admission: Admission, attempt: str) -> list[Any]:
@@ -109,6 +110,7 @@ class RedisQuota:
             self._lease_ms,
             self._room,
             admission.record,
+            admission.model,
             *wire.rules(admission.key_limits, admission.key_budgets),
             *wire.rules(admission.tenant_limits, admission.tenant_budgets),
         )
@@ -149,6 +151,7 @@ class RedisQuota:
             entry.to_json(),
             SETTLED_MS,
             int(only_if_expired),
+            entry.input_tokens if entry.usage_source is UsageSource.EXACT else -1,
         )
         return bool(reply)
 

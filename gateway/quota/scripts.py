@@ -1,4 +1,4 @@
-"""The Lua scripts as Redis runs them: `shared.lua` before each, called by digest, sent in full where it is unknown."""
+"""The Lua scripts as Redis runs them: SHARED before each, called by digest, sent in full where it is unknown."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 from gateway.stores.redis_connection import NoScriptError, Redis, guarded
 
+# What stands before every script.
+SHARED = ("shared", "calibration")
+
 Clock = Callable[[], int]
 
 
@@ -17,7 +20,7 @@ Clock = Callable[[], int]
 def source(name: str) -> tuple[str, str]:
     """The text of a script and its SHA-1, which is what Redis knows it by."""
     folder = files(__package__) / "lua"
-    text = (folder / "shared.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
+    text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*SHARED, name))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 

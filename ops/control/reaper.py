@@ -60,7 +60,12 @@ def lost_entry(expired: ExpiredHold) -> Entry:
     """The entry of a request that nobody settled, at the progress its meter reported last."""
     hold, progress = expired.hold, expired.progress
     grant = Grant.from_metadata(
-        {**json.loads(hold.record), "admitted_at_ms": hold.admitted_at_ms, "output_cap": hold.output_cap}
+        {
+            **json.loads(hold.record),
+            "admitted_at_ms": hold.admitted_at_ms,
+            "input_estimate": hold.input_tokens,
+            "output_cap": hold.output_cap,
+        }
     )
     known = progress.input_tokens or progress.output_tokens
     return settled_entry(

@@ -1,9 +1,9 @@
 -- Checks everything and reserves everything, or reserves nothing. `decision.py` and `window.py` are its twins.
 --
 -- ARGV  1 clock  2 request id  3 attempt  4 tenant id  5 key id  6 input tokens  7 output tokens asked  8 lease in ms
---       9 room  10 record
---       11..16 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  17..22 the same of the tenant
--- Reply {status, admitted at, output cap, retry after in s or -1,
+--       9 room  10 record  11 model
+--       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 the same of the tenant
+-- Reply {status, admitted at, input tokens as they are held, output cap, retry after in s or -1,
 --        requests limit, remaining, tokens limit, remaining, budget's period or '', budget's remaining}
 --       status: 'admitted', or the code of the refusal
 --       {'rebuild'}: the counters are not there   {'used'}: the request id was used before
@@ -16,7 +16,8 @@ local NEVER = -1
 
 local now = clock()
 local request_id, attempt = ARGV[2], ARGV[3]
-local input, asked = tonumber(ARGV[6]), tonumber(ARGV[7])
+local model, estimate, asked = ARGV[11], tonumber(ARGV[6]), tonumber(ARGV[7])
+local input = corrected(model, estimate)
 
 local function days_in(year, month)
   if month == 2 then
@@ -123,7 +124,7 @@ local function load_subject(name, window, first)
 end
 
 -- Figures for the headers: of key and tenant, and of all budgets, the one with less left.
-local function answer(both, status, at, cap, retry_after)
+local function answer(both, status, at, input_held, cap, retry_after)
   local by_requests, by_tokens, budget = both[1], both[1], nil
   for _, each in ipairs(both) do
     if each.rpm - each.window.requests < by_requests.rpm - by_requests.window.requests then
@@ -139,7 +140,7 @@ local function answer(both, status, at, cap, retry_after)
     end
   end
   return {
-    status, at, cap, retry_after,
+    status, at, input_held, cap, retry_after,
     by_requests.rpm, math.max(0, by_requests.rpm - by_requests.window.requests),
     by_tokens.tpm, math.max(0, by_tokens.tpm - by_tokens.window.tokens),
     budget and budget.period.name or '', budget and math.max(0, budget.left) or 0,
@@ -240,22 +241,22 @@ local at = math.max(now, key_window.last, tenant_window.last)
 drop(key_window, at)
 drop(tenant_window, at)
 local key, tenant = 'k' .. ARGV[5], 't'
-local both = {load_subject(key, key_window, 11), load_subject(tenant, tenant_window, 17)}
+local both = {load_subject(key, key_window, 12), load_subject(tenant, tenant_window, 18)}
 
 if hold then
   -- The same attempt was carried out before, and its answer was lost with the connection.
-  return answer(both, 'admitted', hold.at, hold.cap, NEVER)
+  return answer(both, 'admitted', hold.at, hold.input, hold.cap, NEVER)
 end
 
 local room_taken = redis.call('XLEN', EVENTS) + redis.call('HLEN', HOLDS)
 local status, cap, retry_after = decide(both, room_taken < tonumber(ARGV[9]))
 if status ~= 'admitted' then
-  return answer(both, status, 0, 0, retry_after)
+  return answer(both, status, 0, 0, 0, retry_after)
 end
 
 hold = {
   attempt = attempt, tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), at = now, day = this_day, month = this_month,
-  second = quotient(at, 1000), input = input, cap = cap, record = ARGV[10], ['in'] = 0, out = 0, bytes = 0,
+  second = quotient(at, 1000), model = model, estimate = estimate, input = input, cap = cap, record = ARGV[10], ['in'] = 0, out = 0, bytes = 0,
 }
 redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
 redis.call('ZADD', DEADLINES, now + tonumber(ARGV[8]), request_id)
@@ -266,4 +267,4 @@ for _, each in ipairs(both) do
     budget.left = budget.left - input - cap
   end
 end
-return answer(both, 'admitted', now, cap, NEVER)
+return answer(both, 'admitted', now, input, cap, NEVER)

@@ -1,6 +1,6 @@
 -- What the scripts share. It is put before each of them.
 --
--- KEYS, the same for every script; those about a tenant are given the first six, those about a shard the first four.
+-- KEYS, the same for every script; those about a tenant are given the first seven, those about a shard the first four.
 -- All of them carry the shard's hash tag, so they lie in one slot.
 --   1 HOLDS      hash    request id -> hold as JSON
 --   2 DEADLINES  zset    request id by the millisecond at which its hold expires
@@ -8,8 +8,9 @@
 --   4 EPOCH      hash    run id of the Redis process, and `since` when (ms) it has been running with what it knows
 --   5 COUNTERS   hash    of one tenant and its keys, see below
 --   6 REBUILD    string  token of the rebuild of COUNTERS that is under way
---   7 TENANT_WINDOW, 8 KEY_WINDOW  hash  see admit.lua
---   9 FINISHED   string  how a request id ended, while that is remembered: 'settled', 'recorded' or 'released'
+--   7 CALIBRATION  hash  of one tenant: per model, how its input compares with what was estimated, see calibration.lua
+--   8 TENANT_WINDOW, 9 KEY_WINDOW  hash  see admit.lua
+--  10 FINISHED   string  how a request id ended, while that is remembered: 'settled', 'recorded' or 'released'
 --
 -- COUNTERS: the subject S is 't' for the tenant or 'k<id>' for a key, the period P is 'day:2025-11-21',
 -- 'month:2025-11' or 'total'. A field that is not there is 0, but only while `ready` is there too.
@@ -17,12 +18,12 @@
 --   day       the last day they were looked at
 --   used:S:P  tokens of settled requests    held:S:P  tokens of live holds    live:S  live holds
 --
--- A hold: attempt, tenant, key, at (ms), day, month, input, cap, record, in, out, bytes, second (absent when it was
--- re-established: its windows are gone).
+-- A hold: attempt, tenant, key, at (ms), day, month, input, cap, record, in, out, bytes; and model, estimate (of the input
+-- before it was corrected) and second, which are absent when it was re-established: its windows are gone.
 --
 -- ARGV[1] is the time in milliseconds, '0' for Redis' own clock; only tests give another.
 
-local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, TENANT_WINDOW, KEY_WINDOW, FINISHED = unpack(KEYS)
+local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, TENANT_WINDOW, KEY_WINDOW, FINISHED = unpack(KEYS)
 
 local function clock()
   if ARGV[1] ~= '0' then

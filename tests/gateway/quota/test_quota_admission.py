@@ -39,7 +39,7 @@ async def test_an_admission_reserves_for_key_and_tenant_and_tells_the_figures(be
         tenant_budgets=Budgets(month=4000),
     )
     answer = await bench.quota.admit(admission)
-    assert answer == Admitted(bench.clock.now_ms, 90, Figures(5, 4, 900, 800, Period.MONTH, 3900))
+    assert answer == Admitted(bench.clock.now_ms, 10, 90, Figures(5, 4, 900, 800, Period.MONTH, 3900))
     assert await bench.quota.backlog() == Backlog(holds=1, events=0)
     assert await bench.quota.counters(1) == Counters(
         used={}, held={(who, period): 100 for who in (None, 11) for period in Period}, live={None: 1, 11: 1}

@@ -18,19 +18,12 @@ from gateway.stores.redis_connection import connect
 from gateway.values import Budgets, Outcome, Period
 from tests.redis_server import one_server
 
-from .builders import Clock, Ledger, admitted, again, asks, denial, drain, entry
+from .builders import Clock, Ledger, admitted, asks, denial, drain, entry
 from .conftest import LEASE_S, ROOM, Bench
 
 
 @pytest.fixture
-def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An admission that has to wait gives up at once, and its rebuild soon after."""
-    monkeypatch.setattr(rebuild, "WAIT_S", 0.05)
-    monkeypatch.setattr(rebuild, "REBUILD_S", 0.1)
-
-
-@pytest.fixture
-async def memory(impatience: None) -> AsyncIterator[Bench]:
+async def memory() -> AsyncIterator[Bench]:
     clock, ledger = Clock(), Ledger()
     quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=ROOM, load=ledger.load)
     yield Bench(quota, clock, ledger, quota.lose_everything)
@@ -38,7 +31,7 @@ async def memory(impatience: None) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-async def redis(impatience: None, redis_client: Any, settings: Settings) -> AsyncIterator[Bench]:
+async def redis(redis_client: Any, settings: Settings) -> AsyncIterator[Bench]:
     redis_client.flushall()
     connection = connect(settings)
     clock, ledger = Clock(), Ledger()
@@ -51,6 +44,13 @@ async def redis(impatience: None, redis_client: Any, settings: Settings) -> Asyn
 @pytest.fixture(params=["memory", "redis"])
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     yield request.getfixturevalue(request.param)
+
+
+async def not_yet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An admission that does not wait for long is refused."""
+    with monkeypatch.context() as impatience, pytest.raises(StoreUnavailable):
+        impatience.setattr(rebuild, "WAIT_S", 0.05)
+        await bench.quota.admit(asks())
 
 
 async def opened(bench: Bench) -> str:
@@ -70,20 +70,20 @@ async def test_a_new_epoch_opens_after_the_restore_time_and_keeps_its_name(bench
     assert (second.name, second.opens_in_s) == (first.name, 0)
 
 
-async def test_nothing_is_admitted_before_the_epoch_opens(bench: Bench) -> None:
-    with pytest.raises(StoreUnavailable):
-        await bench.quota.admit(asks())
+async def test_nothing_is_admitted_before_the_epoch_opens(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await not_yet(bench, monkeypatch)
     await opened(bench)
     await admitted(bench.quota, asks())
 
 
-async def test_a_loss_begins_a_new_epoch_in_which_nothing_is_admitted_at_first(bench: Bench) -> None:
+async def test_a_loss_begins_a_new_epoch_in_which_nothing_is_admitted_at_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = await opened(bench)
     await admitted(bench.quota, asks())
     bench.clock.forward(1)
     bench.lose()
-    with pytest.raises(StoreUnavailable):
-        await bench.quota.admit(asks())
+    await not_yet(bench, monkeypatch)
     assert await opened(bench) != before
     await admitted(bench.quota, asks())
 
@@ -116,7 +116,7 @@ async def test_what_is_told_again_before_the_epoch_opens_is_counted_once_whateve
     assert len(bench.ledger.entries) == 3
 
 
-async def test_a_restart_begins_a_new_epoch(impatience: None) -> None:
+async def test_a_restart_begins_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     with one_server("--appendonly", "yes", "--appendfsync", "always") as server:
         clock = Clock()
         settings = Settings(redis_url=SecretStr(server.url), redis_timeout_s=5.0)
@@ -124,14 +124,12 @@ async def test_a_restart_begins_a_new_epoch(impatience: None) -> None:
         quota = RedisQuota(connection, settings, Ledger().load, clock=clock)
         bench = Bench(quota, clock, Ledger(), server.kill)
         before = await opened(bench)
-        admission = asks()
-        await admitted(quota, admission)
+        await admitted(quota, asks())
         server.kill()
         server.start()
-        with pytest.raises(StoreUnavailable):
-            await quota.admit(again(admission))
+        await not_yet(bench, monkeypatch)
         assert await opened(bench) != before
-        await admitted(quota, again(admission))
+        await admitted(quota, asks())
         await quota.aclose()
         await connection.aclose()
 

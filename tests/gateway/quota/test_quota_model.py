@@ -131,11 +131,12 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule(
         key=st.sampled_from([11, 12, 21]),
-        input_tokens=st.integers(0, 30),
+        model=st.sampled_from(["small", "large"]),
+        input_tokens=st.integers(0, 40),
         output=st.integers(0, 60),
         patient=st.booleans(),
     )
-    def admit(self, key: int, input_tokens: int, output: int, patient: bool) -> None:
+    def admit(self, key: int, model: str, input_tokens: int, output: int, patient: bool) -> None:
         tenant = key // 10
         admission = asks(
             tenant=tenant,
@@ -144,6 +145,7 @@ class QuotaMachine(RuleBasedStateMachine):
             tenant_limits=self.limits[f"t{tenant}"],
             budgets=self.budgets[key],
             tenant_budgets=self.budgets[f"t{tenant}"],
+            model=model,
             input_tokens=input_tokens,
             output=output,
         )

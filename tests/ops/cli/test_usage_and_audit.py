@@ -76,7 +76,7 @@ def test_what_running_requests_hold_is_shown_as_reserved(busy: Operator) -> None
             database, redis = Database(settings), connect(settings)
             quota = RedisQuota(redis, settings, Ledger(database).usage_of, restore_s=0)
             limits, budgets = Limits(60, 100_000, 8), Budgets(day=1000)
-            admitted = await quota.admit(Admission("r", 1, 1, limits, limits, budgets, Budgets(), 30, 20, "{}"))
+            admitted = await quota.admit(Admission("r", 1, 1, limits, limits, budgets, Budgets(), "m", 30, 20, "{}"))
             assert isinstance(admitted, Admitted)
             await quota.aclose()
             await redis.aclose()
