@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.errors import SettingsError
 
@@ -41,6 +42,8 @@ def _origin(url: str) -> str:
         raise ValueError("credentials do not belong in a URL; use the auth_token")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("expected no path, query or fragment")
+    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", parts.hostname):
+        raise ValueError("expected a host of letters, digits, dots and hyphens, or an address")
     if parts.port == 0:
         raise ValueError("expected a port from 1 to 65535")
     return f"{parts.scheme}://{parts.netloc}"
@@ -61,10 +64,39 @@ def _listen(value: str) -> str:
     return value
 
 
+def _backend_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+        raise ValueError("expected a name of 1 to 40 lower-case letters, digits and hyphens")
+    return name
+
+
+def _token(token: SecretStr) -> SecretStr:
+    """A token travels in a header, so it has to be one that a header can hold."""
+    text = token.get_secret_value()
+    if not all(" " <= character <= "~" for character in text) or text != text.strip():
+        raise ValueError("expected a token of visible ASCII characters, without a line break or a blank around it")
+    return token
+
+
+def _credential_header(name: str) -> str:
+    """Every backend is stripped of the headers that carry credentials, so none of them may carry anything else."""
+    if name.lower() in _OTHER_HEADERS or name.lower().startswith(("x-envoy-", "x-forwarded-", "x-nz-")):
+        raise ValueError("expected a header that carries nothing else, such as Authorization or X-API-Key")
+    return name
+
+
+_OTHER_HEADERS = frozenset(
+    "accept accept-encoding connection content-encoding content-length content-type date expect forwarded host "
+    "keep-alive te trailer transfer-encoding upgrade user-agent via x-request-id".split()
+)
+
 Origin = Annotated[str, AfterValidator(_origin)]
 Address = Annotated[str, AfterValidator(_listen)]
 Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
+CredentialHeader = Annotated[HeaderName, AfterValidator(_credential_header)]
+CredentialScheme = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{0,64}$")]
+Token = Annotated[SecretStr, AfterValidator(_token)]
 
 
 class Backend(BaseModel):
@@ -72,11 +104,11 @@ class Backend(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    name: Annotated[str, AfterValidator(_backend_name)]
     base_url: Origin
-    auth_token: SecretStr | None = None
-    auth_header: HeaderName = "Authorization"
-    auth_scheme: str = "Bearer"
+    auth_token: Token | None = None
+    auth_header: CredentialHeader = "Authorization"
+    auth_scheme: CredentialScheme = "Bearer"
     replicas: tuple[Origin, ...] = ()
     ca_file: Path | None = None
     weight: PositiveInt = 1
@@ -123,9 +155,9 @@ class Settings(BaseSettings):
     ollama_connect_timeout_s: PositiveFloat = 5.0
     ollama_read_timeout_s: PositiveFloat = 600.0
     ollama_max_connections: PositiveInt = 64
-    ollama_auth_token: SecretStr = SecretStr("")
-    ollama_auth_header: HeaderName = "Authorization"
-    ollama_auth_scheme: str = "Bearer"
+    ollama_auth_token: Token = SecretStr("")
+    ollama_auth_header: CredentialHeader = "Authorization"
+    ollama_auth_scheme: CredentialScheme = "Bearer"
     ollama_backends: Annotated[tuple[Backend, ...], NoDecode] = ()
 
     model_discovery_refresh_s: PositiveFloat = 60.0
@@ -231,10 +263,39 @@ class Settings(BaseSettings):
             ),
         )
 
+    def with_backends_of(self, other: Settings) -> Settings:
+        """These settings with the backends of `other`."""
+        return self.model_copy(update={name: getattr(other, name) for name in BACKEND_SETTINGS})
+
     @property
     def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """Networks whose `X-Forwarded-For` is believed."""
         return tuple(ip_network(item, strict=False) for item in self.gateway_trusted_proxies)
+
+
+BACKEND_SETTINGS = (
+    "ollama_base_url",
+    "ollama_auth_token",
+    "ollama_auth_header",
+    "ollama_auth_scheme",
+    "ollama_backends",
+)
+"""What says which backends there are: the settings that take effect without a restart."""
+
+
+class _FileAlone(Settings):
+    """The settings as an env file has them, whatever the environment says."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (pydantic-settings' signature)
+        init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (dotenv_settings,)
 
 
 # Their values, or values nested in them, may hold a credential.
@@ -261,10 +322,22 @@ def load(env_file: Path | None = None) -> Settings:
     Raises SettingsError with one line per wrong setting: its name, its value unless it may hold a secret, and
     what is expected.
     """
-    path = env_file or default_env_file()
+    return _read(Settings, env_file or default_env_file())
+
+
+def load_file_alone(env_file: Path) -> Settings:
+    """The settings of `env_file`, whatever the environment says. Raises SettingsError as `load` does."""
+    return _read(_FileAlone, env_file)
+
+
+def _read(kind: type[Settings], path: Path | None) -> Settings:
     if path is not None and not path.is_file():
         raise SettingsError(f"the env file {path} does not exist")
     try:
-        return Settings(_env_file=path)
+        return kind(_env_file=path)
     except ValidationError as error:
         raise SettingsError("; ".join(_describe(each) for each in error.errors())) from None
+    except OSError as error:
+        raise SettingsError(f"the env file {path} cannot be read: {error.strerror or type(error).__name__}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"the env file {path} cannot be read: it is not UTF-8 ({error.reason})") from None

@@ -193,6 +193,7 @@ async def test_what_would_leak_or_reach_out_answers_as_a_server_that_is_not_sign
         (Auth(SecretStr("t0ken")), "Authorization: t0ken\r\n", 401),
         (Auth(SecretStr("t0ken")), "", 401),
         (Auth(SecretStr("t0ken"), "X-Token"), "X-Token: t0ken\r\n", 200),
+        (Auth(SecretStr("t0ken"), others=(SecretStr("next"),)), "Authorization: Bearer next\r\n", 200),
         (Auth(SecretStr("t0ken"), "X-Token"), "X-Token: other\r\n", 401),
     ],
 )

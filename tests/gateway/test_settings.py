@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import SettingsError
-from gateway.settings import Backend, Settings, load
+from gateway.settings import Backend, Settings, load, load_file_alone
 
 
 @pytest.fixture
@@ -25,7 +25,12 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("METER_GRPC_LISTEN=here", "METER_GRPC_LISTEN='here': expected HOST:PORT or unix:/absolute/path"),
         ("GATEWAY_TRUSTED_PROXIES=nobody", "GATEWAY_TRUSTED_PROXIES"),
         ("GATEWAY_REQUEST_ID_HEADER=X-Id", "GATEWAY_REQUEST_ID_HEADER='X-Id': expected X-Request-ID"),
-        ('OLLAMA_BACKENDS=[{"name":"A"}]', "OLLAMA_BACKENDS[0].name"),
+        ('OLLAMA_BACKENDS=[{"name":"A"}]', "OLLAMA_BACKENDS[0].name: expected a name of 1 to 40 lower-case letters"),
+        ("OLLAMA_BASE_URL=http://a b", "OLLAMA_BASE_URL='http://a b': expected a host of letters"),
+        ("OLLAMA_AUTH_HEADER=Host", "OLLAMA_AUTH_HEADER='Host': expected a header that carries nothing else"),
+        ("OLLAMA_AUTH_HEADER=X-Envoy-Retry-On", "expected a header that carries nothing else"),
+        ("OLLAMA_AUTH_SCHEME=a b", "OLLAMA_AUTH_SCHEME='a b'"),
+        ('OLLAMA_AUTH_TOKEN="a\\nb"', "OLLAMA_AUTH_TOKEN: expected a token of visible ASCII characters"),
         ('OLLAMA_BACKENDS={"name"', "OLLAMA_BACKENDS: expected a JSON list of backends"),
     ],
 )
@@ -59,6 +64,22 @@ def test_the_environment_wins_over_the_file(env: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("DEFAULT_RPM", "7")
     settings = load(env)
     assert (settings.default_rpm, settings.default_tpm) == (7, 6)
+
+
+def test_a_file_alone_says_nothing_of_the_environment(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env.write_text("DEFAULT_RPM=5\n")
+    monkeypatch.setenv("DEFAULT_RPM", "7")
+    monkeypatch.setenv("DEFAULT_TPM", "7")
+    alone = load_file_alone(env)
+    assert (alone.default_rpm, alone.default_tpm) == (5, Settings.model_fields["default_tpm"].default)
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(env: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        load(env)
+    env.write_bytes(b"A=\xff\n")
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        load(env)
 
 
 def test_one_backend_or_many(env: Path) -> None:

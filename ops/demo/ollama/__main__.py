@@ -25,20 +25,20 @@ def options(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--load-s", type=float, default=0.0, help="how long loading a model takes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--auth-header", default="Authorization")
-    parser.add_argument("--auth-token-file", type=Path, help="requests must carry the token in this file")
+    parser.add_argument("--auth-token-file", type=Path, help="requests must carry a token of this file, one a line")
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     given = parser.parse_args(arguments)
     host, _, port = given.listen.rpartition(":")
     if not host or not port.isdigit():
         parser.error("--listen: HOST:PORT is expected")
-    token = given.auth_token_file.read_text().strip() if given.auth_token_file else None
+    tokens = [SecretStr(line) for line in given.auth_token_file.read_text().split()] if given.auth_token_file else []
     return Options(
         host=host.strip("[]"),
         port=int(port),
         models=[name.strip() for name in given.models.split(",") if name.strip()],
         behaviour=Behaviour(tokens_per_s=given.tokens_per_s, load_s=given.load_s, seed=given.seed),
-        auth=Auth(SecretStr(token), given.auth_header) if token else None,
+        auth=Auth(tokens[0], given.auth_header, others=tuple(tokens[1:])) if tokens else None,
         tls_cert=given.tls_cert,
         tls_key=given.tls_key,
     )

@@ -20,17 +20,24 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """The credential a proxy before this Ollama asks for: `Authorization: Bearer token`, or a raw header."""
+    """The credential a proxy before this Ollama asks for: `Authorization: Bearer token`, or a raw header.
+
+    `others` are tokens that it takes as well, as such a proxy does while one is rotated.
+    """
 
     token: SecretStr
     header: str = "Authorization"
     scheme: str = "Bearer"
+    others: tuple[SecretStr, ...] = ()
 
     def accepts(self, request: web.Request) -> bool:
         """Whether the request carries it."""
-        secret = self.token.get_secret_value()
-        wanted = f"{self.scheme} {secret}" if self.header.lower() == "authorization" else secret
-        return hmac.compare_digest(request.headers.get(self.header, "").encode(), wanted.encode())
+        given = request.headers.get(self.header, "").encode()
+        return any(hmac.compare_digest(given, self._sent(token).encode()) for token in (self.token, *self.others))
+
+    def _sent(self, token: SecretStr) -> str:
+        secret = token.get_secret_value()
+        return f"{self.scheme} {secret}" if self.header.lower() == "authorization" else secret
 
 
 def refuse(request: web.Request, auth: Auth | None) -> web.Response | None:
