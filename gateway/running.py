@@ -20,7 +20,7 @@ log = structlog.get_logger()
 def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     """Loads the settings, runs `serve(settings, stop)` and sets `stop` on SIGTERM or SIGINT. Returns the exit code.
 
-    A wrong setting is one sentence on stderr and 1.
+    A wrong setting is one sentence on stderr and 1, also one that `serve` finds.
     """
     try:
         settings = load()
@@ -36,7 +36,11 @@ def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, 
             loop.add_signal_handler(number, stop.set)
         await serve(settings, stop)
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 (as above: for whoever started it)
+        return 1
     return 0
 
 

@@ -7,6 +7,8 @@ retries it on the next backend: strip every credential first, then add this back
 
 from __future__ import annotations
 
+import hashlib
+import json
 import ssl
 from collections.abc import Sequence
 from datetime import timedelta
@@ -40,12 +42,17 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 
 
 def secret_name(backend: Backend) -> str:
-    """Name of the backend's credential in SDS, and stem of its two files."""
-    return f"credential-{backend.name}"
+    """Name of the backend's credential in SDS, and stem of its two files.
+
+    It is of one destination: a backend that gets another address gets another secret, because Envoy takes clusters
+    and secrets up at moments of its own, and no token may go where it was not meant to. A new token alone keeps it.
+    """
+    destination = [sorted(backend.urls), str(backend.ca_file), backend.auth_header.lower(), backend.auth_scheme]
+    return f"credential-{backend.name}-{hashlib.sha256(json.dumps(destination).encode()).hexdigest()[:8]}"
 
 
 def render_clusters(settings: Settings, directory: Path) -> list[cluster.Cluster]:
-    """One cluster per backend, in priority order. `directory` is where the SDS files and the hold filter lie."""
+    """One cluster per backend. `directory` is where the SDS files and the hold filter lie."""
     strip = sorted({*CREDENTIAL_HEADERS, *(b.auth_header.lower() for b in settings.backends)})
     return [_cluster(backend, settings, strip, directory) for backend in settings.backends]
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from string import Template
 from typing import cast
@@ -16,6 +18,7 @@ import betterproto2
 
 from gateway import grpc_serving
 from gateway.settings import Settings
+from ops import envoy_cds
 from ops.envoy_clusters import HOLD_RESPONSE_WASM, render_clusters, secret_name
 from ops.envoy_replies import local_reply_config
 
@@ -24,6 +27,8 @@ _REWRITING_BYTES = 65_536
 _SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
 # betterproto2's own casings misspell names such as `consecutive_5xx`; protobuf JSON takes the declared names as well.
 _AS_DECLARED = cast("betterproto2.Casing", str)
+_SECRET_FILE = re.compile(r"credential-[a-z0-9-]+-[0-9a-f]{8}\.(yaml|token)")
+CLUSTERS_FILE = "cds.yaml"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 
@@ -35,6 +40,15 @@ def source_directory() -> Path:
 
 def render(settings: Settings, directory: Path) -> dict[str, bytes]:
     """File name -> content of everything but secrets, for Envoy to read from `directory`. No value is a secret."""
+    return {
+        **render_fixed(settings, directory),
+        **render_sds(settings, directory),
+        CLUSTERS_FILE: envoy_cds.document(clusters(settings, directory)),
+    }
+
+
+def render_fixed(settings: Settings, directory: Path) -> dict[str, bytes]:
+    """The files that know of no backend: bootstrap, listener and the hold filter."""
     values = {
         "NODE_ID": json.dumps(f"gateway-{settings.gateway_bind_port}"),
         "DIRECTORY": str(directory),
@@ -57,15 +71,22 @@ def render(settings: Settings, directory: Path) -> dict[str, bytes]:
         for name in ("bootstrap.yaml", "listener.yaml")
     }
     files[HOLD_RESPONSE_WASM] = (source / HOLD_RESPONSE_WASM).read_bytes()
-    for backend in settings.backends:
-        if backend.credential():
-            files[f"{secret_name(backend)}.yaml"] = _sds(secret_name(backend), directory)
-    clusters = [
-        {"@type": _CLUSTER_TYPE, **cluster.to_dict(casing=_AS_DECLARED)}
-        for cluster in render_clusters(settings, directory)
-    ]
-    files["cds.yaml"] = json.dumps({"resources": clusters}, indent=1).encode()
     return files
+
+
+def render_sds(settings: Settings, directory: Path) -> dict[str, bytes]:
+    """One file per backend with a credential, which says where Envoy reads it."""
+    return {
+        f"{secret_name(backend)}.yaml": _sds(secret_name(backend), directory)
+        for backend in settings.backends
+        if backend.credential()
+    }
+
+
+def clusters(settings: Settings, directory: Path) -> envoy_cds.Clusters:
+    """Every backend's cluster as it stands in cds.yaml."""
+    rendered = [cluster.to_dict(casing=_AS_DECLARED) for cluster in render_clusters(settings, directory)]
+    return {cluster["name"]: {"@type": _CLUSTER_TYPE, **cluster} for cluster in rendered}
 
 
 def render_secrets(settings: Settings) -> dict[str, bytes]:
@@ -81,8 +102,16 @@ def write(settings: Settings, directory: Path) -> None:
     """Writes all files into `directory` (0700), secrets first and the clusters that name them last."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {**render_secrets(settings), **render(settings, directory)}
-    for name in sorted(files, key=lambda name: (name == "cds.yaml", name)):
+    for name in sorted(files, key=lambda name: (name == CLUSTERS_FILE, name)):
         write_atomically(directory / name, files[name])
+    forget_secrets(directory, keep={secret_name(backend) for backend in settings.backends})
+
+
+def forget_secrets(directory: Path, keep: Collection[str]) -> None:
+    """Deletes the credentials in `directory` that have none of the names `keep`, and no other file."""
+    for path in directory.iterdir():
+        if _SECRET_FILE.fullmatch(path.name) and path.stem not in keep:
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""control's composition root: discovery, the reaper, and the files that Envoy reads."""
+"""control's composition root: discovery, the reaper, and the files that Envoy reads, now and when backends change."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import structlog
 from gateway import running
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis_quota import RedisQuota
-from gateway.settings import Settings
+from gateway.settings import Settings, default_env_file
 from gateway.stores.catalog import CatalogStore
 from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.redis_connection import connect
 from gateway.stores.retention import Retention
-from ops import envoy_files
 from ops.control.discovery import Discovery, Prober
+from ops.control.envoy_admin import EnvoyAdmin
 from ops.control.reaper import Reaper
+from ops.control.reload import Reload
+from ops.control.rollout import Rollout
 from ops.control.upkeep import Upkeep
 
 log = structlog.get_logger()
@@ -28,7 +30,6 @@ log = structlog.get_logger()
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Runs until `stop` is set."""
-    envoy_files.write(settings, settings.envoy_config_dir)
     async with AsyncExitStack() as stack:
         database = Database(settings)
         stack.push_async_callback(database.close)
@@ -40,14 +41,22 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         prober = Prober(session, settings.ollama_connect_timeout_s)
         discovery = Discovery(settings, prober, CatalogStore(redis))
+        rollout = Rollout(settings.envoy_config_dir, EnvoyAdmin(settings.envoy_admin_listen))
+        reload = Reload(settings, default_env_file(), rollout, discovery)
         background = [
-            asyncio.create_task(discovery.run(), name="discovery"),
+            asyncio.create_task(_follow_backends(reload, discovery), name="backends"),
             asyncio.create_task(EpochWatch(quota, discovery.at_once).run(), name="epoch"),
             asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
             asyncio.create_task(Upkeep(Retention(database), settings).run(), name="upkeep"),
         ]
         stack.push_async_callback(running.cancel, background)
         await running.until_stopped(stop, *background)
+
+
+async def _follow_backends(reload: Reload, discovery: Discovery) -> None:
+    """Discovery names backends to authz, so it begins when Envoy has them."""
+    await reload.start()
+    await asyncio.gather(reload.run(), discovery.run())
 
 
 def main() -> int:

@@ -7,37 +7,33 @@ Envoy's fail-over instead of making its models vanish. When nobody has a word le
 from __future__ import annotations
 
 import asyncio
-import json
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import structlog
 
 from gateway.errors import StoreUnavailable
+from gateway.running import cancel
 from gateway.settings import Backend, Settings
 from gateway.stores.catalog import CatalogStore
 from ops.control.merge import Observation, merge
+from ops.ollama_probe import OllamaClient, ProbeError
 
 log = structlog.get_logger()
 
-ANSWER_BYTES_MAX = 8 * 1024 * 1024
-ANSWER_TIMEOUT_S = 10.0
-
-
-class ProbeError(Exception):
-    """A backend's answer is missing or is no Ollama's; the text says which in one sentence, without a secret."""
+# How long the models of a new backend hold up what is known of the others.
+FIRST_LOOK_S = 1.0
 
 
 class Prober:
     """Asks one backend with exactly the headers and the TLS trust that Envoy uses for it."""
 
     def __init__(self, session: aiohttp.ClientSession, connect_timeout_s: float) -> None:
-        self._session = session
-        self._timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S, sock_connect=connect_timeout_s)
+        self._client = OllamaClient(session, connect_timeout_s)
 
     async def observe(self, backend: Backend) -> Observation:
         """Version, models and running models, from the first replica that answers. Raises ProbeError."""
@@ -45,40 +41,15 @@ class Prober:
         for url in backend.urls:
             try:
                 version, tags, running = await asyncio.gather(
-                    self._get(backend, url, "/api/version"),
-                    self._get(backend, url, "/api/tags"),
-                    self._get(backend, url, "/api/ps"),
+                    self._client.ask(backend, url, "/api/version"),
+                    self._client.ask(backend, url, "/api/tags"),
+                    self._client.ask(backend, url, "/api/ps"),
                 )
             except ProbeError as error:
                 problem = error
                 continue
             return Observation(backend, _text(version.get("version")), _rows(tags), _rows(running))
         raise problem
-
-    async def _get(self, backend: Backend, url: str, path: str) -> dict[str, Any]:
-        credential = backend.credential()
-        headers = {credential[0]: credential[1].get_secret_value()} if credential else {}
-        try:
-            async with self._session.get(
-                url + path, headers=headers, timeout=self._timeout, ssl=_trust(backend), allow_redirects=False
-            ) as answer:
-                if answer.status != 200:
-                    raise ProbeError(f"{url}{path} answered {answer.status}")
-                document = json.loads(await _bounded_body(answer))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise ProbeError(f"{url}{path} did not answer: {type(error).__name__}") from error
-        if not isinstance(document, dict):
-            raise ProbeError(f"{url}{path} is not an Ollama: its answer is no JSON object")
-        return document
-
-
-async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in answer.content.iter_any():
-        body += chunk
-        if len(body) > ANSWER_BYTES_MAX:
-            raise ProbeError(f"{answer.url} answered more than {ANSWER_BYTES_MAX} bytes")
-    return bytes(body)
 
 
 class Discovery:
@@ -91,17 +62,46 @@ class Discovery:
         self._prober = prober
         self._store = store
         self._monotonic = monotonic
+        self._backends = settings.backends
         self._last: dict[str, tuple[float, Observation]] = {}
         self._wanted = asyncio.Event()
+        self._publishing = asyncio.Lock()
 
     def at_once(self) -> None:
         """The next refresh comes now: the store may have lost the snapshot."""
         self._wanted.set()
 
+    async def use(self, backends: tuple[Backend, ...]) -> None:
+        """Publishes these backends, in this order, and asks them from now on; no other is published afterwards.
+
+        What is known of a backend stays known while one of its addresses does. Raises StoreUnavailable; it may be
+        called again with the same backends.
+        """
+        before, self._last = self._last, {}
+        self._backends = backends
+        for backend in backends:
+            at, seen = before.get(backend.name, (0.0, None))
+            if seen is not None and set(seen.backend.urls) & set(backend.urls):
+                self._last[backend.name] = (at, replace(seen, backend=backend))
+        unseen = [backend for backend in backends if backend.name not in self._last]
+        looks = [asyncio.create_task(self._prober.observe(backend)) for backend in unseen]
+        try:
+            if looks:
+                await asyncio.wait(looks, timeout=FIRST_LOOK_S)
+            for backend, look in zip(unseen, looks, strict=True):
+                if look.done() and look.exception() is None:
+                    self._last[backend.name] = (self._monotonic(), look.result())
+        finally:
+            await cancel(looks)
+        await self._publish(backends)
+        self.at_once()
+
     async def refresh(self) -> bool:
         """Asks all backends in parallel and publishes what is known. True when every backend answered."""
-        backends = self._settings.backends
+        backends = self._backends
         answers = await asyncio.gather(*(self._prober.observe(b) for b in backends), return_exceptions=True)
+        if backends is not self._backends:
+            return True
         now = self._monotonic()
         complete = True
         for backend, answer in zip(backends, answers, strict=True):
@@ -112,13 +112,30 @@ class Discovery:
                 log.warning("backend_not_seen", backend=backend.name, reason=str(answer))
             else:
                 raise answer
-        ttl_s = self._settings.model_discovery_cache_ttl_s
-        fresh = [
-            self._last[b.name][1] for b in backends if b.name in self._last and now - self._last[b.name][0] < ttl_s
-        ]
-        if fresh:
-            await self._store.publish(merge(fresh), ttl_s)
+        await self._publish(backends)
         return complete
+
+    async def _publish(self, backends: tuple[Backend, ...]) -> None:
+        """What is known of them, unless others have taken their place by now.
+
+        When nothing is known, the snapshot is left to expire, but not one that names a backend which has gone.
+        """
+        ttl_s, now = self._settings.model_discovery_cache_ttl_s, self._monotonic()
+        async with self._publishing:
+            if backends is not self._backends:
+                return
+            fresh = [
+                self._last[b.name][1] for b in backends if b.name in self._last and now - self._last[b.name][0] < ttl_s
+            ]
+            if fresh:
+                await self._store.publish(merge(fresh), ttl_s)
+            elif await self._names_another(backends):
+                await self._store.withdraw()
+
+    async def _names_another(self, backends: tuple[Backend, ...]) -> bool:
+        snapshot = await self._store.fetch(unless_version="")
+        published = snapshot.catalog.backends if snapshot and snapshot.catalog else ()
+        return not {state.name for state in published} <= {backend.name for backend in backends}
 
     async def run(self) -> None:
         """For ever; a store that is away is retried."""
@@ -134,10 +151,6 @@ class Discovery:
                 async with asyncio.timeout(pause_s):
                     await self._wanted.wait()
             self._wanted.clear()
-
-
-def _trust(backend: Backend) -> ssl.SSLContext | bool:
-    return ssl.create_default_context(cafile=str(backend.ca_file)) if backend.ca_file else True
 
 
 def _text(value: object) -> str | None:

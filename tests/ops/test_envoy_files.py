@@ -10,14 +10,15 @@ import yaml
 
 from gateway.dialects import error_object
 from gateway.errors import MESSAGE, Code
-from gateway.settings import Settings
+from gateway.settings import Backend, Settings
 from gateway.surfaces import SURFACES, Dialect, dialect_of
 from ops.embedded import binaries
+from ops.envoy_clusters import secret_name
 from ops.envoy_files import render, render_secrets, write
 from ops.envoy_replies import local_reply_config
 
 TOKEN = "a-token-that-must-not-show"
-BACKENDS = [
+BACKENDS: list[dict[str, Any]] = [
     {"name": "near", "base_url": "http://127.0.0.1:11434", "replicas": ["http://127.0.0.1:11435"], "auth_token": TOKEN},
     {"name": "far", "base_url": "https://ollama.example.com", "auth_token": TOKEN, "auth_header": "X-API-Key"},
     {"name": "bare", "base_url": "http://ollama.example.com:11434"},
@@ -88,10 +89,39 @@ def test_only_the_routes_to_backends_have_a_way_upstream_of_their_own(settings: 
 
 def test_no_secret_stands_in_a_file_that_envoy_shows(settings: Settings, tmp_path: Path) -> None:
     assert all(TOKEN.encode() not in content for content in render(settings, tmp_path).values())
+    near, far, _ = settings.backends
     assert render_secrets(settings) == {
-        "credential-near.token": f"Bearer {TOKEN}".encode(),
-        "credential-far.token": TOKEN.encode(),
+        f"{secret_name(near)}.token": f"Bearer {TOKEN}".encode(),
+        f"{secret_name(far)}.token": TOKEN.encode(),
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "is_the_same"),
+    [
+        ({"auth_token": "another"}, True),
+        ({"weight": 7}, True),
+        ({"base_url": "http://127.0.0.1:9"}, False),
+        ({"replicas": ["http://127.0.0.1:9"]}, False),
+        ({"auth_header": "X-API-Key"}, False),
+        ({"auth_scheme": "Token"}, False),
+    ],
+)
+def test_a_secret_belongs_to_one_destination_so_that_a_token_never_follows_a_name(
+    change: dict[str, Any], is_the_same: bool
+) -> None:
+    before, after = Backend.model_validate(BACKENDS[0]), Backend.model_validate(BACKENDS[0] | change)
+    assert (secret_name(before) == secret_name(after)) == is_the_same
+
+
+def test_credentials_that_no_backend_has_any_more_are_deleted_and_nothing_else(
+    settings: Settings, tmp_path: Path
+) -> None:
+    write(settings, tmp_path)
+    (tmp_path / "credential-of-somebody-else.token").write_text("kept")
+    bare = settings.model_copy(update={"ollama_backends": settings.backends[2:]})
+    write(bare, tmp_path)
+    assert {path.name for path in tmp_path.glob("credential*")} == {"credential-of-somebody-else.token"}
 
 
 def test_every_file_is_private(settings: Settings, tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""Backends that change in the env file take effect while everything runs.
+
+A change is read with all the rules of a start. One that is wrong is refused with one line in the log, and what was in
+force stays so. The order, in which no request ever names a cluster that Envoy does not have: Envoy gets what is new and
+says that it uses it; then the published snapshot names the backends as they are wanted; when no check can be under way
+that read the one before, Envoy loses what is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from authz.catalog_view import REFRESH_S
+from authz.gate import CHECK_TIMEOUT_S
+from gateway.errors import SettingsError, StoreUnavailable
+from gateway.settings import BACKEND_SETTINGS, Backend, Settings, load
+from ops.control.discovery import Discovery
+from ops.control.env_watch import EnvWatch
+from ops.control.envoy_admin import NotTaken
+from ops.control.rollout import Rollout
+
+log = structlog.get_logger()
+
+POLL_S = 0.2
+RETRY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of the backends: names, each in the order of the configuration."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    order: tuple[str, ...]
+
+
+def compare(before: tuple[Backend, ...], after: tuple[Backend, ...]) -> Change | None:
+    """None when they are the same in the same order. Says nothing of what changed in a backend: it may be a token."""
+    if before == after:
+        return None
+    old, new = {backend.name: backend for backend in before}, {backend.name: backend for backend in after}
+    return Change(
+        added=tuple(name for name in new if name not in old),
+        removed=tuple(name for name in old if name not in new),
+        changed=tuple(name for name in new if name in old and new[name] != old[name]),
+        order=tuple(new),
+    )
+
+
+def need_restart(running: Settings, read: Settings) -> frozenset[str]:
+    """The settings, as an env file names them, that are read differently now and take effect at the next start."""
+    names = set(Settings.model_fields) - set(BACKEND_SETTINGS)
+    return frozenset(name.upper() for name in names if getattr(running, name) != getattr(read, name))
+
+
+def retirement_s(redis_timeout_s: float) -> float:
+    """How long after a snapshot is published a check may still be answered by the one before.
+
+    An authz looks every REFRESH_S, with two calls to Redis, and a check that read the old one is over within
+    CHECK_TIMEOUT_S. One that cannot reach Redis meanwhile admits nobody.
+    """
+    return REFRESH_S + 2 * redis_timeout_s + CHECK_TIMEOUT_S + 1.0
+
+
+class Reload:
+    """`start` brings Envoy up to the settings of the start; `run` follows the env file, if there is one."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        env_file: Path | None,
+        rollout: Rollout,
+        discovery: Discovery,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._started_with = settings
+        self._settings = settings
+        self._env_file = env_file
+        self._rollout = rollout
+        self._discovery = discovery
+        self._monotonic = monotonic
+        self._restart_needed: frozenset[str] = frozenset()
+        self._retire_at: float | None = None
+        self._retry_at: float | None = None
+
+    async def start(self) -> None:
+        """Returns when a request may name the backends; nobody may publish them before. Raises SettingsError."""
+        while True:
+            try:
+                return await self._rollout.start(self._settings)
+            except NotTaken as error:
+                log.error("backends_postponed", reason=str(error), retry_in_s=RETRY_S)
+                await asyncio.sleep(RETRY_S)
+
+    async def run(self) -> None:
+        """For ever."""
+        await self._name()
+        watch = EnvWatch(self._env_file) if self._env_file else None
+        while True:
+            await asyncio.sleep(POLL_S)
+            if (watch is not None and watch.changed()) or self._is_due(self._retry_at):
+                self._retry_at = None
+                await self._read()
+            if self._is_due(self._retire_at):
+                await self._retire()
+
+    async def _read(self) -> None:
+        try:
+            read = load(self._env_file)
+            await self._take(self._started_with.with_backends_of(read))
+        except (SettingsError, OSError) as error:
+            log.error("backends_refused", reason=str(error))
+            return
+        except NotTaken as error:
+            log.error("backends_postponed", reason=str(error), retry_in_s=RETRY_S)
+            self._retry_at = self._monotonic() + RETRY_S
+            return
+        needed = need_restart(self._started_with, read)
+        if needed - self._restart_needed:
+            log.warning("restart_needed", settings=sorted(needed))
+        self._restart_needed = needed
+
+    async def _take(self, wanted: Settings) -> None:
+        change = compare(self._settings.backends, wanted.backends)
+        if change is None:
+            return
+        await self._rollout.advance(wanted)
+        self._settings = wanted
+        await self._name()
+        log.info(
+            "backends_changed", added=change.added, removed=change.removed, changed=change.changed, order=change.order
+        )
+
+    async def _retire(self) -> None:
+        try:
+            await self._rollout.retire(self._settings)
+        except (NotTaken, OSError) as error:
+            log.error("backends_not_retired", reason=str(error), retry_in_s=RETRY_S)
+            self._retire_at = self._monotonic() + RETRY_S
+        else:
+            self._retire_at = None
+
+    async def _name(self) -> None:
+        """Has the backends published; until Redis takes that, nothing that is gone is taken from Envoy."""
+        while True:
+            try:
+                await self._discovery.use(self._settings.backends)
+            except StoreUnavailable as error:
+                log.warning("snapshot_not_published", reason=str(error))
+                await asyncio.sleep(POLL_S)
+            else:
+                self._retire_at = self._monotonic() + retirement_s(self._settings.redis_timeout_s)
+                return
+
+    def _is_due(self, at: float | None) -> bool:
+        return at is not None and self._monotonic() >= at

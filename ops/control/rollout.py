@@ -1,0 +1,92 @@
+"""Puts clusters and credentials where Envoy finds them, in the order of ops/envoy_cds.py, and waits for Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from gateway.errors import SettingsError
+from gateway.settings import Settings
+from ops import envoy_cds, envoy_files
+from ops.control import check
+from ops.control.envoy_admin import EnvoyAdmin, NotTaken, Rejected
+
+TAKEN_WITHIN_S = 10.0
+# Where nobody answers on the admin interface, Envoy either is not there, and will read all files when it starts, or
+# cannot be asked: it notices a renamed file at once and needs a moment to connect.
+UNSEEN_GRACE_S = 1.0
+
+
+class Rollout:
+    """The files of one directory. One call of `advance` or `retire` at a time."""
+
+    def __init__(self, directory: Path, admin: EnvoyAdmin) -> None:
+        self._directory = directory
+        self._admin = admin
+        self._present: envoy_cds.Clusters = {}
+
+    async def start(self, settings: Settings) -> None:
+        """Writes what does not depend on the backends, then as `advance`. An Envoy that runs goes on meanwhile."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._put(envoy_files.render_fixed(settings, self._directory))
+        if await self._admin.clusters() is None:
+            check.authorities(settings)
+            envoy_files.write(settings, self._directory)
+        try:
+            self._present = envoy_cds.parse((self._directory / envoy_files.CLUSTERS_FILE).read_bytes())
+        except (FileNotFoundError, ValueError):
+            self._present = {}
+        await self.advance(settings)
+
+    async def advance(self, settings: Settings) -> None:
+        """Gives Envoy the backends of `settings`, beside those that it has; returns when a request may name them.
+
+        Raises SettingsError when they are wrong and NotTaken when Envoy does not answer for them. Then Envoy has, or
+        will have, what it had before.
+        """
+        check.authorities(settings)
+        plan = envoy_cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
+        if plan.steps:
+            await check.clusters(settings)
+        files = {**envoy_files.render_secrets(settings), **envoy_files.render_sds(settings, self._directory)}
+        in_use = envoy_cds.secrets_of(self._present)
+        self._put({name: content for name, content in files.items() if Path(name).stem not in in_use})
+        try:
+            for step in plan.steps:
+                await self._give(step)
+        except (NotTaken, OSError) as error:
+            self._put({envoy_files.CLUSTERS_FILE: envoy_cds.document(self._present)})
+            envoy_files.forget_secrets(self._directory, keep=in_use)
+            if isinstance(error, Rejected):
+                raise SettingsError(f"OLLAMA_BACKENDS: {error}") from None
+            raise
+        # Tokens of clusters that are there already, whose address is the same: last, so that a refusal leaves them.
+        self._put(files)
+        self._present = plan.steps[-1] if plan.steps else self._present
+
+    async def retire(self, settings: Settings) -> None:
+        """Takes away what the backends of `settings` do not need, once no request can name it any more.
+
+        Raises NotTaken when Envoy does not answer for it; then it may be called again.
+        """
+        plan = envoy_cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
+        if envoy_cds.version_of(plan.last) != envoy_cds.version_of(self._present):
+            await self._give(plan.last)
+            self._present = plan.last
+        # Not before Envoy has let go of them: it would complain that they cannot be read.
+        envoy_files.forget_secrets(self._directory, keep=envoy_cds.secrets_of(plan.last))
+
+    async def _give(self, clusters: envoy_cds.Clusters) -> None:
+        before = await self._admin.clusters()
+        self._put({envoy_files.CLUSTERS_FILE: envoy_cds.document(clusters)})
+        if before is None:
+            await asyncio.sleep(UNSEEN_GRACE_S)
+        else:
+            await self._admin.until_taken(envoy_cds.version_of(clusters), before.rejections, TAKEN_WITHIN_S)
+
+    def _put(self, files: dict[str, bytes]) -> None:
+        """Writes those that say something new, each by a rename."""
+        for name, content in files.items():
+            path = self._directory / name
+            if not path.exists() or path.read_bytes() != content:
+                envoy_files.write_atomically(path, content)

@@ -1,0 +1,182 @@
+"""Other backends for a real Envoy, which runs with nothing behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.errors import SettingsError
+from gateway.settings import Settings
+from ops import envoy_files
+from ops.control import check
+from ops.control.envoy_admin import ClusterState, EnvoyAdmin, NotTaken, parse
+from ops.control.rollout import Rollout
+from ops.embedded import binaries
+from tests.e2e.stack import free_port
+
+TOKEN = "s3cret-token"
+A = {"name": "a", "base_url": "http://127.0.0.1:1", "auth_token": TOKEN}
+B = {"name": "b", "base_url": "http://127.0.0.1:2"}
+TOO_LONG_FOR_ENVOY_S = 4e11
+"""Longer than a protobuf duration may be: right for the settings, and refused by Envoy."""
+
+
+class Running:
+    """An Envoy, its directory, and what it says on its admin interface."""
+
+    def __init__(self, directory: Path, process: asyncio.subprocess.Process) -> None:
+        self.directory = directory
+        self.process = process
+        self.admin = EnvoyAdmin(f"unix:{directory}/admin.sock")
+        self.rollout = Rollout(directory, self.admin)
+
+    def settings(self, *backends: dict[str, Any], **others: Any) -> Settings:
+        return settings(self.directory, *backends, **others)
+
+    async def dump(self) -> str:
+        connector = aiohttp.UnixConnector(f"{self.directory}/admin.sock")
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get("http://envoy/config_dump?include_eds") as answer,
+        ):
+            return await answer.text()
+
+    async def clusters(self) -> set[str]:
+        dump = json.loads(await self.dump())
+        (found,) = (each for each in dump["configs"] if each["@type"].endswith("ClustersConfigDump"))
+        return {each["cluster"]["name"] for each in found.get("dynamic_active_clusters", ())}
+
+    def tokens(self) -> list[str]:
+        return [path.read_text() for path in self.directory.glob("credential-*.token")]
+
+
+def settings(directory: Path, *backends: dict[str, Any], **others: Any) -> Settings:
+    return Settings.model_validate(
+        {
+            "ollama_backends": backends,
+            "envoy_config_dir": directory,
+            "envoy_admin_listen": f"unix:{directory}/admin.sock",
+            "gateway_bind_host": "127.0.0.1",
+            **others,
+        }
+    )
+
+
+@pytest.fixture
+async def envoy(tmp_path: Path) -> AsyncIterator[Running]:
+    """Has the backend `a`."""
+    envoy_files.write(settings(tmp_path, A, gateway_bind_port=free_port()), tmp_path)
+    process = await asyncio.create_subprocess_exec(
+        *(str(binaries.envoy()), "--config-path", str(tmp_path / "bootstrap.yaml"), "--concurrency", "1"),
+        *("--disable-hot-restart", "--log-level", "error"),
+    )
+    try:
+        running = Running(tmp_path, process)
+        async with asyncio.timeout(30):
+            while await running.admin.clusters() is None or await running.clusters() != {"backend:a"}:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await running.rollout.start(running.settings(A))
+        yield running
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_envoy_uses_what_is_added_and_loses_what_goes_only_when_it_is_retired(envoy: Running) -> None:
+    await envoy.rollout.advance(envoy.settings(A, B))
+    assert await envoy.clusters() == {"backend:a", "backend:b"}
+    await envoy.rollout.advance(envoy.settings(B))
+    assert await envoy.clusters() == {"backend:a", "backend:b"}
+    assert envoy.tokens() == [f"Bearer {TOKEN}"]
+    await envoy.rollout.retire(envoy.settings(B))
+    assert await envoy.clusters() == {"backend:b"}
+    assert envoy.tokens() == []
+
+
+async def test_a_new_order_or_token_leaves_the_clusters_as_they_are(envoy: Running) -> None:
+    await envoy.rollout.advance(envoy.settings(A, B))
+    before = (envoy.directory / "cds.yaml").stat()
+    await envoy.rollout.advance(envoy.settings(B, {**A, "auth_token": "another"}))
+    await envoy.rollout.retire(envoy.settings(B, {**A, "auth_token": "another"}))
+    assert (envoy.directory / "cds.yaml").stat() == before
+    assert envoy.tokens() == ["Bearer another"]
+
+
+async def test_the_admin_interface_shows_no_token(envoy: Running) -> None:
+    assert TOKEN not in await envoy.dump()
+    assert "credential-a-" in await envoy.dump()
+
+
+@pytest.mark.parametrize("binary_is_at_hand", [True, False])
+async def test_what_envoy_refuses_leaves_what_was_in_force(
+    envoy: Running, binary_is_at_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not binary_is_at_hand:
+        monkeypatch.setattr(check, "envoy_program", lambda: None)
+    changed = {**A, "auth_token": "another"}
+    with pytest.raises(SettingsError, match=r"^OLLAMA_BACKENDS: Envoy refuses"):
+        await envoy.rollout.advance(envoy.settings(changed, B, ollama_connect_timeout_s=TOO_LONG_FOR_ENVOY_S))
+    assert envoy.tokens() == [f"Bearer {TOKEN}"]
+    assert await envoy.clusters() == {"backend:a"}
+    await envoy.rollout.advance(envoy.settings(changed, B))
+    assert await envoy.clusters() == {"backend:a", "backend:b"}
+
+
+async def test_an_authority_that_cannot_be_read_is_refused_by_name(envoy: Running, tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("")
+    for file in ("nowhere.pem", "empty.pem"):
+        backend = {"name": "c", "base_url": "https://127.0.0.1:3", "ca_file": str(tmp_path / file)}
+        with pytest.raises(SettingsError, match=f"the ca_file .*{file} of c cannot be used"):
+            await envoy.rollout.advance(envoy.settings(A, backend))
+    assert await envoy.clusters() == {"backend:a"}
+
+
+async def test_a_control_that_starts_again_goes_on_in_order(envoy: Running) -> None:
+    """What it finds in the directory is what Envoy has, also of a backend that has gone meanwhile."""
+    again = Rollout(envoy.directory, envoy.admin)
+    await again.start(envoy.settings(B))
+    assert await envoy.clusters() == {"backend:a", "backend:b"}
+    await again.retire(envoy.settings(B))
+    assert await envoy.clusters() == {"backend:b"}
+
+
+async def test_an_envoy_that_hangs_gets_nothing_new(envoy: Running) -> None:
+    os.kill(envoy.process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(NotTaken):
+            await envoy.rollout.advance(envoy.settings(A, B))
+    finally:
+        os.kill(envoy.process.pid, signal.SIGCONT)
+    assert await envoy.clusters() == {"backend:a"}
+    await envoy.rollout.advance(envoy.settings(A, B))
+    assert await envoy.clusters() == {"backend:a", "backend:b"}
+
+
+async def test_without_an_envoy_the_files_are_written_for_its_start(tmp_path: Path) -> None:
+    directory = tmp_path / "envoy"
+    rollout = Rollout(directory, EnvoyAdmin(f"unix:{tmp_path}/nobody.sock"))
+    await rollout.start(settings(directory, A))
+    await rollout.advance(settings(directory, B))
+    await rollout.retire(settings(directory, B))
+    assert {path.name for path in directory.iterdir()} == {
+        "bootstrap.yaml",
+        "listener.yaml",
+        "hold_response.wasm",
+        "cds.yaml",
+    }
+
+
+def test_envoys_figures_are_read() -> None:
+    text = "cluster_manager.cds.update_failure: 1\ncluster_manager.cds.update_rejected: 2\n"
+    text += 'cluster_manager.cds.version_text: "v1"\n'
+    assert parse(text + "cluster_manager.warming_clusters: 4\n") == ClusterState("v1", 4, 3)
+    with pytest.raises(ValueError, match="warming_clusters"):
+        parse(text)
