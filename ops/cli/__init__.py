@@ -33,6 +33,12 @@ PANELS: dict[str, dict[str, str]] = {
         "set-budget": "ops.cli.policy:set_budget",
         "set-models": "ops.cli.policy:set_models",
     },
+    "Backends": {
+        "add-backend": "ops.cli.backends:add_backend",
+        "remove-backend": "ops.cli.backends:remove_backend",
+        "list-backends": "ops.cli.backends:list_backends",
+        "probe-ollama": "ops.cli.backends:probe_ollama",
+    },
     "Reports": {
         "show-usage": "ops.cli.usage:show_usage",
         "show-audit": "ops.cli.audit:show_audit",
@@ -40,6 +46,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Upkeep": {
         "migrate": "ops.cli.upkeep:migrate",
         "prune": "ops.cli.upkeep:prune",
+        "render-envoy": "ops.cli.upkeep:render_envoy",
     },
 }
 

@@ -1,9 +1,10 @@
-"""migrate and prune."""
+"""migrate, prune and render-envoy."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import rich_click as click
 
@@ -37,3 +38,21 @@ def prune(session: Session, as_json: bool) -> None:
         return print_json({"audit_partitions": pruned.audit_partitions, "prompts": pruned.prompts})
     dropped = ", ".join(pruned.audit_partitions) or "none"
     return click.echo(f"dropped months of the audit log: {dropped}; deleted prompts: {pruned.prompts}")
+
+
+@click.command("render-envoy")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write to; made if new."
+)
+@json_option
+@pass_session
+def render_envoy(session: Session, out: Path, as_json: bool) -> None:
+    """Write everything that Envoy reads, as control would: configuration, and tokens in files of mode 0600."""
+    # Envoy's message classes take a second to load, which no other command should wait for.
+    from ops import envoy_files
+
+    directory = out.absolute()
+    envoy_files.write(session.settings, directory)
+    if as_json:
+        return print_json({"directory": str(directory), "bootstrap": str(directory / "bootstrap.yaml")})
+    return click.echo(f"envoy --config-path {directory / 'bootstrap.yaml'}")

@@ -38,6 +38,16 @@ def test_the_file_is_private_and_untouched_when_nothing_changes(tmp_path: Path) 
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_file_keeps_its_mode_and_a_link_its_place(tmp_path: Path) -> None:
+    path, link = tmp_path / "real.env", tmp_path / ".env"
+    path.write_text("A=1\n")
+    path.chmod(0o644)
+    link.symlink_to(path.name)
+    env_file.update(link, {"A": "2"})
+    assert link.is_symlink()
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("A=2\n", 0o644)
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"])))
 def test_every_one_line_value_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
     path = tmp_path_factory.mktemp("env") / ".env"
