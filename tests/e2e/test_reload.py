@@ -1,0 +1,175 @@
+"""Backends that come, change and go in the env file of a running stack, as operators change it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ops.embedded import env_file
+from tests.e2e.conftest import BACKEND_TOKEN
+from tests.e2e.stack import Simulator, Stack, eventually, set_env, simulator
+
+SHARED, OWN = "llama3.2:latest", "fresh:1b"
+OLD_TOKEN, NEW_TOKEN = "old-token-of-the-newcomer", "new-token-of-the-newcomer"
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """Hosts a model of its own, and takes two tokens while one is rotated into the other."""
+    tokens = tmp_path_factory.mktemp("tokens") / "both"
+    tokens.write_text(f"{OLD_TOKEN}\n{NEW_TOKEN}\n")
+    with simulator("--auth-token-file", str(tokens), "--models", f"{SHARED},{OWN}") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _env_file_as_it_was(stack: Stack) -> Iterator[None]:
+    path = Path(stack.ready["env_file"])
+    before = path.read_text()
+    yield
+    env_file.write(path, before)
+    eventually(lambda: list(published(stack)) == ["sim", "spare"])
+
+
+def logged(stack: Stack, event: str) -> list[dict[str, Any]]:
+    """What control has logged under this name."""
+    lines = (stack.state_dir / "logs" / "control.log").read_text().splitlines()
+    documents = [json.loads(line) for line in lines if line.startswith("{")]
+    return [document for document in documents if document["event"] == event]
+
+
+def published(stack: Stack) -> list[str]:
+    """The backends in force, in order."""
+    changes = logged(stack, "backends_changed")
+    return list(changes[-1]["order"]) if changes else ["sim", "spare"]
+
+
+def admin(stack: Stack, path: str) -> str:
+    listen = env_file.read(Path(stack.ready["env_file"]))["ENVOY_ADMIN_LISTEN"]
+    with httpx.Client(transport=httpx.HTTPTransport(uds=listen.removeprefix("unix:"))) as client:
+        return client.get(f"http://envoy{path}").text
+
+
+def chat(stack: Stack, key: str, model: str, output: int) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "options": {"num_predict": output}}
+    return httpx.post(f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=120)
+
+
+@contextmanager
+def load(stack: Stack, key: str) -> Iterator[list[httpx.Response]]:
+    """Two callers who never pause, and all that they were answered."""
+    answers: list[httpx.Response] = []
+    over = threading.Event()
+
+    def call() -> None:
+        while not over.is_set():
+            answers.append(chat(stack, key, SHARED, 1))
+
+    with ThreadPoolExecutor(2) as callers:
+        calling = [callers.submit(call) for _ in range(2)]
+        try:
+            yield answers
+        finally:
+            over.set()
+    for each in calling:
+        each.result()
+
+
+def test_backends_come_change_and_go_without_a_failed_request_or_a_broken_stream(
+    stack: Stack, newcomer: Simulator, key: str, tmp_path: Path
+) -> None:
+    path = stack.ready["env_file"]
+    write = ("--write-env", path)
+
+    def token_file(token: str) -> str:
+        (tmp_path / "token").write_text(token)
+        return str(tmp_path / "token")
+
+    def credentials() -> set[str]:
+        return {request["headers"].get("authorization", "") for request in newcomer.requests()}
+
+    newcomer.behave(tokens_per_s=5, answer_tokens=100_000)
+    with load(stack, key) as answers, ThreadPoolExecutor(1) as background:
+        stack.cli("add-backend", "new", newcomer.url, "--token-file", token_file(OLD_TOKEN), *write)
+        eventually(lambda: chat(stack, key, OWN, 1).status_code == 200)
+        stream = background.submit(chat, stack, key, OWN, 2_000)
+        eventually(lambda: any(request["output_tokens"] > 1 for request in newcomer.requests()))
+
+        sim, spare, new = json.loads(env_file.read(Path(path))["OLLAMA_BACKENDS"])
+        env_file.update(Path(path), {"OLLAMA_BACKENDS": json.dumps([new, sim, spare])})
+        eventually(lambda: any(request["model"] == SHARED for request in newcomer.requests()))
+        assert credentials() == {f"Bearer {OLD_TOKEN}"}
+
+        stack.cli("add-backend", "new", newcomer.url, "--token-file", token_file(NEW_TOKEN), "--replace", *write)
+        eventually(lambda: credentials() == {f"Bearer {OLD_TOKEN}", f"Bearer {NEW_TOKEN}"})
+
+        stack.cli("remove-backend", "new", *write)
+        eventually(lambda: "backend:new" not in admin(stack, "/config_dump?resource=dynamic_active_clusters"), 60)
+        assert not stream.done()
+        served = len(answers)
+        eventually(lambda: len(answers) > served + 2)
+        newcomer.behave()
+        answer = stream.result(timeout=60)
+
+    assert {each.status_code for each in answers} == {200}
+    assert all('"done":true' in each.text for each in answers)
+    assert (answer.status_code, '"done":true' in answer.text.splitlines()[-1]) == (200, True)
+    row = stack.row(answer.headers["x-request-id"])
+    assert (row["backend"], row["outcome"], row["output_tokens"]) == ("new", "complete", 2_000)
+    assert chat(stack, key, OWN, 1).status_code == 403
+
+    shown = admin(stack, "/config_dump?include_eds") + admin(stack, "/certs") + admin(stack, "/clusters")
+    shown += "".join(log.read_text() for log in (stack.state_dir / "logs").iterdir())
+    for token in (OLD_TOKEN, NEW_TOKEN, BACKEND_TOKEN):
+        assert token not in shown
+        assert not any(token in file.read_text(errors="replace") for file in (stack.state_dir / "envoy").glob("*.yaml"))
+    assert not any(NEW_TOKEN in file.read_text() for file in (stack.state_dir / "envoy").glob("*.token"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ('[{"name": "sim", "auth_token": "s3cret"', "expected a JSON list of backends"),
+        (
+            '[{"name": "sim", "base_url": "http://a", "auth_token": "s3cret"}, {"name": "sim", "base_url": "http://b"}]',
+            "expected every backend to have a name of its own",
+        ),
+        (
+            '[{"name": "sim", "base_url": "https://a", "ca_file": "/nowhere", "auth_token": "s3cret"}]',
+            "ca_file /nowhere",
+        ),
+    ],
+    ids=["no JSON", "one name twice", "no authority"],
+)
+def test_a_wrong_change_is_one_line_in_the_log_and_changes_nothing_and_the_next_right_one_is_taken(
+    stack: Stack, key: str, wrong: str, reason: str
+) -> None:
+    right = json.loads(env_file.read(Path(stack.ready["env_file"]))["OLLAMA_BACKENDS"])
+    refused, changed = len(logged(stack, "backends_refused")), len(logged(stack, "backends_changed"))
+    clusters = admin(stack, "/stats?filter=cds.version_text")
+    set_env(stack.state_dir, OLLAMA_BACKENDS=wrong)
+    eventually(lambda: len(logged(stack, "backends_refused")) > refused)
+    assert chat(stack, key, SHARED, 1).status_code == 200
+    set_env(stack.state_dir, OLLAMA_BACKENDS=json.dumps(right[::-1]))
+    eventually(lambda: len(logged(stack, "backends_changed")) > changed)
+    assert published(stack) == ["spare", "sim"]
+    (line,) = logged(stack, "backends_refused")[refused:]
+    assert reason in line["reason"]
+    assert "s3cret" not in json.dumps(line)
+    assert admin(stack, "/stats?filter=cds.version_text") == clusters, "a new order is nothing to Envoy"
+
+
+def test_other_settings_are_named_once_as_needing_a_restart(stack: Stack) -> None:
+    before = len(logged(stack, "restart_needed"))
+    set_env(stack.state_dir, DEFAULT_RPM="9999", DEFAULT_TPM="9999999")
+    eventually(lambda: len(logged(stack, "restart_needed")) > before)
+    (line,) = logged(stack, "restart_needed")[before:]
+    assert line["settings"] == ["DEFAULT_RPM", "DEFAULT_TPM"]
