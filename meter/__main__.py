@@ -6,6 +6,7 @@ import asyncio
 import socket
 import sys
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 import structlog
 from envoy.service.accesslog.v3 import als_pb2_grpc
@@ -19,10 +20,12 @@ from gateway.settings import Settings
 from gateway.stores.endings import EndingStore
 from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
+from gateway.stores.prompts import PromptLog
 from gateway.stores.redis_connection import connect
 from meter.access_log import AccessLogServicer
 from meter.drain import Drain
 from meter.endings import Endings
+from meter.prompts import Prompts
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 
@@ -45,11 +48,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
         renewal = Renewal(quota, settings.hold_lease_s)
         endings = Endings(EndingStore(redis, settings.redis_timeout_s), outbox.submit)
+        prompts = Prompts(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
         drain = Drain(list(quota.streams), ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         background = [
             asyncio.create_task(outbox.run(), name="outbox"),
             asyncio.create_task(renewal.run(), name="renewal"),
             asyncio.create_task(drain.run(), name="drain"),
+            asyncio.create_task(prompts.run(), name="prompts"),
             asyncio.create_task(EpochWatch(quota, renewal.at_once, outbox.hand_over_again).run(), name="epoch"),
         ]
         stack.push_async_callback(running.cancel, background)
@@ -57,7 +62,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(endings.close)
 
         server = grpc_serving.make_server(max(grpc_serving.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
-        servicer = ExternalProcessorServicer(outbox, renewal, endings)
+        servicer = ExternalProcessorServicer(outbox, renewal, endings, prompts)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
         access_log = AccessLogServicer(endings, outbox, settings.trusted_networks)
         als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)

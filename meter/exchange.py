@@ -18,6 +18,7 @@ from gateway.quota.port import Hold, Progress
 from gateway.values import Outcome, Usage
 from meter import envoy_api
 from meter.answer import Answer
+from meter.prompts import Transcript
 from meter.rewrite import rewrite
 
 # What a backend's own refusal is called; any other is a backend_error.
@@ -45,6 +46,7 @@ class Exchange:
             record=json.dumps(grant.to_metadata(), separators=(",", ":")),
         )
         self.superseded = False
+        self.transcript = Transcript(grant) if grant.log_prompts else None
         self._monotonic = monotonic
         self._opened = monotonic()
         self._first_byte: float | None = None
@@ -67,6 +69,8 @@ class Exchange:
             case "request_headers":
                 return envoy_api.request_headers(envoy_api.read_headers(message.request_headers))
             case "request_body":
+                if self.transcript:
+                    self.transcript.asked(message.request_body.body)
                 rewritten = rewrite(message.request_body.body, self.grant)
                 self._dropped_options = rewritten.dropped_options
                 self._forwarded = True
@@ -146,5 +150,8 @@ class Exchange:
             self._first_byte = self._monotonic()
         decision = self._answer.chunk(data, end_of_stream)
         self._cut = decision.cut and not end_of_stream
-        self._response_bytes += len(data) if decision.body is None else len(decision.body)
+        delivered = data if decision.body is None else decision.body
+        self._response_bytes += len(delivered)
+        if self.transcript:
+            self.transcript.answered(delivered)
         return envoy_api.response_chunk(decision.body)

@@ -20,6 +20,7 @@ from gateway.values import Outcome
 from meter import envoy_api
 from meter.endings import Endings
 from meter.exchange import Exchange
+from meter.prompts import Prompts
 from meter.renewal import Renewal
 
 log = structlog.get_logger()
@@ -28,10 +29,11 @@ log = structlog.get_logger()
 class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
     """envoy.service.ext_proc.v3.ExternalProcessor."""
 
-    def __init__(self, outbox: Outbox, renewal: Renewal, endings: Endings) -> None:
+    def __init__(self, outbox: Outbox, renewal: Renewal, endings: Endings, prompts: Prompts) -> None:
         self._outbox = outbox
         self._renewal = renewal
         self._endings = endings
+        self._prompts = prompts
 
     async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
         """One request, from its headers to the end of its answer, whoever ends it."""
@@ -60,6 +62,8 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
 
     def _end(self, exchange: Exchange) -> None:
         entry = exchange.entry()
+        if exchange.transcript:
+            self._prompts.submit(exchange.transcript, entry.request_id)
         if exchange.broken_off and entry.outcome is Outcome.CLIENT_GONE:
             self._endings.settle(entry)
         else:
