@@ -69,7 +69,7 @@ def database_url(shared_database_url: str) -> str:
 
 _SCHEMA = f"""
 CREATE SCHEMA gateway;
-{(Path(migrations.__file__).parent / "versions" / "0001_initial.up.sql").read_text()};
+{";".join(path.read_text() for path in sorted(Path(migrations.__file__).parent.glob("versions/*.up.sql")))};
 SELECT gateway.ensure_audit_partitions({AUDIT_MONTHS_AHEAD});
 """
 
@@ -77,7 +77,7 @@ SELECT gateway.ensure_audit_partitions({AUDIT_MONTHS_AHEAD});
 _CLEAR = """
 SET session_replication_role = replica;
 TRUNCATE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.budget_usage,
-    gateway.revocations, gateway.prompt_log, gateway.audit_log RESTART IDENTITY;
+    gateway.revocations, gateway.prompt_log, gateway.audit_log, gateway.audit_chain RESTART IDENTITY;
 """
 
 

@@ -13,11 +13,13 @@ PROMPTS_PER_STATEMENT = 5000
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What one run did: names of dropped audit partitions, deleted prompt rows, partitions made for the future."""
+    """What one run did: names of dropped audit partitions, deleted prompt rows, partitions made for the future, and
+    links taken from the audit chain."""
 
     audit_partitions: tuple[str, ...]
     prompts: int
     partitions_made: int
+    audit_links: int
 
 
 class Retention:
@@ -33,7 +35,8 @@ class Retention:
         """
         made = await self._database.fetchval("SELECT gateway.ensure_audit_partitions($1)", MONTHS_AHEAD)
         dropped = await self._database.fetch("SELECT * FROM gateway.drop_audit_partitions($1)", kept_since)
-        return Pruned(tuple(row[0] for row in dropped), await self._delete_prompts(now), made)
+        links = await self._database.fetchval("SELECT gateway.prune_audit_chain($1)", kept_since)
+        return Pruned(tuple(row[0] for row in dropped), await self._delete_prompts(now), made, links)
 
     async def _delete_prompts(self, now: datetime) -> int:
         total = 0

@@ -42,6 +42,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Reports": {
         "show-usage": "ops.cli.usage:show_usage",
         "show-audit": "ops.cli.audit:show_audit",
+        "verify-audit": "ops.cli.chain:verify_audit",
     },
     "Upkeep": {
         "migrate": "ops.cli.upkeep:migrate",

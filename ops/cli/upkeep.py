@@ -35,7 +35,9 @@ def prune(session: Session, as_json: bool) -> None:
     kept_since = now - timedelta(days=session.settings.audit_log_default_retention_days)
     pruned = session.run(lambda database: Retention(database).prune(kept_since, now))
     if as_json:
-        return print_json({"audit_partitions": pruned.audit_partitions, "prompts": pruned.prompts})
+        return print_json(
+            {"audit_partitions": pruned.audit_partitions, "audit_links": pruned.audit_links, "prompts": pruned.prompts}
+        )
     dropped = ", ".join(pruned.audit_partitions) or "none"
     return click.echo(f"dropped months of the audit log: {dropped}; deleted prompts: {pruned.prompts}")
 

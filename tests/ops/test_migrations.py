@@ -14,6 +14,7 @@ from tests.gateway.stores.rows import entry
 
 TABLES = {
     "tenants", "tenant_limits", "api_keys", "key_limits", "budget_usage", "revocations", "audit_log", "prompt_log",
+    "audit_chain",
 }  # fmt: skip
 
 
@@ -38,7 +39,7 @@ async def _objects(settings: Settings) -> set[str]:
 
 
 async def test_an_empty_database_gets_every_table_and_can_record_at_once(empty: Settings) -> None:
-    assert await upgrade(empty) == "0001"
+    assert await upgrade(empty) == "0002"
     assert TABLES | {"alembic_version"} <= await _objects(empty)
     database = Database(empty)
     await Ledger(database).append([entry("a")])
@@ -50,21 +51,21 @@ async def test_migrating_again_changes_nothing_and_keeps_the_rows(empty: Setting
     database = Database(empty)
     await Ledger(database).append([entry("a")])
     before = await _objects(empty)
-    assert await upgrade(empty) == "0001"
+    assert await upgrade(empty) == "0002"
     assert await _objects(empty) == before
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 1
     await database.close()
 
 
 async def test_several_that_start_at_once_all_find_the_schema(empty: Settings) -> None:
-    assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0001"] * 5
+    assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0002"] * 5
 
 
 async def test_going_down_leaves_nothing_but_the_version_and_up_works_again(empty: Settings) -> None:
     await upgrade(empty)
     assert await downgrade(empty, "base") == "base"
     assert await _objects(empty) == {"alembic_version"}
-    assert await upgrade(empty) == "0001"
+    assert await upgrade(empty) == "0002"
 
 
 async def test_a_migration_that_fails_leaves_the_database_as_it_was(empty: Settings) -> None:
@@ -98,4 +99,4 @@ async def test_whoever_migrates_waits_for_the_one_that_migrates_already(empty: S
         assert not waiting.done()
     await lock.rollback()
     await other.close()
-    assert await waiting == "0001"
+    assert await waiting == "0002"

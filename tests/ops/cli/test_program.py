@@ -72,13 +72,13 @@ def test_an_unknown_command_is_wrong_usage(stranger: Operator) -> None:
 def test_a_database_without_the_schema_says_what_to_run_and_that_works(tmp_path: Path, empty_database_url: str) -> None:
     operator = Operator(write_env(tmp_path / "env", empty_database_url))
     assert "neuronetz-gateway migrate" in operator.fails("list-tenants")
-    assert operator.reads("migrate") == {"revision": "0001"}
-    assert operator.does("migrate") == "the database is at revision 0001\n"
+    assert operator.reads("migrate") == {"revision": "0002"}
+    assert operator.does("migrate") == "the database is at revision 0002\n"
     assert operator.reads("list-tenants") == []
 
 
 def test_pruning_an_empty_database_has_nothing_to_drop(operator: Operator) -> None:
-    assert operator.reads("prune") == {"audit_partitions": [], "prompts": 0}
+    assert operator.reads("prune") == {"audit_partitions": [], "audit_links": 0, "prompts": 0}
     assert "none" in operator.does("prune")
 
 
