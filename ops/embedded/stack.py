@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gateway.settings import Settings
 from ops import envoy_files, migrate
+from ops.control import check
 from ops.embedded import configuration, env_file, ports, probes, ready_file, services, stores
 from ops.embedded.child import Child
 from ops.embedded.errors import StackError
@@ -91,6 +92,7 @@ async def _start(options: Options, state: State, supervisor: Supervisor, progres
     at = stores.addresses(state)
     sockets = configuration.write(state, options, listen, at)
     settings = configuration.settings(state, os.environ, options)
+    check.authorities(settings)
     env = {**configuration.inherited(os.environ, options), "GATEWAY_ENV_FILE": str(state.env_file)}
 
     progress.step("Starting PostgreSQL and Redis")

@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +76,7 @@ def test_no_token_is_shown() -> None:
     assert shown.count("***") == 2
 
 
+@hypothesis.settings(max_examples=40)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126)).map(str.strip))
 def test_every_token_is_read_back_alike_by_the_settings_and_by_a_shell(
     tmp_path_factory: pytest.TempPathFactory, token: str

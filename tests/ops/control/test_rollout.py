@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ TOO_LONG_FOR_ENVOY_S = 4e11
 class Running:
     """An Envoy, its directory, and what it says on its admin interface."""
 
-    def __init__(self, directory: Path, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, directory: Path, pid: int) -> None:
         self.directory = directory
-        self.process = process
+        self.pid = pid
         self.admin = EnvoyAdmin(f"unix:{directory}/admin.sock")
         self.rollout = Rollout(directory, self.admin)
 
@@ -70,24 +71,30 @@ def settings(directory: Path, *backends: dict[str, Any], **others: Any) -> Setti
     )
 
 
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """One Envoy for all tests: its directory and its process id."""
+    directory = tmp_path_factory.mktemp("envoy")
+    envoy_files.write(settings(directory, A, gateway_bind_port=free_port()), directory)
+    command = [str(binaries.envoy()), "--config-path", str(directory / "bootstrap.yaml"), "--concurrency", "1"]
+    with subprocess.Popen([*command, "--disable-hot-restart", "--log-level", "off"]) as started:
+        try:
+            yield directory, started.pid
+        finally:
+            started.kill()
+
+
 @pytest.fixture
-async def envoy(tmp_path: Path) -> AsyncIterator[Running]:
-    """Has the backend `a`."""
-    envoy_files.write(settings(tmp_path, A, gateway_bind_port=free_port()), tmp_path)
-    process = await asyncio.create_subprocess_exec(
-        *(str(binaries.envoy()), "--config-path", str(tmp_path / "bootstrap.yaml"), "--concurrency", "1"),
-        *("--disable-hot-restart", "--log-level", "error"),
-    )
-    try:
-        running = Running(tmp_path, process)
-        async with asyncio.timeout(30):
-            while await running.admin.clusters() is None or await running.clusters() != {"backend:a"}:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        await running.rollout.start(running.settings(A))
-        yield running
-    finally:
-        process.kill()
-        await process.wait()
+async def envoy(process: tuple[Path, int]) -> Running:
+    """Has the backend `a` and nothing else."""
+    running = Running(*process)
+    async with asyncio.timeout(30):
+        while await running.admin.clusters() is None:  # noqa: ASYNC110 (nobody would set an event)
+            await asyncio.sleep(0.05)
+    await running.rollout.start(running.settings(A))
+    await running.rollout.retire(running.settings(A))
+    assert await running.clusters() == {"backend:a"}
+    return running
 
 
 async def test_envoy_uses_what_is_added_and_loses_what_goes_only_when_it_is_retired(envoy: Running) -> None:
@@ -149,12 +156,12 @@ async def test_a_control_that_starts_again_goes_on_in_order(envoy: Running) -> N
 
 
 async def test_an_envoy_that_hangs_gets_nothing_new(envoy: Running) -> None:
-    os.kill(envoy.process.pid, signal.SIGSTOP)
+    os.kill(envoy.pid, signal.SIGSTOP)
     try:
         with pytest.raises(NotTaken):
             await envoy.rollout.advance(envoy.settings(A, B))
     finally:
-        os.kill(envoy.process.pid, signal.SIGCONT)
+        os.kill(envoy.pid, signal.SIGCONT)
     assert await envoy.clusters() == {"backend:a"}
     await envoy.rollout.advance(envoy.settings(A, B))
     assert await envoy.clusters() == {"backend:a", "backend:b"}

@@ -59,6 +59,13 @@ def test_a_wrong_setting_in_the_env_file_is_named(tmp_path: Path) -> None:
     assert refusal.startswith("error: DEFAULT_RPM='often': ")
 
 
+def test_an_authority_of_a_backend_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with open_state(tmp_path / "state") as state:
+        state.env_file.write_text('OLLAMA_BACKENDS=[{"name":"far","base_url":"https://h","ca_file":"/nowhere.pem"}]\n')
+    refusal = _refusal("up", "--state-dir", str(tmp_path / "state"), "--listen", f"{LOOPBACK}:0")
+    assert refusal.startswith("error: OLLAMA_BACKENDS: the ca_file /nowhere.pem of far cannot be used: ")
+
+
 @pytest.mark.parametrize(
     "arguments", [("--listen", "nowhere"), ("--backend", "http://a"), ("--backend", "A=http://a"), ("--workers", "0")]
 )
