@@ -28,8 +28,8 @@ class CatalogView:
         self._expires = float("-inf")
 
     def current(self) -> Catalog:
-        """The catalog. Raises StoreUnavailable when it was never seen or is too old to be believed."""
-        if self._catalog is None or self._monotonic() >= self._expires:
+        """The catalog. Raises StoreUnavailable when there is none yet, it is too old or it names no backend."""
+        if self._catalog is None or not self._catalog.backends or self._monotonic() >= self._expires:
             raise StoreUnavailable("what the backends host is not known")
         return self._catalog
 

@@ -31,7 +31,7 @@ class HostedModel:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """One snapshot. `running` is the union of the backends' /api/ps rows."""
+    """One snapshot. `running` is the union of the backends' /api/ps rows. Without backends nothing is known."""
 
     backends: tuple[BackendState, ...]
     models: Mapping[str, HostedModel]

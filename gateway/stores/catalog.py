@@ -37,11 +37,6 @@ class CatalogStore:
             pipeline.pexpire(KEY, int(ttl_s * 1000))
             await pipeline.execute()
 
-    async def withdraw(self) -> None:
-        """Takes the snapshot away: what the backends host is not known. Raises StoreUnavailable."""
-        async with guarded():
-            await self._redis.delete(KEY)
-
     async def fetch(self, unless_version: str) -> Snapshot | None:
         """The snapshot, without its content when it is still `unless_version`; None when there is none.
 

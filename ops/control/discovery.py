@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from gateway.catalog import Catalog
 from gateway.errors import StoreUnavailable
 from gateway.running import cancel
 from gateway.settings import Backend, Settings
@@ -56,7 +57,12 @@ class Discovery:
     """`refresh` runs once; `run` repeats it every MODEL_DISCOVERY_REFRESH_S, sooner while a backend is away."""
 
     def __init__(
-        self, settings: Settings, prober: Prober, store: CatalogStore, monotonic: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        prober: Prober,
+        store: CatalogStore,
+        monotonic: Callable[[], float] = time.monotonic,
+        first_look_s: float = FIRST_LOOK_S,
     ) -> None:
         self._settings = settings
         self._prober = prober
@@ -65,6 +71,7 @@ class Discovery:
         self._backends = settings.backends
         self._last: dict[str, tuple[float, Observation]] = {}
         self._wanted = asyncio.Event()
+        self._first_look_s = first_look_s
         self._publishing = asyncio.Lock()
 
     def at_once(self) -> None:
@@ -87,7 +94,7 @@ class Discovery:
         looks = [asyncio.create_task(self._prober.observe(backend)) for backend in unseen]
         try:
             if looks:
-                await asyncio.wait(looks, timeout=FIRST_LOOK_S)
+                await asyncio.wait(looks, timeout=self._first_look_s)
             for backend, look in zip(unseen, looks, strict=True):
                 if look.done() and look.exception() is None:
                     self._last[backend.name] = (self._monotonic(), look.result())
@@ -118,7 +125,8 @@ class Discovery:
     async def _publish(self, backends: tuple[Backend, ...]) -> None:
         """What is known of them, unless others have taken their place by now.
 
-        When nothing is known, the snapshot is left to expire, but not one that names a backend which has gone.
+        When nothing is known, the snapshot is left to expire; but one that names a backend which has gone gives way to
+        one that says so.
         """
         ttl_s, now = self._settings.model_discovery_cache_ttl_s, self._monotonic()
         async with self._publishing:
@@ -130,7 +138,7 @@ class Discovery:
             if fresh:
                 await self._store.publish(merge(fresh), ttl_s)
             elif await self._names_another(backends):
-                await self._store.withdraw()
+                await self._store.publish(Catalog(backends=(), models={}), ttl_s)
 
     async def _names_another(self, backends: tuple[Backend, ...]) -> bool:
         snapshot = await self._store.fetch(unless_version="")

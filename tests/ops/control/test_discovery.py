@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
+from authz.catalog_view import CatalogView
+from gateway.errors import StoreUnavailable
 from gateway.settings import Backend, Settings
 from gateway.stores.catalog import CatalogStore
 from gateway.stores.redis_connection import connect
@@ -42,12 +44,14 @@ async def scene(redis_url: str) -> AsyncIterator[Scene]:
         far = await stack.enter_async_context(running(Options(port=0, models=("b:1", "c:1"))))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         near_alone = (Backend(name="near", base_url=near.url),)
-        settings = Settings.model_validate({"redis_url": redis_url, "ollama_backends": near_alone})
+        settings = Settings.model_validate(
+            {"redis_url": redis_url, "redis_timeout_s": 5, "ollama_backends": near_alone}
+        )
         redis = connect(settings)
         stack.push_async_callback(redis.aclose)
         await redis.flushall()
         store = CatalogStore(redis)
-        yield Scene(near.url, far.url, store, Discovery(settings, Prober(session, 1.0), store))
+        yield Scene(near.url, far.url, store, Discovery(settings, Prober(session, 30), store, first_look_s=30))
 
 
 async def test_a_new_list_is_published_at_once_and_in_its_order(scene: Scene) -> None:
@@ -73,8 +77,14 @@ async def test_one_that_is_away_does_not_hold_up_the_others(scene: Scene) -> Non
 
 async def test_nothing_is_said_of_one_that_has_gone_even_when_nothing_is_known_of_the_rest(scene: Scene) -> None:
     await scene.discovery.use((scene.near, scene.away))
+    view = CatalogView(scene.store)
+    await view.refresh()
+    assert view.current().models
     await scene.discovery.use((scene.away,))
-    assert await scene.published() is None
+    assert await scene.published() == {}
+    await view.refresh()
+    with pytest.raises(StoreUnavailable):
+        view.current()
 
 
 async def test_an_outage_of_all_leaves_the_last_word(scene: Scene) -> None:
