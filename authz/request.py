@@ -19,15 +19,19 @@ from gateway.surfaces import Surface
 DEPTH_MAX = 64
 _INTEGER_MAX = 2**63 - 1
 
-# Field names of Ollama's request structs (api/types.go, openai.go, anthropic.go): Go matches them in any spelling of
-# case, so only the exact one is let through.
+# Field names of Ollama's request structs (api/types.go, openai.go, responses.go, anthropic.go): Go matches them in any
+# spelling of case, so only the exact one is let through.
 _FIELDS = frozenset(
     "model name prompt suffix system template context stream raw format keep_alive images options think truncate shift "
     "messages tools input dimensions encoding_format logprobs top_logprobs _debug_render_only stream_options "
     "include_usage max_tokens max_completion_tokens max_output_tokens temperature top_p top_k frequency_penalty "
     "presence_penalty seed stop stop_sequences response_format reasoning reasoning_effort tool_choice thinking "
-    "instructions metadata store width height steps".split()
+    "instructions metadata store width height steps background conversation include text truncation "
+    "output_config".split()
 )
+_STREAM_OPTIONS_FIELDS = frozenset({"include_usage"})
+# What says of a tool that Ollama runs it itself; `tools` are the members of a namespace of /v1/responses.
+_TOOL_FIELDS = frozenset({"type", "tools"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ def read_request(surface: Surface, body: bytes, content_encoding: str) -> ReadRe
     """Reads `body` as one strict JSON object. Raises Denied(invalid_request) with a sentence that says what to mend."""
     document = _read_document(body, content_encoding)
     if isinstance(options := document.get("stream_options"), dict):
-        _check_spelling(options)
+        _check_spelling(options, _STREAM_OPTIONS_FIELDS)
     _check_tools(document.get("tools"))
     model = _model_of(document, "model")
     try:
@@ -73,7 +77,7 @@ def _read_document(body: bytes, content_encoding: str) -> dict[str, Any]:
     if content_encoding.strip().lower() not in ("", "identity"):
         _refuse("Content-Encoding is not supported; send the JSON body uncompressed")
     document = _parse(body)
-    _check_spelling(document)
+    _check_spelling(document, _FIELDS)
     return document
 
 
@@ -154,15 +158,19 @@ def _deeper_than(document: object, levels: int) -> bool:
     return True
 
 
-def _check_spelling(fields: dict[str, Any]) -> None:
+def _check_spelling(fields: dict[str, Any], known: frozenset[str]) -> None:
     for key in fields:
-        if key not in _FIELDS and key.casefold() in _FIELDS:
+        if key not in known and key.casefold() in known:
             _refuse(f"the field {key[:64]!r} must be spelled {key.casefold()!r}")
 
 
 def _check_tools(tools: object) -> None:
     """Ollama runs `web_search` tools itself: they call out and their further generations bypass every count."""
     for tool in tools if isinstance(tools, list) else ():
-        kind = tool.get("type") if isinstance(tool, dict) else None
+        if not isinstance(tool, dict):
+            continue
+        _check_spelling(tool, _TOOL_FIELDS)
+        kind = tool.get("type")
         if isinstance(kind, str) and kind.lower().startswith("web_search"):
             _refuse("server-side web_search tools are not available through this gateway")
+        _check_tools(tool.get("tools"))
