@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.catalog import Catalog
+from gateway.catalog import Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.surfaces import Surface
 from gateway.values import Principal, Scope
@@ -14,14 +14,14 @@ def check_scope(principal: Principal, surface: Surface) -> None:
         raise Denied(Code.SCOPE_DENIED)
 
 
-def may_use(principal: Principal, model: str) -> bool:
-    """Whether the allow-list names `model`, a canonical name; says nothing about whether it exists."""
-    return principal.allow_all_models or model in principal.models
+def may_use(principal: Principal, model: HostedModel) -> bool:
+    """Whether the allow-list has `model`. What runs elsewhere, on the operator's account, has to be named there."""
+    return model.name in principal.models or (principal.allow_all_models and not model.remote)
 
 
 def effective_models(principal: Principal, catalog: Catalog) -> list[str]:
     """What the principal can really use: the allow-list within what the backends host, in the catalog's order."""
-    return [name for name in catalog.models if may_use(principal, name)]
+    return [model.name for model in catalog.models.values() if may_use(principal, model)]
 
 
 def backends_for(principal: Principal, model: str, catalog: Catalog) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ def backends_for(principal: Principal, model: str, catalog: Catalog) -> tuple[st
     Raises Denied(model_not_allowed) alike for a model that is forbidden and for one that nobody hosts.
     """
     hosted = catalog.models.get(model)
-    if hosted is None or not may_use(principal, model):
+    if hosted is None or not may_use(principal, hosted):
         raise Denied(Code.MODEL_NOT_ALLOWED)
     return hosted.backends
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from gateway.asked import Asked, read_asked
 from gateway.errors import Code, Denied
-from gateway.model_names import canonical, is_cloud
+from gateway.model_names import canonical
 from gateway.surfaces import Surface
 
 DEPTH_MAX = 64
@@ -63,11 +63,8 @@ def read_model(body: bytes, content_encoding: str) -> str:
 
 
 def as_model_name(name: str) -> str:
-    """The canonical name of a local model. Raises Denied: invalid_request for what is no name, model_not_allowed for
-    a model that a backend would run elsewhere."""
+    """The canonical name. Raises Denied(invalid_request) for what is no name."""
     try:
-        if is_cloud(name):
-            raise Denied(Code.MODEL_NOT_ALLOWED)
         return canonical(name)
     except ValueError as error:
         _refuse(str(error))

@@ -22,11 +22,15 @@ class BackendState:
 
 @dataclass(frozen=True, slots=True)
 class HostedModel:
-    """One model under its canonical name: the backends that host it in the order to try, and what /api/tags says."""
+    """One model under its canonical name: the backends that host it in the order to try, and what /api/tags says.
+
+    `remote`: the backends do not run it themselves but send its requests on, on their owner's account.
+    """
 
     name: str
     backends: tuple[str, ...]
     tag: Mapping[str, Any]
+    remote: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,7 @@ class Catalog:
         return json.dumps(
             {
                 "backends": [asdict(state) for state in self.backends],
-                "models": [
-                    {"name": model.name, "backends": list(model.backends), "tag": dict(model.tag)}
-                    for model in self.models.values()
-                ],
+                "models": [{**asdict(model), "tag": dict(model.tag)} for model in self.models.values()],
                 "running": [dict(row) for row in self.running],
             },
             separators=(",", ":"),
@@ -59,7 +60,7 @@ class Catalog:
     def from_json(cls, text: str | bytes) -> Catalog:
         """Reads a published snapshot. Raises ValueError, KeyError or TypeError when it is not one."""
         data = json.loads(text)
-        models = (HostedModel(row["name"], tuple(row["backends"]), row["tag"]) for row in data["models"])
+        models = (HostedModel(row["name"], tuple(row["backends"]), row["tag"], row["remote"]) for row in data["models"])
         return cls(
             backends=tuple(BackendState(**row) for row in data["backends"]),
             models={model.name: model for model in models},

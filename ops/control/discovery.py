@@ -136,7 +136,7 @@ class Discovery:
                 self._last[b.name][1] for b in backends if b.name in self._last and now - self._last[b.name][0] < ttl_s
             ]
             if fresh:
-                await self._store.publish(merge(fresh), ttl_s)
+                await self._store.publish(merge(fresh, allow_cloud=self._settings.allow_cloud_models), ttl_s)
             elif await self._names_another(backends):
                 await self._store.publish(Catalog(backends=(), models={}), ttl_s)
 

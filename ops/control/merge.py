@@ -24,39 +24,49 @@ class Observation:
     running: tuple[Mapping[str, Any], ...]
 
 
-def merge(observations: Sequence[Observation]) -> Catalog:
-    """One catalog of all backends, in configuration order. Rows that are no model of ours are left out.
+def merge(observations: Sequence[Observation], *, allow_cloud: bool = False) -> Catalog:
+    """One catalog of all backends, in configuration order. Rows that are no model are left out.
 
-    A model of several backends is described by the first of them. Remote stubs and cloud models are left out: they
-    run elsewhere, on the account of the backend's owner.
+    A model of several backends is described by the first of them. Remote stubs and cloud models run elsewhere, on the
+    account of the backend's owner: they are left out unless `allow_cloud`, and then too wherever another backend runs
+    a model of the same name itself.
     """
+    models = _hosted(observations, remote=False)
+    if allow_cloud:
+        models = {**_hosted(observations, remote=True), **models}
+    return Catalog(
+        backends=tuple(BackendState(o.backend.name, len(o.backend.urls), o.version) for o in observations),
+        models=models,
+        running=tuple(
+            {**row, "name": name, "model": name}
+            for seen in observations
+            for row in seen.running
+            if (name := _name(row)) is not None and not _is_remote(row, name)
+        ),
+    )
+
+
+def _hosted(observations: Sequence[Observation], *, remote: bool) -> dict[str, HostedModel]:
     hosts: dict[str, list[str]] = {}
     tags: dict[str, dict[str, Any]] = {}
     for seen in observations:
         for row in seen.tags:
-            if (name := _local_name(row)) is None:
+            if (name := _name(row)) is None or _is_remote(row, name) is not remote:
                 continue
             places = hosts.setdefault(name, [])
             if seen.backend.name not in places:
                 places.append(seen.backend.name)
             tags.setdefault(name, {key: row[key] for key in _SHOWN if key in row})
-    return Catalog(
-        backends=tuple(BackendState(o.backend.name, len(o.backend.urls), o.version) for o in observations),
-        models={name: HostedModel(name, tuple(places), tags[name]) for name, places in hosts.items()},
-        running=tuple(
-            {**row, "name": name, "model": name}
-            for seen in observations
-            for row in seen.running
-            if (name := _local_name(row)) is not None
-        ),
-    )
+    return {name: HostedModel(name, tuple(places), tags[name], remote) for name, places in hosts.items()}
 
 
-def _local_name(row: Mapping[str, Any]) -> str | None:
+def _name(row: Mapping[str, Any]) -> str | None:
     name = row.get("model") or row.get("name")
-    if not isinstance(name, str) or row.get("remote_host") or row.get("remote_model"):
-        return None
     try:
-        return None if is_cloud(name) else canonical(name)
+        return canonical(name) if isinstance(name, str) else None
     except ValueError:
         return None
+
+
+def _is_remote(row: Mapping[str, Any], name: str) -> bool:
+    return bool(row.get("remote_host") or row.get("remote_model")) or is_cloud(name)

@@ -12,6 +12,7 @@ CATALOG = Catalog(
     models={
         "a:latest": HostedModel("a:latest", ("near", "far"), {}),
         "b:latest": HostedModel("b:latest", ("far",), {}),
+        "c:cloud": HostedModel("c:cloud", ("far",), {}, remote=True),
     },
 )
 
@@ -44,6 +45,14 @@ def test_nothing_is_allowed_by_default() -> None:
 
 def test_allow_all_means_all_that_exist() -> None:
     assert effective_models(principal(allow_all=True), CATALOG) == ["a:latest", "b:latest"]
+
+
+def test_a_model_that_runs_elsewhere_is_never_among_all_models() -> None:
+    assert effective_models(principal("c:cloud", allow_all=True), CATALOG) == ["a:latest", "b:latest", "c:cloud"]
+    assert backends_for(principal("c:cloud"), "c:cloud", CATALOG) == ("far",)
+    with pytest.raises(Denied) as refused:
+        backends_for(principal(allow_all=True), "c:cloud", CATALOG)
+    assert refused.value.code is Code.MODEL_NOT_ALLOWED
 
 
 def test_a_forbidden_model_and_one_that_nobody_hosts_are_refused_alike() -> None:

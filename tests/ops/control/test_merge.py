@@ -42,6 +42,24 @@ def test_names_are_canonical_and_what_runs_elsewhere_is_left_out() -> None:
     assert [row["name"] for row in catalog.running] == ["llama3.2:latest"]
 
 
+STUB = {"model": "stub:latest", "remote_host": "https://elsewhere.example"}
+
+
+def test_what_runs_elsewhere_is_marked_when_it_is_let_in() -> None:
+    catalog = merge([seen("near", "a:latest", STUB, "gpt-oss:20b-cloud")], allow_cloud=True)
+    assert {name: model.remote for name, model in catalog.models.items()} == {
+        "a:latest": False,
+        "stub:latest": True,
+        "gpt-oss:20b-cloud": True,
+    }
+    assert "elsewhere" not in catalog.to_json()
+
+
+def test_a_request_for_a_model_that_some_backend_runs_itself_never_leaves_the_house() -> None:
+    catalog = merge([seen("near", STUB), seen("far", "stub:latest")], allow_cloud=True)
+    assert (catalog.models["stub:latest"].backends, catalog.models["stub:latest"].remote) == (("far",), False)
+
+
 def test_a_catalog_is_read_back_as_it_was_published() -> None:
-    catalog = merge([seen("near", "a:latest", running=("a:latest",)), seen("far", "b:latest")])
+    catalog = merge([seen("near", "a:latest", STUB, running=("a:latest",)), seen("far", "b:latest")], allow_cloud=True)
     assert Catalog.from_json(catalog.to_json()) == catalog
