@@ -29,7 +29,8 @@ ERROR_BODY_BYTES_MAX = 64 * 1024
 
 INCOMPLETE = "the model backend ended the answer before it was complete"
 OVER_CAP = "the model backend went past the output limit of this request"
-UNREADABLE = "the model backend sent an answer that is too long to read"
+TOO_LONG = "the model backend sent an answer that is too long to read"
+UNREADABLE = "the model backend sent what is no answer of this endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +124,19 @@ class _Stream:
 
     def chunk(self, data: bytes, end_of_stream: bool) -> Decision:
         out: list[bytes] = []
+        too_long = None
         try:
             frames = self._splitter.feed(data)
-            readable = True
-        except FrameTooLong as too_long:
-            frames, readable = too_long.frames, False
-        last = self._splitter.flush() if end_of_stream and readable else []
+        except FrameTooLong as caught:
+            frames, too_long = caught.frames, TOO_LONG
         for frame in frames:
-            if not self._take(frame, out):
-                return self._cut(out, OVER_CAP)
-        if not readable:
-            return self._cut(out, UNREADABLE)
-        for frame in last:
-            if not self._take(frame, out, unfinished=True):
-                return self._cut(out, OVER_CAP)
+            if problem := self._take(frame, out):
+                return self._cut(out, problem)
+        if too_long:
+            return self._cut(out, too_long)
+        for frame in self._splitter.flush() if end_of_stream else ():
+            if problem := self._take(frame, out, unfinished=True):
+                return self._cut(out, problem)
         if end_of_stream and self.outcome is None:
             self.outcome = Outcome.UPSTREAM_ERROR
             out.append(self._error_frame(INCOMPLETE))
@@ -146,25 +146,30 @@ class _Stream:
     def close(self) -> Outcome | None:
         return self.outcome
 
-    def _take(self, frame: Frame, out: list[bytes], *, unfinished: bool = False) -> bool:
-        """Counts a frame and appends what the caller gets of it; False when it is past the cap.
+    def _take(self, frame: Frame, out: list[bytes], *, unfinished: bool = False) -> str | None:
+        """Counts a frame and appends what the caller gets of it; returns why the stream has to be cut, if so.
 
         An `unfinished` last frame, which has no terminator, is worth nothing to a client unless it ends the answer.
+        A blank line of NDJSON is left out, because ollama-python reads every line as JSON.
         """
+        if not frame.data and self._surface.dialect is Dialect.NATIVE:
+            return None
         read = read_frame(self._surface.name, frame.data)
-        if unfinished and self.outcome is None and not (read.terminal or read.error):
-            return True
+        if unfinished and (read.unreadable or (self.outcome is None and not (read.terminal or read.error))):
+            return None
+        if read.unreadable:
+            return UNREADABLE
         self._fold.add(read)
         if self._fold.over_cap:
-            return False
+            return OVER_CAP
         if read.error is not None:
             self.outcome = Outcome.UPSTREAM_ERROR
             out.append(shown_frame(self._surface.dialect, frame.raw, frame.data, self._grant.request_id))
-            return True
+            return None
         if read.terminal and self.outcome is None:
             self.outcome = Outcome.COMPLETE
         out.append(without_usage(frame, read) if self._strips else frame.raw)
-        return True
+        return None
 
     def _cut(self, out: list[bytes], message: str) -> Decision:
         self.outcome = Outcome.CUT

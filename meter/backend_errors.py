@@ -6,8 +6,9 @@ paths and sign-in links belong to the operator, and a body in another dialect wo
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from gateway.dialects import error_body, error_frame
 from gateway.errors import MESSAGE, Code
@@ -18,14 +19,18 @@ from meter.readers import load_object
 _NOT_THE_CALLERS = frozenset({401, 402, 403, 405, 407})
 
 _OPERATORS_OWN = re.compile(
-    r"""signin_url | https?:// | \bdial\b | \blookup\b
-    | \b\d{1,3}(?:\.\d{1,3}){3}\b               # IPv4
-    | \[[0-9a-f]*:[0-9a-f:.%]{1,64}\]           # IPv6 in brackets
-    | [\w-]:\d{2,5}\b                           # host:port
-    | (?:^|[\s"'=(:])(?:/[\w.@+-]+){3,}         # a path of the file system
+    r"""signin_url | localhost | \w:// | \b(?:dial|lookup|getaddrinfo|resolve|x509|certificate|host)\b
+    | (?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d)       # IPv4
+    | \[[0-9a-f:.]*:[^\]\s]{0,64}\]                 # IPv6 in brackets
+    | (?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]     # IPv6
+    | [\w-]:\d{2,5}\b                               # host:port
+    | (?<![\w.-])(?-i:(?:[a-z0-9_-]+\.){2,}[a-z]{2,}) # a name with a domain; fields of Go's structs are CamelCase
+    | (?:^|[\s"'=(:~])/(?!(?:api|v1)/)[\w.@+-]+/\S  # a path of the file system
+    | \b[a-z]:[\\/]                                 # with a drive
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|(.))")
 
 
 def caller_status(status: int) -> int:
@@ -58,5 +63,30 @@ def _is_presentable(dialect: Dialect, data: bytes) -> bool:
         message, known = (error.get("message") if isinstance(error, dict) else None), {"error", "type", "request_id"}
     if not isinstance(message, str) or not document.keys() <= known:
         return False
-    # Written anew, no escape hides anything from the search.
-    return not _OPERATORS_OWN.search(json.dumps(document, ensure_ascii=False))
+    return not any(map(_is_operators_own, _strings(document)))
+
+
+def _strings(document: dict[str, Any]) -> Iterator[str]:
+    """Every key and every string."""
+    waiting: list[object] = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += (*value.keys(), *value.values())
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _is_operators_own(text: str) -> bool:
+    """Searches also what a JSON text within the text would say: llama-server's own errors arrive as one."""
+    if _OPERATORS_OWN.search(text):
+        return True
+    return "\\" in text and _OPERATORS_OWN.search(_ESCAPE.sub(_unescaped, text)) is not None
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    if escape[1]:
+        return chr(int(escape[1], 16))
+    return " " if escape[2] in "nrtbf" else escape[2]

@@ -21,7 +21,7 @@ class FrameRead:
     a whole answer, whose text came in no pieces. `text_bytes` is the size of answer, thinking and tool calls.
     `usage` is the backend's own report; a figure it left out is 0. `terminal` marks the frame after which the
     answer is complete, `finish` the reason it gives, `error` the backend's error text, `usage_only` a chunk
-    that carries nothing but the report.
+    that carries nothing but the report, `unreadable` what is no JSON object and would break a client.
     """
 
     output_pieces: int = 0
@@ -31,6 +31,7 @@ class FrameRead:
     finish: str | None = None
     error: str | None = None
     usage_only: bool = False
+    unreadable: bool = False
 
 
 def as_object(value: object) -> dict[str, Any]:

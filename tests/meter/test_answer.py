@@ -12,8 +12,9 @@ from gateway.dialects import error_body, error_frame
 from gateway.errors import MESSAGE, Code
 from gateway.surfaces import BY_NAME, SURFACES, Dialect
 from gateway.values import Outcome, Usage, UsageSource
-from meter.answer import INCOMPLETE, OVER_CAP, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
-from meter.framing import FRAME_BYTES_MAX
+from meter.answer import INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
+from meter.framing import FRAME_BYTES_MAX, NdjsonSplitter, Splitter, SseSplitter
+from meter.readers import read_frame
 from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcript, transcripts
 
 EXACT, COUNTED, ESTIMATED, NONE = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED, UsageSource.NONE
@@ -248,6 +249,57 @@ def test_half_a_last_line_is_not_handed_on_so_the_error_is_a_line_of_its_own() -
     ]
 
 
+def end_of_answer(exchange: Transcript) -> int:
+    """How many bytes there are when the frame that ends the answer is all there, beyond the last byte if none does."""
+    splitter: Splitter = SseSplitter() if "event-stream" in exchange.content_type else NdjsonSplitter()
+    place = 0
+    for frame in [*splitter.feed(exchange.body), *splitter.flush()]:
+        if read_frame(exchange.surface.name, frame.data).terminal:
+            return place + frame.raw.index(frame.data) + len(frame.data)
+        place += len(frame.raw)
+    return place + 1
+
+
+@pytest.mark.parametrize("exchange", STREAMS, ids=by_name)
+def test_a_stream_that_ends_at_any_byte_before_its_end_is_counted_and_not_complete(exchange: Transcript) -> None:
+    complete_at = end_of_answer(exchange)
+    full = replay(exchange)[1].usage
+    for size in range(len(exchange.body)):
+        out, ending = replay(exchange, [exchange.body[:size]])
+        if size >= complete_at:
+            assert (ending.outcome, ending.usage) == (Outcome.COMPLETE, full)
+            continue
+        assert (ending.outcome, ending.code) == (Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR)
+        assert b'"error"' in out.splitlines()[-1 if exchange.surface.dialect is Dialect.NATIVE else -2]
+        assert ending.usage.input_tokens in (11, 26)
+        assert ending.usage.output_tokens >= (1 if b" there" in out else 0)
+        assert ending.usage.source is not NONE
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \t\n"])
+def test_a_blank_line_of_a_backend_never_reaches_a_native_client(blank: bytes) -> None:
+    exchange = transcript("api_chat_stream")
+    lines = exchange.body.splitlines(keepends=True)
+    out, ending = replay(exchange, [blank, *(line + blank for line in lines)])
+    assert out == exchange.body
+    assert ending == Ending(Outcome.COMPLETE, None, Usage(26, 4, EXACT))
+
+
+JUNK = [b"<html>dial tcp 10.0.0.3:11434</html>", b"[1]", b"null", b'{"message":', b"\xff\xfe", b"5"]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("name", ["api_chat_stream", "v1_chat_stream_no_usage", "v1_messages_stream"])
+def test_a_frame_that_no_client_could_read_cuts_the_stream(name: str, junk: bytes) -> None:
+    exchange = transcript(name)
+    native = exchange.surface.dialect is Dialect.NATIVE
+    raw = junk + b"\n" if native else b"data: " + junk + b"\n\n"
+    frame = error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, UNREADABLE, "req-1")
+    out, ending = replay(exchange, [raw, exchange.body])
+    assert out == frame
+    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 0, ESTIMATED))
+
+
 @pytest.mark.parametrize(
     "exchange",
     [one for one in CORPUS if one.surface.dialect is Dialect.NATIVE and one.surface.cap_field and one.status == 200],
@@ -263,7 +315,7 @@ def test_a_frame_too_long_to_hold_cuts_the_stream() -> None:
     exchange = transcript("api_chat_stream")
     line = exchange.body.splitlines(keepends=True)[0]
     out, ending = replay(exchange, [line + b'{"message":' + b" " * FRAME_BYTES_MAX])
-    assert out == line + error_frame(Dialect.NATIVE, Code.BACKEND_ERROR, UNREADABLE, "req-1")
+    assert out == line + error_frame(Dialect.NATIVE, Code.BACKEND_ERROR, TOO_LONG, "req-1")
     assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 1, COUNTED))
 
 

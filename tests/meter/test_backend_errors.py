@@ -1,0 +1,135 @@
+"""The words of a failing backend: what helps a caller is passed on, what belongs to the operator never."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.dialects import error_body
+from gateway.errors import MESSAGE, Code
+from gateway.surfaces import Dialect
+from meter.backend_errors import caller_status, shown_body, shown_frame
+
+HOSTS = st.sampled_from(
+    [
+        "10.0.0.3", "192.168.178.20", "127.0.0.11", "172.17.0.2", "8.8.8.8", "[::1]", "[fe80::1%eth0]", "fe80::1",
+        "2001:db8:0:0:1:2:3:4", "2001:db8::17", "::ffff:10.0.0.3", "gpu-host-1.rack2.example.com",
+        "ollama.default.svc.cluster.local", "localhost",
+    ]
+)  # fmt: skip
+NAMES = st.sampled_from(["gpu-host-1", "ollama", "OLLAMA-0", "node_7"])
+PORTS = st.sampled_from(["11434", "53", "443", "39211"])
+
+# What Go and its libraries say, and what a reverse proxy in front of a backend would.
+ANYWHERE = [
+    "{} is down", "{}", "\n{}\n", "\t{}", "({})", "'{}'", "upstream={}", "a,{},b", "{}: EOF", "via {}.",
+]  # fmt: skip
+SENTENCES = [
+    "dial tcp {host}:{port}: connect: connection refused", 'Post "http://{host}:{port}/completion": EOF',
+    "lookup {host} on 127.0.0.11:53: no such host", "lookup {host}: no such host",
+    "read tcp {host}:{port}: i/o timeout",
+    "tls: failed to verify certificate: x509: certificate is valid for {host}, not b", "cannot reach https://{host}/x",
+    "ssh://root@{host}/x", "dial unix: {host}", "read from {host}:{port} failed", "//{host}:{port}",
+    "{host}:{port}", "could not resolve host: {host}", "connect to {host} port {port}: No route to host",
+    "see https://ollama.com/connect?name={host}&key=c3", "getaddrinfo {host}",
+]  # fmt: skip
+PATHS = [
+    "open /root/.ollama/models/blobs/sha256-1: no such file", "dial unix /run/{host}.sock", "exec: /usr/bin/{host}",
+    "open C:\\Users\\{host}\\.ollama: denied", "mkdir /data/{host}", "open ~/{host}/x",
+]  # fmt: skip
+
+TEXTS = (
+    st.builds(lambda form, host: (form.format(host), host), st.sampled_from(ANYWHERE), HOSTS)
+    | st.builds(
+        lambda form, host, port: (form.format(host=host, port=port), host),
+        st.sampled_from(SENTENCES),
+        HOSTS | NAMES,
+        PORTS,
+    )
+    | st.builds(lambda form, host: (form.format(host=host), host), st.sampled_from(PATHS), NAMES)
+)
+
+
+def plain(text: str) -> str:
+    return text
+
+
+def inner_json(text: str) -> str:
+    """As llama-server's own error bodies arrive: a JSON text within the string."""
+    return json.dumps({"error": {"code": 500, "message": text}})
+
+
+def slashed(text: str) -> str:
+    return json.dumps(text).replace("/", "\\/")
+
+
+def escaped(text: str) -> str:
+    return "".join(f"\\u{ord(character):04x}" for character in text)
+
+
+def document_of(dialect: Dialect, text: str, beside: dict[str, Any]) -> dict[str, Any]:
+    if dialect is Dialect.NATIVE:
+        return {"error": text}
+    error = {"type": "api_error", "message": text, **beside}
+    return {"error": error} if dialect is Dialect.OPENAI else {"type": "error", "error": error}
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("wrap", [plain, inner_json, slashed, escaped])
+@given(TEXTS, st.sampled_from([400, 404, 500, 502, 503]), st.booleans())
+@example(("error:\n10.0.0.3", "10.0.0.3"), 500, True)
+def test_no_address_host_name_path_or_link_of_a_backend_reaches_a_caller(
+    dialect: Dialect, wrap: Any, planted: tuple[str, str], status: int, ensure_ascii: bool
+) -> None:
+    text, host = planted
+    data = json.dumps(document_of(dialect, wrap(text), {}), ensure_ascii=ensure_ascii).encode()
+    own = error_body(dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+    assert shown_body(dialect, status, data, "req-1") == own, host
+    assert own in shown_frame(dialect, data + b"\n", data, "req-1")
+
+
+@pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
+@given(TEXTS)
+def test_nor_does_one_that_stands_beside_the_message(dialect: Dialect, planted: tuple[str, str]) -> None:
+    for beside in ({"param": planted[0]}, {planted[0]: 1}, {"details": [{"at": planted[0]}]}):
+        data = json.dumps(document_of(dialect, "out of memory", beside)).encode()
+        assert b"out of memory" not in shown_body(dialect, 500, data, "req-1")
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model 'llama3.2:1b' not found", 'model "hf.co/u/m:q4_k_m" not found, try pulling it first',
+        "model 'user/my_model:v1.2' not found", '"m:latest" does not support tools', "invalid model name",
+        "server busy, please try again.  maximum pending requests exceeded", "invalid options: num_predict",
+        "model requires more system memory (5.6 GiB) than is available (3.1 GiB)", "missing request body",
+        "json: cannot unmarshal string into Go struct field ChatRequest.messages.content of type int",
+        "llama-server: std::bad_alloc", "registry does not support /api/chat", "messages[0].content: 10.5 is too long",
+        "think value \"x\" is not supported for this model", "an error was encountered while running the model: EOF",
+        "option \"num_ctx\" must be of type integer", "prompt of 12000 tokens exceeds the context length of 4096",
+    ],
+)  # fmt: skip
+def test_a_sentence_that_helps_the_caller_is_passed_on(dialect: Dialect, text: str) -> None:
+    data = json.dumps(document_of(dialect, text, {})).encode()
+    assert shown_body(dialect, 400, data, "req-1") == data
+    assert shown_frame(dialect, data + b"\n", data, "req-1") == data + b"\n"
+
+
+BODIES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("error message type a".split()), inner),
+    max_leaves=6,
+).map(lambda value: json.dumps(value).encode())
+
+
+@given(st.sampled_from(list(Dialect)), st.integers(100, 599), BODIES | st.binary(max_size=40))
+def test_every_client_finds_the_shape_that_it_reads(dialect: Dialect, status: int, body: bytes) -> None:
+    """ollama-python needs `error` to be a string, the others an object with a message."""
+    assert caller_status(status) >= 400
+    error = json.loads(shown_body(dialect, status, body, "req-1"))["error"]
+    assert isinstance(error if dialect is Dialect.NATIVE else error["message"], str)
