@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 ONCE ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 60
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench docs lock wasm clean
+.PHONY: help demo test lint types fuzz bench docs lock wasm clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,9 @@ lint: $(VENV)/.dev ## style and import rules
 
 types: $(VENV)/.dev ## mypy --strict
 	@$(BIN)/mypy
+
+fuzz: $(VENV)/.dev ## look for inputs that break a promise of the readers and decoders; FUZZ_SECONDS=60
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.runtime ## what the gateway costs beside its upstream, as ratios in one run; BENCH_ARGS=--json
 	@$(BIN)/python -m bench.overhead $(BENCH_ARGS)

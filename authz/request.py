@@ -30,6 +30,12 @@ _FIELDS = frozenset(
     "output_config".split()
 )
 _STREAM_OPTIONS_FIELDS = frozenset({"include_usage"})
+# Ollama takes options by their exact names only; another spelling beside the one that the gateway writes would say two
+# things to whoever reads it otherwise.
+_OPTIONS_FIELDS = frozenset(
+    "num_keep seed num_predict top_k top_p min_p typical_p repeat_last_n temperature repeat_penalty presence_penalty "
+    "frequency_penalty stop num_ctx num_batch num_gpu main_gpu use_mmap num_thread draft_num_predict".split()
+)
 # What says of a tool that Ollama runs it itself; `tools` are the members of a namespace of /v1/responses.
 _TOOL_FIELDS = frozenset({"type", "tools"})
 
@@ -46,8 +52,9 @@ class ReadRequest:
 def read_request(surface: Surface, body: bytes, content_encoding: str) -> ReadRequest:
     """Reads `body` as one strict JSON object. Raises Denied(invalid_request) with a sentence that says what to mend."""
     document = _read_document(body, content_encoding)
-    if isinstance(options := document.get("stream_options"), dict):
-        _check_spelling(options, _STREAM_OPTIONS_FIELDS)
+    for field, known in (("options", _OPTIONS_FIELDS), ("stream_options", _STREAM_OPTIONS_FIELDS)):
+        if isinstance(options := document.get(field), dict):
+            _check_spelling(options, known)
     _check_tools(document.get("tools"))
     model = _model_of(document, "model")
     try:

@@ -22,6 +22,7 @@ AMBIGUOUS = {
     "a nested duplicate": b'{"model":"a","options":{"num_predict":5,"NUM_PREDICT":-1}}',
     "stream options that would merge": b'{"model":"a","stream_options":{"include_usage":true},"stream_options":{}}',
     "a stream option in another spelling": b'{"model":"a","stream_options":{"Include_Usage":false}}',
+    "an option in another spelling": b'{"model":"a","options":{"Num_Predict":-1}}',
     "messages that would merge": b'{"model":"a","messages":[{"content":"x"}],"messages":[{"role":"user"}]}',
     "a key and its Unicode fold": '{"model":"a","\u017feed":1,"seed":2}'.encode(),
     "an escaped duplicate": b'{"model":"a","m\\u006fdel":"b"}',

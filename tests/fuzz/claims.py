@@ -6,18 +6,26 @@ Each raises AssertionError when it is broken.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from authz.request import ReadRequest, read_request
 from gateway.asked import OUTPUT_TOKENS_MAX, USAGE_ON_REQUEST
 from gateway.errors import Code, Denied
 from gateway.grant import Grant
-from gateway.surfaces import Surface
+from gateway.surfaces import Dialect, Surface
+from gateway.values import Usage
+from meter.answer import WHOLE_BYTES_MAX, Answer, Ending
+from meter.framing import SseSplitter
 from meter.rewrite import rewrite
 from tests.fuzz.go_json import GoRefuses
 from tests.fuzz.ollama_reading import Understood, identity, understand
 from tests.meter.wire_corpus import grant_for
 
 NUM_PREDICT_MAX = 4096
+SINGLE_BYTES_MAX = 256
 
 # What the gateway writes or takes out itself.
 _GRANTED = {"model", "stream", "stream_options", "options", "max_tokens", "max_completion_tokens", "max_output_tokens"}
@@ -94,3 +102,92 @@ def _check_kept(read: ReadRequest, sent: dict[str, object], *, runner_options: b
     before = [(name, value) for name, value in read.document.items() if name not in ours]
     after = [(name, value) for name, value in sent.items() if name not in ours]
     assert repr(before) == repr(after)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer of a backend, and what its request was granted."""
+
+    surface: Surface
+    stream: bool
+    strip_usage: bool
+    status: int
+    content_type: str
+    body: bytes
+    output_cap: int = 100
+
+
+def check_answer(answered: Answered, places: Sequence[int]) -> Ending:
+    """One answer, delivered whole, in the pieces that `places` cut, and in single bytes, or in sevens when it is long.
+
+    Returns how it ended.
+    """
+    body = answered.body
+    edges = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
+    out, ending = _delivered(answered, [body])
+    assert _delivered(answered, [body[start:end] for start, end in pairwise(edges)]) == (out, ending)
+    step = 1 if len(body) <= SINGLE_BYTES_MAX else 7
+    assert _delivered(answered, [body[at : at + step] for at in range(0, len(body), step)]) == (out, ending)
+    _check_usage(answered, ending.usage)
+    _check_client(answered, out)
+    return ending
+
+
+def _delivered(answered: Answered, chunks: list[bytes]) -> tuple[bytes, Ending]:
+    surface = answered.surface
+    answer = Answer(
+        grant_for(
+            surface, stream=answered.stream and surface.streams_by_default is not None,
+            strip_usage=answered.strip_usage, output_cap=answered.output_cap if surface.cap_field else 0,
+        )
+    )  # fmt: skip
+    assert answer.headers(answered.status, answered.content_type) >= 200
+    out = b""
+    for chunk, end_of_stream in [*((chunk, False) for chunk in chunks), (b"", True)]:
+        decision = answer.chunk(chunk, end_of_stream)
+        out += chunk if decision.body is None else decision.body
+        _check_usage(answered, answer.delivered)
+        if decision.cut:
+            break
+    ending = answer.end(aborted=False)
+    assert ending.usage == answer.delivered
+    return out, ending
+
+
+def _check_usage(answered: Answered, usage: Usage) -> None:
+    assert 0 <= usage.output_tokens <= (answered.output_cap if answered.surface.cap_field else 0)
+    assert 0 <= usage.input_tokens < 2**53
+
+
+def _check_client(answered: Answered, out: bytes) -> None:
+    """What the clients rely on: ollama-python on JSON in every line and a text in `error`, all on the report they
+    asked for or not."""
+    surface = answered.surface
+    generates = surface.cap_field is not None
+    if not 200 <= answered.status < 300:
+        _check_error(surface, _loaded(out))
+    elif generates and not (answered.stream and surface.streams_by_default is not None):
+        if len(answered.body) <= WHOLE_BYTES_MAX:
+            _check_error(surface, _loaded(out))
+    elif generates and surface.dialect is Dialect.NATIVE:
+        assert out.endswith(b"\n") or len(out.split(b"\n")) == 1 or _loaded(out.split(b"\n")[-1])
+        for line in out.removesuffix(b"\n").split(b"\n"):
+            _check_error(surface, _loaded(line))
+    elif (
+        generates and answered.strip_usage and surface.name in USAGE_ON_REQUEST and "json" not in answered.content_type
+    ):
+        splitter = SseSplitter()
+        for frame in splitter.feed(out) + splitter.flush():
+            assert not frame.data.startswith(b"{") or "usage" not in _loaded(frame.data)
+
+
+def _loaded(text: bytes) -> dict[str, Any]:
+    document = json.loads(text)
+    assert isinstance(document, dict)
+    return document
+
+
+def _check_error(surface: Surface, document: dict[str, Any]) -> None:
+    error = document.get("error")
+    if error and surface.dialect is Dialect.NATIVE:
+        assert isinstance(error, str)

@@ -10,7 +10,7 @@ from tests.fuzz.bodies import REQUESTS
 from tests.fuzz.claims import check_request
 
 
-@settings(max_examples=600)
+@settings(max_examples=400)
 @given(REQUESTS, st.booleans())
 def test_no_body_is_read_one_way_at_the_gateway_and_another_way_at_the_backend(
     request: tuple[Surface, bytes], runner_options: bool
