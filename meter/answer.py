@@ -191,6 +191,7 @@ class _Whole:
         self._splitter: WholeBody | None = WholeBody(WHOLE_BYTES_MAX)
         self._bytes = 0
         self._tail = b""
+        self._presentable = True
 
     def chunk(self, data: bytes, end_of_stream: bool) -> Decision:
         self._bytes += len(data)
@@ -215,7 +216,7 @@ class _Whole:
             out = held
             if self.outcome is Outcome.CUT:
                 out = error_body(dialect, Code.BACKEND_ERROR, OVER_CAP, request_id)
-            elif self.outcome is Outcome.UPSTREAM_ERROR:
+            elif not self._presentable:
                 out = shown_body(dialect, STATUS[Code.BACKEND_ERROR], held, request_id)
         return Decision(None if out == data else out, cut=self.outcome is Outcome.CUT)
 
@@ -240,9 +241,11 @@ class _Whole:
         else:
             read = read_tail(self._tail, self._bytes if self._generates else 0)
         self._fold.add(read)
+        # A text that the backend left unfinished is the caller's all the same.
+        self._presentable = self._bytes > 0 and not read.unreadable and read.error is None
         if self._fold.over_cap:
             self.outcome = Outcome.CUT
-        elif read.error is None and read.terminal:
+        elif self._presentable and read.terminal:
             self.outcome = Outcome.COMPLETE
         else:
             self.outcome = Outcome.UPSTREAM_ERROR

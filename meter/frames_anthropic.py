@@ -17,7 +17,7 @@ def read_messages(document: dict[str, Any], whole: bool) -> FrameRead:
     if whole:
         size_bytes = sum(map(_block_bytes, as_list(document.get("content"))))
         finish = as_text(document.get("stop_reason"))
-        return FrameRead(text_bytes=size_bytes, usage=_usage(document), terminal=True, finish=finish)
+        return FrameRead(text_bytes=size_bytes, usage=_usage(document), terminal=finish is not None, finish=finish)
     kind = document.get("type")
     if kind == "content_block_start":
         return _piece(_block_bytes(document.get("content_block")))

@@ -31,7 +31,7 @@ def _read_generated(document: dict[str, Any], holder: dict[str, Any], field: str
         output_pieces=pieces_of(size_bytes, as_list(document.get("logprobs")), whole=whole),
         text_bytes=size_bytes,
         usage=usage if usage and (usage.input_tokens or usage.output_tokens) else None,
-        terminal=done or whole or rendered,
+        terminal=done or rendered,
         finish="load" if rendered else as_text(document.get("done_reason")),
     )
 

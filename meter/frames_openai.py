@@ -36,12 +36,14 @@ def _read(document: dict[str, Any], size_bytes: int, logprobs: list[object], who
     # /v1/completions puts a report of zeros on every chunk; only the chunk without choices carries the figures.
     placeholder = usage is not None and not whole and choices and not (usage.input_tokens or usage.output_tokens)
     finishes = (as_text(as_object(choice).get("finish_reason")) for choice in choices)
+    # The answer to `_debug_render_only` generates nothing, like a load.
+    finish = "load" if "_debug_info" in document else next(filter(None, finishes), None)
     return FrameRead(
         output_pieces=pieces_of(size_bytes, logprobs, whole=whole),
         text_bytes=size_bytes,
         usage=None if placeholder else usage,
-        terminal=whole,
-        finish=next(filter(None, finishes), None),
+        terminal=whole and finish is not None,
+        finish=finish,
         usage_only=usage is not None and not choices and not whole,
     )
 

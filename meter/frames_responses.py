@@ -17,7 +17,7 @@ def read_responses(document: dict[str, Any], whole: bool) -> FrameRead:
     if whole:
         size_bytes = sum(map(_item_bytes, as_list(document.get("output"))))
         finish = as_text(document.get("status"))
-        return FrameRead(text_bytes=size_bytes, usage=_usage(document), terminal=True, finish=finish)
+        return FrameRead(text_bytes=size_bytes, usage=_usage(document), terminal=finish is not None, finish=finish)
     kind = as_text(document.get("type")) or ""
     response = as_object(document.get("response"))
     if kind.endswith(".delta"):

@@ -8,6 +8,9 @@ from meter.frames import FrameRead
 from meter.framing import Frame, with_payload
 from meter.readers import load_object
 
+# Ollama escapes the separators at which some clients would break a line.
+_ESCAPED = {0x2028: "\\u2028", 0x2029: "\\u2029"}
+
 
 def without_usage(frame: Frame, read: FrameRead) -> bytes:
     """The bytes of a server-sent event without its `usage`; nothing when the event holds nothing else."""
@@ -19,4 +22,5 @@ def without_usage(frame: Frame, read: FrameRead) -> bytes:
     if document is None or "usage" not in document:
         return frame.raw
     del document["usage"]
-    return with_payload(frame.raw, json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
+    return with_payload(frame.raw, text.encode())
