@@ -34,7 +34,8 @@ _STREAM_OPTIONS_FIELDS = frozenset({"include_usage"})
 # things to whoever reads it otherwise.
 _OPTIONS_FIELDS = frozenset(
     "num_keep seed num_predict top_k top_p min_p typical_p repeat_last_n temperature repeat_penalty presence_penalty "
-    "frequency_penalty stop num_ctx num_batch num_gpu main_gpu use_mmap num_thread draft_num_predict".split()
+    "frequency_penalty stop num_ctx num_batch num_gpu main_gpu use_mmap num_thread draft_num_predict numa low_vram "
+    "f16_kv logits_all vocab_only use_mlock".split()
 )
 # What says of a tool that Ollama runs it itself; `tools` are the members of a namespace of /v1/responses.
 _TOOL_FIELDS = frozenset({"type", "tools"})

@@ -16,8 +16,10 @@ from gateway.surfaces import BY_NAME
 
 # Each of these makes Ollama reload, keep or unload the model for everybody, or shows the rendered system prompt.
 RUNNER_FIELDS = ("keep_alive", "shift", "_debug_render_only")
+# The second line is of releases before 0.30.
 RUNNER_OPTIONS = (
     "num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict",
+    "numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock",
 )  # fmt: skip
 
 

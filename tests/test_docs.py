@@ -12,6 +12,7 @@ import yaml
 from gateway.errors import STATUS, Code
 from gateway.surfaces import SURFACES, Surface
 from ops.cli import PANELS
+from tests.surface_table import table
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -36,6 +37,12 @@ def test_every_surface_stands_in_the_api_with_dialect_scope_and_cap(surface: Sur
     cap = f"`{'.'.join(surface.cap_field)}`" if surface.cap_field else "none"
     row = f"| `{surface.path}` | {surface.dialect} | `{surface.scope}` | {cap} |"
     assert any(line.startswith(row) for line in read("api.md").splitlines()), row
+
+
+def test_the_table_of_surfaces_says_what_reader_and_rewriter_do() -> None:
+    """`python -m tests.surface_table` prints the rows that belong there."""
+    rows = [line for line in read("surfaces.md").splitlines() if line.startswith("|")]
+    assert rows == table().splitlines()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -30,6 +30,7 @@ AMBIGUOUS = {
     "something behind the value": b'{"model":"a"}junk',
     "a byte order mark": b'\xef\xbb\xbf{"model":"a"}',
     "UTF-16": '{"model":"a"}'.encode("utf-16"),
+    "UTF-32": '{"model":"a"}'.encode("utf-32"),
     "invalid UTF-8": b'{"model":"a","x":"\xff"}',
     "half of a surrogate pair": b'{"model":"a","x":"\\ud800"}',
     "half of a surrogate pair in a key": b'{"model":"a","\\udc00":1}',

@@ -109,6 +109,8 @@ def test_options_that_reload_the_model_for_everybody_are_dropped_and_named() -> 
     assert result.dropped_options == (
         "keep_alive", "shift", "_debug_render_only", "options.num_ctx", "options.num_batch", "options.num_gpu",
         "options.main_gpu", "options.use_mmap", "options.num_thread", "options.draft_num_predict",
+        "options.numa", "options.low_vram", "options.f16_kv", "options.logits_all", "options.vocab_only",
+        "options.use_mlock",
     )  # fmt: skip
 
 
