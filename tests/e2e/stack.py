@@ -47,19 +47,25 @@ class Simulator:
     def __init__(self, process: subprocess.Popen[str], url: str) -> None:
         self.process = process
         self.url = url
+        self._client = httpx.Client(base_url=url, timeout=2 * WAIT_TIMEOUT_S)
 
     def requests(self, request_id: str | None = None) -> list[dict[str, Any]]:
         """What reached it, health checks and discovery left out; of one gateway request if asked."""
-        seen: list[dict[str, Any]] = httpx.get(f"{self.url}/_sim/requests").json()
-        return [
-            each
-            for each in seen
-            if each["method"] == "POST" and (request_id is None or each["headers"].get("x-request-id") == request_id)
-        ]
+        wanted = {"method": "POST", **({"request_id": request_id} if request_id is not None else {})}
+        seen: list[dict[str, Any]] = self._client.get("/_sim/requests", params=wanted).json()
+        return seen
+
+    def idle(self) -> None:
+        """Waits until no request runs there."""
+        self._client.get("/_sim/requests", params={"idle_s": WAIT_TIMEOUT_S, "request_id": "none"}).raise_for_status()
+
+    def forget(self) -> None:
+        """Drops what it saw."""
+        self._client.delete("/_sim/requests").raise_for_status()
 
     def behave(self, **behaviour: Any) -> None:
         """Sets how it answers from now on; without arguments, as at first."""
-        httpx.put(f"{self.url}/_sim/behaviour", json=behaviour).raise_for_status()
+        self._client.put("/_sim/behaviour", json=behaviour).raise_for_status()
 
 
 @contextmanager

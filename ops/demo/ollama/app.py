@@ -68,9 +68,13 @@ class Simulator:
         outcome: Outcome = "failed"
         try:
             response, outcome = await self._serve(request, record)
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             outcome = "cancelled"
             raise
+        except ConnectionError:
+            outcome = "cancelled"
+            # Nobody reads it, and to raise would be logged as if it were a fault of this program.
+            return web.Response(status=499)
         finally:
             self.recorder.end(record, outcome)
         return response

@@ -49,6 +49,7 @@ class Behaviour(BaseModel):
 
     `tokens_per_s` 0 is as fast as possible. `answer_tokens` is the length of an answer with its end mark and
     without its thinking (null: what the prompt suggests). `cloud` is how names such as `m:cloud` are refused.
+    `headers` are added to every answer, as a proxy before the real Ollama might.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -61,6 +62,7 @@ class Behaviour(BaseModel):
     tool_calls: Literal["by_model", "own_frame", "done_frame"] = "by_model"
     cloud: Literal["unauthorized", "disabled"] = "unauthorized"
     seed: int = 0
+    headers: dict[str, str] = Field(default_factory=dict)
     faults: list[Fault] = Field(default_factory=list)
 
     _dice: random.Random = PrivateAttr()

@@ -2,7 +2,8 @@
 
 | request | |
 |---|---|
-| `GET /_sim/requests` | the records; `?idle_s=5` waits at most that long until no request runs |
+| `GET /_sim/requests` | the records, oldest first; `?method=POST` and `?request_id=ID` leave others out |
+| `GET /_sim/requests?idle_s=5` | waits at most that long until no request runs |
 | `DELETE /_sim/requests` | forgets them |
 | `GET`, `PUT /_sim/behaviour` | pace and faults; a field that is not named returns to its value at the start |
 | `PUT /_sim/models` | the model list: names, or objects with `name`, `capabilities`, `digest` |
@@ -48,7 +49,7 @@ class Control:
         wait_s = request.query.get("idle_s")
         if wait_s is not None and not await self._recorder.idle(min(float(wait_s), IDLE_S_MAX)):
             return web.json_response({"error": "requests are still running"}, status=504)
-        return web.json_response(self._recorder.listing())
+        return web.json_response(self._recorder.listing(request.query.get("method"), request.query.get("request_id")))
 
     async def clear(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """204."""

@@ -45,12 +45,13 @@ class Exchange:
         self.library = library
         self.loading = loading
         self.faults: dict[FaultKind, Fault] = behaviour.strike(match.path, runs_model=match.route.runs_model)
+        record.faults = tuple(self.faults)
         self.response: web.StreamResponse | None = None
         self._transport_fault = next((self.faults[k] for k in ("reset", "close", "stall") if k in self.faults), None)
 
     async def send(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer with its length. Raises Struck, ConnectionError."""
-        response = web.StreamResponse(status=status, headers=_head(content_type, headers))
+        response = web.StreamResponse(status=status, headers=self._head(content_type, headers))
         response.content_length = len(body)
         await self._open(response)
         fault = self._transport_fault
@@ -64,7 +65,7 @@ class Exchange:
 
     async def stream(self, status: int, content_type: str, headers: Mapping[str, str] | None = None) -> None:
         """Sends the head of a chunked answer. Raises Struck, ConnectionError."""
-        response = web.StreamResponse(status=status, headers=_head(content_type, headers))
+        response = web.StreamResponse(status=status, headers=self._head(content_type, headers))
         response.enable_chunked_encoding()
         await self._open(response)
 
@@ -80,6 +81,10 @@ class Exchange:
         """The regular end of the answer. Raises ConnectionError."""
         if self.response is not None:
             await self.response.write_eof()
+
+    def _head(self, content_type: str, headers: Mapping[str, str] | None) -> dict[str, str]:
+        typed = {"Content-Type": content_type} if content_type else {}
+        return {**self.behaviour.headers, **(headers or {}), **typed}
 
     async def _open(self, response: web.StreamResponse) -> None:
         await self._strike_at(None)
@@ -104,7 +109,3 @@ class Exchange:
         elif transport is not None:
             transport.close()
         raise Struck(fault.kind)
-
-
-def _head(content_type: str, headers: Mapping[str, str] | None) -> dict[str, str]:
-    return {**(headers or {}), **({"Content-Type": content_type} if content_type else {})}

@@ -16,8 +16,8 @@ Outcome = Literal["complete", "cancelled", "failed"]
 
 @dataclass(slots=True)
 class Record:
-    """One request. `output_tokens` were really generated; `frames` were handed to the socket; times in seconds
-    since the epoch; `finished` is None while it runs."""
+    """One request. `output_tokens` were really generated; `frames` were handed to the socket; `faults` are the kinds
+    that struck it; times in seconds since the epoch; `finished` is None while it runs."""
 
     id: int
     method: str
@@ -31,6 +31,7 @@ class Record:
     prompt_tokens: int = 0
     output_tokens: int = 0
     frames: int = 0
+    faults: tuple[str, ...] = ()
     finished: Outcome | None = None
     ended_at: float | None = None
 
@@ -87,9 +88,13 @@ class Recorder:
             return False
         return True
 
-    def listing(self) -> list[dict[str, Any]]:
-        """Every record as a JSON object, oldest first."""
-        return [asdict(record) for record in self.records]
+    def listing(self, method: str | None = None, request_id: str | None = None) -> list[dict[str, Any]]:
+        """Every record as a JSON object, oldest first; only those of a method or of an `x-request-id`, if given."""
+        return [
+            asdict(record)
+            for record in self.records
+            if method in (None, record.method) and request_id in (None, record.headers.get("x-request-id"))
+        ]
 
     def _bound(self) -> None:
         if self._bytes > RECORDED_BYTES_MAX:
