@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from authz.attempt import Attempt
-from authz.policy import may_set_runner_options
+from authz.policy import may_see_backend, may_set_runner_options
 from authz.request import ReadRequest
 from gateway.errors import Code, Denied
 from gateway.estimate import estimate_input
@@ -67,6 +67,7 @@ class Admitter:
             stream=request.asked.stream,
             strip_usage=not request.asked.usage,
             runner_options=may_set_runner_options(principal),
+            show_backend=may_see_backend(principal),
             log_prompts=principal.log_prompts,
             input_estimate=estimate_input(request.document),
             output_cap=asked,

@@ -38,3 +38,8 @@ def backends_for(principal: Principal, model: str, catalog: Catalog) -> tuple[st
 def may_set_runner_options(principal: Principal) -> bool:
     """Whether the key may set options that reload or unload a model for everybody."""
     return Scope.RUNNER in principal.scopes
+
+
+def may_see_backend(principal: Principal) -> bool:
+    """Whether the key is told which backend answered."""
+    return Scope.DEBUG in principal.scopes

@@ -21,7 +21,7 @@ class Grant:
 
     `model` is the canonical name that is sent to the backend. `output_cap` is the most output tokens the hold
     covers, 0 where nothing is generated. `strip_usage` says that the usage report was asked for by the gateway
-    and is to be taken out of the answer again.
+    and is to be taken out of the answer again. `show_backend` says that the caller may learn which backend answered.
     """
 
     request_id: str
@@ -39,6 +39,7 @@ class Grant:
     stream: bool
     strip_usage: bool
     runner_options: bool
+    show_backend: bool
     log_prompts: bool
     input_estimate: int
     output_cap: int

@@ -8,6 +8,7 @@ MAX_RETRIES_HEADER = "x-envoy-max-retries"
 # Set by Envoy, which takes it away from whoever sends it: the address that made the connection.
 PEER_HEADER = "x-nz-peer"
 REQUEST_ID_HEADER = "x-request-id"
+BACKEND_HEADER = "x-gateway-backend"
 ERROR_HEADER = "x-gateway-error"
 DROPPED_OPTIONS_HEADER = "x-gateway-dropped-options"
 

@@ -13,7 +13,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from gateway.errors import Code
 from gateway.grant import Grant
 from gateway.ledger import Entry, settled_entry
-from gateway.names import DROPPED_OPTIONS_HEADER, ERROR_HEADER, backend_of
+from gateway.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER, backend_of
 from gateway.quota.port import Hold, Progress
 from gateway.values import Outcome, Usage
 from meter import envoy_api
@@ -128,6 +128,8 @@ class Exchange:
         self._backend = backend_of(envoy_api.read_attribute(message, "xds.cluster_name"))
         self._status = self._answer.headers(status, headers.get("content-type", ""))
         extra = {":status": str(self._status)}
+        if self.grant.show_backend and self._backend:
+            extra[BACKEND_HEADER] = self._backend
         if self._dropped_options:
             extra[DROPPED_OPTIONS_HEADER] = ", ".join(self._dropped_options)
         if self._status >= 400:

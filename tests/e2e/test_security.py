@@ -144,23 +144,6 @@ def test_what_is_not_on_the_list_never_reaches_a_backend(
     assert len(ollama.requests()) == before
 
 
-@pytest.mark.parametrize("path", ["/api/%63hat", "/api//chat", "/api/./chat", "/api/x/../chat"])
-def test_another_spelling_of_a_path_is_the_path_or_nothing(
-    stack: Stack, ollama: Simulator, key: str, path: str
-) -> None:
-    answer = httpx.post(httpx.URL(stack.url).copy_with(raw_path=path.encode()), json=CHAT, headers={"x-api-key": key})
-    if answer.status_code == 200:
-        (seen,) = ollama.requests(answer.headers["x-request-id"])
-        assert seen["path"] == "/api/chat"
-    else:
-        assert answer.status_code in (400, 403, 404)
-
-
-def test_an_escaped_slash_is_refused_at_the_edge(stack: Stack, key: str) -> None:
-    url = httpx.URL(stack.url).copy_with(raw_path=b"/api%2Fchat")
-    assert httpx.post(url, json=CHAT, headers={"x-api-key": key}).status_code == 400
-
-
 def test_a_forbidden_model_and_one_that_nobody_hosts_give_the_same_bytes(stack: Stack) -> None:
     stack.cli("create-tenant", "--name", "few", "--models", MODEL)
     key = stack.cli("create-key", "--tenant", "few", "--name", "k")["key"]
@@ -168,6 +151,21 @@ def test_a_forbidden_model_and_one_that_nobody_hosts_give_the_same_bytes(stack: 
     assert [answer.status_code for answer in answers] == [403, 403]
     assert answers[0].content == answers[1].content
     assert chat(stack, key).status_code == 200
+
+
+def test_only_a_key_with_the_scope_debug_is_told_which_backend_answered(
+    stack: Stack, ollama: Simulator, spare: Simulator, key: str
+) -> None:
+    curious = stack.new_key("curious", "--scopes", "chat,debug")
+    for backend in (ollama, spare):
+        backend.behave(headers={"X-Gateway-Backend": "what-a-backend-says"})
+    for stream in (False, True):
+        assert chat(stack, curious, {**CHAT, "stream": stream}).headers.get_list("x-gateway-backend") == ["sim"]
+        assert "x-gateway-backend" not in chat(stack, key, {**CHAT, "stream": stream}).headers
+    ollama.behave(headers={"X-Gateway-Backend": "what-a-backend-says"}, faults=[{"kind": "reset"}])
+    assert chat(stack, curious).headers.get_list("x-gateway-backend") == ["spare"]
+    refused = chat(stack, curious, {**CHAT, "model": "no-such-model"})
+    assert (refused.status_code, "x-gateway-backend" in refused.headers) == (403, False)
 
 
 def test_runner_options_are_dropped_and_named(stack: Stack, ollama: Simulator, key: str) -> None:

@@ -55,8 +55,8 @@ def grant_for(surface: Surface, **changes: Any) -> Grant:
         "request_id": "req-1", "admitted_at_ms": 0, "tenant_id": 1, "tenant": "acme", "key_id": 1, "key_prefix": "nz_a",
         "client_ip": "192.0.2.1", "user_agent": "test", "method": "POST", "path": surface.path,
         "surface": surface.name, "model": "llama3.2:latest", "stream": bool(surface.streams_by_default),
-        "strip_usage": False, "runner_options": False, "log_prompts": False, "input_estimate": 11,
-        "output_cap": 100 if surface.cap_field else 0, "request_bytes": 0,
+        "strip_usage": False, "runner_options": False, "show_backend": False, "log_prompts": False,
+        "input_estimate": 11, "output_cap": 100 if surface.cap_field else 0, "request_bytes": 0,
     }  # fmt: skip
     return Grant(**{**fields, **changes})
 
