@@ -216,10 +216,10 @@ class Settings(BaseSettings):
 
     @field_validator("gateway_request_id_header", mode="after")
     @classmethod
-    def _the_only_one(cls, value: str) -> str:
-        # Envoy sets this header itself, on its own answers too, and knows no other name for it.
-        if value.lower() != "x-request-id":
-            raise ValueError("expected X-Request-ID, the only name that is supported")
+    def _an_id(cls, value: str) -> str:
+        # The header is overwritten on every answer, so it had better be none that means something else.
+        if not value.lower().endswith("id"):
+            raise ValueError("expected a name that ends with ID, such as X-Request-ID or X-Correlation-ID")
         return value
 
     @field_validator("gateway_trusted_proxies", mode="after")

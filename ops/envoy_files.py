@@ -58,6 +58,7 @@ def render_fixed(settings: Settings, directory: Path) -> dict[str, bytes]:
         **_targets("METER_GRPC", settings.meter_grpc_targets),
         "BIND_HOST": json.dumps(settings.gateway_bind_host),
         "BIND_PORT": str(settings.gateway_bind_port),
+        "REQUEST_ID_HEADER": json.dumps(settings.gateway_request_id_header),
         "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
         "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes),
         "BUFFER_BYTES_MAX": str(

@@ -10,14 +10,15 @@ from typing import Any
 
 from gateway.dialects import error_object
 from gateway.errors import MESSAGE, STATUS, Code
-from gateway.names import ERROR_HEADER
+from gateway.names import ERROR_HEADER, REQUEST_ID_HEADER
 from gateway.surfaces import SURFACES, Dialect
 
-# Which paths speak which dialect, first match wins; the counterpart of gateway.surfaces.dialect_of.
-_PATHS: tuple[tuple[Dialect, str], ...] = (
+# Which paths speak which dialect, first match wins; the counterpart of gateway.surfaces.dialect_of. Malformed HTTP has
+# no path at all, so the last one asks for none.
+_PATHS: tuple[tuple[Dialect, str | None], ...] = (
     (Dialect.ANTHROPIC, r"/v1/messages([/?].*)?"),
     (Dialect.OPENAI, r"/v1/.*"),
-    (Dialect.NATIVE, r".*"),
+    (Dialect.NATIVE, None),
 )
 _SURFACE_PATHS: tuple[tuple[Dialect, str], ...] = tuple(
     (dialect, "|".join(surface.path for surface in SURFACES if surface.dialect is dialect)) for dialect in Dialect
@@ -47,7 +48,12 @@ _BY_STATUS: tuple[tuple[int, Code], ...] = (
     (408, Code.REQUEST_TIMEOUT),
     (413, Code.REQUEST_TOO_LARGE),
     (431, Code.REQUEST_TOO_LARGE),
+    # A Transfer-Encoding that Envoy does not know.
+    (501, Code.INVALID_REQUEST),
 )
+
+# Envoy gives a request its id only when it has understood it; an answer before that gets one of its own.
+_REQUEST_ID = '%COALESCE({"operators": [{"command": "REQ", "param": "X-REQUEST-ID"}, "UNIQUE_ID"]})%'
 
 
 def local_reply_config() -> dict[str, Any]:
@@ -77,15 +83,17 @@ def _status(op: str, status: int) -> dict[str, Any]:
     return {"status_code_filter": {"comparison": comparison}}
 
 
-def _mapper(when: dict[str, Any], code: Code, dialect: Dialect, path: str) -> dict[str, Any]:
+def _mapper(when: dict[str, Any], code: Code, dialect: Dialect, path: str | None) -> dict[str, Any]:
     matcher = {"name": ":path", "string_match": {"safe_regex": {"regex": path}}}
     # The message texts hold no percent sign, which would be one of Envoy's format operators.
-    body = error_object(dialect, code, re.sub("%", "%%", MESSAGE[code]), "%REQ(X-REQUEST-ID)%")
+    body = error_object(dialect, code, re.sub("%", "%%", MESSAGE[code]), f"%RESP({REQUEST_ID_HEADER})%")
     return {
-        "filter": {"and_filter": {"filters": [when, {"header_filter": {"header": matcher}}]}},
+        "filter": when if path is None else {"and_filter": {"filters": [when, {"header_filter": {"header": matcher}}]}},
         "status_code": STATUS[code],
-        "headers_to_add": [
-            {"header": {"key": ERROR_HEADER, "value": str(code)}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-        ],
+        "headers_to_add": [_header(ERROR_HEADER, str(code)), _header(REQUEST_ID_HEADER, _REQUEST_ID)],
         "body_format_override": {"json_format": body, "content_type": "application/json"},
     }
+
+
+def _header(name: str, value: str) -> dict[str, Any]:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}

@@ -11,6 +11,7 @@ from tests.e2e.stack import Simulator, Stack, free_port, set_env, simulator, up
 
 # More than all tests together fail from their own address within a minute.
 AUTH_FAILURES_MAX = 60
+REQUEST_ID_HEADER = "X-Correlation-ID"
 BACKEND_TOKEN = "backend-token-of-the-tests"
 
 
@@ -40,7 +41,7 @@ def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPath
     with up(state_dir, "--listen", listen, "--backend", f"spare={spare.url}"):
         pass
     set_env(state_dir, OLLAMA_BACKENDS=json.dumps(backends), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="10000")
-    set_env(state_dir, DEFAULT_TPM="10000000", REDIS_KEY_CACHE_TTL_S="600")
+    set_env(state_dir, DEFAULT_TPM="10000000", REDIS_KEY_CACHE_TTL_S="600", GATEWAY_REQUEST_ID_HEADER=REQUEST_ID_HEADER)
     set_env(state_dir, AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN=str(AUTH_FAILURES_MAX))
     with up(state_dir, "--workers", "2", "--tls", f"127.0.0.1:{free_port()}") as running:
         yield running

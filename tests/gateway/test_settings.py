@@ -24,7 +24,7 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("OLLAMA_BASE_URL=http://user:pw@x", "credentials do not belong in a URL"),
         ("METER_GRPC_LISTEN=here", "METER_GRPC_LISTEN='here': expected HOST:PORT or unix:/absolute/path"),
         ("GATEWAY_TRUSTED_PROXIES=nobody", "GATEWAY_TRUSTED_PROXIES"),
-        ("GATEWAY_REQUEST_ID_HEADER=X-Id", "GATEWAY_REQUEST_ID_HEADER='X-Id': expected X-Request-ID"),
+        ("GATEWAY_REQUEST_ID_HEADER=Date", "GATEWAY_REQUEST_ID_HEADER='Date': expected a name that ends with ID"),
         ('OLLAMA_BACKENDS=[{"name":"A"}]', "OLLAMA_BACKENDS[0].name: expected a name of 1 to 40 lower-case letters"),
         ("OLLAMA_BASE_URL=http://a b", "OLLAMA_BASE_URL='http://a b': expected a host of letters"),
         ("OLLAMA_AUTH_HEADER=Host", "OLLAMA_AUTH_HEADER='Host': expected a header that carries nothing else"),

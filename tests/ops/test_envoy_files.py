@@ -81,10 +81,16 @@ def test_the_routes_to_backends_are_exactly_the_surfaces(settings: Settings, tmp
     assert all(match["headers"][0]["string_match"] == {"exact": "POST"} for match in to_backends)
 
 
-def test_only_the_routes_to_backends_have_a_way_upstream_of_their_own(settings: Settings, tmp_path: Path) -> None:
+def test_every_route_to_a_backend_passes_authz_and_the_meter_and_no_other_route_has_a_meter(
+    settings: Settings, tmp_path: Path
+) -> None:
+    enabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
     for route in routes(render(settings, tmp_path)):
+        filters = route.get("typed_per_filter_config", {})
         if "direct_response" not in route and route["route"].get("cluster") != "catalog":
-            assert "typed_per_filter_config" not in route, "a route to a backend must pass every filter"
+            assert filters == {"envoy.filters.http.ext_proc": enabled}
+        else:
+            assert "envoy.filters.http.ext_proc" not in filters
 
 
 def test_no_secret_stands_in_a_file_that_envoy_shows(settings: Settings, tmp_path: Path) -> None:
@@ -156,11 +162,20 @@ def test_local_replies_cover_every_dialect_with_the_words_of_the_error_table() -
             and mapper["headers_to_add"][0]["header"]["value"] == Code.UNAVAILABLE
             and re.fullmatch(_path_regex(mapper), path)
         )
-        expected = error_object(dialect, Code.UNAVAILABLE, MESSAGE[Code.UNAVAILABLE], "%REQ(X-REQUEST-ID)%")
+        expected = error_object(dialect, Code.UNAVAILABLE, MESSAGE[Code.UNAVAILABLE], "%RESP(x-request-id)%")
         assert unavailable["body_format_override"]["json_format"] == expected
 
 
+def test_an_answer_to_what_has_no_path_has_its_words_too() -> None:
+    without_path = [mapper for mapper in local_reply_config()["mappers"] if "status_code_filter" in mapper["filter"]]
+    assert {400, 404, 408, 413, 503} <= {mapper["status_code"] for mapper in without_path}
+    assert all(list(mapper["body_format_override"]["json_format"]) == ["error"] for mapper in without_path)
+
+
 def _path_regex(mapper: dict[str, Any]) -> str:
+    """Which paths a mapper is for."""
+    if "and_filter" not in mapper["filter"]:
+        return ".*"
     header = mapper["filter"]["and_filter"]["filters"][1]["header_filter"]["header"]
     regex: str = header["string_match"]["safe_regex"]["regex"]
     return regex

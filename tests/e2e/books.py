@@ -1,0 +1,88 @@
+"""The gateway's books, read where they are kept: audit rows and sums in PostgreSQL, live counters in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from gateway import settings
+from gateway.quota.port import Counters
+from gateway.quota.redis_quota import RedisQuota
+from gateway.stores.ledger import Ledger
+from gateway.stores.postgres import Database
+from gateway.stores.redis_connection import connect
+from tests.e2e.stack import WAIT_TIMEOUT_S, Stack
+
+Rows = Mapping[str, list[dict[str, Any]]]
+
+
+class Books:
+    """Of one running stack. `rows` and the like are what is recorded now; `settled` waits."""
+
+    def __init__(self, database: Database, quota: RedisQuota) -> None:
+        self._database = database
+        self._quota = quota
+
+    async def rows(self, request_ids: Collection[str]) -> Rows:
+        """Every audit row of these requests, by request id."""
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        query = "SELECT * FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
+        for row in await self._database.fetch(query, list(request_ids)):
+            found[row["request_id"]].append(dict(row))
+        return found
+
+    async def tenant_id(self, name: str) -> int:
+        """The id of a tenant."""
+        found: int = await self._database.fetchval("SELECT id FROM gateway.tenants WHERE name = $1", name)
+        return found
+
+    async def tenant_rows(self, tenant_id: int) -> list[dict[str, Any]]:
+        """Every audit row of a tenant, oldest first."""
+        query = "SELECT * FROM gateway.audit_log WHERE tenant_id = $1 ORDER BY ts"
+        return [dict(row) for row in await self._database.fetch(query, tenant_id)]
+
+    async def counters(self, tenant_id: int) -> Counters | None:
+        """The live counters of a tenant."""
+        return await self._quota.counters(tenant_id)
+
+    async def settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+        """Waits until no request is held and no event waits for PostgreSQL."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                backlog = await self._quota.backlog()
+                if not backlog.events and not backlog.holds:
+                    return
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def opened(stack: Stack) -> AsyncIterator[Books]:
+    """The books of `stack`, as long as the context lasts."""
+    loaded = settings.load(Path(stack.ready["env_file"]))
+    database, redis = Database(loaded), connect(loaded)
+    quota = RedisQuota(redis, loaded, Ledger(database).usage_of)
+    try:
+        yield Books(database, quota)
+    finally:
+        await quota.aclose()
+        await redis.aclose()
+        await database.close()
+
+
+def row_of(stack: Stack, request_id: str) -> dict[str, Any]:
+    """The audit row of a request, once it is there. There is never more than one."""
+
+    async def look() -> dict[str, Any]:
+        async with opened(stack) as books, asyncio.timeout(WAIT_TIMEOUT_S):
+            rows = await books.rows([request_id])
+            while not rows[request_id]:
+                await asyncio.sleep(0.02)
+                rows = await books.rows([request_id])
+        (row,) = rows[request_id]
+        return row
+
+    return asyncio.run(look())
