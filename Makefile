@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONCE ?=
 PYTEST_ARGS ?=
+FUZZ_REQUESTS ?= 100000
+FUZZ_SEED ?= 1
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz bench docs lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack bench docs lock wasm clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +22,9 @@ demo: $(VENV)/.runtime ## the whole real stack on loopback with a simulated Olla
 
 test: $(VENV)/.dev ## everything that must pass: unit, property, contract and end-to-end tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz-stack: $(VENV)/.dev ## odd requests, leaving callers and failing backends at the running stack; FUZZ_REQUESTS=100000 FUZZ_SEED=1
+	@FUZZ_REQUESTS=$(FUZZ_REQUESTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_fuzz_stack.py
 
 lint: $(VENV)/.dev ## style and import rules
 	@$(BIN)/ruff check .

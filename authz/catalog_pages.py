@@ -65,6 +65,9 @@ class CatalogPages:
                 return await handler(request)
         except (Denied, StoreUnavailable, TimeoutError) as error:
             denial = await self._gate.refuse(attempt, error)
+        except ConnectionError:
+            # The caller left in the middle of its request, so nobody reads what is answered.
+            denial = Denied(Code.INVALID_REQUEST)
         except web.HTTPException as error:
             denial = await self._gate.refuse(attempt, _as_denied(error))
         return web.Response(
