@@ -6,7 +6,7 @@ Pure. The metadata is a protobuf Struct, whose only number is the double, so eve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 # Envoy puts what an ext_authz server returns into this namespace of the request's dynamic metadata.
@@ -51,8 +51,12 @@ class Grant:
 
     @classmethod
     def from_metadata(cls, data: Mapping[str, Any]) -> Grant:
-        """Reads `to_metadata`'s object back. Raises KeyError when a field is missing."""
-        return cls(**{f.name: _READ[f.type](data[f.name]) for f in fields(cls)})
+        """Reads `to_metadata`'s object back. Raises KeyError when a field is missing.
+
+        A field that a release adds has a default, so that what the release before it wrote can still be read.
+        """
+        present = (f for f in fields(cls) if f.name in data or f.default is MISSING)
+        return cls(**{f.name: _READ[f.type](data[f.name]) for f in present})
 
 
 _READ: dict[Any, Any] = {"str": str, "int": int, "bool": bool}

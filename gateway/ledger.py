@@ -101,3 +101,18 @@ def settled_entry(
         response_bytes=response_bytes,
         user_agent=grant.user_agent,
     )
+
+
+def unanswered_entry(grant: Grant) -> Entry:
+    """The entry of an admitted request whose caller left before any backend had heard of it."""
+    return settled_entry(
+        grant,
+        backend=None,
+        status=499,
+        code=None,
+        outcome=Outcome.CLIENT_GONE,
+        usage=Usage(),
+        ttft_ms=None,
+        duration_ms=None,
+        response_bytes=0,
+    )

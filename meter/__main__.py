@@ -47,7 +47,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
         renewal = Renewal(quota, settings.hold_lease_s)
-        endings = Endings(EndingStore(redis, settings.redis_timeout_s), outbox.submit)
+        endings = Endings(EndingStore(redis, settings.redis_timeout_s), quota, outbox.submit)
         prompts = Prompts(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
         drain = Drain(list(quota.streams), ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         background = [

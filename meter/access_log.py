@@ -13,7 +13,7 @@ from gateway.ledger import Entry
 from gateway.outbox import Outbox
 from meter import log_records
 from meter.endings import Endings
-from meter.log_records import BrokenOff
+from meter.log_records import BrokenOff, Unanswered
 
 log = structlog.get_logger()
 
@@ -48,8 +48,10 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
         for stream in self._streams:
             stream.cancel()
 
-    def _take(self, said: BrokenOff | Entry | None) -> None:
-        if isinstance(said, BrokenOff):
+    def _take(self, said: Unanswered | BrokenOff | Entry | None) -> None:
+        if isinstance(said, Unanswered):
+            self._endings.settle_unheard(said.request_id)
+        elif isinstance(said, BrokenOff):
             self._endings.note(said.request_id, said.backend_died)
         elif said is not None and self._outbox.full:
             log.warning("denial_not_recorded", request_id=said.request_id, code=said.code)

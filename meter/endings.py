@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import structlog
 
 from gateway.errors import Code, StoreUnavailable
-from gateway.ledger import Entry
+from gateway.ledger import Entry, unanswered_entry
+from gateway.quota.port import Quota
 from gateway.values import Outcome
 
 log = structlog.get_logger()
@@ -22,6 +23,8 @@ log = structlog.get_logger()
 # Envoy writes its log when the request ends, so the word is there at once or, when Envoy died too, never.
 WAIT_S = 1.0
 LOOK_EVERY_S = 0.05
+# A meter that heard of a request has settled it by then, unless Redis is away.
+UNHEARD_AFTER_S = 2.0
 TASKS_MAX = 1000
 
 
@@ -36,8 +39,9 @@ class Shared(Protocol):
 class Endings:
     """`submit` takes the final entries."""
 
-    def __init__(self, shared: Shared, submit: Callable[[Entry], None]) -> None:
+    def __init__(self, shared: Shared, quota: Quota, submit: Callable[[Entry], None]) -> None:
         self._shared = shared
+        self._quota = quota
         self._submit = submit
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -52,6 +56,14 @@ class Endings:
             self._begin(self._settle(entry))
         else:
             self._submit(entry)
+
+    def settle_unheard(self, request_id: str) -> None:
+        """A caller left before any answer, perhaps before Envoy or a meter had heard that it was admitted.
+
+        A meter that did settles by itself, at once. If the hold is still there after that, it is nobody's.
+        """
+        if len(self._tasks) < TASKS_MAX:
+            self._begin(self._settle_unheard(request_id))
 
     async def close(self) -> None:
         """Waits for no word any more: what is open becomes final as it is."""
@@ -81,6 +93,16 @@ class Endings:
             log.info("ending_unknown", request_id=entry.request_id, reason=str(error) or "no word of it")
         finally:
             self._submit(final)
+
+    async def _settle_unheard(self, request_id: str) -> None:
+        await asyncio.sleep(UNHEARD_AFTER_S)
+        try:
+            hold = await self._quota.held(request_id)
+        except StoreUnavailable as error:
+            log.info("ending_unknown", request_id=request_id, reason=str(error))
+        else:
+            if hold is not None:
+                self._submit(unanswered_entry(hold.grant()))
 
     async def _backend_died(self, request_id: str) -> bool:
         while True:

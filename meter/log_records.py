@@ -26,6 +26,13 @@ _CODES = {408: Code.REQUEST_TIMEOUT, 413: Code.REQUEST_TOO_LARGE, 431: Code.REQU
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A request whose caller left before there was any answer."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class BrokenOff:
     """An answer that did not come to its end, and on whose side that was."""
 
@@ -35,15 +42,17 @@ class BrokenOff:
 
 def read(
     record: accesslog_pb2.HTTPAccessLogEntry, trusted: Sequence[IPv4Network | IPv6Network]
-) -> BrokenOff | Entry | None:
-    """What a record says: an answer that broke off, or the entry of a request that Envoy refused by itself.
+) -> Unanswered | BrokenOff | Entry | None:
+    """What a record says: a caller who left, an answer that broke off, or a refusal by Envoy itself as its entry.
 
     None for what is no request to a model, and for what has its entry from elsewhere.
     """
     request, details = record.request, record.response.response_code_details
     status = record.response.response_code.value
-    if not request.request_id or not status:
+    if not request.request_id:
         return None
+    if not status:
+        return Unanswered(request.request_id)
     if details.startswith((BACKEND_DIED, CALLER_LEFT)):
         return BrokenOff(request.request_id, details.startswith(BACKEND_DIED))
     surface = BY_PATH.get(request.path.partition("?")[0])

@@ -219,6 +219,11 @@ class MemoryQuota:
         if held:
             self._free(held, -1, 0)
 
+    async def held(self, request_id: str) -> Hold | None:
+        """See the port."""
+        held = self._holds.get(request_id)
+        return held.hold if held else None
+
     async def expired(self, limit: int) -> list[ExpiredHold]:
         """See the port."""
         past = [held for held in self._holds.values() if held.deadline_ms <= self._now_ms()]

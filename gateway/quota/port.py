@@ -8,12 +8,14 @@ not answer in time; nothing is ever admitted then.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, Protocol
 
 from gateway.errors import Code
+from gateway.grant import Grant
 from gateway.ledger import Entry
 from gateway.values import Budgets, Limits, Period
 
@@ -111,6 +113,15 @@ class Hold:
     input_tokens: int
     output_cap: int
     record: str
+
+    def grant(self) -> Grant:
+        """The grant that the hold was taken for. Raises ValueError or KeyError when `record` is not one's."""
+        granted = {
+            "admitted_at_ms": self.admitted_at_ms,
+            "input_estimate": self.input_tokens,
+            "output_cap": self.output_cap,
+        }
+        return Grant.from_metadata({**json.loads(self.record), **granted})
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +251,10 @@ class Quota(Protocol):
         whose hold lives. Raises Denied(audit_backlog) when twice the room is taken: the caller then refuses with that
         instead, and no row is written. Admissions stop at once the room, so that denials have some left.
         """
+        ...
+
+    async def held(self, request_id: str) -> Hold | None:
+        """The hold of a request, whoever's it is; None when there is none."""
         ...
 
     async def expired(self, limit: int) -> list[ExpiredHold]:

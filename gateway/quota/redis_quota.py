@@ -186,6 +186,15 @@ class RedisQuota:
                     return True
         return False
 
+    async def held(self, request_id: str) -> Hold | None:
+        """See the port."""
+        for shard in range(self._shards):
+            async with guarded(self._timeout_s):
+                text = await self._redis.hget(keys.of_shard(shard)[0], request_id)
+            if text is not None:
+                return wire.expired_hold(request_id.encode(), text).hold
+        return None
+
     async def expired(self, limit: int) -> list[ExpiredHold]:
         """See the port. Oldest first within each shard."""
         found: list[ExpiredHold] = []

@@ -48,7 +48,7 @@ def figures(reply: list[Any]) -> Figures:
     return Figures(requests_limit, requests_left, tokens_limit, tokens_left, *budget)
 
 
-def expired_hold(request_id: bytes, text: bytes) -> ExpiredHold:
+def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:
     """One pair of `expired.lua`'s reply."""
     data = json.loads(text)
     return ExpiredHold(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.grant import Grant
 from gateway.ledger import Entry, settled_entry
 from gateway.quota.port import ExpiredHold, Quota
 from gateway.values import Outcome, Usage, UsageSource
@@ -59,17 +57,9 @@ class Reaper:
 def lost_entry(expired: ExpiredHold) -> Entry:
     """The entry of a request that nobody settled, at the progress its meter reported last."""
     hold, progress = expired.hold, expired.progress
-    grant = Grant.from_metadata(
-        {
-            **json.loads(hold.record),
-            "admitted_at_ms": hold.admitted_at_ms,
-            "input_estimate": hold.input_tokens,
-            "output_cap": hold.output_cap,
-        }
-    )
     known = progress.input_tokens or progress.output_tokens
     return settled_entry(
-        grant,
+        hold.grant(),
         backend=None,
         status=503,
         code=None,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 20.0
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import ip_network
@@ -12,15 +13,18 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from pydantic import SecretStr
 
 from gateway.ledger import Entry
-from gateway.quota.port import Hold
+from gateway.quota.memory import MemoryQuota
+from gateway.quota.port import Backlog, Hold
 from gateway.settings import Settings
 from gateway.stores.endings import EndingStore
 from gateway.stores.redis_connection import connect
+from gateway.surfaces import BY_NAME
 from gateway.values import Outcome
 from meter.endings import Endings
-from meter.log_records import BrokenOff, read
-from tests.gateway.quota.builders import entry
+from meter.log_records import BrokenOff, Unanswered, read
+from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry
 from tests.gateway.stores.rows import eventually
+from tests.meter.wire_corpus import grant_for
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 HOLD = Hold("broken", 1, 11, 0, 10, 90, "")
@@ -50,6 +54,13 @@ async def shared(redis_url: str) -> AsyncIterator[EndingStore]:
     await redis.aclose()
 
 
+@pytest.fixture
+async def quota() -> AsyncIterator[MemoryQuota]:
+    made = MemoryQuota(now_ms=Clock(), lease_s=15, room=100, load=Ledger().load, restore_s=0)
+    yield made
+    await made.aclose()
+
+
 @pytest.mark.parametrize(
     ("details", "backend_died"),
     [("upstream_reset_after_response_started{protocol_error}", True), ("downstream_remote_disconnect", False)],
@@ -58,8 +69,32 @@ def test_the_log_says_which_side_went_away(details: str, backend_died: bool) -> 
     assert read(record(details), LOOPBACK) == BrokenOff("broken", backend_died)
 
 
-def test_a_request_without_an_answer_or_an_id_says_nothing() -> None:
-    assert read(record("downstream_remote_disconnect", status=0), LOOPBACK) is None
+def test_a_caller_may_leave_before_any_answer() -> None:
+    assert read(record("downstream_remote_disconnect", status=0), LOOPBACK) == Unanswered("broken")
+
+
+async def test_a_hold_that_no_meter_heard_of_is_settled_without_waiting_for_the_reaper(
+    shared: EndingStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meter.endings.UNHEARD_AFTER_S", 0.05)
+    grant = grant_for(BY_NAME["chat"], request_id="unheard", tenant_id=1, key_id=11)
+    asked = replace(asks(request_id="unheard"), record=json.dumps(grant.to_metadata()))
+    hold = await admitted(quota, asked)
+    final: list[Entry] = []
+    endings = Endings(shared, quota, final.append)
+    endings.settle_unheard("unheard")
+    endings.settle_unheard("settled by its meter")
+    await eventually(lambda: len(final) == 1)
+    (left,) = final
+    assert (left.outcome, left.status, left.input_tokens, left.output_tokens) == (Outcome.CLIENT_GONE, 499, 0, 0)
+    assert (left.ts_ms, left.reserved_tokens) == (hold.admitted_at_ms, hold.input_tokens + hold.output_cap)
+    assert await quota.settle(left)
+    assert await quota.backlog() == Backlog(holds=0, events=1)
+    await asyncio.sleep(0.1)
+    assert len(final) == 1
+
+
+def test_a_record_without_an_id_says_nothing() -> None:
     nameless = record("ext_authz_error", 503)
     nameless.request.request_id = ""
     assert read(nameless, LOOPBACK) is None
@@ -90,9 +125,11 @@ def test_a_path_that_reaches_no_model_has_no_entry() -> None:
 
 
 @pytest.mark.parametrize("backend_died", [True, False])
-async def test_the_word_may_come_before_or_after_and_to_another_meter(shared: EndingStore, backend_died: bool) -> None:
+async def test_the_word_may_come_before_or_after_and_to_another_meter(
+    shared: EndingStore, quota: MemoryQuota, backend_died: bool
+) -> None:
     final: list[Entry] = []
-    logged, asking = Endings(shared, final.append), Endings(shared, final.append)
+    logged, asking = Endings(shared, quota, final.append), Endings(shared, quota, final.append)
     expected = (Outcome.UPSTREAM_ERROR, "backend_error") if backend_died else (Outcome.CLIENT_GONE, None)
     asking.settle(LEFT)
     await asyncio.sleep(0.1)
@@ -103,26 +140,28 @@ async def test_the_word_may_come_before_or_after_and_to_another_meter(shared: En
     assert [(each.outcome, each.code, each.output_tokens) for each in final] == [(*expected, 3)] * 2
 
 
-async def test_without_any_word_it_was_the_caller(shared: EndingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_any_word_it_was_the_caller(
+    shared: EndingStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("meter.endings.WAIT_S", 0.1)
     final: list[Entry] = []
-    Endings(shared, final.append).settle(LEFT)
+    Endings(shared, quota, final.append).settle(LEFT)
     await eventually(lambda: final == [LEFT])
 
 
-async def test_a_meter_that_stops_waits_for_no_word(shared: EndingStore) -> None:
+async def test_a_meter_that_stops_waits_for_no_word(shared: EndingStore, quota: MemoryQuota) -> None:
     final: list[Entry] = []
-    endings = Endings(shared, final.append)
+    endings = Endings(shared, quota, final.append)
     endings.settle(LEFT)
     await asyncio.sleep(0)
     await endings.close()
     assert final == [LEFT]
 
 
-async def test_an_outage_delays_no_entry() -> None:
+async def test_an_outage_delays_no_entry(quota: MemoryQuota) -> None:
     nobody = connect(Settings(redis_url=SecretStr("redis://127.0.0.1:1/0")))
     final: list[Entry] = []
-    endings = Endings(EndingStore(nobody, 5), final.append)
+    endings = Endings(EndingStore(nobody, 5), quota, final.append)
     endings.note(LEFT.request_id, backend_died=True)
     endings.settle(LEFT)
     await eventually(lambda: final == [LEFT])
