@@ -64,7 +64,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             on_policy_changed=verified.outdate,
             on_gap=lambda _: verified.outdate(None),
         )
-        catalog = CatalogView(CatalogStore(redis))
+        catalog = CatalogView(CatalogStore(redis, settings.redis_timeout_s))
         last_used = LastUsed(directory)
         authenticator = Authenticator(
             directory,
@@ -77,7 +77,15 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min)
         admitter = Admitter(quota, settings.max_num_predict)
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
-        gate = Gate(authenticator, throttle, last_used, catalog, admitter, Denials(quota, outbox))
+        gate = Gate(
+            authenticator,
+            throttle,
+            last_used,
+            catalog,
+            admitter,
+            Denials(quota, outbox),
+            prefer_loaded=settings.routing_prefer_loaded,
+        )
 
         background = [
             asyncio.create_task(feed.run(), name="feed"),

@@ -6,7 +6,7 @@ A thin edge like the gRPC one: it checks the key with the same core and decides 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -21,9 +21,11 @@ from authz.policy import effective_models
 from authz.request import as_model_name, read_model
 from gateway import __version__
 from gateway.caller import USER_AGENT_CHARACTERS_MAX, client_ip
+from gateway.catalog import HostedModel
 from gateway.dialects import error_body
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER
+from gateway.ollama_versions import lowest
 from gateway.settings import Settings
 from gateway.values import Principal
 
@@ -109,13 +111,14 @@ class CatalogPages:
 
     async def _version(self, request: web.Request) -> web.Response:
         await self._principal(request)
-        versions = [state.version for state in self._gate.catalog().backends if state.version]
-        lowest = min(versions, key=_version_key, default="0.0.0")
-        return web.json_response({"version": lowest, "gateway": __version__})
+        states = self._gate.catalog().backends
+        # Those that answer; of backends that are all away, what they said last.
+        versions = [s.version for s in states if s.version and s.answers] or [s.version for s in states if s.version]
+        return web.json_response({"version": lowest(versions) or "0.0.0", "gateway": __version__})
 
     async def _tags(self, request: web.Request) -> web.Response:
         models = self._effective(await self._principal(request))
-        return web.json_response({"models": [{"name": name, "model": name, **tag} for name, tag in models.items()]})
+        return web.json_response({"models": [{"name": name, "model": name, **m.tag} for name, m in models.items()]})
 
     async def _ps(self, request: web.Request) -> web.Response:
         effective = self._effective(await self._principal(request))
@@ -125,27 +128,28 @@ class CatalogPages:
     async def _show(self, request: web.Request) -> web.Response:
         principal = await self._principal(request)
         name = read_model(await request.read(), request.headers.get("content-encoding", ""))
-        tag = self._effective(principal).get(name)
-        if tag is None:
+        model = self._effective(principal).get(name)
+        if model is None:
             raise Denied(Code.MODEL_NOT_ALLOWED)
-        shown = {key: tag[key] for key in ("details", "capabilities", "modified_at") if key in tag}
-        return web.json_response({**shown, "model_info": {}})
+        tag = {key: model.tag[key] for key in ("details", "capabilities", "modified_at") if key in model.tag}
+        return web.json_response({"model_info": {}, **tag, **model.shown})
 
     async def _models(self, request: web.Request) -> web.Response:
         models = self._effective(await self._principal(request))
-        return web.json_response({"object": "list", "data": [_openai(name, tag) for name, tag in models.items()]})
+        return web.json_response({"object": "list", "data": [_openai(name, m) for name, m in models.items()]})
 
     async def _model(self, request: web.Request) -> web.Response:
         principal = await self._principal(request)
-        name = as_model_name(request.match_info["name"])
-        tag = self._effective(principal).get(name)
-        if tag is None:
+        asked = request.match_info["name"]
+        model = self._effective(principal).get(as_model_name(asked))
+        if model is None:
             raise Denied(Code.MODEL_NOT_ALLOWED)
-        return web.json_response(_openai(name, tag))
+        return web.json_response(_openai(asked, model))
 
-    def _effective(self, principal: Principal) -> dict[str, Mapping[str, Any]]:
+    def _effective(self, principal: Principal) -> dict[str, HostedModel]:
         catalog = self._gate.catalog()
-        return {name: catalog.models[name].tag for name in effective_models(principal, catalog)}
+        names = effective_models(catalog, allow_all=principal.allow_all_models, allowed=principal.models)
+        return {name: catalog.models[name] for name in names}
 
 
 def _as_denied(error: web.HTTPException) -> Denied:
@@ -158,9 +162,10 @@ def _as_denied(error: web.HTTPException) -> Denied:
             return Denied(Code.NOT_FOUND)
 
 
-def _openai(name: str, tag: Mapping[str, Any]) -> dict[str, Any]:
-    owner = name.split("/")[-2] if "/" in name else "library"
-    return {"id": name, "object": "model", "created": _unix(tag.get("modified_at")), "owned_by": owner}
+def _openai(identifier: str, model: HostedModel) -> dict[str, Any]:
+    """The model as OpenAI lists it, under the name it was asked for, as Ollama does."""
+    owner = model.name.split("/")[-2] if "/" in model.name else "library"
+    return {"id": identifier, "object": "model", "created": _unix(model.tag.get("modified_at")), "owned_by": owner}
 
 
 def _unix(timestamp: object) -> int:
@@ -169,8 +174,3 @@ def _unix(timestamp: object) -> int:
         return int(datetime.fromisoformat(str(timestamp)).timestamp())
     except ValueError:
         return 0
-
-
-def _version_key(version: str) -> tuple[int, ...]:
-    numbers = version.partition("-")[0].split(".")
-    return tuple(int(part) if part.isdigit() else 0 for part in numbers)

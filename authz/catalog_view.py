@@ -1,4 +1,4 @@
-"""This process's copy of the catalog, refreshed from Redis, trusted only as long as the snapshot lives."""
+"""This process's copy of the catalog: told of changes by Redis, trusted only as long as the snapshot lives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from gateway.stores.catalog import CatalogStore
 
 log = structlog.get_logger()
 
-REFRESH_S = 0.5
+# How often to look without having been told: word of a change can get lost.
+POLL_S = 1.0
+RETRY_S = 0.5
 
 
 class CatalogView:
@@ -48,7 +50,10 @@ class CatalogView:
         """For ever; while Redis is away the copy ages and then expires."""
         while True:
             try:
-                await self.refresh()
+                async with self._store.changes() as next_change:
+                    while True:
+                        await self.refresh()
+                        await next_change(POLL_S)
             except StoreUnavailable as error:
                 log.warning("catalog_not_refreshed", reason=str(error))
-            await asyncio.sleep(REFRESH_S)
+            await asyncio.sleep(RETRY_S)

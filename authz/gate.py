@@ -16,7 +16,7 @@ from authz.authenticate import Authenticator
 from authz.catalog_view import CatalogView
 from authz.denials import Denials, Known
 from authz.last_used import LastUsed
-from authz.policy import backends_for, check_scope
+from authz.policy import attempts_for, check_scope
 from authz.request import read_request
 from gateway.catalog import Catalog
 from gateway.errors import Code, Denied, StoreUnavailable
@@ -28,8 +28,6 @@ log = structlog.get_logger()
 
 # Envoy waits 5 s for the check. A yes that comes later would leave a hold that nobody uses.
 CHECK_TIMEOUT_S = 4.0
-# A second attempt on another replica of the same backend comes before the next backend.
-ATTEMPTS_PER_BACKEND_MAX = 2
 
 
 class Gate:
@@ -43,6 +41,8 @@ class Gate:
         catalog: CatalogView,
         admitter: Admitter,
         denials: Denials,
+        *,
+        prefer_loaded: bool,
     ) -> None:
         self._authenticator = authenticator
         self._throttle = throttle
@@ -50,6 +50,7 @@ class Gate:
         self._catalog = catalog
         self._admitter = admitter
         self._denials = denials
+        self._prefer_loaded = prefer_loaded
 
     async def check(self, attempt: Attempt) -> Admitted | NotAdmitted:
         """The decision about one request at Envoy's door. Never raises for anything a caller or a store does."""
@@ -96,11 +97,7 @@ class Gate:
         check_scope(principal, surface)
         request = read_request(surface, attempt.body, attempt.content_encoding)
         known.model, known.stream = request.model, request.asked.stream
-        catalog = self.catalog()
-        backends = backends_for(principal, request.model, catalog)
-        attempts = tuple(
-            backend for backend in backends for _ in range(min(catalog.replicas_of(backend), ATTEMPTS_PER_BACKEND_MAX))
-        )
+        attempts = attempts_for(principal, request.model, self.catalog(), prefer_loaded=self._prefer_loaded)
         return await self._admitter.admit(attempt, principal, surface, request, attempts)
 
 

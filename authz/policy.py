@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from gateway.catalog import Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.surfaces import Surface
 from gateway.values import Principal, Scope
+
+# A second attempt on another replica of the same backend comes before the next backend.
+ATTEMPTS_PER_BACKEND_MAX = 2
 
 
 def check_scope(principal: Principal, surface: Surface) -> None:
@@ -14,25 +19,29 @@ def check_scope(principal: Principal, surface: Surface) -> None:
         raise Denied(Code.SCOPE_DENIED)
 
 
-def may_use(principal: Principal, model: HostedModel) -> bool:
+def may_use(model: HostedModel, *, allow_all: bool, allowed: Collection[str]) -> bool:
     """Whether the allow-list has `model`. What runs elsewhere, on the operator's account, has to be named there."""
-    return model.name in principal.models or (principal.allow_all_models and not model.remote)
+    return model.name in allowed or (allow_all and not model.remote)
 
 
-def effective_models(principal: Principal, catalog: Catalog) -> list[str]:
-    """What the principal can really use: the allow-list within what the backends host, in the catalog's order."""
-    return [model.name for model in catalog.models.values() if may_use(principal, model)]
+def effective_models(catalog: Catalog, *, allow_all: bool, allowed: Collection[str]) -> list[str]:
+    """What can really be used: the allow-list within what the backends host, in the catalog's order."""
+    return [model.name for model in catalog.models.values() if may_use(model, allow_all=allow_all, allowed=allowed)]
 
 
-def backends_for(principal: Principal, model: str, catalog: Catalog) -> tuple[str, ...]:
-    """Names of the backends to try for `model`, in order.
+def attempts_for(principal: Principal, model: str, catalog: Catalog, *, prefer_loaded: bool) -> tuple[str, ...]:
+    """Names of the backends to try for `model`, in order, each as often as it is to be tried in a row.
 
-    Raises Denied(model_not_allowed) alike for a model that is forbidden and for one that nobody hosts.
+    That is the order of the configuration; with `prefer_loaded` those that have the model in memory come first, in
+    that order. A second replica of a backend is tried before the next backend. Raises Denied(model_not_allowed) alike
+    for a model that is forbidden and for one that nobody hosts.
     """
     hosted = catalog.models.get(model)
-    if hosted is None or not may_use(principal, hosted):
+    allow_all, allowed = principal.allow_all_models, principal.models
+    if hosted is None or not may_use(hosted, allow_all=allow_all, allowed=allowed):
         raise Denied(Code.MODEL_NOT_ALLOWED)
-    return hosted.backends
+    order = sorted(hosted.backends, key=lambda name: prefer_loaded and name not in hosted.loaded)
+    return tuple(name for name in order for _ in range(min(catalog.replicas_of(name), ATTEMPTS_PER_BACKEND_MAX)))
 
 
 def may_set_runner_options(principal: Principal) -> bool:

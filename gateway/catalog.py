@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """One backend: in configuration order, with the number of its replicas and its Ollama version if it answered."""
+    """One backend: in configuration order, with the number of its replicas and its Ollama version if it said one.
+
+    `answers` is False while only its last word is known.
+    """
 
     name: str
     replicas: int
     version: str | None
+    answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class HostedModel:
-    """One model under its canonical name: the backends that host it in the order to try, and what /api/tags says.
+    """One model under its canonical name.
 
+    `backends` host it, in the order to try; `digests` says what each of them calls its weights, and `loaded` which of
+    them have it in memory. `tag` is what /api/tags says of it on the first, `shown` what /api/show adds to that.
     `remote`: the backends do not run it themselves but send its requests on, on their owner's account.
     """
 
@@ -31,6 +37,9 @@ class HostedModel:
     backends: tuple[str, ...]
     tag: Mapping[str, Any]
     remote: bool = False
+    digests: Mapping[str, str] = field(default_factory=dict)
+    loaded: tuple[str, ...] = ()
+    shown: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +56,21 @@ class Catalog:
 
     def to_json(self) -> str:
         """The snapshot as it is published."""
-        return json.dumps(
-            {
-                "backends": [asdict(state) for state in self.backends],
-                "models": [{**asdict(model), "tag": dict(model.tag)} for model in self.models.values()],
-                "running": [dict(row) for row in self.running],
-            },
-            separators=(",", ":"),
-        )
+        document = {
+            "backends": [asdict(state) for state in self.backends],
+            "models": [asdict(model) for model in self.models.values()],
+            "running": [dict(row) for row in self.running],
+        }
+        return json.dumps(document, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Catalog:
         """Reads a published snapshot. Raises ValueError, KeyError or TypeError when it is not one."""
         data = json.loads(text)
-        models = (HostedModel(row["name"], tuple(row["backends"]), row["tag"], row["remote"]) for row in data["models"])
+        models = (
+            HostedModel(**{**row, "backends": tuple(row["backends"]), "loaded": tuple(row.get("loaded", ()))})
+            for row in data["models"]
+        )
         return cls(
             backends=tuple(BackendState(**row) for row in data["backends"]),
             models={model.name: model for model in models},

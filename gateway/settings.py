@@ -162,6 +162,7 @@ class Settings(BaseSettings):
 
     model_discovery_refresh_s: PositiveFloat = 60.0
     model_discovery_cache_ttl_s: PositiveFloat = 120.0
+    routing_prefer_loaded: bool = False
     allow_cloud_models: bool = False
 
     database_url: SecretStr = SecretStr("postgresql://gateway@127.0.0.1:5432/gateway")

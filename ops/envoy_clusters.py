@@ -38,6 +38,7 @@ from gateway.names import cluster_name
 from gateway.settings import Backend, Settings
 
 HOLD_RESPONSE_WASM = "hold_response.wasm"
+_WAITING_PER_CONNECTION = 16
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 
 
@@ -82,7 +83,8 @@ def _cluster(backend: Backend, settings: Settings, strip: Sequence[str], directo
             thresholds=[
                 cluster.CircuitBreakersThresholds(
                     max_connections=settings.ollama_max_connections,
-                    max_pending_requests=1024,
+                    # Who finds no free connection waits; a long queue is refused instead.
+                    max_pending_requests=settings.ollama_max_connections * _WAITING_PER_CONNECTION,
                     max_requests=10_000,
                     # Retries at once, not per request; with the default of 3 fail-over is silently lost under load.
                     max_retries=10_000,

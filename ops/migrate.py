@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alembic import command, op
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
@@ -27,11 +28,25 @@ TIMEOUT_S = 300.0
 AUDIT_MONTHS_AHEAD = 3
 
 _DIRECTORY = Path(migrations.__file__).parent
+_CURRENT = f"SELECT version_num FROM {VERSION_SCHEMA}.alembic_version"  # noqa: S608 (a constant)
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('gateway.migrate', 0))")
 
 
 class MigrationFailed(GatewayError):
     """A revision could not be applied; the database is as it was before."""
+
+
+def head_revision() -> str | None:
+    """The newest revision that this version of the gateway knows."""
+    config = Config()
+    config.set_main_option("script_location", str(_DIRECTORY))
+    return ScriptDirectory.from_config(config).get_current_head()
+
+
+async def current_revision(database: Database) -> str | None:
+    """The revision the database is at. Raises StoreUnavailable, also where there is no schema."""
+    revision = await database.fetchval(_CURRENT)
+    return None if revision is None else str(revision)
 
 
 async def upgrade(settings: Settings, revision: str = "head") -> str:
@@ -85,8 +100,7 @@ def _migrate(connection: Connection, steps: Callable[[Connection, Config], None]
 
 
 def _current(connection: Connection) -> str | None:
-    query = f"SELECT version_num FROM {VERSION_SCHEMA}.alembic_version"  # noqa: S608 (a constant)
-    revision = connection.execute(text(query)).scalar_one_or_none()
+    revision = connection.execute(text(_CURRENT)).scalar_one_or_none()
     return None if revision is None else str(revision)
 
 

@@ -50,14 +50,20 @@ class OllamaClient:
         models = _models(url, await self.ask(backend, url, "/api/tags"))
         return Found(url, _version(url, await self.ask(backend, url, "/api/version")), models)
 
-    async def ask(self, backend: Backend, url: str, path: str) -> dict[str, Any]:
-        """The JSON object that it answers. Raises ProbeError."""
+    async def ask(self, backend: Backend, url: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+        """The JSON object that it answers to a GET, or to a POST of `body`. Raises ProbeError."""
         credential = backend.credential()
         headers = {credential[0]: credential[1].get_secret_value()} if credential else {}
         trust = _trust(backend)
         try:
-            async with self._session.get(
-                url + path, headers=headers, timeout=self._timeout, ssl=trust, allow_redirects=False
+            async with self._session.request(
+                "GET" if body is None else "POST",
+                url + path,
+                json=body,
+                headers=headers,
+                timeout=self._timeout,
+                ssl=trust,
+                allow_redirects=False,
             ) as answer:
                 if answer.status != HTTPStatus.OK:
                     raise ProbeError(_wrong_status(backend, url, path, answer))
@@ -68,7 +74,7 @@ class OllamaClient:
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ProbeError(_no_answer(backend, url, error)) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ProbeError(_no_ollama(url, f"{path} answers no JSON")) from None
         if not isinstance(document, dict):
             raise ProbeError(_no_ollama(url, f"{path} answers no JSON object"))

@@ -70,6 +70,12 @@ class Accounts:
         """All tenants by name."""
         return [_tenant(row) for row in await self._database.fetch(_TENANTS, None)]
 
+    async def tenant(self, name: str) -> Tenant:
+        """The tenant of that name, in any letter case."""
+        async with self._database.transaction(readonly=True) as connection:
+            rows = await connection.fetch(_TENANTS, await find_tenant(connection, name))
+        return _tenant(rows[0])
+
     async def set_tenant_enabled(self, name: str, enabled: bool) -> Tenant:
         """Lets the tenant's keys work, or none of them. Running authz processes follow at once."""
         async with self._database.transaction() as connection:

@@ -1,8 +1,10 @@
-"""The published catalog in Redis: one hash of version and snapshot, with a time to live."""
+"""The published catalog in Redis: one hash of version and snapshot, with a time to live, and word of each change."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.catalog import Catalog
@@ -10,6 +12,7 @@ from gateway.errors import StoreUnavailable
 from gateway.stores.redis_connection import Redis, guarded
 
 KEY = "nz:catalog"
+CHANNEL = "nz:catalog:changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +27,12 @@ class Snapshot:
 class CatalogStore:
     """Where control puts the snapshot and authz takes it from."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, timeout_s: float) -> None:
         self._redis = redis
+        self._timeout_s = timeout_s
 
     async def publish(self, catalog: Catalog, ttl_s: float) -> None:
-        """Replaces the snapshot, which is believed for `ttl_s`. Raises StoreUnavailable."""
+        """Replaces the snapshot, which is believed for `ttl_s`, and tells those who wait. Raises StoreUnavailable."""
         text = catalog.to_json()
         version = hashlib.sha256(text.encode()).hexdigest()
         async with guarded():
@@ -36,6 +40,27 @@ class CatalogStore:
             pipeline.hset(KEY, mapping={"version": version, "snapshot": text})
             pipeline.pexpire(KEY, int(ttl_s * 1000))
             await pipeline.execute()
+            await self._redis.publish(CHANNEL, version)
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
+        """Listens for changes, and gives a function that waits for the next one, at most so many seconds.
+
+        Word of a change may get lost with a connection, so whoever waits looks for itself now and then. Raises
+        StoreUnavailable, and so does the function.
+        """
+        async with self._redis.pubsub() as listener:
+
+            async def next_change(timeout_s: float) -> None:
+                async with guarded():
+                    await listener.get_message(timeout=timeout_s)
+
+            async with guarded(self._timeout_s):
+                await listener.subscribe(CHANNEL)
+                # Redis confirms the subscription: what is published from here on is heard.
+                while await listener.get_message(timeout=self._timeout_s) is None:
+                    pass
+            yield next_change
 
     async def fetch(self, unless_version: str) -> Snapshot | None:
         """The snapshot, without its content when it is still `unless_version`; None when there is none.

@@ -42,9 +42,11 @@ PANELS: dict[str, dict[str, str]] = {
     "Reports": {
         "show-usage": "ops.cli.usage:show_usage",
         "show-audit": "ops.cli.audit:show_audit",
+        "list-models": "ops.cli.models:list_models",
         "verify-audit": "ops.cli.chain:verify_audit",
     },
     "Upkeep": {
+        "doctor": "ops.cli.doctor:doctor",
         "migrate": "ops.cli.upkeep:migrate",
         "prune": "ops.cli.upkeep:prune",
         "render-envoy": "ops.cli.upkeep:render_envoy",

@@ -18,8 +18,9 @@ from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.redis_connection import connect
 from gateway.stores.retention import Retention
-from ops.control.discovery import Discovery, Prober
+from ops.control.discovery import Discovery
 from ops.control.envoy_admin import EnvoyAdmin
+from ops.control.prober import Prober
 from ops.control.reaper import Reaper
 from ops.control.reload import Reload
 from ops.control.rollout import Rollout
@@ -40,7 +41,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(quota.aclose)
 
         prober = Prober(session, settings.ollama_connect_timeout_s)
-        discovery = Discovery(settings, prober, CatalogStore(redis))
+        discovery = Discovery(settings, prober, CatalogStore(redis, settings.redis_timeout_s))
         rollout = Rollout(settings.envoy_config_dir, EnvoyAdmin(settings.envoy_admin_listen))
         reload = Reload(settings, default_env_file(), rollout, discovery)
         background = [

@@ -8,49 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import structlog
 
 from gateway.catalog import Catalog
 from gateway.errors import StoreUnavailable
+from gateway.findings import Finding, findings
 from gateway.running import cancel
 from gateway.settings import Backend, Settings
 from gateway.stores.catalog import CatalogStore
-from ops.control.merge import Observation, merge
-from ops.ollama_probe import OllamaClient, ProbeError
+from ops.control.description import described
+from ops.control.merge import Observation, first_hosts, merge
+from ops.control.prober import Prober
+from ops.ollama_probe import ProbeError
 
 log = structlog.get_logger()
 
-# How long the models of a new backend hold up what is known of the others.
+# What is known after so long is published without waiting for slower backends.
 FIRST_LOOK_S = 1.0
+DESCRIPTIONS_AT_ONCE = 4
+DESCRIPTIONS_TIMEOUT_S = 30.0
 
-
-class Prober:
-    """Asks one backend with exactly the headers and the TLS trust that Envoy uses for it."""
-
-    def __init__(self, session: aiohttp.ClientSession, connect_timeout_s: float) -> None:
-        self._client = OllamaClient(session, connect_timeout_s)
-
-    async def observe(self, backend: Backend) -> Observation:
-        """Version, models and running models, from the first replica that answers. Raises ProbeError."""
-        problem = ProbeError(f"backend {backend.name} has no address")
-        for url in backend.urls:
-            try:
-                version, tags, running = await asyncio.gather(
-                    self._client.ask(backend, url, "/api/version"),
-                    self._client.ask(backend, url, "/api/tags"),
-                    self._client.ask(backend, url, "/api/ps"),
-                )
-            except ProbeError as error:
-                problem = error
-                continue
-            return Observation(backend, _text(version.get("version")), _rows(tags), _rows(running))
-        raise problem
+Looks = Mapping[str, "asyncio.Task[Observation]"]
 
 
 class Discovery:
@@ -70,6 +53,8 @@ class Discovery:
         self._monotonic = monotonic
         self._backends = settings.backends
         self._last: dict[str, tuple[float, Observation]] = {}
+        self._descriptions: dict[str, Mapping[str, Any]] = {}
+        self._reported: frozenset[Finding] = frozenset()
         self._wanted = asyncio.Event()
         self._first_look_s = first_look_s
         self._publishing = asyncio.Lock()
@@ -90,37 +75,59 @@ class Discovery:
             at, seen = before.get(backend.name, (0.0, None))
             if seen is not None and set(seen.backend.urls) & set(backend.urls):
                 self._last[backend.name] = (at, replace(seen, backend=backend))
-        unseen = [backend for backend in backends if backend.name not in self._last]
-        looks = [asyncio.create_task(self._prober.observe(backend)) for backend in unseen]
+        looks = self._look(backend for backend in backends if backend.name not in self._last)
         try:
             if looks:
-                await asyncio.wait(looks, timeout=self._first_look_s)
-            for backend, look in zip(unseen, looks, strict=True):
-                if look.done() and look.exception() is None:
-                    self._last[backend.name] = (self._monotonic(), look.result())
+                await asyncio.wait(looks.values(), timeout=self._first_look_s)
+            self._note({name: look for name, look in looks.items() if look.done()})
         finally:
-            await cancel(looks)
+            await cancel(looks.values())
         await self._publish(backends)
         self.at_once()
 
     async def refresh(self) -> bool:
         """Asks all backends in parallel and publishes what is known. True when every backend answered."""
-        backends = self._backends
-        answers = await asyncio.gather(*(self._prober.observe(b) for b in backends), return_exceptions=True)
+        backends, complete = self._backends, True
+        looks = self._look(backends)
+        try:
+            _, late = await asyncio.wait(looks.values(), timeout=self._first_look_s)
+            if late and backends is self._backends:
+                complete = self._note({name: look for name, look in looks.items() if look not in late})
+                await self._publish(backends)
+                looks = {name: look for name, look in looks.items() if look in late}
+                await asyncio.wait(late)
+        finally:
+            await cancel(looks.values())
         if backends is not self._backends:
             return True
-        now = self._monotonic()
-        complete = True
-        for backend, answer in zip(backends, answers, strict=True):
-            if isinstance(answer, Observation):
-                self._last[backend.name] = (now, answer)
-            elif isinstance(answer, ProbeError):
-                complete = False
-                log.warning("backend_not_seen", backend=backend.name, reason=str(answer))
-            else:
-                raise answer
+        complete &= self._note(looks)
         await self._publish(backends)
+        if await self._describe():
+            await self._publish(backends)
         return complete
+
+    def _look(self, backends: Iterable[Backend]) -> dict[str, asyncio.Task[Observation]]:
+        return {backend.name: asyncio.create_task(self._prober.observe(backend)) for backend in backends}
+
+    def _note(self, looks: Looks) -> bool:
+        """Keeps what the looks saw. True when all of them saw something."""
+        complete = True
+        for name, look in looks.items():
+            try:
+                self._last[name] = (self._monotonic(), look.result())
+            except ProbeError as error:
+                complete = False
+                log.warning("backend_not_seen", backend=name, reason=str(error))
+                if name in self._last:
+                    at, last = self._last[name]
+                    self._last[name] = (at, replace(last, answers=False))
+        return complete
+
+    def _fresh(self, backends: tuple[Backend, ...]) -> list[Observation]:
+        """What each of them said last, as long as it is believed, in their order."""
+        oldest = self._monotonic() - self._settings.model_discovery_cache_ttl_s
+        known = (self._last.get(backend.name) for backend in backends)
+        return [seen for at, seen in filter(None, known) if at > oldest]
 
     async def _publish(self, backends: tuple[Backend, ...]) -> None:
         """What is known of them, unless others have taken their place by now.
@@ -128,22 +135,48 @@ class Discovery:
         When nothing is known, the snapshot is left to expire; but one that names a backend which has gone gives way to
         one that says so.
         """
-        ttl_s, now = self._settings.model_discovery_cache_ttl_s, self._monotonic()
+        ttl_s = self._settings.model_discovery_cache_ttl_s
         async with self._publishing:
             if backends is not self._backends:
                 return
-            fresh = [
-                self._last[b.name][1] for b in backends if b.name in self._last and now - self._last[b.name][0] < ttl_s
-            ]
-            if fresh:
-                await self._store.publish(merge(fresh, allow_cloud=self._settings.allow_cloud_models), ttl_s)
+            if fresh := self._fresh(backends):
+                catalog = merge(fresh, self._descriptions, allow_cloud=self._settings.allow_cloud_models)
+                await self._store.publish(catalog, ttl_s)
+                self._report(frozenset(findings(catalog)))
             elif await self._names_another(backends):
                 await self._store.publish(Catalog(backends=(), models={}), ttl_s)
+
+    def _report(self, found: frozenset[Finding]) -> None:
+        """Says what is to be mended, once until it changes."""
+        for finding in found - self._reported:
+            log.warning(finding.kind, subject=finding.subject, reason=finding.text, mend=finding.mend)
+        self._reported = found
 
     async def _names_another(self, backends: tuple[Backend, ...]) -> bool:
         snapshot = await self._store.fetch(unless_version="")
         published = snapshot.catalog.backends if snapshot and snapshot.catalog else ()
         return not {state.name for state in published} <= {backend.name for backend in backends}
+
+    async def _describe(self) -> bool:
+        """Asks for what /api/tags leaves out, once for each digest. True when there is something new."""
+        hosts = first_hosts(self._fresh(self._backends))
+        self._descriptions = {digest: self._descriptions[digest] for digest in hosts if digest in self._descriptions}
+        before = len(self._descriptions)
+        places = asyncio.Semaphore(DESCRIPTIONS_AT_ONCE)
+
+        async def ask(digest: str) -> None:
+            async with places:
+                try:
+                    self._descriptions[digest] = described(await self._prober.show(*hosts[digest]))
+                except ProbeError as error:
+                    log.warning("model_not_described", model=hosts[digest][1], reason=str(error))
+
+        try:
+            async with asyncio.timeout(DESCRIPTIONS_TIMEOUT_S):
+                await asyncio.gather(*(ask(digest) for digest in hosts.keys() - self._descriptions.keys()))
+        except TimeoutError:
+            log.warning("models_not_described", reason=f"not all within {DESCRIPTIONS_TIMEOUT_S:.0f} s")
+        return len(self._descriptions) > before
 
     async def run(self) -> None:
         """For ever; a store that is away is retried."""
@@ -159,12 +192,3 @@ class Discovery:
                 async with asyncio.timeout(pause_s):
                     await self._wanted.wait()
             self._wanted.clear()
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _rows(document: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    rows = document.get("models")
-    return tuple(row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()

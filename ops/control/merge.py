@@ -4,60 +4,106 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from gateway.catalog import BackendState, Catalog, HostedModel
 from gateway.model_names import canonical, is_cloud
 from gateway.settings import Backend
 
-# What /api/tags says of a model that callers are shown; nothing of the host it lies on.
+# What /api/tags and /api/ps say of a model that callers are shown; nothing of the host it lies on.
 _SHOWN = ("modified_at", "size", "digest", "details", "capabilities")
+_RUNNING_SHOWN = ("size", "digest", "details", "expires_at", "size_vram", "context_length")
+
+
+# Model -> backend -> its row.
+Rows = dict[str, dict[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One backend's answers: version, rows of /api/tags and of /api/ps."""
+    """One backend's answers: version, rows of /api/tags and of /api/ps. `answers` is False for its last word."""
 
     backend: Backend
     version: str | None
     tags: tuple[Mapping[str, Any], ...]
     running: tuple[Mapping[str, Any], ...]
+    answers: bool = True
 
 
-def merge(observations: Sequence[Observation], *, allow_cloud: bool = False) -> Catalog:
+def merge(
+    observations: Sequence[Observation],
+    descriptions: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    allow_cloud: bool = False,
+) -> Catalog:
     """One catalog of all backends, in configuration order. Rows that are no model are left out.
 
-    A model of several backends is described by the first of them. Remote stubs and cloud models run elsewhere, on the
-    account of the backend's owner: they are left out unless `allow_cloud`, and then too wherever another backend runs
-    a model of the same name itself.
+    A model of several backends is described by the first of them, by the digest it has there if `descriptions` knows
+    it. Remote stubs and cloud models run elsewhere, on the account of the backend's owner: they are left out unless
+    `allow_cloud`, and then too wherever another backend runs a model of the same name itself. What a backend that does
+    not answer has in memory is not known.
     """
-    models = _hosted(observations, remote=False)
-    if allow_cloud:
-        models = {**_hosted(observations, remote=True), **models}
+    tags: Rows = {}
+    stubs: Rows = {}
+    running: Rows = {}
+    for seen in observations:
+        for row in seen.tags:
+            if (name := _name(row)) is not None:
+                rows = stubs if _is_remote(row, name) else tags
+                rows.setdefault(name, {}).setdefault(seen.backend.name, row)
+        for row in seen.running if seen.answers else ():
+            if (name := _name(row)) is not None and not _is_remote(row, name):
+                running.setdefault(name, {}).setdefault(seen.backend.name, row)
+    remote = {name: _remote(name, rows) for name, rows in stubs.items()} if allow_cloud else {}
+    local = {name: _hosted(name, rows, running.get(name, {}), descriptions) for name, rows in tags.items()}
     return Catalog(
-        backends=tuple(BackendState(o.backend.name, len(o.backend.urls), o.version) for o in observations),
-        models=models,
+        backends=tuple(BackendState(o.backend.name, len(o.backend.urls), o.version, o.answers) for o in observations),
+        models={**remote, **local},
         running=tuple(
-            {**row, "name": name, "model": name}
-            for seen in observations
-            for row in seen.running
-            if (name := _name(row)) is not None and not _is_remote(row, name)
+            {"name": name, "model": name, **_picked(row, _RUNNING_SHOWN)}
+            for name, rows in running.items()
+            for row in rows.values()
         ),
     )
 
 
-def _hosted(observations: Sequence[Observation], *, remote: bool) -> dict[str, HostedModel]:
-    hosts: dict[str, list[str]] = {}
-    tags: dict[str, dict[str, Any]] = {}
+def first_hosts(observations: Sequence[Observation]) -> dict[str, tuple[Backend, str]]:
+    """Digest -> the first answering backend that has such weights, and the name to ask it by."""
+    hosts: dict[str, tuple[Backend, str]] = {}
     for seen in observations:
-        for row in seen.tags:
-            if (name := _name(row)) is None or _is_remote(row, name) is not remote:
-                continue
-            places = hosts.setdefault(name, [])
-            if seen.backend.name not in places:
-                places.append(seen.backend.name)
-            tags.setdefault(name, {key: row[key] for key in _SHOWN if key in row})
-    return {name: HostedModel(name, tuple(places), tags[name], remote) for name, places in hosts.items()}
+        for row in seen.tags if seen.answers else ():
+            digest = row.get("digest")
+            name = _name(row)
+            if isinstance(digest, str) and name is not None and not _is_remote(row, name):
+                hosts.setdefault(digest, (seen.backend, name))
+    return hosts
+
+
+def _hosted(
+    name: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    running: Mapping[str, object],
+    descriptions: Mapping[str, Mapping[str, Any]],
+) -> HostedModel:
+    tag = _picked(next(iter(rows.values())), _SHOWN)
+    digests = {backend: digest for backend, row in rows.items() if isinstance(digest := row.get("digest"), str)}
+    return HostedModel(
+        name=name,
+        backends=tuple(rows),
+        tag=tag,
+        digests=digests,
+        loaded=tuple(backend for backend in rows if backend in running),
+        shown=descriptions.get(str(tag.get("digest")), {}),
+    )
+
+
+def _remote(name: str, rows: Mapping[str, Mapping[str, Any]]) -> HostedModel:
+    return HostedModel(name, tuple(rows), _picked(next(iter(rows.values())), _SHOWN), remote=True)
+
+
+def _picked(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: row[key] for key in keys if key in row}
 
 
 def _name(row: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from authz.catalog_view import REFRESH_S
+from authz import catalog_view
 from authz.gate import CHECK_TIMEOUT_S
 from gateway.errors import SettingsError, StoreUnavailable
 from gateway.settings import BACKEND_SETTINGS, Backend, Settings, load
@@ -63,10 +63,10 @@ def need_restart(running: Settings, read: Settings) -> frozenset[str]:
 def retirement_s(redis_timeout_s: float) -> float:
     """How long after a snapshot is published a check may still be answered by the one before.
 
-    An authz looks every REFRESH_S, with two calls to Redis, and a check that read the old one is over within
-    CHECK_TIMEOUT_S. One that cannot reach Redis meanwhile admits nobody.
+    An authz is told at once, or looks within POLL_S, with two calls to Redis, and a check that read the old one is over
+    within CHECK_TIMEOUT_S. One that cannot reach Redis meanwhile admits nobody.
     """
-    return REFRESH_S + 2 * redis_timeout_s + CHECK_TIMEOUT_S + 1.0
+    return catalog_view.POLL_S + 2 * redis_timeout_s + CHECK_TIMEOUT_S + 1.0
 
 
 class Reload:

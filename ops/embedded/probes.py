@@ -1,4 +1,4 @@
-"""Small questions to running servers, each answered within a second or counted as a no."""
+"""Small questions to running servers, each answered in time, as a rule within a second, or counted as a no."""
 
 from __future__ import annotations
 
@@ -59,14 +59,19 @@ def answers_at_all(url: str, ca_file: Path) -> Probe:
 
 
 async def get(
-    url: str, *, unix: str | None = None, ca_file: Path | None = None, method: str = "GET"
+    url: str,
+    *,
+    unix: str | None = None,
+    ca_file: Path | None = None,
+    method: str = "GET",
+    timeout_s: float = _TIMEOUT_S,
 ) -> tuple[int, str]:
     """Status and text of one request; (0, "") when there was no answer in time."""
     connector = aiohttp.UnixConnector(unix.removeprefix("unix:")) if unix else aiohttp.TCPConnector()
     trust = ssl.create_default_context(cafile=ca_file) if ca_file else True
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(_TIMEOUT_S)) as session,
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(timeout_s)) as session,
             session.request(method, url, ssl=trust) as response,
         ):
             return response.status, await response.text()

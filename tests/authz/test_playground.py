@@ -110,9 +110,10 @@ async def serve() -> AsyncIterator[Serve]:
                 Authenticator(directory, hasher, feed, verified, trust_s=60.0, now=lambda: datetime.now(UTC)),
                 FailureThrottle(redis, 20),
                 LastUsed(directory),
-                CatalogView(CatalogStore(redis)),
+                CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
                 Admitter(quota, settings.max_num_predict),
                 Denials(quota, Outbox(quota, Ledger(database), 100)),
+                prefer_loaded=False,
             )
 
             async def nothing_missing() -> list[str]:

@@ -1,6 +1,10 @@
-import pytest
+import itertools
 
-from authz.policy import backends_for, check_scope, effective_models
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authz.policy import ATTEMPTS_PER_BACKEND_MAX, attempts_for, check_scope, effective_models
 from gateway.catalog import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.surfaces import BY_NAME
@@ -35,23 +39,55 @@ def principal(*models: str, allow_all: bool = False, scopes: tuple[str, ...] = (
     )
 
 
-def test_an_allowed_model_goes_to_its_backends_in_their_order() -> None:
-    assert backends_for(principal("a:latest"), "a:latest", CATALOG) == ("near", "far")
+@st.composite
+def catalogs(draw: st.DrawFn) -> Catalog:
+    """One model on some of up to six backends, loaded on some of those."""
+    replicas = draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+    states = tuple(BackendState(f"b{place}", count, None) for place, count in enumerate(replicas))
+    hosts = tuple(state.name for state in states if draw(st.booleans())) or (states[0].name,)
+    loaded = tuple(name for name in hosts if draw(st.booleans()))
+    return Catalog(states, {"m:latest": HostedModel("m:latest", hosts, {}, loaded=loaded)})
+
+
+@given(catalogs(), st.booleans())
+def test_every_host_is_tried_once_for_each_replica_up_to_two_before_the_next(catalog: Catalog, prefer: bool) -> None:
+    attempts = attempts_for(principal("m:latest"), "m:latest", catalog, prefer_loaded=prefer)
+    runs = [(name, len(list(run))) for name, run in itertools.groupby(attempts)]
+    assert sorted(name for name, _ in runs) == sorted(catalog.models["m:latest"].backends)
+    assert all(length == min(catalog.replicas_of(name), ATTEMPTS_PER_BACKEND_MAX) for name, length in runs)
+
+
+@given(catalogs())
+def test_the_order_is_that_of_the_configuration(catalog: Catalog) -> None:
+    attempts = attempts_for(principal("m:latest"), "m:latest", catalog, prefer_loaded=False)
+    assert tuple(dict.fromkeys(attempts)) == catalog.models["m:latest"].backends
+
+
+@given(catalogs())
+def test_backends_that_have_the_model_loaded_come_first_where_that_is_preferred(catalog: Catalog) -> None:
+    model = catalog.models["m:latest"]
+    attempts = attempts_for(principal("m:latest"), "m:latest", catalog, prefer_loaded=True)
+    cold = tuple(name for name in model.backends if name not in model.loaded)
+    assert tuple(dict.fromkeys(attempts)) == (*model.loaded, *cold)
 
 
 def test_nothing_is_allowed_by_default() -> None:
-    assert effective_models(principal(), CATALOG) == []
+    assert effective_models(CATALOG, allow_all=False, allowed=()) == []
 
 
 def test_allow_all_means_all_that_exist() -> None:
-    assert effective_models(principal(allow_all=True), CATALOG) == ["a:latest", "b:latest"]
+    assert effective_models(CATALOG, allow_all=True, allowed=()) == ["a:latest", "b:latest"]
+
+
+def test_a_name_on_the_list_counts_only_while_a_backend_hosts_it() -> None:
+    assert effective_models(CATALOG, allow_all=False, allowed={"b:latest", "missing:latest"}) == ["b:latest"]
 
 
 def test_a_model_that_runs_elsewhere_is_never_among_all_models() -> None:
-    assert effective_models(principal("c:cloud", allow_all=True), CATALOG) == ["a:latest", "b:latest", "c:cloud"]
-    assert backends_for(principal("c:cloud"), "c:cloud", CATALOG) == ("far",)
+    assert effective_models(CATALOG, allow_all=True, allowed={"c:cloud"}) == ["a:latest", "b:latest", "c:cloud"]
+    assert set(attempts_for(principal("c:cloud"), "c:cloud", CATALOG, prefer_loaded=False)) == {"far"}
     with pytest.raises(Denied) as refused:
-        backends_for(principal(allow_all=True), "c:cloud", CATALOG)
+        attempts_for(principal(allow_all=True), "c:cloud", CATALOG, prefer_loaded=False)
     assert refused.value.code is Code.MODEL_NOT_ALLOWED
 
 
@@ -59,7 +95,7 @@ def test_a_forbidden_model_and_one_that_nobody_hosts_are_refused_alike() -> None
     refusals = []
     for model in ("b:latest", "missing:latest"):
         with pytest.raises(Denied) as refused:
-            backends_for(principal("a:latest", "missing:latest"), model, CATALOG)
+            attempts_for(principal("a:latest", "missing:latest"), model, CATALOG, prefer_loaded=False)
         refusals.append((refused.value.code, refused.value.message))
     assert refusals[0] == refusals[1]
     assert refusals[0][0] is Code.MODEL_NOT_ALLOWED

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -42,18 +43,36 @@ def free_port() -> int:
 
 
 class Simulator:
-    """A simulated Ollama in a process of its own, and what it saw."""
+    """A simulated Ollama in a process of its own, and what it saw. It can be stopped and started again."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
-        self.process = process
-        self.url = url
-        self._client = httpx.Client(base_url=url, timeout=2 * WAIT_TIMEOUT_S)
+    def __init__(self, *arguments: str, trust: ssl.SSLContext | bool = True) -> None:
+        self._arguments = arguments
+        self._trust = trust
+        self._listen = "127.0.0.1:0"
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, where it was before if it was; its records begin anew."""
+        command = [sys.executable, "-m", "ops.demo.ollama", "--listen", self._listen, *self._arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        self._listen = self.url.partition("://")[2]
+        self._client = httpx.Client(verify=self._trust, base_url=self.url, timeout=2 * WAIT_TIMEOUT_S)
+
+    def stop(self) -> None:
+        """Stops it; its port then refuses connections."""
+        self._client.close()
+        self.process.terminate()
+        self.process.wait(timeout=20)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def requests(self, request_id: str | None = None) -> list[dict[str, Any]]:
         """What reached it, health checks and discovery left out; of one gateway request if asked."""
         wanted = {"method": "POST", **({"request_id": request_id} if request_id is not None else {})}
         seen: list[dict[str, Any]] = self._client.get("/_sim/requests", params=wanted).json()
-        return seen
+        return [each for each in seen if each["path"] != "/api/show"]
 
     def idle(self) -> None:
         """Waits until no request runs there."""
@@ -69,15 +88,13 @@ class Simulator:
 
 
 @contextmanager
-def simulator(*arguments: str) -> Iterator[Simulator]:
-    """Starts a simulated Ollama on a free port."""
-    command = [sys.executable, "-m", "ops.demo.ollama", "--listen", "127.0.0.1:0", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield Simulator(process, process.stdout.readline().strip())
-        finally:
-            process.terminate()
+def simulator(*arguments: str, trust: ssl.SSLContext | bool = True) -> Iterator[Simulator]:
+    """Starts a simulated Ollama on a free port; `trust` verifies it where it speaks TLS."""
+    running = Simulator(*arguments, trust=trust)
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 @dataclass
@@ -133,13 +150,13 @@ class Stack:
 
 
 @contextmanager
-def up(state_dir: Path, *arguments: str) -> Iterator[Stack]:
-    """`neuronetz-gateway up` until the context ends; it must then stop cleanly."""
+def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
+    """`neuronetz-gateway up` until the context ends; it must then stop cleanly. `settings` go into its environment."""
     ready_file = state_dir.with_suffix(".ready")
     ready_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "ops.cli", "up", "--state-dir", str(state_dir), "--ready-file", str(ready_file)]
     with state_dir.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log)
+        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **settings})
 
     def ready() -> dict[str, Any] | None:
         assert process.poll() is None, state_dir.with_suffix(".log").read_text()

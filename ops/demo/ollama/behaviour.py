@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 FaultKind = Literal["status", "reset", "close", "stall", "error", "repeat_guard", "over_cap", "no_usage"]
 OVER_CAP_TOKENS = 64
+VERSION = "0.33.0"
 
 
 class Fault(BaseModel):
@@ -48,8 +49,8 @@ class Behaviour(BaseModel):
     """Pace and faults of one simulated server; change it at any time, it is read per request.
 
     `tokens_per_s` 0 is as fast as possible. `answer_tokens` is the length of an answer with its end mark and
-    without its thinking (null: what the prompt suggests). `cloud` is how names such as `m:cloud` are refused.
-    `headers` are added to every answer, as a proxy before the real Ollama might.
+    without its thinking (null: what the prompt suggests). `cloud` is how names such as `m:cloud` are refused, `version`
+    what `/api/version` says. `headers` are added to every answer, as a proxy before the real Ollama might.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -62,6 +63,7 @@ class Behaviour(BaseModel):
     tool_calls: Literal["by_model", "own_frame", "done_frame"] = "by_model"
     cloud: Literal["unauthorized", "disabled"] = "unauthorized"
     seed: int = 0
+    version: str = VERSION
     headers: dict[str, str] = Field(default_factory=dict)
     faults: list[Fault] = Field(default_factory=list)
 

@@ -10,7 +10,6 @@ from ops.demo.ollama.dialect import JSON, JSON_UTF8, Refusal, bind
 from ops.demo.ollama.exchange import Exchange
 from ops.demo.ollama.gojson import ANY, BOOL, MAP, STRING, Struct
 
-VERSION = "0.33.0"
 _SHOW = Struct(
     "ShowRequest",
     {
@@ -32,7 +31,7 @@ async def root(exchange: Exchange) -> None:
 
 async def version(exchange: Exchange) -> None:
     """`GET /api/version`."""
-    await reply(exchange, {"version": VERSION})
+    await reply(exchange, {"version": exchange.behaviour.version})
 
 
 async def status(exchange: Exchange) -> None:

@@ -1,102 +1,206 @@
-"""What is published when the backends change, with a real Redis and simulated Ollamas."""
+"""Discovery over simulated backends: what it asks, what it publishes, what it says to the log."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
 
-from authz.catalog_view import CatalogView
-from gateway.errors import StoreUnavailable
+from gateway.catalog import Catalog
 from gateway.settings import Backend, Settings
 from gateway.stores.catalog import CatalogStore
 from gateway.stores.redis_connection import connect
-from ops.control.discovery import Discovery, Prober
-from ops.demo.ollama.app import Options, running
-from tests.e2e.stack import free_port
+from ops.control.discovery import Discovery
+from ops.control.prober import Prober
+from ops.demo.ollama.app import Options, Running, running
+from ops.demo.ollama.door import Auth
+from ops.ollama_probe import ANSWER_BYTES_MAX, ProbeError
+
+MODELS = ("llama3.2:latest", "qwen3:8b")
 
 
-class Scene:
-    """Two Ollamas, `near` with the models a and b and `far` with b and c, one that is away, and a store."""
+class Site:
+    """Simulated backends by name, and the discovery over them."""
 
-    def __init__(self, near: str, far: str, store: CatalogStore, discovery: Discovery) -> None:
-        self.near = Backend(name="near", base_url=near)
-        self.far = Backend(name="far", base_url=far)
-        self.away = Backend(name="away", base_url=f"http://127.0.0.1:{free_port()}")
-        self.store = store
-        self.discovery = discovery
+    def __init__(self, redis_url: str) -> None:
+        self.servers: dict[str, Running] = {}
+        self.backends: list[Backend] = []
+        self.now = 1000.0
+        self._redis_url = redis_url
 
-    async def published(self) -> dict[str, tuple[str, ...]] | None:
-        """Model -> backends; None without a snapshot."""
-        snapshot = await self.store.fetch(unless_version="")
-        if snapshot is None or snapshot.catalog is None:
-            return None
-        return {name: model.backends for name, model in snapshot.catalog.models.items()}
+    @asynccontextmanager
+    async def discovering(self, **settings: Any) -> AsyncIterator[Discovery]:
+        """A discovery over the backends as they are now; nothing is published yet."""
+        chosen = Settings(
+            ollama_backends=tuple(self.backends), redis_url=SecretStr(self._redis_url), redis_timeout_s=5, **settings
+        )
+        self._redis = connect(chosen)
+        await self._redis.flushall()
+        self._store = CatalogStore(self._redis, 5)
+        async with aiohttp.ClientSession() as session:
+            prober = Prober(session, chosen.ollama_connect_timeout_s)
+            yield Discovery(chosen, prober, self._store, monotonic=lambda: self.now)
+        await self._redis.aclose()
+
+    async def published(self) -> Catalog | None:
+        snapshot = await self._store.fetch(unless_version="")
+        return snapshot.catalog if snapshot else None
+
+    async def soon_published(self) -> Catalog:
+        async with asyncio.timeout(20):
+            while (catalog := await self.published()) is None:  # noqa: ASYNC110 (Redis has no event of it)
+                await asyncio.sleep(0.02)
+        return catalog
+
+    async def lose(self) -> None:
+        await self._redis.flushall()
 
 
 @pytest.fixture
-async def scene(redis_url: str) -> AsyncIterator[Scene]:
+async def site(redis_url: str) -> AsyncIterator[Site]:
+    """Two backends, of which the second demands a token."""
+    site = Site(redis_url)
     async with AsyncExitStack() as stack:
-        near = await stack.enter_async_context(running(Options(port=0, models=("a:1", "b:1"))))
-        far = await stack.enter_async_context(running(Options(port=0, models=("b:1", "c:1"))))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        near_alone = (Backend(name="near", base_url=near.url),)
-        settings = Settings.model_validate(
-            {"redis_url": redis_url, "redis_timeout_s": 5, "ollama_backends": near_alone}
-        )
-        redis = connect(settings)
-        stack.push_async_callback(redis.aclose)
-        await redis.flushall()
-        store = CatalogStore(redis)
-        yield Scene(near.url, far.url, store, Discovery(settings, Prober(session, 30), store, first_look_s=30))
+        for name, auth in (("near", None), ("far", Auth(SecretStr("far-token"), "X-Api-Key"))):
+            server = await stack.enter_async_context(running(Options(port=0, models=MODELS, auth=auth)))
+            token = {"auth_token": "far-token", "auth_header": "X-Api-Key"} if auth else {}
+            site.servers[name] = server
+            site.backends.append(Backend.model_validate({"name": name, "base_url": server.url, **token}))
+        yield site
 
 
-async def test_a_new_list_is_published_at_once_and_in_its_order(scene: Scene) -> None:
-    await scene.discovery.use((scene.near, scene.far))
-    assert await scene.published() == {"a:1": ("near",), "b:1": ("near", "far"), "c:1": ("far",)}
-    await scene.discovery.use((scene.far, scene.near))
-    assert await scene.published() == {"a:1": ("near",), "b:1": ("far", "near"), "c:1": ("far",)}
-    await scene.discovery.use((scene.far,))
-    assert await scene.published() == {"b:1": ("far",), "c:1": ("far",)}
+def behave(server: Running, **changes: Any) -> None:
+    behaviour = server.simulator.behaviour
+    behaviour.become(changes, type(behaviour)())
 
 
-async def test_a_name_with_another_address_is_another_backend(scene: Scene) -> None:
-    await scene.discovery.use((scene.near,))
-    await scene.discovery.use((Backend(name="near", base_url=scene.far.base_url),))
-    assert await scene.published() == {"b:1": ("near",), "c:1": ("near",)}
+async def test_every_backend_is_asked_with_its_own_token_and_the_answers_are_one_snapshot(site: Site) -> None:
+    async with site.discovering() as discovery:
+        assert await discovery.refresh()
+        catalog = await site.published()
+    assert catalog is not None
+    assert [(s.name, s.version, s.answers) for s in catalog.backends] == [
+        ("near", "0.33.0", True),
+        ("far", "0.33.0", True),
+    ]
+    assert catalog.models["qwen3:8b"].backends == ("near", "far")
+    assert catalog.models["llama3.2:latest"].shown["model_info"]["llama.context_length"] == 131_072
+    assert "quiet otter" not in catalog.to_json()
+    seen = {name: server.simulator.recorder.listing() for name, server in site.servers.items()}
+    assert {record["headers"].get("x-api-key") for record in seen["far"]} == {"far-token"}
+    assert not any({"x-api-key", "authorization"} & record["headers"].keys() for record in seen["near"])
 
 
-async def test_one_that_is_away_does_not_hold_up_the_others(scene: Scene) -> None:
-    await scene.discovery.use((scene.away, scene.near))
-    assert await scene.published() == {"a:1": ("near",), "b:1": ("near",)}
-    assert not await scene.discovery.refresh()
+async def test_a_model_is_described_once_for_each_digest(site: Site) -> None:
+    async with site.discovering() as discovery:
+        for _ in range(3):
+            await discovery.refresh()
+        site.servers["near"].simulator.library.add("gemma3:270m")
+        await discovery.refresh()
+        catalog = await site.published()
+    assert catalog is not None
+    assert catalog.models["gemma3:270m"].shown["model_info"]["gemma3.context_length"] == 32_768
+    shown = [r["path"] for s in site.servers.values() for r in s.simulator.recorder.listing() if r["method"] == "POST"]
+    assert shown == ["/api/show"] * 3
 
 
-async def test_nothing_is_said_of_one_that_has_gone_even_when_nothing_is_known_of_the_rest(scene: Scene) -> None:
-    await scene.discovery.use((scene.near, scene.away))
-    view = CatalogView(scene.store)
-    await view.refresh()
-    assert view.current().models
-    await scene.discovery.use((scene.away,))
-    assert await scene.published() == {}
-    await view.refresh()
-    with pytest.raises(StoreUnavailable):
-        view.current()
+async def test_a_silent_backend_keeps_its_last_word_for_a_while_and_then_nobody_has_one(site: Site) -> None:
+    async with site.discovering(model_discovery_cache_ttl_s=120) as discovery:
+        await discovery.refresh()
+        site.now += 100
+        behave(site.servers["near"], faults=[{"kind": "reset", "paths": ["/api/tags"]}])
+        with capture_logs() as logs:
+            assert not await discovery.refresh()
+        assert [(entry["event"], entry["backend"]) for entry in logs] == [("backend_not_seen", "near")]
+        catalog = await site.published()
+        assert catalog is not None
+        assert [(state.name, state.answers) for state in catalog.backends] == [("near", False), ("far", True)]
+        assert catalog.models["qwen3:8b"].backends == ("near", "far")
+        site.now += 21
+        await discovery.refresh()
+        catalog = await site.published()
+        assert catalog is not None
+        assert catalog.models["qwen3:8b"].backends == ("far",)
+        behave(site.servers["far"], faults=[{"kind": "status", "paths": ["/api/ps"]}])
+        site.now += 121
+        await site.lose()
+        await discovery.refresh()
+        assert await site.published() is None
 
 
-async def test_an_outage_of_all_leaves_the_last_word(scene: Scene) -> None:
-    await scene.discovery.use((scene.near,))
-    gone = Backend(name="near", base_url=scene.away.base_url)
-    await scene.discovery.use((gone,))
-    assert await scene.published() == {"a:1": ("near",), "b:1": ("near",)}
+async def test_a_slow_backend_does_not_hold_the_others_up(site: Site) -> None:
+    behave(site.servers["near"], faults=[{"kind": "stall", "paths": ["/api/tags"]}], stall_s=3600)
+    async with site.discovering() as discoverer:
+        refreshing = asyncio.create_task(discoverer.refresh())
+        assert [state.name for state in (await site.soon_published()).backends] == ["far"]
+        refreshing.cancel()
+        await asyncio.gather(refreshing, return_exceptions=True)
 
 
-async def test_a_look_that_was_under_way_says_nothing_of_those_that_went_meanwhile(scene: Scene) -> None:
-    looking = asyncio.create_task(scene.discovery.refresh())
-    await asyncio.sleep(0)
-    await scene.discovery.use((scene.far,))
-    await looking
-    assert await scene.published() == {"b:1": ("far",), "c:1": ("far",)}
+async def test_what_is_to_be_mended_is_said_once_and_again_when_it_changes(site: Site) -> None:
+    near, far = site.servers["near"], site.servers["far"]
+    near.simulator.library.replace_all([{"name": "qwen3:8b", "digest": "f" * 64}])
+    async with site.discovering() as discovery:
+        said = []
+        for version in ("0.17.0", "0.17.0", "0.16.0", "0.33.0", "0.33.0"):
+            behave(far, version=version)
+            with capture_logs() as logs:
+                await discovery.refresh()
+            said.append([(entry["event"], entry["subject"]) for entry in logs])
+    old = ("version_too_old", "far")
+    assert sorted(said[0]) == [("digests_differ", "qwen3:8b"), old]
+    assert said[1:] == [[], [old], [], []]
+
+
+async def test_a_newly_pulled_model_is_there_at_the_next_refresh(site: Site) -> None:
+    async with site.discovering() as discovery:
+        await discovery.refresh()
+        site.servers["far"].simulator.library.add("hf.co/Org/Name:Q4")
+        await discovery.refresh()
+        catalog = await site.published()
+    assert catalog is not None
+    assert catalog.models["hf.co/org/name:q4"].backends == ("far",)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"x" * (ANSWER_BYTES_MAX + 1), "more than"),
+        (b"[]", "no JSON object"),
+        (b"<html>", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+    ],
+    ids=["endless", "a list", "no JSON", "bottomless"],
+)
+async def test_an_answer_that_is_no_ollamas_is_one_sentence(body: bytes, reason: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    backend = Backend(name="odd", base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with server, aiohttp.ClientSession() as session:
+        with pytest.raises(ProbeError, match=reason):
+            await Prober(session, 5).observe(backend)
+
+
+async def test_a_second_replica_is_asked_when_the_first_is_away(site: Site) -> None:
+    near = site.backends[0]
+    backend = near.model_copy(update={"base_url": "http://127.0.0.1:1", "replicas": (near.base_url,)})
+    async with aiohttp.ClientSession() as session:
+        assert len((await Prober(session, 5).observe(backend)).tags) == len(MODELS)
+
+
+async def test_a_missing_certificate_file_is_one_sentence(site: Site, tmp_path: Path) -> None:
+    backend = site.backends[0].model_copy(update={"ca_file": tmp_path / "nowhere"})
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ProbeError, match="cannot be read as PEM"):
+            await Prober(session, 5).observe(backend)

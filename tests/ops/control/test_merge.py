@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gateway.catalog import Catalog
+from gateway.findings import findings
 from gateway.settings import Backend
-from ops.control.merge import Observation, merge
+from ops.control.merge import Observation, first_hosts, merge
 
 
 def seen(name: str, *models: str | dict[str, Any], running: tuple[str, ...] = ()) -> Observation:
@@ -60,6 +62,59 @@ def test_a_request_for_a_model_that_some_backend_runs_itself_never_leaves_the_ho
     assert (catalog.models["stub:latest"].backends, catalog.models["stub:latest"].remote) == (("far",), False)
 
 
+def test_what_a_model_weighs_and_where_it_is_loaded_is_kept_for_each_backend() -> None:
+    catalog = merge([seen("near", "a:latest"), seen("far", "a:latest", "b:latest", running=("A", "b:latest"))])
+    assert catalog.models["a:latest"].digests == {"near": "near-a:latest", "far": "far-a:latest"}
+    assert catalog.models["a:latest"].loaded == ("far",)
+    assert catalog.models["b:latest"].loaded == ("far",)
+
+
+def test_what_a_silent_backend_had_in_memory_is_not_known() -> None:
+    silent = replace(seen("near", "a:latest", running=("a:latest",)), answers=False)
+    catalog = merge([silent, seen("far", "a:latest", running=("a:latest",))])
+    assert catalog.models["a:latest"].backends == ("near", "far")
+    assert catalog.models["a:latest"].loaded == ("far",)
+    assert [state.answers for state in catalog.backends] == [False, True]
+    assert len(catalog.running) == 1
+
+
+def test_a_model_that_runs_on_two_backends_runs_twice_and_shows_nothing_of_its_host() -> None:
+    row = {"name": "a:latest", "size_vram": 7, "host": "10.0.0.5"}
+    observations = [replace(seen(name, "a:latest"), running=(row,)) for name in ("near", "far")]
+    assert merge(observations).running == ({"name": "a:latest", "model": "a:latest", "size_vram": 7},) * 2
+
+
+def test_a_model_is_described_by_the_digest_it_has_on_its_first_backend() -> None:
+    descriptions = {"near-a:latest": {"model_info": {"x": 1}}, "far-a:latest": {"model_info": {"x": 2}}}
+    catalog = merge([seen("near", "a:latest", "b:latest"), seen("far", "a:latest")], descriptions)
+    assert catalog.models["a:latest"].shown == {"model_info": {"x": 1}}
+    assert catalog.models["b:latest"].shown == {}
+
+
+def test_a_description_is_asked_of_the_first_backend_that_answers() -> None:
+    silent, same = replace(seen("near", "a:latest"), answers=False), {"model": "b:latest", "digest": "d"}
+    hosts = first_hosts([silent, seen("mid", same), seen("far", {**same, "model": "c:latest"}, {"model": "d:latest"})])
+    assert [(digest, backend.name, name) for digest, (backend, name) in hosts.items()] == [("d", "mid", "b:latest")]
+
+
+def test_one_name_for_different_weights_is_found_and_one_for_the_same_is_not() -> None:
+    row = {"model": "same:latest", "digest": "abc"}
+    found = findings(merge([seen("near", row, "a:latest", "b:latest"), seen("far", row, "a:latest")]))
+    assert [(finding.kind, finding.subject) for finding in found] == [("digests_differ", "a:latest")]
+    assert "near near-a:lates, far far-a:latest" in found[0].text
+
+
+def test_a_backend_that_is_too_old_is_found_and_one_that_says_no_version_is_not() -> None:
+    versions = {"a": "0.17.0", "b": "0.17.1", "c": None, "d": "0.9.6-rc1", "e": "0.17.1-rc0", "f": "1.0"}
+    found = findings(merge([replace(seen(name), version=version) for name, version in versions.items()]))
+    assert [(finding.kind, finding.subject) for finding in found] == [
+        ("version_too_old", "a"),
+        ("version_too_old", "d"),
+    ]
+
+
 def test_a_catalog_is_read_back_as_it_was_published() -> None:
-    catalog = merge([seen("near", "a:latest", STUB, running=("a:latest",)), seen("far", "b:latest")], allow_cloud=True)
+    descriptions = {"near-a:latest": {"model_info": {"x": 1}}}
+    seen_near = seen("near", "a:latest", STUB, running=("a:latest",))
+    catalog = merge([seen_near, seen("far", "b:latest")], descriptions, allow_cloud=True)
     assert Catalog.from_json(catalog.to_json()) == catalog

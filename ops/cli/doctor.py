@@ -1,0 +1,53 @@
+"""doctor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import asdict
+
+import rich_click as click
+from click.exceptions import Exit
+
+from gateway.errors import SettingsError
+from gateway.settings import default_env_file
+from ops.cli.parameters import json_option
+from ops.cli.session import Session, pass_session
+from ops.cli.show import print_json, text
+from ops.doctor.check import Check, failed
+from ops.doctor.examination import examine
+
+_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+
+@click.command("doctor")
+@json_option
+@pass_session
+def doctor(session: Session, as_json: bool) -> None:
+    """Check everything and say how to mend it. Exit code 1 when something does not work."""
+    checks = _examined(session)
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        _print(checks)
+    if any(check.status == "failed" for check in checks):
+        raise Exit(1)
+
+
+def _examined(session: Session) -> list[Check]:
+    env_file = session.env_file or default_env_file()
+    try:
+        settings = session.settings
+    except (SettingsError, OSError) as error:
+        return [failed("settings", str(error), "correct it in the env file or the environment")]
+    return asyncio.run(examine(settings, env_file))
+
+
+def _print(checks: list[Check]) -> None:
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mend = f" -> {text(check.mend)}" if check.mend else ""
+        status = click.style(f"{check.status:<7}", fg=_COLOURS[check.status])
+        click.echo(f"{status}  {check.name:<{width}}  {text(check.detail)}{mend}")
+    counted = Counter(check.status for check in checks)
+    click.echo(f"{counted['ok']} ok, {counted['warning']} warnings, {counted['failed']} failed")

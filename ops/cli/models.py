@@ -1,0 +1,134 @@
+"""list-models."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import rich_click as click
+
+from authz.policy import effective_models
+from gateway.catalog import Catalog, HostedModel
+from gateway.errors import NotFound
+from gateway.findings import DIGEST_SHOWN_CHARACTERS, digests_differ, findings
+from gateway.ollama_versions import is_too_old
+from gateway.settings import Settings
+from gateway.stores.accounts import Accounts, Tenant
+from gateway.stores.catalog import CatalogStore
+from gateway.stores.redis_connection import connect
+from ops.cli.parameters import Name, json_option
+from ops.cli.session import Session, pass_session
+from ops.cli.show import print_json, print_table
+
+
+@click.command("list-models")
+@click.option("--tenant", type=Name(), help="Also show what this tenant may use of them.")
+@json_option
+@pass_session
+def list_models(session: Session, tenant: str | None, as_json: bool) -> None:
+    """List what each backend hosts, as discovery saw it last, and all of it together."""
+    found = session.run(lambda database: Accounts(database).tenant(tenant)) if tenant else None
+    catalog = asyncio.run(_published(session.settings))
+    unseen = [b.name for b in session.settings.backends if b.name not in {state.name for state in catalog.backends}]
+    if as_json:
+        return print_json(_document(catalog, unseen, found))
+    _print_backends(catalog, unseen)
+    _print_union(catalog)
+    if found is not None:
+        _print_tenant(catalog, found)
+    for finding in findings(catalog):
+        click.echo(f"\nwarning: {finding.text}: {finding.mend}")
+    return None
+
+
+async def _published(settings: Settings) -> Catalog:
+    redis = connect(settings)
+    try:
+        snapshot = await CatalogStore(redis, settings.redis_timeout_s).fetch(unless_version="")
+    finally:
+        await redis.aclose()
+    if snapshot is None or snapshot.catalog is None or not snapshot.catalog.backends:
+        raise NotFound("control has published no models: start it, or see what `neuronetz-gateway doctor` says")
+    return snapshot.catalog
+
+
+def _effective(catalog: Catalog, tenant: Tenant) -> list[str]:
+    policy = tenant.policy
+    return effective_models(catalog, allow_all=bool(policy["allow_all_models"]), allowed=policy["allowed_models"] or ())
+
+
+def _hosted_by(catalog: Catalog, backend: str) -> list[HostedModel]:
+    return [model for model in catalog.models.values() if backend in model.backends]
+
+
+def _document(catalog: Catalog, unseen: list[str], tenant: Tenant | None) -> dict[str, Any]:
+    backends = [
+        {
+            "name": state.name,
+            "answers": state.answers,
+            "version": state.version,
+            "version_too_old": is_too_old(state.version),
+            "models": [
+                {"name": model.name, "digest": model.digests.get(state.name), "loaded": state.name in model.loaded}
+                for model in _hosted_by(catalog, state.name)
+            ],
+        }
+        for state in catalog.backends
+    ]
+    silent: list[dict[str, Any]] = [
+        {"name": name, "answers": False, "version": None, "version_too_old": False, "models": []} for name in unseen
+    ]
+    document: dict[str, Any] = {
+        "backends": [*backends, *silent],
+        "models": [
+            {
+                "name": model.name,
+                "size": model.tag.get("size"),
+                "backends": list(model.backends),
+                "loaded": list(model.loaded),
+                "digests_differ": digests_differ(model),
+            }
+            for model in catalog.models.values()
+        ],
+        "warnings": [f"{finding.text}: {finding.mend}" for finding in findings(catalog)],
+    }
+    if tenant is not None:
+        document["tenant"] = {"name": tenant.name, "models": _effective(catalog, tenant)}
+    return document
+
+
+def _print_backends(catalog: Catalog, unseen: list[str]) -> None:
+    for state in catalog.backends:
+        said = f"Ollama {state.version}" if state.version else "a version that it does not say"
+        known = "" if state.answers else "; it does not answer, this is what it said last"
+        click.echo(f"{state.name}: {said}{known}")
+        print_table(
+            ("model", ">GB", "digest", "loaded"),
+            [_row(model, state.name) for model in _hosted_by(catalog, state.name)],
+            empty="no models",
+        )
+        click.echo()
+    for name in unseen:
+        click.echo(f"{name}: has not answered yet\n")
+
+
+def _row(model: HostedModel, backend: str) -> tuple[object, ...]:
+    size, digest = model.tag.get("size"), model.digests.get(backend)
+    shown = digest and digest[:DIGEST_SHOWN_CHARACTERS]
+    return (
+        model.name,
+        f"{size / 1e9:.1f}" if isinstance(size, int) else None,
+        f"{shown} differs" if digests_differ(model) else shown,
+        backend in model.loaded,
+    )
+
+
+def _print_union(catalog: Catalog) -> None:
+    click.echo("all backends")
+    rows = [(model.name, model.backends) for model in catalog.models.values()]
+    print_table(("model", "tried in this order"), rows, empty="no models")
+
+
+def _print_tenant(catalog: Catalog, tenant: Tenant) -> None:
+    click.echo(f"\ntenant {tenant.name}")
+    print_table(("model",), [(name,) for name in _effective(catalog, tenant)], empty="no models")

@@ -1,0 +1,54 @@
+"""What discovery asks of a backend, with exactly the headers and the TLS trust that Envoy uses for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+
+from gateway.settings import Backend
+from ops.control.merge import Observation
+from ops.ollama_probe import OllamaClient, ProbeError
+
+
+class Prober:
+    """Asks the replicas of a backend in turn; the first that answers speaks for all."""
+
+    def __init__(self, session: aiohttp.ClientSession, connect_timeout_s: float) -> None:
+        self._client = OllamaClient(session, connect_timeout_s)
+
+    async def observe(self, backend: Backend) -> Observation:
+        """Version, models and running models. Raises ProbeError."""
+        problem = ProbeError(f"backend {backend.name} has no address")
+        for url in backend.urls:
+            try:
+                version, tags, running = await asyncio.gather(
+                    self._client.ask(backend, url, "/api/version"),
+                    self._client.ask(backend, url, "/api/tags"),
+                    self._client.ask(backend, url, "/api/ps"),
+                )
+            except ProbeError as error:
+                problem = error
+                continue
+            return Observation(backend, _text(version.get("version")), _rows(tags), _rows(running))
+        raise problem
+
+    async def show(self, backend: Backend, model: str) -> dict[str, Any]:
+        """What /api/show says of a model, the operator's own words included. Raises ProbeError."""
+        problem = ProbeError(f"backend {backend.name} has no address")
+        for url in backend.urls:
+            try:
+                return await self._client.ask(backend, url, "/api/show", {"model": model})
+            except ProbeError as error:
+                problem = error
+        raise problem
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _rows(document: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    rows = document.get("models")
+    return tuple(row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()

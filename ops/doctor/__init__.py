@@ -1,0 +1,1 @@
+"""What `neuronetz-gateway doctor` looks at: one module for each part of the gateway, every answer a Check."""

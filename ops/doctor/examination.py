@@ -1,0 +1,44 @@
+"""Everything at once, each part within a deadline of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from gateway.settings import Settings
+from ops.doctor import backends, configuration, data_plane, redis, services
+from ops.doctor import postgres as postgresql
+from ops.doctor.check import Check, failed
+
+DEADLINE_S = 15.0
+# Who asks so much at once is slower to answer than the deadlines of requests allow.
+STORE_TIMEOUT_S = 5.0
+
+Part = Callable[[Settings], Awaitable[list[Check]]]
+
+_PARTS: tuple[tuple[str, Part], ...] = (
+    ("postgresql", postgresql.check),
+    ("redis", redis.check),
+    ("backends", backends.check),
+    ("catalog", backends.check_catalog),
+    ("services", services.check),
+    ("envoy", data_plane.check),
+)
+
+
+async def examine(settings: Settings, env_file: Path | None) -> list[Check]:
+    """All checks, in the order in which the parts depend on each other."""
+    patient = settings.model_copy(
+        update={"database_timeout_s": STORE_TIMEOUT_S, "redis_timeout_s": STORE_TIMEOUT_S},
+    )
+    answers = await asyncio.gather(*(_in_time(name, part(patient)) for name, part in _PARTS))
+    return [*configuration.check(settings, env_file), *(check for answer in answers for check in answer)]
+
+
+async def _in_time(name: str, part: Awaitable[list[Check]]) -> list[Check]:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            return await part
+    except TimeoutError:
+        return [failed(name, f"no answer within {DEADLINE_S:.0f} s", "see whether it hangs, and start it again")]

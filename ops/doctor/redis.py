@@ -1,0 +1,44 @@
+"""Redis: reachable, new enough, never evicting, and keeping what it was told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.errors import StoreUnavailable
+from gateway.settings import Settings
+from gateway.stores.redis_connection import connect, guarded
+from ops.doctor.check import Check, failed, ok, warning
+
+OLDEST = (6, 2)
+_NAME = "redis"
+
+
+async def check(settings: Settings) -> list[Check]:
+    """Every node of a cluster, or the one server."""
+    redis = connect(settings)
+    try:
+        async with guarded():
+            info: dict[str, Any] = await redis.info()
+    except StoreUnavailable as error:
+        return [failed(_NAME, str(error), "start Redis, or correct REDIS_URL and its password")]
+    finally:
+        await redis.aclose()
+    nodes = {"": info} if "redis_version" in info else info
+    return [check for node, of_node in nodes.items() for check in judge(f"{_NAME} {node}".strip(), of_node)]
+
+
+def judge(name: str, info: dict[str, Any]) -> list[Check]:
+    """What the INFO of one server says."""
+    version, policy = str(info.get("redis_version", "?")), str(info.get("maxmemory_policy", "?"))
+    persists = bool(info.get("aof_enabled"))
+    checks = []
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        checks.append(failed(name, f"version {version} is older than {oldest}", f"upgrade it to {oldest} or newer"))
+    if policy != "noeviction":
+        mend = "set maxmemory-policy to noeviction"
+        checks.append(failed(name, f"maxmemory-policy is {policy}: counters and holds may vanish", mend))
+    if not persists:
+        mend = "set appendonly to yes"
+        checks.append(warning(name, "no append-only file: a crash loses requests that wait for PostgreSQL", mend))
+    return checks or [ok(name, f"version {version}, noeviction, append-only file")]

@@ -1,0 +1,175 @@
+"""The catalog's pages through Envoy: what a key gets to see, however a model's name is spelled on the way."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import httpx
+import ollama as ollama_client
+import openai
+import pytest
+
+from tests.e2e.stack import Simulator, Stack, eventually
+
+MODEL = "llama3.2:latest"
+SLASHED = "hf.co/bartowski/smollm2:q4_k_m"
+
+
+@pytest.fixture(scope="module")
+def narrow(stack: Stack) -> str:
+    """A key that may use two models that are there and one that is not."""
+    stack.cli("create-tenant", "--name", "two", "--models", f"{MODEL},{SLASHED},missing")
+    key: str = stack.cli("create-key", "--tenant", "two", "--name", "k")["key"]
+    return key
+
+
+def ask(stack: Stack, key: str | None, raw_path: str, method: str = "GET", json: Any = None) -> httpx.Response:
+    url = httpx.URL(stack.url).copy_with(raw_path=raw_path.encode())
+    return httpx.request(method, url, json=json, headers={"x-api-key": key} if key else {}, timeout=30)
+
+
+def without_id(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
+    headers = {
+        name: value
+        for name, value in answer.headers.items()
+        if name not in ("x-request-id", "x-correlation-id", "date")
+    }
+    return answer.status_code, answer.content, headers
+
+
+def test_openais_client_finds_a_model_whose_name_has_slashes(stack: Stack, narrow: str) -> None:
+    seen: list[str] = []
+    client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key=narrow, max_retries=0)
+    for name in (SLASHED, "HF.co/Bartowski/SmolLM2:Q4_K_M", "registry.ollama.ai/library/llama3.2", MODEL):
+        answer = client.models.with_raw_response.retrieve(name)
+        seen.append(answer.http_request.url.raw_path.decode())
+        assert answer.parse().id == name
+    assert "%2F" in seen[0]
+    assert client.models.retrieve(SLASHED).owned_by == "bartowski"
+
+
+@pytest.mark.parametrize("spelling", [SLASHED, SLASHED.replace("/", "%2F"), SLASHED.replace("/", "%2f"), "x%2F..%2F.."])
+def test_a_slash_in_a_models_name_may_be_escaped_or_not(stack: Stack, narrow: str, spelling: str) -> None:
+    answer = ask(stack, narrow, f"/v1/models/{spelling}")
+    assert answer.status_code == (200 if "hf.co" in spelling else 400)
+    assert ask(stack, None, f"/v1/models/{spelling}").status_code == 401
+    assert ask(stack, narrow, f"/v1/models/{spelling}", "POST").status_code == (400 if "%" in spelling else 405)
+
+
+def test_an_escaped_slash_passes_through_caddy_too(stack: Stack, narrow: str) -> None:
+    trust = ssl.create_default_context(cafile=str(stack.state_dir / "caddy-root.crt"))
+    with httpx.Client(verify=trust) as client:
+        url = httpx.URL(stack.ready["tls_url"])
+        for path, status in ((f"/v1/models/{SLASHED.replace('/', '%2F')}", 200), ("/api%2Ftags", 400)):
+            answer = client.get(url.copy_with(raw_path=path.encode()), headers={"x-api-key": narrow})
+            assert answer.status_code == status, path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api%2Fchat",
+        "/api%2fchat",
+        "/api%5Cchat",
+        "/api%5cchat",
+        "/%2Fapi/chat",
+        "/api/chat%2F",
+        "/api/%2e%2e%2fapi/chat",
+        "/api/chat%2F..%2Fpull",
+        "/v1%2Fmodels/x",
+        "/v1/models%2F..%2F..%2Fapi%2Fchat",
+        "/v1/models/..%2F..%2Fapi%2Fchat",
+        "/v1/models/../../api%2Fpull",
+        "/v1/models/%2e%2e/%2e%2e/api%2Fpull",
+        "/v1/models/x%5C..%5C..%5Capi%5Cpull",
+        "/api%252Fchat",
+        "/v1/models/%252F..%252Fapi",
+        "/healthz%2F",
+        "//v1//models//..%2Fchat",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_escaped_slash_opens_nothing_else(stack: Stack, ollama: Simulator, key: str, path: str, method: str) -> None:
+    before = len(ollama.requests())
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+    answer = ask(stack, key, path, method, body)
+    assert answer.status_code in (400, 403, 404, 405), answer.text
+    if "%252" not in path:
+        assert answer.status_code == 400
+        assert answer.headers["x-gateway-error"] == "invalid_request"
+    assert len(ollama.requests()) == before
+
+
+def test_forbidden_and_missing_models_are_the_same_bytes_on_every_page(stack: Stack, narrow: str) -> None:
+    forbidden, missing, nobodys = "qwen3:8b", "missing", "no-such-model"
+    for page in ("/v1/models/{}", "/api/show"):
+        post = page == "/api/show"
+        answers = [
+            ask(stack, narrow, page.format(name), "POST" if post else "GET", {"model": name} if post else None)
+            for name in (forbidden, missing, nobodys)
+        ]
+        assert len({str(without_id(answer)) for answer in answers}) == 1
+        assert (answers[0].status_code, answers[0].headers["x-gateway-error"]) == (403, "model_not_allowed")
+
+
+def test_show_says_what_a_client_needs_and_nothing_of_the_operators(stack: Stack, narrow: str) -> None:
+    answer = ask(stack, narrow, "/api/show", "POST", {"model": "llama3.2", "verbose": True})
+    shown = answer.json()
+    assert shown["model_info"]["llama.context_length"] == 131_072
+    assert shown["capabilities"] == ["completion", "tools"]
+    assert shown.keys() <= {"model_info", "details", "capabilities", "modified_at", "parameters", "projector_info"}
+    assert "quiet otter" not in answer.text
+    client = ollama_client.Client(host=stack.url, headers={"Authorization": f"Bearer {narrow}"})
+    assert client.show(MODEL).modelinfo == shown["model_info"]
+
+
+def test_listings_are_the_effective_set_once_over_all_backends(stack: Stack, narrow: str) -> None:
+    assert sorted(row["name"] for row in ask(stack, narrow, "/api/tags").json()["models"]) == sorted([MODEL, SLASHED])
+    assert sorted(row["id"] for row in ask(stack, narrow, "/v1/models").json()["data"]) == sorted([MODEL, SLASHED])
+
+
+def test_ps_shows_no_other_tenants_models(stack: Stack, ollama: Simulator, narrow: str, key: str) -> None:
+    for model in (MODEL, "qwen3:8b"):
+        body = {"model": model, "prompt": "Hello", "stream": False}
+        assert ask(stack, key, "/api/generate", "POST", body).status_code == 200
+    everything = eventually(
+        lambda: names if {MODEL, "qwen3:8b"} <= (names := _running(stack, key)) else None  # at the next refresh
+    )
+    assert _running(stack, narrow) == everything & {MODEL, SLASHED}
+
+
+def _running(stack: Stack, key: str) -> set[str]:
+    return {row["model"] for row in ask(stack, key, "/api/ps").json()["models"]}
+
+
+def test_the_version_is_the_lowest_of_those_that_answer(stack: Stack, spare: Simulator, key: str) -> None:
+    def version() -> str:
+        document = ask(stack, key, "/api/version").json()
+        assert document["gateway"]
+        return str(document["version"])
+
+    assert version() == "0.33.0"
+    spare.behave(version="0.20.1")
+    eventually(lambda: version() == "0.20.1")
+    spare.behave(version="0.20.1", faults=[{"kind": "reset", "paths": ["/api/version"]}])
+    eventually(lambda: version() == "0.33.0")
+
+
+@pytest.mark.parametrize("path", ["/api/tags", "/api/version", "/v1/models"])
+def test_head_answers_without_a_body(stack: Stack, key: str, path: str) -> None:
+    answer, full = ask(stack, key, path, "HEAD"), ask(stack, key, path)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == full.headers["content-type"]
+    assert ask(stack, None, path, "HEAD").status_code == 401
+
+
+def test_a_pulled_model_is_usable_at_the_next_refresh(stack: Stack, spare: Simulator, key: str, narrow: str) -> None:
+    body = {"model": "hf.co/Org/Fresh", "prompt": "Hello", "stream": False}
+    assert ask(stack, key, "/api/generate", "POST", body).status_code == 403
+    httpx.post(f"{spare.url}/api/pull", json={"model": "hf.co/org/fresh", "stream": False}).raise_for_status()
+    answer = eventually(lambda: ok if (ok := ask(stack, key, "/api/generate", "POST", body)).is_success else None)
+    assert stack.row(answer.headers["x-request-id"])["backend"] == "spare"
+    assert ask(stack, narrow, "/api/generate", "POST", body).status_code == 403
+    httpx.request("DELETE", f"{spare.url}/api/delete", json={"model": "hf.co/org/fresh"}).raise_for_status()
+    eventually(lambda: ask(stack, key, "/api/generate", "POST", body).status_code == 403)

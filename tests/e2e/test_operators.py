@@ -1,0 +1,72 @@
+"""What operators are told about a running stack."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+
+from tests.e2e.stack import Simulator, Stack, eventually
+
+MODEL = "llama3.2:latest"
+
+
+def examine(stack: Stack) -> list[tuple[str, str, str]]:
+    """Name, status and detail of everything that is not as it should be."""
+    command = [sys.executable, "-m", "ops.cli", "--env-file", stack.ready["env_file"], "doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()[:-1]
+    assert done.returncode == any(line.startswith("failed") for line in lines)
+    assert len(lines) > 15
+    rows = [(line[9:].split("  ")[0].strip(), line.split()[0], line) for line in lines]
+    return [row for row in rows if row[1] != "ok"]
+
+
+def test_a_stack_that_is_well_has_nothing_to_mend(stack: Stack, ollama: Simulator, spare: Simulator, key: str) -> None:
+    # A worker or a backend of which an earlier test made an end is healthy again.
+    eventually(lambda: not examine(stack), 60)
+
+
+def test_what_is_wrong_with_the_parts_is_found(stack: Stack, ollama: Simulator, spare: Simulator, key: str) -> None:
+    installed = httpx.get(f"{spare.url}/_sim/models").json()
+    other = [{"name": MODEL, "digest": "f" * 64}, *(row["name"] for row in installed if row["name"] != MODEL)]
+    httpx.put(f"{spare.url}/_sim/models", json=other).raise_for_status()
+    spare.behave(version="0.12.0")
+    worker = stack.pids("authz-")[0]
+    try:
+        listed = eventually(lambda: found if (found := stack.cli("list-models"))["warnings"][1:] else None)
+        os.kill(worker, signal.SIGSTOP)
+        found = {name: status for name, status, _ in examine(stack)}
+    finally:
+        os.kill(worker, signal.SIGCONT)
+        spare.behave()
+        httpx.put(f"{spare.url}/_sim/models", json=[row["name"] for row in installed]).raise_for_status()
+    assert {found[name] for name in ("backend spare", "catalog", "readiness")} == {"warning"}
+    assert [(b["name"], b["version_too_old"]) for b in listed["backends"]] == [("sim", False), ("spare", True)]
+    assert [model["name"] for model in listed["models"] if model["digests_differ"]] == [MODEL]
+    eventually(lambda: not stack.cli("list-models")["warnings"])
+
+
+def test_models_are_listed_by_backend_together_and_by_tenant(stack: Stack, ollama: Simulator, key: str) -> None:
+    stack.cli("create-tenant", "--name", "lists", "--models", f"{MODEL},missing")
+    body: Any = {"model": MODEL, "prompt": "Hello", "stream": False}
+    httpx.post(f"{stack.url}/api/generate", json=body, headers={"x-api-key": key}).raise_for_status()
+
+    def listing() -> Any:
+        listed = stack.cli("list-models", "--tenant", "LISTS")
+        (model,) = (model for model in listed["models"] if model["name"] == MODEL)
+        return listed if "sim" in model["loaded"] else None
+
+    listed = eventually(listing)
+    assert listed["tenant"] == {"name": "lists", "models": [MODEL]}
+    assert [(backend["name"], backend["answers"]) for backend in listed["backends"]] == [("sim", True), ("spare", True)]
+    (model,) = (model for model in listed["models"] if model["name"] == MODEL)
+    assert model["backends"] == ["sim", "spare"]
+    (there,) = (row for row in listed["backends"][0]["models"] if row["name"] == MODEL)
+    assert there["loaded"]
+    assert len(there["digest"]) == 64

@@ -1,0 +1,103 @@
+"""What is published when the backends change, with a real Redis and simulated Ollamas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+
+from authz.catalog_view import CatalogView
+from gateway.errors import StoreUnavailable
+from gateway.settings import Backend, Settings
+from gateway.stores.catalog import CatalogStore
+from gateway.stores.redis_connection import connect
+from ops.control.discovery import Discovery
+from ops.control.prober import Prober
+from ops.demo.ollama.app import Options, running
+from tests.e2e.stack import free_port
+
+
+class Scene:
+    """Two Ollamas, `near` with the models a and b and `far` with b and c, one that is away, and a store."""
+
+    def __init__(self, near: str, far: str, store: CatalogStore, discovery: Discovery) -> None:
+        self.near = Backend(name="near", base_url=near)
+        self.far = Backend(name="far", base_url=far)
+        self.away = Backend(name="away", base_url=f"http://127.0.0.1:{free_port()}")
+        self.store = store
+        self.discovery = discovery
+
+    async def published(self) -> dict[str, tuple[str, ...]] | None:
+        """Model -> backends; None without a snapshot."""
+        snapshot = await self.store.fetch(unless_version="")
+        if snapshot is None or snapshot.catalog is None:
+            return None
+        return {name: model.backends for name, model in snapshot.catalog.models.items()}
+
+
+@pytest.fixture
+async def scene(redis_url: str) -> AsyncIterator[Scene]:
+    async with AsyncExitStack() as stack:
+        near = await stack.enter_async_context(running(Options(port=0, models=("a:1", "b:1"))))
+        far = await stack.enter_async_context(running(Options(port=0, models=("b:1", "c:1"))))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        near_alone = (Backend(name="near", base_url=near.url),)
+        settings = Settings.model_validate(
+            {"redis_url": redis_url, "redis_timeout_s": 5, "ollama_backends": near_alone}
+        )
+        redis = connect(settings)
+        stack.push_async_callback(redis.aclose)
+        await redis.flushall()
+        store = CatalogStore(redis, settings.redis_timeout_s)
+        yield Scene(near.url, far.url, store, Discovery(settings, Prober(session, 30), store, first_look_s=30))
+
+
+async def test_a_new_list_is_published_at_once_and_in_its_order(scene: Scene) -> None:
+    await scene.discovery.use((scene.near, scene.far))
+    assert await scene.published() == {"a:1": ("near",), "b:1": ("near", "far"), "c:1": ("far",)}
+    await scene.discovery.use((scene.far, scene.near))
+    assert await scene.published() == {"a:1": ("near",), "b:1": ("far", "near"), "c:1": ("far",)}
+    await scene.discovery.use((scene.far,))
+    assert await scene.published() == {"b:1": ("far",), "c:1": ("far",)}
+
+
+async def test_a_name_with_another_address_is_another_backend(scene: Scene) -> None:
+    await scene.discovery.use((scene.near,))
+    await scene.discovery.use((Backend(name="near", base_url=scene.far.base_url),))
+    assert await scene.published() == {"b:1": ("near",), "c:1": ("near",)}
+
+
+async def test_one_that_is_away_does_not_hold_up_the_others(scene: Scene) -> None:
+    await scene.discovery.use((scene.away, scene.near))
+    assert await scene.published() == {"a:1": ("near",), "b:1": ("near",)}
+    assert not await scene.discovery.refresh()
+
+
+async def test_nothing_is_said_of_one_that_has_gone_even_when_nothing_is_known_of_the_rest(scene: Scene) -> None:
+    await scene.discovery.use((scene.near, scene.away))
+    view = CatalogView(scene.store)
+    await view.refresh()
+    assert view.current().models
+    await scene.discovery.use((scene.away,))
+    assert await scene.published() == {}
+    await view.refresh()
+    with pytest.raises(StoreUnavailable):
+        view.current()
+
+
+async def test_an_outage_of_all_leaves_the_last_word(scene: Scene) -> None:
+    await scene.discovery.use((scene.near,))
+    gone = Backend(name="near", base_url=scene.away.base_url)
+    await scene.discovery.use((gone,))
+    assert await scene.published() == {"a:1": ("near",), "b:1": ("near",)}
+
+
+async def test_a_look_that_was_under_way_says_nothing_of_those_that_went_meanwhile(scene: Scene) -> None:
+    looking = asyncio.create_task(scene.discovery.refresh())
+    await asyncio.sleep(0)
+    await scene.discovery.use((scene.far,))
+    await looking
+    assert await scene.published() == {"b:1": ("far",), "c:1": ("far",)}

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.catalog import BackendState, Catalog, HostedModel
+from gateway.settings import Settings
+from gateway.stores.catalog import Snapshot
+from ops.doctor import configuration
+from ops.doctor.backends import judge_catalog
+from ops.doctor.check import Check
+from ops.doctor.data_plane import judge_clusters
+from ops.doctor.redis import judge
+
+SETTINGS = Settings.model_validate(
+    {
+        "ollama_backends": [{"name": "near", "base_url": "http://a"}, {"name": "far", "base_url": "http://b"}],
+        "model_discovery_refresh_s": 10,
+        "model_discovery_cache_ttl_s": 60,
+    }
+)
+GOOD_REDIS = {"redis_version": "7.2.4", "maxmemory_policy": "noeviction", "aof_enabled": 1}
+
+
+def statuses(checks: list[Check]) -> list[tuple[str, str]]:
+    assert all(bool(check.mend) == (check.status != "ok") for check in checks), "what is not ok says how to mend it"
+    return [(check.name, check.status) for check in checks]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ({}, "ok"),
+        ({"redis_version": "6.2.14"}, "ok"),
+        ({"redis_version": "6.0.16"}, "failed"),
+        ({"maxmemory_policy": "allkeys-lru"}, "failed"),
+        ({"aof_enabled": 0}, "warning"),
+    ],
+)
+def test_redis_is_new_enough_never_evicts_and_persists(said: dict[str, Any], status: str) -> None:
+    assert statuses(judge("redis", {**GOOD_REDIS, **said})) == [("redis", status)]
+
+
+def cluster(name: str, *hosts: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "host_statuses": [{"health_status": health} for health in hosts]}
+
+
+HEALTHY, SICK = {"eds_health_status": "HEALTHY"}, {"eds_health_status": "HEALTHY", "failed_active_health_check": True}
+TOMBSTONE = {"priority": 1, "health_status": HEALTHY}
+
+
+def test_a_cluster_is_judged_by_its_real_hosts() -> None:
+    near = cluster("backend:near", HEALTHY, SICK)
+    near["host_statuses"].append(TOMBSTONE)
+    far = cluster("backend:far", SICK)
+    far["host_statuses"].append(TOMBSTONE)
+    document = {
+        "cluster_statuses": [cluster("authz", HEALTHY, SICK), cluster("meter", SICK), near, far, cluster("catalog")]
+    }
+    assert statuses(judge_clusters(SETTINGS, document)) == [
+        ("cluster authz", "warning"),
+        ("cluster meter", "failed"),
+        ("cluster catalog", "ok"),
+        ("cluster near", "warning"),
+        ("cluster far", "warning"),
+    ]
+    assert {check.status for check in judge_clusters(SETTINGS, {})} == {"failed"}
+
+
+def test_a_catalog_is_judged_by_its_age_its_backends_and_their_digests() -> None:
+    states = (BackendState("near", 1, "0.20.0", answers=False),)
+    model = HostedModel("m:latest", ("near", "old"), {}, digests={"near": "a", "old": "b"})
+    checks = judge_catalog(SETTINGS, Snapshot("", 35.0, None), Catalog(states, {"m:latest": model}))
+    assert statuses(checks) == [("catalog", "warning")] * 4
+    age, silent, unknown, differs = (check.detail for check in checks)
+    assert "25 s old" in age
+    assert silent == "near does not answer control"
+    assert unknown == "control does not know what far hosts"
+    assert "m:latest has different weights" in differs
+    both = (BackendState("near", 1, "0.20.0"), BackendState("far", 1, "0.20.0"))
+    assert statuses(judge_catalog(SETTINGS, Snapshot("", 55.0, None), Catalog(both, {}))) == [("catalog", "ok")]
+
+
+def test_an_env_file_is_private_and_its_names_are_settings(tmp_path: Path) -> None:
+    path = tmp_path / "env"
+    path.write_text("DEFALT_RPM=5\nPOSTGRES_PASSWORD=x\nDEFAULT_TPM=7\n")
+    path.chmod(0o600)
+    assert statuses(configuration.check(SETTINGS, path)) == [
+        ("settings", "ok"),
+        ("env file", "ok"),
+        ("env file", "warning"),
+    ]
+    path.chmod(0o640)
+    path.write_text("DEFAULT_RPM=5\n")
+    assert statuses(configuration.check(SETTINGS, path)) == [("settings", "ok"), ("env file", "warning")]
+    assert statuses(configuration.check(SETTINGS, None)) == [("settings", "ok")]
