@@ -102,7 +102,9 @@ def _sign(private: int, message: bytes) -> bytes:
 def _der(tag: int, *parts: bytes) -> bytes:
     content = b"".join(parts)
     size = len(content)
-    length = bytes([size]) if size < 128 else bytes([0x82]) + size.to_bytes(2, "big")
+    # The shortest form: OpenSSL reads others too, BoringSSL, which is Envoy's, does not.
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    length = bytes([size]) if size < 128 else bytes([0x80 | len(octets)]) + octets
     return bytes([tag]) + length + content
 
 
