@@ -18,7 +18,6 @@ from authz.catalog_view import CatalogView
 from authz.denials import Denials
 from authz.gate import Gate
 from authz.last_used import LastUsed
-from authz.readiness import Readiness
 from authz.server import AuthorizationServicer
 from authz.verified_keys import VerifiedKeys
 from gateway import grpc_serving, http_serving, running
@@ -26,6 +25,8 @@ from gateway.hashing import KeyHasher
 from gateway.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis_quota import RedisQuota
+from gateway.readiness import Readiness
+from gateway.service_tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.catalog import CatalogStore
 from gateway.stores.directory import Directory
@@ -97,14 +98,15 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(running.cancel, background)
         stack.push_async_callback(outbox.drained, HAND_OVER_TIMEOUT_S)
 
-        readiness = Readiness(database, quota, catalog)
+        readiness = Readiness(database, quota, lambda: catalog.known)
         pages = web.AppRunner(CatalogPages(gate, settings, readiness.missing).application(), access_log=None)
-        await http_serving.start(pages, settings.authz_http_listen)
+        tls = ServiceTls(settings.service_tls) if settings.service_tls else None
+        await http_serving.start(pages, settings.authz_http_listen, tls.http_context() if tls else None)
         stack.push_async_callback(pages.cleanup)
 
         server = grpc_serving.make_server(settings.max_request_body_bytes)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(gate, settings), server)
-        await grpc_serving.start(server, settings.authz_grpc_listen)
+        await grpc_serving.start(server, settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
 
         await running.until_stopped(stop, *background)

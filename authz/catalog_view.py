@@ -31,9 +31,14 @@ class CatalogView:
 
     def current(self) -> Catalog:
         """The catalog. Raises StoreUnavailable when there is none yet, it is too old or it names no backend."""
-        if self._catalog is None or not self._catalog.backends or self._monotonic() >= self._expires:
+        if self._catalog is None or not self.known:
             raise StoreUnavailable("what the backends host is not known")
         return self._catalog
+
+    @property
+    def known(self) -> bool:
+        """Whether `current` has an answer."""
+        return bool(self._catalog and self._catalog.backends) and self._monotonic() < self._expires
 
     async def refresh(self) -> None:
         """Looks whether there is a newer snapshot, and takes it. Raises StoreUnavailable."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import grpc
 import structlog
 
+from gateway.service_tls import ServiceTls
+
 log = structlog.get_logger()
 
 # Envoy multiplexes all its requests over one connection per worker thread; the ext_authz body comes in one message.
@@ -32,15 +34,19 @@ def make_server(message_bytes_max: int) -> grpc.aio.Server:
     )
 
 
-async def start(server: grpc.aio.Server, listen: str) -> None:
-    """Binds `HOST:PORT` or `unix:/path` (0600, a stale socket is replaced) and starts. Raises RuntimeError if taken."""
+async def start(server: grpc.aio.Server, listen: str, tls: ServiceTls | None = None) -> None:
+    """Binds `HOST:PORT` or `unix:/path` (0600, a stale socket is replaced) and starts. Raises RuntimeError if taken.
+
+    With `tls` nobody is served who shows no client certificate.
+    """
     if listen.startswith("unix:"):
         Path(listen.removeprefix("unix:")).unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        if server.add_insecure_port(listen) == 0:
+        port = server.add_secure_port(listen, tls.grpc_credentials()) if tls else server.add_insecure_port(listen)
+        if port == 0:
             raise RuntimeError(f"cannot listen on {listen}")
     finally:
         os.umask(before)
     await server.start()
-    log.info("serving", listen=listen)
+    log.info("serving", listen=listen, tls=tls is not None)

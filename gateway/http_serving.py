@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 
 from aiohttp import web
 
 
-async def start(runner: web.AppRunner, listen: str) -> None:
-    """Sets `runner` up and binds it. Raises OSError when the address is taken."""
+async def start(runner: web.AppRunner, listen: str, tls: ssl.SSLContext | None = None) -> None:
+    """Sets `runner` up and binds it, in plain text without `tls`. Raises OSError when the address is taken."""
     await runner.setup()
     if not listen.startswith("unix:"):
         host, _, port = listen.rpartition(":")
-        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls).start()
         return
     path = Path(listen.removeprefix("unix:"))
     path.unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        await web.UnixSite(runner, str(path)).start()
+        await web.UnixSite(runner, str(path), ssl_context=tls).start()
     finally:
         os.umask(before)

@@ -12,6 +12,10 @@ BACKEND_HEADER = "x-gateway-backend"
 ERROR_HEADER = "x-gateway-error"
 DROPPED_OPTIONS_HEADER = "x-gateway-dropped-options"
 
+# What the services' certificates are made out for when Envoy reaches them over a network, whatever host they run on.
+AUTHZ_TLS_NAME = "authz.neuronetz-gateway"
+METER_TLS_NAME = "meter.neuronetz-gateway"
+
 _CLUSTER_PREFIX = "backend:"
 
 

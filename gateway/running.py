@@ -22,14 +22,8 @@ def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, 
 
     A wrong setting is one sentence on stderr and 1, also one that `serve` finds.
     """
-    try:
-        settings = load()
-    except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 (logging is not configured without settings)
-        return 1
-    configure(settings, service)
 
-    async def main() -> None:
+    async def main(settings: Settings) -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -37,9 +31,11 @@ def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, 
         await serve(settings, stop)
 
     try:
-        asyncio.run(main())
+        settings = load()
+        configure(settings, service)
+        asyncio.run(main(settings))
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 (as above: for whoever started it)
+        print(error, file=sys.stderr)  # noqa: T201 (whoever starts a service reads a sentence, not a log line)
         return 1
     return 0
 

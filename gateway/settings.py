@@ -10,7 +10,7 @@ import os
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -24,12 +24,14 @@ from pydantic import (
     PositiveInt,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gateway import sentinel_url
 from gateway.errors import SettingsError
 
 
@@ -90,8 +92,24 @@ _OTHER_HEADERS = frozenset(
     "keep-alive te trailer transfer-encoding upgrade user-agent via x-request-id".split()
 )
 
+
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+def _postgres(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value().replace("postgresql+asyncpg://", "postgresql://", 1)
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError("expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    return SecretStr(url)
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
 Address = Annotated[str, AfterValidator(_listen)]
+OptionalAddress = Annotated[Address | None, BeforeValidator(_empty_is_none)]
+OptionalFile = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
+OptionalPostgresUrl = Annotated[PostgresUrl | None, BeforeValidator(_empty_is_none)]
 Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
 CredentialHeader = Annotated[HeaderName, AfterValidator(_credential_header)]
@@ -137,6 +155,14 @@ class Backend(BaseModel):
         return self.auth_header, SecretStr(token)
 
 
+class TlsFiles(NamedTuple):
+    """A certificate with its chain, its key, and the authority that the other side's certificate must be from."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
 class Settings(BaseSettings):
     """The settings of all services; each reads what it needs."""
 
@@ -165,7 +191,10 @@ class Settings(BaseSettings):
     routing_prefer_loaded: bool = False
     allow_cloud_models: bool = False
 
-    database_url: SecretStr = SecretStr("postgresql://gateway@127.0.0.1:5432/gateway")
+    database_url: PostgresUrl = SecretStr("postgresql://gateway@127.0.0.1:5432/gateway")
+    database_listen_url: OptionalPostgresUrl = None
+    database_report_url: OptionalPostgresUrl = None
+    database_statement_cache_size: NonNegativeInt = 100
     database_pool_size: PositiveInt = 10
     database_pool_overflow: NonNegativeInt = 20
     database_timeout_s: PositiveFloat = 2.0
@@ -197,22 +226,37 @@ class Settings(BaseSettings):
     authz_grpc_targets: Addresses = ["127.0.0.1:9001"]
     authz_http_targets: Addresses = ["127.0.0.1:9002"]
     meter_grpc_targets: Addresses = ["127.0.0.1:9003"]
+    control_http_listen: OptionalAddress = None
+    service_tls_cert_file: OptionalFile = None
+    service_tls_key_file: OptionalFile = None
+    service_tls_ca_file: Annotated[OptionalFile, Field(validate_default=True)] = None
     envoy_config_dir: Path = Path("/etc/neuronetz-gateway/envoy")
     envoy_admin_listen: Address = "127.0.0.1:9901"
-
-    @field_validator("database_url", mode="after")
-    @classmethod
-    def _plain_dsn(cls, value: SecretStr) -> SecretStr:
-        url = value.get_secret_value().replace("postgresql+asyncpg://", "postgresql://", 1)
-        if not url.startswith(("postgresql://", "postgres://")):
-            raise ValueError("expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        return SecretStr(url)
 
     @field_validator("redis_url", mode="after")
     @classmethod
     def _redis_scheme(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("expected redis://, rediss:// or unix://")
+        url = value.get_secret_value()
+        if sentinel_url.is_sentinel_url(url):
+            sentinel_url.parse(url)
+        elif not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("expected redis://, rediss://, unix:// or redis+sentinel://")
+        return value
+
+    @field_validator("redis_shards", mode="after")
+    @classmethod
+    def _cluster_or_sentinel(cls, value: int, info: ValidationInfo) -> int:
+        url = info.data.get("redis_url")
+        if value > 1 and url is not None and sentinel_url.is_sentinel_url(url.get_secret_value()):
+            raise ValueError("expected 1, because REDIS_URL names Sentinels; a Redis Cluster fails over by itself")
+        return value
+
+    @field_validator("service_tls_ca_file", mode="after")
+    @classmethod
+    def _all_or_none(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        names = ("service_tls_cert_file", "service_tls_key_file")
+        if len({each is None for each in (value, *(info.data.get(name) for name in names))}) > 1:
+            raise ValueError("expected all three of SERVICE_TLS_CERT_FILE, …_KEY_FILE and …_CA_FILE, or none of them")
         return value
 
     @field_validator("gateway_request_id_header", mode="after")
@@ -270,6 +314,12 @@ class Settings(BaseSettings):
         return self.model_copy(update={name: getattr(other, name) for name in BACKEND_SETTINGS})
 
     @property
+    def service_tls(self) -> TlsFiles | None:
+        """The files of mutual TLS between Envoy and the services, None for plain text."""
+        cert, key, ca = self.service_tls_cert_file, self.service_tls_key_file, self.service_tls_ca_file
+        return TlsFiles(cert, key, ca) if cert and key and ca else None
+
+    @property
     def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """Networks whose `X-Forwarded-For` is believed."""
         return tuple(ip_network(item, strict=False) for item in self.gateway_trusted_proxies)
@@ -301,7 +351,14 @@ class _FileAlone(Settings):
 
 
 # Their values, or values nested in them, may hold a credential.
-_SECRET_FIELDS = {"database_url", "redis_url", "ollama_auth_token", "ollama_backends"}
+_SECRET_FIELDS = {
+    "database_url",
+    "database_listen_url",
+    "database_report_url",
+    "redis_url",
+    "ollama_auth_token",
+    "ollama_backends",
+}
 
 
 def _describe(error: ErrorDetails) -> str:

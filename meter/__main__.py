@@ -16,6 +16,7 @@ from gateway import grpc_serving, running
 from gateway.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis_quota import RedisQuota
+from gateway.service_tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.endings import EndingStore
 from gateway.stores.ledger import Ledger
@@ -66,7 +67,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
         access_log = AccessLogServicer(endings, outbox, settings.trusted_networks)
         als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
-        await grpc_serving.start(server, settings.meter_grpc_listen)
+        tls = ServiceTls(settings.service_tls) if settings.service_tls else None
+        await grpc_serving.start(server, settings.meter_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.callback(access_log.close)
 

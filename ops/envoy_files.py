@@ -21,6 +21,7 @@ from gateway.settings import Settings
 from ops import envoy_cds
 from ops.envoy_clusters import HOLD_RESPONSE_WASM, render_clusters, secret_name
 from ops.envoy_replies import local_reply_config
+from ops.envoy_service_tls import render_service_secrets, transports
 
 # The meter's rewriting may lengthen a body a little: escapes, the cap, include_usage.
 _REWRITING_BYTES = 65_536
@@ -56,6 +57,7 @@ def render_fixed(settings: Settings, directory: Path) -> dict[str, bytes]:
         **_targets("AUTHZ_GRPC", settings.authz_grpc_targets),
         **_targets("AUTHZ_HTTP", settings.authz_http_targets),
         **_targets("METER_GRPC", settings.meter_grpc_targets),
+        **{name: json.dumps(socket) for name, socket in transports(settings.service_tls, directory).items()},
         "BIND_HOST": json.dumps(settings.gateway_bind_host),
         "BIND_PORT": str(settings.gateway_bind_port),
         "REQUEST_ID_HEADER": json.dumps(settings.gateway_request_id_header),
@@ -72,6 +74,7 @@ def render_fixed(settings: Settings, directory: Path) -> dict[str, bytes]:
         for name in ("bootstrap.yaml", "listener.yaml")
     }
     files[HOLD_RESPONSE_WASM] = (source / HOLD_RESPONSE_WASM).read_bytes()
+    files.update(render_service_secrets(settings.service_tls))
     return files
 
 

@@ -1,4 +1,7 @@
-"""Real Redis servers of the tests: one alone, or three that form a cluster. All on loopback, in a temporary folder."""
+"""Real Redis servers of the tests: one alone, three that form a cluster, or a master that Sentinels watch.
+
+All on loopback, in a temporary folder.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,8 +47,11 @@ class Server:
     def start(self) -> None:
         """Starts it and waits until it answers."""
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
+        # A configuration file, which a Sentinel needs, stands before all options.
+        file = [each for each in self._options if each.endswith(".conf")]
+        command = [executable(), *file, *options, *(each for each in self._options if each not in file)]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([executable(), *options, *self._options], stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             try:
@@ -92,6 +99,63 @@ def cluster() -> Iterator[list[Server]]:
         finally:
             for server in servers:
                 server.kill()
+
+
+@dataclass
+class Watched:
+    """A master with a replica, and the Sentinels that watch them as the service `gateway`."""
+
+    master: Server
+    replica: Server
+    sentinels: list[Server]
+
+    @property
+    def url(self) -> str:
+        """What REDIS_URL says."""
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{each.port}' for each in self.sentinels)}/gateway/0"
+
+
+@contextmanager
+def watched() -> Iterator[Watched]:
+    """A master, its replica and three Sentinels that know each other; a failure is noticed within a second."""
+    with TemporaryDirectory(prefix="nz-redis-") as root, ExitStack() as stack:
+
+        def server(name: str, *options: str) -> Server:
+            folder = Path(root) / name
+            folder.mkdir()
+            started = Server(folder, *options)
+            stack.callback(started.kill)
+            return started
+
+        master = server("master", "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")
+        replica = server("replica", "--replicaof", "127.0.0.1", str(master.port))
+        _eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        sentinels = []
+        for number in range(3):
+            # A Sentinel writes what it learns into its file, and takes no `sentinel` line from anywhere else.
+            file = Path(root) / f"sentinel-{number}.conf"
+            file.write_text(
+                f"sentinel monitor gateway 127.0.0.1 {master.port} 2\n"
+                "sentinel down-after-milliseconds gateway 500\n"
+                "sentinel failover-timeout gateway 5000\n"
+            )
+            sentinels.append(server(f"sentinel-{number}", str(file), "--sentinel"))
+        for each in sentinels:
+            _eventually(lambda each=each: _knows_all(each))  # type: ignore[misc]
+        yield Watched(master, replica, sentinels)
+
+
+def _knows_all(sentinel: Server) -> bool:
+    seen = sentinel.client().sentinel_master("gateway")
+    return bool(seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1)
+
+
+def _eventually(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not look():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the servers did not find each other")
+        time.sleep(0.05)
 
 
 def _form(servers: list[Server]) -> None:

@@ -26,14 +26,19 @@ class Database:
     """A pool of connections that opens none before the first use and finds back to a server that was away.
 
     Every step (connect, wait for a free connection, each command) has `database_timeout_s`; `command_timeout_s`
-    gives the commands another deadline. Raises SettingsError for a DATABASE_URL that is no URL. Methods raise
-    StoreUnavailable when PostgreSQL cannot answer, and Conflict when a constraint refuses the change.
+    gives the commands another deadline, and with `report` the pool is that of DATABASE_REPORT_URL. Raises SettingsError
+    for an address that is no URL. Methods raise StoreUnavailable when PostgreSQL cannot answer, and Conflict when a
+    constraint refuses the change.
     """
 
-    def __init__(self, settings: Settings, command_timeout_s: float | None = None) -> None:
+    def __init__(self, settings: Settings, command_timeout_s: float | None = None, *, report: bool = False) -> None:
         self.timeout_s = settings.database_timeout_s
         self._command_timeout_s = command_timeout_s or settings.database_timeout_s
-        self._dsn = _checked(settings.database_url)
+        self._dsn = _checked("DATABASE_URL", settings.database_url)
+        self._direct_dsn = _checked("DATABASE_LISTEN_URL", settings.database_listen_url or settings.database_url)
+        if report and settings.database_report_url:
+            self._dsn = _checked("DATABASE_REPORT_URL", settings.database_report_url)
+        self._statement_cache_size = settings.database_statement_cache_size
         self._size_max = settings.database_pool_size + settings.database_pool_overflow
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._opening = asyncio.Lock()
@@ -89,10 +94,10 @@ class Database:
             await connection.execute(query, *args)
 
     async def connect(self) -> Connection:
-        """A connection outside the pool, to LISTEN or to migrate on; the caller closes it."""
+        """A connection to PostgreSQL itself, outside the pool, to LISTEN or to migrate on; the caller closes it."""
         with translated_errors():
             return await asyncpg.connect(
-                self._dsn.get_secret_value(),
+                self._direct_dsn.get_secret_value(),
                 timeout=self.timeout_s,
                 command_timeout=self._command_timeout_s,
                 server_settings=_SESSION,
@@ -122,16 +127,17 @@ class Database:
                     timeout=self.timeout_s,
                     command_timeout=self._command_timeout_s,
                     server_settings=_SESSION,
+                    statement_cache_size=self._statement_cache_size,
                 )
             return self._pool
 
 
-def _checked(dsn: SecretStr) -> SecretStr:
+def _checked(name: str, dsn: SecretStr) -> SecretStr:
     # What the driver would find out later, with an exception of no particular kind.
     try:
         _ = urlsplit(dsn.get_secret_value()).port
     except ValueError:
-        raise SettingsError("DATABASE_URL: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+        raise SettingsError(f"{name}: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
     return dsn
 
 

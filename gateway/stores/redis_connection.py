@@ -10,10 +10,13 @@ from typing import Any, TypeAlias
 from redis import asyncio as driver
 from redis import exceptions
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 
+from gateway import sentinel_url
 from gateway.errors import StoreUnavailable
+from gateway.sentinel_url import SentinelUrl
 from gateway.settings import Settings
 
 __all__ = ["NoScriptError", "Redis", "ResponseError", "connect", "guarded"]
@@ -32,9 +35,10 @@ CLUSTER_CONNECTIONS_MAX = 256
 def connect(settings: Settings) -> Redis:
     """A client of REDIS_URL that replies in bytes; nothing is sent before its first command.
 
-    REDIS_SHARDS > 1 says that the URL is a node of a Redis Cluster. Connecting and reading are bounded by
-    `redis_timeout_s`, and so is waiting for one of the CONNECTIONS_MAX connections. When a connection breaks, a
-    command may be sent once more although the first was carried out: whoever uses this must bear that.
+    REDIS_SHARDS > 1 says that the URL is a node of a Redis Cluster; a URL of Sentinels leads to the master that they
+    name at the time. Connecting and reading are bounded by `redis_timeout_s`, and so is waiting for one of the
+    CONNECTIONS_MAX connections. When a connection breaks, a command may be sent once more although the first was
+    carried out: whoever uses this must bear that.
     """
     url = settings.redis_url.get_secret_value()
     timeout_s = settings.redis_timeout_s
@@ -48,12 +52,40 @@ def connect(settings: Settings) -> Redis:
         # No full look-up after several MOVED: it closes connections that are in use, and each MOVED mends its slot.
         options |= {"reinitialize_steps": 0, "max_connections": CLUSTER_CONNECTIONS_MAX}
         return _Cluster.from_url(url, retry=Retry(NoBackoff(), CLUSTER_RETRIES), **options)
-    retry = Retry(NoBackoff(), RETRIES, (exceptions.ConnectionError,))
-    return driver.Redis.from_pool(
-        driver.BlockingConnectionPool.from_url(
-            url, retry=retry, timeout=timeout_s, max_connections=CONNECTIONS_MAX, **options
-        )
-    )
+    options["retry"] = Retry(NoBackoff(), RETRIES, (exceptions.ConnectionError,))
+    options["max_connections"] = CONNECTIONS_MAX
+    if sentinel_url.is_sentinel_url(url):
+        return driver.Redis.from_pool(_master_pool(sentinel_url.parse(url), timeout_s, options))
+    return driver.Redis.from_pool(driver.BlockingConnectionPool.from_url(url, timeout=timeout_s, **options))
+
+
+class _MasterPool(SentinelConnectionPool, driver.BlockingConnectionPool):
+    """Connections to the master that Sentinels watch: they are asked for it whenever a connection is made.
+
+    redis-py's own pool of this kind fails when its connections are all in use; this one waits as the other does.
+    """
+
+    async def aclose(self) -> None:
+        """Closes the connections to the master and to the Sentinels."""
+        await super().aclose()
+        await self.sentinel_manager.aclose()
+
+
+def _master_pool(place: SentinelUrl, timeout_s: float, options: dict[str, Any]) -> _MasterPool:
+    # The first Sentinel that answers is believed, and asked first from then on. Together they get less than one
+    # deadline, so that those that are away do not use it up.
+    each_s = timeout_s / (len(place.sentinels) + 1)
+    sentinel_options = {
+        "socket_connect_timeout": each_s,
+        "socket_timeout": each_s,
+        "password": place.sentinel_password,
+        "ssl": place.tls,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    login = {"username": place.username, "password": place.password, "db": place.db, "ssl": place.tls}
+    # redis-py leaves both constructors untyped.
+    sentinel: Any = Sentinel(place.sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+    return _MasterPool(place.service, sentinel, timeout=timeout_s, **login, **options)  # type: ignore[no-untyped-call]
 
 
 class _Cluster(driver.RedisCluster):

@@ -70,8 +70,8 @@ def show_audit(
     """Show the audit log, oldest row first."""
     where = Filter(tenant=tenant, prefix=prefix, request_id=request_id, since=since)
     if follow:
-        return session.run(lambda database: _follow(database, where, limit, as_json))
-    rows = session.run(lambda database: Reports(database).audit(where, limit))
+        return session.run(lambda database: _follow(database, where, limit, as_json), report=True)
+    rows = session.run(lambda database: Reports(database).audit(where, limit), report=True)
     if as_json:
         return print_json(rows)
     return print_table(

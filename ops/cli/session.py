@@ -30,11 +30,14 @@ class Session:
         """The settings; raises SettingsError."""
         return load(self.env_file)
 
-    def run(self, work: Callable[[Database], Awaitable[T]]) -> T:
-        """Runs `work` with an open database in an event loop of its own, and returns its result."""
+    def run(self, work: Callable[[Database], Awaitable[T]], *, report: bool = False) -> T:
+        """Runs `work` with an open database in an event loop of its own, and returns its result.
+
+        A `report` reads from DATABASE_REPORT_URL if there is one.
+        """
 
         async def with_database() -> T:
-            database = Database(self.settings, command_timeout_s=COMMAND_TIMEOUT_S)
+            database = Database(self.settings, command_timeout_s=COMMAND_TIMEOUT_S, report=report)
             try:
                 return await work(database)
             finally:

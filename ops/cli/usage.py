@@ -37,7 +37,7 @@ def show_usage(
         budgets = await reports.budgets(where, datetime.now(UTC))
         return rows, budgets, await reserved_tokens(session.settings, database, budgets)
 
-    rows, budgets, reserved = session.run(read)
+    rows, budgets, reserved = session.run(read, report=True)
     totals = {count: sum(getattr(row, count) for row in rows) for count in _COUNTS}
     if as_json:
         return print_json(

@@ -8,16 +8,19 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 import structlog
+from aiohttp import web
 
-from gateway import running
+from gateway import http_serving, running
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis_quota import RedisQuota
+from gateway.readiness import Readiness
 from gateway.settings import Settings, default_env_file
 from gateway.stores.catalog import CatalogStore
 from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.redis_connection import connect
 from gateway.stores.retention import Retention
+from ops.control import health
 from ops.control.discovery import Discovery
 from ops.control.envoy_admin import EnvoyAdmin
 from ops.control.prober import Prober
@@ -44,20 +47,37 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         discovery = Discovery(settings, prober, CatalogStore(redis, settings.redis_timeout_s))
         rollout = Rollout(settings.envoy_config_dir, EnvoyAdmin(settings.envoy_admin_listen))
         reload = Reload(settings, default_env_file(), rollout, discovery)
+        begun = asyncio.Event()
         background = [
-            asyncio.create_task(_follow_backends(reload, discovery), name="backends"),
+            asyncio.create_task(_follow_backends(reload, discovery, begun), name="backends"),
             asyncio.create_task(EpochWatch(quota, discovery.at_once).run(), name="epoch"),
             asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
             asyncio.create_task(Upkeep(Retention(database), settings).run(), name="upkeep"),
         ]
+        if settings.control_http_listen:
+            readiness = Readiness(database, quota, lambda: discovery.current)
+            pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, begun)
+            background.append(asyncio.create_task(pages, name="health"))
         stack.push_async_callback(running.cancel, background)
         await running.until_stopped(stop, *background)
 
 
-async def _follow_backends(reload: Reload, discovery: Discovery) -> None:
+async def _follow_backends(reload: Reload, discovery: Discovery, begun: asyncio.Event) -> None:
     """Discovery names backends to authz, so it begins when Envoy has them."""
     await reload.start()
+    begun.set()
     await asyncio.gather(reload.run(), discovery.run())
+
+
+async def _serve_health(application: web.Application, listen: str, begun: asyncio.Event) -> None:
+    """For ever, once Envoy's files are there: whoever starts Envoy waits for these pages."""
+    await begun.wait()
+    pages = web.AppRunner(application, access_log=None)
+    await http_serving.start(pages, listen)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await pages.cleanup()
 
 
 def main() -> int:

@@ -55,6 +55,7 @@ class Discovery:
         self._last: dict[str, tuple[float, Observation]] = {}
         self._descriptions: dict[str, Mapping[str, Any]] = {}
         self._reported: frozenset[Finding] = frozenset()
+        self._published_at: float | None = None
         self._wanted = asyncio.Event()
         self._first_look_s = first_look_s
         self._publishing = asyncio.Lock()
@@ -84,6 +85,12 @@ class Discovery:
             await cancel(looks.values())
         await self._publish(backends)
         self.at_once()
+
+    @property
+    def current(self) -> bool:
+        """Whether a snapshot that this process published has not expired."""
+        ttl_s = self._settings.model_discovery_cache_ttl_s
+        return self._published_at is not None and self._monotonic() - self._published_at < ttl_s
 
     async def refresh(self) -> bool:
         """Asks all backends in parallel and publishes what is known. True when every backend answered."""
@@ -142,9 +149,11 @@ class Discovery:
             if fresh := self._fresh(backends):
                 catalog = merge(fresh, self._descriptions, allow_cloud=self._settings.allow_cloud_models)
                 await self._store.publish(catalog, ttl_s)
+                self._published_at = self._monotonic()
                 self._report(frozenset(findings(catalog)))
             elif await self._names_another(backends):
                 await self._store.publish(Catalog(backends=(), models={}), ttl_s)
+                self._published_at = None
 
     def _report(self, found: frozenset[Finding]) -> None:
         """Says what is to be mended, once until it changes."""

@@ -111,6 +111,8 @@ def decided(options: Options) -> set[str]:
         "GATEWAY_BIND_HOST",
         "GATEWAY_BIND_PORT",
         "DATABASE_URL",
+        "DATABASE_LISTEN_URL",
+        "DATABASE_REPORT_URL",
         "REDIS_URL",
         "AUTHZ_GRPC_LISTEN",
         "AUTHZ_HTTP_LISTEN",

@@ -25,6 +25,8 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("METER_GRPC_LISTEN=here", "METER_GRPC_LISTEN='here': expected HOST:PORT or unix:/absolute/path"),
         ("GATEWAY_TRUSTED_PROXIES=nobody", "GATEWAY_TRUSTED_PROXIES"),
         ("GATEWAY_REQUEST_ID_HEADER=Date", "GATEWAY_REQUEST_ID_HEADER='Date': expected a name that ends with ID"),
+        ("CONTROL_HTTP_LISTEN=9004", "CONTROL_HTTP_LISTEN='9004': expected HOST:PORT or unix:/absolute/path"),
+        ("SERVICE_TLS_CERT_FILE=/tls/authz.crt", "SERVICE_TLS_CA_FILE=None: expected all three"),
         ('OLLAMA_BACKENDS=[{"name":"A"}]', "OLLAMA_BACKENDS[0].name: expected a name of 1 to 40 lower-case letters"),
         ("OLLAMA_BASE_URL=http://a b", "OLLAMA_BASE_URL='http://a b': expected a host of letters"),
         ("OLLAMA_AUTH_HEADER=Host", "OLLAMA_AUTH_HEADER='Host': expected a header that carries nothing else"),
@@ -46,7 +48,13 @@ def test_a_wrong_value_is_named_with_what_is_expected(env: Path, line: str, show
     "line",
     [
         "DATABASE_URL=mysql://u:s3cret@h/d",
+        "DATABASE_LISTEN_URL=mysql://u:s3cret@h/d",
+        "DATABASE_REPORT_URL=mysql://u:s3cret@h/d",
         "REDIS_URL=http://:s3cret@h",
+        "REDIS_URL=redis+sentinel://:s3cret@h:x/gateway",
+        "REDIS_URL=redis+sentinel://:s3cret@h:26379",
+        "REDIS_URL=redis+sentinel://:s3cret@h:26379/gateway/first",
+        "REDIS_URL=redis+sentinel://:s3cret@h/gateway?password=s3cret",
         'OLLAMA_BACKENDS=[{"name":"a","base_url":"ftp://h","auth_token":"s3cret"}]',
         'OLLAMA_BACKENDS=[{"name":"a","base_url":"http://h","auth_token":"s3cret"',
     ],
@@ -57,6 +65,24 @@ def test_a_wrong_value_that_may_hold_a_secret_is_not_shown(env: Path, line: str)
         load(env)
     assert "s3cret" not in str(wrong.value)
     assert "s3cret" not in repr(wrong.value.__cause__)
+
+
+def test_shards_are_for_a_cluster_and_not_for_sentinels(env: Path) -> None:
+    env.write_text("REDIS_URL=redis+sentinel://:s3cret@h/gateway\nREDIS_SHARDS=4\n")
+    with pytest.raises(
+        SettingsError, match=r"^REDIS_SHARDS='4': expected 1, because REDIS_URL names Sentinels"
+    ) as wrong:
+        load(env)
+    assert "s3cret" not in str(wrong.value)
+
+
+def test_what_is_left_empty_is_off(env: Path) -> None:
+    env.write_text("CONTROL_HTTP_LISTEN=\nSERVICE_TLS_CERT_FILE=\nDATABASE_LISTEN_URL=\nDATABASE_REPORT_URL=\n")
+    settings = load(env)
+    assert settings.service_tls is None
+    assert settings.control_http_listen is None
+    assert settings.database_listen_url is None
+    assert settings.database_report_url is None
 
 
 def test_the_environment_wins_over_the_file(env: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,15 +25,23 @@ BACKENDS: list[dict[str, Any]] = [
 ]
 
 
+ONE_MACHINE = {
+    "ollama_backends": BACKENDS,
+    "authz_grpc_targets": ["unix:/run/a0.sock", "unix:/run/a1.sock"],
+    "envoy_admin_listen": "unix:/run/admin.sock",
+}
+MORE_MACHINES = {
+    **ONE_MACHINE,
+    "authz_grpc_targets": ["authz.example:9001"],
+    "service_tls_cert_file": "/tls/envoy.crt",
+    "service_tls_key_file": "/tls/envoy.key",
+    "service_tls_ca_file": "/ca/ca.crt",
+}
+
+
 @pytest.fixture
 def settings() -> Settings:
-    return Settings.model_validate(
-        {
-            "ollama_backends": BACKENDS,
-            "authz_grpc_targets": ["unix:/run/a0.sock", "unix:/run/a1.sock"],
-            "envoy_admin_listen": "unix:/run/admin.sock",
-        }
-    )
+    return Settings.model_validate(ONE_MACHINE)
 
 
 def listener(files: dict[str, bytes]) -> dict[str, Any]:
@@ -47,8 +55,10 @@ def routes(files: dict[str, bytes]) -> list[dict[str, Any]]:
     return found
 
 
-def test_envoy_accepts_the_whole_configuration(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("machines", [ONE_MACHINE, MORE_MACHINES], ids=["one machine", "more machines"])
+def test_envoy_accepts_the_whole_configuration(machines: dict[str, Any], tmp_path: Path) -> None:
     """The dynamic parts are put into the bootstrap, because validation does not read what they are subscribed from."""
+    settings = Settings.model_validate(machines)
     write(settings, tmp_path)
     bootstrap = yaml.safe_load((tmp_path / "bootstrap.yaml").read_text())
     del bootstrap["dynamic_resources"]
@@ -69,6 +79,34 @@ def test_envoy_accepts_the_whole_configuration(settings: Settings, tmp_path: Pat
     )
     assert checked.returncode == 0, checked.stderr[-2000:]
     assert "Unknown field" not in checked.stderr
+
+
+def own_clusters(settings: Settings, directory: Path) -> dict[str, dict[str, Any]]:
+    bootstrap = yaml.safe_load(render(settings, directory)["bootstrap.yaml"])
+    return {cluster["name"]: cluster for cluster in bootstrap["static_resources"]["clusters"]}
+
+
+def test_sockets_are_found_as_they_stand_and_names_by_asking_for_every_address(tmp_path: Path) -> None:
+    assert own_clusters(Settings.model_validate(ONE_MACHINE), tmp_path)["authz"]["type"] == "STATIC"
+    assert own_clusters(Settings.model_validate(MORE_MACHINES), tmp_path)["authz"]["type"] == "STRICT_DNS"
+
+
+def test_over_a_network_each_service_must_show_the_certificate_of_its_name(tmp_path: Path) -> None:
+    files = render(Settings.model_validate(MORE_MACHINES), tmp_path)
+    names = {
+        "authz": "authz.neuronetz-gateway",
+        "catalog": "authz.neuronetz-gateway",
+        "meter": "meter.neuronetz-gateway",
+    }
+    clusters = own_clusters(Settings.model_validate(MORE_MACHINES), tmp_path)
+    for cluster, name in names.items():
+        tls = clusters[cluster]["transport_socket"]["typed_config"]["common_tls_context"]
+        context = tls["combined_validation_context"]
+        assert context["default_validation_context"]["match_typed_subject_alt_names"][0]["matcher"] == {"exact": name}
+        for sds in (context["validation_context_sds_secret_config"], *tls["tls_certificate_sds_secret_configs"]):
+            path = Path(sds["sds_config"]["path_config_source"]["path"])
+            assert json.loads(files[path.name])["resources"][0]["name"] == sds["name"]
+    assert b"/ca/ca.crt" in files["service-authority.yaml"]
 
 
 def test_the_routes_to_backends_are_exactly_the_surfaces(settings: Settings, tmp_path: Path) -> None:

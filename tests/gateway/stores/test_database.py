@@ -34,6 +34,35 @@ async def test_a_server_that_is_away_at_first_and_comes_back_is_found() -> None:
         await database.close()
 
 
+@pytest.mark.parametrize(("size", "kept"), [(100, True), (0, False)])
+async def test_behind_a_pooler_no_statement_stays_prepared(database_url: str, size: int, kept: bool) -> None:
+    settings = _settings(database_url, database_statement_cache_size=size, database_timeout_s=5)
+    database = Database(settings)
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT $1::int", 42) == 42
+        left = await connection.fetch("SELECT statement FROM pg_prepared_statements WHERE statement LIKE '%::int%'")
+    assert bool(left) is kept
+    await database.close()
+
+
+async def test_listening_goes_past_the_pooler_and_reports_go_to_the_replica(database_url: str) -> None:
+    away = "postgresql://u:p@127.0.0.1:1/db"
+    behind_a_pooler = Database(_settings(away, database_listen_url=database_url, database_timeout_s=5))
+    connection = await behind_a_pooler.connect()
+    assert await connection.fetchval(ANSWER) == 42
+    await connection.close()
+    with pytest.raises(StoreUnavailable):
+        await behind_a_pooler.ping()
+
+    settings = _settings(away, database_report_url=database_url, database_timeout_s=5)
+    reporting, serving = Database(settings, report=True), Database(settings)
+    assert await reporting.fetchval(ANSWER) == 42
+    with pytest.raises(StoreUnavailable):
+        await serving.ping()
+    for database in (behind_a_pooler, reporting, serving):
+        await database.close()
+
+
 async def test_a_command_past_its_deadline_is_unavailable_and_the_pool_lives_on(database_url: str) -> None:
     database = Database(_settings(database_url, database_pool_size=1, database_pool_overflow=0))
     with pytest.raises(StoreUnavailable, match="in time"):

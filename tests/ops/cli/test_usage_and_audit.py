@@ -46,6 +46,15 @@ def busy(operator: Operator) -> Operator:
     return operator
 
 
+@pytest.mark.parametrize("command", ["show-usage", "show-audit"])
+def test_reports_are_read_from_the_replica_where_there_is_one(busy: Operator, command: str) -> None:
+    text = busy.env_file.read_text()
+    away = "DATABASE_URL=postgresql://u:p@127.0.0.1:1/db\n"
+    busy.env_file.write_text(away + text.replace("DATABASE_URL=", "DATABASE_REPORT_URL="))
+    assert busy.reads(command)
+    assert "cannot be reached" in busy.fails("list-tenants")
+
+
 def test_usage_has_rows_totals_and_budgets(busy: Operator) -> None:
     busy.does("set-budget", "--tenant", "acme", "--daily", "100", "--total", "10")
     usage = busy.reads("show-usage")

@@ -1,22 +1,22 @@
-"""Whether a request could be served now: what `/readyz` says."""
+"""Whether a process has what it needs right now: what `/readyz` says."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from authz.catalog_view import CatalogView
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import Epoch, Quota
 from gateway.stores.postgres import Database
 
 
 class Readiness:
-    """Asks every dependency of this process; each has its own deadline."""
+    """Asks every dependency of a process; each has its own deadline. `backends_known` needs no I/O."""
 
-    def __init__(self, database: Database, quota: Quota, catalog: CatalogView) -> None:
+    def __init__(self, database: Database, quota: Quota, backends_known: Callable[[], bool]) -> None:
         self._database = database
         self._quota = quota
-        self._catalog = catalog
+        self._backends_known = backends_known
 
     async def missing(self) -> list[str]:
         """Names of what is missing: any of `postgresql`, `redis`, `counters`, `backends`.
@@ -32,8 +32,4 @@ class Readiness:
                 raise answer
         if isinstance(redis, Epoch) and redis.opens_in_s > 0:
             missing.append("counters")
-        try:
-            self._catalog.current()
-        except StoreUnavailable:
-            missing.append("backends")
-        return missing
+        return missing if self._backends_known() else [*missing, "backends"]
