@@ -351,7 +351,7 @@ class _FileAlone(Settings):
 
 
 # Their values, or values nested in them, may hold a credential.
-_SECRET_FIELDS = {
+SECRET_FIELDS = {
     "database_url",
     "database_listen_url",
     "database_report_url",
@@ -364,7 +364,7 @@ _SECRET_FIELDS = {
 def _describe(error: ErrorDetails) -> str:
     field, *rest = (str(part) for part in error["loc"])
     place = field.upper() + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in rest)
-    given = "" if field in _SECRET_FIELDS else f"={error['input']!r}"
+    given = "" if field in SECRET_FIELDS else f"={error['input']!r}"
     return f"{place}{given}: {error['msg'].removeprefix('Value error, ')}"
 
 
