@@ -105,9 +105,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(pages.cleanup)
 
         server = grpc_serving.make_server(settings.max_request_body_bytes)
+        health = grpc_serving.with_health(server)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(gate, settings), server)
         await grpc_serving.start(server, settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
+        stack.push_async_callback(health.leave)
 
         await running.until_stopped(stop, *background)
         log.info("draining")

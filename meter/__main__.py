@@ -63,6 +63,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(endings.close)
 
         server = grpc_serving.make_server(max(grpc_serving.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
+        health = grpc_serving.with_health(server)
         servicer = ExternalProcessorServicer(outbox, renewal, endings, prompts)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
         access_log = AccessLogServicer(endings, outbox, settings.trusted_networks)
@@ -71,6 +72,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await grpc_serving.start(server, settings.meter_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.callback(access_log.close)
+        stack.push_async_callback(health.leave)
 
         await running.until_stopped(stop, *background)
         log.info("draining")

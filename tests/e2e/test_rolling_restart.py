@@ -1,0 +1,59 @@
+"""Workers replaced one after another, as an upgrade does it, while requests are served."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from typing import Any
+
+import httpx
+
+from ops.embedded import env_file
+from tests.e2e.stack import Stack, eventually
+
+CALLERS = 3
+MODEL = "llama3.2:latest"
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+
+
+def all_healthy(stack: Stack, cluster: str, workers: int) -> bool:
+    """Whether Envoy believes in every worker of a service."""
+    admin = env_file.read(stack.state_dir / ".env")["ENVOY_ADMIN_LISTEN"].removeprefix("unix:")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=admin)) as client:
+        statuses = client.get("http://envoy/clusters?format=json").json()["cluster_statuses"]
+    (hosts,) = [each["host_statuses"] for each in statuses if each["name"] == cluster]
+    healthy = [host for host in hosts if host["health_status"] == {"eds_health_status": "HEALTHY"}]
+    return len(healthy) == workers
+
+
+def test_every_worker_is_replaced_without_a_refused_request(stack: Stack, key: str) -> None:
+    statuses: Counter[Any] = Counter()
+    enough = threading.Event()
+
+    def call() -> None:
+        with httpx.Client(timeout=30, headers={"Authorization": f"Bearer {key}"}) as client:
+            while not enough.is_set():
+                for answer in (client.post(f"{stack.url}/api/chat", json=CHAT), client.get(f"{stack.url}/api/tags")):
+                    statuses[answer.status_code, answer.headers.get("x-gateway-error")] += 1
+
+    callers = [threading.Thread(target=call) for _ in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    try:
+        for service in ("authz", "meter"):
+            for worker in (0, 1):
+                name = f"{service}-{worker}"
+                (old,) = stack.pids(name)
+                served = statuses.total()
+                os.kill(old, signal.SIGTERM)
+                eventually(lambda name=name, old=old: old not in stack.pids(name))  # type: ignore[misc]
+                eventually(lambda service=service: all_healthy(stack, service, 2))  # type: ignore[misc]
+                eventually(lambda served=served: statuses.total() > served + CALLERS)  # type: ignore[misc]
+    finally:
+        enough.set()
+        for caller in callers:
+            caller.join(60)
+    assert set(statuses) == {(200, None)}, json.dumps({str(each): count for each, count in statuses.items()})
