@@ -16,6 +16,7 @@ PANELS: dict[str, dict[str, str]] = {
         "up": "ops.cli.up:up",
         "demo": "ops.cli.demo:demo",
         "run": "ops.cli.services:run",
+        "drain-envoy": "ops.cli.drain:drain_envoy",
         "simulate-ollama": "ops.cli.services:simulate_ollama",
     },
     "Tenants and keys": {

@@ -80,13 +80,18 @@ async def get(
 
 
 def envoy_drain(admin: str, patience_s: float) -> Callable[[], Awaitable[None]]:
-    """Lets Envoy refuse new connections and waits, at most `patience_s`, for the requests in flight."""
+    """Lets Envoy refuse new connections and waits, at most `patience_s`, for the requests in flight.
+
+    `admin` is `HOST:PORT` or `unix:/path`.
+    """
+    unix = admin if admin.startswith("unix:") else None
+    base = "http://envoy" if unix else f"http://{admin}"
 
     async def drain() -> None:
-        await get("http://envoy/drain_listeners", unix=admin, method="POST")
+        await get(f"{base}/drain_listeners", unix=unix, method="POST")
         deadline = asyncio.get_running_loop().time() + patience_s
         while asyncio.get_running_loop().time() < deadline:
-            _, text = await get("http://envoy/stats?filter=downstream_rq_active", unix=admin)
+            _, text = await get(f"{base}/stats?filter=downstream_rq_active", unix=unix)
             counts = (line.rpartition(": ") for line in text.splitlines() if not line.startswith("http.admin."))
             if not any(count.isdecimal() and int(count) for _, _, count in counts):
                 return
