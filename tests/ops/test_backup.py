@@ -71,7 +71,7 @@ async def counted(url: str, redis_url: str) -> int:
     """What the counters of the one tenant say of its total, once its first request has had them made."""
     settings = Settings(database_url=SecretStr(url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
     database, redis = Database(settings), connect(settings)
-    quota = RedisQuota(redis, settings, Ledger(database).usage_of)
+    quota = RedisQuota(redis, settings, Ledger(database).usage_of, restore_s=0.0)
     key = await database.fetchrow("SELECT tenant_id, id FROM gateway.api_keys")
     assert key is not None
     await admitted(quota, asks(tenant=key["tenant_id"], key=key["id"]))
