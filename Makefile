@@ -37,7 +37,7 @@ types: $(VENV)/.dev ## mypy --strict
 fuzz: $(VENV)/.dev ## look for inputs that break a promise of the readers and decoders; FUZZ_SECONDS=60
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: $(VENV)/.runtime ## what the gateway costs beside its upstream, as ratios in one run; BENCH_ARGS=--json
+bench: $(VENV)/.runtime ## what the gateway costs beside its upstream, as ratios in one run; BENCH_ARGS='--workers 1 --streams 100 --json'
 	@$(BIN)/python -m bench.overhead $(BENCH_ARGS)
 
 docs: build/docs/.done ## the documentation site, into site/

@@ -78,9 +78,9 @@ async def chats(target: Target, seconds: float) -> Figures:
     return {"requests": len(taken_s), "requests_per_s": per_s, **_percentiles_ms("latency", taken_s)}
 
 
-async def streams(target: Target) -> Figures:
-    """STREAMS answers of STREAM_TOKENS tokens, all at once, at the pace of the simulated Ollama."""
-    answers = await asyncio.gather(*(_stream(target) for _ in range(STREAMS)))
+async def streams(target: Target, at_once: int) -> Figures:
+    """As many answers of STREAM_TOKENS tokens at once, at the pace of the simulated Ollama."""
+    answers = await asyncio.gather(*(_stream(target) for _ in range(at_once)))
     return {
         **_percentiles_ms("first_frame", [answer.first_frame_s for answer in answers]),
         **_percentiles_ms("frame", [each for answer in answers for each in answer.frames_s]),
@@ -103,11 +103,14 @@ async def _stream(target: Target) -> Streamed:
     return Streamed(frames[0][0] - asked, late_s, bool(frames[-1][1].get("done")))
 
 
-async def measure(stack: Stack, seconds: float, rounds: int, tell: Callable[[str], None]) -> dict[str, object]:
+async def measure(
+    stack: Stack, seconds: float, rounds: int, streams_at_once: int, tell: Callable[[str], None]
+) -> dict[str, object]:
     """The document that `--json` prints. Raises BenchFailed when an answer is none."""
     whole: dict[str, list[Figures]] = {"direct": [], "gateway": []}
     streamed: dict[str, list[Figures]] = {"direct": [], "gateway": []}
     cpu_us: list[Figures] = []
+    frame_cpu_us: list[Figures] = []
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, connector_owner=False) as open_session,
@@ -128,10 +131,14 @@ async def measure(stack: Stack, seconds: float, rounds: int, tell: Callable[[str
                 figures = await chats(target, seconds)
                 whole[side].append(figures)
                 if side == "gateway":
-                    cpu_us.append({k: (v - before[k]) / figures["requests"] for k, v in stack.cpu_us().items()})
+                    cpu_us.append(_spent(before, stack.cpu_us(), figures["requests"]))
             await _behave(targets["direct"], STREAM_TOKENS, STREAM_TOKENS_PER_S)
             for side, target in targets.items():
-                streamed[side].append(await streams(target))
+                before = stack.cpu_us()
+                figures = await streams(target, streams_at_once)
+                streamed[side].append(figures)
+                if side == "gateway":
+                    frame_cpu_us.append(_spent(before, stack.cpu_us(), figures["frames"]))
     return {
         "setup": {
             "cores": os.cpu_count(),
@@ -139,14 +146,19 @@ async def measure(stack: Stack, seconds: float, rounds: int, tell: Callable[[str
             "rounds": rounds,
             "processes": {kind: sum(name.startswith(kind) for name in stack.pids) for kind in cpu_us[0]},
             "chats_at_once": CHATS_AT_ONCE,
-            "streams": STREAMS,
+            "streams": streams_at_once,
             "tokens_per_stream": STREAM_TOKENS,
             "tokens_per_s": STREAM_TOKENS_PER_S,
         },
         "chats": _sides(whole),
         "streams": _sides(streamed),
         "cpu_us_per_request": _medians(cpu_us),
+        "cpu_us_per_frame": _medians(frame_cpu_us),
     }
+
+
+def _spent(before: Figures, after: Figures, units: float) -> Figures:
+    return {service: (after[service] - before[service]) / units for service in after}
 
 
 async def _behave(ollama: Target, answer_tokens: int, tokens_per_s: float) -> None:
@@ -192,10 +204,11 @@ def table(document: Mapping[str, object]) -> Table:
             cells = (value, sides["gateway"][name], ratio, added)
             shown.add_row(f"{part}: {name}", *("" if cell is None else f"{cell:,.2f}" for cell in cells))
         shown.add_section()
-    cpu_us = document["cpu_us_per_request"]
-    assert isinstance(cpu_us, dict)  # noqa: S101
-    for service, value in cpu_us.items():
-        shown.add_row(f"CPU µs per chat: {service}", "", f"{value:,.0f}", "", "")
+    for part, unit in (("cpu_us_per_request", "chat"), ("cpu_us_per_frame", "frame")):
+        cpu_us = document[part]
+        assert isinstance(cpu_us, dict)  # noqa: S101
+        for service, value in cpu_us.items():
+            shown.add_row(f"CPU µs per {unit}: {service}", "", f"{value:,.0f}", "", "")
     return shown
 
 
@@ -204,17 +217,19 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m bench.overhead", description="What the gateway costs.")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a round of short chats")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="workers each of authz and meter")
+    parser.add_argument("--streams", type=int, default=STREAMS, help="streams at once")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
     given = parser.parse_args()
-    if given.rounds < 1 or given.seconds <= 0:
-        parser.error("--rounds and --seconds must be positive")
+    if min(given.rounds, given.seconds, given.workers, given.streams) <= 0:
+        parser.error("all numbers must be positive")
     # Ends the contexts, and with them every program that was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     errors = Console(stderr=True, highlight=False, markup=False)
     try:
         errors.print("starting the stack")
-        with running() as stack:
-            document = asyncio.run(measure(stack, given.seconds, given.rounds, errors.print))
+        with running(given.workers) as stack:
+            document = asyncio.run(measure(stack, given.seconds, given.rounds, given.streams, errors.print))
     except (BenchFailed, aiohttp.ClientError, TimeoutError) as failed:
         errors.print(str(failed) or type(failed).__name__)
         return 1

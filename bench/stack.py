@@ -48,11 +48,14 @@ class Stack:
 
 
 @contextmanager
-def running() -> Iterator[Stack]:
-    """The whole stack in a directory of its own, until the context ends. Raises BenchFailed when it does not start."""
+def running(workers: int) -> Iterator[Stack]:
+    """The whole stack in a directory of its own, with `workers` each of authz and meter, until the context ends.
+
+    Raises BenchFailed when it does not start.
+    """
     with tempfile.TemporaryDirectory(prefix="neuronetz-bench-") as directory, _ollama() as ollama_url:
         root = Path(directory)
-        with _up(root, ollama_url) as ready:
+        with _up(root, ollama_url, workers) as ready:
             _command(ready, "create-tenant", "--name", "bench", "--allow-all-models")
             created = _command(ready, "create-key", "--tenant", "bench", "--name", "bench")
             yield Stack(ready["url"], ollama_url, created["key"], ready["pids"])
@@ -72,10 +75,11 @@ def _ollama() -> Iterator[str]:
 
 
 @contextmanager
-def _up(root: Path, ollama_url: str) -> Iterator[dict[str, Any]]:
+def _up(root: Path, ollama_url: str, workers: int) -> Iterator[dict[str, Any]]:
     ready_file, log_file = root / "ready.json", root / "up.log"
     command = [sys.executable, "-m", "ops.cli", "up", "--listen", "127.0.0.1:0", "--backend", f"bench={ollama_url}"]
     command += ["--state-dir", str(root / "state"), "--ready-file", str(ready_file)]
+    command += ["--workers", str(workers)]
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **_LIMITS})  # noqa: S603
     try:
