@@ -217,6 +217,7 @@ def test_control_writes_before_envoy_reads_and_outlives_it(manifests: list[Manif
     assert "readOnly" not in mounts["c"][directory]
     assert mounts["e"][directory]["readOnly"] is True
     assert f"{directory}/bootstrap.yaml" in envoy["command"]
+    assert mounts["c"]["/tmp"]["name"] == "check"  # noqa: S108 (a pod's own)
     # control names these files to Envoy, so they must be where Envoy looks.
     assert mounts["e"][str(Path(environment(control)["SERVICE_TLS_CERT_FILE"]).parent)]["name"] == "tls"
 

@@ -68,10 +68,10 @@ def test_every_unit_is_confined(path: Path) -> None:
     directives = service(path)
     assert {name: directives[name] for name in CONFINED} == {name: [value] for name, value in CONFINED.items()}
     assert directives["SystemCallFilter"] == ["@system-service", "~@privileged @resources"]
-    caddy, envoy = path.stem.endswith("caddy"), path.stem.endswith("envoy")
+    caddy, compiles = path.stem.endswith("caddy"), path.stem.endswith(("envoy", "control"))
     assert directives["CapabilityBoundingSet"] == (["CAP_NET_BIND_SERVICE"] if caddy else [""])
     assert directives["AmbientCapabilities"] == (["CAP_NET_BIND_SERVICE"] if caddy else [])
-    assert directives["MemoryDenyWriteExecute"] == (["no"] if envoy else ["yes"])
+    assert directives["MemoryDenyWriteExecute"] == (["no"] if compiles else ["yes"])
     if program := shutil.which("systemd-analyze"):
         assert _exposure(program, path) <= EXPOSURE_MAX
 

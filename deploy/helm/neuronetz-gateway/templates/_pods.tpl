@@ -79,7 +79,7 @@ ENVOY_ADMIN_LISTEN: "127.0.0.1:9901"
 {name: tls, mountPath: /etc/neuronetz-gateway/tls, readOnly: true}
 {{- end }}
 
-{{/* Pods take up changed settings by being replaced. A changed Secret needs `kubectl rollout restart`. */}}
+{{/* Pods take up changed settings by being replaced. */}}
 {{- define "gateway.rollout" -}}
 strategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
 {{- end }}
