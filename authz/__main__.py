@@ -21,6 +21,7 @@ from authz.last_used import LastUsed
 from authz.server import AuthorizationServicer
 from authz.verified_keys import VerifiedKeys
 from gateway import grpc_serving, http_serving, running
+from gateway.errors import StoreUnavailable
 from gateway.hashing import KeyHasher
 from gateway.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
@@ -41,6 +42,8 @@ log = structlog.get_logger()
 
 # How long a process that ends waits for Redis, to leave the rows of its last refusals there.
 HAND_OVER_TIMEOUT_S = 2.0
+# How long a process that begins waits for the stores before it serves all the same.
+LOOK_AROUND_TIMEOUT_S = 3.0
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -104,6 +107,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await http_serving.start(pages, settings.authz_http_listen, tls.http_context() if tls else None)
         stack.push_async_callback(pages.cleanup)
 
+        await _look_around(feed, catalog)
         server = grpc_serving.make_server(settings.max_request_body_bytes)
         health = grpc_serving.with_health(server)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(gate, settings), server)
@@ -113,6 +117,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         await running.until_stopped(stop, *background)
         log.info("draining")
+
+
+async def _look_around(feed: Feed, catalog: CatalogView) -> None:
+    """Waits for the first word of revocations and backends, so that a worker beside others refuses nobody at first."""
+    try:
+        async with asyncio.timeout(LOOK_AROUND_TIMEOUT_S):
+            await catalog.refresh()
+            await feed.wait_connected()
+    except (StoreUnavailable, TimeoutError) as error:
+        log.warning("serving_before_stores_answer", reason=str(error) or type(error).__name__)
 
 
 def main() -> int:

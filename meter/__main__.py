@@ -70,6 +70,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await grpc_serving.start(server, settings.meter_grpc_listen, tls)
+        stack.push_async_callback(servicer.finished)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.callback(access_log.close)
         stack.push_async_callback(health.leave)

@@ -6,6 +6,7 @@ has closed its side, and everything else leaves it as an error, which makes Envo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -25,6 +26,8 @@ from meter.renewal import Renewal
 
 log = structlog.get_logger()
 
+FINISH_TIMEOUT_S = 2.0
+
 
 class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
     """envoy.service.ext_proc.v3.ExternalProcessor."""
@@ -34,10 +37,19 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         self._renewal = renewal
         self._endings = endings
         self._prompts = prompts
+        self._handlers: set[asyncio.Task[object]] = set()
+
+    async def finished(self) -> None:
+        """Returns when no handler runs. A server says that it has stopped before the last of them has read the end."""
+        if self._handlers:
+            await asyncio.wait(self._handlers, timeout=FINISH_TIMEOUT_S)
 
     async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
         """One request, from its headers to the end of its answer, whoever ends it."""
         exchange: Exchange | None = None
+        handler = asyncio.current_task()
+        assert handler is not None  # noqa: S101 (every coroutine of a server runs in a task)
+        self._handlers.add(handler)
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
                 kind = message.WhichOneof("request")
@@ -56,6 +68,7 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
             log.exception("process_failed", request_id=exchange.grant.request_id if exchange else None)
             raise
         finally:
+            self._handlers.discard(handler)
             if exchange is not None:
                 self._renewal.discard(exchange)
                 self._end(exchange)

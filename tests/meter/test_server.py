@@ -1,0 +1,71 @@
+"""The meter's gRPC edge, served by the real grpc.aio and called by its client."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import grpc
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
+from google.protobuf.json_format import ParseDict
+
+from gateway.grant import METADATA_KEY, METADATA_NAMESPACE
+from gateway.outbox import Outbox
+from gateway.quota.memory import MemoryQuota
+from gateway.quota.port import Backlog
+from gateway.settings import Settings
+from gateway.stores.endings import EndingStore
+from gateway.stores.postgres import Database
+from gateway.stores.prompts import PromptLog
+from gateway.stores.redis_connection import connect
+from meter.endings import Endings
+from meter.prompts import Prompts
+from meter.renewal import Renewal
+from meter.server import ExternalProcessorServicer
+from tests.gateway.quota.builders import Clock, Ledger
+from tests.meter.test_settling import Recorder, admit, background
+
+REQUESTS = 5
+
+
+async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entries(
+    redis_url: str, database_url: str
+) -> None:
+    clock = Clock()
+    quota = MemoryQuota(now_ms=clock, lease_s=15.0, room=1000, load=Ledger().load)
+    clock.forward((await quota.epoch()).opens_in_s)
+    outbox = Outbox(quota, Recorder(), size_max=10)
+    redis = connect(Settings(redis_url=redis_url, redis_timeout_s=5))
+    endings = Endings(EndingStore(redis, 5), quota, outbox.submit)
+    database = Database(Settings(database_url=database_url))
+    prompts = Prompts(PromptLog(database), timedelta(days=1))
+    servicer = ExternalProcessorServicer(outbox, Renewal(quota, 15.0), endings, prompts)
+    server = grpc.aio.server()
+    external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with background(outbox.run()), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        streams = []
+        for _ in range(REQUESTS):
+            grant, _ = await admit(quota)
+            message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
+            known = message.metadata_context.filter_metadata[METADATA_NAMESPACE]
+            ParseDict({METADATA_KEY: grant.to_metadata()}, known)
+            streams.append(external_processor_pb2_grpc.ExternalProcessorStub(channel).Process())
+            await streams[-1].write(message)
+            assert (await streams[-1].read()).HasField("request_headers")
+        assert await quota.backlog() == Backlog(holds=REQUESTS, events=0)
+        finished = asyncio.create_task(servicer.finished())
+        await asyncio.sleep(0)
+        assert not finished.done()
+        for stream in streams:
+            await stream.done_writing()
+        await finished
+        await endings.close()
+        assert await outbox.drained(10) == 0
+        assert await quota.backlog() == Backlog(holds=0, events=REQUESTS)
+        await server.stop(0)
+    await database.close()
+    await redis.aclose()
+    await quota.aclose()
