@@ -9,10 +9,12 @@ FUZZ_REQUESTS ?= 100000
 FUZZ_SEED ?= 1
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
+GATEWAY_IMAGE ?= neuronetz-gateway:local
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack bench docs lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack bench docs image sbom lock wasm clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,17 +45,27 @@ bench: $(VENV)/.runtime ## what the gateway costs beside its upstream, as ratios
 docs: build/docs/.done ## the documentation site, into site/
 	@build/docs/bin/mkdocs build --strict --quiet --site-dir site && echo "site/index.html"
 
+image: ## the container image of the services, neuronetz-gateway:local; BASE_IMAGE=… GATEWAY_IMAGE=…
+	@docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) -t $(GATEWAY_IMAGE) .
+
+sbom: $(VENV)/.runtime ## the image's bill of materials, CycloneDX JSON, into build/sbom.cdx.json
+	@mkdir -p build && $(BIN)/python -m ops.sbom requirements-image.lock >build/sbom.cdx.json && echo build/sbom.cdx.json
+
 UV := build/lock/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-annotate --no-header
 DOCS_EXTRA := import tomllib; \
   print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+BUILD_EXTRA := $(subst "docs","build",$(DOCS_EXTRA))
 
 lock: ## pin every dependency again, with hashes and without index addresses
 	@test -x $(UV) || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install -q uv==$(UV_VERSION); }
 	@$(COMPILE) --extra build --extra embedded pyproject.toml -o requirements.lock
 	@$(COMPILE) --extra build --extra embedded --extra dev pyproject.toml -o requirements-dev.lock
 	@$(PYTHON) -c '$(DOCS_EXTRA)' | $(COMPILE) - -o requirements-docs.lock
+	@$(COMPILE) --constraint requirements.lock pyproject.toml -o requirements-image.lock
+	@$(PYTHON) -c '$(BUILD_EXTRA)' | $(COMPILE) --constraint requirements.lock - -o requirements-build.lock
 
 wasm: $(VENV)/.dev ## assemble envoy/hold_response.wasm from its source
 	@$(BIN)/python -m ops.wasm
