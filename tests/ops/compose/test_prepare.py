@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from gateway.settings import Settings, load
+from ops.compose import prepare
+
+VOLUMES = ("gateway", "control", "postgres", "redis", "redis-data")
+
+
+@pytest.fixture
+def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty volumes of services that all run as the user of these tests."""
+    monkeypatch.setattr(prepare, "GATEWAY_UID", os.geteuid())
+    monkeypatch.setattr(prepare, "POSTGRES_UID", os.geteuid())
+    for name in VOLUMES:
+        (tmp_path / "volumes" / name).mkdir(parents=True)
+    return tmp_path / "volumes"
+
+
+def run(volumes: Path, text: str) -> None:
+    source = volumes.parent / "env"
+    source.write_text(text)
+    prepare.prepare(source, volumes, "gateway", "gateway")
+
+
+def settings(volumes: Path, service: str) -> Settings:
+    return load(volumes / service / "gateway.env")
+
+
+def test_passwords_are_made_once_and_kept(volumes: Path) -> None:
+    run(volumes, "")
+    first = {path: path.read_text() for path in volumes.rglob("*") if path.is_file()}
+    run(volumes, "")
+    assert {path: path.read_text() for path in volumes.rglob("*") if path.is_file()} == first
+    made = {(volumes / name / "password").read_text() for name in ("postgres", "redis")}
+    assert len(made) == 2
+    assert all(len(password) >= 32 for password in made)
+
+
+def test_files_and_volumes_are_their_owners_alone(volumes: Path) -> None:
+    run(volumes, "")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in volumes.rglob("*") if path.is_file()} == {0o600}
+    assert {stat.S_IMODE((volumes / name).stat().st_mode) for name in VOLUMES} == {0o700}
+
+
+@pytest.mark.parametrize("password", ["simple", "p@ss/w:rd?#%", "with space", "d$ollar"])
+def test_a_chosen_password_reaches_postgres_and_the_services_alike(volumes: Path, password: str) -> None:
+    run(volumes, f"POSTGRES_PASSWORD='{password}'\n")
+    assert (volumes / "postgres/password").read_text() == password
+    url = settings(volumes, "gateway").database_url.get_secret_value()
+    assert url.startswith("postgresql://gateway:")
+    assert url.endswith("@postgres:5432/gateway")
+    assert password == prepare_unquoted(url)
+
+
+def prepare_unquoted(url: str) -> str:
+    from urllib.parse import unquote, urlsplit
+
+    return unquote(urlsplit(url).password or "")
+
+
+def test_the_operators_settings_arrive_and_what_compose_decides_does_not(volumes: Path) -> None:
+    run(volumes, "DEFAULT_RPM=7\nDATABASE_URL=postgresql://elsewhere/db\nHTTP_PORT=81\nUNKNOWN=x\n")
+    assert settings(volumes, "control").default_rpm == 7
+    text = (volumes / "control/gateway.env").read_text()
+    assert "elsewhere" not in text
+    assert "HTTP_PORT" not in text
+    assert "UNKNOWN" not in text
+
+
+def test_a_changed_setting_changes_the_file_and_no_password(volumes: Path) -> None:
+    run(volumes, "DEFAULT_RPM=7\n")
+    password = (volumes / "redis/password").read_text()
+    run(volumes, "DEFAULT_RPM=8\n")
+    assert settings(volumes, "gateway").default_rpm == 8
+    assert (volumes / "redis/password").read_text() == password
+    assert password in settings(volumes, "gateway").redis_url.get_secret_value()
+
+
+def test_only_control_gets_the_tokens_of_backends(volumes: Path) -> None:
+    backends = json.dumps([{"name": "far", "base_url": "https://far.example", "auth_token": "s3cret", "weight": 2}])
+    run(volumes, f"OLLAMA_BACKENDS='{backends}'\nOLLAMA_AUTH_TOKEN=other-s3cret\n")
+    assert "s3cret" not in (volumes / "gateway/gateway.env").read_text()
+    (seen,) = settings(volumes, "gateway").backends
+    assert (seen.name, seen.weight, seen.auth_token) == ("far", 2, None)
+    (whole,) = settings(volumes, "control").backends
+    assert whole.auth_token == SecretStr("s3cret")
+
+
+def test_a_list_of_backends_that_cannot_be_read_is_reported_by_control_and_leaks_nowhere(volumes: Path) -> None:
+    run(volumes, 'OLLAMA_BACKENDS=\'[{"auth_token":"s3cret"\'\n')
+    assert "s3cret" not in (volumes / "gateway/gateway.env").read_text()
+    assert "s3cret" in (volumes / "control/gateway.env").read_text()
