@@ -14,7 +14,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack bench docs image sbom lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack bench docs image sbom compose-test lock wasm clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ image: ## the container image of the services, neuronetz-gateway:local; BASE_IMA
 
 sbom: $(VENV)/.runtime ## the image's bill of materials, CycloneDX JSON, into build/sbom.cdx.json
 	@mkdir -p build && $(BIN)/python -m ops.sbom requirements-image.lock >build/sbom.cdx.json && echo build/sbom.cdx.json
+
+compose-test: $(VENV)/.dev ## compose.yaml on this machine's Docker, under a project of its own; leaves nothing behind
+	@$(BIN)/python -m pytest tests/compose $(PYTEST_ARGS)
 
 UV := build/lock/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -18,6 +18,9 @@ import migrations
 from ops.migrate import AUDIT_MONTHS_AHEAD
 from tests import servers
 
+# Needs a Docker engine; `make compose-test` runs it.
+collect_ignore = ["compose"]
+
 # Who runs the suite in the background may have it ignore Ctrl-C, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,0 +1,54 @@
+#!/opt/gateway/bin/python
+"""The command `ollama` of the official image, over the simulated server: the same words, ports and data directory.
+
+Models are the manifests below ~/.ollama, as the real one keeps them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from http.client import HTTPConnection
+from pathlib import Path
+
+LIBRARY = Path("/root/.ollama/models/manifests/registry.ollama.ai/library")
+
+
+def installed() -> list[str]:
+    """Names of the models on disk, with their tags."""
+    return sorted(f"{path.parent.name}:{path.name}" for path in LIBRARY.glob("*/*"))
+
+
+def serve() -> None:
+    """Serves what is installed, at $OLLAMA_HOST."""
+    listen = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
+    module = ["-P", "-m", "ops.demo.ollama", "--tokens-per-s", "60"]
+    options = ["--listen", listen, "--models", ",".join(installed())]
+    os.execv(sys.executable, [sys.executable, *module, *options])  # noqa: S606
+
+
+def ls() -> None:
+    """Exits 0 when the server answers."""
+    connection = HTTPConnection("127.0.0.1", 11434, timeout=5)
+    connection.request("GET", "/api/tags")
+    sys.exit(connection.getresponse().status != 200)
+
+
+def pull(name: str) -> None:
+    """Installs a model; unlike the real one it fetches nothing."""
+    model, _, tag = name.partition(":")
+    path = LIBRARY / model / (tag or "latest")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve"]:
+            serve()
+        case ["ls"]:
+            ls()
+        case ["pull", name]:
+            pull(name)
+        case _:
+            sys.exit("ollama serve | ls | pull MODEL")
