@@ -65,6 +65,8 @@ def _cluster(backend: Backend, settings: Settings, strip: Sequence[str], directo
         type=cluster.ClusterDiscoveryType.STATIC
         if _all_addresses(backend)
         else cluster.ClusterDiscoveryType.STRICT_DNS,
+        # Otherwise `localhost` is ::1, where an Ollama does not listen unless it is told to.
+        dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
         connect_timeout=timedelta(seconds=settings.ollama_connect_timeout_s),
         load_assignment=endpoint.ClusterLoadAssignment(

@@ -227,13 +227,14 @@ class Quota(Protocol):
         """
         ...
 
-    async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
+    async def settle(self, entry: Entry, *, only_if_expired: bool = False, told_before: bool = False) -> bool:
         """Replaces the hold by `entry`'s tokens everywhere, frees its lease and appends the entry to the stream.
 
         `entry.ts_ms` must be the admission's `admitted_at_ms`: it says which periods the tokens belong to. A hold the
         store has lost is settled all the same. False: it was settled or released before, and nothing changed; with
-        `only_if_expired` also when the hold is gone or its meter renewed it after all. Raises ValueError for an entry
-        without tenant or key.
+        `only_if_expired` also when the hold is gone or its meter renewed it after all. `told_before` says that the
+        store took this entry once and may have lost it since: its tokens are then not added to counters that may know
+        them from the ledger, but these are rebuilt. Raises ValueError for an entry without tenant or key.
         """
         ...
 

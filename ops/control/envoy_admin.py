@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -40,17 +43,20 @@ class EnvoyAdmin:
 
     async def clusters(self) -> ClusterState | None:
         """The state now; None when nobody listens there. Raises NotTaken when the answer is late or none of Envoy's."""
-        connector = aiohttp.UnixConnector(self._unix) if self._unix else aiohttp.TCPConnector()
         try:
-            async with (
-                aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(_TIMEOUT_S)) as session,
-                session.get(f"{self._origin}/stats", params={"filter": _STATS}) as answer,
-            ):
-                return parse(await answer.text())
+            return parse(await self._get("/stats", filter=_STATS))
         except aiohttp.ClientConnectorError:
             return None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise NotTaken("Envoy's admin interface gives no answer") from error
+
+    async def _get(self, path: str, **parameters: str) -> str:
+        connector = aiohttp.UnixConnector(self._unix) if self._unix else aiohttp.TCPConnector()
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(_TIMEOUT_S)) as session,
+            session.get(f"{self._origin}{path}", params=parameters) as answer,
+        ):
+            return await answer.text()
 
     async def until_taken(self, version: str, rejections: int, patience_s: float) -> None:
         """Returns when Envoy uses exactly the clusters of `version`; `rejections` is how many it had refused before.
@@ -71,6 +77,32 @@ class EnvoyAdmin:
                     raise Rejected("Envoy refuses some of its clusters; its log says why")
             await asyncio.sleep(_POLL_S)
         raise NotTaken(problem)
+
+    async def until_healthy(self, names: Collection[str], patience_s: float) -> None:
+        """Returns when each of these clusters has a host that answers, after `patience_s` in any case: one may be down.
+
+        A cluster whose hosts have names is taken before these are looked up, because its tombstone needs no look-up.
+        """
+        with suppress(TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            async with asyncio.timeout(patience_s):
+                missing = set(names)
+                while missing:
+                    missing -= healthy(await self._get("/clusters", format="json"))
+                    await asyncio.sleep(_POLL_S if missing else 0)
+
+
+def healthy(clusters: str) -> frozenset[str]:
+    """Names of the clusters that have a host which passes its checks, from `/clusters?format=json`. A tombstone, which
+    has a lower priority, is none. Raises ValueError for anything else."""
+    try:
+        return frozenset(
+            cluster["name"]
+            for cluster in json.loads(clusters)["cluster_statuses"]
+            for host in cluster.get("host_statuses", ())
+            if not host.get("priority") and "failed_active_health_check" not in host["health_status"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a list of clusters") from error
 
 
 def parse(stats: str) -> ClusterState:

@@ -12,6 +12,8 @@ from ops.control import check
 from ops.control.envoy_admin import EnvoyAdmin, NotTaken, Rejected
 
 TAKEN_WITHIN_S = 10.0
+# How long a new backend may take to be looked up and to answer its first health check, before it is named all the same.
+HEALTHY_WITHIN_S = 1.0
 # Where nobody answers on the admin interface, Envoy either is not there, and will read all files when it starts, or
 # cannot be asked: it notices a renamed file at once and needs a moment to connect.
 UNSEEN_GRACE_S = 1.0
@@ -83,6 +85,7 @@ class Rollout:
             await asyncio.sleep(UNSEEN_GRACE_S)
         else:
             await self._admin.until_taken(envoy_cds.version_of(clusters), before.rejections, TAKEN_WITHIN_S)
+            await self._admin.until_healthy(clusters.keys() - self._present.keys(), HEALTHY_WITHIN_S)
 
     def _put(self, files: dict[str, bytes]) -> None:
         """Writes those that say something new, each by a rename."""

@@ -116,6 +116,28 @@ async def test_what_is_told_again_before_the_epoch_opens_is_counted_once_whateve
     assert len(bench.ledger.entries) == 3
 
 
+async def test_what_is_told_again_too_late_is_counted_once_all_the_same(bench: Bench) -> None:
+    await opened(bench)
+    first, second = [entry(await admitted(bench.quota, asks(input_tokens=0)), output_tokens=10) for _ in range(2)]
+    assert await bench.quota.settle(first)
+    assert await bench.quota.settle(second)
+    [stream] = bench.quota.streams
+    [recorded] = await stream.read("test", 1, 0)
+    bench.ledger.append([recorded])
+    bench.lose()
+    await opened(bench)
+    await admitted(bench.quota, asks(input_tokens=0))
+    for each in (first, second):
+        assert await bench.quota.settle(each, told_before=True)
+        assert not await bench.quota.settle(each, told_before=True)
+    assert await bench.quota.counters(1) is None
+    await admitted(bench.quota, asks(input_tokens=0))
+    counters = await bench.quota.counters(1)
+    assert counters is not None
+    assert counters.used[None, Period.DAY] == 20
+    assert counters.live[None] == 2
+
+
 async def test_a_restart_begins_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     with one_server("--appendonly", "yes", "--appendfsync", "always") as server:
         clock = Clock()

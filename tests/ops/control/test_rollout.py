@@ -18,10 +18,10 @@ from gateway.errors import SettingsError
 from gateway.settings import Settings
 from ops import envoy_files
 from ops.control import check
-from ops.control.envoy_admin import ClusterState, EnvoyAdmin, NotTaken, parse
+from ops.control.envoy_admin import ClusterState, EnvoyAdmin, NotTaken, healthy, parse
 from ops.control.rollout import Rollout
 from ops.embedded import binaries
-from tests.e2e.stack import free_port
+from tests.e2e.stack import free_port, simulator
 
 TOKEN = "s3cret-token"
 A = {"name": "a", "base_url": "http://127.0.0.1:1", "auth_token": TOKEN}
@@ -54,6 +54,14 @@ class Running:
         dump = json.loads(await self.dump())
         (found,) = (each for each in dump["configs"] if each["@type"].endswith("ClustersConfigDump"))
         return {each["cluster"]["name"] for each in found.get("dynamic_active_clusters", ())}
+
+    async def healthy(self) -> frozenset[str]:
+        connector = aiohttp.UnixConnector(f"{self.directory}/admin.sock")
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get("http://envoy/clusters?format=json") as answer,
+        ):
+            return healthy(await answer.text())
 
     def tokens(self) -> list[str]:
         return [path.read_text() for path in self.directory.glob("credential-*.token")]
@@ -106,6 +114,15 @@ async def test_envoy_uses_what_is_added_and_loses_what_goes_only_when_it_is_reti
     await envoy.rollout.retire(envoy.settings(B))
     assert await envoy.clusters() == {"backend:b"}
     assert envoy.tokens() == []
+
+
+async def test_a_backend_on_localhost_answers_by_the_time_it_may_be_named(envoy: Running) -> None:
+    with simulator() as ollama:
+        port = ollama.url.rpartition(":")[2]
+        await envoy.rollout.advance(envoy.settings(A, {"name": "named", "base_url": f"http://localhost:{port}"}))
+        assert "backend:named" in await envoy.healthy()
+    await envoy.rollout.advance(envoy.settings(A))
+    await envoy.rollout.retire(envoy.settings(A))
 
 
 async def test_a_new_order_or_token_leaves_the_clusters_as_they_are(envoy: Running) -> None:
