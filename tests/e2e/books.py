@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway import settings
+from gateway.errors import StoreUnavailable
+from gateway.quota import periods
 from gateway.quota.port import Counters
+from gateway.quota.rebuild import total
 from gateway.quota.redis_quota import RedisQuota
 from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis_connection import Redis, connect
 from tests.e2e.stack import WAIT_TIMEOUT_S, Stack
 
 Rows = Mapping[str, list[dict[str, Any]]]
+T = TypeVar("T")
+
+
+async def until(look: Callable[[], Awaitable[T]], timeout_s: float = WAIT_TIMEOUT_S) -> T | None:
+    """What `look` gives once it gives something, None when it never does. A store that is away is asked again."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with suppress(StoreUnavailable):
+            if found := await look():
+                return found
+        await asyncio.sleep(0.05)
+    return None
 
 
 class Books:
     """Of one running stack. `rows` and the like are what is recorded now; `settled` waits."""
 
-    def __init__(self, database: Database, quota: RedisQuota) -> None:
+    def __init__(self, database: Database, redis: Redis, quota: RedisQuota) -> None:
+        self.redis = redis
         self._database = database
         self._quota = quota
 
@@ -34,6 +51,23 @@ class Books:
         for row in await self._database.fetch(query, list(request_ids)):
             found[row["request_id"]].append(dict(row))
         return found
+
+    async def rows_once_there(self, request_ids: Collection[str], timeout_s: float = WAIT_TIMEOUT_S) -> Rows:
+        """The same once each of them has one, or what there is when that never happens."""
+        rows: Rows = {}
+
+        async def all_there() -> bool:
+            nonlocal rows
+            rows = await self.rows(request_ids)
+            return set(request_ids) <= rows.keys()
+
+        await until(all_there, timeout_s)
+        return rows
+
+    async def request_ids(self, user_agent: str) -> set[str]:
+        """Every request that came from this client and has a row."""
+        query = "SELECT request_id FROM gateway.audit_log WHERE user_agent = $1"
+        return {row["request_id"] for row in await self._database.fetch(query, user_agent)}
 
     async def tenant_id(self, name: str) -> int:
         """The id of a tenant."""
@@ -48,6 +82,12 @@ class Books:
     async def counters(self, tenant_id: int) -> Counters | None:
         """The live counters of a tenant."""
         return await self._quota.counters(tenant_id)
+
+    async def recorded(self, tenant_id: int) -> Counters:
+        """What the live counters of a tenant must say once all of its requests are settled."""
+        now_ms = int(time.time() * 1000)
+        used = total(await Ledger(self._database).usage_of(tenant_id, periods.at(now_ms), ()), (), now_ms)
+        return Counters({(who, period): tokens for (who, period, _), tokens in used.items()}, {}, {})
 
     async def settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Waits until no request is held and no event waits for PostgreSQL."""
@@ -66,7 +106,7 @@ async def opened(stack: Stack) -> AsyncIterator[Books]:
     database, redis = Database(loaded), connect(loaded)
     quota = RedisQuota(redis, loaded, Ledger(database).usage_of)
     try:
-        yield Books(database, quota)
+        yield Books(database, redis, quota)
     finally:
         await quota.aclose()
         await redis.aclose()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import httpx
 import pytest
 
+from tests.e2e import patience
 from tests.e2e.stack import Simulator, Stack, free_port, set_env, simulator, up
 
 # More than all tests together fail from their own address within a minute.
@@ -50,6 +53,13 @@ def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def key(stack: Stack) -> str:
     return stack.new_key("clients")
+
+
+@pytest.fixture(scope="session")
+def comebacks(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, httpx.Response]]]]:
+    """Callers who were refused and wait, up to a minute, before they ask again; other tests run meanwhile."""
+    with ThreadPoolExecutor(len(patience.KINDS)) as callers:
+        yield {kind: callers.submit(patience.come_back, stack, kind) for kind in patience.KINDS}
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,12 +99,13 @@ def simulator(*arguments: str, trust: ssl.SSLContext | bool = True) -> Iterator[
 
 @dataclass
 class Stack:
-    """A running stack. `ready` is what the ready file says."""
+    """A running stack. `ready` is what the ready file says, `environ` the environment it was started in."""
 
     process: subprocess.Popen[bytes]
     state_dir: Path
     ready_file: Path
     ready: dict[str, Any]
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @property
     def url(self) -> str:
@@ -120,7 +121,7 @@ class Stack:
     def cli(self, *arguments: str) -> Any:
         """Runs an operator command with --json and returns what it printed."""
         command = [sys.executable, "-m", "ops.cli", "--env-file", self.ready["env_file"], *arguments, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=self.environ)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -152,18 +153,19 @@ class Stack:
 @contextmanager
 def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
     """`neuronetz-gateway up` until the context ends; it must then stop cleanly. `settings` go into its environment."""
+    environ = {**os.environ, **settings}
     ready_file = state_dir.with_suffix(".ready")
     ready_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "ops.cli", "up", "--state-dir", str(state_dir), "--ready-file", str(ready_file)]
     with state_dir.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **settings})
+        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=environ)
 
     def ready() -> dict[str, Any] | None:
         assert process.poll() is None, state_dir.with_suffix(".log").read_text()
         return json.loads(ready_file.read_text()) if ready_file.exists() else None
 
     try:
-        yield Stack(process, state_dir, ready_file, eventually(ready, START_TIMEOUT_S))
+        yield Stack(process, state_dir, ready_file, eventually(ready, START_TIMEOUT_S), environ)
     finally:
         process.terminate()
         code = process.wait(timeout=60)
