@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.e2e.books import opened
+from tests.e2e.load import STREAMS, Ask, Seen, client, send
 from tests.e2e.stack import Simulator, Stack, eventually, free_port, up
 
 MODEL = "llama3.2:latest"
@@ -61,18 +64,43 @@ def test_without_redis_the_answer_is_503(stack: Stack, ollama: Simulator, key: s
     eventually(lambda: chat(stack, key).status_code == 200)
 
 
-def test_a_client_that_leaves_cancels_the_backend_and_leaves_one_row(stack: Stack, ollama: Simulator, key: str) -> None:
+async def ask(stack: Stack, what: Ask) -> tuple[Seen, dict[str, Any]]:
+    """Sends a request: what its caller saw, and its row."""
+    seen = Seen(what)
+    async with client(stack.url, "faults") as session, opened(stack) as books:
+        await send(session, seen)
+        assert seen.request_id
+        rows = await books.rows_once_there([seen.request_id])
+        (row,) = rows[seen.request_id]
+    return seen, row
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_a_client_that_leaves_cancels_the_backend_and_pays_what_was_delivered(
+    stack: Stack, ollama: Simulator, key: str, path: str
+) -> None:
+    # The whole answer would take minutes, and there is no row before its end.
     ollama.behave(tokens_per_s=20)
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me a long story."}]}
-    with httpx.stream("POST", f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}) as answer:
-        lines = answer.iter_lines()
-        got = [next(lines) for _ in range(5)]
-    request_id = answer.headers["x-request-id"]
-    (truth,) = eventually(lambda: [each for each in ollama.requests(request_id) if each["ended_at"]])
+    seen, row = await ask(stack, Ask(path, key, words=3000, leaves_after=5))
+    (truth,) = ollama.requests(seen.request_id)
     assert truth["finished"] == "cancelled"
-    row = stack.row(request_id)
     assert row["outcome"] == "client_gone"
-    assert len(got) <= row["output_tokens"] <= truth["output_tokens"]
+    assert seen.frames <= row["output_tokens"] <= truth["output_tokens"]
+    assert row["input_tokens"] > 0
+
+
+@pytest.mark.parametrize(("path", "kind"), [*((path, "reset") for path in STREAMS), ("/api/chat", "close")])
+async def test_a_backend_that_dies_in_mid_answer_is_told_from_a_caller_who_left(
+    stack: Stack, ollama: Simulator, key: str, path: str, kind: str
+) -> None:
+    ollama.behave(tokens_per_s=50, faults=[{"kind": kind, "after_frames": 12}])
+    seen, row = await ask(stack, Ask(path, key, words=300))
+    (truth,) = ollama.requests(seen.request_id)
+    assert truth["finished"] == "failed"
+    assert seen.frames
+    assert not seen.whole
+    assert (row["outcome"], row["code"]) == ("upstream_error", "backend_error")
+    assert seen.frames <= row["output_tokens"] <= truth["output_tokens"]
     assert row["input_tokens"] > 0
 
 
@@ -86,25 +114,6 @@ def test_a_stream_that_its_backend_breaks_off_ends_with_an_error_frame(
     row = stack.row(answer.headers["x-request-id"])
     assert (row["outcome"], row["usage_source"]) == ("upstream_error", "counted")
     assert row["output_tokens"] > 0
-
-
-@pytest.mark.parametrize("kind", ["reset", "close"])
-def test_a_backend_that_dies_in_the_middle_is_told_from_a_caller_who_left(
-    stack: Stack, ollama: Simulator, key: str, kind: str
-) -> None:
-    ollama.behave(tokens_per_s=50, faults=[{"kind": kind, "after_frames": 4}])
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me a long story."}]}
-    got: list[str] = []
-    with (
-        pytest.raises(httpx.RemoteProtocolError),
-        httpx.stream("POST", f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}) as answer,
-    ):
-        for line in answer.iter_lines():
-            got.append(line)  # noqa: PERF402 (what came before the break counts)
-    row = stack.row(answer.headers["x-request-id"])
-    assert (row["outcome"], row["code"]) == ("upstream_error", "backend_error")
-    assert len(got) <= row["output_tokens"] <= 4
-    assert row["input_tokens"] > 0
 
 
 def test_what_envoy_refuses_before_authz_decided_has_its_row(stack: Stack, key: str) -> None:
