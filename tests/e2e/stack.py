@@ -131,12 +131,6 @@ class Stack:
         key: str = self.cli("create-key", "--tenant", tenant, "--name", "k", *options)["key"]
         return key
 
-    def row(self, request_id: str) -> dict[str, Any]:
-        """The audit row of a request, once it is there. There is never more than one."""
-        rows: list[dict[str, Any]] = eventually(lambda: self.cli("show-audit", "--request-id", request_id))
-        assert len(rows) == 1
-        return rows[0]
-
     @contextmanager
     def frozen(self, prefix: str) -> Iterator[None]:
         """Stops the processes whose name begins so, as if they hung, and lets them go on afterwards."""

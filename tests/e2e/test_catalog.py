@@ -10,6 +10,7 @@ import ollama as ollama_client
 import openai
 import pytest
 
+from tests.e2e.books import row_of
 from tests.e2e.stack import Simulator, Stack, eventually
 
 MODEL = "llama3.2:latest"
@@ -169,7 +170,7 @@ def test_a_pulled_model_is_usable_at_the_next_refresh(stack: Stack, spare: Simul
     assert ask(stack, key, "/api/generate", "POST", body).status_code == 403
     httpx.post(f"{spare.url}/api/pull", json={"model": "hf.co/org/fresh", "stream": False}).raise_for_status()
     answer = eventually(lambda: ok if (ok := ask(stack, key, "/api/generate", "POST", body)).is_success else None)
-    assert stack.row(answer.headers["x-request-id"])["backend"] == "spare"
+    assert row_of(stack, answer.headers["x-request-id"])["backend"] == "spare"
     assert ask(stack, narrow, "/api/generate", "POST", body).status_code == 403
     httpx.request("DELETE", f"{spare.url}/api/delete", json={"model": "hf.co/org/fresh"}).raise_for_status()
     eventually(lambda: ask(stack, key, "/api/generate", "POST", body).status_code == 403)

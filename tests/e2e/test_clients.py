@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+from tests.e2e.books import row_of
 from tests.e2e.official_clients import Clients
 from tests.e2e.stack import Stack
 
@@ -57,4 +58,4 @@ def test_a_chat_streams_through_caddy_with_a_certificate_of_its_own_authority(st
     assert '"done":true' in lines[-1]
     assert answer.headers["strict-transport-security"].startswith("max-age=")
     assert "server" not in answer.headers
-    assert stack.row(answer.headers["x-request-id"])["outcome"] == "complete"
+    assert row_of(stack, answer.headers["x-request-id"])["outcome"] == "complete"

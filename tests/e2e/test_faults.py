@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.books import opened
+from tests.e2e.books import opened, row_of
 from tests.e2e.load import STREAMS, Ask, Seen, client, send
 from tests.e2e.stack import Simulator, Stack, eventually, free_port, up
 
@@ -50,7 +50,7 @@ def test_without_postgresql_verified_keys_go_on_and_others_get_503(stack: Stack,
         assert (answer.status_code, answer.headers["x-gateway-error"]) == (503, "unavailable")
         served = chat(stack, key)
         assert served.status_code == 200
-    assert stack.row(served.headers["x-request-id"])["outcome"] == "complete"
+    assert row_of(stack, served.headers["x-request-id"])["outcome"] == "complete"
     eventually(lambda: chat(stack, fresh).status_code == 200)
 
 
@@ -111,7 +111,7 @@ def test_a_stream_that_its_backend_breaks_off_ends_with_an_error_frame(
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
     answer = httpx.post(f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"})
     assert '"error":' in answer.text.splitlines()[-1]
-    row = stack.row(answer.headers["x-request-id"])
+    row = row_of(stack, answer.headers["x-request-id"])
     assert (row["outcome"], row["usage_source"]) == ("upstream_error", "counted")
     assert row["output_tokens"] > 0
 
@@ -122,7 +122,7 @@ def test_what_envoy_refuses_before_authz_decided_has_its_row(stack: Stack, key: 
     with stack.frozen("authz-"):
         unchecked = chat(stack, key)
     for answer, code in ((large, "request_too_large"), (unchecked, "unavailable")):
-        row = stack.row(answer.headers["x-request-id"])
+        row = row_of(stack, answer.headers["x-request-id"])
         assert (row["outcome"], row["status"], row["code"]) == ("denied", answer.status_code, code)
     eventually(lambda: chat(stack, key).status_code == 200)
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.e2e import patience
-from tests.e2e.books import opened
+from tests.e2e.books import opened, row_of
 from tests.e2e.load import Ask, client
 from tests.e2e.stack import Simulator, Stack, eventually
 
@@ -36,7 +36,7 @@ def test_requests_over_the_limit_are_told_when_to_come_back(stack: Stack) -> Non
     assert 0 < int(refused.headers["retry-after"]) <= 60
     assert refused.headers["x-ratelimit-limit-requests"] == "2"
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
-    assert stack.row(refused.headers["x-request-id"])["code"] == "rate_limit_exceeded"
+    assert row_of(stack, refused.headers["x-request-id"])["code"] == "rate_limit_exceeded"
 
 
 @pytest.mark.parametrize("kind", patience.KINDS)
@@ -103,7 +103,7 @@ def test_the_cap_of_a_request_reaches_the_backend_and_ends_the_answer_there(
 ) -> None:
     answer = chat(stack, key, 7)
     assert answer.json()["done_reason"] == "length"
-    assert stack.row(answer.headers["x-request-id"])["output_tokens"] == 7
+    assert row_of(stack, answer.headers["x-request-id"])["output_tokens"] == 7
 
 
 def test_a_backend_that_ignores_the_cap_is_cut_with_an_error_frame(stack: Stack, ollama: Simulator, key: str) -> None:
@@ -118,5 +118,5 @@ def test_a_backend_that_ignores_the_cap_is_cut_with_an_error_frame(stack: Stack,
             for line in answer.iter_lines():
                 lines.append(line)  # noqa: PERF402 (what came before the break counts)
     assert '"error":' in lines[-1]
-    row = stack.row(answer.headers["x-request-id"])
+    row = row_of(stack, answer.headers["x-request-id"])
     assert (row["outcome"], row["output_tokens"]) == ("cut", 10)

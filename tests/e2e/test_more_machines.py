@@ -20,6 +20,7 @@ from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2, external_processor_pb2_grpc
 
 from gateway.names import AUTHZ_TLS_NAME, METER_TLS_NAME
+from tests.e2e.books import row_of
 from tests.e2e.site import Site, make_certificates, site
 from tests.e2e.stack import Simulator, Stack, eventually
 
@@ -94,7 +95,7 @@ def test_both_envoys_serve_and_offer_the_same_models(stack: Stack, second: Site,
     for url in (stack.url, second.url()):
         answer = chat(url, key)
         assert answer.status_code == 200
-        assert stack.row(answer.headers["x-request-id"])["outcome"] == "complete"
+        assert row_of(stack, answer.headers["x-request-id"])["outcome"] == "complete"
 
     def models(url: str) -> Any:
         return httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).json()["models"]
@@ -156,7 +157,7 @@ def test_two_controls_settle_a_lost_request_once(stack: Stack, second: Site, oll
     ) as answer:
         next(answer.iter_lines())
         os.kill(meter.pid, signal.SIGKILL)
-    row = stack.row(answer.headers["x-request-id"])
+    row = row_of(stack, answer.headers["x-request-id"])
     assert row["outcome"] == "lost"
     assert row["input_tokens"] + row["output_tokens"] <= row["reserved_tokens"]
 

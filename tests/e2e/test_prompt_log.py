@@ -10,6 +10,7 @@ import asyncpg
 import httpx
 
 from gateway.settings import load
+from tests.e2e.books import row_of
 from tests.e2e.stack import Stack, eventually
 
 BODY = '{"model": "llama3.2", "messages": [{"role": "user", "content": "Grüß mich"}]}'
@@ -33,7 +34,7 @@ def test_only_what_a_key_with_log_prompts_sends_and_gets_is_kept(stack: Stack, k
         headers = {"Authorization": f"Bearer {each}", "Content-Type": "application/json"}
         answer = httpx.post(f"{stack.url}/api/chat", content=BODY.encode(), headers=headers)
         assert answer.status_code == 200
-        stack.row(answer.headers["x-request-id"])
+        row_of(stack, answer.headers["x-request-id"])
     (row,) = eventually(lambda: logged(stack))
     assert row["request_id"] == answer.headers["x-request-id"]
     assert (row["request"], row["response"], row["model"]) == (BODY, answer.text, "llama3.2:latest")

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from ops.embedded import env_file
+from tests.e2e.books import row_of
 from tests.e2e.conftest import BACKEND_TOKEN
 from tests.e2e.stack import Simulator, Stack, eventually, set_env, simulator
 
@@ -122,7 +123,7 @@ def test_backends_come_change_and_go_without_a_failed_request_or_a_broken_stream
     assert {each.status_code for each in answers} == {200}
     assert all('"done":true' in each.text for each in answers)
     assert (answer.status_code, '"done":true' in answer.text.splitlines()[-1]) == (200, True)
-    row = stack.row(answer.headers["x-request-id"])
+    row = row_of(stack, answer.headers["x-request-id"])
     assert (row["backend"], row["outcome"], row["output_tokens"]) == ("new", "complete", 2_000)
     assert chat(stack, key, OWN, 1).status_code == 403
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway.keys import generate
+from tests.e2e.books import row_of
 from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN, REQUEST_ID_HEADER
 from tests.e2e.stack import Simulator, Stack, eventually, listening
 
@@ -71,7 +72,7 @@ def test_an_address_that_fails_too_often_is_throttled_and_no_other(stack: Stack,
     assert 0 < int(throttled.headers["retry-after"]) <= 61
     assert come_from("203.0.113.51", "nz_malformed").status_code == 401
     assert come_from("203.0.113.50", key).status_code == 200
-    assert stack.row(throttled.headers["x-request-id"])["client_ip"] == "203.0.113.50"
+    assert row_of(stack, throttled.headers["x-request-id"])["client_ip"] == "203.0.113.50"
 
 
 def test_the_key_stays_at_the_gateway_and_the_token_at_the_backend(stack: Stack, ollama: Simulator, key: str) -> None:
@@ -111,7 +112,7 @@ def test_a_request_id_is_never_the_callers(stack: Stack, ollama: Simulator, key:
     ids = {answer.headers["x-request-id"] for answer in answers}
     assert len(ids) == 2
     assert "mine" not in ids
-    assert [stack.row(request_id)["status"] for request_id in ids] == [200, 200]
+    assert [row_of(stack, request_id)["status"] for request_id in ids] == [200, 200]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_what_is_not_on_the_list_never_reaches_a_backend(
     if path.startswith(("/api/", "/v1/")):
         assert (allowed.status_code, allowed.headers["x-gateway-error"]) == (403, "endpoint_blocked")
         assert httpx.request(method, stack.url + path, json=CHAT).status_code == 401
-        assert stack.row(allowed.headers["x-request-id"])["outcome"] == "denied"
+        assert row_of(stack, allowed.headers["x-request-id"])["outcome"] == "denied"
     else:
         assert allowed.status_code == 404
     assert len(ollama.requests()) == before
