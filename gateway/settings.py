@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -26,29 +22,13 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway import sentinel_url
+from gateway.backend import Backend, CredentialHeader, CredentialScheme, HeaderName, Origin, Token
 from gateway.errors import SettingsError
-
-
-def _origin(url: str) -> str:
-    """A URL of scheme, host and optional port only: credentials, path and query have no place in it."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
-    if parts.username or parts.password:
-        raise ValueError("credentials do not belong in a URL; use the auth_token")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("expected no path, query or fragment")
-    if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", parts.hostname):
-        raise ValueError("expected a host of letters, digits, dots and hyphens, or an address")
-    if parts.port == 0:
-        raise ValueError("expected a port from 1 to 65535")
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _split(value: object) -> object:
@@ -66,33 +46,6 @@ def _listen(value: str) -> str:
     return value
 
 
-def _backend_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
-        raise ValueError("expected a name of 1 to 40 lower-case letters, digits and hyphens")
-    return name
-
-
-def _token(token: SecretStr) -> SecretStr:
-    """A token travels in a header, so it has to be one that a header can hold."""
-    text = token.get_secret_value()
-    if not all(" " <= character <= "~" for character in text) or text != text.strip():
-        raise ValueError("expected a token of visible ASCII characters, without a line break or a blank around it")
-    return token
-
-
-def _credential_header(name: str) -> str:
-    """Every backend is stripped of the headers that carry credentials, so none of them may carry anything else."""
-    if name.lower() in _OTHER_HEADERS or name.lower().startswith(("x-envoy-", "x-forwarded-", "x-nz-")):
-        raise ValueError("expected a header that carries nothing else, such as Authorization or X-API-Key")
-    return name
-
-
-_OTHER_HEADERS = frozenset(
-    "accept accept-encoding connection content-encoding content-length content-type date expect forwarded host "
-    "keep-alive te trailer transfer-encoding upgrade user-agent via x-request-id".split()
-)
-
-
 def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
@@ -104,55 +57,12 @@ def _postgres(value: SecretStr) -> SecretStr:
     return SecretStr(url)
 
 
-Origin = Annotated[str, AfterValidator(_origin)]
 Address = Annotated[str, AfterValidator(_listen)]
 OptionalAddress = Annotated[Address | None, BeforeValidator(_empty_is_none)]
 OptionalFile = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
 OptionalPostgresUrl = Annotated[PostgresUrl | None, BeforeValidator(_empty_is_none)]
 Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
-HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
-CredentialHeader = Annotated[HeaderName, AfterValidator(_credential_header)]
-CredentialScheme = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{0,64}$")]
-Token = Annotated[SecretStr, AfterValidator(_token)]
-
-
-class Backend(BaseModel):
-    """One Ollama cluster: its replicas answer for the same models with the same credentials."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Annotated[str, AfterValidator(_backend_name)]
-    base_url: Origin
-    auth_token: Token | None = None
-    auth_header: CredentialHeader = "Authorization"
-    auth_scheme: CredentialScheme = "Bearer"
-    replicas: tuple[Origin, ...] = ()
-    ca_file: Path | None = None
-    weight: PositiveInt = 1
-
-    @model_validator(mode="after")
-    def _one_scheme(self) -> Backend:
-        if len({urlsplit(url).scheme for url in self.urls}) > 1:
-            raise ValueError("base_url and replicas must all be http or all be https")
-        return self
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """Every replica's origin, `base_url` first."""
-        return tuple(dict.fromkeys((self.base_url, *self.replicas)))
-
-    def credential(self) -> tuple[str, SecretStr] | None:
-        """Header name and value that the backend is sent, None without a token.
-
-        The scheme goes with `Authorization` only; any other header carries the raw token.
-        """
-        if self.auth_token is None or not self.auth_token.get_secret_value():
-            return None
-        token = self.auth_token.get_secret_value()
-        if self.auth_header.lower() == "authorization" and self.auth_scheme:
-            token = f"{self.auth_scheme} {token}"
-        return self.auth_header, SecretStr(token)
 
 
 class TlsFiles(NamedTuple):

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from gateway.backend import Backend
 from gateway.errors import Conflict, NotFound
-from gateway.settings import Backend, Settings
+from gateway.settings import Settings
 
 VARIABLE = "OLLAMA_BACKENDS"
 HIDDEN = "***"

@@ -15,11 +15,12 @@ from typing import Any
 
 import structlog
 
+from gateway.backend import Backend
 from gateway.catalog import Catalog
 from gateway.errors import StoreUnavailable
 from gateway.findings import Finding, findings
 from gateway.running import cancel
-from gateway.settings import Backend, Settings
+from gateway.settings import Settings
 from gateway.stores.catalog import CatalogStore
 from ops.control.description import described
 from ops.control.merge import Observation, first_hosts, merge

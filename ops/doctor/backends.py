@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import aiohttp
 
+from gateway.backend import Backend
 from gateway.catalog import Catalog
 from gateway.errors import StoreUnavailable
 from gateway.findings import findings
 from gateway.ollama_versions import OLDEST_SUPPORTED, is_too_old
-from gateway.settings import Backend, Settings
+from gateway.settings import Settings
 from gateway.stores.catalog import CatalogStore, Snapshot
 from gateway.stores.redis_connection import connect
 from ops.control.merge import Observation

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from gateway.backend import Backend
 from gateway.errors import SettingsError
-from gateway.settings import Backend, Settings, load, load_file_alone
+from gateway.settings import Settings, load, load_file_alone
 
 
 @pytest.fixture

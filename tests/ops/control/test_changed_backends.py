@@ -10,8 +10,9 @@ import aiohttp
 import pytest
 
 from authz.catalog_view import CatalogView
+from gateway.backend import Backend
 from gateway.errors import StoreUnavailable
-from gateway.settings import Backend, Settings
+from gateway.settings import Settings
 from gateway.stores.catalog import CatalogStore
 from gateway.stores.redis_connection import connect
 from ops.control.discovery import Discovery

@@ -13,8 +13,9 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from gateway.backend import Backend
 from gateway.catalog import Catalog
-from gateway.settings import Backend, Settings
+from gateway.settings import Settings
 from gateway.stores.catalog import CatalogStore
 from gateway.stores.redis_connection import connect
 from ops.control.discovery import Discovery

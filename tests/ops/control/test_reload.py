@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.settings import Backend, Settings
+from gateway.backend import Backend
+from gateway.settings import Settings
 from ops.control.reload import Change, compare, need_restart, retirement_s
 
 
