@@ -54,7 +54,8 @@ class Renewal:
             if exchange not in self._running:
                 return
             try:
-                if not await self._quota.renew(exchange.hold, exchange.progress):
+                renewed = await self._quota.renew(exchange.hold, exchange.progress)
+                if not renewed and exchange in self._running:
                     # Somebody settled it for us: nothing that follows would be accounted.
                     exchange.superseded = True
                     log.warning("hold_superseded", request_id=exchange.hold.request_id)
