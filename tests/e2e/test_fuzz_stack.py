@@ -203,7 +203,7 @@ def check_row(row: dict[str, Any], backend: str, record: dict[str, Any]) -> bool
     this is such a row."""
     assert row["tenant"] == TENANT
     assert record["ended_at"] is not None
-    thinks_twice = record["model"] == THINKER and '"format"' in record["body"]
+    thinks_twice = record["model"] == THINKER and 'format"' in record["body"]
     undisturbed = record["finished"] == "complete" and record["status"] == 200 and not record["faults"]
     exact = (row["backend"], row["usage_source"], row["outcome"]) == (backend, "exact", "complete")
     if not exact or not undisturbed or thinks_twice:
