@@ -49,8 +49,13 @@ class Entry:
     user_agent: str
 
     def to_json(self) -> str:
-        """The event as it stands in the stream."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """The event as it stands in the stream.
+
+        Half a surrogate pair, which a header may hold, becomes a question mark: the event could not be read otherwise,
+        and its row would be missing.
+        """
+        text = json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "replace").decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Entry:
