@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import structlog
-from aiohttp import web
 from envoy.service.auth.v3 import external_auth_pb2_grpc
 
 from authz.admit import Admitter
@@ -102,7 +101,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(outbox.drained, HAND_OVER_TIMEOUT_S)
 
         readiness = Readiness(database, quota, lambda: catalog.known)
-        pages = web.AppRunner(CatalogPages(gate, settings, readiness.missing).application(), access_log=None)
+        pages = http_serving.runner_of(CatalogPages(gate, settings, readiness.missing).application())
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await http_serving.start(pages, settings.authz_http_listen, tls.http_context() if tls else None)
         stack.push_async_callback(pages.cleanup)

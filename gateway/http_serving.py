@@ -9,6 +9,15 @@ from pathlib import Path
 from aiohttp import web
 
 
+def runner_of(application: web.Application) -> web.AppRunner:
+    """What serves the application: without a log of its own, and without unpacking what a caller packed.
+
+    Nobody here reads a packed body, and one that is broken would otherwise be reported by aiohttp with a traceback when
+    it discards the rest of a refused request.
+    """
+    return web.AppRunner(application, access_log=None, auto_decompress=False)
+
+
 async def start(runner: web.AppRunner, listen: str, tls: ssl.SSLContext | None = None) -> None:
     """Sets `runner` up and binds it, in plain text without `tls`. Raises OSError when the address is taken."""
     await runner.setup()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
 SCHEMES = ("redis+sentinel", "rediss+sentinel")
 DEFAULT_PORT = 26379
+_PARTS = re.compile(r"(rediss?\+sentinel)://([^/?#]*)(/[^#]*)")
 _EXPECTED = "expected redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/SERVICE[/DB][?sentinel_password=…]"
 
 
@@ -30,8 +32,13 @@ def is_sentinel_url(url: str) -> bool:
 
 def parse(url: str) -> SentinelUrl:
     """Reads such a URL; `rediss+sentinel` means TLS to the Sentinels and the servers. Raises ValueError."""
-    parts = urlsplit(url)
-    login, _, places = parts.netloc.rpartition("@")
+    found = _PARTS.fullmatch(url)
+    if found is None:
+        raise ValueError(_EXPECTED)
+    # Only what is behind the hosts is left to urlsplit, which takes brackets for those of a single host.
+    scheme, authority, rest = found.groups()
+    parts = urlsplit(rest)
+    login, _, places = authority.rpartition("@")
     user, _, password = login.partition(":")
     service, _, db = parts.path.removeprefix("/").partition("/")
     query = parse_qs(parts.query)
@@ -41,7 +48,7 @@ def parse(url: str) -> SentinelUrl:
         sentinels=tuple(_place(place) for place in places.split(",")),
         service=unquote(service),
         db=int(db or 0),
-        tls=parts.scheme == "rediss+sentinel",
+        tls=scheme == "rediss+sentinel",
         username=unquote(user) or None,
         password=unquote(password) or None,
         sentinel_password=query.get("sentinel_password", [""])[0] or None,

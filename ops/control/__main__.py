@@ -72,7 +72,7 @@ async def _follow_backends(reload: Reload, discovery: Discovery, begun: asyncio.
 async def _serve_health(application: web.Application, listen: str, begun: asyncio.Event) -> None:
     """For ever, once Envoy's files are there: whoever starts Envoy waits for these pages."""
     await begun.wait()
-    pages = web.AppRunner(application, access_log=None)
+    pages = http_serving.runner_of(application)
     await http_serving.start(pages, listen)
     try:
         await asyncio.Event().wait()

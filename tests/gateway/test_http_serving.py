@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+from aiohttp import web
+
+from gateway import http_serving
+from tests.e2e.stack import free_port
+
+
+async def test_a_broken_packed_body_that_nobody_reads_is_no_accident(caplog: pytest.LogCaptureFixture) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=400)
+
+    application = web.Application()
+    application.router.add_post("/", refuse)
+    runner = http_serving.runner_of(application)
+    address = f"127.0.0.1:{free_port()}"
+    await http_serving.start(runner, address)
+    try:
+        async with httpx.AsyncClient() as client:
+            for _ in range(2):
+                answer = await client.post(
+                    f"http://{address}/", content=b"no gzip at all" * 9999, headers={"Content-Encoding": "gzip"}
+                )
+                assert answer.status_code == 400
+    finally:
+        await runner.cleanup()
+    assert caplog.text == ""
