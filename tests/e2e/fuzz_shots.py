@@ -107,16 +107,20 @@ class Gun:
             parent, key = self._place(document)
             change: Callable[[], None] = self._dice.choice(
                 (
-                    lambda parent=parent, key=key: parent.__setitem__(key, self._dice.choice(_VALUES)),
+                    lambda parent=parent, key=key: parent.__setitem__(key, self._value()),
                     lambda parent=parent, key=key: parent.__delitem__(key),
-                    lambda: document.__setitem__(self._dice.choice(_KEYS), self._dice.choice(_VALUES)),
+                    lambda: document.__setitem__(self._dice.choice(_KEYS), self._value()),
                     lambda: document.__setitem__("model", self._dice.choice(_MODELS)),
-                    lambda: document.__setitem__("options", {self._dice.choice(_KEYS): self._dice.choice(_VALUES)}),
+                    lambda: document.__setitem__("options", {self._dice.choice(_KEYS): self._value()}),
                 )
             )
             if document:
                 change()
         return document
+
+    def _value(self) -> Any:
+        """A value of its own: one that stands in two places could be put into itself."""
+        return copy.deepcopy(self._dice.choice(_VALUES))
 
     def _place(self, document: dict[str, Any]) -> tuple[Any, Any]:
         """Some key or index anywhere in the document; in an empty one, a key it does not have."""
