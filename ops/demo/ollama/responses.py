@@ -277,7 +277,10 @@ def _format(text: Any) -> Any:
     shaped = text.get("format") if isinstance(text, dict) else None
     if not isinstance(shaped, dict):
         return None
-    return {"json_object": "json", "json_schema": shaped.get("schema") or "json"}.get(shaped.get("type", ""))
+    kind = shaped.get("type", "")
+    if not isinstance(kind, str):
+        raise Refusal(400, "text.format.type must be a string", bound=True)
+    return {"json_object": "json", "json_schema": shaped.get("schema") or "json"}.get(kind)
 
 
 def _echo(bound: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Any]:
