@@ -64,6 +64,10 @@ def comebacks(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, h
 
 @pytest.fixture(autouse=True)
 def _backends_as_at_first(request: pytest.FixtureRequest) -> Iterator[None]:
+    used = sorted({"ollama", "spare"} & set(request.fixturenames))
+    for name in used:
+        # What it remembers is bounded, so that a count of everything would not hold for a whole run.
+        request.getfixturevalue(name).forget()
     yield
-    for name in {"ollama", "spare"} & set(request.fixturenames):
+    for name in used:
         request.getfixturevalue(name).behave()
