@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias
 
 from redis import asyncio as driver
@@ -109,8 +109,26 @@ async def guarded(timeout_s: float | None = None) -> AsyncIterator[None]:
     That includes errors of the server (LOADING, READONLY, OOM, CLUSTERDOWN, a broken script): none of them says
     anything about the caller.
     """
+    with _cancellation_kept():
+        try:
+            async with asyncio.timeout(timeout_s):
+                yield
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"Redis did not answer: {type(error).__name__}") from error
+
+
+@contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """A cancellation within the block leaves it, also where the driver lost it.
+
+    redis-py sends through `asyncio.wait_for`, which before Python 3.12 returns as if nothing had been when it is
+    cancelled in the very step in which the sending ends. A loop that asks Redis again would then never end.
+    https://github.com/python/cpython/issues/86296
+    """
+    task = asyncio.current_task()
+    asked_before = task.cancelling() if task else 0
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:
-        raise StoreUnavailable(f"Redis did not answer: {type(error).__name__}") from error
+        yield
+    finally:
+        if task and task.cancelling() > asked_before:
+            raise asyncio.CancelledError
