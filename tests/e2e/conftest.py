@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from ops.embedded import logfile
 from tests.e2e import patience
 from tests.e2e.stack import Simulator, Stack, free_port, set_env, simulator, up
 
@@ -16,6 +17,17 @@ from tests.e2e.stack import Simulator, Stack, free_port, set_env, simulator, up
 AUTH_FAILURES_MAX = 60
 REQUEST_ID_HEADER = "X-Correlation-ID"
 BACKEND_TOKEN = "backend-token-of-the-tests"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows with a failed test what the services of its stacks logged last."""
+    report = yield
+    if report.failed:
+        stacks = [each for each in getattr(item, "funcargs", {}).values() if isinstance(each, Stack)]
+        for log in (log for each in stacks for log in sorted((each.state_dir / "logs").glob("*.log"))):
+            report.sections.append((f"{log.parent.parent.parent.name} {log.name}", "\n".join(logfile.tail(log))))
+    return report
 
 
 @pytest.fixture(scope="session")
