@@ -16,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     SecretStr,
     ValidationError,
@@ -63,6 +62,11 @@ OptionalFile = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
 OptionalPostgresUrl = Annotated[PostgresUrl | None, BeforeValidator(_empty_is_none)]
 Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
+# Envoy counts time-outs in whole milliseconds and refuses those of centuries; a year is as good as for ever.
+Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+# Envoy's breakers have 32 bits, and one of them is a multiple of this.
+Connections = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class TlsFiles(NamedTuple):
@@ -85,19 +89,19 @@ class Settings(BaseSettings):
     gateway_request_id_header: HeaderName = "X-Request-ID"
     gateway_trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = ["127.0.0.1"]
     gateway_domain: str = "localhost"
-    gateway_shutdown_grace_s: PositiveFloat = 25.0
+    gateway_shutdown_grace_s: Seconds = 25.0
 
     ollama_base_url: Origin = "http://ollama:11434"
-    ollama_connect_timeout_s: PositiveFloat = 5.0
-    ollama_read_timeout_s: PositiveFloat = 600.0
-    ollama_max_connections: PositiveInt = 64
+    ollama_connect_timeout_s: Seconds = 5.0
+    ollama_read_timeout_s: Seconds = 600.0
+    ollama_max_connections: Connections = 64
     ollama_auth_token: Token = SecretStr("")
     ollama_auth_header: CredentialHeader = "Authorization"
     ollama_auth_scheme: CredentialScheme = "Bearer"
     ollama_backends: Annotated[tuple[Backend, ...], NoDecode] = ()
 
-    model_discovery_refresh_s: PositiveFloat = 60.0
-    model_discovery_cache_ttl_s: PositiveFloat = 120.0
+    model_discovery_refresh_s: Seconds = 60.0
+    model_discovery_cache_ttl_s: Seconds = 120.0
     routing_prefer_loaded: bool = False
     allow_cloud_models: bool = False
 
@@ -107,10 +111,10 @@ class Settings(BaseSettings):
     database_statement_cache_size: NonNegativeInt = 100
     database_pool_size: PositiveInt = 10
     database_pool_overflow: NonNegativeInt = 20
-    database_timeout_s: PositiveFloat = 2.0
+    database_timeout_s: Seconds = 2.0
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    redis_timeout_s: PositiveFloat = 0.5
-    redis_key_cache_ttl_s: PositiveFloat = 60.0
+    redis_timeout_s: Seconds = 0.5
+    redis_key_cache_ttl_s: Seconds = 60.0
     redis_shards: Annotated[int, Field(ge=1, le=256)] = 1
 
     default_rpm: PositiveInt = 60
@@ -118,7 +122,7 @@ class Settings(BaseSettings):
     default_concurrent: PositiveInt = 8
     max_request_body_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 262_144
     max_num_predict: PositiveInt = 4096
-    hold_lease_s: PositiveFloat = 15.0
+    hold_lease_s: Seconds = 15.0
 
     argon2_time_cost: PositiveInt = 3
     argon2_memory_cost_kib: Annotated[int, Field(ge=8)] = 65_536
@@ -126,8 +130,8 @@ class Settings(BaseSettings):
     auth_failure_rate_limit_per_ip_per_min: PositiveInt = 20
 
     audit_buffer_size: PositiveInt = 1000
-    prompt_log_default_retention_days: PositiveInt = 30
-    audit_log_default_retention_days: PositiveInt = 365
+    prompt_log_default_retention_days: Days = 30
+    audit_log_default_retention_days: Days = 365
     playground_enabled: bool = False
 
     authz_grpc_listen: Address = "127.0.0.1:9001"

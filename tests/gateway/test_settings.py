@@ -21,6 +21,26 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("DEFAULT_RPM=many", "DEFAULT_RPM='many': Input should be a valid integer"),
         ("GATEWAY_BIND_PORT=70000", "GATEWAY_BIND_PORT='70000'"),
+        (
+            "OLLAMA_MAX_CONNECTIONS=100000001",
+            "OLLAMA_MAX_CONNECTIONS='100000001': Input should be less than or equal to 100000000",
+        ),
+        (
+            "OLLAMA_READ_TIMEOUT_S=1e10",
+            "OLLAMA_READ_TIMEOUT_S='1e10': Input should be less than or equal to 31536000",
+        ),
+        (
+            "OLLAMA_CONNECT_TIMEOUT_S=inf",
+            "OLLAMA_CONNECT_TIMEOUT_S='inf': Input should be less than or equal to 31536000",
+        ),
+        (
+            "OLLAMA_CONNECT_TIMEOUT_S=0.0001",
+            "OLLAMA_CONNECT_TIMEOUT_S='0.0001': Input should be greater than or equal to 0.001",
+        ),
+        (
+            "AUDIT_LOG_DEFAULT_RETENTION_DAYS=1000000",
+            "AUDIT_LOG_DEFAULT_RETENTION_DAYS='1000000': Input should be less than or equal to 36500",
+        ),
         ("OLLAMA_BASE_URL=ftp://x", "OLLAMA_BASE_URL='ftp://x': expected http://HOST[:PORT]"),
         ("OLLAMA_BASE_URL=http://user:pw@x", "credentials do not belong in a URL"),
         ("METER_GRPC_LISTEN=here", "METER_GRPC_LISTEN='here': expected HOST:PORT or unix:/absolute/path"),

@@ -56,7 +56,21 @@ def routes(files: dict[str, bytes]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("machines", [ONE_MACHINE, MORE_MACHINES], ids=["one machine", "more machines"])
+SMALLEST = {"ollama_max_connections": 1, "ollama_connect_timeout_s": 0.001, "ollama_read_timeout_s": 0.001}
+LARGEST = {
+    "ollama_max_connections": 100_000_000,
+    "ollama_connect_timeout_s": 31_536_000,
+    "ollama_read_timeout_s": 31_536_000,
+    "max_request_body_bytes": 64 * 1024 * 1024,
+    "gateway_bind_port": 65_535,
+}
+
+
+@pytest.mark.parametrize(
+    "machines",
+    [{**ONE_MACHINE, **SMALLEST}, {**MORE_MACHINES, **LARGEST}],
+    ids=["one machine, smallest numbers", "more machines, largest numbers"],
+)
 def test_envoy_accepts_the_whole_configuration(machines: dict[str, Any], tmp_path: Path) -> None:
     """The dynamic parts are put into the bootstrap, because validation does not read what they are subscribed from."""
     settings = Settings.model_validate(machines)

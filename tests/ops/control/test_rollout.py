@@ -26,8 +26,8 @@ from tests.e2e.stack import free_port, simulator
 TOKEN = "s3cret-token"
 A = {"name": "a", "base_url": "http://127.0.0.1:1", "auth_token": TOKEN}
 B = {"name": "b", "base_url": "http://127.0.0.1:2"}
-TOO_LONG_FOR_ENVOY_S = 4e11
-"""Longer than a protobuf duration may be: right for the settings, and refused by Envoy."""
+TOO_LONG_FOR_ENVOY = {"ollama_connect_timeout_s": 4e11}
+"""Longer than a protobuf duration may be; the settings would refuse it too, if they were asked."""
 
 
 class Running:
@@ -147,7 +147,7 @@ async def test_what_envoy_refuses_leaves_what_was_in_force(
         monkeypatch.setattr(check, "envoy_program", lambda: None)
     changed = {**A, "auth_token": "another"}
     with pytest.raises(SettingsError, match=r"^OLLAMA_BACKENDS: Envoy refuses"):
-        await envoy.rollout.advance(envoy.settings(changed, B, ollama_connect_timeout_s=TOO_LONG_FOR_ENVOY_S))
+        await envoy.rollout.advance(envoy.settings(changed, B).model_copy(update=TOO_LONG_FOR_ENVOY))
     assert envoy.tokens() == [f"Bearer {TOKEN}"]
     assert await envoy.clusters() == {"backend:a"}
     await envoy.rollout.advance(envoy.settings(changed, B))
