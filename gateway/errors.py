@@ -3,6 +3,7 @@
 GatewayError
 ├── Denied         an answer for the caller: code, status, message
 ├── StoreUnavailable   PostgreSQL or Redis did not answer in time; always becomes a 503, never a 401
+│   └── DataRefused    PostgreSQL answers, and will never take this very data
 ├── SettingsError  a wrong setting; stops the start
 ├── Conflict       an operator's change contradicts what is stored
 └── NotFound       an operator named what does not exist
@@ -102,6 +103,10 @@ class Denied(GatewayError):
 
 class StoreUnavailable(GatewayError):
     """PostgreSQL or Redis refused, failed or missed its deadline. Never a statement about the caller."""
+
+
+class DataRefused(StoreUnavailable):
+    """PostgreSQL cannot hold this data, however often it is given it. Who writes for ever has to leave it out."""
 
 
 class SettingsError(GatewayError):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import Conflict, DataRefused, StoreUnavailable
 from gateway.grant import Grant
 from gateway.stores.prompts import PromptRecord
 
@@ -92,16 +92,24 @@ class Prompts:
             await self._submitted.wait()
             self._submitted.clear()
             while self._waiting:
-                await self._write([self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))])
+                batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+                await self._write([transcript.record(self._kept) for transcript in batch])
+                self._waiting_bytes -= sum(transcript.size_bytes for transcript in batch)
 
-    async def _write(self, batch: Sequence[Transcript]) -> None:
-        records = [transcript.record(self._kept) for transcript in batch]
+    async def _write(self, records: Sequence[PromptRecord]) -> None:
+        """Waits while PostgreSQL is away. Halves what it refuses until a refused row is alone, and drops that."""
         while True:
             try:
                 await self._store.append(records)
+            except (DataRefused, Conflict) as error:
+                if len(records) > 1:
+                    middle = len(records) // 2
+                    await self._write(records[:middle])
+                    await self._write(records[middle:])
+                else:
+                    log.error("prompt_refused", request_id=records[0].request_id, reason=str(error))
             except StoreUnavailable as error:
                 log.warning("prompt_log_waits", reason=str(error))
                 await asyncio.sleep(RETRY_S)
-            else:
-                self._waiting_bytes -= sum(transcript.size_bytes for transcript in batch)
-                return
+                continue
+            return

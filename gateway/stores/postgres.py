@@ -12,7 +12,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 from pydantic import SecretStr
 
-from gateway.errors import Conflict, SettingsError, StoreUnavailable
+from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
 from gateway.settings import Settings
 
 Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
@@ -27,8 +27,8 @@ class Database:
 
     Every step (connect, wait for a free connection, each command) has `database_timeout_s`; `command_timeout_s`
     gives the commands another deadline, and with `report` the pool is that of DATABASE_REPORT_URL. Raises SettingsError
-    for an address that is no URL. Methods raise StoreUnavailable when PostgreSQL cannot answer, and Conflict when a
-    constraint refuses the change.
+    for an address that is no URL. Methods raise StoreUnavailable when PostgreSQL cannot answer, DataRefused when it
+    cannot hold what it is given, and Conflict when a constraint refuses the change.
     """
 
     def __init__(self, settings: Settings, command_timeout_s: float | None = None, *, report: bool = False) -> None:
@@ -148,13 +148,25 @@ def storable(text: str) -> str:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turns what the driver raises into Conflict or StoreUnavailable. No message holds the DSN or a value."""
+    """Turns what the driver raises into Conflict, DataRefused or StoreUnavailable. No text has the DSN or a value."""
     try:
         yield
     except asyncpg.IntegrityConstraintViolationError as error:
         raise Conflict(f"PostgreSQL refuses the change ({error.constraint_name or type(error).__name__})") from error
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        if _is_of_the_data(error):
+            raise DataRefused(f"PostgreSQL refuses the data ({type(error).__name__})") from error
         raise StoreUnavailable(_sentence(error)) from error
+
+
+def _is_of_the_data(error: Exception) -> bool:
+    """Whether PostgreSQL would say so again: a value out of range, a row too large, a trigger that raises.
+
+    What the driver cannot encode is an InterfaceError too, of a class that it does not export.
+    """
+    if isinstance(error, asyncpg.InterfaceError):
+        return isinstance(error, ValueError) and not isinstance(error, asyncpg.ClientConfigurationError)
+    return isinstance(error, asyncpg.DataError | asyncpg.ProgramLimitExceededError | asyncpg.RaiseError)
 
 
 def _sentence(error: Exception) -> str:

@@ -30,7 +30,10 @@ class PromptLog:
         self._database = database
 
     async def append(self, records: Sequence[PromptRecord]) -> None:
-        """Records them in one transaction; those that are recorded already change nothing. Raises StoreUnavailable."""
+        """Records them in one transaction; those that are recorded already change nothing.
+
+        Raises DataRefused or Conflict when PostgreSQL refuses one of them, and StoreUnavailable; then none is recorded.
+        """
         async with self._database.transaction() as connection:
             await connection.executemany(_APPEND, [_row(record) for record in records])
 

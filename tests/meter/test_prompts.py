@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import structlog
 from pydantic import SecretStr
 
+from gateway.errors import DataRefused, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.prompts import PromptLog, PromptRecord
@@ -19,6 +23,7 @@ from tests.gateway.stores.rows import eventually
 from tests.meter.wire_corpus import grant_for
 
 KEPT = timedelta(days=30)
+OUT_OF_RANGE: dict[str, Any] = {"tenant_id": 2**63}
 
 
 @pytest.fixture
@@ -28,8 +33,9 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
-def transcript(request_id: str, answer: bytes = b"yes") -> Transcript:
-    made = Transcript(grant_for(BY_NAME["chat"], request_id=request_id, admitted_at_ms=1_763_726_400_000))
+def transcript(request_id: str, answer: bytes = b"yes", **granted: Any) -> Transcript:
+    grant = grant_for(BY_NAME["chat"], request_id=request_id, admitted_at_ms=1_763_726_400_000)
+    made = Transcript(replace(grant, **granted))
     made.asked(b'{"prompt": "h\xc3\xa4?"}')
     made.answered(answer)
     return made
@@ -62,6 +68,65 @@ async def test_transcripts_reach_postgresql_whatever_they_hold(database: Databas
     rows = await database.fetch("SELECT request_id, expires_at - ts AS kept FROM gateway.prompt_log")
     assert len(rows) == prompts.BATCH_MAX + 1
     assert {row["kept"] for row in rows} == {KEPT}
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [(OUT_OF_RANGE, "DataError"), ({"model": None}, "NotNullViolationError")],
+    ids=["out of range", "against a constraint"],
+)
+async def test_a_row_that_postgresql_refuses_is_dropped_alone_and_nothing_of_it_is_logged(
+    database: Database, refused: dict[str, Any], reason: str
+) -> None:
+    log = Prompts(PromptLog(database), KEPT)
+    for number in range(5):
+        log.submit(transcript(f"p{number}", b"private", **(refused if number == 3 else {})), f"p{number}")
+    with structlog.testing.capture_logs() as logged:
+        writing = asyncio.create_task(log.run())
+        await eventually(lambda: log._waiting_bytes == 0)
+        writing.cancel()
+    rows = await database.fetch("SELECT request_id FROM gateway.prompt_log ORDER BY request_id")
+    assert [row["request_id"] for row in rows] == ["p0", "p1", "p2", "p4"]
+    (line,) = logged
+    assert (line["event"], line["request_id"]) == ("prompt_refused", "p3")
+    assert reason in line["reason"]
+    assert "private" not in str(line)
+    assert "hä" not in str(line)
+
+
+async def test_while_postgresql_is_away_all_wait_also_those_beside_a_refused_row(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "RETRY_S", 0.01)
+    store, away = PromptLog(database), asyncio.Event()
+
+    class Leaves:
+        """PostgreSQL, which goes away when it has refused something, until `away` is over."""
+
+        refusals = attempts = 0
+
+        async def append(self, records: Sequence[PromptRecord]) -> None:
+            self.attempts += 1
+            if self.refusals and not away.is_set():
+                raise StoreUnavailable("away")
+            try:
+                await store.append(records)
+            except DataRefused:
+                self.refusals += 1
+                raise
+
+    leaves = Leaves()
+    log = Prompts(leaves, KEPT)
+    for number in range(4):
+        log.submit(transcript(f"p{number}", **(OUT_OF_RANGE if number == 1 else {})), f"p{number}")
+    writing = asyncio.create_task(log.run())
+    await eventually(lambda: leaves.attempts > 3)
+    assert log._waiting_bytes > 0
+    away.set()
+    await eventually(lambda: log._waiting_bytes == 0)
+    writing.cancel()
+    rows = await database.fetch("SELECT request_id FROM gateway.prompt_log ORDER BY request_id")
+    assert [row["request_id"] for row in rows] == ["p0", "p2", "p3"]
 
 
 async def test_without_room_a_transcript_is_dropped_and_room_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

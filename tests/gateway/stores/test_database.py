@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from gateway.errors import Conflict, SettingsError, StoreUnavailable
+from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, storable
 from tests.gateway.stores.rows import eventually
@@ -147,6 +147,26 @@ async def test_a_constraint_is_a_conflict_and_the_transaction_is_undone(database
             await connection.execute("INSERT INTO gateway.tenants (name) VALUES ('a')")
             await connection.execute("INSERT INTO gateway.tenants (name) VALUES ('A')")
     assert await database.fetchval("SELECT count(*) FROM gateway.tenants") == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "value"),
+    [
+        ("SELECT $1::text::varchar(3)::text::int", "secret"),
+        ("SELECT $1::int", 2**31),
+        ("SELECT array_fill(0, ARRAY[$1::int, $1::int])", 2**30),
+        ("DO $$ BEGIN RAISE EXCEPTION 'secret'; END $$", None),
+    ],
+    ids=["a wrong value", "a value out of range", "one too large", "a function that raises"],
+)
+async def test_what_postgresql_will_never_take_is_told_from_being_away_and_not_shown(
+    database: Database, query: str, value: object
+) -> None:
+    with pytest.raises(DataRefused, match="refuses the data") as refusal:
+        await database.execute(query, *([] if value is None else [value]))
+    assert "secret" not in str(refusal.value)
+    assert str(value) not in str(refusal.value)
+    assert await database.fetchval(ANSWER) == 42
 
 
 @pytest.mark.parametrize(
