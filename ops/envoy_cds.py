@@ -47,13 +47,24 @@ def parse(content: bytes) -> Clusters:
 
 
 def secrets_of(clusters: Clusters) -> set[str]:
-    """Names of the secrets that the clusters ask SDS for."""
-    return {
+    """Names of the secrets that the clusters ask SDS for: credentials and authorities."""
+    credentials = {
         each["typed_config"]["credential"]["typed_config"]["credential"]["name"]
         for cluster in clusters.values()
         for each in _filters(cluster)
         if each["name"] == "envoy.filters.http.credential_injector"
     }
+    contexts = (
+        cluster["transport_socket"]["typed_config"]["common_tls_context"]
+        for cluster in clusters.values()
+        if "transport_socket" in cluster
+    )
+    authorities = {
+        context["combined_validation_context"]["validation_context_sds_secret_config"]["name"]
+        for context in contexts
+        if "combined_validation_context" in context
+    }
+    return credentials | authorities
 
 
 def stripped_by(clusters: Clusters) -> set[str]:

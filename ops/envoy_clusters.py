@@ -49,8 +49,20 @@ def secret_name(backend: Backend) -> str:
     It is of one destination: a backend that gets another address gets another secret, because Envoy takes clusters
     and secrets up at moments of its own, and no token may go where it was not meant to. A new token alone keeps it.
     """
-    destination = [sorted(backend.urls), str(backend.ca_file), backend.auth_header.lower(), backend.auth_scheme]
-    return f"credential-{backend.name}-{hashlib.sha256(json.dumps(destination).encode()).hexdigest()[:8]}"
+    return f"credential-{backend.name}-{_destination(backend)}"
+
+
+def authority_name(backend: Backend) -> str:
+    """Name of what the backend's `ca_file` holds, in SDS, and stem of its file; of one destination likewise.
+
+    It is no part of the cluster, so that connections which are open stay open when it is renewed.
+    """
+    return f"authority-{backend.name}-{_destination(backend)}"
+
+
+def _destination(backend: Backend) -> str:
+    parts = [sorted(backend.urls), str(backend.ca_file), backend.auth_header.lower(), backend.auth_scheme]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 def render_clusters(settings: Settings, directory: Path) -> list[cluster.Cluster]:
@@ -105,7 +117,7 @@ def _cluster(backend: Backend, settings: Settings, strip: Sequence[str], directo
                 )
             )
         },
-        transport_socket=_tls(backend, host) if backend.base_url.startswith("https://") else None,
+        transport_socket=_tls(backend, host, directory) if backend.base_url.startswith("https://") else None,
     )
 
 
@@ -206,16 +218,7 @@ def _upstream_filters(backend: Backend, strip: Sequence[str], directory: Path) -
 
 
 def _credential_filter(backend: Backend, header: str, directory: Path) -> hcm.HttpFilter:
-    sds = core.ConfigSource(
-        resource_api_version=core.ApiVersion.V3,
-        path_config_source=core.PathConfigSource(
-            path=str(directory / f"{secret_name(backend)}.yaml"),
-            watched_directory=core.WatchedDirectory(path=str(directory)),
-        ),
-    )
-    generic = generic_credential.Generic(
-        credential=tls.SdsSecretConfig(name=secret_name(backend), sds_config=sds), header=header
-    )
+    generic = generic_credential.Generic(credential=_secret(secret_name(backend), directory), header=header)
     return _filter(
         "envoy.filters.http.credential_injector",
         credential_injector.CredentialInjector(
@@ -225,6 +228,14 @@ def _credential_filter(backend: Backend, header: str, directory: Path) -> hcm.Ht
             ),
         ),
     )
+
+
+def _secret(name: str, directory: Path) -> tls.SdsSecretConfig:
+    source = core.PathConfigSource(
+        path=str(directory / f"{name}.yaml"), watched_directory=core.WatchedDirectory(path=str(directory))
+    )
+    sds = core.ConfigSource(resource_api_version=core.ApiVersion.V3, path_config_source=source)
+    return tls.SdsSecretConfig(name=name, sds_config=sds)
 
 
 def _hold_response(directory: Path) -> wasm_filter.Wasm:
@@ -244,21 +255,29 @@ def _hold_response(directory: Path) -> wasm_filter.Wasm:
     )
 
 
-def _tls(backend: Backend, host: str) -> core.TransportSocket:
-    ca_file = backend.ca_file or ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+def _tls(backend: Backend, host: str, directory: Path) -> core.TransportSocket:
     san_type = (
         tls.SubjectAltNameMatcherSanType.IP_ADDRESS if _all_addresses(backend) else tls.SubjectAltNameMatcherSanType.DNS
     )
     context = tls.UpstreamTlsContext(
         sni="" if _all_addresses(backend) else host,
-        common_tls_context=tls.CommonTlsContext(
-            alpn_protocols=["http/1.1"],
-            validation_context=tls.CertificateValidationContext(
-                trusted_ca=core.DataSource(filename=str(ca_file)),
-                match_typed_subject_alt_names=[
-                    tls.SubjectAltNameMatcher(san_type=san_type, matcher=matcher.StringMatcher(exact=host))
-                ],
-            ),
+        common_tls_context=_trust(
+            backend, tls.SubjectAltNameMatcher(san_type=san_type, matcher=matcher.StringMatcher(exact=host)), directory
         ),
     )
     return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
+
+
+def _trust(backend: Backend, name: tls.SubjectAltNameMatcher, directory: Path) -> tls.CommonTlsContext:
+    """Believes certificates of `name` from the backend's own authority, else from those that the system believes."""
+    if backend.ca_file is not None:
+        combined = tls.CommonTlsContextCombinedCertificateValidationContext(
+            default_validation_context=tls.CertificateValidationContext(match_typed_subject_alt_names=[name]),
+            validation_context_sds_secret_config=_secret(authority_name(backend), directory),
+        )
+        return tls.CommonTlsContext(alpn_protocols=["http/1.1"], combined_validation_context=combined)
+    bundle = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+    context = tls.CertificateValidationContext(
+        trusted_ca=core.DataSource(filename=bundle), match_typed_subject_alt_names=[name]
+    )
+    return tls.CommonTlsContext(alpn_protocols=["http/1.1"], validation_context=context)

@@ -1,10 +1,12 @@
 """Renders and writes everything Envoy reads: bootstrap, listener, clusters, and the secrets behind SDS.
 
-`render` is pure; `write` replaces files one by one, each by an atomic rename, which is how Envoy notices a change.
+Rendering is pure, but for the authorities, which it reads; `write` replaces files one by one, each by an atomic rename,
+which is how Envoy notices a change.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -18,8 +20,8 @@ import betterproto2
 
 from gateway import grpc_serving
 from gateway.settings import Settings
-from ops import envoy_cds
-from ops.envoy_clusters import HOLD_RESPONSE_WASM, render_clusters, secret_name
+from ops import authorities, envoy_cds
+from ops.envoy_clusters import HOLD_RESPONSE_WASM, authority_name, render_clusters, secret_name
 from ops.envoy_replies import local_reply_config
 from ops.envoy_service_tls import render_service_secrets, transports
 
@@ -28,7 +30,7 @@ _REWRITING_BYTES = 65_536
 _SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
 # betterproto2's own casings misspell names such as `consecutive_5xx`; protobuf JSON takes the declared names as well.
 _AS_DECLARED = cast("betterproto2.Casing", str)
-_SECRET_FILE = re.compile(r"credential-[a-z0-9-]+-[0-9a-f]{8}\.(yaml|token)")
+_SECRET_FILE = re.compile(r"(authority|credential)-[a-z0-9-]+-[0-9a-f]{8}\.(yaml|token)")
 CLUSTERS_FILE = "cds.yaml"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
@@ -40,7 +42,7 @@ def source_directory() -> Path:
 
 
 def render(settings: Settings, directory: Path) -> dict[str, bytes]:
-    """File name -> content of everything but secrets, for Envoy to read from `directory`. No value is a secret."""
+    """File name -> content of everything but secrets and authorities, for Envoy to read from `directory`."""
     return {
         **render_fixed(settings, directory),
         **render_sds(settings, directory),
@@ -102,17 +104,30 @@ def render_secrets(settings: Settings) -> dict[str, bytes]:
     }
 
 
+def render_authorities(settings: Settings) -> dict[str, bytes]:
+    """File name -> what the `ca_file`s hold now, one per https backend that has one. Raises SettingsError."""
+    found = authorities.read(settings)
+    return {
+        f"{authority_name(backend)}.yaml": _authority(authority_name(backend), found[backend.name])
+        for backend in settings.backends
+        if backend.name in found and backend.base_url.startswith("https://")
+    }
+
+
 def write(settings: Settings, directory: Path) -> None:
-    """Writes all files into `directory` (0700), secrets first and the clusters that name them last."""
+    """Writes all files into `directory` (0700), secrets first and the clusters that name them last.
+
+    Raises SettingsError, before anything is written, for a `ca_file` that cannot be used.
+    """
+    files = {**render_authorities(settings), **render_secrets(settings), **render(settings, directory)}
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = {**render_secrets(settings), **render(settings, directory)}
     for name in sorted(files, key=lambda name: (name == CLUSTERS_FILE, name)):
         write_atomically(directory / name, files[name])
-    forget_secrets(directory, keep={secret_name(backend) for backend in settings.backends})
+    forget_secrets(directory, keep={Path(name).stem for name in files})
 
 
 def forget_secrets(directory: Path, keep: Collection[str]) -> None:
-    """Deletes the credentials in `directory` that have none of the names `keep`, and no other file."""
+    """Deletes credentials and authorities in `directory` that have none of the names `keep`, and no other file."""
     for path in directory.iterdir():
         if _SECRET_FILE.fullmatch(path.name) and path.stem not in keep:
             path.unlink(missing_ok=True)
@@ -149,5 +164,12 @@ def _targets(name: str, targets: list[str]) -> dict[str, str]:
 
 def _sds(name: str, directory: Path) -> bytes:
     secret = {"filename": str(directory / f"{name}.token")}
-    resource = {"@type": _SECRET_TYPE, "name": name, "generic_secret": {"secret": secret}}
-    return json.dumps({"resources": [resource]}).encode()
+    return _resource(name, {"generic_secret": {"secret": secret}})
+
+
+def _authority(name: str, content: bytes) -> bytes:
+    return _resource(name, {"validation_context": {"trusted_ca": {"inline_bytes": base64.b64encode(content).decode()}}})
+
+
+def _resource(name: str, secret: dict[str, object]) -> bytes:
+    return json.dumps({"resources": [{"@type": _SECRET_TYPE, "name": name, **secret}]}).encode()

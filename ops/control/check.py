@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import ssl
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
@@ -23,20 +22,6 @@ log = structlog.get_logger()
 
 TIMEOUT_S = 15.0
 _REASON_CHARACTERS_MAX = 300
-
-
-def authorities(settings: Settings) -> None:
-    """Raises SettingsError for a `ca_file` that holds no certificate which can be read."""
-    for backend in settings.backends:
-        if backend.ca_file is None:
-            continue
-        try:
-            ssl.create_default_context(cafile=backend.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else "no PEM certificate"
-            raise SettingsError(
-                f"OLLAMA_BACKENDS: the ca_file {backend.ca_file} of {backend.name} cannot be used: {reason}"
-            ) from None
 
 
 def envoy_program() -> Path | None:

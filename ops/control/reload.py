@@ -1,4 +1,4 @@
-"""Backends that change in the env file take effect while everything runs.
+"""Backends that change in the env file, and authorities that change in a `ca_file`, take effect while everything runs.
 
 A change is read with all the rules of a start. One that is wrong is refused with one line in the log, and what was in
 force stays so. The order, in which no request ever names a cluster that Envoy does not have: Envoy gets what is new and
@@ -22,8 +22,8 @@ from gateway.backend import Backend
 from gateway.errors import SettingsError, StoreUnavailable
 from gateway.settings import BACKEND_SETTINGS, Settings, load
 from ops.control.discovery import Discovery
-from ops.control.env_watch import EnvWatch
 from ops.control.envoy_admin import NotTaken
+from ops.control.file_watch import FilesWatch
 from ops.control.rollout import Rollout
 
 log = structlog.get_logger()
@@ -42,15 +42,20 @@ class Change:
     order: tuple[str, ...]
 
 
-def compare(before: tuple[Backend, ...], after: tuple[Backend, ...]) -> Change | None:
-    """None when they are the same in the same order. Says nothing of what changed in a backend: it may be a token."""
-    if before == after:
+def compare(
+    before: tuple[Backend, ...], after: tuple[Backend, ...], renewed: frozenset[str] = frozenset()
+) -> Change | None:
+    """None when they are the same in the same order and no authority of one is `renewed`.
+
+    Says nothing of what changed in a backend: it may be a token.
+    """
+    if before == after and not renewed:
         return None
     old, new = {backend.name: backend for backend in before}, {backend.name: backend for backend in after}
     return Change(
         added=tuple(name for name in new if name not in old),
         removed=tuple(name for name in old if name not in new),
-        changed=tuple(name for name in new if name in old and new[name] != old[name]),
+        changed=tuple(name for name in new if name in old and (new[name] != old[name] or name in renewed)),
         order=tuple(new),
     )
 
@@ -71,7 +76,8 @@ def retirement_s(redis_timeout_s: float) -> float:
 
 
 class Reload:
-    """`start` brings Envoy up to the settings of the start; `run` follows the env file, if there is one."""
+    """`start` brings Envoy up to the settings of the start; `run` follows the env file, if there is one, and the
+    backends' authorities."""
 
     def __init__(
         self,
@@ -84,6 +90,8 @@ class Reload:
         self._started_with = settings
         self._settings = settings
         self._env_file = env_file
+        self._files = FilesWatch()
+        self._asked_for = settings.backends
         self._rollout = rollout
         self._discovery = discovery
         self._monotonic = monotonic
@@ -103,18 +111,23 @@ class Reload:
     async def run(self) -> None:
         """For ever."""
         await self._name()
-        watch = EnvWatch(self._env_file) if self._env_file else None
         while True:
             await asyncio.sleep(POLL_S)
-            if (watch is not None and watch.changed()) or self._is_due(self._retry_at):
+            if self._files.changed(self._sources()) or self._is_due(self._retry_at):
                 self._retry_at = None
                 await self._read()
             if self._is_due(self._retire_at):
                 await self._retire()
 
+    def _sources(self) -> set[Path]:
+        """The env file, and the authorities of the backends in force and of those that were refused last."""
+        authorities = (backend.ca_file for backend in (*self._settings.backends, *self._asked_for))
+        return {path for path in (self._env_file, *authorities) if path is not None}
+
     async def _read(self) -> None:
         try:
             read = load(self._env_file)
+            self._asked_for = read.backends
             await self._take(self._started_with.with_backends_of(read))
         except (SettingsError, OSError) as error:
             log.error("backends_refused", reason=str(error))
@@ -129,7 +142,7 @@ class Reload:
         self._restart_needed = needed
 
     async def _take(self, wanted: Settings) -> None:
-        change = compare(self._settings.backends, wanted.backends)
+        change = compare(self._settings.backends, wanted.backends, self._rollout.renewed(wanted))
         if change is None:
             return
         await self._rollout.advance(wanted)

@@ -10,6 +10,7 @@ from gateway.settings import Settings
 from ops import envoy_cds, envoy_files
 from ops.control import check
 from ops.control.envoy_admin import EnvoyAdmin, NotTaken, Rejected
+from ops.envoy_clusters import authority_name
 
 TAKEN_WITHIN_S = 10.0
 # How long a new backend may take to be looked up and to answer its first health check, before it is named all the same.
@@ -32,7 +33,6 @@ class Rollout:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._put(envoy_files.render_fixed(settings, self._directory))
         if await self._admin.clusters() is None:
-            check.authorities(settings)
             envoy_files.write(settings, self._directory)
         try:
             self._present = envoy_cds.parse((self._directory / envoy_files.CLUSTERS_FILE).read_bytes())
@@ -46,11 +46,12 @@ class Rollout:
         Raises SettingsError when they are wrong and NotTaken when Envoy does not answer for them. Then Envoy has, or
         will have, what it had before.
         """
-        check.authorities(settings)
+        authorities = envoy_files.render_authorities(settings)
         plan = envoy_cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
         if plan.steps:
             await check.clusters(settings)
-        files = {**envoy_files.render_secrets(settings), **envoy_files.render_sds(settings, self._directory)}
+        secrets = {**envoy_files.render_secrets(settings), **envoy_files.render_sds(settings, self._directory)}
+        files = {**authorities, **secrets}
         in_use = envoy_cds.secrets_of(self._present)
         self._put({name: content for name, content in files.items() if Path(name).stem not in in_use})
         try:
@@ -62,9 +63,18 @@ class Rollout:
             if isinstance(error, Rejected):
                 raise SettingsError(f"OLLAMA_BACKENDS: {error}") from None
             raise
-        # Tokens of clusters that are there already, whose address is the same: last, so that a refusal leaves them.
+        # Tokens and authorities of clusters that are there already, whose address is the same: last, so that a refusal
+        # leaves them.
         self._put(files)
         self._present = plan.steps[-1] if plan.steps else self._present
+
+    def renewed(self, settings: Settings) -> frozenset[str]:
+        """Names of the backends whose `ca_file` holds something else than Envoy was given. Raises SettingsError."""
+        authorities = envoy_files.render_authorities(settings)
+        files = {backend.name: f"{authority_name(backend)}.yaml" for backend in settings.backends}
+        return frozenset(
+            name for name, file in files.items() if file in authorities and not self._has(file, authorities[file])
+        )
 
     async def retire(self, settings: Settings) -> None:
         """Takes away what the backends of `settings` do not need, once no request can name it any more.
@@ -90,6 +100,9 @@ class Rollout:
     def _put(self, files: dict[str, bytes]) -> None:
         """Writes those that say something new, each by a rename."""
         for name, content in files.items():
-            path = self._directory / name
-            if not path.exists() or path.read_bytes() != content:
-                envoy_files.write_atomically(path, content)
+            if not self._has(name, content):
+                envoy_files.write_atomically(self._directory / name, content)
+
+    def _has(self, name: str, content: bytes) -> bool:
+        path = self._directory / name
+        return path.exists() and path.read_bytes() == content

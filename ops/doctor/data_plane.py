@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway.errors import SettingsError
 from gateway.names import cluster_name
 from gateway.settings import Settings
 from ops.cli.clients import base_url
 from ops.doctor.check import ANSWER_TIMEOUT_S, Check, failed, ok, warning
 from ops.embedded import probes
 from ops.envoy_cds import parse
-from ops.envoy_files import CLUSTERS_FILE, clusters, render, render_secrets
+from ops.envoy_files import CLUSTERS_FILE, clusters, render, render_authorities, render_secrets
 
 _NAME = "envoy"
 _SERVICES = ("authz", "meter", "catalog")
@@ -26,10 +27,12 @@ async def check(settings: Settings) -> list[Check]:
 
 def _check_files(settings: Settings) -> Check:
     directory = settings.envoy_config_dir
-    wanted = {**render(settings, directory), **render_secrets(settings)}
     mend = "start control, which writes them, with these settings"
     try:
+        wanted = {**render(settings, directory), **render_secrets(settings), **render_authorities(settings)}
         found = {name: _content(directory / name) for name in wanted}
+    except SettingsError as error:
+        return failed(_NAME, str(error), "mend the file, or the backend's ca_file")
     except PermissionError:
         return failed(_NAME, f"{directory} may not be read", "run doctor as the user that control runs as")
     if missing := [name for name, content in found.items() if content is None]:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.settings import Settings
-from ops import envoy_files, migrate
-from ops.control import check
+from ops import authorities, envoy_files, migrate
 from ops.embedded import configuration, env_file, ports, probes, ready_file, services, stores
 from ops.embedded.child import Child
 from ops.embedded.errors import StackError
@@ -92,7 +91,7 @@ async def _start(options: Options, state: State, supervisor: Supervisor, progres
     at = stores.addresses(state)
     sockets = configuration.write(state, options, listen, at)
     settings = configuration.settings(state, os.environ, options)
-    check.authorities(settings)
+    authorities.read(settings)
     env = {**configuration.inherited(os.environ, options), "GATEWAY_ENV_FILE": str(state.env_file)}
 
     progress.step("Starting PostgreSQL and Redis")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ import httpx
 import pytest
 
 from ops.embedded import env_file
+from tests.certificates import self_signed
 from tests.e2e.books import row_of
 from tests.e2e.conftest import BACKEND_TOKEN
 from tests.e2e.stack import Simulator, Stack, eventually, set_env, simulator
@@ -133,6 +136,44 @@ def test_backends_come_change_and_go_without_a_failed_request_or_a_broken_stream
         assert token not in shown
         assert not any(token in file.read_text(errors="replace") for file in (stack.state_dir / "envoy").glob("*.yaml"))
     assert not any(NEW_TOKEN in file.read_text() for file in (stack.state_dir / "envoy").glob("*.token"))
+
+
+def test_an_authority_that_is_renewed_at_its_place_is_in_force_and_a_broken_one_is_not(
+    stack: Stack, key: str, tmp_path: Path
+) -> None:
+    authority, shown, private = tmp_path / "ca.pem", tmp_path / "shown.pem", tmp_path / "private.pem"
+    trust = ssl.create_default_context()
+
+    def issue(name: str) -> Path:
+        """The backend shows a new certificate when it starts next."""
+        (tmp_path / name).mkdir()
+        made = self_signed(tmp_path / name, "127.0.0.1")
+        shutil.copy(made.certificate, shown)
+        shutil.copy(made.key, private)
+        trust.load_verify_locations(made.certificate)
+        return made.certificate
+
+    def answers() -> bool:
+        return chat(stack, key, "private:1b", 1).status_code == 200
+
+    shutil.copy(issue("first"), authority)
+    files = ("--tls-cert", str(shown), "--tls-key", str(private), "--models", "private:1b")
+    with simulator(*files, trust=trust) as backend:
+        before = json.loads(env_file.read(Path(stack.ready["env_file"]))["OLLAMA_BACKENDS"])
+        added = {"name": "private", "base_url": backend.url, "ca_file": str(authority)}
+        set_env(stack.state_dir, OLLAMA_BACKENDS=json.dumps([*before, added]))
+        eventually(answers)
+
+        refused = len(logged(stack, "backends_refused"))
+        authority.write_text("no certificate")
+        eventually(lambda: len(logged(stack, "backends_refused")) > refused)
+        assert answers()
+
+        backend.stop()
+        shutil.copy(issue("second"), authority)
+        backend.start()
+        eventually(lambda: logged(stack, "backends_changed")[-1]["changed"] == ["private"])
+        eventually(answers)
 
 
 @pytest.mark.parametrize(

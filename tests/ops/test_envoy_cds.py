@@ -84,6 +84,9 @@ def test_clusters_are_read_back_with_their_version_and_their_secrets() -> None:
     assert envoy_cds.parse(content) == both
     (secret,) = envoy_cds.secrets_of(both)
     assert secret.startswith("credential-b-")
+    private = {"name": "a", "base_url": "https://a", "ca_file": "/ca.pem", "auth_token": "t"}
+    secrets = envoy_cds.secrets_of(clusters(private, {"name": "b", "base_url": "https://b"}))
+    assert [name.rpartition("-")[0] for name in sorted(secrets)] == ["authority-a", "credential-a"]
     for wrong in (b"", b"[]", b'{"resources": [1]}', b'{"resources": [{}]}'):
         with pytest.raises(ValueError):
             envoy_cds.parse(wrong)

@@ -17,6 +17,7 @@ from ops.embedded import binaries
 from ops.envoy_clusters import secret_name
 from ops.envoy_files import render, render_secrets, write
 from ops.envoy_replies import local_reply_config
+from tests.certificates import self_signed
 
 TOKEN = "a-token-that-must-not-show"
 BACKENDS: list[dict[str, Any]] = [
@@ -73,7 +74,9 @@ LARGEST = {
 )
 def test_envoy_accepts_the_whole_configuration(machines: dict[str, Any], tmp_path: Path) -> None:
     """The dynamic parts are put into the bootstrap, because validation does not read what they are subscribed from."""
-    settings = Settings.model_validate(machines)
+    authority = self_signed(tmp_path, "own.example.com").certificate
+    own = {"name": "own", "base_url": "https://own.example.com", "ca_file": authority}
+    settings = Settings.model_validate({**machines, "ollama_backends": [*BACKENDS, own]})
     write(settings, tmp_path)
     bootstrap = yaml.safe_load((tmp_path / "bootstrap.yaml").read_text())
     del bootstrap["dynamic_resources"]

@@ -1,13 +1,14 @@
-"""Notices that an env file has changed, however it was changed."""
+"""Notices that files have changed, however they were changed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 Signature = tuple[int, int, int, int]
 
 
-class EnvWatch:
+class FileWatch:
     """`changed` is to be asked again and again, a fraction of a second apart.
 
     Editors replace a file or write it anew in place, and links may be turned to another one; all of it changes what
@@ -35,3 +36,16 @@ class EnvWatch:
         except OSError:
             return None
         return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size) if status.st_size else None
+
+
+class FilesWatch:
+    """The same for several files, which may become others between two looks."""
+
+    def __init__(self) -> None:
+        self._watches: dict[Path, FileWatch] = {}
+
+    def changed(self, paths: Iterable[Path]) -> bool:
+        """Whether a change of one of them is over. One that was not among them before is one that is first seen."""
+        self._watches = {path: self._watches.get(path) or FileWatch(path) for path in paths}
+        changed = [path for path, watch in self._watches.items() if watch.changed()]
+        return bool(changed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.control.env_watch import EnvWatch
+from ops.control.file_watch import FilesWatch, FileWatch
 from ops.embedded import env_file
 
 
@@ -39,14 +39,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("change", [in_place, by_rename, moved_away_and_written_anew, by_a_link_that_is_turned])
 def test_every_way_of_changing_a_file_is_noticed_once(path: Path, change: Callable[[Path], None]) -> None:
-    watch = EnvWatch(path)
+    watch = FileWatch(path)
     assert [watch.changed() for _ in range(3)] == [False, True, False], "the file as it is found"
     change(path)
     assert [watch.changed() for _ in range(4)] == [False, True, False, False]
 
 
 def test_a_file_that_is_being_written_is_left_alone(path: Path) -> None:
-    watch = EnvWatch(path)
+    watch = FileWatch(path)
     assert [watch.changed() for _ in range(2)] == [False, True]
     for size in range(1, 5):
         path.write_text("A=" + "1" * size * 10)
@@ -55,7 +55,7 @@ def test_a_file_that_is_being_written_is_left_alone(path: Path) -> None:
 
 
 def test_one_that_is_empty_or_not_there_is_not_believed(path: Path) -> None:
-    watch = EnvWatch(path)
+    watch = FileWatch(path)
     assert [watch.changed() for _ in range(2)] == [False, True]
     path.write_text("")
     assert not any(watch.changed() for _ in range(3))
@@ -63,3 +63,17 @@ def test_one_that_is_empty_or_not_there_is_not_believed(path: Path) -> None:
     assert not any(watch.changed() for _ in range(3))
     path.write_text("A=3\n")
     assert [watch.changed() for _ in range(3)] == [False, True, False]
+
+
+def test_files_come_and_go_among_those_that_are_watched(path: Path) -> None:
+    other = path.with_suffix(".other")
+    other.write_text("A=1\n")
+    watch = FilesWatch()
+    assert [watch.changed([path]) for _ in range(3)] == [False, True, False]
+    assert [watch.changed([path, other]) for _ in range(3)] == [False, True, False]
+    in_place(other)
+    assert not watch.changed([path, other])
+    in_place(path)
+    assert [watch.changed([path, other]) for _ in range(3)] == [True, True, False], "each of them when it is over"
+    in_place(other)
+    assert not any(watch.changed([path]) for _ in range(3))
