@@ -11,6 +11,7 @@ import pytest
 
 from ops.embedded import logfile
 from tests.e2e import patience
+from tests.e2e.sockets import Answer
 from tests.e2e.stack import Simulator, Stack, free_port, set_env, simulator, up
 
 # More than all tests together fail from their own address within a minute.
@@ -72,6 +73,13 @@ def comebacks(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, h
     """Callers who were refused and wait, up to a minute, before they ask again; other tests run meanwhile."""
     with ThreadPoolExecutor(len(patience.KINDS)) as callers:
         yield {kind: callers.submit(patience.come_back, stack, kind) for kind in patience.KINDS}
+
+
+@pytest.fixture(scope="session")
+def slow_body(stack: Stack, key: str) -> Iterator[Future[Answer]]:
+    """A request whose body takes more than a minute to arrive; other tests run meanwhile."""
+    with ThreadPoolExecutor(1) as caller:
+        yield caller.submit(patience.trickle, stack, key)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from tests.e2e.load import Ask, Seen, client, load, send
 from tests.e2e.stack import Simulator, Stack, free_port, simulator, up
 
 # What takes a minute passes it while these tests run.
-pytestmark = pytest.mark.usefixtures("comebacks")
+pytestmark = pytest.mark.usefixtures("comebacks", "slow_body")
 
 CONNECTIONS = 16
 # Fewer than the connections, so that some requests find no place.

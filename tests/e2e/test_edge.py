@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 
 import pytest
@@ -400,3 +401,17 @@ def test_what_envoy_refuses_by_itself_leaves_no_row(stack: Stack, edge: Edge) ->
 
 def test_headers_that_never_end_are_given_up(edge: Edge, slow_headers: socket.socket) -> None:
     check_refused(edge, read_answer(slow_headers), 408, "request_timeout")
+
+
+def test_a_body_that_trickles_is_given_up_and_recorded(stack: Stack, edge: Edge, slow_body: Future[Answer]) -> None:
+    answer = slow_body.result(timeout=180)
+    check_refused(edge, answer, 408, "request_timeout")
+    assert json.loads(answer.body)["request_id"] == answer.request_id, "in the words of the surface"
+    row = row_of(stack, answer.request_id)
+    assert (row["path"], row["outcome"], row["status"], row["code"]) == (
+        "/v1/messages",
+        "denied",
+        408,
+        "request_timeout",
+    )
+    assert row["backend"] is None
