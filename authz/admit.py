@@ -16,6 +16,17 @@ from gateway.quota.port import Admission, Figures, Quota, Refused
 from gateway.surfaces import Surface
 from gateway.values import Principal
 
+# What a 429 says where nobody knows a time: a client that is told none comes back at once, and again. What running
+# requests hold may be free any moment; a limit per minute has moved on after its window, a budget not before a day.
+_UNKNOWN_WAIT_S = {
+    Code.CONCURRENCY_EXCEEDED: 1,
+    Code.BUDGET_RESERVED: 1,
+    Code.RATE_LIMIT_EXCEEDED: 60,
+    Code.TOKEN_RATE_EXCEEDED: 60,
+    Code.AUTH_THROTTLED: 60,
+    Code.BUDGET_EXHAUSTED: 86_400,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -90,8 +101,7 @@ class Admitter:
         )
         headers = rate_headers(answer.figures)
         if isinstance(answer, Refused):
-            denial = Denied(answer.code, retry_after_s=answer.retry_after_s)
-            return NotAdmitted(denial, {**headers, **refusal_headers(denial)})
+            return NotAdmitted(Denied(answer.code, retry_after_s=answer.retry_after_s), headers)
         grant = replace(
             draft,
             admitted_at_ms=answer.admitted_at_ms,
@@ -121,8 +131,9 @@ def rate_headers(figures: Figures) -> dict[str, str]:
 
 
 def refusal_headers(denial: Denied) -> dict[str, str]:
-    """When to come back, where that is known, and whether trying again makes sense at all."""
-    headers = {} if denial.retry_after_s is None else {"retry-after": str(denial.retry_after_s)}
+    """When to come back, which every 429 says, and whether trying again makes sense at all."""
+    wait_s = _UNKNOWN_WAIT_S.get(denial.code) if denial.retry_after_s is None else denial.retry_after_s
+    headers = {} if wait_s is None else {"retry-after": str(wait_s)}
     if denial.code is Code.BUDGET_EXHAUSTED:
         headers["x-should-retry"] = "false"
     return headers

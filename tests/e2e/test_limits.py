@@ -96,6 +96,8 @@ def test_an_exhausted_budget_is_not_retried_by_the_openai_client(stack: Stack, o
     assert refused.value.code == "budget_exhausted"
     assert refused.value.response.headers["x-should-retry"] == "false"
     assert refused.value.response.headers["x-budget-period"] == "total"
+    # It has no time at which it begins anew, and still nobody comes back at once.
+    assert refused.value.response.headers["retry-after"] == "86400"
 
 
 def test_the_cap_of_a_request_reaches_the_backend_and_ends_the_answer_there(
