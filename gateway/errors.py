@@ -5,6 +5,7 @@ GatewayError
 ├── StoreUnavailable   PostgreSQL or Redis did not answer in time; always becomes a 503, never a 401
 │   └── DataRefused    PostgreSQL answers, and will never take this very data
 ├── SettingsError  a wrong setting; stops the start
+│   └── CannotListen
 ├── Conflict       an operator's change contradicts what is stored
 └── NotFound       an operator named what does not exist
 """
@@ -111,6 +112,13 @@ class DataRefused(StoreUnavailable):
 
 class SettingsError(GatewayError):
     """A setting has a wrong value; the text names it and says what is expected."""
+
+
+class CannotListen(SettingsError):
+    """A service cannot have the address it is to listen on."""
+
+    def __init__(self, listen: str) -> None:
+        super().__init__(f"cannot listen on {listen}: another program does, or this machine has no such place")
 
 
 class Conflict(GatewayError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import structlog
 
+from gateway.errors import CannotListen
 from gateway.grpc_health import Health
 from gateway.service_tls import ServiceTls
 
@@ -43,7 +44,7 @@ def make_server(message_bytes_max: int) -> grpc.aio.Server:
 
 
 async def start(server: grpc.aio.Server, listen: str, tls: ServiceTls | None = None) -> None:
-    """Binds `HOST:PORT` or `unix:/path` (0600, a stale socket is replaced) and starts. Raises RuntimeError if taken.
+    """Binds `HOST:PORT` or `unix:/path` (0600, a stale socket is replaced) and starts. Raises CannotListen.
 
     With `tls` nobody is served who shows no client certificate.
     """
@@ -51,9 +52,12 @@ async def start(server: grpc.aio.Server, listen: str, tls: ServiceTls | None = N
         Path(listen.removeprefix("unix:")).unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        port = server.add_secure_port(listen, tls.grpc_credentials()) if tls else server.add_insecure_port(listen)
-        if port == 0:
-            raise RuntimeError(f"cannot listen on {listen}")
+        if tls:
+            server.add_secure_port(listen, tls.grpc_credentials())
+        else:
+            server.add_insecure_port(listen)
+    except RuntimeError:
+        raise CannotListen(listen) from None
     finally:
         os.umask(before)
     await server.start()

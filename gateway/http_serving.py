@@ -8,6 +8,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from gateway.errors import CannotListen
+
 
 def runner_of(application: web.Application) -> web.AppRunner:
     """What serves the application: without a log of its own, and without unpacking what a caller packed.
@@ -19,8 +21,15 @@ def runner_of(application: web.Application) -> web.AppRunner:
 
 
 async def start(runner: web.AppRunner, listen: str, tls: ssl.SSLContext | None = None) -> None:
-    """Sets `runner` up and binds it, in plain text without `tls`. Raises OSError when the address is taken."""
+    """Sets `runner` up and binds it, in plain text without `tls`. Raises CannotListen."""
     await runner.setup()
+    try:
+        await _bind(runner, listen, tls)
+    except OSError:
+        raise CannotListen(listen) from None
+
+
+async def _bind(runner: web.AppRunner, listen: str, tls: ssl.SSLContext | None) -> None:
     if not listen.startswith("unix:"):
         host, _, port = listen.rpartition(":")
         await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls).start()

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     """Loads the settings, runs `serve(settings, stop)` and sets `stop` on SIGTERM or SIGINT. Returns the exit code.
 
-    A wrong setting is one sentence on stderr and 1, also one that `serve` finds.
+    A wrong setting is one sentence on stderr and 1, also one that `serve` finds, and so is a file that it cannot use.
     """
 
     async def main(settings: Settings) -> None:
@@ -35,9 +35,15 @@ def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, 
         configure(settings, service)
         asyncio.run(main(settings))
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 (whoever starts a service reads a sentence, not a log line)
-        return 1
-    return 0
+        sentence = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sentence = f"{error.filename}: {error.strerror}"
+    else:
+        return 0
+    print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 (whoever starts a service reads a sentence, not a log line)
+    return 1
 
 
 async def until_stopped(stop: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:

@@ -8,6 +8,8 @@ import sys
 import rich_click as click
 
 from ops.cli.session import Session, pass_session
+from ops.cli.up import Address
+from ops.embedded.options import HostPort
 
 _MODULES = {"authz": "authz", "meter": "meter", "control": "ops.control"}
 
@@ -24,10 +26,10 @@ def run(session: Session, service: str) -> None:
 
 
 @click.command("simulate-ollama")
-@click.option("--listen", default="127.0.0.1:11434", show_default=True, metavar="HOST:PORT", help="Where to listen.")
-def simulate_ollama(listen: str) -> None:
+@click.option("--listen", type=Address(), default="127.0.0.1:11434", show_default=True, help="Where to listen.")
+def simulate_ollama(listen: HostPort) -> None:
     """Serve a simulated Ollama, which answers without a model, to try the gateway with."""
-    _become("ops.demo.ollama", "--listen", listen)
+    _become("ops.demo.ollama", "--listen", str(listen))
 
 
 def _become(module: str, *arguments: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import signal
+import sys
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -30,7 +31,7 @@ def options(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--tls-key", type=Path)
     given = parser.parse_args(arguments)
     host, _, port = given.listen.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or int(port) > 65535:
         parser.error("--listen: HOST:PORT is expected")
     tokens = [SecretStr(line) for line in given.auth_token_file.read_text().split()] if given.auth_token_file else []
     return Options(
@@ -52,5 +53,16 @@ async def _until_stopped(chosen: Options) -> None:
         await task
 
 
+def main() -> int:
+    """The process. Returns its exit code."""
+    chosen = options()
+    try:
+        asyncio.run(_until_stopped(chosen))
+    except OSError as error:
+        print(f"error: {error.filename or f'{chosen.host}:{chosen.port}'}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    asyncio.run(_until_stopped(options()))
+    sys.exit(main())
