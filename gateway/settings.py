@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -45,6 +45,16 @@ def _listen(value: str) -> str:
     return value
 
 
+def _bind_host(value: str) -> str:
+    """An IP address: Envoy looks up no names of its own."""
+    if value == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("expected an IP address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's") from None
+
+
 def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
@@ -65,6 +75,7 @@ Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
 # Envoy counts time-outs in whole milliseconds and refuses those of centuries; a year is as good as for ever.
 Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 # Envoy's breakers have 32 bits, and one of them is a multiple of this.
 Connections = Annotated[int, Field(ge=1, le=100_000_000)]
 
@@ -82,7 +93,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    gateway_bind_host: str = "0.0.0.0"  # noqa: S104 (in Compose only Caddy is published; `up` binds loopback)
+    gateway_bind_host: Annotated[str, AfterValidator(_bind_host)] = "0.0.0.0"  # noqa: S104 (in Compose only Caddy is published; `up` binds loopback)
     gateway_bind_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     gateway_log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     gateway_log_format: Literal["json", "console"] = "json"
@@ -101,7 +112,7 @@ class Settings(BaseSettings):
     ollama_backends: Annotated[tuple[Backend, ...], NoDecode] = ()
 
     model_discovery_refresh_s: Seconds = 60.0
-    model_discovery_cache_ttl_s: Seconds = 120.0
+    model_discovery_cache_ttl_s: Annotated[Seconds, Field(validate_default=True)] = 120.0
     routing_prefer_loaded: bool = False
     allow_cloud_models: bool = False
 
@@ -117,11 +128,11 @@ class Settings(BaseSettings):
     redis_key_cache_ttl_s: Seconds = 60.0
     redis_shards: Annotated[int, Field(ge=1, le=256)] = 1
 
-    default_rpm: PositiveInt = 60
-    default_tpm: PositiveInt = 100_000
-    default_concurrent: PositiveInt = 8
+    default_rpm: Count = 60
+    default_tpm: Annotated[int, Field(ge=1, le=2**53 - 1)] = 100_000
+    default_concurrent: Count = 8
     max_request_body_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 262_144
-    max_num_predict: PositiveInt = 4096
+    max_num_predict: Count = 4096
     hold_lease_s: Seconds = 15.0
 
     argon2_time_cost: PositiveInt = 3
@@ -171,6 +182,16 @@ class Settings(BaseSettings):
         names = ("service_tls_cert_file", "service_tls_key_file")
         if len({each is None for each in (value, *(info.data.get(name) for name in names))}) > 1:
             raise ValueError("expected all three of SERVICE_TLS_CERT_FILE, …_KEY_FILE and …_CA_FILE, or none of them")
+        return value
+
+    @field_validator("model_discovery_cache_ttl_s", mode="after")
+    @classmethod
+    def _outlives_a_refresh(cls, value: float, info: ValidationInfo) -> float:
+        refresh_s = info.data.get("model_discovery_refresh_s")
+        if refresh_s is not None and value <= refresh_s:
+            raise ValueError(
+                f"expected more than MODEL_DISCOVERY_REFRESH_S ({refresh_s:g}), or no model is known between"
+            )
         return value
 
     @field_validator("gateway_request_id_header", mode="after")

@@ -41,6 +41,12 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "AUDIT_LOG_DEFAULT_RETENTION_DAYS=1000000",
             "AUDIT_LOG_DEFAULT_RETENTION_DAYS='1000000': Input should be less than or equal to 36500",
         ),
+        ("GATEWAY_BIND_HOST=gateway.example.org", "GATEWAY_BIND_HOST='gateway.example.org': expected an IP address"),
+        ("REDIS_TIMEOUT_S=nan", "REDIS_TIMEOUT_S='nan'"),
+        (
+            "MODEL_DISCOVERY_REFRESH_S=300",
+            "MODEL_DISCOVERY_CACHE_TTL_S=120.0: expected more than MODEL_DISCOVERY_REFRESH_S",
+        ),
         ("OLLAMA_BASE_URL=ftp://x", "OLLAMA_BASE_URL='ftp://x': expected http://HOST[:PORT]"),
         ("OLLAMA_BASE_URL=http://user:pw@x", "credentials do not belong in a URL"),
         ("METER_GRPC_LISTEN=here", "METER_GRPC_LISTEN='here': expected HOST:PORT or unix:/absolute/path"),
@@ -86,6 +92,11 @@ def test_a_wrong_value_that_may_hold_a_secret_is_not_shown(env: Path, line: str)
         load(env)
     assert "s3cret" not in str(wrong.value)
     assert "s3cret" not in repr(wrong.value.__cause__)
+
+
+def test_localhost_is_an_address_for_envoy_too(env: Path) -> None:
+    env.write_text("GATEWAY_BIND_HOST=localhost\n")
+    assert load(env).gateway_bind_host == "127.0.0.1"
 
 
 def test_shards_are_for_a_cluster_and_not_for_sentinels(env: Path) -> None:
