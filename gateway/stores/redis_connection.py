@@ -114,7 +114,19 @@ async def guarded(timeout_s: float | None = None) -> AsyncIterator[None]:
             async with asyncio.timeout(timeout_s):
                 yield
         except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis did not answer: {type(error).__name__}") from error
+            raise StoreUnavailable(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    match error:
+        case TimeoutError() | exceptions.TimeoutError():
+            return "Redis did not answer in time"
+        case exceptions.AuthenticationError() | exceptions.NoPermissionError():
+            return "Redis refused the login of REDIS_URL"
+        case exceptions.ConnectionError() | OSError() if not isinstance(error, exceptions.BusyLoadingError):
+            return "Redis does not answer at the address of REDIS_URL"
+        case _:
+            return f"Redis failed ({type(error).__name__})"
 
 
 @contextmanager

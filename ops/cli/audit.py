@@ -12,7 +12,7 @@ import rich_click as click
 
 from gateway.stores.postgres import Database
 from gateway.stores.reports import Filter, Reports
-from ops.cli.parameters import INTEGER_MAX, Moment, Name, Prefix, json_option
+from ops.cli.parameters import INTEGER_MAX, Moment, Name, Number, Prefix, json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import iso, print_json, print_table, text
 
@@ -53,7 +53,7 @@ _HEADINGS = {
 @click.option("--prefix", type=Prefix(), help="Only this key.")
 @click.option("--request-id", metavar="ID", help="Only this request, by its X-Request-ID.")
 @click.option("--since", type=Moment(ahead=False), help="A duration or a date. Default: no matter when.")
-@click.option("--limit", type=click.IntRange(1, INTEGER_MAX), default=50, show_default=True, help="The newest so many.")
+@click.option("--limit", type=Number(1, INTEGER_MAX), default=50, show_default=True, help="The newest so many.")
 @click.option("--follow", is_flag=True, help="Then show new rows as they come, until Ctrl-C; JSON is one row a line.")
 @json_option
 @pass_session

@@ -37,15 +37,19 @@ dry_run = click.option("--dry-run", is_flag=True, help="Show what the list would
 @click.command("add-backend")
 @click.argument("name")
 @click.argument("url")
-@click.option("--token", help="Its credential. Better --token-file: arguments are seen by every user of a machine.")
+@click.option(
+    "--token",
+    metavar="TOKEN",
+    help="Its credential. Better --token-file: arguments are seen by every user of a machine.",
+)
 @click.option(
     "--token-file",
     type=click.File(),
     metavar="FILE",
     help="The file that holds its credential; `-` for standard input.",
 )
-@click.option("--header", help="The header that carries the token.  [default: Authorization]")
-@click.option("--scheme", help="The word before the token in Authorization.  [default: Bearer]")
+@click.option("--header", metavar="NAME", help="The header that carries the token.  [default: Authorization]")
+@click.option("--scheme", metavar="WORD", help="The word before the token in Authorization.  [default: Bearer]")
 @click.option("--ca-file", type=click.Path(path_type=Path), help="The authority that signed its certificate, in PEM.")
 @click.option(
     "--replace", is_flag=True, help="Change the backend of this name; at the same URL it keeps what is not given."
@@ -219,7 +223,8 @@ def _finish(after: Backends, write_env: Path | None, *, dry_run: bool, as_json: 
         shown = [backend_list.shown(each) for each in after]
         return print_json({"backends": shown, "line": line, "written": written and str(written), **more})
     if written is not None:
-        return click.echo(f"{written} has the backends {', '.join(each.name for each in after) or 'of no list'}")
+        names = ", ".join(each.name for each in after)
+        return click.echo(f"{written} has the backends {names}" if names else f"{written} has no list of backends")
     if any(each.credential() for each in after):
         _note(f"tokens are shown as {backend_list.HIDDEN}; --write-env FILE writes the line with them")
     return click.echo(line)

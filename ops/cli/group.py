@@ -10,7 +10,9 @@ import rich_click as click
 from click.exceptions import Exit
 from rich_click.rich_panel import RichCommandPanel
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, StoreUnavailable
+from gateway.settings import default_env_file
+from ops.cli.session import Session
 
 INTERRUPTED = 130
 
@@ -42,6 +44,8 @@ class CommandGroup(click.RichGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Exit(INTERRUPTED) from None
+        except StoreUnavailable as error:
+            sentence = f"{error}{_where_settings_are(ctx.find_object(Session))}"
         except GatewayError as error:
             sentence = str(error)
         except OSError as error:
@@ -50,3 +54,10 @@ class CommandGroup(click.RichGroup):
             sentence = f"{error.filename or ctx.info_name}: {error.strerror or error}"
         click.echo(f"error: {sentence}", err=True)
         raise Exit(1)
+
+
+def _where_settings_are(session: Session | None) -> str:
+    """What to look at first when a store is away and no env file says where it is."""
+    if session is None or session.env_file is not None or default_env_file() is not None:
+        return ""
+    return "; no env file was read, say which with --env-file or GATEWAY_ENV_FILE"

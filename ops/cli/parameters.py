@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import rich_click as click
 
@@ -14,6 +14,8 @@ from gateway import keys
 from gateway.model_names import canonical
 from gateway.stores.policies import PolicyChange, Subject
 from gateway.values import Scope
+
+T = TypeVar("T")
 
 INTEGER_MAX = 2**31 - 1
 # Counts travel as doubles on the wire, exact up to here.
@@ -25,10 +27,18 @@ _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Name(click.ParamType[str]):
+class Shown(click.ParamType[T]):
+    """A type whose `name` stands in the help as it is: capitals are to be replaced, the rest is meant literally."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002 (click's signature)
+        """What stands behind the option in the help."""
+        return self.name
+
+
+class Name(Shown[str]):
     """The name of a tenant or key: 1 to 100 printable characters; blanks around it are dropped."""
 
-    name = "name"
+    name = "NAME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value).strip()
@@ -37,10 +47,10 @@ class Name(click.ParamType[str]):
         return text
 
 
-class Prefix(click.ParamType[str]):
+class Prefix(Shown[str]):
     """The first 12 characters of a key. A whole key is cut; nothing that was given is ever shown again."""
 
-    name = "prefix"
+    name = "PREFIX"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         whole = keys.parse(str(value).strip())
@@ -50,7 +60,7 @@ class Prefix(click.ParamType[str]):
         return text
 
 
-class Models(click.ParamType[list[str]]):
+class Models(Shown[list[str]]):
     """Model names, separated by commas, in whatever spelling Ollama takes; gives canonical names."""
 
     name = "a,b"
@@ -65,7 +75,7 @@ class Models(click.ParamType[list[str]]):
         return sorted(models)
 
 
-class Scopes(click.ParamType[list[str]]):
+class Scopes(Shown[list[str]]):
     """Scopes, separated by commas."""
 
     name = "a,b"
@@ -78,7 +88,7 @@ class Scopes(click.ParamType[list[str]]):
         return scopes
 
 
-class Duration(click.ParamType[timedelta]):
+class Duration(Shown[timedelta]):
     """A length of time: a number and one of s, m, h, d, w. `0` is none."""
 
     name = "24h"
@@ -92,7 +102,7 @@ class Duration(click.ParamType[timedelta]):
         return duration
 
 
-class Moment(click.ParamType[datetime]):
+class Moment(Shown[datetime]):
     """A moment as a duration from now, forwards or backwards, or as an ISO date or time (UTC if it says no zone)."""
 
     name = "90d|DATE"
@@ -121,11 +131,11 @@ class Absent(Enum):
     ABSENT = "absent"
 
 
-class Number(click.ParamType[int | Absent]):
+class Number(Shown[int | Absent]):
     """A whole number from `least` to `most`, or `word`, which becomes ABSENT."""
 
     def __init__(self, least: int, most: int, word: str | None = None) -> None:
-        self.name = f"n|{word}" if word else "n"
+        self.name = f"N|{word}" if word else "N"
         self._least, self._most, self._word = least, most, word
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Absent:

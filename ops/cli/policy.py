@@ -66,7 +66,7 @@ def set_budget(
 @click.command("set-models")
 @subject_options
 @click.option("--models", type=Models(), help="The models that may be used, and no others, separated by commas.")
-@click.option("--allow-all/--no-allow-all", "allow_all", default=None, help="Every model that any backend has.")
+@click.option("--allow-all/--no-allow-all", "allow_all", default=None, help="Every model that a backend runs itself.")
 @click.option("--inherit", is_flag=True, help="A key only: whatever its tenant may use.")
 @json_option
 @pass_session
@@ -97,17 +97,22 @@ def _change(session: Session, whom: Subject, change: PolicyChange, shown: tuple[
     values = {name: policy[name] for name in shown}  # type: ignore[literal-required]
     if as_json:
         return print_json({"tenant" if whom.kind == "tenant" else "prefix": whom.name, **values})
-    return click.echo(f"the {whom.kind} {whom.name} now has {_sentence(policy, shown)}")
+    return click.echo(f"the {whom.kind} {whom.name} now has {_sentence(whom, policy, shown)}")
 
 
-def _sentence(policy: Policy, shown: tuple[str, ...]) -> str:
+def _sentence(whom: Subject, policy: Policy, shown: tuple[str, ...]) -> str:
     if shown is _MODELS:
         if policy["allow_all_models"]:
-            return "all models"
+            # Models that run elsewhere are never among all; they have to be named.
+            return (
+                f"all models, and {text(policy['allowed_models'])} by name"
+                if policy["allowed_models"]
+                else "all models"
+            )
         if policy["allowed_models"] is None:
             return "the models of its tenant"
         return f"the models {text(policy['allowed_models'])}" if policy["allowed_models"] else "no models"
-    missing = "inherited" if shown is _LIMITS else "none"
+    missing = "none" if shown is _BUDGETS else "inherited" if whom.kind == "key" else "default"
     values = {name: policy[name] for name in shown}  # type: ignore[literal-required]
     named = [f"{name} {missing if value is None else text(value)}" for name, value in values.items()]
     return ", ".join(named).replace("budget_", "budget per ", 2).replace("budget_total", "budget in total")

@@ -18,7 +18,7 @@ _name_option = click.option("--name", type=Name(), required=True, help="The tena
 @_name_option
 @limit_options()
 @click.option("--models", type=Models(), help="Models its keys may use, separated by commas. Default: none.")
-@click.option("--allow-all-models", is_flag=True, help="Its keys may use every model that any backend has.")
+@click.option("--allow-all-models", is_flag=True, help="Its keys may use every model that a backend runs itself.")
 @json_option
 @pass_session
 def create_tenant(
@@ -50,7 +50,19 @@ def list_tenants(session: Session, as_json: bool) -> None:
     if as_json:
         return print_json([_document(tenant) for tenant in tenants])
     return print_table(
-        ("tenant", "status", ">keys", ">rpm", ">tpm", ">concurrent", ">day", ">month", ">total", "models", "created"),
+        (
+            "tenant",
+            "status",
+            ">keys",
+            ">rpm",
+            ">tpm",
+            ">concurrent",
+            ">daily budget",
+            ">monthly",
+            ">total",
+            "models",
+            "created",
+        ),
         [_row(tenant) for tenant in tenants],
         empty="there are no tenants yet: neuronetz-gateway create-tenant --name NAME",
     )
@@ -96,5 +108,6 @@ def _row(tenant: Tenant) -> tuple[object, ...]:
     policy = tenant.policy
     limits = [policy[limit] or "default" for limit in ("rpm", "tpm", "concurrent")]
     budgets = [policy[budget] for budget in ("budget_day", "budget_month", "budget_total")]
-    models = "all" if policy["allow_all_models"] else policy["allowed_models"] or "none"
+    listed = policy["allowed_models"] or []
+    models = ["all", *listed] if policy["allow_all_models"] else listed or "none"
     return tenant.name, tenant.status, tenant.keys, *limits, *budgets, models, tenant.created_at

@@ -21,7 +21,13 @@ _COUNTS = ("requests", "input_tokens", "output_tokens")
 @click.option("--tenant", type=Name(), help="Only this tenant.")
 @click.option("--prefix", type=Prefix(), help="Only this key.")
 @click.option("--since", type=Moment(ahead=False), default="30d", show_default=True, help="A duration or a date.")
-@click.option("--by", type=click.Choice([each.value for each in GroupBy]), default="day", show_default=True)
+@click.option(
+    "--by",
+    type=click.Choice([each.value for each in GroupBy]),
+    default="day",
+    show_default=True,
+    help="One row for each.",
+)
 @click.option("--plot", is_flag=True, help="Draw the tokens as bars.")
 @json_option
 @pass_session

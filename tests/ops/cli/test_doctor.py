@@ -101,5 +101,5 @@ def test_settings_that_are_wrong_are_the_only_finding(tmp_path: Path) -> None:
 
 
 def test_without_a_catalog_there_are_no_models_to_list(operator: Operator) -> None:
-    assert "Redis did not answer" in operator.fails("list-models")
+    assert "Redis does not answer" in operator.fails("list-models")
     assert "there is no tenant named nobody" in operator.fails("list-models", "--tenant", "nobody")

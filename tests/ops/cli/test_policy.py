@@ -24,6 +24,12 @@ def test_limits_of_a_tenant_change_and_go_back_to_the_default(acme: Operator) ->
     assert acme.reads("set-limits", "--tenant", "Acme", "--rpm", "INHERIT")["rpm"] is None
 
 
+def test_what_a_tenant_has_no_limit_of_its_own_for_is_the_default(acme: Operator) -> None:
+    assert acme.does("set-limits", "--tenant", "acme", "--tpm", "500") == (
+        "the tenant acme now has rpm 10, tpm 500, concurrent default\n"
+    )
+
+
 def test_limits_of_a_key_are_its_own(acme: Operator, prefix: str) -> None:
     assert acme.does("set-limits", "--prefix", prefix, "--rpm", "1000", "--tpm", "inherit") == (
         f"the key {prefix} now has rpm 1,000, tpm inherited, concurrent inherited\n"
@@ -48,7 +54,9 @@ def test_a_list_of_models_allows_these_and_no_others(acme: Operator) -> None:
 
 def test_allowing_all_and_no_longer_keeps_the_list(acme: Operator) -> None:
     acme.does("set-models", "--tenant", "acme", "--models", "a:x")
-    assert acme.does("set-models", "--tenant", "acme", "--allow-all") == "the tenant acme now has all models\n"
+    assert acme.does("set-models", "--tenant", "acme", "--allow-all") == (
+        "the tenant acme now has all models, and a:x by name\n"
+    )
     assert acme.does("set-models", "--tenant", "acme", "--no-allow-all") == "the tenant acme now has the models a:x\n"
 
 
