@@ -79,13 +79,18 @@ async def get(
         return 0, ""
 
 
+async def envoy_answers(admin: str) -> bool:
+    """Whether an Envoy has its admin interface at `admin`, `HOST:PORT` or `unix:/path`."""
+    unix, base = _admin(admin)
+    return (await get(f"{base}/ready", unix=unix))[0] != 0
+
+
 def envoy_drain(admin: str, patience_s: float) -> Callable[[], Awaitable[None]]:
     """Lets Envoy refuse new connections and waits, at most `patience_s`, for the requests in flight.
 
     `admin` is `HOST:PORT` or `unix:/path`.
     """
-    unix = admin if admin.startswith("unix:") else None
-    base = "http://envoy" if unix else f"http://{admin}"
+    unix, base = _admin(admin)
 
     async def drain() -> None:
         await get(f"{base}/drain_listeners", unix=unix, method="POST")
@@ -98,3 +103,8 @@ def envoy_drain(admin: str, patience_s: float) -> Callable[[], Awaitable[None]]:
             await asyncio.sleep(0.1)
 
     return drain
+
+
+def _admin(listen: str) -> tuple[str | None, str]:
+    """The socket, if it is one, and the URL of Envoy's admin interface."""
+    return (listen, "http://envoy") if listen.startswith("unix:") else (None, f"http://{listen}")

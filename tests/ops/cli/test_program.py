@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from gateway import __version__
 from gateway.settings import Settings
@@ -32,6 +33,12 @@ def test_every_command_has_help(stranger: Operator, command: list[str], option: 
     assert "Usage: neuronetz-gateway" in stranger.does(*command, option)
 
 
+def test_the_help_shows_words_in_the_spelling_that_is_taken(stranger: Operator) -> None:
+    assert "N|inherit" in stranger.does("set-limits", "-h")
+    assert "90d|DATE" in stranger.does("create-key", "-h")
+    assert "24h" in stranger.does("rotate-key", "-h").split("[default")[0]
+
+
 def test_every_command_that_prints_data_takes_json() -> None:
     without = {"up", "demo", "run", "drain-envoy", "simulate-ollama"}
     context = cli.make_context("neuronetz-gateway", ["list-keys"])
@@ -47,6 +54,15 @@ def test_postgresql_that_is_away_is_one_sentence_without_the_password(stranger: 
     assert "cannot be reached" in sentence
     assert "s3cret" not in sentence
     assert "cannot be reached" in stranger.fails("migrate", "--json")
+
+
+def test_who_forgot_to_say_where_the_settings_are_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GATEWAY_ENV_FILE", raising=False)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://app@127.0.0.1:1/db")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, ["list-tenants"], prog_name="neuronetz-gateway")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "--env-file or GATEWAY_ENV_FILE" in result.stderr
 
 
 @pytest.mark.parametrize("url", ["mysql://app:s3cret@h/db", "postgresql://app:s3cret@[h/db", "s3cret"])
@@ -67,6 +83,11 @@ def test_an_env_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_command_is_wrong_usage(stranger: Operator) -> None:
     assert "create-tennant" in stranger.misuses("create-tennant")
+
+
+def test_an_envoy_that_is_away_cannot_be_drained(tmp_path: Path) -> None:
+    env = write_env(tmp_path / "env", "postgresql://h/db", ["ENVOY_ADMIN_LISTEN=127.0.0.1:1"])
+    assert "no Envoy answers at 127.0.0.1:1" in Operator(env).fails("drain-envoy")
 
 
 def test_a_database_without_the_schema_says_what_to_run_and_that_works(tmp_path: Path, empty_database_url: str) -> None:
