@@ -54,8 +54,7 @@ def _content(path: Path) -> bytes | None:
 
 async def _check_admin(settings: Settings) -> list[Check]:
     listen = settings.envoy_admin_listen
-    unix = listen if listen.startswith("unix:") else None
-    origin = f"http://{'envoy' if unix else listen}"
+    origin, unix = probes.place(listen)
     status, text = await probes.get(f"{origin}/ready", unix=unix, timeout_s=ANSWER_TIMEOUT_S)
     if status == 0:
         mend = f"envoy --config-path {settings.envoy_config_dir}/bootstrap.yaml; if it runs elsewhere, run doctor there"

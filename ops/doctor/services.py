@@ -47,9 +47,8 @@ async def _check_readiness(targets: list[str]) -> Check:
 
 async def _readyz(target: str) -> list[str] | None:
     """What a worker says is missing; None when it says nothing."""
-    unix = target if target.startswith("unix:") else None
-    url = f"http://{'authz' if unix else target}/readyz"
-    status, text = await probes.get(url, unix=unix, timeout_s=ANSWER_TIMEOUT_S)
+    origin, unix = probes.place(target)
+    status, text = await probes.get(f"{origin}/readyz", unix=unix, timeout_s=ANSWER_TIMEOUT_S)
     if status == 200:
         return []
     return [str(name) for name in json.loads(text)] if status == 503 else None

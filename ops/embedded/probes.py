@@ -81,7 +81,7 @@ async def get(
 
 async def envoy_answers(admin: str) -> bool:
     """Whether an Envoy has its admin interface at `admin`, `HOST:PORT` or `unix:/path`."""
-    unix, base = _admin(admin)
+    base, unix = place(admin)
     return (await get(f"{base}/ready", unix=unix))[0] != 0
 
 
@@ -90,7 +90,7 @@ def envoy_drain(admin: str, patience_s: float) -> Callable[[], Awaitable[None]]:
 
     `admin` is `HOST:PORT` or `unix:/path`.
     """
-    unix, base = _admin(admin)
+    base, unix = place(admin)
 
     async def drain() -> None:
         await get(f"{base}/drain_listeners", unix=unix, method="POST")
@@ -105,6 +105,6 @@ def envoy_drain(admin: str, patience_s: float) -> Callable[[], Awaitable[None]]:
     return drain
 
 
-def _admin(listen: str) -> tuple[str | None, str]:
-    """The socket, if it is one, and the URL of Envoy's admin interface."""
-    return (listen, "http://envoy") if listen.startswith("unix:") else (None, f"http://{listen}")
+def place(listen: str) -> tuple[str, str | None]:
+    """The origin of what listens on `HOST:PORT` or `unix:/path`, and the socket if it is one, as `get` takes them."""
+    return ("http://localhost", listen) if listen.startswith("unix:") else (f"http://{listen}", None)

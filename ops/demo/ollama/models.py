@@ -128,10 +128,6 @@ class Library:
         self.loaded = {key: entry for key, entry in self.loaded.items() if entry.expires_at > now}
         return list(self.loaded.values())
 
-    def is_loaded(self, model: Model) -> bool:
-        """Whether a request for it would not have to load it."""
-        return any(entry.model.name.key == model.name.key for entry in self.in_memory())
-
     def touch(self, model: Model, keep_alive_s: float | None, context_length: int) -> None:
         """Notes a use: loads it and sets when it leaves memory; negative is for ever, 0 at once, None the default."""
         if keep_alive_s == 0 or model.name.key not in self.installed:
