@@ -9,8 +9,17 @@ from typing import Literal
 
 import asyncpg
 
-from gateway.errors import Conflict, NotFound
-from gateway.stores.policies import Policy, PolicyChange, Subject, find_subject, find_tenant, policy_of, store_policy
+from gateway.errors import Conflict
+from gateway.stores.policies import (
+    Policy,
+    PolicyChange,
+    Subject,
+    find_subject,
+    find_tenant,
+    no_key,
+    policy_of,
+    store_policy,
+)
 from gateway.stores.postgres import Database, PooledConnection
 
 
@@ -61,7 +70,7 @@ class Accounts:
         async with self._database.transaction() as connection:
             tenant_id = await connection.fetchval(_CREATE_TENANT, name)
             if tenant_id is None:
-                raise Conflict(f"a tenant named {name} exists already")
+                raise Conflict(f"a tenant named {name} exists already; choose another name")
             await store_policy(connection, "tenant", tenant_id, policy)
             rows = await connection.fetch(_TENANTS, tenant_id)
         return _tenant(rows[0])
@@ -208,7 +217,7 @@ FROM gateway.key_limits WHERE key_id = $1
 async def _locked_key(connection: PooledConnection, prefix: str) -> asyncpg.Record:
     row = await connection.fetchrow(_LOCK_KEY, prefix)
     if row is None:
-        raise NotFound(f"there is no key with the prefix {prefix}")
+        raise no_key(prefix)
     return row
 
 

@@ -49,8 +49,13 @@ async def find_subject(connection: PooledConnection, subject: Subject) -> int:
         return await find_tenant(connection, subject.name)
     key_id = await connection.fetchval("SELECT id FROM gateway.api_keys WHERE prefix = $1", subject.name)
     if key_id is None:
-        raise NotFound(f"there is no key with the prefix {subject.name}")
+        raise no_key(subject.name)
     return int(key_id)
+
+
+def no_key(prefix: str) -> NotFound:
+    """What is raised where no key has that prefix."""
+    return NotFound(f"there is no key with the prefix {prefix}; `list-keys` shows those there are")
 
 
 async def find_tenant(connection: PooledConnection, name: str) -> int:
@@ -60,7 +65,8 @@ async def find_tenant(connection: PooledConnection, name: str) -> int:
         return int(tenant_id)
     names = {row["name"].lower(): row["name"] for row in await connection.fetch("SELECT name FROM gateway.tenants")}
     near = get_close_matches(name.lower(), names, n=1)
-    raise NotFound(f"there is no tenant named {name}" + (f"; did you mean {names[near[0]]}?" if near else ""))
+    hint = f"did you mean {names[near[0]]}?" if near else "`list-tenants` shows those there are"
+    raise NotFound(f"there is no tenant named {name}; {hint}")
 
 
 async def store_policy(

@@ -14,10 +14,10 @@ from gateway.settings import default_env_file
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, text
-from ops.doctor.check import Check, failed
+from ops.doctor.check import Check, Status, failed
 from ops.doctor.examination import examine
 
-_COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
+_COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
 @click.command("doctor")
@@ -50,4 +50,4 @@ def _print(checks: list[Check]) -> None:
         status = click.style(f"{check.status:<7}", fg=_COLOURS[check.status])
         click.echo(f"{status}  {check.name:<{width}}  {text(check.detail)}{mend}")
     counted = Counter(check.status for check in checks)
-    click.echo(f"{counted['ok']} ok, {counted['warning']} warnings, {counted['failed']} failed")
+    click.echo(", ".join(f"{counted[status]} {status}" for status in _COLOURS))

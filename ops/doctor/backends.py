@@ -86,7 +86,7 @@ async def check_catalog(settings: Settings) -> list[Check]:
 def judge_catalog(settings: Settings, snapshot: Snapshot, catalog: Catalog) -> list[Check]:
     """What a snapshot says about control and the backends."""
     age_s = max(0.0, settings.model_discovery_cache_ttl_s - snapshot.ttl_s)
-    detail = f"{len(catalog.models)} models of {len(catalog.backends)} backends, {age_s:.0f} s old"
+    detail = f"{age_s:.0f} s old; models: {len(catalog.models)}, backends: {len(catalog.backends)}"
     checks = [
         ok(_CATALOG, detail)
         if age_s < 2 * settings.model_discovery_refresh_s

@@ -31,7 +31,7 @@ async def test_names_keep_their_case_and_are_unique_without_it(accounts: Account
 async def test_an_unknown_tenant_is_answered_with_a_near_one(accounts: Accounts) -> None:
     with pytest.raises(NotFound, match=r"no tenant named acne; did you mean Acme\?"):
         await accounts.keys("acne")
-    with pytest.raises(NotFound, match=r"no tenant named zzz$"):
+    with pytest.raises(NotFound, match=r"no tenant named zzz; `list-tenants` shows those there are$"):
         await accounts.set_tenant_enabled("zzz", True)
 
 
