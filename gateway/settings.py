@@ -66,11 +66,27 @@ def _postgres(value: SecretStr) -> SecretStr:
     return SecretStr(url)
 
 
+def _role(value: str) -> str:
+    if len(value.encode()) > 63 or "\0" in value:
+        raise ValueError("expected the name of a PostgreSQL role, of at most 63 bytes")
+    return value
+
+
+def _password(value: SecretStr) -> SecretStr:
+    # Any other is normalized by each client in its own way.
+    text = value.get_secret_value()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("expected printable ASCII characters")
+    return value
+
+
 Address = Annotated[str, AfterValidator(_listen)]
 OptionalAddress = Annotated[Address | None, BeforeValidator(_empty_is_none)]
 OptionalFile = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
 OptionalPostgresUrl = Annotated[PostgresUrl | None, BeforeValidator(_empty_is_none)]
+OptionalRole = Annotated[Annotated[str, AfterValidator(_role)] | None, BeforeValidator(_empty_is_none)]
+OptionalPassword = Annotated[Annotated[SecretStr, AfterValidator(_password)] | None, BeforeValidator(_empty_is_none)]
 Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
 # Envoy counts time-outs in whole milliseconds and refuses those of centuries; a year is as good as for ever.
 Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
@@ -119,6 +135,8 @@ class Settings(BaseSettings):
     database_url: PostgresUrl = SecretStr("postgresql://gateway@127.0.0.1:5432/gateway")
     database_listen_url: OptionalPostgresUrl = None
     database_report_url: OptionalPostgresUrl = None
+    database_service_role: OptionalRole = None
+    database_service_password: OptionalPassword = None
     database_statement_cache_size: NonNegativeInt = 100
     database_pool_size: PositiveInt = 10
     database_pool_overflow: NonNegativeInt = 20
@@ -290,6 +308,7 @@ SECRET_FIELDS = {
     "database_url",
     "database_listen_url",
     "database_report_url",
+    "database_service_password",
     "redis_url",
     "ollama_auth_token",
     "ollama_backends",

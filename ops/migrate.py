@@ -22,6 +22,7 @@ import migrations
 from gateway.errors import GatewayError
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, translated_errors
+from ops import service_role
 
 VERSION_SCHEMA = "gateway"
 TIMEOUT_S = 300.0
@@ -52,14 +53,18 @@ async def current_revision(database: Database) -> str | None:
 async def upgrade(settings: Settings, revision: str = "head") -> str:
     """Migrates up to `revision` and makes the audit partitions of the coming months. Returns the revision reached.
 
-    Safe to run any number of times, also at once. Raises StoreUnavailable or MigrationFailed.
+    At the newest revision the role of DATABASE_SERVICE_ROLE gets its rights. Safe to run any number of times, also at
+    once. Raises StoreUnavailable, MigrationFailed or ServiceRoleRefused.
     """
+    role, password = settings.database_service_role, settings.database_service_password
 
     def steps(connection: Connection, config: Config) -> None:
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {VERSION_SCHEMA}"))
         command.upgrade(config, revision)
         if _current(connection) is not None:
             connection.execute(text(f"SELECT gateway.ensure_audit_partitions({AUDIT_MONTHS_AHEAD})"))
+        if role is not None and _current(connection) == head_revision():
+            service_role.provide(connection, role, password.get_secret_value() if password else None)
 
     return await _run(settings, steps)
 

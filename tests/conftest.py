@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -16,6 +17,7 @@ import pytest
 
 import migrations
 from ops.migrate import AUDIT_MONTHS_AHEAD
+from ops.service_role import statements
 from tests import servers
 
 # Needs a Docker engine; `make compose-test` runs it.
@@ -68,6 +70,34 @@ def database_url(shared_database_url: str) -> str:
     """The URL of a database with the schema and no rows; the schema may have served other tests."""
     asyncio.run(_clear(shared_database_url))
     return shared_database_url
+
+
+@pytest.fixture(scope="session")
+def service_role(shared_database_url: str) -> Iterator[Login]:
+    """A role without any right of its own, for the tests in turn."""
+    login = Login(f"t_{secrets.token_hex(6)}", secrets.token_hex(12))
+    asyncio.run(_run(shared_database_url, f"CREATE ROLE {login.role} LOGIN PASSWORD '{login.password}'"))
+    yield login
+    asyncio.run(_run(shared_database_url, f"DROP OWNED BY {login.role}; DROP ROLE {login.role}"))
+
+
+@pytest.fixture
+def service_database_url(database_url: str, service_role: Login) -> str:
+    """`database_url` for authz and meter: its login may do what they need and nothing else."""
+    asyncio.run(_run(database_url, ";".join(statements(service_role.role))))
+    return service_role.url(database_url)
+
+
+class Login(NamedTuple):
+    """A role and its password."""
+
+    role: str
+    password: str
+
+    def url(self, url: str) -> str:
+        """The same database, as this role."""
+        parts = urlsplit(url)
+        return urlunsplit(parts._replace(netloc=f"{self.role}:{self.password}@{parts.netloc.rpartition('@')[2]}"))
 
 
 _SCHEMA = f"""

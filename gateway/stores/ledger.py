@@ -47,6 +47,9 @@ _COLUMN_TYPES = {
     "response_bytes": "bigint",
     "user_agent": "text",
 }
+COLUMNS = tuple(_COLUMN_TYPES)
+"""The columns of an audit row that an entry fills."""
+
 _CASTS = {"outcome": "outcome::gateway.outcome", "usage_source": "usage_source::gateway.usage_source"}
 
 

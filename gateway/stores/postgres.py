@@ -179,6 +179,8 @@ def _sentence(error: Exception) -> str:
             return "PostgreSQL refused the login of DATABASE_URL"
         case asyncpg.InvalidCatalogNameError():
             return "the database that DATABASE_URL names does not exist"
+        case asyncpg.InsufficientPrivilegeError():
+            return "PostgreSQL does not let the login of DATABASE_URL do this (InsufficientPrivilegeError)"
         case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError() | asyncpg.UndefinedFunctionError():
             return "the database has no gateway schema yet: run `neuronetz-gateway migrate`"
         case OSError():

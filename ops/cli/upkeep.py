@@ -19,11 +19,13 @@ from ops.migrate import upgrade
 @json_option
 @pass_session
 def migrate(session: Session, as_json: bool) -> None:
-    """Bring the database schema to the newest revision. Safe to run at any time."""
+    """Bring the database schema to the newest revision, and give DATABASE_SERVICE_ROLE its rights. Safe at any time."""
     revision = asyncio.run(upgrade(session.settings))
+    role = session.settings.database_service_role
     if as_json:
-        return print_json({"revision": revision})
-    return click.echo(f"the database is at revision {revision}")
+        return print_json({"revision": revision, "service_role": role})
+    provided = f"; {role} may do what authz and meter need" if role else ""
+    return click.echo(f"the database is at revision {revision}{provided}")
 
 
 @click.command("prune")

@@ -33,6 +33,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
+@pytest.fixture
+async def prompt_log(service_database_url: str) -> AsyncIterator[PromptLog]:
+    opened = Database(Settings(database_url=SecretStr(service_database_url)))
+    yield PromptLog(opened)
+    await opened.close()
+
+
 def transcript(request_id: str, answer: bytes = b"yes", **granted: Any) -> Transcript:
     grant = grant_for(BY_NAME["chat"], request_id=request_id, admitted_at_ms=1_763_726_400_000)
     made = Transcript(replace(grant, **granted))
@@ -58,8 +65,8 @@ def test_a_long_answer_is_kept_in_part() -> None:
     assert record.response.endswith("x\N{REPLACEMENT CHARACTER}")
 
 
-async def test_transcripts_reach_postgresql_whatever_they_hold(database: Database) -> None:
-    log = Prompts(PromptLog(database), KEPT)
+async def test_transcripts_reach_postgresql_whatever_they_hold(database: Database, prompt_log: PromptLog) -> None:
+    log = Prompts(prompt_log, KEPT)
     writing = asyncio.create_task(log.run())
     for number in range(prompts.BATCH_MAX + 1):
         log.submit(transcript(f"p{number}", b"\x00\xff\xed\xa0\x80"), f"p{number}")

@@ -21,11 +21,13 @@ from gateway.stores.postgres import Database
 from gateway.stores.redis_connection import connect
 from gateway.values import Period
 from ops.embedded.binaries import POSTGRES_BIN, postgres_tree
+from tests.conftest import Login
 from tests.gateway.quota.builders import admitted, asks
 from tests.gateway.stores.rows import entry
 from tests.ops.cli.conftest import Operator, write_env
 from tests.redis_server import one_server
 
+ROLE = "service_of_the_backup"
 GUIDE = Path(__file__).parents[2] / "docs/operating.md"
 
 
@@ -57,6 +59,16 @@ async def create_database(server_url: str, name: str) -> str:
     return urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
 
 
+async def drop_role(*urls: str) -> None:
+    """As on a server that never knew the role; `urls` are all the databases in which it has rights."""
+    for url in urls:
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"DROP OWNED BY {ROLE}")
+        if url == urls[-1]:
+            await connection.execute(f"DROP ROLE {ROLE}")
+        await connection.close()
+
+
 async def record(url: str, *ids: str) -> None:
     """Writes ledger rows of the one key there is."""
     database = Database(Settings(database_url=SecretStr(url)))
@@ -86,18 +98,20 @@ async def counted(url: str, redis_url: str) -> int:
 def test_a_restored_backup_reports_the_same_and_its_counters_are_those_of_the_ledger(
     empty_database_url: str, postgres_url: str, tmp_path: Path
 ) -> None:
-    operator = Operator(write_env(tmp_path / "env", empty_database_url))
+    lines = (f"DATABASE_SERVICE_ROLE={ROLE}", "DATABASE_SERVICE_PASSWORD=chosen")
+    operator = Operator(write_env(tmp_path / "env", empty_database_url, lines))
     operator.does("migrate")
     operator.does("create-tenant", "--name", "acme", "--allow-all-models")
     operator.does("create-key", "--tenant", "acme", "--name", "laptop")
     operator.does("set-budget", "--tenant", "acme", "--total", "1000")
     asyncio.run(record(empty_database_url, "one", "two"))
     run(documented("pg_dump"), empty_database_url, tmp_path)
+    asyncio.run(drop_role(empty_database_url))
     usage, audit = operator.reads("show-usage"), operator.reads("show-audit")
     asyncio.run(record(empty_database_url, "after the backup"))
 
     restored_url = asyncio.run(create_database(postgres_url, "restored"))
-    restored = Operator(write_env(tmp_path / "restored", restored_url))
+    restored = Operator(write_env(tmp_path / "restored", restored_url, lines))
     restore(restored_url, tmp_path)
     assert restored.reads("migrate") == operator.reads("migrate")
     assert (restored.reads("show-usage"), restored.reads("show-audit")) == (usage, audit)
@@ -118,3 +132,6 @@ def test_a_restored_backup_reports_the_same_and_its_counters_are_those_of_the_le
         check=False,
     )
     assert refused.returncode != 0
+    # The role that authz and meter log in as was made anew, with its rights.
+    asyncio.run(record(Login(ROLE, "chosen").url(restored_url), "after the restore"))
+    asyncio.run(drop_role(empty_database_url, restored_url))

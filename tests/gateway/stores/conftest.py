@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import SecretStr
 
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
@@ -20,5 +21,13 @@ def settings(database_url: str) -> Settings:
 async def database(settings: Settings) -> AsyncIterator[Database]:
     """An open Database."""
     database = Database(settings)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def service_database(settings: Settings, service_database_url: str) -> AsyncIterator[Database]:
+    """The same one as authz and meter open it."""
+    database = Database(settings.model_copy(update={"database_url": SecretStr(service_database_url)}))
     yield database
     await database.close()

@@ -22,8 +22,8 @@ def accounts(database: Database) -> Accounts:
 
 
 @pytest.fixture
-def directory(database: Database) -> Directory:
-    return Directory(database, DEFAULTS)
+def directory(service_database: Database) -> Directory:
+    return Directory(service_database, DEFAULTS)
 
 
 async def _principal(accounts: Accounts, directory: Directory, tenant: PolicyChange, key: PolicyChange) -> Principal:

@@ -46,8 +46,8 @@ async def listening(database: Database) -> AsyncIterator[Heard]:
 
 
 @pytest.fixture
-async def heard(database: Database) -> AsyncIterator[Heard]:
-    async with listening(database) as heard:
+async def heard(service_database: Database) -> AsyncIterator[Heard]:
+    async with listening(service_database) as heard:
         await asyncio.wait_for(heard.feed.wait_connected(), 10)
         yield heard
 
@@ -105,9 +105,9 @@ async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
 
 
 async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
-    key: Key, heard: Heard, database: Database
+    key: Key, heard: Heard, database: Database, service_database: Database
 ) -> None:
-    directory = Directory(database, Limits(1, 1, 1))
+    directory = Directory(service_database, Limits(1, 1, 1))
     await directory.touch([key.id])
     await directory.store_hash(key.id, HASH, HASH.replace("t=1", "t=2"))
     await Accounts(database).set_tenant_enabled("acme", True)  # Heard after whatever the others would have caused.

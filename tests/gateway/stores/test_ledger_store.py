@@ -21,8 +21,8 @@ from tests.gateway.stores.rows import NOON, add_key, entry
 
 
 @pytest.fixture
-def ledger(database: Database) -> Ledger:
-    return Ledger(database)
+def ledger(service_database: Database) -> Ledger:
+    return Ledger(service_database)
 
 
 async def _sums(database: Database) -> dict[tuple[str, int, str, date], tuple[int, int, int]]:

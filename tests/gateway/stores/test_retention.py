@@ -131,9 +131,11 @@ async def test_more_expired_prompts_than_one_statement_deletes_all_go(database: 
     assert (await Retention(database).prune(LONG_AGO, datetime.now(UTC))).prompts == PROMPTS_PER_STATEMENT + 1
 
 
-async def test_a_prompt_that_is_recorded_twice_is_kept_once_and_never_shown(database: Database) -> None:
+async def test_a_prompt_that_is_recorded_twice_is_kept_once_and_never_shown(
+    database: Database, service_database: Database
+) -> None:
     record = _prompt("a", NOW)
-    await PromptLog(database).append([record, record])
+    await PromptLog(service_database).append([record, record])
     assert await database.fetchval("SELECT count(*) FROM gateway.prompt_log") == 1
     assert "why" not in repr(record)
 
