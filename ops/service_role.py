@@ -48,9 +48,7 @@ def provide(connection: Connection, role: str, password: str | None) -> None:
     """
     exists = connection.execute(_FIND, {"role": role}).scalar() is True
     if password is not None:
-        connection.exec_driver_sql(
-            f"{'ALTER' if exists else 'CREATE'} ROLE {quoted(role)} LOGIN PASSWORD '{scram_verifier(password)}'"
-        )
+        connection.exec_driver_sql(with_password(role, password, exists=exists))
     elif not exists:
         raise ServiceRoleRefused(
             f"DATABASE_SERVICE_ROLE: there is no role {role}; make it with CREATE ROLE … LOGIN, "
@@ -58,10 +56,10 @@ def provide(connection: Connection, role: str, password: str | None) -> None:
         )
     if connection.execute(_OPEN_TO_ALL).scalar():
         connection.exec_driver_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    if excess := connection.execute(_EXCESS, {"role": role}).scalars().first():
-        raise ServiceRoleRefused(f"DATABASE_SERVICE_ROLE: {role} {excess}; take that from it, or name another role")
     for statement in statements(role):
         connection.exec_driver_sql(statement)
+    if excess := connection.execute(_EXCESS, {"role": role}).scalars().first():
+        raise ServiceRoleRefused(f"DATABASE_SERVICE_ROLE: {role} {excess}; take that from it, or name another role")
 
 
 def statements(role: str) -> list[str]:
@@ -74,15 +72,20 @@ def statements(role: str) -> list[str]:
     ]
 
 
+def with_password(role: str, password: str, *, exists: bool) -> str:
+    """The statement that makes a role which can log in with a password, or changes one that `exists`. Pure."""
+    return f"{'ALTER' if exists else 'CREATE'} ROLE {quoted(role)} LOGIN PASSWORD '{scram_verifier(password)}'"
+
+
 def quoted(name: str) -> str:
     """The name as an identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def scram_verifier(password: str) -> str:
-    """What PostgreSQL keeps of an ASCII password (RFC 5802). Sent instead of it, because statements end up in logs."""
+    """What PostgreSQL keeps of a password in normal form (RFC 5802); sent instead of it, as statements get logged."""
     salt = secrets.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, _SCRAM_ITERATIONS)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ITERATIONS)
     stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")
     salt_64, stored_64, server_64 = (base64.b64encode(each).decode() for each in (salt, stored_key, server_key))
@@ -97,7 +100,7 @@ SELECT true FROM pg_namespace WHERE nspname = 'public' AND has_schema_privilege(
     AND pg_has_role(nspowner, 'USAGE')
 """)
 
-# Rights that are not granted on our schema, so that they would survive what is revoked there.
+# What the role may do besides, by itself or through another role or PUBLIC, of which nothing is revoked.
 _EXCESS = text("""
 SELECT right_name FROM pg_roles r, LATERAL (VALUES
     ('is a superuser', r.rolsuper),
@@ -109,10 +112,11 @@ SELECT right_name FROM pg_roles r, LATERAL (VALUES
     ('may read or write files of the server or run programs there',
         (SELECT bool_or(pg_has_role(r.oid, oid, 'MEMBER')) FROM pg_roles
             WHERE rolname IN ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'))),
-    ('may write to every table', pg_has_role(r.oid, 'pg_write_all_data', 'MEMBER')),
+    ('may change the audit log', has_any_column_privilege(r.oid, 'gateway.audit_log', 'UPDATE')
+        OR has_table_privilege(r.oid, 'gateway.audit_log', 'DELETE, TRUNCATE')),
     ('may create schemas', has_database_privilege(r.oid, current_database(), 'CREATE'))
 ) AS found (right_name, has) WHERE rolname = :role AND has
 UNION ALL
 SELECT format('may create objects in the schema %s', nspname) FROM pg_namespace, pg_roles r
-WHERE rolname = :role AND nspname <> 'gateway' AND has_schema_privilege(r.oid, pg_namespace.oid, 'CREATE')
+WHERE rolname = :role AND has_schema_privilege(r.oid, pg_namespace.oid, 'CREATE')
 """)

@@ -113,6 +113,8 @@ def decided(options: Options) -> set[str]:
         "DATABASE_URL",
         "DATABASE_LISTEN_URL",
         "DATABASE_REPORT_URL",
+        "DATABASE_SERVICE_ROLE",
+        "DATABASE_SERVICE_PASSWORD",
         "REDIS_URL",
         "AUTHZ_GRPC_LISTEN",
         "AUTHZ_HTTP_LISTEN",

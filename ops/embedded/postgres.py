@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: its cluster, its process and the gateway's role and database in it."""
+"""The embedded PostgreSQL: its cluster, its process and the gateway's roles and database in it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import asyncpg
@@ -15,9 +16,11 @@ from ops.embedded.binaries import POSTGRES_BIN
 from ops.embedded.child import Child, User
 from ops.embedded.errors import StackError
 from ops.embedded.state import State
+from ops.service_role import with_password
 
 HOST = "127.0.0.1"
 ROLE = DATABASE = "gateway"
+SERVICE_ROLE = "gateway_service"
 SUPERUSER = "postgres"
 SUPERUSER_SECRET = "postgres-superuser"  # noqa: S105 (a file's name)
 _TIMEOUT_S = 5.0
@@ -126,17 +129,14 @@ def forget_ended_server(state: State) -> None:
         lock.unlink(missing_ok=True)
 
 
-async def provision(state: State, port: int, password: str) -> None:
-    """Makes the gateway's role, which owns its database and is nothing more, with `password`. Idempotent."""
+async def provision(state: State, port: int, passwords: Mapping[str, str]) -> None:
+    """Makes the roles with these passwords, and the database that ROLE owns. None is anything more. Idempotent."""
     connection = await _connect(SUPERUSER, state.secret(SUPERUSER_SECRET), port, SUPERUSER)
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", ROLE):
-                await connection.execute(f"CREATE ROLE {ROLE} LOGIN")
-            # Only literals are possible here, so the server itself quotes the password into one.
-            await connection.execute(
-                await connection.fetchval(f"SELECT format('ALTER ROLE {ROLE} PASSWORD %L', $1::text)", password)
-            )
+            for role, password in passwords.items():
+                exists = await connection.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", role)
+                await connection.execute(with_password(role, password, exists=bool(exists)))
             if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
                 await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
     finally:

@@ -36,17 +36,19 @@ def python_service(
     )
 
 
-def workers(settings: Settings, state: State, sockets: Sockets, env: Mapping[str, str]) -> list[Child]:
-    """Every authz and meter worker on sockets of its own, and control."""
+def workers(
+    settings: Settings, state: State, sockets: Sockets, env: Mapping[str, str], service_env: Mapping[str, str]
+) -> list[Child]:
+    """Every authz and meter worker on sockets of its own with `service_env` on top of `env`, and control."""
     grace_s = settings.gateway_shutdown_grace_s + _CLOSING_S
     children = []
     for number in range(sockets.workers):
         grpc, http, meter = sockets.authz_grpc(number), sockets.authz_http(number), sockets.meter_grpc(number)
-        listen = {**env, "AUTHZ_GRPC_LISTEN": grpc, "AUTHZ_HTTP_LISTEN": http}
+        listen = {**env, **service_env, "AUTHZ_GRPC_LISTEN": grpc, "AUTHZ_HTTP_LISTEN": http}
         children.append(
             python_service(f"authz-{number}", ("authz",), state, listen, probes.accepts(grpc, http), grace_s)
         )
-        listen = {**env, "METER_GRPC_LISTEN": meter}
+        listen = {**env, **service_env, "METER_GRPC_LISTEN": meter}
         children.append(python_service(f"meter-{number}", ("meter",), state, listen, probes.accepts(meter), grace_s))
     return [*children, python_service("control", ("ops.control",), state, env, probes.always(), grace_s)]
 

@@ -101,7 +101,7 @@ async def _start(options: Options, state: State, supervisor: Supervisor, progres
     progress.step("Starting authz, meter and control")
     envoy_files.write(settings, state.envoy)
     await supervisor.start(*extra(state, env))
-    await supervisor.start(*services.workers(settings, state, sockets, env))
+    await supervisor.start(*services.workers(settings, state, sockets, env, at.service_env()))
     progress.step("Starting Envoy" if tls is None else "Starting Envoy and Caddy")
     # One stage, so that both stop taking requests at the same moment and wait for the same streams.
     edge = [services.envoy(settings, state, sockets)]

@@ -28,19 +28,27 @@ class Address:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Both stores, and the lines of the env file that say so."""
+    """Both stores, and the settings that say so. `service_password` is that of authz and meter for PostgreSQL."""
 
     postgres: Address
     redis: Address
+    service_password: str
 
     def env(self) -> dict[str, str]:
-        """DATABASE_URL and REDIS_URL."""
-        database, redis = self.postgres, self.redis
-        login = f"{postgres.ROLE}:{quote(database.password, safe='')}"
+        """The lines of the env file."""
         return {
-            "DATABASE_URL": f"postgresql://{login}@{postgres.HOST}:{database.port}/{postgres.DATABASE}",
-            "REDIS_URL": f"redis://:{quote(redis.password, safe='')}@{redis_server.HOST}:{redis.port}/0",
+            "DATABASE_URL": self._database_url(postgres.ROLE, self.postgres.password),
+            "DATABASE_SERVICE_ROLE": postgres.SERVICE_ROLE,
+            "REDIS_URL": f"redis://:{quote(self.redis.password, safe='')}@{redis_server.HOST}:{self.redis.port}/0",
         }
+
+    def service_env(self) -> dict[str, str]:
+        """What authz and meter have instead."""
+        return {"DATABASE_URL": self._database_url(postgres.SERVICE_ROLE, self.service_password)}
+
+    def _database_url(self, role: str, password: str) -> str:
+        login = f"{role}:{quote(password, safe='')}"
+        return f"postgresql://{login}@{postgres.HOST}:{self.postgres.port}/{postgres.DATABASE}"
 
 
 def addresses(state: State) -> Addresses:
@@ -49,13 +57,14 @@ def addresses(state: State) -> Addresses:
     return Addresses(
         postgres=_address("DATABASE_URL", known, postgres.HOST),
         redis=_address("REDIS_URL", known, redis_server.HOST),
+        service_password=state.secret("postgres-service"),
     )
 
 
 async def start(
     supervisor: Supervisor, state: State, at: Addresses, *, redis_program: Path | None = None, durable: bool = True
 ) -> None:
-    """Starts both stores and makes the gateway's role and database; raises StackError or ChildFailed."""
+    """Starts both stores and makes the gateway's roles and database; raises StackError or ChildFailed."""
     redis_child = redis_server.child(
         binaries.redis(redis_program), state, at.redis.port, at.redis.password, durable=durable
     )
@@ -67,14 +76,16 @@ async def start(
         postgres.child(tree, state, user, at.postgres.port, durable=durable),
         redis_child,
     )
-    await postgres.provision(state, at.postgres.port, at.postgres.password)
+    passwords = {postgres.ROLE: at.postgres.password, postgres.SERVICE_ROLE: at.service_password}
+    await postgres.provision(state, at.postgres.port, passwords)
 
 
 @contextlib.asynccontextmanager
 async def running(directory: Path, *, durable: bool = True) -> AsyncIterator[dict[str, str]]:
     """Both stores alone, with their state below `directory`, for as long as the context lasts.
 
-    Gives DATABASE_URL (an empty database that its role owns) and REDIS_URL, which stand in `directory/.env` too.
+    Gives DATABASE_URL (an empty database that its role owns) and REDIS_URL, which stand in `directory/.env` too, and
+    the role that `migrate` provides for authz and meter.
     Must be entered in the main thread. Raises StackError.
     """
     with open_state(directory) as state:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from gateway.keys import generate
+from gateway.settings import load
 from tests.e2e.books import row_of
 from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN, REQUEST_ID_HEADER
 from tests.e2e.stack import Simulator, Stack, eventually, listening
@@ -194,6 +197,16 @@ def test_only_loopback_listens(stack: Stack) -> None:
     addresses = listening(stack.pids(""))
     assert f"127.0.0.1:{stack.url.rpartition(':')[2]}" in addresses
     assert all(address.startswith("127.0.0.1:") for address in addresses), addresses
+
+
+def test_authz_and_meter_do_not_log_in_as_the_owner_of_the_tables(stack: Stack, key: str) -> None:
+    row_of(stack, chat(stack, key).headers["x-request-id"])
+    for name, role in (("authz", "gateway_service"), ("meter", "gateway_service"), ("control", None)):
+        for pid in stack.pids(name):
+            environ = dict(each.partition("=")[::2] for each in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+            assert urlsplit(environ.get("DATABASE_URL", "")).username == role
+    settings = load(Path(stack.ready["env_file"]))
+    assert urlsplit(settings.database_url.get_secret_value()).username == "gateway"
 
 
 def test_the_playground_is_there_only_when_it_is_enabled(stack: Stack) -> None:

@@ -265,7 +265,7 @@ async def test_a_role_that_is_not_there_is_one_sentence_and_changes_nothing(empt
             "REVOKE pg_execute_server_program FROM {role}",
             "may read or write files of the server or run programs there",
         ),
-        ("GRANT pg_write_all_data TO {role}", "REVOKE pg_write_all_data FROM {role}", "may write to every table"),
+        ("GRANT pg_write_all_data TO {role}", "REVOKE pg_write_all_data FROM {role}", "may change the audit log"),
         (
             "GRANT CREATE ON SCHEMA public TO {role}",
             "REVOKE CREATE ON SCHEMA public FROM {role}",
@@ -285,6 +285,14 @@ async def test_a_role_that_may_do_more_elsewhere_is_refused_and_keeps_its_passwo
         await execute(empty_database_url, take.format(**names))
     await logs_in(empty_database_url, service_role.role, service_role.password)
     assert not await value(empty_database_url, "SELECT to_regnamespace('gateway') IS NOT NULL")
+
+
+async def test_what_everybody_may_do_counts_too(empty_database_url: str, service_role: Login) -> None:
+    settings = settings_of(empty_database_url, service_role.role)
+    await upgrade(settings)
+    await execute(empty_database_url, "GRANT UPDATE (output_tokens) ON gateway.audit_log TO PUBLIC")
+    with pytest.raises(ServiceRoleRefused, match="may change the audit log"):
+        await upgrade(settings)
 
 
 async def test_the_login_that_migrates_cannot_be_the_service_role(empty_database_url: str) -> None:

@@ -15,7 +15,7 @@ from ops.embedded.options import HostPort, Options
 from ops.embedded.state import State, open_state
 from ops.embedded.stores import Address, Addresses
 
-STORES = Addresses(postgres=Address(20001, "p/w d"), redis=Address(20002, "x@y"))
+STORES = Addresses(postgres=Address(20001, "p/w d"), redis=Address(20002, "x@y"), service_password="s/w d")
 LISTEN = HostPort("127.0.0.1", 20003)
 
 
@@ -30,6 +30,9 @@ def test_the_services_read_what_up_wrote(tmp_path: Path) -> None:
         _write(state, backends=(("one", "http://127.0.0.1:1"), ("two", "https://two.example")))
         settings = load(state.env_file)
     assert settings.database_url.get_secret_value() == "postgresql://gateway:p%2Fw%20d@127.0.0.1:20001/gateway"
+    assert settings.database_service_role == "gateway_service"
+    service_url = "postgresql://gateway_service:s%2Fw%20d@127.0.0.1:20001/gateway"
+    assert STORES.service_env() == {"DATABASE_URL": service_url}
     assert settings.redis_url.get_secret_value() == "redis://:x%40y@127.0.0.1:20002/0"
     assert (settings.gateway_bind_host, settings.gateway_bind_port) == ("127.0.0.1", 20003)
     assert [(backend.name, backend.base_url) for backend in settings.backends] == [
