@@ -25,8 +25,22 @@ GATEWAY_UID = 10001
 POSTGRES_UID = 999
 REDIS_MEMORY_MIB = 384
 
-# Compose runs these servers itself, so it decides how they are reached.
-_DECIDED = {"DATABASE_URL", "REDIS_URL"}
+# What authz and meter log in to PostgreSQL as; `migrate` makes it.
+SERVICE_ROLE = "gateway_service"
+
+# Compose runs these servers itself, so it decides how they are reached, and as whom.
+_DECIDED = {"DATABASE_URL", "DATABASE_SERVICE_ROLE", "DATABASE_SERVICE_PASSWORD", "REDIS_URL"}
+# Logins that an operator adds are those of the owner, and not for the services.
+_OWNERS = {"DATABASE_LISTEN_URL", "DATABASE_REPORT_URL"}
+
+
+@dataclass(frozen=True)
+class Passwords:
+    """Of PostgreSQL's owner, of the role that authz and meter log in as, and of Redis."""
+
+    postgres: str
+    service: str
+    redis: str
 
 
 @dataclass(frozen=True)
@@ -38,23 +52,30 @@ class Placed:
     text: str
 
 
-def placements(
-    given: Mapping[str, str], postgres_password: str, redis_password: str, user: str, database: str
-) -> list[Placed]:
+def placements(given: Mapping[str, str], passwords: Passwords, user: str, database: str) -> list[Placed]:
     """The files that follow from the operator's env file. Pure."""
     names = {name.upper() for name in Settings.model_fields} - _DECIDED
     settings = {name: value for name, value in given.items() if name.upper() in names}
-    settings["DATABASE_URL"] = (
-        f"postgresql://{quote(user)}:{quote(postgres_password, safe='')}@postgres:5432/{database}"
-    )
-    settings["REDIS_URL"] = f"redis://:{quote(redis_password, safe='')}@redis:6379/0"
+    settings["REDIS_URL"] = f"redis://:{quote(passwords.redis, safe='')}@redis:6379/0"
+    service = {name: value for name, value in without_backend_tokens(settings).items() if name.upper() not in _OWNERS}
+    service["DATABASE_URL"] = _database_url(SERVICE_ROLE, passwords.service, database)
+    settings["DATABASE_URL"] = _database_url(user, passwords.postgres, database)
+    settings["DATABASE_SERVICE_ROLE"] = SERVICE_ROLE
+    migrate = {**without_backend_tokens(settings), "DATABASE_SERVICE_PASSWORD": passwords.service}
     return [
-        Placed("gateway/gateway.env", GATEWAY_UID, _lines(without_backend_tokens(settings))),
+        # Workers of an earlier version, which know no service role, still read this one while they are replaced.
+        Placed("gateway/gateway.env", GATEWAY_UID, _lines(migrate)),
+        Placed("service/gateway.env", GATEWAY_UID, _lines(service)),
+        Placed("service/postgres-password", GATEWAY_UID, passwords.service),
         Placed("control/gateway.env", GATEWAY_UID, _lines(settings)),
-        Placed("postgres/password", POSTGRES_UID, postgres_password),
-        Placed("redis/password", GATEWAY_UID, redis_password),
-        Placed("redis/redis.conf", GATEWAY_UID, _redis_conf(redis_password)),
+        Placed("postgres/password", POSTGRES_UID, passwords.postgres),
+        Placed("redis/password", GATEWAY_UID, passwords.redis),
+        Placed("redis/redis.conf", GATEWAY_UID, _redis_conf(passwords.redis)),
     ]
+
+
+def _database_url(user: str, password: str, database: str) -> str:
+    return f"postgresql://{quote(user)}:{quote(password, safe='')}@postgres:5432/{database}"
 
 
 def without_backend_tokens(settings: Mapping[str, str]) -> dict[str, str]:
@@ -101,9 +122,12 @@ def _place(volumes: Path, placed: Placed) -> None:
 def prepare(source: Path, volumes: Path, user: str, database: str) -> None:
     """Writes the files (0600, each its service's own) and gives every volume to its service."""
     given = env_file.read(source)
-    postgres_password = _password(given.get("POSTGRES_PASSWORD"), volumes / "postgres/password")
-    redis_password = _password(None, volumes / "redis/password")
-    for placed in placements(given, postgres_password, redis_password, user, database):
+    passwords = Passwords(
+        postgres=_password(given.get("POSTGRES_PASSWORD"), volumes / "postgres/password"),
+        service=_password(None, volumes / "service/postgres-password"),
+        redis=_password(None, volumes / "redis/password"),
+    )
+    for placed in placements(given, passwords, user, database):
         _place(volumes, placed)
     for volume in volumes.iterdir():
         uid = POSTGRES_UID if volume.name == "postgres" else GATEWAY_UID

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ops.compose.prepare import SERVICE_ROLE
 from tests.compose import project as compose
 from tests.compose.load import answered
 from tests.compose.project import Project, run
@@ -23,7 +24,10 @@ def images() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def former(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """An earlier installation: its volumes hold a tenant and a model, and nothing of it runs any more."""
+    """An earlier installation: its volumes hold a tenant and a model, and nothing of it runs any more.
+
+    Its PostgreSQL knows the owner of the tables and no service role.
+    """
     settings = {"POSTGRES_PASSWORD": f'"{POSTGRES_PASSWORD}"'}
     former = Project(f"{PROJECT}-former", tmp_path_factory.mktemp("former"), settings)
     former.down()
@@ -32,6 +36,7 @@ def former(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     try:
         former.compose("run", "--rm", "--quiet-pull", "migrate", "migrate")
         former.compose("run", "--rm", "migrate", "create-tenant", "--name", "adopted", "--allow-all-models")
+        former.sql(f"DROP OWNED BY {SERVICE_ROLE}; DROP ROLE {SERVICE_ROLE}")
         former.compose("run", "--rm", "--no-deps", "ollama", "pull", "adopted-model")
         former.compose("down", "--timeout", "30")
         yield former

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ops.compose.prepare import SERVICE_ROLE
 from tests.compose.conftest import BACKEND_TOKEN, POSTGRES_PASSWORD
 from tests.compose.load import MODEL, answered, chat, load
 from tests.compose.project import ROOT, SERVICES, Project, eventually, run
@@ -118,7 +119,9 @@ def test_a_container_has_no_privileges_and_nothing_to_write_to(project: Project,
 
 def test_no_secret_shows_in_what_the_engine_tells(project: Project, key: str) -> None:
     redis_password = project.execute("redis", "cat", "/run/secrets/redis/password").strip()
-    secrets = [POSTGRES_PASSWORD, POSTGRES_PASSWORD.partition("$")[0], BACKEND_TOKEN, redis_password, key]
+    service_password = project.execute("authz", "cat", "/run/gateway/postgres-password").strip()
+    passwords = [POSTGRES_PASSWORD, POSTGRES_PASSWORD.partition("$")[0], service_password, redis_password]
+    secrets = [*passwords, BACKEND_TOKEN, key]
     ids = project.compose("ps", "-a", "-q").split()
     told = [
         run("docker", "inspect", *ids),
@@ -136,6 +139,44 @@ def test_no_secret_shows_in_what_the_engine_tells(project: Project, key: str) ->
 def test_authz_and_meter_never_see_a_backends_token(project: Project) -> None:
     for service, seen in (("authz", False), ("meter", False), ("control", True)):
         assert (BACKEND_TOKEN in project.execute(service, "cat", "/run/gateway/gateway.env")) is seen
+
+
+@pytest.mark.parametrize("service", ["authz", "meter"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE gateway.audit_log SET output_tokens = 0",
+        "DELETE FROM gateway.audit_log",
+        "TRUNCATE gateway.audit_log",
+        "CREATE TABLE public.mine (n int)",
+        "COPY gateway.tenants TO PROGRAM 'true'",
+        "SELECT * FROM pg_authid",
+    ],
+)
+def test_what_authz_and_meter_know_of_postgresql_lets_nobody_rewrite_or_run_anything(
+    project: Project, service: str, statement: str
+) -> None:
+    said = project.execute(service, "python", "-P", "-c", _AS_THE_SERVICE, statement)
+    assert said.split() == [SERVICE_ROLE, "InsufficientPrivilegeError"]
+    assert POSTGRES_PASSWORD not in project.execute(service, "sh", "-c", "cat /run/gateway/*")
+
+
+# Executes a statement with the login that the service has, and prints whose that is and what came of it.
+_AS_THE_SERVICE = """
+import asyncio, sys, asyncpg
+from gateway.settings import load
+
+async def main():
+    connection = await asyncpg.connect(load().database_url.get_secret_value())
+    print(await connection.fetchval("SELECT user"))
+    try:
+        await connection.execute(sys.argv[1])
+        print("done")
+    except asyncpg.PostgresError as error:
+        print(type(error).__name__)
+
+asyncio.run(main())
+"""
 
 
 def test_answers_carry_the_security_headers_and_name_no_server(project: Project, key: str) -> None:
@@ -285,7 +326,18 @@ def test_a_backup_restores_keys_policy_and_books_on_an_empty_server(project: Pro
     try:
         restored.compose("up", "-d", "--wait", "--no-build", "postgres")
         restored.compose(
-            "exec", "-T", "postgres", "pg_restore", "-h", "127.0.0.1", "-U", "gateway", "-d", "gateway", stdin=backup
+            "exec",
+            "-T",
+            "postgres",
+            "pg_restore",
+            "--no-privileges",
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "gateway",
+            "-d",
+            "gateway",
+            stdin=backup,
         )
         restored.compose("run", "--rm", "--no-deps", "ollama", "pull", "adopted-model")
         restored.up()

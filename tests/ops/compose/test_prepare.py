@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from pydantic import SecretStr
@@ -11,7 +12,7 @@ from pydantic import SecretStr
 from gateway.settings import Settings, load
 from ops.compose import prepare
 
-VOLUMES = ("gateway", "control", "postgres", "redis", "redis-data")
+VOLUMES = ("gateway", "service", "control", "postgres", "redis", "redis-data")
 
 
 @pytest.fixture
@@ -39,8 +40,10 @@ def test_passwords_are_made_once_and_kept(volumes: Path) -> None:
     first = {path: path.read_text() for path in volumes.rglob("*") if path.is_file()}
     run(volumes, "")
     assert {path: path.read_text() for path in volumes.rglob("*") if path.is_file()} == first
-    made = {(volumes / name / "password").read_text() for name in ("postgres", "redis")}
-    assert len(made) == 2
+    made = {
+        (volumes / name).read_text() for name in ("postgres/password", "redis/password", "service/postgres-password")
+    }
+    assert len(made) == 3
     assert all(len(password) >= 32 for password in made)
 
 
@@ -61,8 +64,6 @@ def test_a_chosen_password_reaches_postgres_and_the_services_alike(volumes: Path
 
 
 def prepare_unquoted(url: str) -> str:
-    from urllib.parse import unquote, urlsplit
-
     return unquote(urlsplit(url).password or "")
 
 
@@ -81,14 +82,32 @@ def test_a_changed_setting_changes_the_file_and_no_password(volumes: Path) -> No
     run(volumes, "DEFAULT_RPM=8\n")
     assert settings(volumes, "gateway").default_rpm == 8
     assert (volumes / "redis/password").read_text() == password
-    assert password in settings(volumes, "gateway").redis_url.get_secret_value()
+    assert password in settings(volumes, "service").redis_url.get_secret_value()
+
+
+def test_authz_and_meter_log_in_as_the_role_that_migrate_makes_and_know_no_other_login(volumes: Path) -> None:
+    run(
+        volumes,
+        "POSTGRES_PASSWORD=0wner\nDATABASE_LISTEN_URL=postgresql://gateway:0wner@postgres/gateway\nDEFAULT_RPM=7\n",
+    )
+    login = urlsplit(settings(volumes, "service").database_url.get_secret_value())
+    migrate = settings(volumes, "gateway")
+    assert migrate.database_service_password is not None
+    made = (migrate.database_service_role, migrate.database_service_password.get_secret_value())
+    assert (login.username, login.password) == made == (prepare.SERVICE_ROLE, made[1])
+    assert settings(volumes, "service").default_rpm == 7
+    assert all("0wner" not in path.read_text() for path in (volumes / "service").iterdir())
+    control = settings(volumes, "control")
+    assert (control.database_service_role, control.database_service_password) == (prepare.SERVICE_ROLE, None)
+    for owner in (control, migrate):
+        assert urlsplit(owner.database_url.get_secret_value()).username == "gateway"
 
 
 def test_only_control_gets_the_tokens_of_backends(volumes: Path) -> None:
     backends = json.dumps([{"name": "far", "base_url": "https://far.example", "auth_token": "s3cret", "weight": 2}])
     run(volumes, f"OLLAMA_BACKENDS='{backends}'\nOLLAMA_AUTH_TOKEN=other-s3cret\n")
-    assert "s3cret" not in (volumes / "gateway/gateway.env").read_text()
-    (seen,) = settings(volumes, "gateway").backends
+    assert [name for name in ("gateway", "service") if "s3cret" in (volumes / name / "gateway.env").read_text()] == []
+    (seen,) = settings(volumes, "service").backends
     assert (seen.name, seen.weight, seen.auth_token) == ("far", 2, None)
     (whole,) = settings(volumes, "control").backends
     assert whole.auth_token == SecretStr("s3cret")
@@ -96,5 +115,5 @@ def test_only_control_gets_the_tokens_of_backends(volumes: Path) -> None:
 
 def test_a_list_of_backends_that_cannot_be_read_is_reported_by_control_and_leaks_nowhere(volumes: Path) -> None:
     run(volumes, 'OLLAMA_BACKENDS=\'[{"auth_token":"s3cret"\'\n')
-    assert "s3cret" not in (volumes / "gateway/gateway.env").read_text()
+    assert [name for name in ("gateway", "service") if "s3cret" in (volumes / name / "gateway.env").read_text()] == []
     assert "s3cret" in (volumes / "control/gateway.env").read_text()
