@@ -122,6 +122,18 @@ def test_secrets_and_what_the_chart_decides_cannot_be_set_as_values(manifests: l
     assert refused == {name.upper() for name in SECRET_FIELDS} | decided - set(VALUES["settings"])
 
 
+def test_a_second_secret_is_for_authz_and_meter_alone() -> None:
+    def secrets_of(values: dict[str, Any]) -> dict[str, str]:
+        specs = pod_specs(rendered(values)).items()
+        named = {name: [each for each in spec["volumes"] if each["name"] == "secret"] for name, spec in specs}
+        return {name.rpartition("-")[2]: volume["secret"]["secretName"] for name, (volume,) in named.items()}
+
+    owner = VALUES["existingSecret"]
+    assert secrets_of(VALUES) == dict.fromkeys(("authz", "meter", "envoy", "migrate"), owner)
+    with_second = secrets_of({**VALUES, "serviceSecret": "service"})
+    assert with_second == {"authz": "service", "meter": "service", "envoy": owner, "migrate": owner}
+
+
 def test_no_image_floats_and_no_secret_is_in_the_environment(manifests: list[Manifest]) -> None:
     images = {each["image"] for each in containers(manifests)}
     assert images == {f"neuronetz-gateway:{__version__}", "envoyproxy/envoy:v1.40.0"}

@@ -75,6 +75,14 @@ ENVOY_ADMIN_LISTEN: "127.0.0.1:9901"
 {{- define "gateway.secretVolume" -}}
 {name: secret, secret: {secretName: {{ .Values.existingSecret | required "existingSecret: name the Secret that holds gateway.env" }}, defaultMode: 0440}}
 {{- end }}
+{{/* … and that of authz and meter, which may have a login of their own. */}}
+{{- define "gateway.serviceSecretVolume" -}}
+{{- if .Values.serviceSecret -}}
+{name: secret, secret: {secretName: {{ .Values.serviceSecret }}, defaultMode: 0440}}
+{{- else -}}
+{{ include "gateway.secretVolume" . }}
+{{- end }}
+{{- end }}
 {{- define "gateway.tlsMount" -}}
 {name: tls, mountPath: /etc/neuronetz-gateway/tls, readOnly: true}
 {{- end }}
