@@ -50,7 +50,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         renewal = Renewal(quota, settings.hold_lease_s)
         endings = Endings(EndingStore(redis, settings.redis_timeout_s), quota, outbox.submit)
         prompts = Prompts(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
-        drain = Drain(list(quota.streams), ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
+        drain = Drain(quota, ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         background = [
             asyncio.create_task(outbox.run(), name="outbox"),
             asyncio.create_task(renewal.run(), name="renewal"),

@@ -1,6 +1,9 @@
 """Moves settled entries from the event stream into PostgreSQL: read, append in one transaction, acknowledge.
 
 Delivery is at least once and appending is idempotent, so an entry is recorded once whatever dies in between.
+
+One that is recorded already may have been counted twice: Redis lost its memory of the request after that, in whole or
+in part, and was told again how it ended. Its tenant's counters are then rebuilt from the ledger.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import structlog
 
 from gateway.errors import StoreUnavailable
 from gateway.ledger import Entry
-from gateway.quota.port import Event, EventStream
+from gateway.quota.port import Event, EventStream, Quota
 from gateway.stores.ledger import Ledger
 
 log = structlog.get_logger()
@@ -27,15 +30,15 @@ CLAIM_EVERY_S = 5.0
 class Drain:
     """One consumer, of one name in the group, on every shard's stream."""
 
-    def __init__(self, streams: list[EventStream], ledger: Ledger, consumer: str) -> None:
-        self._streams = streams
+    def __init__(self, quota: Quota, ledger: Ledger, consumer: str) -> None:
+        self._quota = quota
         self._ledger = ledger
         self._consumer = consumer
 
     async def run(self) -> None:
         """Drains for ever; while either store is away the entries wait in the stream."""
         async with asyncio.TaskGroup() as tasks:
-            for stream in self._streams:
+            for stream in self._quota.streams:
                 tasks.create_task(self._follow(stream))
 
     async def _follow(self, stream: EventStream) -> None:
@@ -62,5 +65,8 @@ class Drain:
             except ValueError as error:
                 # It would be read for ever; the log keeps what can be kept of it.
                 log.error("event_unreadable", event_id=event.id, text=event.text, reason=type(error).__name__)
-        await self._ledger.append(entries)
+        # Before the acknowledgement: an event that is not acknowledged comes again.
+        for tenant_id in await self._ledger.append(entries):
+            log.info("recorded_before", tenant_id=tenant_id)
+            await self._quota.distrust(tenant_id)
         await stream.acknowledge([event.id for event in events])

@@ -68,6 +68,18 @@ class Server:
         self._process.kill()
         self._process.wait(10)
 
+    def log_bytes(self) -> int:
+        """How long its append-only file is."""
+        return self._log().stat().st_size
+
+    def cut_log(self, size_bytes: int) -> None:
+        """Takes the end of its append-only file away, as when a crash came before that was written."""
+        os.truncate(self._log(), size_bytes)
+
+    def _log(self) -> Path:
+        # From Redis 7 on it lies in a folder, and what was written last in its youngest part.
+        return max(self._folder.rglob("*.aof"), key=lambda path: path.stat().st_mtime_ns)
+
     def client(self) -> Any:
         """A plain client, to look behind the quota's back. `Any`, because redis-py leaves raw commands untyped."""
         return redis.Redis(port=self.port, socket_timeout=5)

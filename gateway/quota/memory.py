@@ -243,6 +243,10 @@ class MemoryQuota:
             {subject: n for subject, n in tenant.live.items() if n},
         )
 
+    async def distrust(self, tenant_id: int) -> None:
+        """See the port."""
+        self._tenants.pop(tenant_id, None)
+
     async def epoch(self) -> Epoch:
         """See the port."""
         now_ms = self._now_ms()

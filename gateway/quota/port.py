@@ -266,6 +266,10 @@ class Quota(Protocol):
         """The tenant's live counters, None while they are not there (they are rebuilt by the next admission)."""
         ...
 
+    async def distrust(self, tenant_id: int) -> None:
+        """The tenant's counters may differ from the ledger: the next admission rebuilds them."""
+        ...
+
     async def epoch(self) -> Epoch:
         """Which epoch it is. Whoever told the store what is not in the ledger yet looks from time to time."""
         ...

@@ -1,8 +1,8 @@
 """The quota in Redis: builds keys and arguments, makes one call, decodes the reply. What is decided stands in `lua/`.
 
 What bounds exactly-once: a request id is remembered as settled for SETTLED_MS and for as long as Redis keeps its data.
-A settlement repeated after that appends its event a second time, and the counters are too high until they are rebuilt;
-the ledger still has one row, because (request id, time) is unique there.
+A settlement repeated after that appends its event a second time. The ledger still has one row, because (request id,
+time) is unique there; the counters are too high until the drain finds that row and has them rebuilt.
 
 What a loss of Redis' data costs: rate windows begin empty. Holds are taken again by their meters and events are handed
 over again by whoever made them (`gateway.outbox`), and nothing is admitted for RESTORE_S, in which they do so.
@@ -209,6 +209,11 @@ class RedisQuota:
         """See the port."""
         reply = await self._scripts.run("counters", self._tenant_keys(tenant_id))
         return wire.counters(reply[0], reply[1:]) if reply else None
+
+    async def distrust(self, tenant_id: int) -> None:
+        """See the port."""
+        async with guarded(self._timeout_s):
+            await self._redis.hdel(keys.counters(tenant_id % self._shards, tenant_id), "ready")
 
     async def epoch(self) -> Epoch:
         """See the port. Of several shards, those of all of them together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
@@ -9,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from gateway.ledger import Entry
 from gateway.quota.port import PeriodUsage, TenantUsage
 from gateway.stores.postgres import Database, storable
-from gateway.values import Period
+from gateway.values import Outcome, Period
 
 BATCH_MAX = 500
 # Longer texts are cut: a row must fit its index, and a log line has a limit.
@@ -59,15 +60,20 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def append(self, entries: Sequence[Entry]) -> None:
+    async def append(self, entries: Sequence[Entry]) -> frozenset[int]:
         """Records the entries in one transaction; those that are recorded already change nothing.
+
+        Returns the ids of the tenants that such an entry was of, refusals left out: it may have been counted twice.
 
         Usage is added to the tenant and to the key, for the day, the month and the total of the entry's own time,
         for every new row but denied ones. Raises StoreUnavailable, and then nothing was recorded.
         """
+        known = Counter(entry.tenant_id for entry in entries if entry.outcome is not Outcome.DENIED)
         async with self._database.transaction() as connection:
             for start in range(0, len(entries), BATCH_MAX):
-                await connection.execute(_APPEND, *_columns(entries[start : start + BATCH_MAX]))
+                for row in await connection.fetch(_APPEND, *_columns(entries[start : start + BATCH_MAX])):
+                    known[row["tenant_id"]] -= row["added"]
+        return frozenset(tenant_id for tenant_id, count in known.items() if count and tenant_id is not None)
 
     async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Which of these requests have their row, whoever wrote it. Raises StoreUnavailable."""
@@ -113,22 +119,24 @@ WITH added AS (
     ORDER BY request_id, ts
     ON CONFLICT (request_id, ts) DO NOTHING
     RETURNING tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens
+), counted AS (
+    INSERT INTO gateway.budget_usage AS usage
+        (subject, subject_id, period, period_start, input_tokens, output_tokens, requests)
+    SELECT subject, subject_id, period, period_start, sum(input_tokens), sum(output_tokens), count(*)
+    FROM added,
+        LATERAL (VALUES ('tenant'::gateway.budget_subject, tenant_id), ('key', key_id)) AS s (subject, subject_id),
+        LATERAL (VALUES ('day'::gateway.budget_period, at::date),
+                        ('month', date_trunc('month', at)::date),
+                        ('total', date '{TOTAL_START}')) AS p (period, period_start)
+    WHERE tenant_id IS NOT NULL AND subject_id IS NOT NULL AND outcome <> 'denied'
+    GROUP BY subject, subject_id, period, period_start
+    ORDER BY subject, subject_id, period, period_start
+    ON CONFLICT (subject, subject_id, period, period_start) DO UPDATE SET
+        input_tokens = usage.input_tokens + excluded.input_tokens,
+        output_tokens = usage.output_tokens + excluded.output_tokens,
+        requests = usage.requests + excluded.requests
 )
-INSERT INTO gateway.budget_usage AS usage
-    (subject, subject_id, period, period_start, input_tokens, output_tokens, requests)
-SELECT subject, subject_id, period, period_start, sum(input_tokens), sum(output_tokens), count(*)
-FROM added,
-    LATERAL (VALUES ('tenant'::gateway.budget_subject, tenant_id), ('key', key_id)) AS s (subject, subject_id),
-    LATERAL (VALUES ('day'::gateway.budget_period, at::date),
-                    ('month', date_trunc('month', at)::date),
-                    ('total', date '{TOTAL_START}')) AS p (period, period_start)
-WHERE tenant_id IS NOT NULL AND subject_id IS NOT NULL AND outcome <> 'denied'
-GROUP BY subject, subject_id, period, period_start
-ORDER BY subject, subject_id, period, period_start
-ON CONFLICT (subject, subject_id, period, period_start) DO UPDATE SET
-    input_tokens = usage.input_tokens + excluded.input_tokens,
-    output_tokens = usage.output_tokens + excluded.output_tokens,
-    requests = usage.requests + excluded.requests
+SELECT tenant_id, count(*) AS added FROM added WHERE outcome <> 'denied' GROUP BY tenant_id
 """  # noqa: S608 (the names are this module's own)
 
 _USED = """

@@ -48,11 +48,12 @@ class Recorder:
         self.entries: list[Entry] = []
         self.away = False
 
-    async def append(self, entries: list[Entry]) -> None:
+    async def append(self, entries: list[Entry]) -> frozenset[int]:
         if self.away:
             raise StoreUnavailable("away")
         known = {each.request_id for each in self.entries}
         self.entries += [each for each in entries if each.request_id not in known]
+        return frozenset(each.tenant_id for each in entries if each.request_id in known and each.tenant_id)
 
     async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
         return frozenset(each.request_id for each in entries) & {each.request_id for each in self.entries}
@@ -152,7 +153,7 @@ async def test_an_entry_is_recorded_once_however_often_the_ledger_fails(quota: O
     await quota.record(denial())
     recorder = Recorder()
     recorder.away = True
-    drain = Drain(list(quota.streams), recorder, "one")  # type: ignore[arg-type]
+    drain = Drain(quota, recorder, "one")  # type: ignore[arg-type]
     async with background(drain.run()):
         await asyncio.sleep(0.1)
         assert (await quota.backlog()).events == 2

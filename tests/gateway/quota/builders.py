@@ -134,11 +134,14 @@ class Ledger:
     away: bool = False
     loads: int = 0
 
-    def append(self, events: Collection[Event]) -> None:
-        """Records events; what is recorded already changes nothing."""
+    def append(self, events: Collection[Event]) -> set[int]:
+        """Records events; what is recorded already changes nothing, and its tenant is returned."""
+        tenants = set()
         for event in events:
             each = Entry.from_json(event.text)
-            self.entries.setdefault(each.request_id, each)
+            if self.entries.setdefault(each.request_id, each) is not each and each.tenant_id is not None:
+                tenants.add(each.tenant_id)
+        return tenants
 
     def used(self, tenant_id: int) -> Counter[tuple[int | None, Period, date]]:
         """Tokens per subject and period."""
@@ -169,7 +172,8 @@ async def drain(quota: Quota, ledger: Ledger, *, acknowledge: bool = True) -> in
     drained = 0
     for stream in quota.streams:
         while events := await stream.read("test", 100, 0):
-            ledger.append(events)
+            for tenant_id in ledger.append(events):
+                await quota.distrust(tenant_id)
             drained += len(events)
             if acknowledge:
                 await stream.acknowledge([event.id for event in events])

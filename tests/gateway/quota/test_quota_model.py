@@ -80,6 +80,8 @@ class QuotaMachine(RuleBasedStateMachine):
         self.running: dict[str, Hold] = {}
         self.held: dict[str, Hold] = {}
         self.finished: list[Finished] = []
+        self.settled: dict[str, Hold] = {}
+        self.forgotten: dict[str, Hold] = {}
         self.waiting: dict[str, Entry] = {}
         self.denials = 0
         self.clock_went_back = False
@@ -188,6 +190,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
     def _finish(self, settled: Entry, hold: Hold) -> None:
         self.waiting[hold.request_id] = settled
+        self.settled[hold.request_id] = hold
         self.running.pop(hold.request_id, None)
         self.held.pop(hold.request_id, None)
         self.finished.append(Finished(hold, True, self.clock.now_ms + SETTLED_MS))
@@ -219,6 +222,17 @@ class QuotaMachine(RuleBasedStateMachine):
                 # A denial that is told again, or one of a request that was settled, leaves no second event.
                 denied = entry(hold, input_tokens=0, outcome=Outcome.DENIED)
                 assert self.each(lambda quota: quota.record(denied)) is None
+
+    @precondition(lambda self: self.forgotten)
+    @rule(data=st.data(), output_tokens=st.integers(0, 9))
+    def what_the_store_forgot_is_told_again(self, data: st.DataObject, output_tokens: int) -> None:
+        """By whoever did not hear that it was taken the first time, or by the reaper, who knows it less well."""
+        hold = self.forgotten.pop(data.draw(st.sampled_from(sorted(self.forgotten))))
+        # By then the counters are there again: somebody asked for more than may be had.
+        too_much = asks(tenant=hold.tenant_id, key=hold.key_id, limits=Limits(rpm=1, tpm=1, concurrent=1))
+        assert isinstance(self.each(lambda quota: quota.admit(too_much)), Refused)
+        self._settle(hold, 0, output_tokens)
+        self.drain(acknowledge=True)
 
     @rule()
     def reap(self) -> None:
@@ -268,7 +282,8 @@ class QuotaMachine(RuleBasedStateMachine):
             await drain(quota, ledger)
             [stream] = quota.streams
             while left := await stream.claim("heir", 100, 0):
-                ledger.append(left)
+                for tenant_id in ledger.append(left):
+                    await quota.distrust(tenant_id)
                 await stream.acknowledge([event.id for event in left])
 
         for quota, ledger in zip(self.quotas, self.ledgers, strict=True):
@@ -298,6 +313,8 @@ class QuotaMachine(RuleBasedStateMachine):
         self.held.clear()
         self.waiting.clear()
         self.finished.clear()
+        self.forgotten |= self.settled
+        self.settled.clear()
         self.denials = 0
 
     def _one_running(self, data: st.DataObject) -> Hold:

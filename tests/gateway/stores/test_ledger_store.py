@@ -80,6 +80,18 @@ async def test_recording_twice_in_one_batch_or_in_two_counts_once(ledger: Ledger
     assert (await _sums(database))["tenant", 1, "total", TOTAL_START] == (9, 12, 3)
 
 
+async def test_it_says_whose_entries_came_more_than_once_and_refusals_have_nothing_to_count(ledger: Ledger) -> None:
+    others: dict[str, Any] = {"tenant_id": 2, "key_id": 2}
+    denied: dict[str, Any] = {"outcome": Outcome.DENIED}
+    nobody: dict[str, Any] = {**denied, "tenant_id": None, "key_id": None}
+    batch = [entry("a"), entry("b", **others), entry("c", **denied), entry("d", **nobody)]
+    assert await ledger.append(batch) == set()
+    assert await ledger.append([entry("e"), *batch[1:]]) == {2}
+    assert await ledger.append([entry("f"), entry("g", **others), entry("f"), *batch[2:]]) == {1}
+    assert await ledger.append(batch * BATCH_MAX) == {1, 2}
+    assert await ledger.append([]) == set()
+
+
 async def test_writers_with_the_same_batches_at_once_count_each_request_once(
     ledger: Ledger, database: Database
 ) -> None:

@@ -1,0 +1,162 @@
+"""Redis forgot how a request ended that PostgreSQL knows already, and is told again: it counts once all the same.
+
+Real Redis, real PostgreSQL, and between them what runs in a meter and in control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+from pydantic import SecretStr
+
+from gateway.ledger import Entry, settled_entry
+from gateway.quota.port import Admitted, Hold, Progress
+from gateway.quota.redis_quota import RedisQuota
+from gateway.settings import Settings
+from gateway.stores.accounts import Accounts
+from gateway.stores.ledger import Ledger
+from gateway.stores.postgres import Database
+from gateway.stores.redis_connection import connect
+from gateway.surfaces import BY_NAME
+from gateway.values import Outcome, Usage, UsageSource
+from meter.drain import Drain
+from ops.control.reaper import Reaper
+from tests.e2e.books import Books, until
+from tests.gateway.quota.builders import asks, hold_of
+from tests.gateway.stores.rows import add_key
+from tests.meter.wire_corpus import grant_for
+from tests.redis_server import Server, one_server
+
+LEASE_S = 0.5
+
+
+@dataclass
+class Gateway:
+    """What keeps the books, over a Redis of its own; it drains when told to."""
+
+    redis: Server
+    quota: RedisQuota
+    books: Books
+    tenant_id: int
+    key_id: int
+    _drain: Drain
+
+    async def admit(self) -> Hold:
+        """A hold with the grant in it."""
+        asked = asks(tenant=self.tenant_id, key=self.key_id)
+        grant = grant_for(
+            BY_NAME["chat"],
+            request_id=asked.request_id,
+            tenant_id=self.tenant_id,
+            key_id=self.key_id,
+            log_prompts=False,
+        )
+        asked = replace(asked, record=json.dumps(grant.to_metadata()))
+        answer = await self.quota.admit(asked)
+        assert isinstance(answer, Admitted)
+        return hold_of(asked, answer)
+
+    async def drain(self) -> None:
+        """Everything that waits goes into the ledger."""
+
+        async def drained() -> bool:
+            return not (await self.quota.backlog()).events
+
+        task = asyncio.create_task(self._drain.run())
+        try:
+            assert await until(drained)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def counters_are_right(self) -> None:
+        """Another request comes and goes; then live counters say what the ledger says."""
+        assert await self.quota.settle(ended(await self.admit()))
+        await self.drain()
+        counters = await self.quota.counters(self.tenant_id)
+        assert counters is not None
+        assert counters.used
+        assert counters == await self.books.recorded(self.tenant_id)
+
+
+def ended(hold: Hold) -> Entry:
+    """A complete answer of 10 and 50 tokens."""
+    usage = Usage(10, 50, UsageSource.EXACT)
+    told = {"backend": "sim", "status": 200, "code": None, "ttft_ms": 1, "duration_ms": 2, "response_bytes": 3}
+    return settled_entry(hold.grant(), outcome=Outcome.COMPLETE, usage=usage, **told)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def gateway_over(redis: Server, database_url: str) -> AsyncIterator[Gateway]:
+    settings = Settings(
+        redis_url=SecretStr(redis.url),
+        database_url=SecretStr(database_url),
+        redis_timeout_s=5.0,
+        hold_lease_s=LEASE_S,
+    )
+    database, connection = Database(settings), connect(settings)
+    ledger, accounts = Ledger(database), Accounts(database)
+    quota = RedisQuota(connection, settings, ledger.usage_of, restore_s=0)
+    try:
+        tenant = await accounts.create_tenant("acme", {})
+        key = await add_key(accounts)
+        books = Books(database, connection, quota)
+        yield Gateway(redis, quota, books, tenant.id, key.id, Drain(quota, ledger, "one"))
+    finally:
+        await quota.aclose()
+        await connection.aclose()
+        await database.close()
+
+
+async def test_a_hold_that_comes_back_with_a_log_cut_short_is_reaped_and_not_counted(database_url: str) -> None:
+    """Redis replies before its log is on the disk, so a crash may leave what was before the settlement."""
+    with one_server("--appendonly", "yes", "--appendfsync", "always") as server:
+        async with gateway_over(server, database_url) as gateway:
+            hold = await gateway.admit()
+            assert await gateway.quota.renew(hold, Progress(input_tokens=10, output_tokens=40, response_bytes=2))
+            on_disk = server.log_bytes()
+            assert await gateway.quota.settle(ended(hold))
+            await gateway.drain()
+            server.kill()
+            server.cut_log(on_disk)
+            server.start()
+            assert (await gateway.quota.backlog()).holds == 1
+            # The counters are rebuilt, with what the hold that nobody has any more holds.
+            assert await gateway.quota.settle(ended(await gateway.admit()))
+            assert await until(Reaper(gateway.quota, LEASE_S).reap)
+            await gateway.drain()
+            await gateway.counters_are_right()
+
+
+@pytest.mark.parametrize("told", ["by the one who got no answer the first time", "by a renewal that was overtaken"])
+async def test_what_is_told_again_behind_a_rebuild_is_counted_once(database_url: str, told: str) -> None:
+    with one_server() as server:
+        async with gateway_over(server, database_url) as gateway:
+            hold = await gateway.admit()
+            assert await gateway.quota.settle(ended(hold))
+            await gateway.drain()
+            with server.client() as client:
+                client.flushall()
+            assert await gateway.quota.settle(ended(await gateway.admit()))
+            if "renewal" in told:
+                assert await gateway.quota.renew(hold, Progress())
+            assert await gateway.quota.settle(ended(hold))
+            await gateway.drain()
+            await gateway.counters_are_right()
+
+
+async def test_an_event_whose_acknowledgement_was_lost_is_counted_once(database_url: str) -> None:
+    with one_server() as server:
+        async with gateway_over(server, database_url) as gateway:
+            hold = await gateway.admit()
+            assert await gateway.quota.settle(ended(hold))
+            [stream] = gateway.quota.streams
+            [event] = await stream.read("dead", 10, 10)
+            await gateway._drain._ledger.append([Entry.from_json(event.text)])
+            await gateway._drain._record(stream, await stream.claim("heir", 10, 0))
+            await gateway.counters_are_right()
