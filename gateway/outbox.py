@@ -42,7 +42,7 @@ class Outbox:
         self._quota = quota
         self._ledger = ledger
         self._size_max = size_max
-        self._waiting: deque[tuple[Entry, bool]] = deque()
+        self._waiting: deque[Entry] = deque()
         self._submitted = asyncio.Semaphore(0)
         self._pending = 0
         self._idle = asyncio.Event()
@@ -56,10 +56,7 @@ class Outbox:
 
     def submit(self, entry: Entry) -> None:
         """Takes over the entry of a finished request. Bounded by the requests that began before it was full."""
-        self._append(entry, told_before=False)
-
-    def _append(self, entry: Entry, *, told_before: bool) -> None:
-        self._waiting.append((entry, told_before))
+        self._waiting.append(entry)
         self._pending += 1
         self._idle.clear()
         self._submitted.release()
@@ -74,7 +71,7 @@ class Outbox:
         """The quota's store may have lost what it was told."""
         kept, self._kept = self._kept, {}
         for entry in kept.values():
-            self._append(entry, told_before=True)
+            self.submit(entry)
 
     async def run(self) -> None:
         """Hands over and confirms, for ever."""
@@ -95,17 +92,17 @@ class Outbox:
     async def _work(self) -> None:
         while True:
             await self._submitted.acquire()
-            await self._hand_over(*self._waiting.popleft())
+            await self._hand_over(self._waiting.popleft())
             self._pending -= 1
             if not self._pending:
                 self._idle.set()
 
-    async def _hand_over(self, entry: Entry, told_before: bool) -> None:
+    async def _hand_over(self, entry: Entry) -> None:
         while True:
             try:
                 if entry.outcome is Outcome.DENIED:
                     await self._quota.record(entry)
-                elif not await self._quota.settle(entry, told_before=told_before):
+                elif not await self._quota.settle(entry):
                     log.info("settled_before", request_id=entry.request_id)
             except (StoreUnavailable, Denied) as error:
                 log.warning("entry_waits", request_id=entry.request_id, reason=str(error))

@@ -178,7 +178,7 @@ class MemoryQuota:
         held.progress = progress
         return True
 
-    async def settle(self, entry: Entry, *, only_if_expired: bool = False, told_before: bool = False) -> bool:
+    async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
         """See the port."""
         if entry.tenant_id is None or entry.key_id is None:
             raise ValueError("an admitted request has a tenant and a key")
@@ -191,9 +191,7 @@ class MemoryQuota:
         if held:
             self._free(held, 0, tokens)
             self._learn(held, entry)
-        if told_before:
-            self._tenants.pop(entry.tenant_id, None)
-        elif tenant := self._tenants.get(entry.tenant_id):
+        if tenant := self._tenants.get(entry.tenant_id):
             tenant.use(entry.key_id, entry.ts_ms, tokens)
         self._rebuilds.pop(entry.tenant_id, None)
         self._finish(entry.request_id, _End.SETTLED, SETTLED_MS)

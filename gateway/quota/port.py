@@ -227,14 +227,13 @@ class Quota(Protocol):
         """
         ...
 
-    async def settle(self, entry: Entry, *, only_if_expired: bool = False, told_before: bool = False) -> bool:
+    async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
         """Replaces the hold by `entry`'s tokens everywhere, frees its lease and appends the entry to the stream.
 
         `entry.ts_ms` must be the admission's `admitted_at_ms`: it says which periods the tokens belong to. A hold the
         store has lost is settled all the same. False: it was settled or released before, and nothing changed; with
-        `only_if_expired` also when the hold is gone or its meter renewed it after all. `told_before` says that the
-        store took this entry once and may have lost it since: its tokens are then not added to counters that may know
-        them from the ledger, but these are rebuilt. Raises ValueError for an entry without tenant or key.
+        `only_if_expired` also when the hold is gone or its meter renewed it after all. An entry that the store took
+        once and has lost since is counted again; see `distrust`. Raises ValueError for an entry without tenant or key.
         """
         ...
 
@@ -267,7 +266,8 @@ class Quota(Protocol):
         ...
 
     async def distrust(self, tenant_id: int) -> None:
-        """The tenant's counters may differ from the ledger: the next admission rebuilds them."""
+        """The tenant's counters may exceed the ledger: the next admission rebuilds them. Whoever finds that an event
+        was recorded before says so, ahead of acknowledging it."""
         ...
 
     async def epoch(self) -> Epoch:

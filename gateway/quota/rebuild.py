@@ -128,12 +128,15 @@ def _entries(texts: Sequence[str]) -> list[Entry]:
 
 
 def total(usage: TenantUsage, waiting: Sequence[Entry], now_ms: int) -> Used:
-    """The tokens used in the periods in force at `now_ms` and later: what is recorded, and what waits to be."""
+    """The tokens used in the periods in force at `now_ms` and later: what is recorded, and what waits to be.
+
+    A request may wait twice, when it was settled again after its id was forgotten; the first of its entries counts.
+    """
     in_force = periods.starts(now_ms)
     used: Counter[tuple[int | None, Period, date]] = Counter()
     for row in usage.used:
         used[row.subject_id if row.subject == "key" else None, row.period, row.period_start] += row.tokens
-    for entry in waiting:
+    for entry in {entry.request_id: entry for entry in reversed(waiting)}.values():
         if entry.request_id not in usage.recorded:
             for period, start in periods.starts(entry.ts_ms).items():
                 used[None, period, start] += entry.input_tokens + entry.output_tokens

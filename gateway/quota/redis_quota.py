@@ -136,7 +136,7 @@ class RedisQuota:
         )
         return bool(reply)
 
-    async def settle(self, entry: Entry, *, only_if_expired: bool = False, told_before: bool = False) -> bool:
+    async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
         """See the port."""
         if entry.tenant_id is None or entry.key_id is None:
             raise ValueError("an admitted request has a tenant and a key")
@@ -152,7 +152,6 @@ class RedisQuota:
             SETTLED_MS,
             int(only_if_expired),
             entry.input_tokens if entry.usage_source is UsageSource.EXACT else -1,
-            int(told_before),
         )
         return bool(reply)
 

@@ -35,10 +35,10 @@ class Outage(MemoryQuota):
 
     away = False
 
-    async def settle(self, entry: Entry, *, only_if_expired: bool = False, told_before: bool = False) -> bool:
+    async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
         if self.away:
             raise StoreUnavailable("away")
-        return await super().settle(entry, only_if_expired=only_if_expired, told_before=told_before)
+        return await super().settle(entry, only_if_expired=only_if_expired)
 
 
 class Recorder:

@@ -2,7 +2,6 @@
 --
 -- ARGV  1 clock  2 request id  3 tenant id  4 key id  5 tokens used  6 day and 7 month of the admission  8 entry as JSON
 --       9 ms for which the id is remembered  10 '1': only if the hold has expired  11 input tokens if counted, else -1
---       12 '1': it was told before and may have been lost since, so counters that were rebuilt may know it already
 -- Reply 1, or 0 when nothing was changed
 
 local request_id, tokens = ARGV[2], tonumber(ARGV[5])
@@ -29,9 +28,7 @@ if held then
     learn(hold.model, hold.estimate, tonumber(ARGV[11]))
   end
 end
-if ARGV[12] == '1' then
-  redis.call('HDEL', COUNTERS, 'ready')
-elseif redis.call('HEXISTS', COUNTERS, 'ready') == 1 then
+if redis.call('HEXISTS', COUNTERS, 'ready') == 1 then
   add_tokens('used', used, tokens)
 end
 redis.call('SET', FINISHED, 'settled', 'PX', ARGV[9])

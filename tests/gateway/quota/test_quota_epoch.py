@@ -128,8 +128,9 @@ async def test_what_is_told_again_too_late_is_counted_once_all_the_same(bench: B
     await opened(bench)
     await admitted(bench.quota, asks(input_tokens=0))
     for each in (first, second):
-        assert await bench.quota.settle(each, told_before=True)
-        assert not await bench.quota.settle(each, told_before=True)
+        assert await bench.quota.settle(each)
+        assert not await bench.quota.settle(each)
+    await drain(bench.quota, bench.ledger)
     assert await bench.quota.counters(1) is None
     await admitted(bench.quota, asks(input_tokens=0))
     counters = await bench.quota.counters(1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,13 +12,13 @@ from gateway.errors import Code, StoreUnavailable
 from gateway.ledger import Entry
 from gateway.quota import rebuild
 from gateway.quota.memory import MemoryQuota
-from gateway.quota.port import Refused, TenantUsage
+from gateway.quota.port import Hold, Refused, TenantUsage
 from gateway.quota.redis_quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis_connection import connect
 from gateway.values import Budgets, Period
 
-from .builders import Clock, Ledger, admitted, again, asks, drain, entry
+from .builders import NOON_MS, Clock, Ledger, admitted, again, asks, drain, entry
 from .conftest import LEASE_S, ROOM, Bench
 
 
@@ -62,6 +63,13 @@ async def test_an_event_that_is_recorded_but_not_acknowledged_is_counted_once(be
     del bench.ledger.entries[running[1].request_id]
     await admitted(bench.quota, asks())
     assert await used(bench) == 14
+
+
+def test_what_waits_twice_is_counted_once_and_what_is_recorded_is_not_counted_again() -> None:
+    hold = Hold("twice", 1, 11, NOON_MS, 10, 90, "")
+    waiting = [entry(hold, output_tokens=5), entry(replace(hold, request_id="recorded")), entry(hold, output_tokens=7)]
+    used = rebuild.total(TenantUsage((), frozenset(["recorded"])), waiting, NOON_MS)
+    assert set(used.values()) == {15}
 
 
 async def test_events_of_other_tenants_that_wait_are_not_counted(bench: Bench) -> None:
