@@ -3,12 +3,16 @@
 Delivery is at least once and appending is idempotent, so an entry is recorded once whatever dies in between.
 
 One that is recorded already may have been counted twice: Redis lost its memory of the request after that, in whole or
-in part, and was told again how it ended. Its tenant's counters are then rebuilt from the ledger.
+in part, and was told again how it ended. One that Redis lost before it was recorded may not be counted at all: the
+counters were rebuilt in between. In both cases they are rebuilt from the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -18,6 +22,7 @@ from gateway.quota.port import Event, EventStream, Quota
 from gateway.stores.ledger import Ledger
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 BATCH_MAX = 200
 BLOCK_MS = 500
@@ -66,7 +71,23 @@ class Drain:
                 # It would be read for ever; the log keeps what can be kept of it.
                 log.error("event_unreadable", event_id=event.id, text=event.text, reason=type(error).__name__)
         # Before the acknowledgement: an event that is not acknowledged comes again.
-        for tenant_id in await self._ledger.append(entries):
-            log.info("recorded_before", tenant_id=tenant_id)
-            await self._quota.distrust(tenant_id)
-        await stream.acknowledge([event.id for event in events])
+        await self._distrust(await self._ledger.append(entries), "recorded_before")
+        ids = [event.id for event in events]
+        if await _insist(lambda: stream.acknowledge(ids)):
+            await self._distrust({entry.tenant_id for entry in entries}, "lost_before_recorded")
+
+    async def _distrust(self, tenant_ids: Collection[int | None], reason: str) -> None:
+        for tenant_id in tenant_ids:
+            if tenant_id is not None:
+                log.info("counters_in_doubt", tenant_id=tenant_id, reason=reason)
+                await _insist(partial(self._quota.distrust, tenant_id))
+
+
+async def _insist(tell: Callable[[], Awaitable[T]]) -> T:
+    """Tells Redis of what is recorded as often as it takes: if it lost the event, nobody would think of it again."""
+    while True:
+        try:
+            return await tell()
+        except StoreUnavailable as error:
+            log.warning("drain_waits", reason=str(error))
+            await asyncio.sleep(RETRY_S)

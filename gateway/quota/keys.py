@@ -41,11 +41,6 @@ def events(shard: int) -> str:
     return of_shard(shard)[2]
 
 
-def counters(shard: int, tenant_id: int) -> str:
-    """The tenant's counters, which are trusted while they have the field `ready`."""
-    return of_tenant(shard, tenant_id)[4]
-
-
 def rebuild(shard: int, tenant_id: int) -> str:
     """The token of the tenant's rebuild that is under way."""
     return of_tenant(shard, tenant_id)[5]

@@ -244,6 +244,7 @@ class MemoryQuota:
     async def distrust(self, tenant_id: int) -> None:
         """See the port."""
         self._tenants.pop(tenant_id, None)
+        self._rebuilds.pop(tenant_id, None)
 
     async def epoch(self) -> Epoch:
         """See the port."""

@@ -23,7 +23,7 @@ class MemoryStream:
         self._now_ms = now_ms
         self._events: dict[str, _Waiting] = {}
         self._arrived = asyncio.Event()
-        self._last = 0
+        self._last = self._lost_until = 0
 
     def __len__(self) -> int:
         return len(self._events)
@@ -41,6 +41,7 @@ class MemoryStream:
     def clear(self) -> None:
         """Loses everything."""
         self._events.clear()
+        self._lost_until = self._last
 
     async def read(self, consumer: str, count: int, block_ms: int) -> list[Event]:  # noqa: ARG002 (the port's)
         """See `EventStream.read`."""
@@ -61,10 +62,11 @@ class MemoryStream:
             count, lambda event: event.given_at_ms is not None and max(0, now_ms - event.given_at_ms) >= idle_ms
         )
 
-    async def acknowledge(self, ids: Sequence[str]) -> None:
+    async def acknowledge(self, ids: Sequence[str]) -> int:
         """See `EventStream.acknowledge`."""
         for each in ids:
             self._events.pop(each, None)
+        return sum(int(each.removeprefix("0-")) <= self._lost_until for each in ids)
 
     def _give(self, count: int, wanted: Callable[[_Waiting], bool]) -> list[Event]:
         ids = [each for each, event in self._events.items() if wanted(event)][:count]

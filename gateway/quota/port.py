@@ -203,8 +203,9 @@ class EventStream(Protocol):
         """Takes over events that were given to a consumer at least `idle_ms` ago and never acknowledged."""
         ...
 
-    async def acknowledge(self, ids: Sequence[str]) -> None:
-        """The events are in the ledger: they leave the stream for good. Unknown ids are ignored."""
+    async def acknowledge(self, ids: Sequence[str]) -> int:
+        """The events are in the ledger: they leave the stream for good; ids that are not in it are ignored. Returns
+        how many of them the store may have lost before."""
         ...
 
 
@@ -266,8 +267,12 @@ class Quota(Protocol):
         ...
 
     async def distrust(self, tenant_id: int) -> None:
-        """The tenant's counters may exceed the ledger: the next admission rebuilds them. Whoever finds that an event
-        was recorded before says so, ahead of acknowledging it."""
+        """The tenant's counters may differ from the ledger: the next admission rebuilds them, and a rebuild that is
+        under way is void.
+
+        For the drain to say: of an event that was recorded before, ahead of acknowledging it, and of one that it
+        recorded after the store had lost it.
+        """
         ...
 
     async def epoch(self) -> Epoch:

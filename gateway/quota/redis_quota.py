@@ -211,8 +211,7 @@ class RedisQuota:
 
     async def distrust(self, tenant_id: int) -> None:
         """See the port."""
-        async with guarded(self._timeout_s):
-            await self._redis.hdel(keys.counters(tenant_id % self._shards, tenant_id), "ready")
+        await self._scripts.run("distrust", self._tenant_keys(tenant_id))
 
     async def epoch(self) -> Epoch:
         """See the port. Of several shards, those of all of them together."""

@@ -36,10 +36,9 @@ class RedisStream:
         )
         return _events(reply[1])
 
-    async def acknowledge(self, ids: Sequence[str]) -> None:
+    async def acknowledge(self, ids: Sequence[str]) -> int:
         """See the port."""
-        if ids:
-            await self._scripts.run("acknowledge", self._keys, keys.GROUP, *ids)
+        return int(await self._scripts.run("acknowledge", self._keys, keys.GROUP, *ids)) if ids else 0
 
     async def _in_group(self, command: Callable[[], Awaitable[Any]]) -> Any:
         """The reply; the group is made when it is missing: at the first start, and after Redis lost its data."""

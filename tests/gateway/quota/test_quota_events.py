@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
+from pydantic import SecretStr
 
 from gateway.errors import Code, Denied
 from gateway.ledger import Entry
+from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog
+from gateway.quota.redis_quota import RedisQuota
+from gateway.settings import Settings
+from gateway.stores.redis_connection import connect
+from tests.redis_server import one_server
 
-from .builders import NOON_MS, admitted, asks, denial, drain, entry
-from .conftest import Bench
+from .builders import NOON_MS, Clock, Ledger, admitted, asks, denial, drain, entry
+from .conftest import LEASE_S, ROOM, Bench
 
 
 async def test_a_denial_is_recorded_without_a_hold(bench: Bench) -> None:
@@ -40,7 +49,7 @@ async def test_events_are_read_once_in_order_and_leave_when_acknowledged(bench: 
     assert (await bench.quota.backlog()).events == 5
     await stream.acknowledge([event.id for event in events[:2]])
     await stream.acknowledge([event.id for event in events[:3]])
-    await stream.acknowledge([])
+    assert await stream.acknowledge([]) == 0
     assert (await bench.quota.backlog()).events == 2
 
 
@@ -54,6 +63,49 @@ async def test_what_a_dead_consumer_left_is_claimed_by_another(bench: Bench) -> 
     assert await stream.claim("heir", 2, 0) == left[:2]
     await stream.acknowledge([left[0].id])
     assert [event.id for event in await stream.claim("heir", 10, 0)] == [left[1].id, left[2].id]
+
+
+async def test_an_acknowledgement_from_before_a_loss_takes_no_event_of_the_same_id_away(
+    redis_bench: Bench, redis_client: Any
+) -> None:
+    """Redis makes ids from its clock, which may go back when another Redis takes over."""
+    await redis_bench.quota.record(denial())
+    [stream] = redis_bench.quota.streams
+    [lost] = await stream.read("test", 10, 0)
+    redis_bench.lose()
+    redis_client.xadd("nz:{s0}:events", {"t": "", "e": denial().to_json()}, id=lost.id)
+    assert await stream.acknowledge([lost.id]) == 1
+    assert len(await stream.read("test", 10, 0)) == 1
+
+
+async def test_an_acknowledgement_says_what_was_lost_and_not_what_was_acknowledged_before() -> None:
+    with one_server() as server:
+        settings = Settings(redis_url=SecretStr(server.url), redis_timeout_s=5.0)
+        redis = connect(settings)
+        memory = MemoryQuota(now_ms=Clock(), lease_s=LEASE_S, room=ROOM, load=Ledger().load)
+        with server.client() as client:
+            for quota, lose in (
+                (memory, memory.lose_everything),
+                (RedisQuota(redis, settings, Ledger().load), client.flushall),
+            ):
+                [stream] = quota.streams
+                await quota.epoch()
+                await asyncio.sleep(0.002)
+                for _ in range(3):
+                    await quota.record(denial())
+                lost = [event.id for event in await stream.read("test", 10, 10)]
+                assert await stream.acknowledge(lost[:1]) == 0
+                assert await stream.acknowledge(lost[:1]) == 0
+                lose()
+                assert await stream.acknowledge(lost[1:2]) == 1
+                await quota.epoch()
+                await asyncio.sleep(0.002)
+                await quota.record(denial())
+                [event] = await stream.read("test", 10, 10)
+                assert await stream.acknowledge([lost[2], event.id]) == 1
+                assert (await quota.backlog()).events == 0
+                assert await stream.acknowledge([event.id]) == 0
+        await redis.aclose()
 
 
 async def test_the_stream_works_again_after_the_store_lost_everything(bench: Bench) -> None:

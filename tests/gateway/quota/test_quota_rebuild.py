@@ -12,7 +12,7 @@ from gateway.errors import Code, StoreUnavailable
 from gateway.ledger import Entry
 from gateway.quota import rebuild
 from gateway.quota.memory import MemoryQuota
-from gateway.quota.port import Hold, Refused, TenantUsage
+from gateway.quota.port import Event, Hold, Refused, TenantUsage
 from gateway.quota.redis_quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis_connection import connect
@@ -175,6 +175,24 @@ async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tu
     gate.open.set()
     await waiting
     assert await used(bench) == 100
+    assert bench.ledger.loads == 3
+
+
+async def test_counters_in_doubt_are_rebuilt_and_so_are_those_that_a_rebuild_has_just_read(
+    gated: tuple[Bench, Gate],
+) -> None:
+    bench, gate = gated
+    waiting = asyncio.create_task(bench.quota.admit(asks()))
+    await gate.asked.wait()
+    recorded = entry(Hold("late", 1, 11, NOON_MS, 0, 0, ""), output_tokens=50)
+    bench.ledger.append([Event("0-1", recorded.to_json())])
+    await bench.quota.distrust(1)
+    gate.open.set()
+    await waiting
+    assert await used(bench) == 50
+    await bench.quota.distrust(1)
+    assert await bench.quota.counters(1) is None
+    await admitted(bench.quota, asks())
     assert bench.ledger.loads == 3
 
 

@@ -1,4 +1,4 @@
-"""Redis forgot how a request ended that PostgreSQL knows already, and is told again: it counts once all the same.
+"""Redis forgot a request that PostgreSQL knows, or is about to know: it counts once all the same.
 
 Real Redis, real PostgreSQL, and between them what runs in a meter and in control.
 """
@@ -147,6 +147,20 @@ async def test_what_is_told_again_behind_a_rebuild_is_counted_once(database_url:
                 assert await gateway.quota.renew(hold, Progress())
             assert await gateway.quota.settle(ended(hold))
             await gateway.drain()
+            await gateway.counters_are_right()
+
+
+async def test_what_is_recorded_only_after_redis_lost_it_is_counted(database_url: str) -> None:
+    """Its maker would tell it again, unless that died too or is the reaper."""
+    with one_server() as server:
+        async with gateway_over(server, database_url) as gateway:
+            assert await gateway.quota.settle(ended(await gateway.admit()))
+            [stream] = gateway.quota.streams
+            events = await stream.read("one", 10, 10)
+            with server.client() as client:
+                client.flushall()
+            assert await gateway.quota.settle(ended(await gateway.admit()))
+            await gateway._drain._record(stream, events)
             await gateway.counters_are_right()
 
 
