@@ -80,8 +80,11 @@ class Books:
         return [dict(row) for row in await self._database.fetch(query, tenant_id)]
 
     async def counters(self, tenant_id: int) -> Counters | None:
-        """The live counters of a tenant."""
-        return await self._quota.counters(tenant_id)
+        """The live counters of a tenant. Where the drain was in doubt they are rebuilt, as an admission would do it."""
+        if (found := await self._quota.counters(tenant_id)) is None:
+            await self._quota._rebuilder.rebuild(tenant_id)
+            found = await self._quota.counters(tenant_id)
+        return found
 
     async def recorded(self, tenant_id: int) -> Counters:
         """What the live counters of a tenant must say once all of its requests are settled."""
