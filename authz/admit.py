@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -96,7 +95,7 @@ class Admitter:
                 model=draft.model,
                 input_tokens=draft.input_estimate,
                 output_tokens_asked=asked,
-                record=json.dumps(draft.to_metadata(), separators=(",", ":")),
+                record=draft.to_json(),
             )
         )
         headers = rate_headers(answer.figures)

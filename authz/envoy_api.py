@@ -55,7 +55,7 @@ def admitted(
                 {"name": f"{place}", "clusters": [{"cluster_name": cluster_name(backend), "weight": 1}]}
                 for place, backend in enumerate(attempts)
             ],
-            METADATA_KEY: grant.to_metadata(),
+            METADATA_KEY: grant.to_json(),
         }
     )
     upstream = {":path": grant.path, MAX_RETRIES_HEADER: str(len(attempts) - 1)}

@@ -7,7 +7,7 @@ writing it twice is harmless because (request_id, ts) is unique and both are par
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
@@ -54,7 +54,8 @@ class Entry:
         Half a surrogate pair, which a header may hold, becomes a question mark: the event could not be read otherwise,
         and its row would be missing.
         """
-        text = json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
         return text.encode("utf-8", "replace").decode()
 
     @classmethod

@@ -27,6 +27,8 @@ T = TypeVar("T")
 BATCH_MAX = 200
 BLOCK_MS = 500
 RETRY_S = 0.5
+# What comes while it waits shares one transaction. Only a full batch is followed at once.
+GATHER_S = 0.1
 # What another consumer took this long ago and never acknowledged died with it.
 CLAIM_AFTER_MS = 10_000
 CLAIM_EVERY_S = 5.0
@@ -54,7 +56,10 @@ class Drain:
                 if loop.time() >= claim_at:
                     claim_at = loop.time() + CLAIM_EVERY_S
                     await self._record(stream, await stream.claim(self._consumer, BATCH_MAX, CLAIM_AFTER_MS))
-                await self._record(stream, await stream.read(self._consumer, BATCH_MAX, BLOCK_MS))
+                events = await stream.read(self._consumer, BATCH_MAX, BLOCK_MS)
+                await self._record(stream, events)
+                if 0 < len(events) < BATCH_MAX:
+                    await asyncio.sleep(GATHER_S)
             except StoreUnavailable as error:
                 log.warning("drain_waits", reason=str(error))
                 # What was read and not recorded is claimed again, by this consumer or another.

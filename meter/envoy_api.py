@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.type.v3 import http_status_pb2
-from google.protobuf.json_format import MessageToDict
 
 from gateway.dialects import error_body
 from gateway.errors import MESSAGE, STATUS, Code
@@ -36,7 +35,7 @@ def read_grant(message: ext_proc.ProcessingRequest) -> Grant | None:
     if METADATA_NAMESPACE not in metadata:
         return None
     fields = metadata[METADATA_NAMESPACE].fields
-    return Grant.from_metadata(MessageToDict(fields[METADATA_KEY].struct_value)) if METADATA_KEY in fields else None
+    return Grant.from_json(fields[METADATA_KEY].string_value) if METADATA_KEY in fields else None
 
 
 def read_headers(headers: ext_proc.HttpHeaders) -> dict[str, str]:

@@ -5,7 +5,6 @@ It turns each message of Envoy into the reply to it, and knows at any moment wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
@@ -43,7 +42,7 @@ class Exchange:
             admitted_at_ms=grant.admitted_at_ms,
             input_tokens=grant.input_estimate,
             output_cap=grant.output_cap,
-            record=json.dumps(grant.to_metadata(), separators=(",", ":")),
+            record=grant.to_json(),
         )
         self.superseded = False
         self.transcript = Transcript(grant) if grant.log_prompts else None

@@ -8,9 +8,8 @@ not answer in time; nothing is ever admitted then.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Literal, Protocol
 
@@ -116,12 +115,12 @@ class Hold:
 
     def grant(self) -> Grant:
         """The grant that the hold was taken for. Raises ValueError or KeyError when `record` is not one's."""
-        granted = {
-            "admitted_at_ms": self.admitted_at_ms,
-            "input_estimate": self.input_tokens,
-            "output_cap": self.output_cap,
-        }
-        return Grant.from_metadata({**json.loads(self.record), **granted})
+        return replace(
+            Grant.from_json(self.record),
+            admitted_at_ms=self.admitted_at_ms,
+            input_estimate=self.input_tokens,
+            output_cap=self.output_cap,
+        )
 
 
 @dataclass(frozen=True, slots=True)

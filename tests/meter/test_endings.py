@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import ip_network
@@ -78,7 +77,7 @@ async def test_a_hold_that_no_meter_heard_of_is_settled_without_waiting_for_the_
 ) -> None:
     monkeypatch.setattr("meter.endings.UNHEARD_AFTER_S", 0.05)
     grant = grant_for(BY_NAME["chat"], request_id="unheard", tenant_id=1, key_id=11)
-    asked = replace(asks(request_id="unheard"), record=json.dumps(grant.to_metadata()))
+    asked = replace(asks(request_id="unheard"), record=grant.to_json())
     hold = await admitted(quota, asked)
     final: list[Entry] = []
     endings = Endings(shared, quota, final.append)

@@ -8,7 +8,6 @@ from datetime import timedelta
 import grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
-from google.protobuf.json_format import ParseDict
 
 from gateway.grant import METADATA_KEY, METADATA_NAMESPACE
 from gateway.outbox import Outbox
@@ -51,7 +50,7 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
             grant, _ = await admit(quota)
             message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
             known = message.metadata_context.filter_metadata[METADATA_NAMESPACE]
-            ParseDict({METADATA_KEY: grant.to_metadata()}, known)
+            known[METADATA_KEY] = grant.to_json()
             streams.append(external_processor_pb2_grpc.ExternalProcessorStub(channel).Process())
             await streams[-1].write(message)
             assert (await streams[-1].read()).HasField("request_headers")

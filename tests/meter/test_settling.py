@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -195,7 +194,7 @@ async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) 
     asked = asks()
     draft = grant_for(BY_NAME["chat"], request_id=asked.request_id, key_id=asked.key_id)
     asked = asks(request_id=asked.request_id)
-    object.__setattr__(asked, "record", json.dumps(draft.to_metadata()))
+    object.__setattr__(asked, "record", draft.to_json())
     answer = await quota.admit(asked)
     assert isinstance(answer, Admitted)
     hold = hold_of(asked, answer)
