@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
+import uvloop
 
 from gateway.errors import SettingsError
 from gateway.logs import configure
@@ -33,7 +34,8 @@ def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, 
     try:
         settings = load()
         configure(settings, service)
-        asyncio.run(main(settings))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main(settings))
     except SettingsError as error:
         sentence = str(error)
     except OSError as error:
