@@ -6,7 +6,6 @@ Real Redis, real PostgreSQL, and between them what runs in a meter and in contro
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -56,7 +55,7 @@ class Gateway:
             key_id=self.key_id,
             log_prompts=False,
         )
-        asked = replace(asked, record=json.dumps(grant.to_metadata()))
+        asked = replace(asked, record=grant.to_json())
         answer = await self.quota.admit(asked)
         assert isinstance(answer, Admitted)
         return hold_of(asked, answer)
