@@ -91,9 +91,11 @@ Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
 # Envoy counts time-outs in whole milliseconds and refuses those of centuries; a year is as good as for ever.
 Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 # Envoy's breakers have 32 bits, and one of them is a multiple of this.
 Connections = Annotated[int, Field(ge=1, le=100_000_000)]
+# What the commands take too: PostgreSQL's integers, and tokens that travel as doubles.
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Tokens = Annotated[int, Field(ge=1, le=2**53 - 1)]
 
 
 class TlsFiles(NamedTuple):
@@ -147,7 +149,7 @@ class Settings(BaseSettings):
     redis_shards: Annotated[int, Field(ge=1, le=256)] = 1
 
     default_rpm: Count = 60
-    default_tpm: Annotated[int, Field(ge=1, le=2**53 - 1)] = 100_000
+    default_tpm: Tokens = 100_000
     default_concurrent: Count = 8
     max_request_body_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 262_144
     max_num_predict: Count = 4096

@@ -42,7 +42,7 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "AUDIT_LOG_DEFAULT_RETENTION_DAYS='1000000': Input should be less than or equal to 36500",
         ),
         ("GATEWAY_BIND_HOST=gateway.example.org", "GATEWAY_BIND_HOST='gateway.example.org': expected an IP address"),
-        ("REDIS_TIMEOUT_S=nan", "REDIS_TIMEOUT_S='nan'"),
+        ("MAX_NUM_PREDICT=99999999999", "MAX_NUM_PREDICT='99999999999'"),
         (
             "MODEL_DISCOVERY_REFRESH_S=300",
             "MODEL_DISCOVERY_CACHE_TTL_S=120.0: expected more than MODEL_DISCOVERY_REFRESH_S",
