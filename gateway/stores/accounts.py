@@ -209,6 +209,7 @@ SELECT $2, tenant_id, name, $3, $4, scopes, log_prompts, $5 FROM gateway.api_key
 
 _SUCCESSOR_POLICY = """
 INSERT INTO gateway.key_limits
+    (key_id, rpm, tpm, concurrent, budget_day, budget_month, budget_total, allow_all_models, allowed_models)
 SELECT $2, rpm, tpm, concurrent, budget_day, budget_month, budget_total, allow_all_models, allowed_models
 FROM gateway.key_limits WHERE key_id = $1
 """
