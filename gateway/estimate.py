@@ -38,7 +38,8 @@ def estimate_input(document: object) -> int:
 
     Within the prompt fields every string and every key counts by its bytes (keys stand for what the template puts
     around a message), a number counts as one token, which is what it is in a `context` or a tokenised `input`, and
-    an image or a recording as IMAGE_TOKENS. A longer text never gives a smaller estimate.
+    an image or a recording as IMAGE_TOKENS. Within tools and their calls, where a caller is free in the names, all of
+    it counts by its bytes: a template writes it out. A longer text never gives a smaller estimate.
     """
     if not isinstance(document, Mapping):
         return 0
@@ -55,17 +56,29 @@ def _prompt_bytes(field: str, value: object) -> int:
             size_bytes += _IMAGE_BYTES if _is_media(key, value) else text_bytes(value)
         elif isinstance(value, Mapping):
             size_bytes += sum(map(text_bytes, value))
-            encoded = value.get("type") == "base64" or "format" in value
-            waiting += ((_MEDIA if encoded and name == "data" else name, item) for name, item in value.items())
+            waiting += ((_meaning(key, value, name), item) for name, item in value.items())
         elif isinstance(value, list):
             waiting += ((key, item) for item in value)
         elif value is not None:
-            size_bytes += _NUMBER_BYTES
+            size_bytes += len(repr(value)) if key in _WRITTEN_OUT else _NUMBER_BYTES
     return size_bytes
 
 
 # Stands for the key of a string that is known to be an encoded image or recording.
 _MEDIA = "images"
+
+# Below these a template writes out whatever is there, under names that a caller makes up.
+_WRITTEN_OUT = frozenset({"tools", "tool_calls"})
+
+
+def _meaning(key: str, holder: Mapping[str, object], name: str) -> str:
+    """What stands for the key of `holder[name]`, where `key` stands for that of `holder`."""
+    if key in _WRITTEN_OUT:
+        return key
+    if holder.get("type") == "tool_use":
+        return "tool_calls"
+    encoded = holder.get("type") == "base64" or "format" in holder
+    return _MEDIA if encoded and name == "data" else name
 
 
 def _is_media(key: str, text: str) -> bool:

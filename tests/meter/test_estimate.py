@@ -69,6 +69,20 @@ def test_an_image_counts_as_an_image_and_not_by_its_bytes(body: dict[str, Any]) 
     assert IMAGE_TOKENS < estimate_input(body) < IMAGE_TOKENS + 40
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"images": "x" * 9000}, {"format": 1, "data": "x" * 9000}, {"url": "data:" + "x" * 9000}, {"n": [1e15 / 3] * 500}],
+    ids=list,
+)
+def test_what_a_caller_names_itself_in_tools_and_their_calls_counts_by_its_bytes(arguments: dict[str, Any]) -> None:
+    for body in (
+        {"tools": [{"function": {"parameters": {"$defs": arguments}}}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]},
+        {"messages": [{"content": [{"type": "tool_use", "name": "f", "input": arguments}]}]},
+    ):
+        assert estimate_input(body) > 2500
+
+
 def test_a_data_url_in_ordinary_text_counts_by_its_bytes() -> None:
     assert estimate_input({"prompt": "data:" + "x" * 9000}) > 3000
 
