@@ -10,6 +10,7 @@ import os
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +54,15 @@ def _bind_host(value: str) -> str:
         return str(ip_address(value))
     except ValueError:
         raise ValueError("expected an IP address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's") from None
+
+
+def _has_a_port_that_can_be(url: str) -> bool:
+    """Whether the port of `url` is a number, if it has one; what urlsplit would say of it repeats half a password."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
 
 
 def _empty_is_none(value: object) -> object:
@@ -186,6 +196,8 @@ class Settings(BaseSettings):
             sentinel_url.parse(url)
         elif not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("expected redis://, rediss://, unix:// or redis+sentinel://")
+        elif not _has_a_port_that_can_be(url):
+            raise ValueError("expected a port from 0 to 65535, and a password with its special characters escaped")
         return value
 
     @field_validator("redis_shards", mode="after")
@@ -320,7 +332,9 @@ SECRET_FIELDS = {
 def _describe(error: ErrorDetails) -> str:
     field, *rest = (str(part) for part in error["loc"])
     place = field.upper() + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in rest)
-    given = "" if field in SECRET_FIELDS else f"={error['input']!r}"
+    # An address with a login in it is refused, and its password is one all the same.
+    secret = field in SECRET_FIELDS or "@" in str(error["input"])
+    given = "" if secret else f"={error['input']!r}"
     return f"{place}{given}: {error['msg'].removeprefix('Value error, ')}"
 
 
