@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 THREADS = 2
 WAITERS_MAX = 64
+# By how much hashing stands behind everything else that the machine does; the lanes of Argon2 inherit it.
+NICENESS = 10
 
 
 class KeyHasher:
@@ -43,7 +46,7 @@ class KeyHasher:
             time_cost=time_cost, memory_cost=memory_cost_kib, parallelism=parallelism, type=Type.ID
         )
         self._nobody = _unmatchable(self._argon2)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_give_way)
         self._room = BoundedSemaphore(threads + waiters_max)
 
     @classmethod
@@ -95,6 +98,15 @@ class KeyHasher:
             return await asyncio.wrap_future(future)
         except (HashingError, InvalidHashError, VerificationError) as error:
             raise StoreUnavailable(f"a key could not be hashed: {type(error).__name__}") from None
+
+
+def _give_way() -> None:
+    """Lowers this thread's priority: whoever brings keys that nobody knows must not slow those down whom we know.
+
+    Only on Linux this is about the thread and not about the whole process.
+    """
+    if sys.platform == "linux":
+        os.nice(NICENESS)
 
 
 def _unmatchable(argon2: PasswordHasher) -> str:

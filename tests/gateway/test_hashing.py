@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +11,7 @@ from argon2 import PasswordHasher, extract_parameters
 from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
-from gateway.hashing import KeyHasher
+from gateway.hashing import NICENESS, KeyHasher
 from gateway.keys import generate
 
 
@@ -89,3 +92,12 @@ async def test_a_closed_hasher_is_unavailable(hasher: KeyHasher) -> None:
     hasher.close()
     with pytest.raises(StoreUnavailable):
         await hasher.hash(SecretStr("x"))
+
+
+async def test_hashing_gives_way_to_everything_else(hasher: KeyHasher) -> None:
+    before = {thread.native_id for thread in threading.enumerate()}
+    await hasher.hash(generate().secret)
+    (worker,) = {thread.native_id for thread in threading.enumerate()} - before
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert worker is not None
+    assert os.getpriority(os.PRIO_PROCESS, worker) - own == (NICENESS if sys.platform == "linux" else 0)
