@@ -26,10 +26,14 @@ from meter.usage_report import without_usage
 WHOLE_BYTES_MAX = 1024 * 1024
 TAIL_BYTES = 4096
 ERROR_BODY_BYTES_MAX = 64 * 1024
+# No backend sends more frames, empty ones included, than some for each token, and some beside.
+FRAMES_PER_TOKEN_MAX = 8
+FRAMES_BESIDE_MAX = 4096
 
 INCOMPLETE = "the model backend ended the answer before it was complete"
 OVER_CAP = "the model backend went past the output limit of this request"
 TOO_LONG = "the model backend sent an answer that is too long to read"
+ENDLESS = "the model backend did not come to an end"
 UNREADABLE = "the model backend sent what is no answer of this endpoint"
 
 
@@ -121,6 +125,7 @@ class _Stream:
         self._splitter = splitter
         self._fold = fold
         self._strips = grant.strip_usage and surface.name in USAGE_ON_REQUEST
+        self._frames_left = FRAMES_BESIDE_MAX + FRAMES_PER_TOKEN_MAX * grant.output_cap
 
     def chunk(self, data: bytes, end_of_stream: bool) -> Decision:
         out: list[bytes] = []
@@ -152,6 +157,9 @@ class _Stream:
         An `unfinished` last frame, which has no terminator, is worth nothing to a client unless it ends the answer.
         A blank line of NDJSON is left out, because ollama-python reads every line as JSON.
         """
+        self._frames_left -= 1
+        if self._frames_left < 0:
+            return ENDLESS
         if not frame.data and self._surface.dialect is Dialect.NATIVE:
             return None
         read = read_frame(self._surface.name, frame.data)

@@ -49,9 +49,14 @@ def as_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+# More than any context window in use. What a backend reports beyond it is an accident, which would use up every
+# budget of the caller and, added up, the integers of the counters.
+TOKENS_BELIEVED_MAX = 2**24
+
+
 def as_count(value: object) -> int:
     """`value` when it is a believable token count, else 0, which is what a left-out counter means."""
-    return value if type(value) is int and 0 < value < 2**53 else 0
+    return value if type(value) is int and 0 < value <= TOKENS_BELIEVED_MAX else 0
 
 
 def reported(input_tokens: object, output_tokens: object) -> Usage:

@@ -147,7 +147,7 @@ class WholeBody:
 def with_payload(event: bytes, data: bytes) -> bytes:
     """The raw server-sent event `event` with the one-line payload `data` in place of its own; other lines stay."""
     lines = event.split(b"\n")
-    places = [index for index, line in enumerate(lines) if line.startswith(b"data:")]
-    ending = b"\r" if lines[places[0]].endswith(b"\r") else b""
-    lines[places[0]] = b"data: " + data + ending
-    return b"\n".join(line for index, line in enumerate(lines) if index not in places[1:])
+    place = next(index for index, line in enumerate(lines) if line.startswith(b"data:"))
+    ending = b"\r" if lines[place].endswith(b"\r") else b""
+    rest = (line for line in lines[place + 1 :] if not line.startswith(b"data:"))
+    return b"\n".join([*lines[:place], b"data: " + data + ending, *rest])

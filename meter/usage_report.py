@@ -23,4 +23,5 @@ def without_usage(frame: Frame, read: FrameRead) -> bytes:
         return frame.raw
     del document["usage"]
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
-    return with_payload(frame.raw, text.encode())
+    # No UTF-8 can carry half of a surrogate pair, which an escape in the backend's JSON may have smuggled in.
+    return with_payload(frame.raw, text.encode("utf-8", "replace"))

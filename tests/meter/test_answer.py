@@ -12,7 +12,7 @@ from gateway.dialects import error_body, error_frame
 from gateway.errors import MESSAGE, Code
 from gateway.surfaces import BY_NAME, SURFACES, Dialect
 from gateway.values import Outcome, Usage, UsageSource
-from meter.answer import INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
+from meter.answer import ENDLESS, INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
 from meter.framing import FRAME_BYTES_MAX, NdjsonSplitter, Splitter, SseSplitter
 from meter.readers import read_frame
 from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcript, transcripts
@@ -454,3 +454,36 @@ def test_no_bytes_whatever_make_an_answer_raise_or_go_unaccounted(
     assert ending.usage.output_tokens <= 100
     if status == 200 and surface.cap_field and out:
         assert ending.usage.input_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("surface", "frame"),
+    [
+        ("chat", b"\n"),
+        ("chat", b'{"message":{"content":""},"done":false}\n'),
+        ("v1_chat", b": still here\n\n"),
+        ("v1_messages", b'data: {"type":"what nobody knows"}\n\n'),
+    ],
+)
+def test_a_backend_that_goes_on_without_a_word_is_cut(surface: str, frame: bytes) -> None:
+    answer = Answer(grant_for(BY_NAME[surface], stream=True, output_cap=10))
+    kind = "application/x-ndjson" if surface == "chat" else "text/event-stream"
+    play(answer, 200, kind, [frame * 1000] * 20, ends=False)
+    ending = answer.end(aborted=False)
+    assert (ending.outcome, ending.code, ending.usage.output_tokens) == (Outcome.CUT, Code.BACKEND_ERROR, 0)
+
+
+def test_a_backend_may_send_empty_frames_between_its_words() -> None:
+    empty, word = (b'{"message":{"content":"%s"},"done":false}\n' % text for text in (b"", b"x"))
+    done = b'{"message":{"content":""},"done":true,"prompt_eval_count":1,"eval_count":1000}\n'
+    answer = Answer(grant_for(BY_NAME["chat"], stream=True, output_cap=1000))
+    out = play(answer, 200, "application/x-ndjson", [(empty * 3 + word) * 1000 + done])
+    assert ENDLESS.encode() not in out
+    assert answer.end(aborted=False).outcome is Outcome.COMPLETE
+
+
+def test_half_a_surrogate_pair_costs_no_answer() -> None:
+    answer = Answer(grant_for(BY_NAME["v1_completions"], stream=True, strip_usage=True))
+    usage = b'"usage":{"prompt_tokens":0,"completion_tokens":0}'
+    chunk = b'data: {"choices":[{"index":0,"text":"\\ud800"}],%s}\n\n' % usage
+    assert play(answer, 200, "text/event-stream", [chunk]).startswith(b'data: {"choices":[{"index":0,"text":"?"}]}\n\n')

@@ -166,7 +166,7 @@ def test_a_rendered_prompt_is_no_generation() -> None:
     assert read == FrameRead(terminal=True, finish="load")
 
 
-@pytest.mark.parametrize("count", ["true", "-4", "4.5", '"4"', "null", str(2**53)])
+@pytest.mark.parametrize("count", ["true", "-4", "4.5", '"4"', "null", str(2**24 + 1)])
 def test_an_unbelievable_counter_is_no_report(count: str) -> None:
     line = f'{{"message":{{"content":"a"}},"done":true,"prompt_eval_count":{count},"eval_count":{count}}}'
     assert read_frame("chat", line.encode()).usage is None

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meter.framing import Frame, FrameTooLong, NdjsonSplitter, Splitter, SseSplitter, WholeBody, with_payload
+from meter.framing import (
+    FRAME_BYTES_MAX,
+    Frame,
+    FrameTooLong,
+    NdjsonSplitter,
+    Splitter,
+    SseSplitter,
+    WholeBody,
+    with_payload,
+)
 
 SPLITTERS: list[Callable[[int], Splitter]] = [NdjsonSplitter, SseSplitter, WholeBody]
 
@@ -78,3 +87,8 @@ def test_the_data_of_an_event_is_replaced_and_its_other_lines_stay() -> None:
     event = b"event: x\r\ndata: one\r\nid: 7\r\ndata: two\r\n\r\n"
     assert with_payload(event, b"{}") == b"event: x\r\ndata: {}\r\nid: 7\r\n\r\n"
     assert with_payload(b"data:one\n\n", b"{}") == b"data: {}\n\n"
+
+
+def test_an_event_of_as_many_lines_as_fit_is_replaced_while_its_reader_waits() -> None:
+    event = b"data: one\n" + b"data:\n" * (FRAME_BYTES_MAX // 6) + b"\n"
+    assert with_payload(event, b"{}") == b"data: {}\n\n"
