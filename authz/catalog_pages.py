@@ -31,6 +31,9 @@ from gateway.values import Principal
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+# Where a request keeps whose it is, for the row of a refusal that comes later.
+_PRINCIPAL = "principal"
+
 
 class CatalogPages:
     """The aiohttp application. `readiness` names what is missing, nothing when all is there."""
@@ -66,12 +69,12 @@ class CatalogPages:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 return await handler(request)
         except (Denied, StoreUnavailable, TimeoutError) as error:
-            denial = await self._gate.refuse(attempt, error)
+            denial = await self._gate.refuse(attempt, error, request.get(_PRINCIPAL))
         except ConnectionError:
             # The caller left in the middle of its request, so nobody reads what is answered.
             denial = Denied(Code.INVALID_REQUEST)
         except web.HTTPException as error:
-            denial = await self._gate.refuse(attempt, _as_denied(error))
+            denial = await self._gate.refuse(attempt, _as_denied(error), request.get(_PRINCIPAL))
         return web.Response(
             status=denial.status,
             body=error_body(attempt.dialect, denial.code, denial.message, attempt.request_id),
@@ -95,7 +98,9 @@ class CatalogPages:
         )
 
     async def _principal(self, request: web.Request) -> Principal:
-        return await self._gate.identify(self._attempt(request))
+        principal = await self._gate.identify(self._attempt(request))
+        request[_PRINCIPAL] = principal
+        return principal
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

@@ -13,6 +13,7 @@ from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger import Entry
 from gateway.outbox import Outbox
 from gateway.quota.port import Quota
+from gateway.stores.ledger import TEXT_LENGTH_MAX
 from gateway.surfaces import Surface
 from gateway.values import Outcome, Principal, UsageSource
 
@@ -62,6 +63,7 @@ class Denials:
         return denial
 
     def _entry(self, attempt: Attempt, known: Known, denial: Denied) -> Entry:
+        # Of a path no more is stored; a longer one would wait in Redis and in memory whole.
         principal = known.principal
         return Entry(
             request_id=attempt.request_id,
@@ -72,7 +74,7 @@ class Denials:
             key_prefix=principal.key_prefix if principal else None,
             client_ip=attempt.client_ip,
             method=attempt.method,
-            path=attempt.path,
+            path=attempt.path[:TEXT_LENGTH_MAX],
             surface=known.surface.name if known.surface else None,
             model=known.model,
             backend=None,

@@ -84,9 +84,9 @@ class Gate:
         """What the backends host now. Raises StoreUnavailable."""
         return self._catalog.current()
 
-    async def refuse(self, attempt: Attempt, error: Exception) -> Denied:
-        """Records that `attempt` failed with `error`, and returns what to answer."""
-        return await self._denials.record(attempt, Known(), as_denial(error))
+    async def refuse(self, attempt: Attempt, error: Exception, principal: Principal | None) -> Denied:
+        """Records that `attempt`, of `principal` if that is known, failed with `error`; returns what to answer."""
+        return await self._denials.record(attempt, Known(principal), as_denial(error))
 
     async def _decide(self, attempt: Attempt, known: Known) -> Admitted | NotAdmitted:
         known.principal = principal = await self.identify(attempt)

@@ -10,6 +10,10 @@ from aiohttp import web
 
 from gateway.errors import CannotListen
 
+# Envoy lets no request through that has more in its headers (`max_request_headers_kb`). What is over aiohttp's own
+# limits it would answer in words of its own, and log with a traceback in which the header stands.
+HEADER_BYTES_MAX = 64 * 1024
+
 
 def runner_of(application: web.Application) -> web.AppRunner:
     """What serves the application: without a log of its own, and without unpacking what a caller packed.
@@ -17,7 +21,13 @@ def runner_of(application: web.Application) -> web.AppRunner:
     Nobody here reads a packed body, and one that is broken would otherwise be reported by aiohttp with a traceback when
     it discards the rest of a refused request.
     """
-    return web.AppRunner(application, access_log=None, auto_decompress=False)
+    return web.AppRunner(
+        application,
+        access_log=None,
+        auto_decompress=False,
+        max_line_size=HEADER_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
+    )
 
 
 async def start(runner: web.AppRunner, listen: str, tls: ssl.SSLContext | None = None) -> None:

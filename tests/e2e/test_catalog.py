@@ -112,6 +112,8 @@ def test_forbidden_and_missing_models_are_the_same_bytes_on_every_page(stack: St
         ]
         assert len({str(without_id(answer)) for answer in answers}) == 1
         assert (answers[0].status_code, answers[0].headers["x-gateway-error"]) == (403, "model_not_allowed")
+        row = row_of(stack, answers[0].headers["x-request-id"])
+        assert (row["tenant"], row["key_prefix"], row["code"]) == ("two", narrow[:12], "model_not_allowed")
 
 
 def test_show_says_what_a_client_needs_and_nothing_of_the_operators(stack: Stack, narrow: str) -> None:

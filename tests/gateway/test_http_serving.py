@@ -27,3 +27,24 @@ async def test_a_broken_packed_body_that_nobody_reads_is_no_accident(caplog: pyt
     finally:
         await runner.cleanup()
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("place", ["path", "header"])
+async def test_what_envoy_lets_through_is_not_too_long(caplog: pytest.LogCaptureFixture, place: str) -> None:
+    async def length(request: web.Request) -> web.Response:
+        return web.Response(text=str(len(request.path) + len(request.headers.get("X-Long", ""))))
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", length)
+    runner = http_serving.runner_of(application)
+    address = f"127.0.0.1:{free_port()}"
+    await http_serving.start(runner, address)
+    try:
+        async with httpx.AsyncClient() as client:
+            long = "a" * 32_000
+            path, headers = (f"/{long}", {}) if place == "path" else ("/", {"X-Long": long})
+            answer = await client.get(f"http://{address}{path}", headers=headers)
+    finally:
+        await runner.cleanup()
+    assert (answer.status_code, answer.text) == (200, "32001")
+    assert caplog.text == ""
