@@ -210,7 +210,9 @@ class MemoryQuota:
     async def record(self, entry: Entry) -> None:
         """See the port."""
         held = self._holds.get(entry.request_id)
-        if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED) or (held and entry.tenant_id is None):
+        if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED):
+            return
+        if held and held.hold.tenant_id != entry.tenant_id:
             return
         if len(self._stream) + len(self._holds) - bool(held) >= 2 * self._room:
             raise Denied(Code.AUDIT_BACKLOG)

@@ -247,9 +247,10 @@ class Quota(Protocol):
     async def record(self, entry: Entry) -> None:
         """Appends the event of a request that was denied; a hold that its admission may have taken is voided with it.
 
-        Nothing happens to a request that was settled or recorded before; nor, when `entry` names no tenant, to one
-        whose hold lives. Raises Denied(audit_backlog) when twice the room is taken: the caller then refuses with that
-        instead, and no row is written. Admissions stop at once the room, so that denials have some left.
+        Nothing happens to a request that was settled or recorded before; nor to one whose hold lives, unless it is of
+        the tenant that `entry` names. Raises Denied(audit_backlog) when twice the room is taken: the caller then
+        refuses with that instead, and no row is written. Admissions stop at once the room, so that denials have some
+        left.
         """
         ...
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,3 +116,10 @@ async def test_the_stream_works_again_after_the_store_lost_everything(bench: Ben
     await bench.quota.settle(entry(hold))
     assert await drain(bench.quota, bench.ledger) == 1
     assert bench.ledger.entries[hold.request_id].ts_ms == NOON_MS
+
+
+async def test_a_denial_of_one_tenant_voids_no_hold_of_another(bench: Bench) -> None:
+    hold = await admitted(bench.quota, asks(tenant=1))
+    await bench.quota.record(replace(denial(tenant=2), request_id=hold.request_id))
+    assert await bench.quota.held(hold.request_id) == hold
+    assert await bench.quota.settle(entry(hold, output_tokens=5))
