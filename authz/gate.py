@@ -51,6 +51,7 @@ class Gate:
         self._admitter = admitter
         self._denials = denials
         self._prefer_loaded = prefer_loaded
+        self._working: set[asyncio.Task[Principal]] = set()
 
     async def check(self, attempt: Attempt) -> Admitted | NotAdmitted:
         """The decision about one request at Envoy's door. Never raises for anything a caller or a store does."""
@@ -70,15 +71,29 @@ class Gate:
 
         An address that failed too often is refused before its key costs any work, unless this process knows the key.
         """
-        if not self._authenticator.knows(attempt.key):
+        if self._authenticator.knows(attempt.key):
+            principal = await self._authenticate(attempt)
+        else:
             await self._throttle.check(attempt.client_ip)
+            # Whoever leaves, or is sent away, before the work for a wrong key is done has failed all the same.
+            work = asyncio.create_task(self._authenticate(attempt))
+            self._working.add(work)
+            work.add_done_callback(self._worked)
+            principal = await asyncio.shield(work)
+        self._last_used.note(principal.key_id)
+        return principal
+
+    async def _authenticate(self, attempt: Attempt) -> Principal:
         try:
-            principal = await self._authenticator.authenticate(attempt.key)
+            return await self._authenticator.authenticate(attempt.key)
         except Denied:
             await self._throttle.count(attempt.client_ip)
             raise
-        self._last_used.note(principal.key_id)
-        return principal
+
+    def _worked(self, work: asyncio.Task[Principal]) -> None:
+        self._working.discard(work)
+        if not work.cancelled():
+            work.exception()  # Retrieved here too, in case whoever waited has left.
 
     def catalog(self) -> Catalog:
         """What the backends host now. Raises StoreUnavailable."""

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from pydantic import SecretStr
+
+from authz.admit import Admitter
+from authz.attempt import Attempt
+from authz.catalog_view import CatalogView
+from authz.denials import Denials
+from authz.gate import Gate
+from authz.last_used import LastUsed
+from gateway.errors import Code, Denied
+from gateway.hashing import KeyHasher
+from gateway.keys import generate
+from gateway.outbox import Outbox
+from gateway.quota.memory import MemoryQuota
+from gateway.settings import Settings
+from gateway.stores.catalog import CatalogStore
+from gateway.stores.ledger import Ledger
+from gateway.stores.postgres import Database
+from gateway.stores.redis_connection import connect
+from gateway.stores.throttle import FailureThrottle
+from tests.authz.test_authenticate import Door
+from tests.gateway.quota.builders import Clock
+
+
+class BusyHasher(KeyHasher):
+    """One whose queue is long: nothing is verified before `turn`."""
+
+    turn: asyncio.Event
+
+    async def verify(self, stored: str | None, key: SecretStr) -> bool:
+        await self.turn.wait()
+        return await super().verify(stored, key)
+
+
+async def test_a_wrong_key_counts_also_when_nobody_waited_for_the_verdict(database_url: str, redis_url: str) -> None:
+    settings = Settings(database_url=SecretStr(database_url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
+    async with AsyncExitStack() as stack:
+        database, redis = Database(settings), connect(settings)
+        stack.push_async_callback(database.close)
+        stack.push_async_callback(redis.aclose)
+        await redis.flushall()
+        hasher = BusyHasher(time_cost=1, memory_cost_kib=64, parallelism=1)
+        stack.callback(hasher.close)
+        hasher.turn = asyncio.Event()
+        door, ledger, throttle = Door(database, hasher), Ledger(database), FailureThrottle(redis, failures_max=1)
+        quota = MemoryQuota(now_ms=Clock(), lease_s=15, room=10, load=ledger.usage_of)
+        gate = Gate(
+            door.authenticator,
+            throttle,
+            LastUsed(door.directory),
+            CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
+            Admitter(quota, settings.max_num_predict),
+            Denials(quota, Outbox(quota, ledger, 10)),
+            prefer_loaded=False,
+        )
+        attempt = Attempt("r", "POST", "/api/chat", generate().secret, "192.0.2.9", "", "", b"")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await gate.identify(attempt)
+        hasher.turn.set()
+
+        async with asyncio.timeout(20):
+            with pytest.raises(Denied) as refused:
+                while True:
+                    await throttle.check(attempt.client_ip)
+        assert refused.value.code is Code.AUTH_THROTTLED
