@@ -26,8 +26,9 @@ T = TypeVar("T")
 
 THREADS = 2
 WAITERS_MAX = 64
-# By how much hashing stands behind everything else that the machine does; the lanes of Argon2 inherit it.
-NICENESS = 10
+# By how much hashing stands behind everything else that the machine does, and no more: a new key waits for it, also
+# beside a model that uses every core. The lanes of Argon2 inherit it.
+NICENESS = 5
 
 
 class KeyHasher:
