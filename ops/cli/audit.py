@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,7 @@ from gateway.stores.postgres import Database
 from gateway.stores.reports import Filter, Reports
 from ops.cli.parameters import INTEGER_MAX, Moment, Name, Number, Prefix, json_option
 from ops.cli.session import Session, pass_session
-from ops.cli.show import iso, print_json, print_table, text
+from ops.cli.show import json_text, print_json, print_table, text
 
 Row = dict[str, object]
 
@@ -86,7 +85,7 @@ async def _follow(database: Database, where: Filter, limit: int, as_json: bool) 
         click.echo("  ".join(_fitted(_HEADINGS.get(name, name), name) for name in _SHOWN))
     async for row in _rows(database, where, limit):
         if as_json:
-            click.echo(json.dumps({**row, "ts": iso(row["ts"])}, ensure_ascii=False))  # type: ignore[arg-type]
+            click.echo(json_text(row))
         else:
             click.echo("  ".join(_fitted(_cell(row, name), name) for name in _SHOWN).rstrip())
 

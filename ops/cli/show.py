@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,11 +17,19 @@ from rich.text import Text
 
 # A pipe has no width; nothing is folded there.
 PIPE_WIDTH = 400
+# Beyond what JSON escapes by itself: the other controls, and marks that have no width or turn the direction of writing.
+_UNSEEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout; times are ISO 8601 in UTC."""
-    click.echo(json.dumps(document, ensure_ascii=False, default=_jsonable, indent=2 if sys.stdout.isatty() else None))
+    click.echo(json_text(document, indent=2 if sys.stdout.isatty() else None))
+
+
+def json_text(document: Any, indent: int | None = None) -> str:
+    """The document as JSON in which what a terminal would obey or hide is escaped."""
+    text = json.dumps(document, ensure_ascii=False, default=_jsonable, indent=indent)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:

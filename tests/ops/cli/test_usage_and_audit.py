@@ -150,6 +150,10 @@ def test_a_terminal_cannot_be_steered_by_what_a_caller_sent(busy: Operator) -> N
     table = busy.does("show-audit")
     assert "\x1b[2J" not in table
     assert "/\\x1b[2J[red]" in table
+    record(busy, "hidden", path="/\x9b2J\u202eok\x7f\xfc", tenant="Acme")
+    printed = busy.does("show-audit", "--request-id", "hidden", "--json")
+    assert "/\\u009b2J\\u202eok\\u007f\xfc" in printed
+    assert json.loads(printed)[0]["path"] == "/\x9b2J\u202eok\x7f\xfc"
 
 
 @pytest.mark.parametrize("as_json", [True, False])
