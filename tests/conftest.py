@@ -52,10 +52,12 @@ def shared_database_url(postgres_url: str) -> str:
 
 
 @pytest.fixture
-def empty_database_url(shared_database_url: str) -> str:
-    """The URL of a database without the schema."""
-    asyncio.run(_run(shared_database_url, "DROP SCHEMA IF EXISTS gateway CASCADE"))
-    return shared_database_url
+def empty_database_url(shared_database_url: str) -> Iterator[str]:
+    """The URL of a database without the schema; whatever the test makes of it, it leaves none to the next one."""
+    drop = "DROP SCHEMA IF EXISTS gateway CASCADE"
+    asyncio.run(_run(shared_database_url, drop))
+    yield shared_database_url
+    asyncio.run(_run(shared_database_url, drop))
 
 
 @pytest.fixture
