@@ -63,7 +63,6 @@ class Denials:
         return denial
 
     def _entry(self, attempt: Attempt, known: Known, denial: Denied) -> Entry:
-        # Of a path no more is stored; a longer one would wait in Redis and in memory whole.
         principal = known.principal
         return Entry(
             request_id=attempt.request_id,
@@ -74,6 +73,7 @@ class Denials:
             key_prefix=principal.key_prefix if principal else None,
             client_ip=attempt.client_ip,
             method=attempt.method,
+            # No more is stored; the whole would only wait in Redis and in memory.
             path=attempt.path[:TEXT_LENGTH_MAX],
             surface=known.surface.name if known.surface else None,
             model=known.model,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 import structlog
+from pydantic import SecretStr
 
 from authz.admit import Admitted, Admitter, NotAdmitted, refusal_headers
 from authz.attempt import Attempt
@@ -28,6 +29,8 @@ log = structlog.get_logger()
 
 # Envoy waits 5 s for the check. A yes that comes later would leave a hold that nobody uses.
 CHECK_TIMEOUT_S = 4.0
+# Far more than may wait for the hashing of their keys (`gateway.hashing`); what goes beyond fails there.
+WORKING_MAX = 1000
 
 
 class Gate:
@@ -72,22 +75,30 @@ class Gate:
         An address that failed too often is refused before its key costs any work, unless this process knows the key.
         """
         if self._authenticator.knows(attempt.key):
-            principal = await self._authenticate(attempt)
+            principal = await self._authenticate(attempt.key, attempt.client_ip)
         else:
             await self._throttle.check(attempt.client_ip)
-            # Whoever leaves, or is sent away, before the work for a wrong key is done has failed all the same.
-            work = asyncio.create_task(self._authenticate(attempt))
-            self._working.add(work)
-            work.add_done_callback(self._worked)
-            principal = await asyncio.shield(work)
+            principal = await self._authenticate_whoever_waits(attempt.key, attempt.client_ip)
         self._last_used.note(principal.key_id)
         return principal
 
-    async def _authenticate(self, attempt: Attempt) -> Principal:
+    async def _authenticate_whoever_waits(self, key: SecretStr | None, client_ip: str) -> Principal:
+        """Whoever leaves, or is sent away, before the work for a wrong key is done has failed all the same.
+
+        Past WORKING_MAX nothing is left behind for those who leave, so that nobody can pile it up.
+        """
+        if len(self._working) >= WORKING_MAX:
+            return await self._authenticate(key, client_ip)
+        work = asyncio.create_task(self._authenticate(key, client_ip), name="verdict")
+        self._working.add(work)
+        work.add_done_callback(self._worked)
+        return await asyncio.shield(work)
+
+    async def _authenticate(self, key: SecretStr | None, client_ip: str) -> Principal:
         try:
-            return await self._authenticator.authenticate(attempt.key)
+            return await self._authenticator.authenticate(key)
         except Denied:
-            await self._throttle.count(attempt.client_ip)
+            await self._throttle.count(client_ip)
             raise
 
     def _worked(self, work: asyncio.Task[Principal]) -> None:

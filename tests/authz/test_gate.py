@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import pytest
 from pydantic import SecretStr
@@ -37,7 +39,27 @@ class BusyHasher(KeyHasher):
         return await super().verify(stored, key)
 
 
-async def test_a_wrong_key_counts_also_when_nobody_waited_for_the_verdict(database_url: str, redis_url: str) -> None:
+CLIENT_IP = "192.0.2.9"
+
+
+@dataclass
+class Busy:
+    """A gate whose hasher is busy, and its throttle, which refuses after one failure."""
+
+    gate: Gate
+    throttle: FailureThrottle
+    hasher: BusyHasher
+
+    async def leave(self) -> None:
+        """Asks to be let in with a key that nobody knows, and does not wait for the verdict."""
+        attempt = Attempt("r", "POST", "/api/chat", generate().secret, CLIENT_IP, "", "", b"")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await self.gate.identify(attempt)
+
+
+@pytest.fixture
+async def busy(database_url: str, redis_url: str) -> AsyncIterator[Busy]:
     settings = Settings(database_url=SecretStr(database_url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
     async with AsyncExitStack() as stack:
         database, redis = Database(settings), connect(settings)
@@ -58,14 +80,27 @@ async def test_a_wrong_key_counts_also_when_nobody_waited_for_the_verdict(databa
             Denials(quota, Outbox(quota, ledger, 10)),
             prefer_loaded=False,
         )
-        attempt = Attempt("r", "POST", "/api/chat", generate().secret, "192.0.2.9", "", "", b"")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await gate.identify(attempt)
-        hasher.turn.set()
+        yield Busy(gate, throttle, hasher)
 
-        async with asyncio.timeout(20):
-            with pytest.raises(Denied) as refused:
-                while True:
-                    await throttle.check(attempt.client_ip)
-        assert refused.value.code is Code.AUTH_THROTTLED
+
+def verdicts() -> int:
+    """How many failures are still to be counted for those who left."""
+    return sum(task.get_name() == "verdict" for task in asyncio.all_tasks())
+
+
+async def test_a_wrong_key_counts_also_when_nobody_waited_for_the_verdict(busy: Busy) -> None:
+    await busy.leave()
+    assert verdicts() == 1
+    busy.hasher.turn.set()
+    async with asyncio.timeout(20):
+        with pytest.raises(Denied) as refused:
+            while True:
+                await busy.throttle.check(CLIENT_IP)
+    assert refused.value.code is Code.AUTH_THROTTLED
+
+
+async def test_nobody_piles_up_work_by_leaving(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("authz.gate.WORKING_MAX", 2)
+    for _ in range(4):
+        await busy.leave()
+    assert verdicts() == 2
