@@ -19,21 +19,21 @@ from authz.gate import Gate
 from authz.last_used import LastUsed
 from authz.server import AuthorizationServicer
 from authz.verified_keys import VerifiedKeys
-from gateway import grpc_serving, http_serving, running
+from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.hashing import KeyHasher
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
+from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
-from gateway.quota.redis_quota import RedisQuota
-from gateway.readiness import Readiness
-from gateway.service_tls import ServiceTls
+from gateway.quota.redis.quota import RedisQuota
+from gateway.service import grpc_server, http_server, lifecycle
+from gateway.service.readiness import Readiness
+from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
-from gateway.stores.catalog import CatalogStore
 from gateway.stores.directory import Directory
 from gateway.stores.feed import Feed
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.stores.throttle import FailureThrottle
 from gateway.values import Limits
 
@@ -97,24 +97,24 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(outbox.run(), name="outbox"),
             asyncio.create_task(EpochWatch(quota, outbox.hand_over_again).run(), name="epoch"),
         ]
-        stack.push_async_callback(running.cancel, background)
+        stack.push_async_callback(lifecycle.cancel, background)
         stack.push_async_callback(outbox.drained, HAND_OVER_TIMEOUT_S)
 
         readiness = Readiness(database, quota, lambda: catalog.known)
-        pages = http_serving.runner_of(CatalogPages(gate, settings, readiness.missing).application())
+        pages = http_server.runner_of(CatalogPages(gate, settings, readiness.missing).application())
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
-        await http_serving.start(pages, settings.authz_http_listen, tls.http_context() if tls else None)
+        await http_server.start(pages, settings.authz_http_listen, tls.http_context() if tls else None)
         stack.push_async_callback(pages.cleanup)
 
         await _look_around(feed, catalog)
-        server = grpc_serving.make_server(settings.max_request_body_bytes)
-        health = grpc_serving.with_health(server)
+        server = grpc_server.make_server(settings.max_request_body_bytes)
+        health = grpc_server.with_health(server)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(gate, settings), server)
-        await grpc_serving.start(server, settings.authz_grpc_listen, tls)
+        await grpc_server.start(server, settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.push_async_callback(health.leave)
 
-        await running.until_stopped(stop, *background)
+        await lifecycle.until_stopped(stop, *background)
         log.info("draining")
 
 
@@ -130,7 +130,7 @@ async def _look_around(feed: Feed, catalog: CatalogView) -> None:
 
 def main() -> int:
     """The process. Returns its exit code."""
-    return running.run("authz", serve)
+    return lifecycle.run("authz", serve)
 
 
 if __name__ == "__main__":

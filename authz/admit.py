@@ -9,11 +9,11 @@ from authz.attempt import Attempt
 from authz.policy import may_see_backend, may_set_runner_options
 from authz.request import ReadRequest
 from gateway.errors import Code, Denied
-from gateway.estimate import estimate_input
-from gateway.grant import Grant
 from gateway.quota.port import Admission, Figures, Quota, Refused
-from gateway.surfaces import Surface
+from gateway.record.grant import Grant
+from gateway.request.token_estimate import estimate_input
 from gateway.values import Principal
+from gateway.wire.surfaces import Surface
 
 # What a 429 says where nobody knows a time: a client that is told none comes back at once, and again. What running
 # requests hold may be free any moment; a limit per minute has moved on after its window, a budget not before a day.

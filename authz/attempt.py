@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from gateway.surfaces import Dialect, dialect_of
+from gateway.wire.surfaces import Dialect, dialect_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,14 @@ from authz.gate import CHECK_TIMEOUT_S, Gate
 from authz.policy import effective_models
 from authz.request import as_model_name, read_model
 from gateway import __version__
-from gateway.caller import USER_AGENT_CHARACTERS_MAX, client_ip
-from gateway.catalog import HostedModel
-from gateway.dialects import error_body
+from gateway.catalog.ollama_version import lowest
+from gateway.catalog.snapshot import HostedModel
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER
-from gateway.ollama_versions import lowest
+from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.settings import Settings
 from gateway.values import Principal
+from gateway.wire.dialects import error_body
+from gateway.wire.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import structlog
 
-from gateway.catalog import Catalog
+from gateway.catalog.snapshot import Catalog
+from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
-from gateway.stores.catalog import CatalogStore
 
 log = structlog.get_logger()
 

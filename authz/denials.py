@@ -10,12 +10,12 @@ import structlog
 
 from authz.attempt import Attempt
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.ledger import Entry
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
+from gateway.ledger.store import TEXT_LENGTH_MAX
 from gateway.quota.port import Quota
-from gateway.stores.ledger import TEXT_LENGTH_MAX
-from gateway.surfaces import Surface
+from gateway.record.entry import Entry
 from gateway.values import Outcome, Principal, UsageSource
+from gateway.wire.surfaces import Surface
 
 log = structlog.get_logger()
 

@@ -16,11 +16,11 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, status_pb2
 
 from authz.attempt import Attempt, presented_key
-from gateway.caller import USER_AGENT_CHARACTERS_MAX, client_ip
-from gateway.dialects import error_body
 from gateway.errors import Denied
-from gateway.grant import METADATA_KEY, Grant
-from gateway.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, cluster_name
+from gateway.record.grant import METADATA_KEY, Grant
+from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
+from gateway.wire.dialects import error_body
+from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, cluster_name
 
 # What a caller proved who they are with, and what only our own parts set, never travels further.
 _REQUEST_HEADERS_REMOVED = ("authorization", "x-api-key", "x-forwarded-for")

@@ -19,11 +19,11 @@ from authz.denials import Denials, Known
 from authz.last_used import LastUsed
 from authz.policy import attempts_for, check_scope
 from authz.request import read_request
-from gateway.catalog import Catalog
+from gateway.catalog.snapshot import Catalog
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.stores.throttle import FailureThrottle
-from gateway.surfaces import BY_PATH
 from gateway.values import Principal
+from gateway.wire.surfaces import BY_PATH
 
 log = structlog.get_logger()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from gateway.catalog import Catalog, HostedModel
+from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.errors import Code, Denied
-from gateway.surfaces import Surface
 from gateway.values import Principal, Scope
+from gateway.wire.surfaces import Surface
 
 # A second attempt on another replica of the same backend comes before the next backend.
 ATTEMPTS_PER_BACKEND_MAX = 2

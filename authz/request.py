@@ -11,10 +11,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from gateway.asked import Asked, read_asked
 from gateway.errors import Code, Denied
-from gateway.model_names import canonical
-from gateway.surfaces import Surface
+from gateway.request.generation import Asked, read_asked
+from gateway.request.model_name import canonical
+from gateway.wire.surfaces import Surface
 
 DEPTH_MAX = 64
 _INTEGER_MAX = 2**63 - 1

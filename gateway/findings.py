@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.catalog import Catalog, HostedModel
-from gateway.ollama_versions import OLDEST_SUPPORTED, is_too_old
+from gateway.catalog.ollama_version import OLDEST_SUPPORTED, is_too_old
+from gateway.catalog.snapshot import Catalog, HostedModel
 
 DIGEST_SHOWN_CHARACTERS = 12
 

@@ -75,7 +75,7 @@ class Usage:
 class Principal:
     """Who is asking: a verified key, its tenant, and the policy that is in force for both.
 
-    Key limits and models have inherited already; `models` holds canonical names (see `gateway.model_names`).
+    Key limits and models have inherited already; `models` holds canonical names (see `gateway.request.model_name`).
     """
 
     tenant_id: int

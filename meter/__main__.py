@@ -12,17 +12,17 @@ import structlog
 from envoy.service.accesslog.v3 import als_pb2_grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
-from gateway import grpc_serving, running
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
+from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
-from gateway.quota.redis_quota import RedisQuota
-from gateway.service_tls import ServiceTls
+from gateway.quota.redis.quota import RedisQuota
+from gateway.service import grpc_server, lifecycle
+from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.endings import EndingStore
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.prompts import PromptLog
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from meter.access_log import AccessLogServicer
 from meter.drain import Drain
 from meter.endings import Endings
@@ -58,30 +58,30 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(prompts.run(), name="prompts"),
             asyncio.create_task(EpochWatch(quota, renewal.at_once, outbox.hand_over_again).run(), name="epoch"),
         ]
-        stack.push_async_callback(running.cancel, background)
+        stack.push_async_callback(lifecycle.cancel, background)
         stack.push_async_callback(outbox.drained, SETTLE_TIMEOUT_S)
         stack.push_async_callback(endings.close)
 
-        server = grpc_serving.make_server(max(grpc_serving.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
-        health = grpc_serving.with_health(server)
+        server = grpc_server.make_server(max(grpc_server.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
+        health = grpc_server.with_health(server)
         servicer = ExternalProcessorServicer(outbox, renewal, endings, prompts)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
         access_log = AccessLogServicer(endings, outbox, settings.trusted_networks)
         als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
-        await grpc_serving.start(server, settings.meter_grpc_listen, tls)
+        await grpc_server.start(server, settings.meter_grpc_listen, tls)
         stack.push_async_callback(servicer.finished)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.callback(access_log.close)
         stack.push_async_callback(health.leave)
 
-        await running.until_stopped(stop, *background)
+        await lifecycle.until_stopped(stop, *background)
         log.info("draining")
 
 
 def main() -> int:
     """The process. Returns its exit code."""
-    return running.run("meter", serve)
+    return lifecycle.run("meter", serve)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from ipaddress import IPv4Network, IPv6Network
 import structlog
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 
-from gateway.ledger import Entry
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
+from gateway.record.entry import Entry
 from meter import log_records
 from meter.endings import Endings
 from meter.log_records import BrokenOff, Unanswered

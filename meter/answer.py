@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.asked import USAGE_ON_REQUEST
-from gateway.dialects import error_body, error_frame
 from gateway.errors import STATUS, Code
-from gateway.grant import Grant
-from gateway.surfaces import BY_NAME, Dialect, Surface
+from gateway.record.grant import Grant
+from gateway.request.generation import USAGE_ON_REQUEST
 from gateway.values import Outcome, Usage
+from gateway.wire.dialects import error_body, error_frame
+from gateway.wire.surfaces import BY_NAME, Dialect, Surface
 from meter.backend_errors import caller_status, shown_body, shown_frame
 from meter.framing import Frame, FrameTooLong, NdjsonSplitter, Splitter, SseSplitter, WholeBody
 from meter.readers import load_object, read_frame, read_tail

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.dialects import error_body, error_frame
 from gateway.errors import MESSAGE, Code
-from gateway.surfaces import Dialect
+from gateway.wire.dialects import error_body, error_frame
+from gateway.wire.surfaces import Dialect
 from meter.readers import load_object
 
 # Statuses that speak of the gateway's own credentials, account or route at the backend, not of the caller's.

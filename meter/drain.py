@@ -17,9 +17,9 @@ from typing import TypeVar
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger import Entry
+from gateway.ledger.store import Ledger
 from gateway.quota.port import Event, EventStream, Quota
-from gateway.stores.ledger import Ledger
+from gateway.record.entry import Entry
 
 log = structlog.get_logger()
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import structlog
 
 from gateway.errors import Code, StoreUnavailable
-from gateway.ledger import Entry, unanswered_entry
 from gateway.quota.port import Quota
+from gateway.record.entry import Entry, unanswered_entry
 from gateway.values import Outcome
 
 log = structlog.get_logger()

@@ -12,11 +12,11 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.type.v3 import http_status_pb2
 
-from gateway.dialects import error_body
 from gateway.errors import MESSAGE, STATUS, Code
-from gateway.grant import METADATA_KEY, METADATA_NAMESPACE, Grant
-from gateway.names import ERROR_HEADER, REQUEST_ID_HEADER
-from gateway.surfaces import dialect_of
+from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE, Grant
+from gateway.wire.dialects import error_body
+from gateway.wire.names import ERROR_HEADER, REQUEST_ID_HEADER
+from gateway.wire.surfaces import dialect_of
 
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
 _OVERWRITE = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from gateway.errors import Code
-from gateway.grant import Grant
-from gateway.ledger import Entry, settled_entry
-from gateway.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER, backend_of
 from gateway.quota.port import Hold, Progress
+from gateway.record.entry import Entry, settled_entry
+from gateway.record.grant import Grant
 from gateway.values import Outcome, Usage
+from gateway.wire.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER, backend_of
 from meter import envoy_api
 from meter.answer import Answer
 from meter.prompts import Transcript

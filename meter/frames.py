@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.estimate import text_bytes
+from gateway.request.token_estimate import text_bytes
 from gateway.values import Usage, UsageSource
 
 

@@ -12,11 +12,11 @@ from ipaddress import IPv4Network, IPv6Network
 
 from envoy.data.accesslog.v3 import accesslog_pb2
 
-from gateway.caller import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.errors import Code
-from gateway.ledger import Entry
-from gateway.surfaces import BY_PATH
+from gateway.record.entry import Entry
+from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.values import Outcome, UsageSource
+from gateway.wire.surfaces import BY_PATH
 
 # How Envoy's response code details begin when the backend went away in mid-answer, and when the caller did.
 BACKEND_DIED = "upstream_reset_after_response_started"

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from gateway.errors import Conflict, DataRefused, StoreUnavailable
-from gateway.grant import Grant
+from gateway.record.grant import Grant
 from gateway.stores.prompts import PromptRecord
 
 log = structlog.get_logger()

@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.asked import USAGE_ON_REQUEST
-from gateway.grant import Grant
-from gateway.surfaces import BY_NAME
+from gateway.record.grant import Grant
+from gateway.request.generation import USAGE_ON_REQUEST
+from gateway.wire.surfaces import BY_NAME
 
 # Each of these makes Ollama reload, keep or unload the model for everybody, or shows the rendered system prompt.
 RUNNER_FIELDS = ("keep_alive", "shift", "_debug_render_only")

@@ -16,7 +16,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.errors import Code
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
 from gateway.values import Outcome
 from meter import envoy_api
 from meter.endings import Endings

@@ -11,7 +11,7 @@ The input is then the estimate made at admission. `exact` means that both figure
 
 from __future__ import annotations
 
-from gateway.estimate import tokens_in
+from gateway.request.token_estimate import tokens_in
 from gateway.values import Usage, UsageSource
 from meter.frames import FrameRead
 

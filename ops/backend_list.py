@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from gateway.backend import Backend
 from gateway.errors import Conflict, NotFound
 from gateway.settings import Settings
+from gateway.settings.backend import Backend
 
 VARIABLE = "OLLAMA_BACKENDS"
 HIDDEN = "***"

@@ -34,9 +34,9 @@ from envoy_data_plane.envoy.type import v3 as envoy_type
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
-from gateway.backend import Backend
-from gateway.names import cluster_name
 from gateway.settings import Settings
+from gateway.settings.backend import Backend
+from gateway.wire.names import cluster_name
 
 HOLD_RESPONSE_WASM = "hold_response.wasm"
 _WAITING_PER_CONNECTION = 16

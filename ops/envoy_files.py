@@ -18,7 +18,7 @@ from typing import cast
 
 import betterproto2
 
-from gateway import grpc_serving
+from gateway.service import grpc_server
 from gateway.settings import Settings
 from ops import authorities, envoy_cds
 from ops.envoy_clusters import HOLD_RESPONSE_WASM, authority_name, render_clusters, secret_name
@@ -66,7 +66,7 @@ def render_fixed(settings: Settings, directory: Path) -> dict[str, bytes]:
         "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
         "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes),
         "BUFFER_BYTES_MAX": str(
-            max(grpc_serving.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes + _REWRITING_BYTES)
+            max(grpc_server.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes + _REWRITING_BYTES)
         ),
         "LOCAL_REPLIES": json.dumps(local_reply_config()),
     }

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gateway.dialects import error_object
 from gateway.errors import MESSAGE, STATUS, Code
-from gateway.names import ERROR_HEADER, REQUEST_ID_HEADER
-from gateway.surfaces import SURFACES, Dialect
+from gateway.wire.dialects import error_object
+from gateway.wire.names import ERROR_HEADER, REQUEST_ID_HEADER
+from gateway.wire.surfaces import SURFACES, Dialect
 
-# Which paths speak which dialect, first match wins; the counterpart of gateway.surfaces.dialect_of. Malformed HTTP has
-# no path at all, so the last one asks for none.
+# Which paths speak which dialect; the first match wins. The counterpart of gateway.wire.surfaces.dialect_of. Malformed
+# HTTP has no path at all, so the last one asks for none.
 _PATHS: tuple[tuple[Dialect, str | None], ...] = (
     (Dialect.ANTHROPIC, r"/v1/messages([/?].*)?"),
     (Dialect.OPENAI, r"/v1/.*"),

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gateway.names import AUTHZ_TLS_NAME, METER_TLS_NAME
 from gateway.settings import TlsFiles
+from gateway.wire.names import AUTHZ_TLS_NAME, METER_TLS_NAME
 
 Json = dict[str, Any]
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from gateway.backend import Backend
 from gateway.errors import GatewayError
+from gateway.settings.backend import Backend
 
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
 ANSWER_TIMEOUT_S = 10.0

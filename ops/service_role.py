@@ -14,7 +14,7 @@ import secrets
 from sqlalchemy import Connection, text
 
 from gateway.errors import GatewayError
-from gateway.stores.ledger import COLUMNS
+from gateway.ledger.store import COLUMNS
 
 # What PostgreSQL itself takes by default.
 _SCRAM_ITERATIONS = 4096

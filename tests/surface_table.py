@@ -11,7 +11,7 @@ from typing import Any
 
 from authz.request import ReadRequest, read_request
 from gateway.errors import Denied
-from gateway.surfaces import SURFACES, Surface
+from gateway.wire.surfaces import SURFACES, Surface
 from meter.rewrite import RUNNER_FIELDS, RUNNER_OPTIONS, Rewritten, rewrite
 from tests.meter.wire_corpus import grant_for
 

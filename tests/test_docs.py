@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gateway.errors import STATUS, Code
-from gateway.surfaces import SURFACES, Surface
+from gateway.wire.surfaces import SURFACES, Surface
 from ops.cli import PANELS
 from tests.surface_table import table
 

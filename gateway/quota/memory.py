@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.ledger import Entry
 from gateway.quota import periods
 from gateway.quota.calibration import Calibration, learn
 from gateway.quota.decision import Standing, decide, figures
@@ -35,6 +34,7 @@ from gateway.quota.port import (
 )
 from gateway.quota.rebuild import Rebuilder, Survey, Used
 from gateway.quota.window import Window
+from gateway.record.entry import Entry
 from gateway.values import Budgets, Limits, UsageSource
 
 

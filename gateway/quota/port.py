@@ -14,8 +14,8 @@ from datetime import date, datetime
 from typing import Literal, Protocol
 
 from gateway.errors import Code
-from gateway.grant import Grant
-from gateway.ledger import Entry
+from gateway.record.entry import Entry
+from gateway.record.grant import Grant
 from gateway.values import Budgets, Limits, Period
 
 # How long a request id is remembered as settled, and as denied or released.

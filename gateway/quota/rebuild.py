@@ -16,9 +16,9 @@ from datetime import date
 from typing import Protocol
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger import Entry
 from gateway.quota import periods
 from gateway.quota.port import TenantUsage, UsageLoader
+from gateway.record.entry import Entry
 from gateway.values import Period
 
 # How long one admission waits for a rebuild, and how long the rebuild itself may take in the background.

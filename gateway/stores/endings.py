@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.stores.redis_connection import Redis, guarded
+from gateway.stores.redis import Redis, guarded
 
 _PREFIX = "nz:broken:"
 _TTL_MS = 5000

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from gateway.stores.ledger import period_starts
+from gateway.ledger.store import period_starts
 from gateway.stores.policies import Subject, find_subject
 from gateway.stores.postgres import Database, PooledConnection
 from gateway.values import Period

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from gateway.errors import Code, Denied
-from gateway.stores.redis_connection import Redis, guarded
+from gateway.stores.redis import Redis, guarded
 
 WINDOW_S = 60
 _PREFIX = "nz:authfail:"

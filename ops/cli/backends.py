@@ -12,9 +12,9 @@ import aiohttp
 import rich_click as click
 from pydantic import SecretStr, ValidationError
 
-from gateway.backend import Backend
 from gateway.errors import GatewayError, SettingsError
 from gateway.settings import Settings, load, load_file_alone
+from gateway.settings.backend import Backend
 from ops import backend_list
 from ops.backend_list import Backends, Listed
 from ops.cli.parameters import json_option

@@ -8,14 +8,14 @@ from typing import Any
 import rich_click as click
 
 from authz.policy import effective_models
-from gateway.catalog import Catalog, HostedModel
+from gateway.catalog.ollama_version import is_too_old
+from gateway.catalog.snapshot import Catalog, HostedModel
+from gateway.catalog.store import CatalogStore
 from gateway.errors import NotFound
 from gateway.findings import DIGEST_SHOWN_CHARACTERS, digests_differ, findings
-from gateway.ollama_versions import is_too_old
 from gateway.settings import Settings
 from gateway.stores.accounts import Accounts, Tenant
-from gateway.stores.catalog import CatalogStore
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from ops.cli.parameters import Name, json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, print_table

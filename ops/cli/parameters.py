@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import rich_click as click
 
 from gateway import keys
-from gateway.model_names import canonical
+from gateway.request.model_name import canonical
 from gateway.stores.policies import PolicyChange, Subject
 from gateway.values import Scope
 

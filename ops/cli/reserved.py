@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from typing import TypeAlias
 
 from gateway.errors import StoreUnavailable
+from gateway.ledger.store import Ledger
 from gateway.quota.port import Counters
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.stores.reports import BudgetRow
 
 Reserved: TypeAlias = Callable[[BudgetRow], int | None]

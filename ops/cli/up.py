@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 from pydantic import ValidationError
 
-from gateway.backend import Backend
+from gateway.settings.backend import Backend
 from ops.embedded.options import HostPort, Options
 from ops.embedded.progress import Progress
 

@@ -10,15 +10,15 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from gateway import http_serving, running
+from gateway.catalog.store import CatalogStore
+from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
-from gateway.quota.redis_quota import RedisQuota
-from gateway.readiness import Readiness
+from gateway.quota.redis.quota import RedisQuota
+from gateway.service import http_server, lifecycle
+from gateway.service.readiness import Readiness
 from gateway.settings import Settings, default_env_file
-from gateway.stores.catalog import CatalogStore
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.stores.retention import Retention
 from ops.control import health
 from ops.control.discovery import Discovery
@@ -58,8 +58,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             readiness = Readiness(database, quota, lambda: discovery.current)
             pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, begun)
             background.append(asyncio.create_task(pages, name="health"))
-        stack.push_async_callback(running.cancel, background)
-        await running.until_stopped(stop, *background)
+        stack.push_async_callback(lifecycle.cancel, background)
+        await lifecycle.until_stopped(stop, *background)
 
 
 async def _follow_backends(reload: Reload, discovery: Discovery, begun: asyncio.Event) -> None:
@@ -72,8 +72,8 @@ async def _follow_backends(reload: Reload, discovery: Discovery, begun: asyncio.
 async def _serve_health(application: web.Application, listen: str, begun: asyncio.Event) -> None:
     """For ever, once Envoy's files are there: whoever starts Envoy waits for these pages."""
     await begun.wait()
-    pages = http_serving.runner_of(application)
-    await http_serving.start(pages, listen)
+    pages = http_server.runner_of(application)
+    await http_server.start(pages, listen)
     try:
         await asyncio.Event().wait()
     finally:
@@ -82,7 +82,7 @@ async def _serve_health(application: web.Application, listen: str, begun: asynci
 
 def main() -> int:
     """The process. Returns its exit code."""
-    return running.run("control", serve)
+    return lifecycle.run("control", serve)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from typing import Any
 
 import structlog
 
-from gateway.backend import Backend
-from gateway.catalog import Catalog
+from gateway.catalog.snapshot import Catalog
+from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.findings import Finding, findings
-from gateway.running import cancel
+from gateway.service.lifecycle import cancel
 from gateway.settings import Settings
-from gateway.stores.catalog import CatalogStore
+from gateway.settings.backend import Backend
 from ops.control.description import described
 from ops.control.merge import Observation, first_hosts, merge
 from ops.control.prober import Prober

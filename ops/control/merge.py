@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from gateway.backend import Backend
-from gateway.catalog import BackendState, Catalog, HostedModel
-from gateway.model_names import canonical, is_cloud
+from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
+from gateway.request.model_name import canonical, is_cloud
+from gateway.settings.backend import Backend
 
 # What /api/tags and /api/ps say of a model that callers are shown; nothing of the host it lies on.
 _SHOWN = ("modified_at", "size", "digest", "details", "capabilities")

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway.backend import Backend
+from gateway.settings.backend import Backend
 from ops.control.merge import Observation
 from ops.ollama_probe import OllamaClient, ProbeError
 

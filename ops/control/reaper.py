@@ -7,8 +7,8 @@ import asyncio
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger import Entry, settled_entry
 from gateway.quota.port import ExpiredHold, Quota
+from gateway.record.entry import Entry, settled_entry
 from gateway.values import Outcome, Usage, UsageSource
 
 log = structlog.get_logger()

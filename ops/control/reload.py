@@ -18,9 +18,9 @@ import structlog
 
 from authz import catalog_view
 from authz.gate import CHECK_TIMEOUT_S
-from gateway.backend import Backend
 from gateway.errors import SettingsError, StoreUnavailable
 from gateway.settings import BACKEND_SETTINGS, Settings, load
+from gateway.settings.backend import Backend
 from ops.control.discovery import Discovery
 from ops.control.envoy_admin import NotTaken
 from ops.control.file_watch import FilesWatch

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from gateway.backend import Backend
-from gateway.catalog import Catalog
+from gateway.catalog.ollama_version import OLDEST_SUPPORTED, is_too_old
+from gateway.catalog.snapshot import Catalog
+from gateway.catalog.store import CatalogStore, Snapshot
 from gateway.errors import StoreUnavailable
 from gateway.findings import findings
-from gateway.ollama_versions import OLDEST_SUPPORTED, is_too_old
 from gateway.settings import Settings
-from gateway.stores.catalog import CatalogStore, Snapshot
-from gateway.stores.redis_connection import connect
+from gateway.settings.backend import Backend
+from gateway.stores.redis import connect
 from ops.control.merge import Observation
 from ops.control.prober import Prober
 from ops.doctor.check import Check, failed, ok, warning

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import SettingsError
-from gateway.names import cluster_name
 from gateway.settings import Settings
+from gateway.wire.names import cluster_name
 from ops.cli.clients import base_url
 from ops.doctor.check import ANSWER_TIMEOUT_S, Check, failed, ok, warning
 from ops.embedded import probes

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
-from gateway.stores.redis_connection import connect, guarded
+from gateway.stores.redis import connect, guarded
 from ops.doctor.check import Check, failed, ok, warning
 
 OLDEST = (6, 2)

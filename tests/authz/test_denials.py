@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from authz.attempt import Attempt
 from authz.denials import Denials, Known
 from gateway.errors import Code, Denied
-from gateway.ledger import Entry
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
+from gateway.ledger.store import TEXT_LENGTH_MAX
 from gateway.quota.memory import MemoryQuota
-from gateway.stores.ledger import TEXT_LENGTH_MAX
+from gateway.record.entry import Entry
 from tests.gateway.quota.builders import Clock, Ledger
 
 

@@ -14,16 +14,16 @@ from authz.catalog_view import CatalogView
 from authz.denials import Denials
 from authz.gate import Gate
 from authz.last_used import LastUsed
+from gateway.catalog.store import CatalogStore
 from gateway.errors import Code, Denied
 from gateway.hashing import KeyHasher
 from gateway.keys import generate
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
+from gateway.ledger.store import Ledger
 from gateway.quota.memory import MemoryQuota
 from gateway.settings import Settings
-from gateway.stores.catalog import CatalogStore
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.stores.throttle import FailureThrottle
 from tests.authz.test_authenticate import Door
 from tests.gateway.quota.builders import Clock

@@ -22,20 +22,20 @@ from authz.denials import Denials
 from authz.gate import Gate
 from authz.last_used import LastUsed
 from authz.verified_keys import VerifiedKeys
+from gateway.catalog.store import CatalogStore
 from gateway.errors import Code
 from gateway.hashing import KeyHasher
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
+from gateway.ledger.store import Ledger
 from gateway.quota.memory import MemoryQuota
 from gateway.settings import Settings
-from gateway.stores.catalog import CatalogStore
 from gateway.stores.directory import Directory
 from gateway.stores.feed import Feed
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.stores.throttle import FailureThrottle
-from gateway.surfaces import BY_PATH
 from gateway.values import Limits
+from gateway.wire.surfaces import BY_PATH
 
 PAGE = playground.PAGE.decode()
 Client = TestClient[Request, Application]

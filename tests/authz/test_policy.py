@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.policy import ATTEMPTS_PER_BACKEND_MAX, attempts_for, check_scope, effective_models
-from gateway.catalog import BackendState, Catalog, HostedModel
+from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
-from gateway.surfaces import BY_NAME
 from gateway.values import Budgets, Limits, Principal
+from gateway.wire.surfaces import BY_NAME
 
 LIMITS = Limits(rpm=60, tpm=1000, concurrent=4)
 CATALOG = Catalog(

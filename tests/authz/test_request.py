@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from authz.request import DEPTH_MAX, as_model_name, read_model, read_request
 from gateway.errors import Code, Denied
-from gateway.surfaces import BY_NAME, SURFACES
+from gateway.wire.surfaces import BY_NAME, SURFACES
 
 CHAT = BY_NAME["chat"]
 

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from gateway import settings
 from gateway.errors import StoreUnavailable
+from gateway.ledger.store import Ledger
 from gateway.quota import periods
 from gateway.quota.port import Counters
 from gateway.quota.rebuild import total
-from gateway.quota.redis_quota import RedisQuota
-from gateway.stores.ledger import Ledger
+from gateway.quota.redis.quota import RedisQuota
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import Redis, connect
+from gateway.stores.redis import Redis, connect
 from tests.e2e.stack import WAIT_TIMEOUT_S, Stack
 
 Rows = Mapping[str, list[dict[str, Any]]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.surfaces import BY_NAME
+from gateway.wire.surfaces import BY_NAME
 from tests.e2e.cases import CASES, VECTORS
 
 _VALUES: tuple[Any, ...] = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.surfaces import BY_NAME, SURFACES
+from gateway.wire.surfaces import BY_NAME, SURFACES
 from tests.e2e import said
 from tests.e2e.books import row_of
 from tests.e2e.cases import CASES, HELLO, LLAMA, PNG, VECTORS, Case

@@ -9,7 +9,7 @@ import json
 
 from hypothesis import strategies as st
 
-from gateway.surfaces import SURFACES, Surface
+from gateway.wire.surfaces import SURFACES, Surface
 from tests.fuzz.ollama_reading import STRUCTS
 
 MODELS = st.sampled_from(

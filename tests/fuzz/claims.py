@@ -12,11 +12,11 @@ from itertools import pairwise
 from typing import Any
 
 from authz.request import ReadRequest, read_request
-from gateway.asked import OUTPUT_TOKENS_MAX, USAGE_ON_REQUEST
 from gateway.errors import Code, Denied
-from gateway.grant import Grant
-from gateway.surfaces import Dialect, Surface
+from gateway.record.grant import Grant
+from gateway.request.generation import OUTPUT_TOKENS_MAX, USAGE_ON_REQUEST
 from gateway.values import Usage
+from gateway.wire.surfaces import Dialect, Surface
 from meter.answer import WHOLE_BYTES_MAX, Answer, Ending
 from meter.framing import SseSplitter
 from meter.rewrite import rewrite

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.surfaces import Surface
+from gateway.wire.surfaces import Surface
 from ops.demo.ollama import names
 from tests.fuzz.go_json import (
     ANY,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.surfaces import SURFACES
+from gateway.wire.surfaces import SURFACES
 from tests.fuzz.answers import recorded
 from tests.fuzz.claims import check_answer, check_request
 from tests.fuzz.test_requests import (

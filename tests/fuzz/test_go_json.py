@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from gateway.surfaces import BY_NAME, Surface
+from gateway.wire.surfaces import BY_NAME, Surface
 from ops.demo.ollama import gojson, native, openai
 from tests.fuzz.bodies import REQUESTS
 from tests.fuzz.go_json import GoRefuses, first_value

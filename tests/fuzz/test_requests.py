@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from gateway.surfaces import Surface
+from gateway.wire.surfaces import Surface
 from tests.fuzz.bodies import REQUESTS
 from tests.fuzz.claims import check_request
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from gateway.dialects import error_body
 from gateway.errors import STATUS, Code
-from gateway.surfaces import Dialect
+from gateway.wire.dialects import error_body
+from gateway.wire.surfaces import Dialect
 
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])

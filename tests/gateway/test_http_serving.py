@@ -4,7 +4,7 @@ import httpx
 import pytest
 from aiohttp import web
 
-from gateway import http_serving
+from gateway.service import http_server
 from tests.e2e.stack import free_port
 
 
@@ -14,9 +14,9 @@ async def test_a_broken_packed_body_that_nobody_reads_is_no_accident(caplog: pyt
 
     application = web.Application()
     application.router.add_post("/", refuse)
-    runner = http_serving.runner_of(application)
+    runner = http_server.runner_of(application)
     address = f"127.0.0.1:{free_port()}"
-    await http_serving.start(runner, address)
+    await http_server.start(runner, address)
     try:
         async with httpx.AsyncClient() as client:
             for _ in range(2):
@@ -36,9 +36,9 @@ async def test_what_envoy_lets_through_is_not_too_long(caplog: pytest.LogCapture
 
     application = web.Application()
     application.router.add_get("/{path:.*}", length)
-    runner = http_serving.runner_of(application)
+    runner = http_server.runner_of(application)
     address = f"127.0.0.1:{free_port()}"
-    await http_serving.start(runner, address)
+    await http_server.start(runner, address)
     try:
         async with httpx.AsyncClient() as client:
             long = "a" * 32_000

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ledger import Entry
+from gateway.record.entry import Entry
 from tests.gateway.stores.rows import entry
 
 TEXTS = [field.name for field in fields(Entry) if field.type in ("str", "str | None") and field.name != "request_id"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.model_names import canonical, is_cloud
+from gateway.request.model_name import canonical, is_cloud
 
 
 @pytest.mark.parametrize(

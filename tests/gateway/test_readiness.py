@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
-from gateway import readiness
-from gateway.quota.redis_quota import RedisQuota
-from gateway.readiness import Readiness
+from gateway.ledger.store import Ledger
+from gateway.quota.redis.quota import RedisQuota
+from gateway.service import readiness
+from gateway.service.readiness import Readiness
 from gateway.settings import Settings
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 
 
 class CountingDatabase(Database):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.sentinel_url import SentinelUrl, is_sentinel_url, parse
+from gateway.settings.sentinel_url import SentinelUrl, is_sentinel_url, parse
 
 
 def test_a_whole_url_is_read_part_by_part() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from gateway.backend import Backend
 from gateway.errors import SettingsError
 from gateway.settings import Settings, load, load_file_alone
+from gateway.settings.backend import Backend
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects import error_body, error_frame
 from gateway.errors import MESSAGE, Code
-from gateway.surfaces import BY_NAME, SURFACES, Dialect
 from gateway.values import Outcome, Usage, UsageSource
+from gateway.wire.dialects import error_body, error_frame
+from gateway.wire.surfaces import BY_NAME, SURFACES, Dialect
 from meter.answer import ENDLESS, INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
 from meter.framing import FRAME_BYTES_MAX, NdjsonSplitter, Splitter, SseSplitter
 from meter.readers import read_frame

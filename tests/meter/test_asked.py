@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.asked import OUTPUT_TOKENS_MAX, Asked, read_asked
-from gateway.surfaces import BY_NAME, SURFACES
+from gateway.request.generation import OUTPUT_TOKENS_MAX, Asked, read_asked
+from gateway.wire.surfaces import BY_NAME, SURFACES
 
 GENERATING = [surface for surface in SURFACES if surface.cap_field]
 

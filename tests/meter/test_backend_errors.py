@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.dialects import error_body
 from gateway.errors import MESSAGE, Code
-from gateway.surfaces import Dialect
+from gateway.wire.dialects import error_body
+from gateway.wire.surfaces import Dialect
 from meter.backend_errors import caller_status, shown_body, shown_frame
 
 HOSTS = st.sampled_from(

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 import pytest
 from pydantic import SecretStr
 
-from gateway.ledger import Entry, settled_entry
+from gateway.ledger.store import Ledger
 from gateway.quota.port import Admitted, Hold, Progress
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry, settled_entry
 from gateway.settings import Settings
 from gateway.stores.accounts import Accounts
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
-from gateway.surfaces import BY_NAME
+from gateway.stores.redis import connect
 from gateway.values import Outcome, Usage, UsageSource
+from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
 from ops.control.reaper import Reaper
 from tests.e2e.books import Books, until

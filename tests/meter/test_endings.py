@@ -11,14 +11,14 @@ import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 from pydantic import SecretStr
 
-from gateway.ledger import Entry
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog, Hold
+from gateway.record.entry import Entry
 from gateway.settings import Settings
 from gateway.stores.endings import EndingStore
-from gateway.stores.redis_connection import connect
-from gateway.surfaces import BY_NAME
+from gateway.stores.redis import connect
 from gateway.values import Outcome
+from gateway.wire.surfaces import BY_NAME
 from meter.endings import Endings
 from meter.log_records import BrokenOff, Unanswered, read
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.estimate import IMAGE_TOKENS, PROMPT_FIELDS, estimate_input
+from gateway.request.token_estimate import IMAGE_TOKENS, PROMPT_FIELDS, estimate_input
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

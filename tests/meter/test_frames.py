@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.surfaces import SURFACES
 from gateway.values import Usage, UsageSource
+from gateway.wire.surfaces import SURFACES
 from meter.frames import FrameRead
 from meter.framing import NdjsonSplitter, Splitter, SseSplitter
 from meter.readers import read_frame, read_tail

@@ -16,7 +16,7 @@ from gateway.errors import DataRefused, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.prompts import PromptLog, PromptRecord
-from gateway.surfaces import BY_NAME
+from gateway.wire.surfaces import BY_NAME
 from meter import prompts
 from meter.prompts import ANSWER_BYTES_MAX, Prompts, Transcript
 from tests.gateway.stores.rows import eventually

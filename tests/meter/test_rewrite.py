@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.surfaces import BY_NAME, SURFACES, Surface
+from gateway.wire.surfaces import BY_NAME, SURFACES, Surface
 from meter.rewrite import RUNNER_FIELDS, RUNNER_OPTIONS, rewrite
 from tests.meter.wire_corpus import grant_for
 

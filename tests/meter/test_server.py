@@ -9,15 +9,15 @@ import grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
-from gateway.grant import METADATA_KEY, METADATA_NAMESPACE
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog
+from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
 from gateway.settings import Settings
 from gateway.stores.endings import EndingStore
 from gateway.stores.postgres import Database
 from gateway.stores.prompts import PromptLog
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from meter.endings import Endings
 from meter.prompts import Prompts
 from meter.renewal import Renewal

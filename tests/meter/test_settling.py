@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from gateway.errors import StoreUnavailable
-from gateway.grant import Grant
-from gateway.ledger import Entry
-from gateway.outbox import Outbox
+from gateway.ledger.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Admitted, Backlog, Progress
-from gateway.surfaces import BY_NAME
+from gateway.record.entry import Entry
+from gateway.record.grant import Grant
 from gateway.values import Outcome
+from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
 from meter.exchange import Exchange
 from meter.renewal import RENEWALS_PER_LEASE, Renewal
@@ -106,7 +106,7 @@ async def test_what_ends_while_the_store_is_away_is_settled_when_it_is_back(quot
 async def test_what_the_store_loses_before_it_is_in_the_ledger_is_told_again(
     quota: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.outbox.CONFIRM_EVERY_S", 0.01)
+    monkeypatch.setattr("gateway.ledger.outbox.CONFIRM_EVERY_S", 0.01)
     monkeypatch.setattr("gateway.quota.epoch.LOOK_EVERY_S", 0.01)
     recorder = Recorder()
     outbox = Outbox(quota, recorder, size_max=10)

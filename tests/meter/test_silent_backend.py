@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from authz.request import read_request
-from gateway.asked import read_asked
-from gateway.dialects import error_frame
 from gateway.errors import Code, Denied
-from gateway.estimate import IMAGE_TOKENS, estimate_input
-from gateway.surfaces import BY_NAME, BY_PATH, Surface
+from gateway.request.generation import read_asked
+from gateway.request.token_estimate import IMAGE_TOKENS, estimate_input
 from gateway.values import Outcome, Usage, UsageSource
+from gateway.wire.dialects import error_frame
+from gateway.wire.surfaces import BY_NAME, BY_PATH, Surface
 from meter.answer import INCOMPLETE, Answer, Ending
 from meter.rewrite import rewrite
 from tests.meter.wire_corpus import grant_for, grant_of, transcript

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.asked import read_asked
-from gateway.grant import Grant
-from gateway.surfaces import BY_PATH, Surface
+from gateway.record.grant import Grant
+from gateway.request.generation import read_asked
+from gateway.wire.surfaces import BY_PATH, Surface
 
 _CORPUS = Path(__file__).parent.parent / "corpus" / "ollama"
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gateway.backend import Backend
 from gateway.errors import Conflict, NotFound
 from gateway.settings import Settings, load_file_alone
+from gateway.settings.backend import Backend
 from ops import backend_list
 from ops.embedded import env_file
 

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 from pydantic import SecretStr
 
-from gateway.quota.redis_quota import RedisQuota
+from gateway.ledger.store import Ledger
+from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.values import Period
 from ops.embedded.binaries import POSTGRES_BIN, postgres_tree
 from tests.conftest import Login

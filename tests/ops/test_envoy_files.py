@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.backend import Backend
-from gateway.dialects import error_object
 from gateway.errors import MESSAGE, Code
 from gateway.settings import Settings
-from gateway.surfaces import SURFACES, Dialect, dialect_of
+from gateway.settings.backend import Backend
+from gateway.wire.dialects import error_object
+from gateway.wire.surfaces import SURFACES, Dialect, dialect_of
 from ops.embedded import binaries
 from ops.envoy_clusters import secret_name
 from ops.envoy_files import render, render_secrets, write

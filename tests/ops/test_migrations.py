@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 
 from gateway.errors import StoreUnavailable
+from gateway.ledger.store import Ledger
 from gateway.settings import Settings
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from ops.migrate import MigrationFailed, downgrade, upgrade
 from tests.gateway.stores.rows import entry

@@ -9,9 +9,9 @@ from datetime import date, datetime
 from itertools import count
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger import Entry
 from gateway.quota import periods
 from gateway.quota.port import Admission, Admitted, Event, Hold, PeriodUsage, Quota, TenantUsage
+from gateway.record.entry import Entry
 from gateway.values import Budgets, Limits, Outcome, Period, UsageSource
 
 NOON_MS = 1_763_726_400_000  # 2025-11-21T12:00:00Z

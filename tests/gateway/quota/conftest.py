@@ -13,9 +13,9 @@ from redis import Redis
 from gateway.quota import rebuild
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Quota
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 
 from .builders import Clock, Ledger
 

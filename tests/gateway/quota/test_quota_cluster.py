@@ -9,9 +9,9 @@ from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import Backlog, Progress
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.values import Period
 from tests.redis_server import cluster
 

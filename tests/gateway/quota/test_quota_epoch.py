@@ -12,9 +12,9 @@ from gateway.errors import StoreUnavailable
 from gateway.quota import rebuild
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import RESTORE_S, Progress
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.values import Budgets, Outcome, Period
 from tests.redis_server import one_server
 

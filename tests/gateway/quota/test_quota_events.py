@@ -8,12 +8,12 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import Code, Denied
-from gateway.ledger import Entry
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry
 from gateway.settings import Settings
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from tests.redis_server import one_server
 
 from .builders import NOON_MS, Clock, Ledger, admitted, asks, denial, drain, entry

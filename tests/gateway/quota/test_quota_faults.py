@@ -11,11 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
-from gateway.quota import redis_quota
 from gateway.quota.port import Admitted, Backlog, Counters, Progress
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.values import Budgets, Period
 from tests.redis_server import one_server
 

@@ -24,7 +24,6 @@ from hypothesis.stateful import (
 from pydantic import SecretStr
 
 from gateway.errors import Code, Denied
-from gateway.ledger import Entry
 from gateway.quota import periods
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import (
@@ -39,9 +38,10 @@ from gateway.quota.port import (
     Quota,
     Refused,
 )
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry
 from gateway.settings import Settings
-from gateway.stores.redis_connection import Redis, connect
+from gateway.stores.redis import Redis, connect
 from gateway.values import Budgets, Limits, Outcome
 
 from .builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from gateway.errors import Code, StoreUnavailable
-from gateway.ledger import Entry
 from gateway.quota import rebuild
 from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Event, Hold, Refused, TenantUsage
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry
 from gateway.settings import Settings
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.values import Budgets, Period
 
 from .builders import NOON_MS, Clock, Ledger, admitted, again, asks, drain, entry

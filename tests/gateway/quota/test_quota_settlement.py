@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger import Entry
 from gateway.quota.port import Backlog, Counters, ExpiredHold, Progress
+from gateway.record.entry import Entry
 from gateway.values import Outcome, Period
 
 from .builders import WIDE, admitted, again, asks, denial, drain, entry, hold_of

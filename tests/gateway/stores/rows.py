@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.keys import generate
-from gateway.ledger import Entry
+from gateway.record.entry import Entry
 from gateway.stores.accounts import Accounts, Key, NewKey
 from gateway.stores.policies import PolicyChange
 from gateway.values import Outcome, UsageSource

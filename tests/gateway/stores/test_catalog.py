@@ -10,11 +10,11 @@ from pydantic import SecretStr
 
 from authz import catalog_view
 from authz.catalog_view import CatalogView
-from gateway.catalog import BackendState, Catalog, HostedModel
+from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
+from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
-from gateway.stores.catalog import CatalogStore
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from tests import redis_server
 from tests.gateway.stores.rows import eventually
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.chain import AuditChain, Verdict
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.retention import Retention
 from tests.gateway.stores.rows import entry

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import StoreUnavailable
+from gateway.ledger.store import BATCH_MAX, TEXT_LENGTH_MAX, TOTAL_START, Ledger, period_starts
 from gateway.quota.port import PeriodUsage, UsageLoader
 from gateway.stores.accounts import Accounts
-from gateway.stores.ledger import BATCH_MAX, TEXT_LENGTH_MAX, TOTAL_START, Ledger, period_starts
 from gateway.stores.postgres import Database
 from gateway.stores.reports import AUDIT_COLUMNS
 from gateway.values import Outcome, Period, UsageSource

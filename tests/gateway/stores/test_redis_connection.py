@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.settings import Settings
-from gateway.stores.redis_connection import Redis, connect, guarded
+from gateway.stores.redis import Redis, connect, guarded
 
 # More steps of the event loop than one command takes, so that a task is cancelled at each of them.
 STEPS_MAX = 60

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.errors import NotFound
+from gateway.ledger.store import Ledger
 from gateway.stores.accounts import Accounts, Key, Tenant
-from gateway.stores.ledger import Ledger
 from gateway.stores.policies import Subject
 from gateway.stores.postgres import Database
 from gateway.stores.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports, resets_at

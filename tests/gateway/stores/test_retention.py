@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.stores.ledger import Ledger
+from gateway.ledger.store import Ledger
 from gateway.stores.postgres import Database
 from gateway.stores.prompts import PromptLog, PromptRecord
 from gateway.stores.retention import MONTHS_AHEAD, PROMPTS_PER_STATEMENT, Retention

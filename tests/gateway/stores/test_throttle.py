@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
-from gateway.stores.redis_connection import Redis, connect
+from gateway.stores.redis import Redis, connect
 from gateway.stores.throttle import FailureThrottle, counted_as
 
 

@@ -16,8 +16,8 @@ from aiohttp import web
 from click.testing import CliRunner
 from pydantic import SecretStr
 
-from gateway.backend import Backend
 from gateway.settings import load_file_alone
+from gateway.settings.backend import Backend
 from ops.cli import cli
 from ops.demo.ollama.app import application
 from ops.demo.ollama.door import Auth

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gateway.ledger.store import Ledger
 from gateway.quota.port import Admission, Admitted
-from gateway.quota.redis_quota import RedisQuota
+from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import load
-from gateway.stores.ledger import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.redis_connection import connect
+from gateway.stores.redis import connect
 from gateway.stores.reports import AUDIT_COLUMNS
 from gateway.values import Budgets, Limits, Outcome
 from tests.gateway.stores.rows import entry

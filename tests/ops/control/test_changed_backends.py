@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 
 from authz.catalog_view import CatalogView
-from gateway.backend import Backend
+from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
-from gateway.stores.catalog import CatalogStore
-from gateway.stores.redis_connection import connect
+from gateway.settings.backend import Backend
+from gateway.stores.redis import connect
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
 from ops.demo.ollama.app import Options, running

@@ -13,11 +13,11 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from gateway.backend import Backend
-from gateway.catalog import Catalog
+from gateway.catalog.snapshot import Catalog
+from gateway.catalog.store import CatalogStore
 from gateway.settings import Settings
-from gateway.stores.catalog import CatalogStore
-from gateway.stores.redis_connection import connect
+from gateway.settings.backend import Backend
+from gateway.stores.redis import connect
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
 from ops.demo.ollama.app import Options, Running, running

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gateway.backend import Backend
-from gateway.catalog import Catalog
+from gateway.catalog.snapshot import Catalog
 from gateway.findings import findings
+from gateway.settings.backend import Backend
 from ops.control.merge import Observation, first_hosts, merge
 
 

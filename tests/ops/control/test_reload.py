@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.backend import Backend
 from gateway.settings import Settings
+from gateway.settings.backend import Backend
 from ops.control.reload import Change, compare, need_restart, retirement_s
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.catalog import BackendState, Catalog, HostedModel
+from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
+from gateway.catalog.store import Snapshot
 from gateway.settings import Settings
-from gateway.stores.catalog import Snapshot
 from ops.doctor import configuration
 from ops.doctor.backends import judge_catalog
 from ops.doctor.check import Check

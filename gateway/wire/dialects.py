@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from gateway.errors import STATUS, Code
-from gateway.surfaces import Dialect
+from gateway.wire.surfaces import Dialect
 
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",

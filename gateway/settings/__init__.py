@@ -26,9 +26,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway import sentinel_url
-from gateway.backend import Backend, CredentialHeader, CredentialScheme, HeaderName, Origin, Token
 from gateway.errors import SettingsError
+from gateway.settings import sentinel_url
+from gateway.settings.backend import Backend, CredentialHeader, CredentialScheme, HeaderName, Origin, Token
 
 
 def _split(value: object) -> object:

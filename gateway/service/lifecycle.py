@@ -12,7 +12,7 @@ import structlog
 import uvloop
 
 from gateway.errors import SettingsError
-from gateway.logs import configure
+from gateway.service.logs import configure
 from gateway.settings import Settings, load
 
 log = structlog.get_logger()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
-from gateway.grant import Grant
+from gateway.record.grant import Grant
 from gateway.values import Outcome, Usage, UsageSource
 
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
 
-from gateway.ledger import Entry
 from gateway.quota.port import PeriodUsage, TenantUsage
+from gateway.record.entry import Entry
 from gateway.stores.postgres import Database, storable
 from gateway.values import Outcome, Period
 

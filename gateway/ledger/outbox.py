@@ -15,8 +15,8 @@ from typing import Protocol
 import structlog
 
 from gateway.errors import Denied, StoreUnavailable
-from gateway.ledger import Entry
 from gateway.quota.port import Quota
+from gateway.record.entry import Entry
 from gateway.values import Outcome
 
 log = structlog.get_logger()

@@ -9,8 +9,8 @@ import grpc
 import structlog
 
 from gateway.errors import CannotListen
-from gateway.grpc_health import Health
-from gateway.service_tls import ServiceTls
+from gateway.service.grpc_health import Health
+from gateway.service.tls import ServiceTls
 
 log = structlog.get_logger()
 

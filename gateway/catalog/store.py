@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.catalog import Catalog
+from gateway.catalog.snapshot import Catalog
 from gateway.errors import StoreUnavailable
-from gateway.stores.redis_connection import Redis, guarded
+from gateway.stores.redis import Redis, guarded
 
 KEY = "nz:catalog"
 CHANNEL = "nz:catalog:changed"

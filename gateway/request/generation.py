@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.surfaces import Surface
+from gateway.wire.surfaces import Surface
 
 # Ollama reads a cap beyond its integers as "unlimited", so a number of this size is no cap at all.
 OUTPUT_TOKENS_MAX = 2**31 - 1

@@ -14,10 +14,9 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 
-from gateway import sentinel_url
 from gateway.errors import StoreUnavailable
-from gateway.sentinel_url import SentinelUrl
-from gateway.settings import Settings
+from gateway.settings import Settings, sentinel_url
+from gateway.settings.sentinel_url import SentinelUrl
 
 __all__ = ["NoScriptError", "Redis", "ResponseError", "connect", "guarded"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from gateway.quota import keys
 from gateway.quota.port import Event
-from gateway.quota.scripts import Scripts
-from gateway.stores.redis_connection import Redis, ResponseError, guarded
+from gateway.quota.redis import keys
+from gateway.quota.redis.scripts import Scripts
+from gateway.stores.redis import Redis, ResponseError, guarded
 
 
 class RedisStream:

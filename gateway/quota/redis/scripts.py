@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from gateway.stores.redis_connection import NoScriptError, Redis, guarded
+from gateway.stores.redis import NoScriptError, Redis, guarded
 
 # What stands before every script.
 SHARED = ("shared", "calibration")

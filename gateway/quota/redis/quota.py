@@ -5,7 +5,7 @@ A settlement repeated after that appends its event a second time. The ledger sti
 time) is unique there; the counters are too high until the drain finds that row and has them rebuilt.
 
 What a loss of Redis' data costs: rate windows begin empty. Holds are taken again by their meters and events are handed
-over again by whoever made them (`gateway.outbox`), and nothing is admitted for RESTORE_S, in which they do so.
+over again by whoever made them (`gateway.ledger.outbox`), and nothing is admitted for RESTORE_S, in which they do so.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.ledger import Entry
-from gateway.quota import keys, wire
 from gateway.quota.port import (
     RELEASED_MS,
     RESTORE_S,
@@ -34,10 +32,12 @@ from gateway.quota.port import (
     UsageLoader,
 )
 from gateway.quota.rebuild import REBUILD_S, Rebuilder, Survey, Used
-from gateway.quota.redis_stream import RedisStream
-from gateway.quota.scripts import Clock, Scripts
+from gateway.quota.redis import codec, keys
+from gateway.quota.redis.scripts import Clock, Scripts
+from gateway.quota.redis.stream import RedisStream
+from gateway.record.entry import Entry
 from gateway.settings import Settings
-from gateway.stores.redis_connection import Redis, guarded
+from gateway.stores.redis import Redis, guarded
 from gateway.values import UsageSource
 
 # Releases in the background at once; what is beyond that is left to the reaper.
@@ -94,8 +94,8 @@ class RedisQuota:
             raise StoreUnavailable("this request id was used before")
         status, at_ms, input_tokens, cap, retry_after_s, *rest = reply
         if status == b"admitted":
-            return Admitted(at_ms, input_tokens, cap, wire.figures(rest))
-        return Refused(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, wire.figures(rest))
+            return Admitted(at_ms, input_tokens, cap, codec.figures(rest))
+        return Refused(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, codec.figures(rest))
 
     async def _admit(self, admission: Admission, attempt: str) -> list[Any]:
         reply: list[Any] = await self._scripts.run(
@@ -111,8 +111,8 @@ class RedisQuota:
             self._room,
             admission.record,
             admission.model,
-            *wire.rules(admission.key_limits, admission.key_budgets),
-            *wire.rules(admission.tenant_limits, admission.tenant_budgets),
+            *codec.rules(admission.key_limits, admission.key_budgets),
+            *codec.rules(admission.tenant_limits, admission.tenant_budgets),
         )
         return reply
 
@@ -129,7 +129,7 @@ class RedisQuota:
             progress.output_tokens,
             progress.response_bytes,
             hold.admitted_at_ms,
-            *wire.days(hold.admitted_at_ms),
+            *codec.days(hold.admitted_at_ms),
             hold.input_tokens,
             hold.output_cap,
             hold.record,
@@ -147,7 +147,7 @@ class RedisQuota:
             entry.tenant_id,
             entry.key_id,
             entry.input_tokens + entry.output_tokens,
-            *wire.days(entry.ts_ms),
+            *codec.days(entry.ts_ms),
             entry.to_json(),
             SETTLED_MS,
             int(only_if_expired),
@@ -192,7 +192,7 @@ class RedisQuota:
             async with guarded(self._timeout_s):
                 text = await self._redis.hget(keys.of_shard(shard)[0], request_id)
             if text is not None:
-                return wire.expired_hold(request_id.encode(), text).hold
+                return codec.expired_hold(request_id.encode(), text).hold
         return None
 
     async def expired(self, limit: int) -> list[ExpiredHold]:
@@ -201,13 +201,13 @@ class RedisQuota:
         for shard in range(self._shards):
             if len(found) < limit:
                 reply = await self._scripts.run("expired", keys.of_shard(shard), limit - len(found))
-                found += map(wire.expired_hold, reply[::2], reply[1::2])
+                found += map(codec.expired_hold, reply[::2], reply[1::2])
         return found
 
     async def counters(self, tenant_id: int) -> Counters | None:
         """See the port."""
         reply = await self._scripts.run("counters", self._tenant_keys(tenant_id))
-        return wire.counters(reply[0], reply[1:]) if reply else None
+        return codec.counters(reply[0], reply[1:]) if reply else None
 
     async def distrust(self, tenant_id: int) -> None:
         """See the port."""
@@ -249,8 +249,8 @@ class RedisQuota:
 
     async def install(self, tenant_id: int, survey: Survey, used: Used) -> bool:
         """See `Rebuildable`."""
-        day, _ = wire.days(survey.now_ms)
-        fields = wire.used_fields(used)
+        day, _ = codec.days(survey.now_ms)
+        fields = codec.used_fields(used)
         tenant_keys = self._tenant_keys(tenant_id)
         return bool(await self._scripts.run("install", tenant_keys, tenant_id, survey.token, day, *fields))
 

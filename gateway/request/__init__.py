@@ -1,0 +1,1 @@
+"""What a request contains, as far as both services read it. Pure."""

@@ -1,0 +1,1 @@
+"""What callers and Envoy see: surfaces, error dialects and header names. Pure."""
