@@ -11,17 +11,20 @@ import structlog
 from envoy.service.auth.v3 import external_auth_pb2_grpc
 
 from authz.admit import Admitter
-from authz.authenticate import Authenticator
-from authz.catalog_pages import CatalogPages
-from authz.catalog_view import CatalogView
+from authz.catalog.pages import CatalogPages
+from authz.catalog.view import CatalogView
+from authz.check import Gate
 from authz.denials import Denials
-from authz.gate import Gate
-from authz.last_used import LastUsed
+from authz.keys.authenticate import Authenticator
+from authz.keys.change_listener import Feed
+from authz.keys.hashing import KeyHasher
+from authz.keys.last_used import LastUsed
+from authz.keys.repository import Directory
+from authz.keys.throttle import FailureThrottle
+from authz.keys.verified_cache import VerifiedKeys
 from authz.server import AuthorizationServicer
-from authz.verified_keys import VerifiedKeys
 from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
-from gateway.hashing import KeyHasher
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
@@ -30,11 +33,8 @@ from gateway.service import grpc_server, http_server, lifecycle
 from gateway.service.readiness import Readiness
 from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
-from gateway.stores.directory import Directory
-from gateway.stores.feed import Feed
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.stores.throttle import FailureThrottle
 from gateway.values import Limits
 
 log = structlog.get_logger()

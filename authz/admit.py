@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from authz.attempt import Attempt
+from authz.checked_request import Attempt
 from authz.policy import may_see_backend, may_set_runner_options
 from authz.request import ReadRequest
 from gateway.errors import Code, Denied

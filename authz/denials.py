@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from authz.attempt import Attempt
+from authz.checked_request import Attempt
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import TEXT_LENGTH_MAX

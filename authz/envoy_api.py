@@ -15,7 +15,7 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, status_pb2
 
-from authz.attempt import Attempt, presented_key
+from authz.checked_request import Attempt, presented_key
 from gateway.errors import Denied
 from gateway.record.grant import METADATA_KEY, Grant
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip

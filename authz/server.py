@@ -10,7 +10,7 @@ from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
 from authz import envoy_api
 from authz.admit import NotAdmitted
-from authz.gate import Gate
+from authz.check import Gate
 from gateway.settings import Settings
 
 log = structlog.get_logger()

@@ -7,8 +7,8 @@ from typing import Any
 
 import rich_click as click
 
-from gateway.hashing import KeyHasher
-from gateway.keys import ApiKey, generate
+from authz.keys.hashing import KeyHasher
+from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.accounts import Accounts, Key, NewKey
 from gateway.stores.postgres import Database

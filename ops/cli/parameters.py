@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import rich_click as click
 
-from gateway import keys
+from authz.keys import key_format
 from gateway.request.model_name import canonical
 from gateway.stores.policies import PolicyChange, Subject
 from gateway.values import Scope
@@ -53,9 +53,9 @@ class Prefix(Shown[str]):
     name = "PREFIX"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        whole = keys.parse(str(value).strip())
+        whole = key_format.parse(str(value).strip())
         text = whole.prefix if whole else str(value).strip()
-        if not keys.is_prefix(text):
+        if not key_format.is_prefix(text):
             self.fail("expected the first 12 characters of a key, as `list-keys` shows them", param, ctx)
         return text
 

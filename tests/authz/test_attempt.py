@@ -2,7 +2,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
 
-from authz.attempt import presented_key
+from authz.checked_request import presented_key
 from gateway.request.client_address import client_ip
 
 Networks = tuple[IPv4Network | IPv6Network, ...]

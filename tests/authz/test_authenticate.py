@@ -9,15 +9,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from pydantic import SecretStr
 
-from authz.authenticate import Authenticator
-from authz.verified_keys import VerifiedKeys
+from authz.keys.authenticate import Authenticator
+from authz.keys.change_listener import Feed
+from authz.keys.hashing import KeyHasher
+from authz.keys.key_format import ApiKey, generate
+from authz.keys.repository import Directory
+from authz.keys.verified_cache import VerifiedKeys
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.hashing import KeyHasher
-from gateway.keys import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.accounts import Accounts, NewKey
-from gateway.stores.directory import Directory
-from gateway.stores.feed import Feed
 from gateway.stores.policies import PolicyChange
 from gateway.stores.postgres import Database
 from gateway.values import Limits

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from authz.attempt import Attempt
+from authz.checked_request import Attempt
 from authz.denials import Denials, Known
 from gateway.errors import Code, Denied
 from gateway.ledger.outbox import Outbox

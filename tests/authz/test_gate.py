@@ -9,22 +9,22 @@ import pytest
 from pydantic import SecretStr
 
 from authz.admit import Admitter
-from authz.attempt import Attempt
-from authz.catalog_view import CatalogView
+from authz.catalog.view import CatalogView
+from authz.check import Gate
+from authz.checked_request import Attempt
 from authz.denials import Denials
-from authz.gate import Gate
-from authz.last_used import LastUsed
+from authz.keys.hashing import KeyHasher
+from authz.keys.key_format import generate
+from authz.keys.last_used import LastUsed
+from authz.keys.throttle import FailureThrottle
 from gateway.catalog.store import CatalogStore
 from gateway.errors import Code, Denied
-from gateway.hashing import KeyHasher
-from gateway.keys import generate
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.memory import MemoryQuota
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.stores.throttle import FailureThrottle
 from tests.authz.test_authenticate import Door
 from tests.gateway.quota.builders import Clock
 
@@ -100,7 +100,7 @@ async def test_a_wrong_key_counts_also_when_nobody_waited_for_the_verdict(busy: 
 
 
 async def test_nobody_piles_up_work_by_leaving(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("authz.gate.WORKING_MAX", 2)
+    monkeypatch.setattr("authz.check.WORKING_MAX", 2)
     for _ in range(4):
         await busy.leave()
     assert verdicts() == 2

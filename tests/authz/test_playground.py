@@ -13,27 +13,27 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 from pydantic import SecretStr
 
-from authz import playground
 from authz.admit import Admitter
-from authz.authenticate import Authenticator
-from authz.catalog_pages import CatalogPages
-from authz.catalog_view import CatalogView
+from authz.catalog import playground
+from authz.catalog.pages import CatalogPages
+from authz.catalog.view import CatalogView
+from authz.check import Gate
 from authz.denials import Denials
-from authz.gate import Gate
-from authz.last_used import LastUsed
-from authz.verified_keys import VerifiedKeys
+from authz.keys.authenticate import Authenticator
+from authz.keys.change_listener import Feed
+from authz.keys.hashing import KeyHasher
+from authz.keys.last_used import LastUsed
+from authz.keys.repository import Directory
+from authz.keys.throttle import FailureThrottle
+from authz.keys.verified_cache import VerifiedKeys
 from gateway.catalog.store import CatalogStore
 from gateway.errors import Code
-from gateway.hashing import KeyHasher
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.memory import MemoryQuota
 from gateway.settings import Settings
-from gateway.stores.directory import Directory
-from gateway.stores.feed import Feed
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.stores.throttle import FailureThrottle
 from gateway.values import Limits
 from gateway.wire.surfaces import BY_PATH
 

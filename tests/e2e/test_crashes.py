@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.keys import generate
+from authz.keys.key_format import generate
 from gateway.quota.port import Counters
 from tests.e2e.books import Books, opened, until
 from tests.e2e.load import Ask, Seen, client, load, send

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from gateway.keys import generate
+from authz.keys.key_format import generate
 from gateway.settings import load
 from tests.e2e.books import row_of
 from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN, REQUEST_ID_HEADER

@@ -10,9 +10,9 @@ import pytest
 from argon2 import PasswordHasher, extract_parameters
 from pydantic import SecretStr
 
+from authz.keys.hashing import NICENESS, KeyHasher
+from authz.keys.key_format import generate
 from gateway.errors import StoreUnavailable
-from gateway.hashing import NICENESS, KeyHasher
-from gateway.keys import generate
 
 
 @pytest.fixture

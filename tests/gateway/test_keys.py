@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.keys import ALPHABET, KEY_LENGTH, PREFIX_LENGTH, check_digits, generate, is_prefix, parse
+from authz.keys.key_format import ALPHABET, KEY_LENGTH, PREFIX_LENGTH, check_digits, generate, is_prefix, parse
 
 
 def test_a_generated_key_has_the_documented_shape_and_parses_to_itself() -> None:

@@ -12,12 +12,12 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
+from authz.keys.repository import Directory
 from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.accounts import Accounts
 from gateway.stores.chain import AuditChain
-from gateway.stores.directory import Directory
 from gateway.stores.postgres import Database
 from gateway.stores.prompts import PromptLog, PromptRecord
 from gateway.values import Limits

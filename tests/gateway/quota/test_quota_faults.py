@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import Admitted, Backlog, Counters, Progress
+from gateway.quota.redis import quota as redis_quota
 from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis import connect

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.keys import generate
+from authz.keys.key_format import generate
 from gateway.record.entry import Entry
 from gateway.stores.accounts import Accounts, Key, NewKey
 from gateway.stores.policies import PolicyChange

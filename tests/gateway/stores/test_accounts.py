@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from authz.keys.repository import Directory
 from gateway.errors import Conflict, NotFound
 from gateway.stores.accounts import Accounts
-from gateway.stores.directory import Directory
 from gateway.stores.policies import Subject, only_models
 from gateway.stores.postgres import Database
 from gateway.values import Limits

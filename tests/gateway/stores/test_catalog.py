@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from pydantic import SecretStr
 
-from authz import catalog_view
-from authz.catalog_view import CatalogView
+from authz.catalog import view as catalog_view
+from authz.catalog.view import CatalogView
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable

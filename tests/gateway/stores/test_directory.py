@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from authz.keys.repository import Directory
 from gateway.stores.accounts import Accounts
-from gateway.stores.directory import Directory
 from gateway.stores.policies import PolicyChange, only_models
 from gateway.stores.postgres import Database
 from gateway.values import Budgets, Limits, Principal

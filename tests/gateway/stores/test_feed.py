@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from authz.keys.change_listener import Feed
+from authz.keys.repository import Directory
 from gateway.settings import Settings
 from gateway.stores.accounts import Accounts, Key
-from gateway.stores.directory import Directory
-from gateway.stores.feed import Feed
 from gateway.stores.policies import Subject
 from gateway.stores.postgres import Database
 from gateway.values import Limits

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
+from authz.keys.throttle import FailureThrottle, counted_as
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
-from gateway.stores.throttle import FailureThrottle, counted_as
 
 
 @pytest.fixture

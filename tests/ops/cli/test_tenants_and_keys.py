@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from gateway.hashing import KeyHasher
-from gateway.keys import parse
+from authz.keys.hashing import KeyHasher
+from authz.keys.key_format import parse
+from authz.keys.repository import Directory
 from gateway.settings import load
-from gateway.stores.directory import Directory
 from gateway.stores.postgres import Database
 from gateway.values import Limits
 from tests.ops.cli.conftest import Operator

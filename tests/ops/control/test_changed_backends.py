@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from authz.catalog_view import CatalogView
+from authz.catalog.view import CatalogView
 from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings

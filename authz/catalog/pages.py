@@ -13,10 +13,10 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from authz import playground
 from authz.admit import refusal_headers
-from authz.attempt import Attempt, presented_key
-from authz.gate import CHECK_TIMEOUT_S, Gate
+from authz.catalog import playground
+from authz.check import CHECK_TIMEOUT_S, Gate
+from authz.checked_request import Attempt, presented_key
 from authz.policy import effective_models
 from authz.request import as_model_name, read_model
 from gateway import __version__

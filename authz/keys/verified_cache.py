@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 
-from gateway.stores.directory import StoredKey
+from authz.keys.repository import StoredKey
 
 SIZE_MAX = 10_000
 

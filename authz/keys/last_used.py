@@ -6,8 +6,8 @@ import asyncio
 
 import structlog
 
+from authz.keys.repository import Directory
 from gateway.errors import StoreUnavailable
-from gateway.stores.directory import Directory
 
 log = structlog.get_logger()
 

@@ -12,16 +12,16 @@ import structlog
 from pydantic import SecretStr
 
 from authz.admit import Admitted, Admitter, NotAdmitted, refusal_headers
-from authz.attempt import Attempt
-from authz.authenticate import Authenticator
-from authz.catalog_view import CatalogView
+from authz.catalog.view import CatalogView
+from authz.checked_request import Attempt
 from authz.denials import Denials, Known
-from authz.last_used import LastUsed
+from authz.keys.authenticate import Authenticator
+from authz.keys.last_used import LastUsed
+from authz.keys.throttle import FailureThrottle
 from authz.policy import attempts_for, check_scope
 from authz.request import read_request
 from gateway.catalog.snapshot import Catalog
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.stores.throttle import FailureThrottle
 from gateway.values import Principal
 from gateway.wire.surfaces import BY_PATH
 
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 # Envoy waits 5 s for the check. A yes that comes later would leave a hold that nobody uses.
 CHECK_TIMEOUT_S = 4.0
-# Far more than may wait for the hashing of their keys (`gateway.hashing`); what goes beyond fails there.
+# Far more than may wait for the hashing of their keys (`authz.keys.hashing`); what goes beyond fails there.
 WORKING_MAX = 1000
 
 

@@ -13,12 +13,12 @@ from datetime import datetime
 import structlog
 from pydantic import SecretStr
 
-from authz.verified_keys import VerifiedKeys
+from authz.keys.change_listener import Feed
+from authz.keys.hashing import KeyHasher
+from authz.keys.key_format import ApiKey, parse
+from authz.keys.repository import Directory, StoredKey
+from authz.keys.verified_cache import VerifiedKeys
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.hashing import KeyHasher
-from gateway.keys import ApiKey, parse
-from gateway.stores.directory import Directory, StoredKey
-from gateway.stores.feed import Feed
 from gateway.values import Principal
 
 log = structlog.get_logger()

@@ -1,0 +1,1 @@
+"""The HTTP side of authz: model lists, model details, health and the playground."""
