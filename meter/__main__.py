@@ -19,14 +19,14 @@ from gateway.quota.redis.quota import RedisQuota
 from gateway.service import grpc_server, lifecycle
 from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
-from gateway.stores.endings import EndingStore
 from gateway.stores.postgres import Database
-from gateway.stores.prompts import PromptLog
 from gateway.stores.redis import connect
-from meter.access_log import AccessLogServicer
+from meter.access_log.disconnect_causes import Endings
+from meter.access_log.disconnect_store import EndingStore
+from meter.access_log.server import AccessLogServicer
 from meter.drain import Drain
-from meter.endings import Endings
-from meter.prompts import Prompts
+from meter.prompt_log.store import PromptLog
+from meter.prompt_log.writer import Prompts
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 

@@ -16,8 +16,8 @@ from gateway.record.grant import Grant
 from gateway.values import Outcome, Usage
 from gateway.wire.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER, backend_of
 from meter import envoy_api
-from meter.answer import Answer
-from meter.prompts import Transcript
+from meter.answer.answer import Answer
+from meter.prompt_log.writer import Transcript
 from meter.rewrite import rewrite
 
 # What a backend's own refusal is called; any other is a backend_error.

@@ -19,9 +19,9 @@ from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.values import Outcome
 from meter import envoy_api
-from meter.endings import Endings
+from meter.access_log.disconnect_causes import Endings
 from meter.exchange import Exchange
-from meter.prompts import Prompts
+from meter.prompt_log.writer import Prompts
 from meter.renewal import Renewal
 
 log = structlog.get_logger()

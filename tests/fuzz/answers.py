@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from meter.framing import NdjsonSplitter, Splitter, SseSplitter
+from meter.answer.framing import NdjsonSplitter, Splitter, SseSplitter
 from tests.fuzz.claims import Answered
 from tests.meter.wire_corpus import grant_of, transcripts
 

@@ -17,8 +17,8 @@ from gateway.record.grant import Grant
 from gateway.request.generation import OUTPUT_TOKENS_MAX, USAGE_ON_REQUEST
 from gateway.values import Usage
 from gateway.wire.surfaces import Dialect, Surface
-from meter.answer import WHOLE_BYTES_MAX, Answer, Ending
-from meter.framing import SseSplitter
+from meter.answer.answer import WHOLE_BYTES_MAX, Answer, Ending
+from meter.answer.framing import SseSplitter
 from meter.rewrite import rewrite
 from tests.fuzz.go_json import GoRefuses
 from tests.fuzz.ollama_reading import Understood, identity, understand

@@ -12,9 +12,9 @@ from gateway.errors import MESSAGE, Code
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import BY_NAME, SURFACES, Dialect
-from meter.answer import ENDLESS, INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
-from meter.framing import FRAME_BYTES_MAX, NdjsonSplitter, Splitter, SseSplitter
-from meter.readers import read_frame
+from meter.answer.answer import ENDLESS, INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
+from meter.answer.framing import FRAME_BYTES_MAX, NdjsonSplitter, Splitter, SseSplitter
+from meter.frames.readers import read_frame
 from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcript, transcripts
 
 EXACT, COUNTED, ESTIMATED, NONE = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED, UsageSource.NONE

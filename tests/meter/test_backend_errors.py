@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.errors import MESSAGE, Code
 from gateway.wire.dialects import error_body
 from gateway.wire.surfaces import Dialect
-from meter.backend_errors import caller_status, shown_body, shown_frame
+from meter.answer.backend_errors import caller_status, shown_body, shown_frame
 
 HOSTS = st.sampled_from(
     [

@@ -15,12 +15,12 @@ from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog, Hold
 from gateway.record.entry import Entry
 from gateway.settings import Settings
-from gateway.stores.endings import EndingStore
 from gateway.stores.redis import connect
 from gateway.values import Outcome
 from gateway.wire.surfaces import BY_NAME
-from meter.endings import Endings
-from meter.log_records import BrokenOff, Unanswered, read
+from meter.access_log.disconnect_causes import Endings
+from meter.access_log.disconnect_store import EndingStore
+from meter.access_log.records import BrokenOff, Unanswered, read
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry
 from tests.gateway.stores.rows import eventually
 from tests.meter.wire_corpus import grant_for
@@ -75,7 +75,7 @@ def test_a_caller_may_leave_before_any_answer() -> None:
 async def test_a_hold_that_no_meter_heard_of_is_settled_without_waiting_for_the_reaper(
     shared: EndingStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meter.endings.UNHEARD_AFTER_S", 0.05)
+    monkeypatch.setattr("meter.access_log.disconnect_causes.UNHEARD_AFTER_S", 0.05)
     grant = grant_for(BY_NAME["chat"], request_id="unheard", tenant_id=1, key_id=11)
     asked = replace(asks(request_id="unheard"), record=grant.to_json())
     hold = await admitted(quota, asked)
@@ -142,7 +142,7 @@ async def test_the_word_may_come_before_or_after_and_to_another_meter(
 async def test_without_any_word_it_was_the_caller(
     shared: EndingStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meter.endings.WAIT_S", 0.1)
+    monkeypatch.setattr("meter.access_log.disconnect_causes.WAIT_S", 0.1)
     final: list[Entry] = []
     Endings(shared, quota, final.append).settle(LEFT)
     await eventually(lambda: final == [LEFT])

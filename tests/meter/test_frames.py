@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from gateway.values import Usage, UsageSource
 from gateway.wire.surfaces import SURFACES
-from meter.frames import FrameRead
-from meter.framing import NdjsonSplitter, Splitter, SseSplitter
-from meter.readers import read_frame, read_tail
+from meter.answer.framing import NdjsonSplitter, Splitter, SseSplitter
+from meter.frames.frame import FrameRead
+from meter.frames.readers import read_frame, read_tail
 from tests.meter.wire_corpus import transcript
 
 NAMES = [surface.name for surface in SURFACES]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meter.framing import (
+from meter.answer.framing import (
     FRAME_BYTES_MAX,
     Frame,
     FrameTooLong,

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 from gateway.errors import DataRefused, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from gateway.stores.prompts import PromptLog, PromptRecord
 from gateway.wire.surfaces import BY_NAME
-from meter import prompts
-from meter.prompts import ANSWER_BYTES_MAX, Prompts, Transcript
+from meter.prompt_log import writer
+from meter.prompt_log.store import PromptLog, PromptRecord
+from meter.prompt_log.writer import ANSWER_BYTES_MAX, Prompts, Transcript
 from tests.gateway.stores.rows import eventually
 from tests.meter.wire_corpus import grant_for
 
@@ -68,12 +68,12 @@ def test_a_long_answer_is_kept_in_part() -> None:
 async def test_transcripts_reach_postgresql_whatever_they_hold(database: Database, prompt_log: PromptLog) -> None:
     log = Prompts(prompt_log, KEPT)
     writing = asyncio.create_task(log.run())
-    for number in range(prompts.BATCH_MAX + 1):
+    for number in range(writer.BATCH_MAX + 1):
         log.submit(transcript(f"p{number}", b"\x00\xff\xed\xa0\x80"), f"p{number}")
     await eventually(lambda: log._waiting_bytes == 0)
     writing.cancel()
     rows = await database.fetch("SELECT request_id, expires_at - ts AS kept FROM gateway.prompt_log")
-    assert len(rows) == prompts.BATCH_MAX + 1
+    assert len(rows) == writer.BATCH_MAX + 1
     assert {row["kept"] for row in rows} == {KEPT}
 
 
@@ -104,7 +104,7 @@ async def test_a_row_that_postgresql_refuses_is_dropped_alone_and_nothing_of_it_
 async def test_while_postgresql_is_away_all_wait_also_those_beside_a_refused_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "RETRY_S", 0.01)
+    monkeypatch.setattr(writer, "RETRY_S", 0.01)
     store, away = PromptLog(database), asyncio.Event()
 
     class Leaves:
@@ -137,7 +137,7 @@ async def test_while_postgresql_is_away_all_wait_also_those_beside_a_refused_row
 
 
 async def test_without_room_a_transcript_is_dropped_and_room_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "WAITING_BYTES_MAX", 60)
+    monkeypatch.setattr(writer, "WAITING_BYTES_MAX", 60)
     written: list[str] = []
 
     class Store:

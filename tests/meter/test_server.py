@@ -14,12 +14,12 @@ from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog
 from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
 from gateway.settings import Settings
-from gateway.stores.endings import EndingStore
 from gateway.stores.postgres import Database
-from gateway.stores.prompts import PromptLog
 from gateway.stores.redis import connect
-from meter.endings import Endings
-from meter.prompts import Prompts
+from meter.access_log.disconnect_causes import Endings
+from meter.access_log.disconnect_store import EndingStore
+from meter.prompt_log.store import PromptLog
+from meter.prompt_log.writer import Prompts
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 from tests.gateway.quota.builders import Clock, Ledger

@@ -18,7 +18,7 @@ from gateway.request.token_estimate import IMAGE_TOKENS, estimate_input
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_frame
 from gateway.wire.surfaces import BY_NAME, BY_PATH, Surface
-from meter.answer import INCOMPLETE, Answer, Ending
+from meter.answer.answer import INCOMPLETE, Answer, Ending
 from meter.rewrite import rewrite
 from tests.meter.wire_corpus import grant_for, grant_of, transcript
 

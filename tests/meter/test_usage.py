@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.values import Usage, UsageSource
-from meter.frames import FrameRead, reported
-from meter.usage import PIECE_BYTES_MAX, TOKEN_BYTES_MAX, UsageFold
+from meter.answer.usage import PIECE_BYTES_MAX, TOKEN_BYTES_MAX, UsageFold
+from meter.frames.frame import FrameRead, reported
 
 EXACT, COUNTED, ESTIMATED = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED
 WORD = FrameRead(output_pieces=1, text_bytes=5)

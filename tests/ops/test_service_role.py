@@ -19,8 +19,8 @@ from gateway.settings import Settings
 from gateway.stores.accounts import Accounts
 from gateway.stores.chain import AuditChain
 from gateway.stores.postgres import Database
-from gateway.stores.prompts import PromptLog, PromptRecord
 from gateway.values import Limits
+from meter.prompt_log.store import PromptLog, PromptRecord
 from ops.migrate import MigrationFailed, upgrade
 from ops.service_role import ServiceRoleRefused, statements
 from tests.conftest import Login

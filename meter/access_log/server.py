@@ -11,9 +11,9 @@ from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 
 from gateway.ledger.outbox import Outbox
 from gateway.record.entry import Entry
-from meter import log_records
-from meter.endings import Endings
-from meter.log_records import BrokenOff, Unanswered
+from meter.access_log import records
+from meter.access_log.disconnect_causes import Endings
+from meter.access_log.records import BrokenOff, Unanswered
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
         try:
             async for message in messages:
                 for record in message.http_logs.log_entry:
-                    self._take(log_records.read(record, self._trusted))
+                    self._take(records.read(record, self._trusted))
         finally:
             self._streams.discard(stream)
         return als_pb2.StreamAccessLogsResponse()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meter.frames import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of, size_of_calls
+from meter.frames.frame import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of, size_of_calls
 
 
 def read_chat(document: dict[str, Any], whole: bool) -> FrameRead:

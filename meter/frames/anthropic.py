@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.values import Usage
-from meter.frames import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of
+from meter.frames.frame import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of
 
 
 def read_messages(document: dict[str, Any], whole: bool) -> FrameRead:

@@ -16,11 +16,11 @@ from gateway.request.generation import USAGE_ON_REQUEST
 from gateway.values import Outcome, Usage
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import BY_NAME, Dialect, Surface
-from meter.backend_errors import caller_status, shown_body, shown_frame
-from meter.framing import Frame, FrameTooLong, NdjsonSplitter, Splitter, SseSplitter, WholeBody
-from meter.readers import load_object, read_frame, read_tail
-from meter.usage import UsageFold
-from meter.usage_report import without_usage
+from meter.answer.backend_errors import caller_status, shown_body, shown_frame
+from meter.answer.framing import Frame, FrameTooLong, NdjsonSplitter, Splitter, SseSplitter, WholeBody
+from meter.answer.usage import UsageFold
+from meter.answer.usage_report import without_usage
+from meter.frames.readers import load_object, read_frame, read_tail
 
 # A whole answer is held to be read; a longer one (vectors, log probabilities) is passed on and read from its tail.
 WHOLE_BYTES_MAX = 1024 * 1024

@@ -29,7 +29,7 @@ TASKS_MAX = 1000
 
 
 class Shared(Protocol):
-    """What the meters tell each other; see `gateway.stores.endings`."""
+    """What the meters tell each other; see `meter.access_log.disconnect_store`."""
 
     async def note(self, request_id: str, backend_died: bool) -> None: ...
 

@@ -13,7 +13,7 @@ from typing import Any
 from gateway.errors import MESSAGE, Code
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import Dialect
-from meter.readers import load_object
+from meter.frames.readers import load_object
 
 # Statuses that speak of the gateway's own credentials, account or route at the backend, not of the caller's.
 _NOT_THE_CALLERS = frozenset({401, 402, 403, 405, 407})

@@ -1,6 +1,6 @@
 """What one frame says about usage: a small event, whatever the surface. Pure; knows no tenant.
 
-Each dialect's module reads its own documents into a FrameRead; `meter.readers` chooses among them.
+Each dialect's module reads its own documents into a FrameRead; `meter.frames.readers` chooses among them.
 """
 
 from __future__ import annotations

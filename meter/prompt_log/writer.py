@@ -15,7 +15,7 @@ import structlog
 
 from gateway.errors import Conflict, DataRefused, StoreUnavailable
 from gateway.record.grant import Grant
-from gateway.stores.prompts import PromptRecord
+from meter.prompt_log.store import PromptRecord
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Transcript:
 
 
 class Appends(Protocol):
-    """The store's side; see `gateway.stores.prompts`."""
+    """The store's side; see `meter.prompt_log.store`."""
 
     async def append(self, records: Sequence[PromptRecord]) -> None: ...
 

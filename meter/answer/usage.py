@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from gateway.request.token_estimate import tokens_in
 from gateway.values import Usage, UsageSource
-from meter.frames import FrameRead
+from meter.frames.frame import FrameRead
 
 # A word with its space fits; two ordinary words in one frame do not.
 PIECE_BYTES_MAX = 16

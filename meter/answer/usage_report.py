@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from meter.frames import FrameRead
-from meter.framing import Frame, with_payload
-from meter.readers import load_object
+from meter.answer.framing import Frame, with_payload
+from meter.frames.frame import FrameRead
+from meter.frames.readers import load_object
 
 # Ollama escapes the separators at which some clients would break a line.
 _ESCAPED = {0x2028: "\\u2028", 0x2029: "\\u2029"}

@@ -7,19 +7,19 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from meter import frames_anthropic, frames_native, frames_openai, frames_responses
-from meter.frames import FrameRead, as_object, as_text, reported
+from meter.frames import anthropic, native, openai, responses
+from meter.frames.frame import FrameRead, as_object, as_text, reported
 
 _READERS: dict[str, Callable[[dict[str, Any], bool], FrameRead]] = {
-    "chat": frames_native.read_chat,
-    "generate": frames_native.read_generate,
-    "embed": frames_native.read_embeddings,
-    "embeddings": frames_native.read_embeddings,
-    "v1_chat": frames_openai.read_chat,
-    "v1_completions": frames_openai.read_completions,
-    "v1_embeddings": frames_openai.read_embeddings,
-    "v1_responses": frames_responses.read_responses,
-    "v1_messages": frames_anthropic.read_messages,
+    "chat": native.read_chat,
+    "generate": native.read_generate,
+    "embed": native.read_embeddings,
+    "embeddings": native.read_embeddings,
+    "v1_chat": openai.read_chat,
+    "v1_completions": openai.read_completions,
+    "v1_embeddings": openai.read_embeddings,
+    "v1_responses": responses.read_responses,
+    "v1_messages": anthropic.read_messages,
 }
 
 # The end of a stream on the two surfaces that have no last JSON event.

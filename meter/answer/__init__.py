@@ -1,0 +1,1 @@
+"""From the chunks of an answer to its usage and its end. Pure."""

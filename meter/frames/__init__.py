@@ -1,0 +1,1 @@
+"""One reader of frames per dialect. Pure; knows no tenant."""

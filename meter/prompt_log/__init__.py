@@ -1,0 +1,1 @@
+"""Prompts and answers of keys created with `--log-prompts`, on their way into PostgreSQL."""
