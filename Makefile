@@ -50,7 +50,7 @@ image: ## the container image of the services, neuronetz-gateway:local; BASE_IMA
 	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) -t $(GATEWAY_IMAGE) .
 
 sbom: $(VENV)/.runtime ## the image's bill of materials, CycloneDX JSON, into build/sbom.cdx.json
-	@mkdir -p build && $(BIN)/python -m ops.sbom requirements-image.lock >build/sbom.cdx.json && echo build/sbom.cdx.json
+	@mkdir -p build && $(BIN)/python -m ops.compose.sbom requirements-image.lock >build/sbom.cdx.json && echo build/sbom.cdx.json
 
 compose-test: $(VENV)/.dev ## compose.yaml on this machine's Docker, under a project of its own; leaves nothing behind
 	@$(BIN)/python -m pytest tests/compose $(PYTEST_ARGS)
@@ -71,7 +71,7 @@ lock: ## pin every dependency again, with hashes and without index addresses
 	@$(PYTHON) -c '$(BUILD_EXTRA)' | $(COMPILE) --constraint requirements.lock - -o requirements-build.lock
 
 wasm: $(VENV)/.dev ## assemble envoy/hold_response.wasm from its source
-	@$(BIN)/python -m ops.wasm
+	@$(BIN)/python -m ops.data_plane.hold_filter
 
 clean: ## remove what the targets above made; state directories of `up` and `demo` are kept
 	@rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

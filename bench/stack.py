@@ -63,7 +63,7 @@ def running(workers: int) -> Iterator[Stack]:
 
 @contextmanager
 def _ollama() -> Iterator[str]:
-    command = [sys.executable, "-m", "ops.demo.ollama", "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "ops.simulator", "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 (our own program)
         try:
             url = process.stdout.readline().strip() if process.stdout else ""

@@ -14,7 +14,7 @@
 ;; The plugin must be configured with `allow_on_headers_stop_iteration: true`: without it a pause at the headers
 ;; also stops the body, and the body is what this module waits for.
 ;;
-;; `python -m ops.wasm` compiles this file to hold_response.wasm, which is the file that Envoy loads.
+;; `python -m ops.data_plane.hold_filter` compiles this file to hold_response.wasm, which is the file that Envoy loads.
 
 (module
   ;; get_header_map_value(map, key, key_size, &value, &value_size) -> status. Envoy copies the value into memory

@@ -1,8 +1,8 @@
-"""Alembic's entry: runs the revisions on the connection that `ops.migrate` hands over, inside its transaction."""
+"""Alembic's entry point: runs the revisions inside the transaction of the connection from `ops.database.migrate`."""
 
 from alembic import context
 
-from ops.migrate import VERSION_SCHEMA
+from ops.database.migrate import VERSION_SCHEMA
 
 context.configure(
     connection=context.config.attributes["connection"],

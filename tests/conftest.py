@@ -16,8 +16,8 @@ import hypothesis
 import pytest
 
 import migrations
-from ops.migrate import AUDIT_MONTHS_AHEAD
-from ops.service_role import statements
+from ops.database.migrate import AUDIT_MONTHS_AHEAD
+from ops.database.service_role import statements
 from tests import servers
 
 # Needs a Docker engine; `make compose-test` runs it.

@@ -1,6 +1,6 @@
 """Tenants, keys, limits, budgets, revocations, audit log and prompt log."""
 
-from ops.migrate import run_sql
+from ops.database.migrate import run_sql
 
 revision = "0001"
 down_revision = None

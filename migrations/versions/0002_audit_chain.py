@@ -1,6 +1,6 @@
 """The audit chain: what was changed in the audit log behind its back can be noticed."""
 
-from ops.migrate import run_sql
+from ops.database.migrate import run_sql
 
 revision = "0002"
 down_revision = "0001"

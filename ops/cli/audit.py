@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import rich_click as click
 
 from gateway.stores.postgres import Database
-from gateway.stores.reports import Filter, Reports
 from ops.cli.parameters import INTEGER_MAX, Moment, Name, Number, Prefix, json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import json_text, print_json, print_table, text
+from ops.database.reports import Filter, Reports
 
 Row = dict[str, object]
 

@@ -15,13 +15,13 @@ from pydantic import SecretStr, ValidationError
 from gateway.errors import GatewayError, SettingsError
 from gateway.settings import Settings, load, load_file_alone
 from gateway.settings.backend import Backend
-from ops import backend_list
-from ops.backend_list import Backends, Listed
+from ops.backends import env_list
+from ops.backends.env_list import Backends, Listed
+from ops.backends.probe import Found, OllamaClient, ProbeError
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, print_table
-from ops.embedded import env_file
-from ops.ollama_probe import Found, OllamaClient, ProbeError
+from ops.host import env_file
 
 MODELS_SHOWN = 3
 
@@ -78,7 +78,7 @@ def add_backend(
     if token is not None and token_file is not None:
         raise click.UsageError("give either --token or --token-file")
     settings = _settings(session, write_env)
-    before = backend_list.listed(settings) if settings is not None else Listed(())
+    before = env_list.listed(settings) if settings is not None else Listed(())
     secret = token_file.read().strip() if token_file is not None else token
     options = {
         "auth_token": None if secret is None else SecretStr(secret),
@@ -88,10 +88,10 @@ def add_backend(
     }
     given = {"name": name, "base_url": url, **{field: value for field, value in options.items() if value is not None}}
     try:
-        backend = backend_list.changed(backend_list.find(before.backends, name), given)
+        backend = env_list.changed(env_list.find(before.backends, name), given)
     except ValidationError as error:
         raise click.UsageError(_wrong(error)) from None
-    after = backend_list.put(before.backends, backend, replace=replace)
+    after = env_list.put(before.backends, backend, replace=replace)
     found = [] if no_validate else _look([backend], _connect_timeout_s(settings))
     for _, _, answer in found:
         if isinstance(answer, ProbeError):
@@ -111,7 +111,7 @@ def remove_backend(session: Session, name: str, write_env: Path | None, dry_run:
     settings = _settings(session, write_env)
     if settings is None:
         raise SettingsError(f"the env file {write_env} does not exist")
-    after = backend_list.remove(settings, name)
+    after = env_list.remove(settings, name)
     if not after:
         _note(f"no backend is left, so OLLAMA_BASE_URL counts again: {settings.ollama_base_url}")
     _finish(after, write_env, dry_run=dry_run, as_json=as_json)
@@ -122,7 +122,7 @@ def remove_backend(session: Session, name: str, write_env: Path | None, dry_run:
 @pass_session
 def list_backends(session: Session, as_json: bool) -> None:
     """List the backends in order of priority. Tokens are shown as ***."""
-    rows = [backend_list.shown(backend) for backend in session.settings.backends]
+    rows = [env_list.shown(backend) for backend in session.settings.backends]
     if as_json:
         return print_json(rows)
     return print_table(
@@ -218,30 +218,30 @@ def _finish(after: Backends, write_env: Path | None, *, dry_run: bool, as_json: 
     written = write_env if write_env is not None and not dry_run else None
     if written is not None:
         _write(written, after)
-    line = env_file.line(backend_list.VARIABLE, backend_list.shown_value_of(after))
+    line = env_file.line(env_list.VARIABLE, env_list.shown_value_of(after))
     if as_json:
-        shown = [backend_list.shown(each) for each in after]
+        shown = [env_list.shown(each) for each in after]
         return print_json({"backends": shown, "line": line, "written": written and str(written), **more})
     if written is not None:
         names = ", ".join(each.name for each in after)
         return click.echo(f"{written} has the backends {names}" if names else f"{written} has no list of backends")
     if any(each.credential() for each in after):
-        _note(f"tokens are shown as {backend_list.HIDDEN}; --write-env FILE writes the line with them")
+        _note(f"tokens are shown as {env_list.HIDDEN}; --write-env FILE writes the line with them")
     return click.echo(line)
 
 
 def _write(path: Path, after: Backends) -> None:
     try:
-        env_file.update(path, {backend_list.VARIABLE: backend_list.value_of(after)})
+        env_file.update(path, {env_list.VARIABLE: env_list.value_of(after)})
     except OSError as error:
         raise GatewayError(
             f"{path} cannot be written ({error.strerror or error}); run this as its owner where it lies, "
             "or leave --write-env out and put the line in yourself"
         ) from None
     if after and load_file_alone(path).ollama_backends != after:
-        raise GatewayError(f"{path} does not read back as it was written; see the line {backend_list.VARIABLE}")
+        raise GatewayError(f"{path} does not read back as it was written; see the line {env_list.VARIABLE}")
     if after and load(path).ollama_backends != after:
-        _note(f"a variable {backend_list.VARIABLE} in the environment wins over the file wherever it is set")
+        _note(f"a variable {env_list.VARIABLE} in the environment wins over the file wherever it is set")
 
 
 def _note(sentence: str | None) -> None:

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import rich_click as click
 
 from gateway.errors import GatewayError
-from gateway.stores.chain import AuditChain
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json
+from ops.database.audit_chain import AuditChain
 
 
 class AuditBroken(GatewayError):

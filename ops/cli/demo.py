@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ops.cli.clients import environment
 from ops.cli.show import print_table
 from ops.cli.up import Address, redis_server, state_home, workers
 from ops.embedded.options import LOOPBACK, HostPort, Options
 from ops.embedded.progress import Progress
+from ops.host.client_environment import environment
 
 if TYPE_CHECKING:
     from ops.demo.proof import Account, Commands
@@ -56,12 +56,13 @@ def demo(
     progress = Progress()
     progress.step("Loading")
     # As for `up`: a second or two that no other command should wait for.
-    from ops.embedded import foreground, probes, services
+    from ops.embedded import foreground, services
+    from ops.host import probes
 
     ollama = HostPort(LOOPBACK, 0).settled()
 
     def simulated_ollama(state: State, env: Environment) -> Sequence[Child]:
-        module = ("ops.demo.ollama", "--listen", str(ollama), "--tokens-per-s", _TOKENS_PER_S)
+        module = ("ops.simulator", "--listen", str(ollama), "--tokens-per-s", _TOKENS_PER_S)
         return [services.python_service("ollama", module, state, env, probes.answers(f"http://{ollama}/api/version"))]
 
     async def use(stack: Stack) -> None:

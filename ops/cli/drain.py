@@ -8,7 +8,7 @@ import rich_click as click
 
 from gateway.errors import GatewayError
 from ops.cli.session import Session, pass_session
-from ops.embedded.probes import envoy_answers, envoy_drain
+from ops.host.probes import envoy_answers, envoy_drain
 
 
 @click.command("drain-envoy")

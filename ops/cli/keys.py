@@ -10,12 +10,12 @@ import rich_click as click
 from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
-from gateway.stores.accounts import Accounts, Key, NewKey
 from gateway.stores.postgres import Database
-from ops.cli.clients import base_url, environment
 from ops.cli.parameters import Absent, Duration, Moment, Name, Prefix, Scopes, given, json_option, limit_options
 from ops.cli.session import Session, pass_session
 from ops.cli.show import iso, print_json, print_table, text
+from ops.database.accounts import Accounts, Key, NewKey
+from ops.host.client_environment import base_url, environment
 
 _prefix_option = click.option("--prefix", type=Prefix(), required=True, help="The first 12 characters of the key.")
 

@@ -12,13 +12,13 @@ from gateway.catalog.ollama_version import is_too_old
 from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.catalog.store import CatalogStore
 from gateway.errors import NotFound
-from gateway.findings import DIGEST_SHOWN_CHARACTERS, digests_differ, findings
 from gateway.settings import Settings
-from gateway.stores.accounts import Accounts, Tenant
 from gateway.stores.redis import connect
+from ops.backends.findings import DIGEST_SHOWN_CHARACTERS, digests_differ, findings
 from ops.cli.parameters import Name, json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, print_table
+from ops.database.accounts import Accounts, Tenant
 
 
 @click.command("list-models")

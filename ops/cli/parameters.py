@@ -12,8 +12,8 @@ import rich_click as click
 
 from authz.keys import key_format
 from gateway.request.model_name import canonical
-from gateway.stores.policies import PolicyChange, Subject
 from gateway.values import Scope
+from ops.database.policies import PolicyChange, Subject
 
 T = TypeVar("T")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import rich_click as click
 
-from gateway.stores.accounts import Accounts
-from gateway.stores.policies import Policy, PolicyChange, Subject, only_models
 from ops.cli.parameters import (
     TOKENS_MAX,
     Absent,
@@ -19,6 +17,8 @@ from ops.cli.parameters import (
 )
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, text
+from ops.database.accounts import Accounts
+from ops.database.policies import Policy, PolicyChange, Subject, only_models
 
 _LIMITS = ("rpm", "tpm", "concurrent")
 _BUDGETS = ("budget_day", "budget_month", "budget_total")

@@ -13,7 +13,7 @@ from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.stores.reports import BudgetRow
+from ops.database.reports import BudgetRow
 
 Reserved: TypeAlias = Callable[[BudgetRow], int | None]
 """Tokens held of a budget; None while Redis cannot be asked."""

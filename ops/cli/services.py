@@ -29,7 +29,7 @@ def run(session: Session, service: str) -> None:
 @click.option("--listen", type=Address(), default="127.0.0.1:11434", show_default=True, help="Where to listen.")
 def simulate_ollama(listen: HostPort) -> None:
     """Serve a simulated Ollama, which answers without a model, to try the gateway with."""
-    _become("ops.demo.ollama", "--listen", str(listen))
+    _become("ops.simulator", "--listen", str(listen))
 
 
 def _become(module: str, *arguments: str) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import rich_click as click
 
-from gateway.stores.accounts import Accounts, Tenant
 from ops.cli.parameters import Absent, Models, Name, given, json_option, limit_options
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, print_table
+from ops.database.accounts import Accounts, Tenant
 
 _name_option = click.option("--name", type=Name(), required=True, help="The tenant's name, in any letter case.")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import rich_click as click
 
-from gateway.stores.retention import Retention
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json
-from ops.migrate import upgrade
+from ops.database.migrate import upgrade
+from ops.database.retention import Retention
 
 
 @click.command("migrate")
@@ -53,7 +53,7 @@ def prune(session: Session, as_json: bool) -> None:
 def render_envoy(session: Session, out: Path, as_json: bool) -> None:
     """Write everything that Envoy reads, as control would: configuration, and tokens in files of mode 0600."""
     # Envoy's message classes take a second to load, which no other command should wait for.
-    from ops import envoy_files
+    from ops.data_plane import envoy_files
 
     directory = out.absolute()
     envoy_files.write(session.settings, directory)

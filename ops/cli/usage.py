@@ -8,11 +8,11 @@ from typing import Any
 import rich_click as click
 
 from gateway.stores.postgres import Database
-from gateway.stores.reports import BudgetRow, Filter, GroupBy, Reports, UsageRow
 from ops.cli.parameters import Moment, Name, Prefix, json_option
 from ops.cli.reserved import Reserved, reserved_tokens
 from ops.cli.session import Session, pass_session
 from ops.cli.show import bar, iso, print_json, print_table, text
+from ops.database.reports import BudgetRow, Filter, GroupBy, Reports, UsageRow
 
 _COUNTS = ("requests", "input_tokens", "output_tokens")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gateway.settings import Settings
-from ops.embedded import env_file
+from ops.host import env_file
 
 GATEWAY_UID = 10001
 # The uid of the account `postgres` in the official image.

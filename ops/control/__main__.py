@@ -19,15 +19,15 @@ from gateway.service.readiness import Readiness
 from gateway.settings import Settings, default_env_file
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.stores.retention import Retention
 from ops.control import health
 from ops.control.discovery import Discovery
-from ops.control.envoy_admin import EnvoyAdmin
 from ops.control.prober import Prober
 from ops.control.reaper import Reaper
 from ops.control.reload import Reload
 from ops.control.rollout import Rollout
 from ops.control.upkeep import Upkeep
+from ops.data_plane.admin import EnvoyAdmin
+from ops.database.retention import Retention
 
 log = structlog.get_logger()
 

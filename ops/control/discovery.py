@@ -18,14 +18,14 @@ import structlog
 from gateway.catalog.snapshot import Catalog
 from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
-from gateway.findings import Finding, findings
 from gateway.service.lifecycle import cancel
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
+from ops.backends.findings import Finding, findings
+from ops.backends.probe import ProbeError
 from ops.control.description import described
 from ops.control.merge import Observation, first_hosts, merge
 from ops.control.prober import Prober
-from ops.ollama_probe import ProbeError
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 
 from gateway.settings.backend import Backend
+from ops.backends.probe import OllamaClient, ProbeError
 from ops.control.merge import Observation
-from ops.ollama_probe import OllamaClient, ProbeError
 
 
 class Prober:

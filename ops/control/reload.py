@@ -22,9 +22,9 @@ from gateway.errors import SettingsError, StoreUnavailable
 from gateway.settings import BACKEND_SETTINGS, Settings, load
 from gateway.settings.backend import Backend
 from ops.control.discovery import Discovery
-from ops.control.envoy_admin import NotTaken
 from ops.control.file_watch import FilesWatch
 from ops.control.rollout import Rollout
+from ops.data_plane.admin import NotTaken
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""Puts clusters and credentials where Envoy finds them, in the order of ops/envoy_cds.py, and waits for Envoy."""
+"""Puts clusters and credentials where Envoy finds them, in the order of ops/cds.py, and waits for Envoy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 from gateway.errors import SettingsError
 from gateway.settings import Settings
-from ops import envoy_cds, envoy_files
-from ops.control import check
-from ops.control.envoy_admin import EnvoyAdmin, NotTaken, Rejected
-from ops.envoy_clusters import authority_name
+from ops.data_plane import cds, envoy_files, validate
+from ops.data_plane.admin import EnvoyAdmin, NotTaken, Rejected
+from ops.data_plane.clusters import authority_name
 
 TAKEN_WITHIN_S = 10.0
 # How long a new backend may take to be looked up and to answer its first health check, before it is named all the same.
@@ -26,7 +25,7 @@ class Rollout:
     def __init__(self, directory: Path, admin: EnvoyAdmin) -> None:
         self._directory = directory
         self._admin = admin
-        self._present: envoy_cds.Clusters = {}
+        self._present: cds.Clusters = {}
 
     async def start(self, settings: Settings) -> None:
         """Writes what does not depend on the backends, then as `advance`. An Envoy that runs goes on meanwhile."""
@@ -35,7 +34,7 @@ class Rollout:
         if await self._admin.clusters() is None:
             envoy_files.write(settings, self._directory)
         try:
-            self._present = envoy_cds.parse((self._directory / envoy_files.CLUSTERS_FILE).read_bytes())
+            self._present = cds.parse((self._directory / envoy_files.CLUSTERS_FILE).read_bytes())
         except (FileNotFoundError, ValueError):
             self._present = {}
         await self.advance(settings)
@@ -47,18 +46,18 @@ class Rollout:
         will have, what it had before.
         """
         authorities = envoy_files.render_authorities(settings)
-        plan = envoy_cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
+        plan = cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
         if plan.steps:
-            await check.clusters(settings)
+            await validate.clusters(settings)
         secrets = {**envoy_files.render_secrets(settings), **envoy_files.render_sds(settings, self._directory)}
         files = {**authorities, **secrets}
-        in_use = envoy_cds.secrets_of(self._present)
+        in_use = cds.secrets_of(self._present)
         self._put({name: content for name, content in files.items() if Path(name).stem not in in_use})
         try:
             for step in plan.steps:
                 await self._give(step)
         except (NotTaken, OSError) as error:
-            self._put({envoy_files.CLUSTERS_FILE: envoy_cds.document(self._present)})
+            self._put({envoy_files.CLUSTERS_FILE: cds.document(self._present)})
             envoy_files.forget_secrets(self._directory, keep=in_use)
             if isinstance(error, Rejected):
                 raise SettingsError(f"OLLAMA_BACKENDS: {error}") from None
@@ -81,20 +80,20 @@ class Rollout:
 
         Raises NotTaken when Envoy does not answer for it; then it may be called again.
         """
-        plan = envoy_cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
-        if envoy_cds.version_of(plan.last) != envoy_cds.version_of(self._present):
+        plan = cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
+        if cds.version_of(plan.last) != cds.version_of(self._present):
             await self._give(plan.last)
             self._present = plan.last
         # Not before Envoy has let go of them: it would complain that they cannot be read.
-        envoy_files.forget_secrets(self._directory, keep=envoy_cds.secrets_of(plan.last))
+        envoy_files.forget_secrets(self._directory, keep=cds.secrets_of(plan.last))
 
-    async def _give(self, clusters: envoy_cds.Clusters) -> None:
+    async def _give(self, clusters: cds.Clusters) -> None:
         before = await self._admin.clusters()
-        self._put({envoy_files.CLUSTERS_FILE: envoy_cds.document(clusters)})
+        self._put({envoy_files.CLUSTERS_FILE: cds.document(clusters)})
         if before is None:
             await asyncio.sleep(UNSEEN_GRACE_S)
         else:
-            await self._admin.until_taken(envoy_cds.version_of(clusters), before.rejections, TAKEN_WITHIN_S)
+            await self._admin.until_taken(cds.version_of(clusters), before.rejections, TAKEN_WITHIN_S)
             await self._admin.until_healthy(clusters.keys() - self._present.keys(), HEALTHY_WITHIN_S)
 
     def _put(self, files: dict[str, bytes]) -> None:

@@ -9,7 +9,7 @@ import structlog
 
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
-from gateway.stores.retention import Retention
+from ops.database.retention import Retention
 
 log = structlog.get_logger()
 

@@ -11,14 +11,14 @@ from gateway.catalog.ollama_version import OLDEST_SUPPORTED, is_too_old
 from gateway.catalog.snapshot import Catalog
 from gateway.catalog.store import CatalogStore, Snapshot
 from gateway.errors import StoreUnavailable
-from gateway.findings import findings
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.stores.redis import connect
+from ops.backends.findings import findings
+from ops.backends.probe import ProbeError
 from ops.control.merge import Observation
 from ops.control.prober import Prober
 from ops.doctor.check import Check, failed, ok, warning
-from ops.ollama_probe import ProbeError
 
 _CATALOG = "catalog"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway.settings import Settings
 from ops.doctor.check import Check, ok, warning
-from ops.embedded import env_file as env_files
+from ops.host import env_file as env_files
 
 _ALIKE = 0.85
 

@@ -10,11 +10,11 @@ from typing import Any
 from gateway.errors import SettingsError
 from gateway.settings import Settings
 from gateway.wire.names import cluster_name
-from ops.cli.clients import base_url
+from ops.data_plane.cds import parse
+from ops.data_plane.envoy_files import CLUSTERS_FILE, clusters, render, render_authorities, render_secrets
 from ops.doctor.check import ANSWER_TIMEOUT_S, Check, failed, ok, warning
-from ops.embedded import probes
-from ops.envoy_cds import parse
-from ops.envoy_files import CLUSTERS_FILE, clusters, render, render_authorities, render_secrets
+from ops.host import probes
+from ops.host.client_environment import base_url
 
 _NAME = "envoy"
 _SERVICES = ("authz", "meter", "catalog")

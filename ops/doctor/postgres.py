@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
-from gateway.stores.accounts import Accounts
 from gateway.stores.postgres import Database
+from ops.database.accounts import Accounts
+from ops.database.migrate import current_revision, head_revision
 from ops.doctor.check import Check, failed, ok, warning
-from ops.migrate import current_revision, head_revision
 
 OLDEST_MAJOR = 16
 _NAME = "postgresql"

@@ -7,7 +7,7 @@ import json
 
 from gateway.settings import Settings
 from ops.doctor.check import ANSWER_TIMEOUT_S, Check, failed, ok, warning
-from ops.embedded import probes
+from ops.host import probes
 
 
 async def check(settings: Settings) -> list[Check]:

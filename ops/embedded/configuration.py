@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.settings import Settings, load
-from ops.embedded import env_file, stores
+from ops.embedded import stores
 from ops.embedded.errors import StackError
 from ops.embedded.options import HostPort, Options
 from ops.embedded.state import State
+from ops.host import env_file
 
 DEFAULT_LISTEN = HostPort("127.0.0.1", 8080)
 DEFAULT_BACKEND = "http://127.0.0.1:11434"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import asyncpg
 
+from ops.database.service_role import with_password
 from ops.embedded import privileges
-from ops.embedded.binaries import POSTGRES_BIN
 from ops.embedded.child import Child, User
 from ops.embedded.errors import StackError
 from ops.embedded.state import State
-from ops.service_role import with_password
+from ops.host.binaries import POSTGRES_BIN
 
 HOST = "127.0.0.1"
 ROLE = DATABASE = "gateway"

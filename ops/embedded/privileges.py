@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 from ops.embedded import exec_child
-from ops.embedded.binaries import POSTGRES_BIN
 from ops.embedded.child import User
 from ops.embedded.errors import StackError
 from ops.embedded.state import State
+from ops.host.binaries import POSTGRES_BIN
 
 _UNPRIVILEGED = ("nobody", "daemon")
 _TRIAL_TIMEOUT_S = 10.0

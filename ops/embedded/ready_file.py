@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.embedded import env_file
+from ops.host import env_file
 
 Pids = Mapping[str, int]
 

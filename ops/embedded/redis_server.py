@@ -7,9 +7,9 @@ from pathlib import Path
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from ops.embedded import env_file
 from ops.embedded.child import Child
 from ops.embedded.state import State
+from ops.host import env_file
 
 HOST = "127.0.0.1"
 _TIMEOUT_S = 1.0

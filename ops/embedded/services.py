@@ -9,11 +9,11 @@ from pathlib import Path
 
 import ops
 from gateway.settings import Settings
-from ops.embedded import binaries, probes
 from ops.embedded.child import Child, Probe
 from ops.embedded.configuration import Sockets
 from ops.embedded.options import HostPort
 from ops.embedded.state import State
+from ops.host import binaries, probes
 
 # What a service needs, on top of the grace time for its requests, to close its connections.
 _CLOSING_S = 5.0

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.settings import Settings
-from ops import authorities, envoy_files, migrate
-from ops.embedded import configuration, env_file, ports, probes, ready_file, services, stores
+from ops.backends import ca_files
+from ops.data_plane import envoy_files
+from ops.database import migrate
+from ops.embedded import configuration, ports, ready_file, services, stores
 from ops.embedded.child import Child
 from ops.embedded.errors import StackError
 from ops.embedded.options import Options
@@ -24,6 +26,7 @@ from ops.embedded.progress import Progress
 from ops.embedded.ready_file import Endpoints
 from ops.embedded.state import State, open_state
 from ops.embedded.supervisor import Supervisor
+from ops.host import env_file, probes
 
 # Two sockets a stream in Envoy and one in a worker: the usual soft limit of 1024 is soon reached.
 _OPEN_FILES_WANTED = 65_536
@@ -91,7 +94,7 @@ async def _start(options: Options, state: State, supervisor: Supervisor, progres
     at = stores.addresses(state)
     sockets = configuration.write(state, options, listen, at)
     settings = configuration.settings(state, os.environ, options)
-    authorities.read(settings)
+    ca_files.read(settings)
     env = {**configuration.inherited(os.environ, options), "GATEWAY_ENV_FILE": str(state.env_file)}
 
     progress.step("Starting PostgreSQL and Redis")

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ops.embedded import env_file
 from ops.embedded.errors import StackError
+from ops.host import env_file
 
 # sockaddr_un.sun_path holds 108 bytes with the closing zero (unix(7)).
 SOCKET_PATH_BYTES_MAX = 107

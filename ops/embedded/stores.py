@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from ops.embedded import binaries, env_file, ports, postgres, privileges, redis_server
+from ops.embedded import ports, postgres, privileges, redis_server
 from ops.embedded.errors import StackError
 from ops.embedded.state import State, open_state
 from ops.embedded.supervisor import Supervisor
+from ops.host import binaries, env_file
 
 # How long a port may still be held by the last server of a stack that was killed.
 _PORT_PATIENCE_S = 1.0

@@ -17,10 +17,10 @@ from authz.keys.repository import Directory
 from authz.keys.verified_cache import VerifiedKeys
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
-from gateway.stores.accounts import Accounts, NewKey
-from gateway.stores.policies import PolicyChange
 from gateway.stores.postgres import Database
 from gateway.values import Limits
+from ops.database.accounts import Accounts, NewKey
+from ops.database.policies import PolicyChange
 from tests.gateway.stores.rows import add_key, eventually
 
 

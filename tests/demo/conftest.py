@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ops.demo.ollama.app import Options, Running, running
+from ops.simulator.app import Options, Running, running
 
 
 @pytest.fixture

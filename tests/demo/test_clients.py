@@ -6,8 +6,8 @@ import pytest
 from ollama import AsyncClient
 from openai import AsyncOpenAI
 
-from ops.demo.ollama.app import Running
-from ops.demo.ollama.recorder import Record
+from ops.simulator.app import Running
+from ops.simulator.recorder import Record
 
 WEATHER: dict[str, Any] = {
     "type": "function",

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from ops.demo.ollama.app import Running
-from ops.demo.ollama.behaviour import Behaviour, Fault
+from ops.simulator.app import Running
+from ops.simulator.behaviour import Behaviour, Fault
 
 from . import wire
 

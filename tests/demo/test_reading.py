@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from ops.demo.ollama import gojson, names, native, openai
+from ops.simulator import gojson, names, native, openai
 
 
 @pytest.mark.parametrize(

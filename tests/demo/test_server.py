@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from ops.demo.ollama.__main__ import options
-from ops.demo.ollama.app import Options, Running, running
-from ops.demo.ollama.door import Auth, host_is_local
-from ops.demo.ollama.recorder import RECORDED_BYTES_MAX, RECORDS_MAX, Recorder
+from ops.simulator.__main__ import options
+from ops.simulator.app import Options, Running, running
+from ops.simulator.door import Auth, host_is_local
+from ops.simulator.recorder import RECORDED_BYTES_MAX, RECORDS_MAX, Recorder
 
 from . import wire
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from ops.demo.ollama.app import Options, running
-from ops.demo.ollama.behaviour import Behaviour, Fault
+from ops.simulator.app import Options, running
+from ops.simulator.behaviour import Behaviour, Fault
 
 from . import wire
 

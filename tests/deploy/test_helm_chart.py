@@ -17,7 +17,7 @@ import yaml
 from gateway import __version__
 from gateway.settings import SECRET_FIELDS, Settings
 from ops.cli.services import run
-from ops.envoy_files import render
+from ops.data_plane.envoy_files import render
 from tests.deploy.network import Pod, allowed
 
 CHART = Path(__file__).parents[2] / "deploy/helm/neuronetz-gateway"

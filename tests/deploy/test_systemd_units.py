@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import Settings
-from ops import envoy_files
 from ops.cli import PANELS
+from ops.data_plane import envoy_files
 
 UNITS = Path(__file__).parents[2] / "deploy/systemd"
 PREFIX = "neuronetz-gateway-"

@@ -11,8 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from ops.embedded import binaries
-from ops.wasm import HOLD_RESPONSE_WAT
+from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
+from ops.host import binaries
 
 HOLD_RESPONSE_WASM = HOLD_RESPONSE_WAT.with_suffix(".wasm")
 BARE, IMPATIENT = "/bare", "/impatient"

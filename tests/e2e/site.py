@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from ops.embedded import binaries
+from ops.host import binaries
 from tests.e2e.stack import START_TIMEOUT_S, Stack, eventually, free_port
 
 MAKE_CERTIFICATES = Path(__file__).parents[2] / "deploy/tls/make-certificates"

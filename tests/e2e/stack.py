@@ -53,7 +53,7 @@ class Simulator:
 
     def start(self) -> None:
         """Starts it, where it was before if it was; its records begin anew."""
-        command = [sys.executable, "-m", "ops.demo.ollama", "--listen", self._listen, *self._arguments]
+        command = [sys.executable, "-m", "ops.simulator", "--listen", self._listen, *self._arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()

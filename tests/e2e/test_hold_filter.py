@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from ops.wasm import HOLD_RESPONSE_WAT, compile_wat
+from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT, compile_wat
 from tests.e2e.hold_filter_envoy import BARE, HOLD_RESPONSE_WASM, IMPATIENT, running_envoy
 from tests.e2e.scripted_upstream import (
     FIRST,

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ops.embedded import env_file
+from ops.host import env_file
 from tests.certificates import self_signed
 from tests.e2e.books import row_of
 from tests.e2e.conftest import BACKEND_TOKEN

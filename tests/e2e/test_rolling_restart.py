@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from ops.embedded import env_file
+from ops.host import env_file
 from tests.e2e.stack import Stack, eventually
 
 CALLERS = 3

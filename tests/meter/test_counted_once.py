@@ -18,13 +18,13 @@ from gateway.quota.port import Admitted, Hold, Progress
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry, settled_entry
 from gateway.settings import Settings
-from gateway.stores.accounts import Accounts
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
 from ops.control.reaper import Reaper
+from ops.database.accounts import Accounts
 from tests.e2e.books import Books, until
 from tests.gateway.quota.builders import asks, hold_of
 from tests.gateway.stores.rows import add_key

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from gateway.errors import Conflict, NotFound
 from gateway.settings import Settings, load_file_alone
 from gateway.settings.backend import Backend
-from ops import backend_list
-from ops.embedded import env_file
+from ops.backends import env_list
+from ops.host import env_file
 
 NEAR = Backend(name="near", base_url="http://near:1", auth_token=SecretStr("s3cret"), weight=2)
 FAR = Backend(name="far", base_url="https://far", ca_file=Path("/ca.pem"))
@@ -28,51 +28,51 @@ def settings(*lines: str, directory: Path) -> Settings:
 
 def test_a_single_backend_that_was_chosen_becomes_the_first_of_the_list_with_its_token(tmp_path: Path) -> None:
     chosen = settings("OLLAMA_BASE_URL=http://one:1", "OLLAMA_AUTH_TOKEN=t", directory=tmp_path)
-    listed = backend_list.listed(chosen)
-    assert json.loads(backend_list.value_of(listed.backends)) == [
+    listed = env_list.listed(chosen)
+    assert json.loads(env_list.value_of(listed.backends)) == [
         {"name": "default", "base_url": "http://one:1", "auth_token": "t"}
     ]
     assert "first" in (listed.note or "")
 
 
 def test_the_default_that_nobody_chose_is_replaced_and_said(tmp_path: Path) -> None:
-    listed = backend_list.listed(settings("DEFAULT_RPM=1", directory=tmp_path))
+    listed = env_list.listed(settings("DEFAULT_RPM=1", directory=tmp_path))
     assert listed.backends == ()
     assert "http://ollama:11434" in (listed.note or "")
 
 
 def test_a_list_is_taken_as_it_is(tmp_path: Path) -> None:
-    value = backend_list.value_of((NEAR, FAR))
+    value = env_list.value_of((NEAR, FAR))
     several = settings(f"OLLAMA_BACKENDS='{value}'", "OLLAMA_BASE_URL=http://one:1", directory=tmp_path)
-    assert backend_list.listed(several) == backend_list.Listed((NEAR, FAR))
+    assert env_list.listed(several) == env_list.Listed((NEAR, FAR))
 
 
 def test_a_new_one_is_the_last_and_one_that_is_replaced_keeps_its_place() -> None:
-    assert backend_list.put((NEAR,), FAR, replace=False) == (NEAR, FAR)
+    assert env_list.put((NEAR,), FAR, replace=False) == (NEAR, FAR)
     moved = Backend(name="near", base_url="http://elsewhere:1")
-    assert backend_list.put((NEAR, FAR), moved, replace=True) == (moved, FAR)
+    assert env_list.put((NEAR, FAR), moved, replace=True) == (moved, FAR)
     with pytest.raises(Conflict, match="--replace"):
-        backend_list.put((NEAR,), moved, replace=False)
+        env_list.put((NEAR,), moved, replace=False)
 
 
 def test_a_token_stays_with_its_address() -> None:
-    same = backend_list.changed(NEAR, {"name": "near", "base_url": "http://near:1/", "auth_header": "X-API-Key"})
+    same = env_list.changed(NEAR, {"name": "near", "base_url": "http://near:1/", "auth_header": "X-API-Key"})
     assert same == NEAR.model_copy(update={"auth_header": "X-API-Key"})
-    moved = backend_list.changed(NEAR, {"name": "near", "base_url": "http://elsewhere:1"})
+    moved = env_list.changed(NEAR, {"name": "near", "base_url": "http://elsewhere:1"})
     assert moved.auth_token is None
 
 
 def test_what_is_not_in_the_list_cannot_be_removed(tmp_path: Path) -> None:
     both = Settings(ollama_backends=(NEAR, FAR))
-    assert backend_list.remove(both, "near") == (FAR,)
+    assert env_list.remove(both, "near") == (FAR,)
     with pytest.raises(NotFound, match="near, far"):
-        backend_list.remove(both, "other")
+        env_list.remove(both, "other")
     with pytest.raises(Conflict, match="OLLAMA_BASE_URL"):
-        backend_list.remove(settings(directory=tmp_path), "default")
+        env_list.remove(settings(directory=tmp_path), "default")
 
 
 def test_no_token_is_shown() -> None:
-    shown = json.dumps(backend_list.shown(NEAR)) + backend_list.shown_value_of((NEAR, FAR))
+    shown = json.dumps(env_list.shown(NEAR)) + env_list.shown_value_of((NEAR, FAR))
     assert "s3cret" not in shown
     assert shown.count("***") == 2
 
@@ -83,7 +83,7 @@ def test_every_token_is_read_back_alike_by_the_settings_and_by_a_shell(
     tmp_path_factory: pytest.TempPathFactory, token: str
 ) -> None:
     backend = NEAR.model_copy(update={"auth_token": SecretStr(token) if token else None})
-    line = env_file.line("OLLAMA_BACKENDS", backend_list.value_of((backend,)))
+    line = env_file.line("OLLAMA_BACKENDS", env_list.value_of((backend,)))
     assert settings(line, directory=tmp_path_factory.mktemp("env")).ollama_backends == (backend,)
     script = f'{line}\nprintf %s "$OLLAMA_BACKENDS"'
     shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=10)

@@ -20,7 +20,7 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Period
-from ops.embedded.binaries import POSTGRES_BIN, postgres_tree
+from ops.host.binaries import POSTGRES_BIN, postgres_tree
 from tests.conftest import Login
 from tests.gateway.quota.builders import admitted, asks
 from tests.gateway.stores.rows import entry

@@ -13,20 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.settings import Settings
-from ops import envoy_cds, envoy_files
-from ops.envoy_cds import rollout, stripped_by, version_of
+from ops.data_plane import cds, envoy_files
+from ops.data_plane.cds import rollout, stripped_by, version_of
 
 HEADERS = ["Authorization", "X-One", "X-Two"]
 
 
-def clusters(*backends: dict[str, Any]) -> envoy_cds.Clusters:
+def clusters(*backends: dict[str, Any]) -> cds.Clusters:
     named = [{"base_url": f"http://{backend['name']}:1", **backend} for backend in backends]
     each = {name: cluster for backend in named for name, cluster in _alone(json.dumps(backend)).items()}
-    return envoy_cds.strip_also(each, stripped_by(each))
+    return cds.strip_also(each, stripped_by(each))
 
 
 @functools.cache
-def _alone(backend: str) -> envoy_cds.Clusters:
+def _alone(backend: str) -> cds.Clusters:
     """Rendering takes its time; a cluster differs from itself in company only by what it strips."""
     return envoy_files.clusters(Settings.model_validate({"ollama_backends": f"[{backend}]"}), Path("/envoy"))
 
@@ -38,7 +38,7 @@ def test_a_cluster_is_rendered_in_company_as_it_is_alone() -> None:
     assert envoy_files.clusters(settings, Path("/envoy")) == clusters(one, two)
 
 
-def injected(cluster: envoy_cds.Cluster) -> set[str]:
+def injected(cluster: cds.Cluster) -> set[str]:
     """The header that the cluster adds, if it adds one."""
     (options,) = cluster["typed_extension_protocol_options"].values()
     return {
@@ -79,17 +79,17 @@ def test_a_new_header_is_stripped_by_all_before_one_uses_it() -> None:
 
 def test_clusters_are_read_back_with_their_version_and_their_secrets() -> None:
     both = clusters({"name": "b", "auth_token": "t"}, {"name": "a"})
-    content = envoy_cds.document(both)
+    content = cds.document(both)
     assert json.loads(content)["version_info"] == version_of(both)
-    assert envoy_cds.parse(content) == both
-    (secret,) = envoy_cds.secrets_of(both)
+    assert cds.parse(content) == both
+    (secret,) = cds.secrets_of(both)
     assert secret.startswith("credential-b-")
     private = {"name": "a", "base_url": "https://a", "ca_file": "/ca.pem", "auth_token": "t"}
-    secrets = envoy_cds.secrets_of(clusters(private, {"name": "b", "base_url": "https://b"}))
+    secrets = cds.secrets_of(clusters(private, {"name": "b", "base_url": "https://b"}))
     assert [name.rpartition("-")[0] for name in sorted(secrets)] == ["authority-a", "credential-a"]
     for wrong in (b"", b"[]", b'{"resources": [1]}', b'{"resources": [{}]}'):
         with pytest.raises(ValueError):
-            envoy_cds.parse(wrong)
+            cds.parse(wrong)
 
 
 lists = st.lists(

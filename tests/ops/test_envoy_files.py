@@ -13,10 +13,10 @@ from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.wire.dialects import error_object
 from gateway.wire.surfaces import SURFACES, Dialect, dialect_of
-from ops.embedded import binaries
-from ops.envoy_clusters import secret_name
-from ops.envoy_files import render, render_secrets, write
-from ops.envoy_replies import local_reply_config
+from ops.data_plane.clusters import secret_name
+from ops.data_plane.envoy_files import render, render_secrets, write
+from ops.data_plane.local_replies import local_reply_config
+from ops.host import binaries
 from tests.certificates import self_signed
 
 TOKEN = "a-token-that-must-not-show"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wasmtime import Caller, Config, Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
 
-from ops.wasm import HOLD_RESPONSE_WAT
+from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
 
 CONTINUE, PAUSE = 0, 1
 OK, NOT_FOUND, INVALID_MEMORY_ACCESS = 0, 1, 6

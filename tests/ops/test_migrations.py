@@ -9,7 +9,7 @@ from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from ops.migrate import MigrationFailed, downgrade, upgrade
+from ops.database.migrate import MigrationFailed, downgrade, upgrade
 from tests.gateway.stores.rows import entry
 
 TABLES = {

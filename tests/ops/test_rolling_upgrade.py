@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 
 import migrations
 from gateway.settings import Settings
-from ops.migrate import upgrade
+from ops.database.migrate import upgrade
 from tests.ops.schema_steps import contractions, read_schema
 
 # Revision -> what it takes away that no version in use needs any more. Only for the second half of expand and contract.

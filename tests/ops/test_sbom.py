@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ops.sbom import document, pins
+from ops.compose.sbom import document, pins
 
 LOCK = (Path(__file__).parents[2] / "requirements-image.lock").read_text()
 

@@ -16,13 +16,13 @@ from authz.keys.repository import Directory
 from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.settings import Settings
-from gateway.stores.accounts import Accounts
-from gateway.stores.chain import AuditChain
 from gateway.stores.postgres import Database
 from gateway.values import Limits
 from meter.prompt_log.store import PromptLog, PromptRecord
-from ops.migrate import MigrationFailed, upgrade
-from ops.service_role import ServiceRoleRefused, statements
+from ops.database.accounts import Accounts
+from ops.database.audit_chain import AuditChain
+from ops.database.migrate import MigrationFailed, upgrade
+from ops.database.service_role import ServiceRoleRefused, statements
 from tests.conftest import Login
 from tests.gateway.stores.rows import HASH, add_key, entry
 

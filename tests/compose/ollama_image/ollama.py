@@ -22,7 +22,7 @@ def installed() -> list[str]:
 def serve() -> None:
     """Serves what is installed, at $OLLAMA_HOST."""
     listen = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
-    module = ["-P", "-m", "ops.demo.ollama", "--tokens-per-s", "60"]
+    module = ["-P", "-m", "ops.simulator", "--tokens-per-s", "60"]
     options = ["--listen", listen, "--models", ",".join(installed())]
     os.execv(sys.executable, [sys.executable, *module, *options])  # noqa: S606
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from authz.keys.key_format import generate
 from gateway.record.entry import Entry
-from gateway.stores.accounts import Accounts, Key, NewKey
-from gateway.stores.policies import PolicyChange
 from gateway.values import Outcome, UsageSource
+from ops.database.accounts import Accounts, Key, NewKey
+from ops.database.policies import PolicyChange
 
 HASH = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$aGFzaA"
 NOON = datetime(2026, 5, 17, 12, tzinfo=UTC)

@@ -6,10 +6,10 @@ import pytest
 
 from authz.keys.repository import Directory
 from gateway.errors import Conflict, NotFound
-from gateway.stores.accounts import Accounts
-from gateway.stores.policies import Subject, only_models
 from gateway.stores.postgres import Database
 from gateway.values import Limits
+from ops.database.accounts import Accounts
+from ops.database.policies import Subject, only_models
 from tests.gateway.stores.rows import add_key, new_key
 
 NOW = datetime.now(UTC)

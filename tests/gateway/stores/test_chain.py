@@ -10,9 +10,9 @@ import pytest
 
 from gateway.ledger.store import Ledger
 from gateway.settings import Settings
-from gateway.stores.chain import AuditChain, Verdict
 from gateway.stores.postgres import Database
-from gateway.stores.retention import Retention
+from ops.database.audit_chain import AuditChain, Verdict
+from ops.database.retention import Retention
 from tests.gateway.stores.rows import entry
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -6,10 +6,10 @@ import asyncpg
 import pytest
 
 from authz.keys.repository import Directory
-from gateway.stores.accounts import Accounts
-from gateway.stores.policies import PolicyChange, only_models
 from gateway.stores.postgres import Database
 from gateway.values import Budgets, Limits, Principal
+from ops.database.accounts import Accounts
+from ops.database.policies import PolicyChange, only_models
 from tests.gateway.stores.rows import HASH, add_key
 
 DEFAULTS = Limits(rpm=60, tpm=100_000, concurrent=8)

@@ -10,10 +10,10 @@ import pytest
 from authz.keys.change_listener import Feed
 from authz.keys.repository import Directory
 from gateway.settings import Settings
-from gateway.stores.accounts import Accounts, Key
-from gateway.stores.policies import Subject
 from gateway.stores.postgres import Database
 from gateway.values import Limits
+from ops.database.accounts import Accounts, Key
+from ops.database.policies import Subject
 from tests.gateway.stores.rows import HASH, add_key, eventually, new_key
 from tests.gateway.stores.wire import Wire
 

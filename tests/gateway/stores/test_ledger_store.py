@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from gateway.errors import StoreUnavailable
 from gateway.ledger.store import BATCH_MAX, TEXT_LENGTH_MAX, TOTAL_START, Ledger, period_starts
 from gateway.quota.port import PeriodUsage, UsageLoader
-from gateway.stores.accounts import Accounts
 from gateway.stores.postgres import Database
-from gateway.stores.reports import AUDIT_COLUMNS
 from gateway.values import Outcome, Period, UsageSource
+from ops.database.accounts import Accounts
+from ops.database.reports import AUDIT_COLUMNS
 from tests.gateway.stores.rows import NOON, add_key, entry
 
 

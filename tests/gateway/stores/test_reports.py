@@ -6,11 +6,11 @@ import pytest
 
 from gateway.errors import NotFound
 from gateway.ledger.store import Ledger
-from gateway.stores.accounts import Accounts, Key, Tenant
-from gateway.stores.policies import Subject
 from gateway.stores.postgres import Database
-from gateway.stores.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports, resets_at
 from gateway.values import Outcome, Period
+from ops.database.accounts import Accounts, Key, Tenant
+from ops.database.policies import Subject
+from ops.database.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports, resets_at
 from tests.gateway.stores.rows import NOON, add_key, entry
 
 EVERYTHING = Filter()

@@ -7,8 +7,8 @@ import pytest
 
 from gateway.ledger.store import Ledger
 from gateway.stores.postgres import Database
-from gateway.stores.retention import MONTHS_AHEAD, PROMPTS_PER_STATEMENT, Retention
 from meter.prompt_log.store import PromptLog, PromptRecord
+from ops.database.retention import MONTHS_AHEAD, PROMPTS_PER_STATEMENT, Retention
 from tests.gateway.stores.rows import entry
 
 NOW = datetime.now(UTC)

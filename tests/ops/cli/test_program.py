@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from gateway import __version__
 from gateway.settings import Settings
 from ops.cli import PANELS, cli
-from ops.cli.clients import base_url
+from ops.host.client_environment import base_url
 from tests.ops.cli.conftest import Operator, write_env
 
 

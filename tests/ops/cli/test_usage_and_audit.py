@@ -15,8 +15,8 @@ from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import load
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.stores.reports import AUDIT_COLUMNS
 from gateway.values import Budgets, Limits, Outcome
+from ops.database.reports import AUDIT_COLUMNS
 from tests.gateway.stores.rows import entry
 from tests.ops.cli.conftest import Operator
 from tests.redis_server import one_server

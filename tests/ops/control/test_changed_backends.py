@@ -17,7 +17,7 @@ from gateway.settings.backend import Backend
 from gateway.stores.redis import connect
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
-from ops.demo.ollama.app import Options, running
+from ops.simulator.app import Options, running
 from tests.e2e.stack import free_port
 
 

@@ -18,11 +18,11 @@ from gateway.catalog.store import CatalogStore
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.stores.redis import connect
+from ops.backends.probe import ANSWER_BYTES_MAX, ProbeError
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
-from ops.demo.ollama.app import Options, Running, running
-from ops.demo.ollama.door import Auth
-from ops.ollama_probe import ANSWER_BYTES_MAX, ProbeError
+from ops.simulator.app import Options, Running, running
+from ops.simulator.door import Auth
 
 MODELS = ("llama3.2:latest", "qwen3:8b")
 

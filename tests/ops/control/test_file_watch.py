@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ops.control.file_watch import FilesWatch, FileWatch
-from ops.embedded import env_file
+from ops.host import env_file
 
 
 def in_place(path: Path) -> None:

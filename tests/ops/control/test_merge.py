@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.catalog.snapshot import Catalog
-from gateway.findings import findings
 from gateway.settings.backend import Backend
+from ops.backends.findings import findings
 from ops.control.merge import Observation, first_hosts, merge
 
 

@@ -16,11 +16,10 @@ import pytest
 
 from gateway.errors import SettingsError
 from gateway.settings import Settings
-from ops import envoy_files
-from ops.control import check
-from ops.control.envoy_admin import ClusterState, EnvoyAdmin, NotTaken, healthy, parse
 from ops.control.rollout import Rollout
-from ops.embedded import binaries
+from ops.data_plane import envoy_files, validate
+from ops.data_plane.admin import ClusterState, EnvoyAdmin, NotTaken, healthy, parse
+from ops.host import binaries
 from tests.e2e.stack import free_port, simulator
 
 TOKEN = "s3cret-token"
@@ -144,7 +143,7 @@ async def test_what_envoy_refuses_leaves_what_was_in_force(
     envoy: Running, binary_is_at_hand: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not binary_is_at_hand:
-        monkeypatch.setattr(check, "envoy_program", lambda: None)
+        monkeypatch.setattr(validate, "envoy_program", lambda: None)
     changed = {**A, "auth_token": "another"}
     with pytest.raises(SettingsError, match=r"^OLLAMA_BACKENDS: Envoy refuses"):
         await envoy.rollout.advance(envoy.settings(changed, B).model_copy(update=TOO_LONG_FOR_ENVOY))

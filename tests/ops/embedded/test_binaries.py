@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.embedded import binaries
 from ops.embedded.errors import StackError
+from ops.host import binaries
 
 
 def _script(path: Path, text: str) -> Path:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import load
-from ops.embedded import configuration, env_file
+from ops.embedded import configuration
 from ops.embedded.errors import StackError
 from ops.embedded.options import HostPort, Options
 from ops.embedded.state import State, open_state
 from ops.embedded.stores import Address, Addresses
+from ops.host import env_file
 
 STORES = Addresses(postgres=Address(20001, "p/w d"), redis=Address(20002, "x@y"), service_password="s/w d")
 LISTEN = HostPort("127.0.0.1", 20003)

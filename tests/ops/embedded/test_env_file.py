@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.embedded import env_file
+from ops.host import env_file
 
 
 def test_lines_that_are_not_ours_stay_where_they_are() -> None:

@@ -14,10 +14,11 @@ import pytest
 import redis.asyncio
 from redis.exceptions import AuthenticationError
 
-from ops.embedded import binaries, env_file, postgres, privileges, stores
+from ops.embedded import postgres, privileges, stores
 from ops.embedded.errors import StackError
 from ops.embedded.state import open_state
 from ops.embedded.supervisor import Supervisor
+from ops.host import binaries, env_file
 
 from .children import eventually
 

@@ -102,7 +102,7 @@ def _up(state_dir: Path, ready_file: Path, backend: str) -> Iterator[subprocess.
 @contextmanager
 def _simulated_ollama() -> Iterator[str]:
     port = ports.choose(LOOPBACK)
-    command = [sys.executable, "-m", "ops.demo.ollama", "--listen", f"{LOOPBACK}:{port}"]
+    command = [sys.executable, "-m", "ops.simulator", "--listen", f"{LOOPBACK}:{port}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             yield f"http://{LOOPBACK}:{port}"

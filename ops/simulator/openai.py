@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ops.demo.ollama import gojson
-from ops.demo.ollama.dialect import (
+from ops.simulator import gojson
+from ops.simulator.dialect import (
     JSON,
     JSON_UTF8,
     SSE,
@@ -24,8 +24,8 @@ from ops.demo.ollama.dialect import (
     native_refusal,
     new_id,
 )
-from ops.demo.ollama.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.demo.ollama.gojson import (
+from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
+from ops.simulator.gojson import (
     ANY,
     BOOL,
     INT,
@@ -37,7 +37,7 @@ from ops.demo.ollama.gojson import (
     Kind,
     Struct,
 )
-from ops.demo.ollama.native import TOOL
+from ops.simulator.native import TOOL
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "ultra", "max")
 _MESSAGE = Struct(

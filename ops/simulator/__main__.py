@@ -1,4 +1,4 @@
-"""`python -m ops.demo.ollama`: serves a simulated Ollama until it is stopped."""
+"""`python -m ops.simulator`: serves a simulated Ollama until it is stopped."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from ops.demo.ollama.app import Options, serve
-from ops.demo.ollama.behaviour import Behaviour
-from ops.demo.ollama.door import Auth
-from ops.demo.ollama.models import MODELS
+from ops.simulator.app import Options, serve
+from ops.simulator.behaviour import Behaviour
+from ops.simulator.door import Auth
+from ops.simulator.models import MODELS
 
 
 def options(arguments: list[str] | None = None) -> Options:
     """The options of a command line; wrong ones end the program with a usage message."""
-    parser = argparse.ArgumentParser("python -m ops.demo.ollama", description="A simulated Ollama.")
+    parser = argparse.ArgumentParser("python -m ops.simulator", description="A simulated Ollama.")
     parser.add_argument("--listen", default="127.0.0.1:11434", metavar="HOST:PORT", help="port 0 takes a free one")
     parser.add_argument("--models", default=",".join(MODELS), help="installed models, comma-separated")
     parser.add_argument("--tokens-per-s", type=float, default=0.0, help="pace of an answer; 0 is no limit")

@@ -10,19 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ops.demo.ollama import gojson
-from ops.demo.ollama.dialect import JSON, SSE, Dialect, Encoder, Refusal, Said, Timing, bind
-from ops.demo.ollama.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.demo.ollama.gojson import (
-    ANY,
-    OPTIONAL_BOOL,
-    OPTIONAL_FLOAT,
-    OPTIONAL_INT,
-    STRING,
-    Array,
-    Struct,
-)
-from ops.demo.ollama.openai import image_is_inline, openai_refusal, read_effort
+from ops.simulator import gojson
+from ops.simulator.dialect import JSON, SSE, Dialect, Encoder, Refusal, Said, Timing, bind
+from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
+from ops.simulator.gojson import ANY, OPTIONAL_BOOL, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator.openai import image_is_inline, openai_refusal, read_effort
 
 _TOOL = Struct(
     "ResponsesTool",

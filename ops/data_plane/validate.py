@@ -14,9 +14,9 @@ from pydantic import SecretStr
 
 from gateway.errors import SettingsError
 from gateway.settings import Settings
-from ops import envoy_files
-from ops.embedded import binaries
+from ops.data_plane import envoy_files
 from ops.embedded.errors import StackError
+from ops.host import binaries
 
 log = structlog.get_logger()
 

@@ -10,7 +10,8 @@ from typing import Literal
 import asyncpg
 
 from gateway.errors import Conflict
-from gateway.stores.policies import (
+from gateway.stores.postgres import Database, PooledConnection
+from ops.database.policies import (
     Policy,
     PolicyChange,
     Subject,
@@ -20,7 +21,6 @@ from gateway.stores.policies import (
     policy_of,
     store_policy,
 )
-from gateway.stores.postgres import Database, PooledConnection
 
 
 @dataclass(frozen=True, slots=True)

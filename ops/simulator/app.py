@@ -12,16 +12,16 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ops.demo.ollama import door
-from ops.demo.ollama.answer import refuse_if_struck
-from ops.demo.ollama.behaviour import Behaviour
-from ops.demo.ollama.control import Control
-from ops.demo.ollama.dialect import Refusal
-from ops.demo.ollama.door import Auth
-from ops.demo.ollama.exchange import Exchange, Struck
-from ops.demo.ollama.models import MODELS, Library
-from ops.demo.ollama.recorder import Outcome, Record, Recorder
-from ops.demo.ollama.routes import Route, Stray, find, path_of
+from ops.simulator import door
+from ops.simulator.answer import refuse_if_struck
+from ops.simulator.behaviour import Behaviour
+from ops.simulator.control import Control
+from ops.simulator.dialect import Refusal
+from ops.simulator.door import Auth
+from ops.simulator.exchange import Exchange, Struck
+from ops.simulator.models import MODELS, Library
+from ops.simulator.recorder import Outcome, Record, Recorder
+from ops.simulator.routes import Route, Stray, find, path_of
 
 BODY_BYTES_MAX = 256 * 2**20
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from aiohttp import web
 
-from ops.demo.ollama.behaviour import Behaviour, Fault, FaultKind
-from ops.demo.ollama.models import Library
-from ops.demo.ollama.recorder import Record
+from ops.simulator.behaviour import Behaviour, Fault, FaultKind
+from ops.simulator.models import Library
+from ops.simulator.recorder import Record
 
 if TYPE_CHECKING:
-    from ops.demo.ollama.routes import Match
+    from ops.simulator.routes import Match
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 

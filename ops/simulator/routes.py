@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
-from ops.demo.ollama import anthropic, embedding, listing, management, native, openai, responses, transcription
-from ops.demo.ollama.answer import answer
-from ops.demo.ollama.dialect import Dialect, Refusal, native_refusal
-from ops.demo.ollama.exchange import Exchange
+from ops.simulator import anthropic, embedding, listing, management, native, openai, responses, transcription
+from ops.simulator.answer import answer
+from ops.simulator.dialect import Dialect, Refusal, native_refusal
+from ops.simulator.exchange import Exchange
 
 Handler = Callable[[Exchange], Awaitable[None]]
 RefusalWriter = Callable[[Refusal], tuple[str, bytes]]

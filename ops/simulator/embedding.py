@@ -8,15 +8,15 @@ import struct
 import time
 from typing import Any
 
-from ops.demo.ollama import gojson
-from ops.demo.ollama.answer import CRASH, find_model, load, refuse_if_struck
-from ops.demo.ollama.dialect import JSON, Refusal, bind, read_keep_alive, read_options
-from ops.demo.ollama.exchange import Exchange
-from ops.demo.ollama.generation import NUM_CTX
-from ops.demo.ollama.gojson import ANY, INT, MAP, STRING, Struct
-from ops.demo.ollama.listing import reply
-from ops.demo.ollama.models import Model
-from ops.demo.ollama.text import count_tokens, dice
+from ops.simulator import gojson
+from ops.simulator.answer import CRASH, find_model, load, refuse_if_struck
+from ops.simulator.dialect import JSON, Refusal, bind, read_keep_alive, read_options
+from ops.simulator.exchange import Exchange
+from ops.simulator.generation import NUM_CTX
+from ops.simulator.gojson import ANY, INT, MAP, STRING, Struct
+from ops.simulator.listing import reply
+from ops.simulator.models import Model
+from ops.simulator.text import count_tokens, dice
 
 _EMBED = Struct(
     "EmbedRequest",

@@ -6,12 +6,12 @@ from email.message import Message
 from email.parser import BytesParser
 from itertools import islice
 
-from ops.demo.ollama import gojson
-from ops.demo.ollama.answer import CRASH, find_model, load, refuse_if_struck
-from ops.demo.ollama.dialect import NDJSON, Refusal
-from ops.demo.ollama.exchange import Exchange
-from ops.demo.ollama.generation import NUM_CTX
-from ops.demo.ollama.text import count_tokens, dice, sentences
+from ops.simulator import gojson
+from ops.simulator.answer import CRASH, find_model, load, refuse_if_struck
+from ops.simulator.dialect import NDJSON, Refusal
+from ops.simulator.exchange import Exchange
+from ops.simulator.generation import NUM_CTX
+from ops.simulator.text import count_tokens, dice, sentences
 
 _AUDIO_BYTES_PER_TOKEN = 640
 

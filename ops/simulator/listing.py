@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ops.demo.ollama import gojson, models, names
-from ops.demo.ollama.answer import find_model
-from ops.demo.ollama.dialect import JSON, JSON_UTF8, Refusal, bind
-from ops.demo.ollama.exchange import Exchange
-from ops.demo.ollama.gojson import ANY, BOOL, MAP, STRING, Struct
+from ops.simulator import gojson, models, names
+from ops.simulator.answer import find_model
+from ops.simulator.dialect import JSON, JSON_UTF8, Refusal, bind
+from ops.simulator.exchange import Exchange
+from ops.simulator.gojson import ANY, BOOL, MAP, STRING, Struct
 
 _SHOW = Struct(
     "ShowRequest",

@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Literal
 
 from gateway.ledger.store import period_starts
-from gateway.stores.policies import Subject, find_subject
 from gateway.stores.postgres import Database, PooledConnection
 from gateway.values import Period
+from ops.database.policies import Subject, find_subject
 
 AUDIT_COLUMNS = (
     "request_id", "ts", "tenant", "key_prefix", "client_ip", "method", "path", "surface", "model", "backend", "status",

@@ -1,7 +1,7 @@
 """The bill of materials of the image: every pinned package, as CycloneDX (https://cyclonedx.org/docs/1.5/json/).
 
-`python -m ops.sbom requirements-image.lock`: the lock says which packages there are, what is installed their licences.
-The same lock gives the same document, so that two can be compared.
+`python -m ops.compose.sbom requirements-image.lock` takes the packages from the lock and their licences from what is
+installed. The same lock gives the same document, so that two can be compared.
 """
 
 from __future__ import annotations

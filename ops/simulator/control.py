@@ -17,9 +17,9 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from ops.demo.ollama.behaviour import Behaviour
-from ops.demo.ollama.models import Library, tags_row
-from ops.demo.ollama.recorder import Recorder
+from ops.simulator.behaviour import Behaviour
+from ops.simulator.models import Library, tags_row
+from ops.simulator.recorder import Recorder
 
 IDLE_S_MAX = 60.0
 

@@ -20,10 +20,11 @@ import betterproto2
 
 from gateway.service import grpc_server
 from gateway.settings import Settings
-from ops import authorities, envoy_cds
-from ops.envoy_clusters import HOLD_RESPONSE_WASM, authority_name, render_clusters, secret_name
-from ops.envoy_replies import local_reply_config
-from ops.envoy_service_tls import render_service_secrets, transports
+from ops.backends import ca_files
+from ops.data_plane import cds
+from ops.data_plane.clusters import HOLD_RESPONSE_WASM, authority_name, render_clusters, secret_name
+from ops.data_plane.local_replies import local_reply_config
+from ops.data_plane.service_tls import render_service_secrets, transports
 
 # The meter's rewriting may lengthen a body a little: escapes, the cap, include_usage.
 _REWRITING_BYTES = 65_536
@@ -37,8 +38,8 @@ _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 def source_directory() -> Path:
     """Where the hand-written files are: in an installed wheel beside this module, in a checkout at its root."""
-    packaged = Path(__file__).parent / "_envoy"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "envoy"
+    packaged = Path(__file__).parents[1] / "_envoy"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "envoy"
 
 
 def render(settings: Settings, directory: Path) -> dict[str, bytes]:
@@ -46,7 +47,7 @@ def render(settings: Settings, directory: Path) -> dict[str, bytes]:
     return {
         **render_fixed(settings, directory),
         **render_sds(settings, directory),
-        CLUSTERS_FILE: envoy_cds.document(clusters(settings, directory)),
+        CLUSTERS_FILE: cds.document(clusters(settings, directory)),
     }
 
 
@@ -89,7 +90,7 @@ def render_sds(settings: Settings, directory: Path) -> dict[str, bytes]:
     }
 
 
-def clusters(settings: Settings, directory: Path) -> envoy_cds.Clusters:
+def clusters(settings: Settings, directory: Path) -> cds.Clusters:
     """Every backend's cluster as it stands in cds.yaml."""
     rendered = [cluster.to_dict(casing=_AS_DECLARED) for cluster in render_clusters(settings, directory)]
     return {cluster["name"]: {"@type": _CLUSTER_TYPE, **cluster} for cluster in rendered}
@@ -106,7 +107,7 @@ def render_secrets(settings: Settings) -> dict[str, bytes]:
 
 def render_authorities(settings: Settings) -> dict[str, bytes]:
     """File name -> what the `ca_file`s hold now, one per https backend that has one. Raises SettingsError."""
-    found = authorities.read(settings)
+    found = ca_files.read(settings)
     return {
         f"{authority_name(backend)}.yaml": _authority(authority_name(backend), found[backend.name])
         for backend in settings.backends

@@ -22,7 +22,7 @@ import migrations
 from gateway.errors import GatewayError
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, translated_errors
-from ops import service_role
+from ops.database import service_role
 
 VERSION_SCHEMA = "gateway"
 TIMEOUT_S = 300.0

@@ -10,10 +10,10 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from ops.demo.ollama import gojson
-from ops.demo.ollama.dialect import JSON, JSON_UTF8, SSE, Dialect, Encoder, Refusal, Said, Timing, bind, native_refusal
-from ops.demo.ollama.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.demo.ollama.gojson import ANY, BOOL, INT, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator import gojson
+from ops.simulator.dialect import JSON, JSON_UTF8, SSE, Dialect, Encoder, Refusal, Said, Timing, bind, native_refusal
+from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
+from ops.simulator.gojson import ANY, BOOL, INT, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
 
 _MESSAGE = Struct("MessageParam", {"role": STRING, "content": ANY})
 _TOOL = Struct("Tool", {"type": STRING, "name": STRING, "description": STRING, "input_schema": ANY})

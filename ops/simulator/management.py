@@ -9,12 +9,12 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from ops.demo.ollama import gojson, names
-from ops.demo.ollama.answer import find_model
-from ops.demo.ollama.dialect import NDJSON, Refusal, bind
-from ops.demo.ollama.exchange import Exchange
-from ops.demo.ollama.gojson import ANY, BOOL, MAP, OPTIONAL_BOOL, STRING, Struct
-from ops.demo.ollama.listing import reply
+from ops.simulator import gojson, names
+from ops.simulator.answer import find_model
+from ops.simulator.dialect import NDJSON, Refusal, bind
+from ops.simulator.exchange import Exchange
+from ops.simulator.gojson import ANY, BOOL, MAP, OPTIONAL_BOOL, STRING, Struct
+from ops.simulator.listing import reply
 
 _TRANSFER = Struct("PullRequest", {"model": STRING, "name": STRING, "insecure": BOOL, "stream": OPTIONAL_BOOL})
 _CREATE = Struct(

@@ -1,4 +1,6 @@
-"""Compiles the hold filter, envoy/hold_response.wat, to the module that Envoy loads: `python -m ops.wasm`.
+"""Compiles the hold filter, envoy/hold_response.wat, to the module that Envoy loads.
+
+Run it as `python -m ops.data_plane.hold_filter`.
 
 The binary is committed, so running the gateway needs no compiler; changing the filter needs wasmtime (extra `dev`).
 """
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from wasmtime import Engine, Module, wat2wasm
 
-HOLD_RESPONSE_WAT = Path(__file__).parents[1] / "envoy" / "hold_response.wat"
+HOLD_RESPONSE_WAT = Path(__file__).parents[2] / "envoy" / "hold_response.wat"
 
 
 def compile_wat(text: str) -> bytes:

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from pydantic import SecretStr
 
-from ops.demo.ollama.dialect import JSON_UTF8
-from ops.demo.ollama.routes import path_of
+from ops.simulator.dialect import JSON_UTF8
+from ops.simulator.routes import path_of
 
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")

@@ -1,0 +1,1 @@
+"""What Envoy reads and answers: its clusters, files and local replies, its admin interface, the hold filter."""
