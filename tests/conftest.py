@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -14,8 +14,11 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import hypothesis
 import pytest
+from pydantic import SecretStr
 
 import migrations
+from gateway.settings import Settings
+from gateway.stores.postgres import Database
 from ops.database.migrate import AUDIT_MONTHS_AHEAD
 from ops.database.service_role import statements
 from tests import servers
@@ -88,6 +91,29 @@ def service_database_url(database_url: str, service_role: Login) -> str:
     """`database_url` for authz and meter: its login may do what they need and nothing else."""
     asyncio.run(_run(database_url, ";".join(statements(service_role.role))))
     return service_role.url(database_url)
+
+
+@pytest.fixture
+def database_settings(database_url: str) -> Settings:
+    """Settings for `database_url`, with cheap hashing."""
+    return Settings(database_url=database_url, argon2_time_cost=1, argon2_memory_cost_kib=64, argon2_parallelism=1)
+
+
+@pytest.fixture
+async def database(database_settings: Settings) -> AsyncIterator[Database]:
+    """An open Database."""
+    database = Database(database_settings)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def service_database(database_settings: Settings, service_database_url: str) -> AsyncIterator[Database]:
+    """The same database with the login of authz and meter."""
+    service = database_settings.model_copy(update={"database_url": SecretStr(service_database_url)})
+    database = Database(service)
+    yield database
+    await database.close()
 
 
 class Login(NamedTuple):

@@ -27,9 +27,9 @@ from ops.control.reaper import Reaper
 from ops.database.accounts import Accounts
 from tests.e2e.books import Books, until
 from tests.gateway.quota.builders import asks, hold_of
-from tests.gateway.stores.rows import add_key
 from tests.meter.wire_corpus import grant_for
 from tests.redis_server import Server, one_server
+from tests.rows import add_key
 
 LEASE_S = 0.5
 

@@ -23,8 +23,8 @@ from meter.exchange import Exchange
 from meter.renewal import RENEWALS_PER_LEASE, Renewal
 from ops.control.reaper import Reaper
 from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of
-from tests.gateway.stores.rows import eventually
 from tests.meter.wire_corpus import grant_for
+from tests.rows import eventually
 
 LEASE_S = 0.3
 

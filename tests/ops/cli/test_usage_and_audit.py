@@ -17,9 +17,9 @@ from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Budgets, Limits, Outcome
 from ops.database.reports import AUDIT_COLUMNS
-from tests.gateway.stores.rows import entry
 from tests.ops.cli.conftest import Operator
 from tests.redis_server import one_server
+from tests.rows import entry
 
 NOW = datetime.now(UTC)
 

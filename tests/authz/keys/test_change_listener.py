@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+import pytest
+
+from authz.keys.change_listener import Feed
+from authz.keys.repository import Directory
+from gateway.settings import Settings
+from gateway.stores.postgres import Database
+from gateway.values import Limits
+from ops.database.accounts import Accounts, Key
+from ops.database.policies import Subject
+from tests.postgres_relay import Wire
+from tests.rows import HASH, add_key, eventually, new_key
+
+
+class Heard:
+    """A running feed and what it has told."""
+
+    def __init__(self, database: Database) -> None:
+        self.revoked: list[str] = []
+        self.changed: list[int] = []
+        self.gaps: list[datetime | None] = []
+        self.feed = Feed(
+            database,
+            on_revoked=self.revoked.append,
+            on_policy_changed=self.changed.append,
+            on_gap=self.gaps.append,
+            heartbeat_s=0.02,
+        )
+
+
+@asynccontextmanager
+async def listening(database: Database) -> AsyncIterator[Heard]:
+    heard = Heard(database)
+    task = asyncio.create_task(heard.feed.run())
+    try:
+        yield heard
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def heard(service_database: Database) -> AsyncIterator[Heard]:
+    async with listening(service_database) as heard:
+        await asyncio.wait_for(heard.feed.wait_connected(), 10)
+        yield heard
+
+
+@pytest.fixture
+async def key(database: Database) -> Key:
+    accounts = Accounts(database)
+    await accounts.create_tenant("acme", {})
+    return await add_key(accounts)
+
+
+async def test_the_first_connection_is_a_gap_since_ever(heard: Heard) -> None:
+    assert heard.gaps == [None]
+    assert heard.feed.connected
+    assert heard.feed.silent_s < 10
+
+
+async def test_a_feed_that_never_connected_has_been_silent_for_ever(database: Database) -> None:
+    feed = Heard(database).feed
+    assert not feed.connected
+    assert feed.silent_s == float("inf")
+
+
+async def test_a_revocation_is_heard(key: Key, heard: Heard, database: Database) -> None:
+    await Accounts(database).revoke_key(key.prefix, "lost")
+    await eventually(lambda: heard.revoked == [key.prefix])
+
+
+@pytest.mark.parametrize("column", ["key_id", "prefix"])
+async def test_a_bare_insert_into_revocations_is_a_whole_revocation(
+    key: Key, heard: Heard, database: Database, column: str
+) -> None:
+    value = key.id if column == "key_id" else key.prefix
+    await database.execute(f"INSERT INTO gateway.revocations ({column}) VALUES ($1)", value)  # noqa: S608
+    await eventually(lambda: heard.revoked == [key.prefix])
+    assert (await Accounts(database).keys(None))[0].status == "revoked"
+
+
+async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
+    key: Key, heard: Heard, database: Database
+) -> None:
+    accounts = Accounts(database)
+    tenant_id = (await accounts.tenants())[0].id
+    changes = (
+        lambda: accounts.change_policy(Subject("tenant", "acme"), {"rpm": 5}),
+        lambda: accounts.change_policy(Subject("key", key.prefix), {"tpm": 5}),
+        lambda: accounts.set_tenant_enabled("acme", False),
+        lambda: add_key(accounts, name="another"),
+        lambda: database.execute("UPDATE gateway.api_keys SET scopes = '{chat}'"),
+    )
+    for change in changes:
+        heard.changed.clear()
+        await change()
+        await eventually(lambda: heard.changed == [tenant_id])
+
+
+async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
+    key: Key, heard: Heard, database: Database, service_database: Database
+) -> None:
+    directory = Directory(service_database, Limits(1, 1, 1))
+    await directory.touch([key.id])
+    await directory.store_hash(key.id, HASH, HASH.replace("t=1", "t=2"))
+    await Accounts(database).set_tenant_enabled("acme", True)  # Heard after whatever the others would have caused.
+    await eventually(lambda: bool(heard.changed))
+    assert len(heard.changed) == 1
+
+
+async def test_what_was_revoked_while_the_connection_was_lost_is_told_before_contact_counts(
+    key: Key, heard: Heard, database: Database
+) -> None:
+    # In one transaction, so that the listener is gone before the revocation can be notified.
+    async with database.transaction() as connection:
+        await connection.execute(_END_LISTENERS)
+        await connection.execute("INSERT INTO gateway.revocations (prefix) VALUES ($1)", key.prefix)
+        await eventually(lambda: not heard.feed.connected)
+    await eventually(lambda: heard.feed.connected)
+    assert key.prefix in heard.revoked
+    first, *later = heard.gaps
+    assert first is None
+    assert later
+    assert None not in later
+
+
+async def test_a_connection_that_goes_silent_without_closing_is_noticed_and_replaced(database_url: str) -> None:
+    async with Wire.to(database_url) as wire:
+        settings = Settings(database_url=wire.url, database_timeout_s=0.3)
+        database = Database(settings)
+        async with listening(database) as heard:
+            await asyncio.wait_for(heard.feed.wait_connected(), 10)
+            wire.open.clear()
+            await eventually(lambda: not heard.feed.connected)
+            before = heard.feed.silent_s
+            await eventually(lambda: heard.feed.silent_s > before)
+            wire.open.set()
+            await eventually(lambda: heard.feed.connected)
+            assert len(heard.gaps) == 2
+        await database.close()
+
+
+async def test_a_rotated_key_without_grace_is_heard_as_revoked(key: Key, heard: Heard, database: Database) -> None:
+    await Accounts(database).rotate_key(key.prefix, new_key(), timedelta())
+    await eventually(lambda: heard.revoked == [key.prefix])
+
+
+_END_LISTENERS = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND query = 'SELECT clock_timestamp()'
+"""

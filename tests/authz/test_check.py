@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import pytest
+from pydantic import SecretStr
+
+from authz.admit import Admitter
+from authz.catalog.view import CatalogView
+from authz.check import Gate
+from authz.checked_request import Attempt
+from authz.denials import Denials
+from authz.keys.hashing import KeyHasher
+from authz.keys.key_format import generate
+from authz.keys.last_used import LastUsed
+from authz.keys.throttle import FailureThrottle
+from gateway.catalog.store import CatalogStore
+from gateway.errors import Code, Denied
+from gateway.ledger.outbox import Outbox
+from gateway.ledger.store import Ledger
+from gateway.quota.memory import MemoryQuota
+from gateway.settings import Settings
+from gateway.stores.postgres import Database
+from gateway.stores.redis import connect
+from tests.authz.keys.test_authenticate import Door
+from tests.gateway.quota.builders import Clock
+
+
+class BusyHasher(KeyHasher):
+    """One whose queue is long: nothing is verified before `turn`."""
+
+    turn: asyncio.Event
+
+    async def verify(self, stored: str | None, key: SecretStr) -> bool:
+        await self.turn.wait()
+        return await super().verify(stored, key)
+
+
+CLIENT_IP = "192.0.2.9"
+
+
+@dataclass
+class Busy:
+    """A gate whose hasher is busy, and its throttle, which refuses after one failure."""
+
+    gate: Gate
+    throttle: FailureThrottle
+    hasher: BusyHasher
+
+    async def leave(self) -> None:
+        """Asks to be let in with a key that nobody knows, and does not wait for the verdict."""
+        attempt = Attempt("r", "POST", "/api/chat", generate().secret, CLIENT_IP, "", "", b"")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await self.gate.identify(attempt)
+
+
+@pytest.fixture
+async def busy(database_url: str, redis_url: str) -> AsyncIterator[Busy]:
+    settings = Settings(database_url=SecretStr(database_url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
+    async with AsyncExitStack() as stack:
+        database, redis = Database(settings), connect(settings)
+        stack.push_async_callback(database.close)
+        stack.push_async_callback(redis.aclose)
+        await redis.flushall()
+        hasher = BusyHasher(time_cost=1, memory_cost_kib=64, parallelism=1)
+        stack.callback(hasher.close)
+        hasher.turn = asyncio.Event()
+        door, ledger, throttle = Door(database, hasher), Ledger(database), FailureThrottle(redis, failures_max=1)
+        quota = MemoryQuota(now_ms=Clock(), lease_s=15, room=10, load=ledger.usage_of)
+        gate = Gate(
+            door.authenticator,
+            throttle,
+            LastUsed(door.directory),
+            CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
+            Admitter(quota, settings.max_num_predict),
+            Denials(quota, Outbox(quota, ledger, 10)),
+            prefer_loaded=False,
+        )
+        yield Busy(gate, throttle, hasher)
+
+
+def verdicts() -> int:
+    """How many failures are still to be counted for those who left."""
+    return sum(task.get_name() == "verdict" for task in asyncio.all_tasks())
+
+
+async def test_a_wrong_key_counts_also_when_nobody_waited_for_the_verdict(busy: Busy) -> None:
+    await busy.leave()
+    assert verdicts() == 1
+    busy.hasher.turn.set()
+    async with asyncio.timeout(20):
+        with pytest.raises(Denied) as refused:
+            while True:
+                await busy.throttle.check(CLIENT_IP)
+    assert refused.value.code is Code.AUTH_THROTTLED
+
+
+async def test_nobody_piles_up_work_by_leaving(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("authz.check.WORKING_MAX", 2)
+    for _ in range(4):
+        await busy.leave()
+    assert verdicts() == 2

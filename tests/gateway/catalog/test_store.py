@@ -1,0 +1,134 @@
+"""The catalog on its way through a real Redis: published, told of, read, aged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from authz.catalog import view as catalog_view
+from authz.catalog.view import CatalogView
+from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
+from gateway.catalog.store import CatalogStore
+from gateway.errors import StoreUnavailable
+from gateway.settings import Settings
+from gateway.stores.redis import connect
+from tests import redis_server
+from tests.rows import eventually
+
+TIMEOUT_S = 5.0
+
+
+def catalog(*models: str) -> Catalog:
+    hosted = {
+        name: HostedModel(name, ("b",), {"size": 1}, digests={"b": "d"}, loaded=("b",), shown={"model_info": {}})
+        for name in models
+    }
+    return Catalog((BackendState("b", 1, "0.20.0"),), hosted)
+
+
+@pytest.fixture(scope="module", params=["one server", "cluster"])
+def servers(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """URL and number of shards."""
+    if request.param == "cluster":
+        with redis_server.cluster() as cluster:
+            yield cluster[0].url, 3
+    else:
+        with redis_server.one_server() as server:
+            yield server.url, 1
+
+
+@pytest.fixture
+async def store(servers: tuple[str, int]) -> AsyncIterator[CatalogStore]:
+    url, shards = servers
+    redis = connect(Settings(redis_url=SecretStr(url), redis_shards=shards, redis_timeout_s=TIMEOUT_S))
+    await redis.delete("nz:catalog")
+    yield CatalogStore(redis, TIMEOUT_S)
+    await redis.aclose()
+
+
+async def test_what_was_published_is_fetched_once(store: CatalogStore) -> None:
+    assert await store.fetch(unless_version="") is None
+    await store.publish(catalog("a:latest"), ttl_s=60)
+    first = await store.fetch(unless_version="")
+    assert first is not None
+    assert first.catalog == catalog("a:latest")
+    again = await store.fetch(unless_version=first.version)
+    assert again is not None
+    assert again.catalog is None
+
+
+async def test_a_change_is_pushed_to_the_view(store: CatalogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_view, "POLL_S", 3600.0)
+    view = CatalogView(store)
+    running = asyncio.create_task(view.run())
+    try:
+        # The first may be found by looking; of the others the view can only be told.
+        for models in (["a:latest"], ["a:latest", "b:latest"], []):
+            await store.publish(catalog(*models), ttl_s=60)
+            await eventually(lambda models=models: _models_of(view) == models)  # type: ignore[misc]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def _models_of(view: CatalogView) -> list[str] | None:
+    try:
+        return list(view.current().models)
+    except StoreUnavailable:
+        return None
+
+
+async def test_a_view_believes_a_snapshot_only_as_long_as_it_lives(store: CatalogStore) -> None:
+    now = 1000.0
+    view = CatalogView(store, monotonic=lambda: now)
+    with pytest.raises(StoreUnavailable):
+        view.current()
+    await store.publish(catalog("a:latest"), ttl_s=60)
+    await view.refresh()
+    now += 59
+    assert list(view.current().models) == ["a:latest"]
+    now += 2
+    with pytest.raises(StoreUnavailable):
+        view.current()
+
+
+async def test_a_snapshot_without_backends_is_believed_by_nobody_until_there_is_another(store: CatalogStore) -> None:
+    view = CatalogView(store, monotonic=lambda: 1000.0)
+    for _ in range(2):
+        await store.publish(catalog("a:latest"), ttl_s=60)
+        await view.refresh()
+        assert list(view.current().models) == ["a:latest"]
+        await store.publish(Catalog((), {}), ttl_s=60)
+        await view.refresh()
+        with pytest.raises(StoreUnavailable):
+            view.current()
+
+
+async def test_a_snapshot_that_redis_lost_is_believed_until_it_would_have_expired(
+    store: CatalogStore, servers: tuple[str, int]
+) -> None:
+    now = 1000.0
+    view = CatalogView(store, monotonic=lambda: now)
+    await store.publish(catalog("a:latest"), ttl_s=60)
+    await view.refresh()
+    redis = connect(Settings(redis_url=SecretStr(servers[0]), redis_shards=servers[1], redis_timeout_s=TIMEOUT_S))
+    await redis.delete("nz:catalog")
+    await redis.aclose()
+    now += 30
+    await view.refresh()
+    assert list(view.current().models) == ["a:latest"]
+    now += 31
+    with pytest.raises(StoreUnavailable):
+        view.current()
+
+
+async def test_a_redis_that_is_away_is_unavailable() -> None:
+    redis = connect(Settings(redis_url=SecretStr("redis://127.0.0.1:1/0")))
+    store = CatalogStore(redis, 0.5)
+    for question in (store.publish(catalog(), 60), store.fetch(""), store.changes().__aenter__()):
+        with pytest.raises(StoreUnavailable):
+            await question
+    await redis.aclose()

@@ -1,0 +1,359 @@
+"""Any order of what can happen keeps the invariants, and both implementations answer alike at every step.
+
+The model is the plainest there is: the requests that run, the entries that were settled, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from pydantic import SecretStr
+
+from gateway.errors import Code, Denied
+from gateway.quota import periods
+from gateway.quota.memory import MemoryQuota
+from gateway.quota.port import (
+    RELEASED_MS,
+    SETTLED_MS,
+    Admission,
+    Admitted,
+    Backlog,
+    Counters,
+    Hold,
+    Progress,
+    Quota,
+    Refused,
+)
+from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry
+from gateway.settings import Settings
+from gateway.stores.redis import Redis, connect
+from gateway.values import Budgets, Limits, Outcome
+from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of
+
+LEASE_S = 15.0
+ROOM = 14
+T = TypeVar("T")
+
+limits = st.builds(Limits, rpm=st.integers(1, 6), tpm=st.integers(20, 300), concurrent=st.integers(1, 6))
+budget = st.none() | st.integers(0, 400)
+budgets = st.builds(Budgets, day=budget, month=budget, total=budget)
+
+
+@dataclass
+class Finished:
+    """A request that ended, and until when the store must remember it."""
+
+    hold: Hold
+    recorded: bool
+    until_ms: int
+
+
+class QuotaMachine(RuleBasedStateMachine):
+    """Drives the quota in memory; `redis_url` has the one in Redis driven along."""
+
+    redis_url: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.clock = Clock()
+        self.ledgers = [Ledger()]
+        self.memory = MemoryQuota(now_ms=self.clock, lease_s=LEASE_S, room=ROOM, load=self.ledgers[0].load, restore_s=0)
+        self.quotas: list[Quota] = [self.memory]
+        self.redis: Redis | None = None
+        self.running: dict[str, Hold] = {}
+        self.held: dict[str, Hold] = {}
+        self.finished: list[Finished] = []
+        self.settled: dict[str, Hold] = {}
+        self.forgotten: dict[str, Hold] = {}
+        self.waiting: dict[str, Entry] = {}
+        self.denials = 0
+        self.clock_went_back = False
+        if self.redis_url:
+            self.loop.run_until_complete(self._with_redis(self.redis_url))
+
+    async def _with_redis(self, url: str) -> None:
+        chosen = Settings(redis_url=SecretStr(url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=ROOM)
+        self.redis = connect(chosen)
+        await self.redis.flushall()
+        self.ledgers.append(Ledger())
+        self.quotas.append(RedisQuota(self.redis, chosen, self.ledgers[1].load, clock=self.clock, restore_s=0))
+
+    def teardown(self) -> None:
+        for hold in list(self.running.values()):
+            self._settle(hold, 0, 0)
+        self.drain(acknowledge=True)
+        self.inherit()
+        assert self.each(lambda quota: quota.backlog()) == Backlog(0, 0)
+        for tenant in (1, 2):
+            counters = self.each(lambda quota, tenant=tenant: quota.counters(tenant))  # type: ignore[misc]
+            assert counters is None or (counters.held, counters.live) == ({}, {})
+        self.loop.run_until_complete(self._close())
+        self.loop.close()
+
+    async def _close(self) -> None:
+        for quota in self.quotas:
+            await quota.aclose()
+        if self.redis:
+            await self.redis.aclose()
+
+    def each(self, call: Callable[[Quota], Awaitable[T]]) -> T:
+        """The answer of every implementation, which is one."""
+
+        async def ask(quota: Quota) -> T | Code:
+            try:
+                return await call(quota)
+            except Denied as denied:
+                return denied.code
+
+        answers = [self.loop.run_until_complete(ask(quota)) for quota in self.quotas]
+        assert all(answer == answers[0] for answer in answers), answers
+        return answers[0]  # type: ignore[return-value]  # only `record` is denied, and its caller knows
+
+    @initialize(data=st.data())
+    def rules_of_the_house(self, data: st.DataObject) -> None:
+        self.limits = {who: data.draw(limits) for who in ("t1", "t2", 11, 12, 21)}
+        self.budgets = {who: data.draw(budgets) for who in ("t1", "t2", 11, 12, 21)}
+
+    @rule(
+        key=st.sampled_from([11, 12, 21]),
+        model=st.sampled_from(["small", "large"]),
+        input_tokens=st.integers(0, 40),
+        output=st.integers(0, 60),
+        patient=st.booleans(),
+    )
+    def admit(self, key: int, model: str, input_tokens: int, output: int, patient: bool) -> None:
+        tenant = key // 10
+        admission = asks(
+            tenant=tenant,
+            key=key,
+            limits=self.limits[key],
+            tenant_limits=self.limits[f"t{tenant}"],
+            budgets=self.budgets[key],
+            tenant_budgets=self.budgets[f"t{tenant}"],
+            model=model,
+            input_tokens=input_tokens,
+            output=output,
+        )
+        answer = self.each(lambda quota: quota.admit(admission))
+        if patient and isinstance(answer, Refused) and answer.retry_after_s is not None:
+            assert answer.retry_after_s >= 1
+            self._forward(answer.retry_after_s)
+            admission = again(admission)
+            answer = self.each(lambda quota: quota.admit(admission))
+            # A clock that went back has seen some of the budgets' next period already.
+            assert isinstance(answer, Admitted) or self.clock_went_back, answer
+        room_taken = len(self.held) + len(self.waiting) + self.denials
+        if isinstance(answer, Refused):
+            assert (answer.code == Code.AUDIT_BACKLOG) == (room_taken >= ROOM)
+            return
+        assert room_taken < ROOM
+        self._admitted(admission, answer)
+
+    def _admitted(self, admission: Admission, answer: Admitted) -> None:
+        hold = hold_of(admission, answer)
+        assert min(1, admission.output_tokens_asked) <= hold.output_cap <= admission.output_tokens_asked
+        self.running[hold.request_id] = self.held[hold.request_id] = hold
+        counters = self.each(lambda quota: quota.counters(hold.tenant_id))
+        assert counters is not None
+        for who, subject in ((None, f"t{hold.tenant_id}"), (hold.key_id, hold.key_id)):
+            assert counters.live[who] <= self.limits[subject].concurrent
+            for period, limit in periods.limits(self.budgets[subject]).items():
+                assert counters.used.get((who, period), 0) + counters.held.get((who, period), 0) <= limit
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), input_tokens=st.integers(0, 40))
+    def settle(self, data: st.DataObject, input_tokens: int) -> None:
+        hold = self._one_running(data)
+        self._settle(hold, input_tokens, data.draw(st.integers(0, hold.output_cap)))
+
+    def _settle(self, hold: Hold, input_tokens: int, output_tokens: int) -> None:
+        settled = entry(hold, input_tokens=input_tokens, output_tokens=output_tokens)
+        assert self.each(lambda quota: quota.settle(settled))
+        self._finish(settled, hold)
+
+    def _finish(self, settled: Entry, hold: Hold) -> None:
+        self.waiting[hold.request_id] = settled
+        self.settled[hold.request_id] = hold
+        self.running.pop(hold.request_id, None)
+        self.held.pop(hold.request_id, None)
+        self.finished.append(Finished(hold, True, self.clock.now_ms + SETTLED_MS))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        hold = self.held.pop(data.draw(st.sampled_from(sorted(self.held))))
+        self.running.pop(hold.request_id, None)
+        assert self.each(lambda quota: quota.release(hold.request_id, hold.tenant_id, hold.key_id))
+        self.finished.append(Finished(hold, False, self.clock.now_ms + RELEASED_MS))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), output_tokens=st.integers(0, 9))
+    def renew(self, data: st.DataObject, output_tokens: int) -> None:
+        hold = self._one_running(data)
+        assert self.each(lambda quota: quota.renew(hold, Progress(output_tokens=output_tokens)))
+        self.held[hold.request_id] = hold
+
+    @rule(data=st.data())
+    def what_is_finished_stays_finished(self, data: st.DataObject) -> None:
+        if self.finished:
+            each = data.draw(st.sampled_from(self.finished))
+            hold = each.hold
+            assert not self.each(lambda quota: quota.settle(entry(hold, output_tokens=9)))
+            assert not self.each(lambda quota: quota.renew(hold, Progress()))
+            assert not self.each(lambda quota: quota.release(hold.request_id, hold.tenant_id, hold.key_id))
+            if each.recorded:
+                # A denial that is told again, or one of a request that was settled, leaves no second event.
+                denied = entry(hold, input_tokens=0, outcome=Outcome.DENIED)
+                assert self.each(lambda quota: quota.record(denied)) is None
+
+    @precondition(lambda self: self.forgotten)
+    @rule(data=st.data(), output_tokens=st.integers(0, 9))
+    def what_the_store_forgot_is_told_again(self, data: st.DataObject, output_tokens: int) -> None:
+        """By whoever did not hear that it was taken the first time, or by the reaper, who knows it less well."""
+        hold = self.forgotten.pop(data.draw(st.sampled_from(sorted(self.forgotten))))
+        # By then the counters are there again: somebody asked for more than may be had.
+        too_much = asks(tenant=hold.tenant_id, key=hold.key_id, limits=Limits(rpm=1, tpm=1, concurrent=1))
+        assert isinstance(self.each(lambda quota: quota.admit(too_much)), Refused)
+        self._settle(hold, 0, output_tokens)
+        self.drain(acknowledge=True)
+
+    @rule()
+    def reap(self) -> None:
+        for lost in self.each(lambda quota: quota.expired(100)):
+            settled = entry(lost.hold, output_tokens=lost.progress.output_tokens, outcome=Outcome.LOST)
+            assert self.held[lost.hold.request_id] == lost.hold
+            assert self.each(lambda quota, it=settled: quota.settle(it, only_if_expired=True))  # type: ignore[misc]
+            self._finish(settled, lost.hold)
+
+    @rule()
+    def deny(self) -> None:
+        denied = denial()
+        full = len(self.held) + len(self.waiting) + self.denials >= 2 * ROOM
+        assert self.each(lambda quota: quota.record(denied)) == (Code.AUDIT_BACKLOG if full else None)
+        self.denials += not full
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), knows_the_tenant=st.booleans())
+    def deny_what_may_have_been_admitted(self, data: st.DataObject, knows_the_tenant: bool) -> None:
+        hold = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+        denied = entry(hold, input_tokens=0, outcome=Outcome.DENIED)
+        if not knows_the_tenant:
+            anonymous = replace(denied, tenant_id=None, key_id=None)
+            assert self.each(lambda quota: quota.record(anonymous)) is None
+            return
+        if len(self.held) - 1 + len(self.waiting) + self.denials >= 2 * ROOM:
+            assert self.each(lambda quota: quota.record(denied)) == Code.AUDIT_BACKLOG
+            return
+        assert self.each(lambda quota: quota.record(denied)) is None
+        del self.held[hold.request_id]
+        self.running.pop(hold.request_id, None)
+        self.denials += 1
+        self.finished.append(Finished(hold, True, self.clock.now_ms + RELEASED_MS))
+
+    @rule(acknowledge=st.booleans())
+    def drain(self, acknowledge: bool) -> None:
+        for quota, ledger in zip(self.quotas, self.ledgers, strict=True):
+            self.loop.run_until_complete(drain(quota, ledger, acknowledge=acknowledge))
+        if acknowledge:
+            self.inherit()
+
+    @rule()
+    def inherit(self) -> None:
+        """Another drain takes over whatever waits unacknowledged, and writes it once more."""
+
+        async def one(quota: Quota, ledger: Ledger) -> None:
+            await drain(quota, ledger)
+            [stream] = quota.streams
+            while left := await stream.claim("heir", 100, 0):
+                for tenant_id in ledger.append(left):
+                    await quota.distrust(tenant_id)
+                await stream.acknowledge([event.id for event in left])
+
+        for quota, ledger in zip(self.quotas, self.ledgers, strict=True):
+            self.loop.run_until_complete(one(quota, ledger))
+        self.waiting.clear()
+        self.denials = 0
+
+    @rule(seconds=st.sampled_from([0.001, 0.4, 1, 7, 14, 29, 31, 59.999, 3600, 43_200, 86_400, 30 * 86_400]))
+    def later(self, seconds: float) -> None:
+        self._forward(seconds)
+
+    def _forward(self, seconds: float) -> None:
+        self.clock.forward(seconds)
+        self.finished = [each for each in self.finished if each.until_ms > self.clock.now_ms]
+
+    @rule(seconds=st.sampled_from([0.5, 3, 61, 3_600, 86_400]))
+    def the_clock_goes_back(self, seconds: float) -> None:
+        self.clock.forward(-seconds)
+        self.clock_went_back = True
+
+    @rule()
+    def everything_is_lost(self) -> None:
+        self.memory.lose_everything()
+        if self.redis:
+            self.loop.run_until_complete(self.redis.flushall())
+        # An event that was not drained is gone with the store, and so is the memory of what has ended.
+        self.held.clear()
+        self.waiting.clear()
+        self.finished.clear()
+        self.forgotten |= self.settled
+        self.settled.clear()
+        self.denials = 0
+
+    def _one_running(self, data: st.DataObject) -> Hold:
+        return self.running[data.draw(st.sampled_from(sorted(self.running)))]
+
+    @invariant()
+    def what_is_counted_is_what_the_ledger_and_the_stream_hold(self) -> None:
+        for tenant in (1, 2):
+            counters = self.each(lambda quota, tenant=tenant: quota.counters(tenant))  # type: ignore[misc]
+            if counters:
+                assert counters == self._expected(tenant)
+
+    def _expected(self, tenant: int) -> Counters:
+        in_force = periods.starts(self.clock.now_ms).items()
+        ledger = Ledger({**self.waiting, **self.ledgers[0].entries})
+        used = {(who, p): n for (who, p, start), n in ledger.used(tenant).items() if n and (p, start) in in_force}
+        held: Counter[tuple[int | None, object]] = Counter()
+        live: Counter[int | None] = Counter()
+        for hold in self.held.values():
+            if hold.tenant_id == tenant:
+                for who in (None, hold.key_id):
+                    live[who] += 1
+                    for period, start in periods.starts(hold.admitted_at_ms).items():
+                        if (period, start) in in_force:
+                            held[who, period] += hold.input_tokens + hold.output_cap
+        return Counters(used, {key: n for key, n in held.items() if n}, dict(live))  # type: ignore[misc]
+
+    @invariant()
+    def what_is_held_and_what_waits_is_known(self) -> None:
+        backlog = self.each(lambda quota: quota.backlog())
+        assert backlog == Backlog(len(self.held), len(self.waiting) + self.denials)
+
+
+COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_any_interleaving_keeps_the_invariants_in_memory() -> None:
+    run_state_machine_as_test(QuotaMachine, settings=settings(COMMON, max_examples=400, stateful_step_count=40))
+
+
+def test_any_interleaving_keeps_the_invariants_in_redis_and_is_answered_alike(redis_url: str) -> None:
+    machine = type("OnRedis", (QuotaMachine,), {"redis_url": redis_url})
+    run_state_machine_as_test(machine, settings=settings(COMMON, max_examples=80, stateful_step_count=40))

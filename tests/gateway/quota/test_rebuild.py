@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from gateway.errors import Code, StoreUnavailable
+from gateway.quota import rebuild
+from gateway.quota.memory import MemoryQuota
+from gateway.quota.port import Event, Hold, Refused, TenantUsage
+from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry
+from gateway.settings import Settings
+from gateway.stores.redis import connect
+from gateway.values import Budgets, Period
+from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, again, asks, drain, entry
+from tests.gateway.quota.conftest import LEASE_S, ROOM, Bench
+
+
+async def used(bench: Bench, key: int | None = 11, period: Period = Period.DAY) -> int:
+    counters = await bench.quota.counters(1)
+    assert counters is not None
+    return counters.used.get((key, period), 0)
+
+
+async def settle_one(bench: Bench, output_tokens: int) -> None:
+    hold = await admitted(bench.quota, asks(input_tokens=0))
+    assert await bench.quota.settle(entry(hold, output_tokens=output_tokens))
+
+
+async def test_the_first_admission_reads_the_ledger_and_later_ones_do_not(bench: Bench) -> None:
+    assert await bench.quota.counters(1) is None
+    await admitted(bench.quota, asks())
+    await admitted(bench.quota, asks(key=12))
+    assert bench.ledger.loads == 1
+    await admitted(bench.quota, asks(tenant=2, key=21))
+    assert bench.ledger.loads == 2
+
+
+async def test_after_a_loss_the_ledger_and_the_events_that_wait_are_counted_once_each(bench: Bench) -> None:
+    await settle_one(bench, 1)
+    await drain(bench.quota, bench.ledger)
+    await settle_one(bench, 10)
+    running = await admitted(bench.quota, asks())
+    bench.lose()
+    assert await bench.quota.settle(entry(running, input_tokens=0, output_tokens=20))
+    await settle_one(bench, 30)
+    assert await used(bench) == 1 + 20 + 30
+    assert await used(bench, key=None, period=Period.TOTAL) == 51
+
+
+async def test_an_event_that_is_recorded_but_not_acknowledged_is_counted_once(bench: Bench) -> None:
+    running = [await admitted(bench.quota, asks()) for _ in range(2)]
+    bench.lose()
+    for hold in running:
+        await bench.quota.settle(entry(hold, input_tokens=0, output_tokens=7))
+    await drain(bench.quota, bench.ledger, acknowledge=False)
+    del bench.ledger.entries[running[1].request_id]
+    await admitted(bench.quota, asks())
+    assert await used(bench) == 14
+
+
+def test_what_waits_twice_is_counted_once_and_what_is_recorded_is_not_counted_again() -> None:
+    hold = Hold("twice", 1, 11, NOON_MS, 10, 90, "")
+    waiting = [entry(hold, output_tokens=5), entry(replace(hold, request_id="recorded")), entry(hold, output_tokens=7)]
+    used = rebuild.total(TenantUsage((), frozenset(["recorded"])), waiting, NOON_MS)
+    assert set(used.values()) == {15}
+
+
+async def test_events_of_other_tenants_that_wait_are_not_counted(bench: Bench) -> None:
+    holds = [await admitted(bench.quota, asks(tenant=tenant)) for tenant in (1, 2)]
+    bench.lose()
+    for hold in holds:
+        await bench.quota.settle(entry(hold, input_tokens=0, output_tokens=hold.tenant_id))
+    await admitted(bench.quota, asks())
+    assert await used(bench, key=None) == 1
+
+
+async def test_counters_of_periods_that_are_over_do_not_pile_up(redis_bench: Bench, redis_client: Any) -> None:
+    sizes = []
+    for _ in range(65):
+        await settle_one(redis_bench, 10)
+        sizes.append(redis_client.hlen("nz:{s0}:counters:1"))
+        redis_bench.clock.forward(24 * 3600)
+    assert set(sizes) == {8}
+
+
+async def test_nothing_is_admitted_while_the_ledger_is_away(bench: Bench) -> None:
+    bench.ledger.away = True
+    with pytest.raises(StoreUnavailable):
+        await bench.quota.admit(asks())
+    assert (await bench.quota.backlog()).holds == 0
+    bench.ledger.away = False
+    await admitted(bench.quota, asks())
+
+
+async def test_a_used_up_budget_stays_used_up_after_a_loss(bench: Bench) -> None:
+    admission = asks(tenant_budgets=Budgets(month=100))
+    await bench.quota.settle(entry(await admitted(bench.quota, admission), output_tokens=90))
+    await drain(bench.quota, bench.ledger)
+    bench.lose()
+    answer = await bench.quota.admit(again(admission))
+    assert isinstance(answer, Refused)
+    assert answer.code == Code.BUDGET_EXHAUSTED
+
+
+async def test_usage_of_periods_that_are_over_is_left_behind(bench: Bench) -> None:
+    await settle_one(bench, 10)
+    await drain(bench.quota, bench.ledger)
+    bench.clock.forward(24 * 3600)
+    bench.lose()
+    await settle_one(bench, 1)
+    assert [await used(bench, period=period) for period in Period] == [1, 11, 11]
+
+
+async def test_a_text_in_the_stream_that_is_no_entry_does_not_stop_the_rebuild(
+    redis_bench: Bench, settings: Settings
+) -> None:
+    redis = connect(settings)
+    for text in ("{", '{"request_id": 1}', "\ud800".encode("utf-8", "surrogatepass")):
+        await redis.xadd("nz:{s0}:events", {"t": "1", "e": text})
+    await redis.xadd("nz:{s0}:events", {"other": "field"})
+    await redis.aclose()
+    await admitted(redis_bench.quota, asks())
+    stream = redis_bench.quota.streams[0]
+    events = await stream.read("test", 10, 0)
+    assert len(events) == 4
+    await stream.acknowledge([event.id for event in events])
+    assert (await redis_bench.quota.backlog()).events == 0
+
+
+class Gate:
+    """A ledger that stands still between being asked and answering."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.asked = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def load(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:
+        usage = await self.ledger.load(tenant_id, now, waiting)
+        self.asked.set()
+        await self.open.wait()
+        return usage
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def gated(request: pytest.FixtureRequest, redis_bench: Bench, settings: Settings) -> object:
+    gate, clock = Gate(Ledger()), Clock()
+    if request.param == "memory":
+        memory = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=ROOM, load=gate.load, restore_s=0)
+        return Bench(memory, clock, gate.ledger, memory.lose_everything), gate
+    redis = redis_bench.quota._redis  # type: ignore[attr-defined]
+    quota = RedisQuota(redis, settings, gate.load, clock=clock, restore_s=0)
+    return Bench(quota, clock, gate.ledger, redis_bench.lose), gate
+
+
+async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tuple[Bench, Gate]) -> None:
+    bench, gate = gated
+    gate.open.set()
+    running = [await admitted(bench.quota, asks(input_tokens=0)) for _ in range(2)]
+    bench.lose()
+    gate.open.clear()
+    gate.asked.clear()
+    waiting = asyncio.create_task(bench.quota.admit(asks()))
+    await gate.asked.wait()
+    for hold in running:
+        await bench.quota.settle(entry(hold, output_tokens=50))
+    await drain(bench.quota, bench.ledger)
+    gate.open.set()
+    await waiting
+    assert await used(bench) == 100
+    assert bench.ledger.loads == 3
+
+
+async def test_counters_in_doubt_are_rebuilt_and_so_are_those_that_a_rebuild_has_just_read(
+    gated: tuple[Bench, Gate],
+) -> None:
+    bench, gate = gated
+    waiting = asyncio.create_task(bench.quota.admit(asks()))
+    await gate.asked.wait()
+    recorded = entry(Hold("late", 1, 11, NOON_MS, 0, 0, ""), output_tokens=50)
+    bench.ledger.append([Event("0-1", recorded.to_json())])
+    await bench.quota.distrust(1)
+    gate.open.set()
+    await waiting
+    assert await used(bench) == 50
+    await bench.quota.distrust(1)
+    assert await bench.quota.counters(1) is None
+    await admitted(bench.quota, asks())
+    assert bench.ledger.loads == 3
+
+
+async def test_many_requests_wait_for_one_rebuild(gated: tuple[Bench, Gate]) -> None:
+    bench, gate = gated
+    waiting = [asyncio.create_task(bench.quota.admit(asks())) for _ in range(20)]
+    await gate.asked.wait()
+    gate.open.set()
+    await asyncio.gather(*waiting)
+    assert bench.ledger.loads == 1
+    assert (await bench.quota.backlog()).holds == 20
+
+
+async def test_a_slow_rebuild_refuses_who_waits_and_serves_who_comes_later(
+    gated: tuple[Bench, Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, gate = gated
+    monkeypatch.setattr(rebuild, "WAIT_S", 0.1)
+    with pytest.raises(StoreUnavailable):
+        await bench.quota.admit(asks())
+    gate.open.set()
+    await admitted(bench.quota, asks())
+    assert bench.ledger.loads == 1
+
+
+async def test_two_processes_rebuild_one_after_the_other(redis_bench: Bench, settings: Settings) -> None:
+    gate = Gate(Ledger())
+    redis = redis_bench.quota._redis  # type: ignore[attr-defined]
+    other = RedisQuota(redis, settings, gate.load, clock=redis_bench.clock, restore_s=0)
+    first = asyncio.create_task(other.admit(asks()))
+    await gate.asked.wait()
+    second = asyncio.create_task(redis_bench.quota.admit(asks()))
+    gate.open.set()
+    await asyncio.gather(first, second)
+    assert (gate.ledger.loads, redis_bench.ledger.loads) == (1, 0)
+    await other.aclose()
+
+
+async def test_an_event_is_an_entry_and_counts_in_the_periods_of_its_own_time(bench: Bench) -> None:
+    hold = await admitted(bench.quota, asks(input_tokens=0))
+    bench.lose()
+    bench.clock.forward(24 * 3600)
+    late = entry(hold, output_tokens=9)
+    assert Entry.from_json(late.to_json()) == late
+    await bench.quota.settle(late)
+    await admitted(bench.quota, asks())
+    assert [await used(bench, period=period) for period in Period] == [0, 9, 9]

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from gateway.errors import StoreUnavailable
+from gateway.quota.port import Backlog, Counters, ExpiredHold, Progress
+from gateway.record.entry import Entry
+from gateway.values import Outcome, Period
+from tests.gateway.quota.builders import WIDE, admitted, again, asks, denial, drain, entry, hold_of
+from tests.gateway.quota.conftest import LEASE_S, Bench
+
+
+async def test_a_settlement_replaces_the_hold_by_what_was_used_and_leaves_one_event(bench: Bench) -> None:
+    hold = await admitted(bench.quota, asks())
+    settled = entry(hold, input_tokens=13, output_tokens=40)
+    assert await bench.quota.settle(settled)
+    assert await bench.quota.counters(1) == Counters(
+        used={(who, period): 53 for who in (None, 11) for period in Period}, held={}, live={}
+    )
+    assert await bench.quota.backlog() == Backlog(holds=0, events=1)
+    [event] = await bench.quota.streams[0].read("test", 10, 0)
+    assert Entry.from_json(event.text) == settled
+
+
+async def test_settling_twice_changes_nothing_and_says_so(bench: Bench) -> None:
+    hold = await admitted(bench.quota, asks())
+    assert await bench.quota.settle(entry(hold, output_tokens=5))
+    before = await bench.quota.counters(1), await bench.quota.backlog()
+    assert not await bench.quota.settle(entry(hold, output_tokens=7))
+    assert (await bench.quota.counters(1), await bench.quota.backlog()) == before
+
+
+async def test_an_entry_without_tenant_is_no_settlement(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="tenant"):
+        await bench.quota.settle(denial())
+
+
+async def test_a_release_leaves_no_trace(bench: Bench) -> None:
+    admission = asks(limits=replace(WIDE, rpm=1, tpm=100))
+    hold = await admitted(bench.quota, admission)
+    assert await bench.quota.release(hold.request_id, 1, 11)
+    assert await bench.quota.counters(1) == Counters({}, {}, {})
+    assert await bench.quota.backlog() == Backlog(holds=0, events=0)
+    await admitted(bench.quota, again(admission))
+
+
+async def test_a_released_request_can_be_neither_settled_renewed_nor_admitted(bench: Bench) -> None:
+    admission = asks()
+    hold = await admitted(bench.quota, admission)
+    await bench.quota.release(hold.request_id, 1, 11)
+    assert not await bench.quota.settle(entry(hold))
+    assert not await bench.quota.renew(hold, Progress())
+    with pytest.raises(StoreUnavailable):
+        await bench.quota.admit(admission)
+    assert await bench.quota.backlog() == Backlog(holds=0, events=0)
+
+
+async def test_a_release_that_overtakes_its_admission_wins(bench: Bench) -> None:
+    admission = asks()
+    assert not await bench.quota.release(admission.request_id, 1, 11)
+    with pytest.raises(StoreUnavailable):
+        await bench.quota.admit(admission)
+    assert await bench.quota.backlog() == Backlog(holds=0, events=0)
+
+
+async def test_a_hold_that_nobody_renews_expires_with_its_last_progress(bench: Bench) -> None:
+    hold = await admitted(bench.quota, asks())
+    bench.clock.forward(LEASE_S - 1)
+    progress = Progress(input_tokens=12, output_tokens=34, response_bytes=56)
+    assert await bench.quota.renew(hold, progress)
+    bench.clock.forward(LEASE_S - 1)
+    assert await bench.quota.expired(10) == []
+    bench.clock.forward(1)
+    assert await bench.quota.expired(10) == [ExpiredHold(hold, progress)]
+
+
+async def test_expired_holds_come_oldest_first_and_no_more_than_asked(bench: Bench) -> None:
+    holds = []
+    for _ in range(3):
+        holds.append(await admitted(bench.quota, asks()))
+        bench.clock.forward(1)
+    bench.clock.forward(LEASE_S)
+    assert [each.hold for each in await bench.quota.expired(2)] == holds[:2]
+
+
+async def test_the_reaper_settles_a_lost_request_once_and_its_late_meter_learns_of_it(bench: Bench) -> None:
+    hold = await admitted(bench.quota, asks())
+    bench.clock.forward(LEASE_S)
+    [lost] = await bench.quota.expired(10)
+    assert await bench.quota.settle(entry(lost.hold, outcome=Outcome.LOST), only_if_expired=True)
+    assert not await bench.quota.settle(entry(lost.hold, outcome=Outcome.LOST), only_if_expired=True)
+    assert not await bench.quota.renew(hold, Progress())
+    assert not await bench.quota.settle(entry(hold, output_tokens=5))
+    assert await bench.quota.backlog() == Backlog(holds=0, events=1)
+
+
+async def test_the_reaper_does_not_settle_what_was_renewed_after_it_looked(bench: Bench) -> None:
+    hold = await admitted(bench.quota, asks())
+    bench.clock.forward(LEASE_S)
+    [lost] = await bench.quota.expired(10)
+    await bench.quota.renew(hold, Progress())
+    assert not await bench.quota.settle(entry(lost.hold), only_if_expired=True)
+    assert await bench.quota.settle(entry(hold))
+
+
+async def test_a_hold_that_the_store_lost_is_settled_all_the_same_and_counted_once(bench: Bench) -> None:
+    admission = asks()
+    hold = await admitted(bench.quota, admission)
+    bench.lose()
+    assert await bench.quota.settle(entry(hold, output_tokens=5))
+    assert not await bench.quota.settle(entry(hold, output_tokens=5))
+    await admitted(bench.quota, again(admission))
+    counters = await bench.quota.counters(1)
+    assert counters is not None
+    assert counters.used[11, Period.DAY] == 15
+    assert await drain(bench.quota, bench.ledger) == 1
+
+
+async def test_a_hold_that_the_store_lost_is_taken_again_by_its_renewal(bench: Bench) -> None:
+    admission = asks(limits=replace(WIDE, concurrent=2))
+    first, second = await admitted(bench.quota, admission), await admitted(bench.quota, again(admission))
+    bench.lose()
+    assert await bench.quota.renew(first, Progress(output_tokens=3))
+    answer = await bench.quota.admit(third := again(admission))
+    assert await bench.quota.renew(second, Progress())
+    counters = await bench.quota.counters(1)
+    assert counters is not None
+    assert counters.live == {None: 3, 11: 3}
+    assert counters.held[None, Period.DAY] == 300
+    for hold in (first, second, hold_of(third, answer)):  # type: ignore[arg-type]  # it was admitted: live is 3
+        assert await bench.quota.settle(entry(hold, output_tokens=1))
+    assert await bench.quota.counters(1) == Counters(
+        used={(who, period): 33 for who in (None, 11) for period in Period}, held={}, live={}
+    )

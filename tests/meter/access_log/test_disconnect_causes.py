@@ -1,0 +1,168 @@
+"""Who ended an answer that broke off, and the rows of what Envoy refused by itself, from Envoy's access log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import ip_network
+
+import pytest
+from envoy.data.accesslog.v3 import accesslog_pb2
+from pydantic import SecretStr
+
+from gateway.quota.memory import MemoryQuota
+from gateway.quota.port import Backlog, Hold
+from gateway.record.entry import Entry
+from gateway.settings import Settings
+from gateway.stores.redis import connect
+from gateway.values import Outcome
+from gateway.wire.surfaces import BY_NAME
+from meter.access_log.disconnect_causes import Endings
+from meter.access_log.disconnect_store import EndingStore
+from meter.access_log.records import BrokenOff, Unanswered, read
+from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry
+from tests.meter.wire_corpus import grant_for
+from tests.rows import eventually
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+HOLD = Hold("broken", 1, 11, 0, 10, 90, "")
+LEFT = replace(entry(HOLD, output_tokens=3), outcome=Outcome.CLIENT_GONE)
+
+
+def record(details: str, status: int = 200, path: str = "/api/chat") -> accesslog_pb2.HTTPAccessLogEntry:
+    """What Envoy writes of one request."""
+    made = accesslog_pb2.HTTPAccessLogEntry()
+    made.request.request_id = "broken"
+    made.request.path = path
+    made.request.user_agent = "curl/8"
+    made.request.forwarded_for = "203.0.113.9"
+    made.request.request_body_bytes = 74
+    made.response.response_code_details = details
+    made.response.response_code.value = status
+    made.common_properties.start_time.FromMilliseconds(1_763_726_400_000)
+    made.common_properties.downstream_direct_remote_address.socket_address.address = "127.0.0.1"
+    return made
+
+
+@pytest.fixture
+async def shared(redis_url: str) -> AsyncIterator[EndingStore]:
+    redis = connect(Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5))
+    await redis.flushall()
+    yield EndingStore(redis, 5)
+    await redis.aclose()
+
+
+@pytest.fixture
+async def quota() -> AsyncIterator[MemoryQuota]:
+    made = MemoryQuota(now_ms=Clock(), lease_s=15, room=100, load=Ledger().load, restore_s=0)
+    yield made
+    await made.aclose()
+
+
+@pytest.mark.parametrize(
+    ("details", "backend_died"),
+    [("upstream_reset_after_response_started{protocol_error}", True), ("downstream_remote_disconnect", False)],
+)
+def test_the_log_says_which_side_went_away(details: str, backend_died: bool) -> None:
+    assert read(record(details), LOOPBACK) == BrokenOff("broken", backend_died)
+
+
+def test_a_caller_may_leave_before_any_answer() -> None:
+    assert read(record("downstream_remote_disconnect", status=0), LOOPBACK) == Unanswered("broken")
+
+
+async def test_a_hold_that_no_meter_heard_of_is_settled_without_waiting_for_the_reaper(
+    shared: EndingStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meter.access_log.disconnect_causes.UNHEARD_AFTER_S", 0.05)
+    grant = grant_for(BY_NAME["chat"], request_id="unheard", tenant_id=1, key_id=11)
+    asked = replace(asks(request_id="unheard"), record=grant.to_json())
+    hold = await admitted(quota, asked)
+    final: list[Entry] = []
+    endings = Endings(shared, quota, final.append)
+    endings.settle_unheard("unheard")
+    endings.settle_unheard("settled by its meter")
+    await eventually(lambda: len(final) == 1)
+    (left,) = final
+    assert (left.outcome, left.status, left.input_tokens, left.output_tokens) == (Outcome.CLIENT_GONE, 499, 0, 0)
+    assert (left.ts_ms, left.reserved_tokens) == (hold.admitted_at_ms, hold.input_tokens + hold.output_cap)
+    assert await quota.settle(left)
+    assert await quota.backlog() == Backlog(holds=0, events=1)
+    await asyncio.sleep(0.1)
+    assert len(final) == 1
+
+
+def test_a_record_without_an_id_says_nothing() -> None:
+    nameless = record("ext_authz_error", 503)
+    nameless.request.request_id = ""
+    assert read(nameless, LOOPBACK) is None
+
+
+@pytest.mark.parametrize(
+    ("details", "status", "code"),
+    [
+        ("ext_authz_error", 503, "unavailable"),
+        ("request_payload_too_large", 413, "request_too_large"),
+        ("request_overall_timeout", 408, "request_timeout"),
+    ],
+)
+def test_a_refusal_of_envoy_itself_has_an_entry(details: str, status: int, code: str) -> None:
+    refused = read(record(details, status, "/v1/chat/completions?x=1"), LOOPBACK)
+    assert isinstance(refused, Entry)
+    assert (refused.outcome, refused.status, refused.code) == (Outcome.DENIED, status, code)
+    assert (refused.path, refused.client_ip, refused.ts_ms) == (
+        "/v1/chat/completions",
+        "203.0.113.9",
+        1_763_726_400_000,
+    )
+    assert Entry.from_json(refused.to_json()) == refused
+
+
+def test_a_path_that_reaches_no_model_has_no_entry() -> None:
+    assert read(record("request_payload_too_large", 413, "/api/show"), LOOPBACK) is None
+
+
+@pytest.mark.parametrize("backend_died", [True, False])
+async def test_the_word_may_come_before_or_after_and_to_another_meter(
+    shared: EndingStore, quota: MemoryQuota, backend_died: bool
+) -> None:
+    final: list[Entry] = []
+    logged, asking = Endings(shared, quota, final.append), Endings(shared, quota, final.append)
+    expected = (Outcome.UPSTREAM_ERROR, "backend_error") if backend_died else (Outcome.CLIENT_GONE, None)
+    asking.settle(LEFT)
+    await asyncio.sleep(0.1)
+    logged.note(LEFT.request_id, backend_died)
+    await eventually(lambda: len(final) == 1)
+    asking.settle(LEFT)
+    await eventually(lambda: len(final) == 2)
+    assert [(each.outcome, each.code, each.output_tokens) for each in final] == [(*expected, 3)] * 2
+
+
+async def test_without_any_word_it_was_the_caller(
+    shared: EndingStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meter.access_log.disconnect_causes.WAIT_S", 0.1)
+    final: list[Entry] = []
+    Endings(shared, quota, final.append).settle(LEFT)
+    await eventually(lambda: final == [LEFT])
+
+
+async def test_a_meter_that_stops_waits_for_no_word(shared: EndingStore, quota: MemoryQuota) -> None:
+    final: list[Entry] = []
+    endings = Endings(shared, quota, final.append)
+    endings.settle(LEFT)
+    await asyncio.sleep(0)
+    await endings.close()
+    assert final == [LEFT]
+
+
+async def test_an_outage_delays_no_entry(quota: MemoryQuota) -> None:
+    nobody = connect(Settings(redis_url=SecretStr("redis://127.0.0.1:1/0")))
+    final: list[Entry] = []
+    endings = Endings(EndingStore(nobody, 5), quota, final.append)
+    endings.note(LEFT.request_id, backend_died=True)
+    endings.settle(LEFT)
+    await eventually(lambda: final == [LEFT])
+    await endings.close()
+    await nobody.aclose()

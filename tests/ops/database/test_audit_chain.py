@@ -1,0 +1,133 @@
+"""Whatever is done to the audit log behind its back, the chain does not fit any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.ledger.store import Ledger
+from gateway.settings import Settings
+from gateway.stores.postgres import Database
+from ops.database.audit_chain import AuditChain, Verdict
+from ops.database.retention import Retention
+from tests.rows import entry
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def database(fresh_database_url: str) -> AsyncIterator[Database]:
+    opened = Database(Settings.model_validate({"database_url": fresh_database_url}))
+    yield opened
+    await opened.close()
+
+
+async def verify(database: Database, head: tuple[int, str] | None = None) -> Verdict:
+    return await AuditChain(database).verify(LONG_AGO, head)
+
+
+async def tamper(database: Database, *statements: str) -> None:
+    """As somebody who owns the tables, and knows of the triggers."""
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        for statement in statements:
+            await connection.execute(statement)
+
+
+@pytest.fixture
+async def chained(database: Database) -> Verdict:
+    """Three links of two rows each."""
+    ledger = Ledger(database)
+    for batch in ("ab", "cd", "ef"):
+        await ledger.append([entry(each) for each in batch])
+    return await verify(database)
+
+
+async def test_rows_that_are_recorded_together_are_one_link(chained: Verdict) -> None:
+    assert (chained.links, chained.rows, chained.problems) == (3, 6, ())
+    assert chained.head is not None
+    assert chained.head[0] == 3
+
+
+async def test_what_is_recorded_already_makes_no_link(database: Database, chained: Verdict) -> None:
+    await Ledger(database).append([entry("a"), entry("b")])
+    assert await verify(database) == chained
+
+
+async def test_writers_at_once_make_one_chain(database: Database) -> None:
+    ledger = Ledger(database)
+    await asyncio.gather(*(ledger.append([entry(f"r{number}")]) for number in range(20)))
+    verdict = await verify(database)
+    assert (verdict.links, verdict.rows, verdict.problems) == (20, 20, ())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE gateway.audit_log SET output_tokens = 0 WHERE request_id = 'c'",
+        "UPDATE gateway.audit_log SET tenant = NULL WHERE request_id = 'f'",
+        "DELETE FROM gateway.audit_log WHERE request_id = 'a'",
+        "DELETE FROM gateway.audit_log WHERE request_id IN ('c', 'd')",
+        "DELETE FROM gateway.audit_chain WHERE link = 2",
+        "UPDATE gateway.audit_chain SET digest = sha256('x') WHERE link = 3",
+        "UPDATE gateway.audit_chain SET hash = sha256('x') WHERE link = 1",
+        "UPDATE gateway.audit_chain SET link = 9 WHERE link = 3",
+        "INSERT INTO gateway.audit_log SELECT * FROM jsonb_populate_record(NULL::gateway.audit_log, "
+        "(SELECT to_jsonb(a) || '{\"request_id\": \"z\"}' FROM gateway.audit_log a WHERE request_id = 'a'))",
+        "INSERT INTO gateway.audit_log SELECT * FROM jsonb_populate_record(NULL::gateway.audit_log, "
+        "(SELECT to_jsonb(a) || jsonb_build_object('link', NULL, 'ts', now() + interval '2 hours')"
+        " FROM gateway.audit_log a WHERE request_id = 'a'))",
+    ],
+)
+async def test_a_change_behind_its_back_is_noticed(database: Database, chained: Verdict, statement: str) -> None:
+    assert chained.problems == ()
+    await tamper(database, statement)
+    assert (await verify(database)).problems != ()
+
+
+async def test_a_chain_that_was_made_anew_is_noticed_by_a_head_that_was_noted(
+    database: Database, chained: Verdict
+) -> None:
+    await tamper(
+        database,
+        "DELETE FROM gateway.audit_log WHERE request_id IN ('e', 'f')",
+        "DELETE FROM gateway.audit_chain WHERE link = 3",
+    )
+    assert (await verify(database)).problems == ()
+    assert (await verify(database, chained.head)).problems != ()
+    await Ledger(database).append([entry("forged")])
+    assert (await verify(database)).problems == ()
+    assert (await verify(database, chained.head)).problems != ()
+
+
+async def test_a_head_that_was_noted_stays_good_when_the_chain_grows(database: Database, chained: Verdict) -> None:
+    await Ledger(database).append([entry("later")])
+    assert (await verify(database, chained.head)).problems == ()
+
+
+async def test_retention_takes_rows_and_links_and_breaks_nothing(database: Database) -> None:
+    now = datetime.now(UTC)
+    await database.execute("SELECT gateway.ensure_audit_partitions(0)")
+    old = now - timedelta(days=800)
+    ledger = Ledger(database)
+    await ledger.append([entry("old", at=old)])
+    await ledger.append([entry("older", at=old), entry("mixed", at=now)])
+    await ledger.append([entry("new", at=now)])
+    kept_since = now - timedelta(days=365)
+    pruned = await Retention(database).prune(kept_since, now)
+    assert pruned.audit_links == 1
+    verdict = await AuditChain(database).verify(kept_since)
+    assert (verdict.links, verdict.rows, verdict.problems) == (2, 2, ())
+    assert (await verify(database)).problems != ()
+
+
+async def test_a_row_that_moves_to_its_months_partition_keeps_its_link(database: Database) -> None:
+    next_month = datetime.now(UTC) + timedelta(days=150)
+    await Ledger(database).append([entry("early", at=next_month)])
+    before = await verify(database)
+    await database.execute("SELECT gateway.ensure_audit_partitions(6)")
+    assert await verify(database) == before
+    assert before.problems == ()

@@ -1,0 +1,137 @@
+"""The documented backup, restored elsewhere: reports say the same, and counters are made anew from the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+from pydantic import SecretStr
+
+from gateway.ledger.store import Ledger
+from gateway.quota.redis.quota import RedisQuota
+from gateway.settings import Settings
+from gateway.stores.postgres import Database
+from gateway.stores.redis import connect
+from gateway.values import Period
+from ops.host.binaries import POSTGRES_BIN, postgres_tree
+from tests.conftest import Login
+from tests.gateway.quota.builders import admitted, asks
+from tests.ops.cli.conftest import Operator, write_env
+from tests.redis_server import one_server
+from tests.rows import entry
+
+ROLE = "service_of_the_backup"
+GUIDE = Path(__file__).parents[3] / "docs/operating.md"
+
+
+def documented(program: str) -> str:
+    (line,) = re.findall(rf"^{program} .+$", GUIDE.read_text(), re.MULTILINE)
+    return str(line)
+
+
+def run(line: str, url: str, directory: Path) -> None:
+    # The programs come from the wheel, the command of ours from this interpreter's folder.
+    folders = (str(postgres_tree() / POSTGRES_BIN), str(Path(sys.executable).parent), os.environ["PATH"])
+    env = {**os.environ, "PATH": ":".join(folders), "DATABASE_URL": url}
+    command = ["/bin/sh", "-c", line]
+    done = subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def restore(url: str, directory: Path) -> None:
+    """Replaces whatever is there."""
+    for program in ("psql", "pg_restore"):
+        run(documented(program), url, directory)
+
+
+async def create_database(server_url: str, name: str) -> str:
+    connection = await asyncpg.connect(server_url)
+    await connection.execute(f"DROP DATABASE IF EXISTS {name}")
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+
+
+async def drop_role(*urls: str) -> None:
+    """As on a server that never knew the role; `urls` are all the databases in which it has rights."""
+    for url in urls:
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"DROP OWNED BY {ROLE}")
+        if url == urls[-1]:
+            await connection.execute(f"DROP ROLE {ROLE}")
+        await connection.close()
+
+
+async def record(url: str, *ids: str) -> None:
+    """Writes ledger rows of the one key there is."""
+    database = Database(Settings(database_url=SecretStr(url)))
+    row = await database.fetchrow("SELECT tenant_id, id FROM gateway.api_keys")
+    assert row is not None
+    now = datetime.now(UTC)
+    await Ledger(database).append([entry(each, now, tenant_id=row["tenant_id"], key_id=row["id"]) for each in ids])
+    await database.close()
+
+
+async def counted(url: str, redis_url: str) -> int:
+    """What the counters of the one tenant say of its total, once its first request has had them made."""
+    settings = Settings(database_url=SecretStr(url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
+    database, redis = Database(settings), connect(settings)
+    quota = RedisQuota(redis, settings, Ledger(database).usage_of, restore_s=0.0)
+    key = await database.fetchrow("SELECT tenant_id, id FROM gateway.api_keys")
+    assert key is not None
+    await admitted(quota, asks(tenant=key["tenant_id"], key=key["id"]))
+    counters = await quota.counters(key["tenant_id"])
+    assert counters is not None
+    for each in (quota, redis):
+        await each.aclose()
+    await database.close()
+    return counters.used[None, Period.TOTAL]
+
+
+def test_a_restored_backup_reports_the_same_and_its_counters_are_those_of_the_ledger(
+    empty_database_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    lines = (f"DATABASE_SERVICE_ROLE={ROLE}", "DATABASE_SERVICE_PASSWORD=chosen")
+    operator = Operator(write_env(tmp_path / "env", empty_database_url, lines))
+    operator.does("migrate")
+    operator.does("create-tenant", "--name", "acme", "--allow-all-models")
+    operator.does("create-key", "--tenant", "acme", "--name", "laptop")
+    operator.does("set-budget", "--tenant", "acme", "--total", "1000")
+    asyncio.run(record(empty_database_url, "one", "two"))
+    run(documented("pg_dump"), empty_database_url, tmp_path)
+    asyncio.run(drop_role(empty_database_url))
+    usage, audit = operator.reads("show-usage"), operator.reads("show-audit")
+    asyncio.run(record(empty_database_url, "after the backup"))
+
+    restored_url = asyncio.run(create_database(postgres_url, "restored"))
+    restored = Operator(write_env(tmp_path / "restored", restored_url, lines))
+    restore(restored_url, tmp_path)
+    assert restored.reads("migrate") == operator.reads("migrate")
+    assert (restored.reads("show-usage"), restored.reads("show-audit")) == (usage, audit)
+    assert len(audit) == 2
+    with one_server() as redis:
+        assert asyncio.run(counted(restored_url, redis.url)) == sum(
+            row["input_tokens"] + row["output_tokens"] for row in audit
+        )
+    # Over what is there it goes back as well.
+    restore(empty_database_url, tmp_path)
+    assert operator.reads("show-audit") == audit
+    # The restored audit log still refuses what the first one refused.
+    refused = subprocess.run(
+        [postgres_tree() / POSTGRES_BIN / "psql", restored_url, "-c", "DELETE FROM gateway.audit_log"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode != 0
+    # The role that authz and meter log in as was made anew, with its rights.
+    asyncio.run(record(Login(ROLE, "chosen").url(restored_url), "after the restore"))
+    asyncio.run(drop_role(empty_database_url, restored_url))

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from gateway.errors import NotFound
+from gateway.ledger.store import Ledger
+from gateway.stores.postgres import Database
+from gateway.values import Outcome, Period
+from ops.database.accounts import Accounts, Key, Tenant
+from ops.database.policies import Subject
+from ops.database.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports, resets_at
+from tests.rows import NOON, add_key, entry
+
+EVERYTHING = Filter()
+
+
+class World:
+    """Tenants Acme (key `laptop`) and Beta (key `ci`) with three admitted requests and a denied one."""
+
+    def __init__(self, acme: Tenant, beta: Tenant, laptop: Key, ci: Key) -> None:
+        self.acme, self.beta, self.laptop, self.ci = acme, beta, laptop, ci
+
+
+@pytest.fixture
+async def world(database: Database) -> World:
+    accounts = Accounts(database)
+    acme = await accounts.create_tenant("Acme", {"budget_day": 100, "budget_total": 5000})
+    beta = await accounts.create_tenant("Beta", {})
+    laptop, ci = await add_key(accounts), await add_key(accounts, tenant="beta", name="ci", policy={"budget_month": 50})
+    of_laptop = {"tenant_id": acme.id, "tenant": "Acme", "key_id": laptop.id, "key_prefix": laptop.prefix}
+    of_ci = {"tenant_id": beta.id, "tenant": "Beta", "key_id": ci.id, "key_prefix": ci.prefix}
+    await Ledger(database).append(
+        [
+            entry("1", NOON, **of_laptop),
+            entry("2", NOON - timedelta(days=1), **of_laptop, model="qwen3:0.6b"),
+            entry("3", NOON + timedelta(minutes=1), **of_ci, input_tokens=20),
+            entry("4", NOON + timedelta(minutes=2), **of_ci, outcome=Outcome.DENIED, status=429),
+        ]
+    )
+    return World(acme, beta, laptop, ci)
+
+
+@pytest.fixture
+def reports(database: Database) -> Reports:
+    return Reports(database)
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        (GroupBy.DAY, [({"day": "2026-05-16"}, 1, 3, 4), ({"day": "2026-05-17"}, 2, 23, 8)]),
+        (GroupBy.MODEL, [({"model": "llama3.2:latest"}, 2, 23, 8), ({"model": "qwen3:0.6b"}, 1, 3, 4)]),
+        (GroupBy.TENANT, [({"tenant": "Beta"}, 1, 20, 4), ({"tenant": "Acme"}, 2, 6, 8)]),
+    ],
+)
+async def test_usage_is_summed_up_by_what_is_asked_for(
+    world: World, reports: Reports, by: GroupBy, expected: list[object]
+) -> None:
+    rows = await reports.usage(by, EVERYTHING)
+    assert [(row.labels, row.requests, row.input_tokens, row.output_tokens) for row in rows] == expected
+
+
+async def test_usage_by_key_names_key_and_tenant(world: World, reports: Reports) -> None:
+    rows = await reports.usage(GroupBy.KEY, EVERYTHING)
+    assert [row.labels for row in rows] == [
+        {"prefix": world.ci.prefix, "key": "ci", "tenant": "Beta"},
+        {"prefix": world.laptop.prefix, "key": "laptop", "tenant": "Acme"},
+    ]
+
+
+async def test_usage_is_of_the_tenant_key_and_time_that_is_asked_for(world: World, reports: Reports) -> None:
+    async def requests(where: Filter) -> int:
+        return sum(row.requests for row in await reports.usage(GroupBy.DAY, where))
+
+    assert await requests(Filter(tenant="acme")) == 2
+    assert await requests(Filter(prefix=world.ci.prefix)) == 1
+    assert await requests(Filter(since=NOON)) == 2
+    assert await requests(Filter(tenant="acme", since=NOON)) == 1
+
+
+async def test_budgets_show_what_the_current_period_has_used(world: World, reports: Reports) -> None:
+    rows = await reports.budgets(EVERYTHING, NOON)
+    assert [(row.scope, row.tenant, row.prefix, row.period, row.limit, row.used) for row in rows] == [
+        ("tenant", "Acme", None, Period.DAY, 100, 7),
+        ("tenant", "Acme", None, Period.TOTAL, 5000, 14),
+        ("key", "Beta", world.ci.prefix, Period.MONTH, 50, 24),
+    ]
+    next_year = await reports.budgets(EVERYTHING, NOON + timedelta(days=366))
+    assert [row.used for row in next_year] == [0, 14, 0]
+
+
+async def test_budgets_of_a_key_come_with_those_of_its_tenant(
+    world: World, reports: Reports, database: Database
+) -> None:
+    await Accounts(database).change_policy(Subject("key", world.laptop.prefix), {"budget_day": 9})
+    rows = await reports.budgets(Filter(prefix=world.laptop.prefix), NOON)
+    assert [(row.scope, row.period) for row in rows] == [
+        ("tenant", Period.DAY),
+        ("tenant", Period.TOTAL),
+        ("key", Period.DAY),
+    ]
+    assert await reports.budgets(Filter(tenant="beta", prefix=world.laptop.prefix), NOON) == []
+
+
+async def test_the_audit_log_shows_the_newest_rows_oldest_of_them_first(world: World, reports: Reports) -> None:
+    rows = await reports.audit(EVERYTHING, 3)
+    assert [row["request_id"] for row in rows] == ["1", "3", "4"]
+    assert list(rows[0]) == list(AUDIT_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [
+        (Filter(tenant="ACME"), ["2", "1"]),
+        (Filter(request_id="3"), ["3"]),
+        (Filter(request_id="nothing"), []),
+        (Filter(since=NOON + timedelta(minutes=1)), ["3", "4"]),
+    ],
+)
+async def test_the_audit_log_is_filtered(world: World, reports: Reports, where: Filter, ids: list[str]) -> None:
+    assert [row["request_id"] for row in await reports.audit(where, 10)] == ids
+
+
+async def test_what_is_named_and_not_there_is_not_found(world: World, reports: Reports) -> None:
+    with pytest.raises(NotFound, match="did you mean Acme"):
+        await reports.usage(GroupBy.DAY, Filter(tenant="acm"))
+    with pytest.raises(NotFound, match="no key"):
+        await reports.audit(Filter(prefix="nz_000000000"), 1)
+    with pytest.raises(NotFound):
+        await reports.budgets(Filter(tenant="nobody"), NOON)
+
+
+@pytest.mark.parametrize(
+    ("now", "day", "month"),
+    [
+        ("2026-01-31T10:00:00+00:00", "2026-02-01", "2026-02-01"),
+        ("2026-12-31T23:59:59+00:00", "2027-01-01", "2027-01-01"),
+        ("2027-01-01T00:30:00+01:00", "2027-01-01", "2027-01-01"),
+        ("2024-02-28T00:00:00+00:00", "2024-02-29", "2024-03-01"),
+    ],
+)
+def test_budgets_reset_at_the_next_midnight_utc_of_their_period(now: str, day: str, month: str) -> None:
+    moment = datetime.fromisoformat(now)
+    assert resets_at(Period.DAY, moment) == datetime.fromisoformat(day).replace(tzinfo=UTC)
+    assert resets_at(Period.MONTH, moment) == datetime.fromisoformat(month).replace(tzinfo=UTC)
+    assert resets_at(Period.TOTAL, moment) is None

@@ -1,0 +1,95 @@
+"""Every migration leaves room for the version before it, which still runs while the new one is rolled out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+
+import asyncpg
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+import migrations
+from gateway.settings import Settings
+from ops.database.migrate import upgrade
+from tests.ops.database.schema_steps import contractions, read_schema
+
+# Revision -> what it takes away that no version in use needs any more. Only for the second half of expand and contract.
+CONTRACTS: dict[str, set[str]] = {}
+
+
+def revisions() -> list[str]:
+    """Every revision, oldest first."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+
+
+@pytest.fixture
+def settings(empty_database_url: str) -> Settings:
+    return Settings.model_validate({"database_url": empty_database_url, "database_timeout_s": 5})
+
+
+@pytest.fixture
+async def connection(empty_database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(empty_database_url)
+    yield connection
+    await connection.close()
+
+
+async def test_each_revision_only_adds_to_the_one_before(settings: Settings, connection: asyncpg.Connection) -> None:
+    first, *_ = revisions()
+    assert await upgrade(settings, first) == first
+    for before, after in pairwise(revisions()):
+        old = await read_schema(connection)
+        await upgrade(settings, after)
+        assert contractions(old, await read_schema(connection)) == CONTRACTS.get(after, set()), f"{before} → {after}"
+    assert (await read_schema(connection)).columns
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "ALTER TABLE gateway.tenants ADD COLUMN note text",
+        "ALTER TABLE gateway.tenants ADD COLUMN note text NOT NULL DEFAULT ''",
+        "ALTER TABLE gateway.tenants ADD COLUMN note text CHECK (note <> '')",
+        "CREATE TABLE gateway.notes (note text NOT NULL)",
+        "ALTER TYPE gateway.tenant_status ADD VALUE 'paused'",
+    ],
+)
+async def test_a_step_that_only_adds_disturbs_nobody(
+    fresh_database_url: str, connection: asyncpg.Connection, step: str
+) -> None:
+    before = await read_schema(connection)
+    await connection.execute(step)
+    after = await read_schema(connection)
+    assert after != before
+    assert contractions(before, after) == set()
+
+
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        ("ALTER TABLE gateway.tenants ADD COLUMN note text NOT NULL", "tenants.note must be given"),
+        ("ALTER TABLE gateway.tenants ALTER COLUMN status DROP DEFAULT", "tenants.status must be given"),
+        ("ALTER TABLE gateway.tenants RENAME COLUMN created_at TO made_at", "tenants.created_at is gone"),
+        (
+            "ALTER TABLE gateway.tenants ALTER created_at TYPE date",
+            "tenants.created_at is date instead",
+        ),
+        (
+            "ALTER TABLE gateway.tenants ADD CONSTRAINT short CHECK (name < 'm')",
+            "tenants has the new constraint short",
+        ),
+        ("DROP TABLE gateway.prompt_log", "prompt_log.request_id is gone"),
+        ("DROP FUNCTION gateway.ensure_audit_partitions", "function gateway.ensure_audit_partitions(integer) is gone"),
+    ],
+)
+async def test_what_would_break_the_version_before_is_found(
+    fresh_database_url: str, connection: asyncpg.Connection, step: str, found: str
+) -> None:
+    before = await read_schema(connection)
+    await connection.execute(step)
+    assert any(each.startswith(found) for each in contractions(before, await read_schema(connection)))
