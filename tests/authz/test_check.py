@@ -21,12 +21,12 @@ from gateway.catalog.store import CatalogStore
 from gateway.errors import Code, Denied
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
-from gateway.quota.memory import MemoryQuota
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from tests.authz.keys.test_authenticate import Door
 from tests.gateway.quota.builders import Clock
+from tests.gateway.quota.model.quota import MemoryQuota
 
 
 class BusyHasher(KeyHasher):

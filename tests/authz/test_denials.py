@@ -7,9 +7,9 @@ from authz.denials import Denials, Known
 from gateway.errors import Code, Denied
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import TEXT_LENGTH_MAX
-from gateway.quota.memory import MemoryQuota
 from gateway.record.entry import Entry
 from tests.gateway.quota.builders import Clock, Ledger
+from tests.gateway.quota.model.quota import MemoryQuota
 
 
 class _Books:

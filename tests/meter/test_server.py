@@ -10,7 +10,6 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.ledger.outbox import Outbox
-from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog
 from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
 from gateway.settings import Settings
@@ -23,6 +22,7 @@ from meter.prompt_log.writer import Prompts
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 from tests.gateway.quota.builders import Clock, Ledger
+from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.test_settling import Recorder, admit, background
 
 REQUESTS = 5

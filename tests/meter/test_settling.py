@@ -12,7 +12,6 @@ import pytest
 from gateway.errors import StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
-from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Admitted, Backlog, Progress
 from gateway.record.entry import Entry
 from gateway.record.grant import Grant
@@ -23,6 +22,7 @@ from meter.exchange import Exchange
 from meter.renewal import RENEWALS_PER_LEASE, Renewal
 from ops.control.reaper import Reaper
 from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of
+from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.wire_corpus import grant_for
 from tests.rows import eventually
 

@@ -30,12 +30,12 @@ from gateway.catalog.store import CatalogStore
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
-from gateway.quota.memory import MemoryQuota
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Limits
 from gateway.wire.surfaces import BY_PATH
+from tests.gateway.quota.model.quota import MemoryQuota
 
 PAGE = playground.PAGE.decode()
 Client = TestClient[Request, Application]

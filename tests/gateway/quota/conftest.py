@@ -11,11 +11,11 @@ from pydantic import SecretStr
 from redis import Redis
 
 from gateway.quota import rebuild
-from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Quota
 from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis import connect
+from tests.gateway.quota.model.quota import MemoryQuota
 
 from .builders import Clock, Ledger
 

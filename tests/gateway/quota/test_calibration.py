@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.quota.calibration import Calibration, learn
 from gateway.quota.port import Admitted
 from gateway.values import Budgets, Period
 from tests.gateway.quota.builders import admitted, asks, entry, hold_of
 from tests.gateway.quota.conftest import Bench
+from tests.gateway.quota.model.calibration import Calibration, learn
 
 
 async def held(bench: Bench, estimate: int, *, tenant: int = 1, model: str = "small") -> int:

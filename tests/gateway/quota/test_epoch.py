@@ -10,7 +10,6 @@ from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
 from gateway.quota import rebuild
-from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import RESTORE_S, Progress
 from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
@@ -18,6 +17,7 @@ from gateway.stores.redis import connect
 from gateway.values import Budgets, Outcome, Period
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, denial, drain, entry
 from tests.gateway.quota.conftest import LEASE_S, ROOM, Bench
+from tests.gateway.quota.model.quota import MemoryQuota
 from tests.redis_server import one_server
 
 

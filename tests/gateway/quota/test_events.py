@@ -8,7 +8,6 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import Code, Denied
-from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
@@ -16,6 +15,7 @@ from gateway.settings import Settings
 from gateway.stores.redis import connect
 from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, asks, denial, drain, entry
 from tests.gateway.quota.conftest import LEASE_S, ROOM, Bench
+from tests.gateway.quota.model.quota import MemoryQuota
 from tests.redis_server import one_server
 
 

@@ -25,7 +25,6 @@ from pydantic import SecretStr
 
 from gateway.errors import Code, Denied
 from gateway.quota import periods
-from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import (
     RELEASED_MS,
     SETTLED_MS,
@@ -44,6 +43,7 @@ from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
 from gateway.values import Budgets, Limits, Outcome
 from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of
+from tests.gateway.quota.model.quota import MemoryQuota
 
 LEASE_S = 15.0
 ROOM = 14

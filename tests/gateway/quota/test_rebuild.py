@@ -10,7 +10,6 @@ import pytest
 
 from gateway.errors import Code, StoreUnavailable
 from gateway.quota import rebuild
-from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Event, Hold, Refused, TenantUsage
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
@@ -19,6 +18,7 @@ from gateway.stores.redis import connect
 from gateway.values import Budgets, Period
 from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, again, asks, drain, entry
 from tests.gateway.quota.conftest import LEASE_S, ROOM, Bench
+from tests.gateway.quota.model.quota import MemoryQuota
 
 
 async def used(bench: Bench, key: int | None = 11, period: Period = Period.DAY) -> int:

@@ -11,7 +11,6 @@ import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 from pydantic import SecretStr
 
-from gateway.quota.memory import MemoryQuota
 from gateway.quota.port import Backlog, Hold
 from gateway.record.entry import Entry
 from gateway.settings import Settings
@@ -22,6 +21,7 @@ from meter.access_log.disconnect_causes import Endings
 from meter.access_log.disconnect_store import EndingStore
 from meter.access_log.records import BrokenOff, Unanswered, read
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry
+from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.wire_corpus import grant_for
 from tests.rows import eventually
 

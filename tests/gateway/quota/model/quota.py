@@ -13,10 +13,6 @@ from enum import Enum, auto
 
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.quota import periods
-from gateway.quota.calibration import Calibration, learn
-from gateway.quota.decision import Standing, decide, figures
-from gateway.quota.memory_counters import Subject, TenantCounters
-from gateway.quota.memory_stream import MemoryStream
 from gateway.quota.port import (
     RELEASED_MS,
     RESTORE_S,
@@ -33,9 +29,13 @@ from gateway.quota.port import (
     UsageLoader,
 )
 from gateway.quota.rebuild import Rebuilder, Survey, Used
-from gateway.quota.window import Window
 from gateway.record.entry import Entry
 from gateway.values import Budgets, Limits, UsageSource
+from tests.gateway.quota.model.calibration import Calibration, learn
+from tests.gateway.quota.model.counters import Subject, TenantCounters
+from tests.gateway.quota.model.decision import Standing, decide, figures
+from tests.gateway.quota.model.stream import MemoryStream
+from tests.gateway.quota.model.window import Window
 
 
 class _End(Enum):

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from gateway.errors import Code
 from gateway.quota import periods
 from gateway.quota.port import Admission, Figures, Refused
-from gateway.quota.window import Window
 from gateway.values import Limits, Period
+from tests.gateway.quota.model.window import Window
 
 
 @dataclass(frozen=True, slots=True)
