@@ -13,15 +13,15 @@ from envoy.service.auth.v3 import external_auth_pb2_grpc
 from authz.admit import Admitter
 from authz.catalog.pages import CatalogPages
 from authz.catalog.view import CatalogView
-from authz.check import Gate
+from authz.check import CheckPipeline
 from authz.denials import Denials
 from authz.keys.authenticate import Authenticator
-from authz.keys.change_listener import Feed
+from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
 from authz.keys.last_used import LastUsed
-from authz.keys.repository import Directory
+from authz.keys.repository import KeyRepository
 from authz.keys.throttle import FailureThrottle
-from authz.keys.verified_cache import VerifiedKeys
+from authz.keys.verified_cache import VerifiedKeyCache
 from authz.server import AuthorizationServicer
 from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
@@ -40,9 +40,9 @@ from gateway.values import Limits
 log = structlog.get_logger()
 
 # How long a process that ends waits for Redis, to leave the rows of its last refusals there.
-HAND_OVER_TIMEOUT_S = 2.0
+FLUSH_TIMEOUT_S = 2.0
 # How long a process that begins waits for the stores before it serves all the same.
-LOOK_AROUND_TIMEOUT_S = 3.0
+STARTUP_WAIT_S = 3.0
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -56,23 +56,23 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(hasher.close)
 
         defaults = Limits(settings.default_rpm, settings.default_tpm, settings.default_concurrent)
-        directory = Directory(database, defaults)
+        key_repository = KeyRepository(database, defaults)
         ledger = Ledger(database)
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
-        verified = VerifiedKeys()
-        feed = Feed(
+        verified = VerifiedKeyCache()
+        change_listener = ChangeListener(
             database,
             on_revoked=verified.evict,
             on_policy_changed=verified.outdate,
             on_gap=lambda _: verified.outdate(None),
         )
         catalog = CatalogView(CatalogStore(redis, settings.redis_timeout_s))
-        last_used = LastUsed(directory)
+        last_used = LastUsed(key_repository)
         authenticator = Authenticator(
-            directory,
+            key_repository,
             hasher,
-            feed,
+            change_listener,
             verified,
             trust_s=settings.redis_key_cache_ttl_s,
             now=lambda: datetime.now(UTC),
@@ -80,7 +80,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min)
         admitter = Admitter(quota, settings.max_num_predict)
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
-        gate = Gate(
+        gate = CheckPipeline(
             authenticator,
             throttle,
             last_used,
@@ -91,14 +91,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
 
         background = [
-            asyncio.create_task(feed.run(), name="feed"),
+            asyncio.create_task(change_listener.run(), name="change_listener"),
             asyncio.create_task(catalog.run(), name="catalog"),
             asyncio.create_task(last_used.run(), name="last_used"),
             asyncio.create_task(outbox.run(), name="outbox"),
-            asyncio.create_task(EpochWatch(quota, outbox.hand_over_again).run(), name="epoch"),
+            asyncio.create_task(EpochWatch(quota, outbox.resubmit_unconfirmed).run(), name="epoch"),
         ]
         stack.push_async_callback(lifecycle.cancel, background)
-        stack.push_async_callback(outbox.drained, HAND_OVER_TIMEOUT_S)
+        stack.push_async_callback(outbox.wait_idle, FLUSH_TIMEOUT_S)
 
         readiness = Readiness(database, quota, lambda: catalog.known)
         pages = http_server.runner_of(CatalogPages(gate, settings, readiness.missing).application())
@@ -106,7 +106,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await http_server.start(pages, settings.authz_http_listen, tls.http_context() if tls else None)
         stack.push_async_callback(pages.cleanup)
 
-        await _look_around(feed, catalog)
+        await _wait_for_stores(change_listener, catalog)
         server = grpc_server.make_server(settings.max_request_body_bytes)
         health = grpc_server.with_health(server)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(gate, settings), server)
@@ -118,12 +118,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         log.info("draining")
 
 
-async def _look_around(feed: Feed, catalog: CatalogView) -> None:
+async def _wait_for_stores(change_listener: ChangeListener, catalog: CatalogView) -> None:
     """Waits for the first word of revocations and backends, so that a worker beside others refuses nobody at first."""
     try:
-        async with asyncio.timeout(LOOK_AROUND_TIMEOUT_S):
+        async with asyncio.timeout(STARTUP_WAIT_S):
             await catalog.refresh()
-            await feed.wait_connected()
+            await change_listener.wait_connected()
     except (StoreUnavailable, TimeoutError) as error:
         log.warning("serving_before_stores_answer", reason=str(error) or type(error).__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from authz.checked_request import Attempt
+from authz.checked_request import CheckedRequest
 from authz.policy import may_see_backend, may_set_runner_options
 from authz.request import ReadRequest
 from gateway.errors import Code, Denied
-from gateway.quota.port import Admission, Figures, Quota, Refused
+from gateway.quota.port import Admission, LimitStatus, Quota, Refused
 from gateway.record.grant import Grant
 from gateway.request.token_estimate import estimate_input
 from gateway.values import Principal
@@ -17,7 +17,7 @@ from gateway.wire.surfaces import Surface
 
 # What a 429 says where nobody knows a time: a client that is told none comes back at once, and again. What running
 # requests hold may be free any moment; a limit per minute has moved on after its window, a budget not before a day.
-_UNKNOWN_WAIT_S = {
+_DEFAULT_RETRY_AFTER_S = {
     Code.CONCURRENCY_EXCEEDED: 1,
     Code.BUDGET_RESERVED: 1,
     Code.RATE_LIMIT_EXCEEDED: 60,
@@ -53,14 +53,14 @@ class Admitter:
 
     async def admit(
         self,
-        attempt: Attempt,
+        attempt: CheckedRequest,
         principal: Principal,
         surface: Surface,
         request: ReadRequest,
         attempts: tuple[str, ...],
     ) -> Admitted | NotAdmitted:
         """Reserves the request's share, all or nothing. Raises StoreUnavailable when the quota cannot say."""
-        asked = self._asked_output(surface, request)
+        asked = self._requested_output_tokens(surface, request)
         draft = Grant(
             request_id=attempt.request_id,
             admitted_at_ms=0,
@@ -94,11 +94,11 @@ class Admitter:
                 key_budgets=principal.key_budgets,
                 model=draft.model,
                 input_tokens=draft.input_estimate,
-                output_tokens_asked=asked,
+                requested_output_tokens=asked,
                 record=draft.to_json(),
             )
         )
-        headers = rate_headers(answer.figures)
+        headers = rate_headers(answer.limit_status)
         if isinstance(answer, Refused):
             return NotAdmitted(Denied(answer.code, retry_after_s=answer.retry_after_s), headers)
         grant = replace(
@@ -109,29 +109,29 @@ class Admitter:
         )
         return Admitted(grant, attempts, headers)
 
-    def _asked_output(self, surface: Surface, request: ReadRequest) -> int:
+    def _requested_output_tokens(self, surface: Surface, request: ReadRequest) -> int:
         if surface.cap_field is None:
             return 0
         return min(request.asked.output_tokens or self._num_predict_max, self._num_predict_max)
 
 
-def rate_headers(figures: Figures) -> dict[str, str]:
+def rate_headers(limit_status: LimitStatus) -> dict[str, str]:
     """The rate and budget headers of every proxied answer and of every 429."""
     headers = {
-        "x-ratelimit-limit-requests": str(figures.requests_limit),
-        "x-ratelimit-remaining-requests": str(figures.requests_remaining),
-        "x-ratelimit-limit-tokens": str(figures.tokens_limit),
-        "x-ratelimit-remaining-tokens": str(figures.tokens_remaining),
+        "x-ratelimit-limit-requests": str(limit_status.requests_limit),
+        "x-ratelimit-remaining-requests": str(limit_status.requests_remaining),
+        "x-ratelimit-limit-tokens": str(limit_status.tokens_limit),
+        "x-ratelimit-remaining-tokens": str(limit_status.tokens_remaining),
     }
-    if figures.budget_period is not None and figures.budget_remaining is not None:
-        headers["x-budget-period"] = str(figures.budget_period)
-        headers["x-budget-tokens-remaining"] = str(figures.budget_remaining)
+    if limit_status.budget_period is not None and limit_status.budget_remaining is not None:
+        headers["x-budget-period"] = str(limit_status.budget_period)
+        headers["x-budget-tokens-remaining"] = str(limit_status.budget_remaining)
     return headers
 
 
 def refusal_headers(denial: Denied) -> dict[str, str]:
     """When to come back, which every 429 says, and whether trying again makes sense at all."""
-    wait_s = _UNKNOWN_WAIT_S.get(denial.code) if denial.retry_after_s is None else denial.retry_after_s
+    wait_s = _DEFAULT_RETRY_AFTER_S.get(denial.code) if denial.retry_after_s is None else denial.retry_after_s
     headers = {} if wait_s is None else {"retry-after": str(wait_s)}
     if denial.code is Code.BUDGET_EXHAUSTED:
         headers["x-should-retry"] = "false"

@@ -13,12 +13,12 @@ from pydantic import SecretStr
 
 from authz.admit import Admitted, Admitter, NotAdmitted, refusal_headers
 from authz.catalog.view import CatalogView
-from authz.checked_request import Attempt
-from authz.denials import Denials, Known
+from authz.checked_request import CheckedRequest
+from authz.denials import DenialContext, Denials
 from authz.keys.authenticate import Authenticator
 from authz.keys.last_used import LastUsed
 from authz.keys.throttle import FailureThrottle
-from authz.policy import attempts_for, check_scope
+from authz.policy import candidate_backends, check_scope
 from authz.request import read_request
 from gateway.catalog.snapshot import Catalog
 from gateway.errors import Code, Denied, StoreUnavailable
@@ -30,10 +30,10 @@ log = structlog.get_logger()
 # Envoy waits 5 s for the check. A yes that comes later would leave a hold that nobody uses.
 CHECK_TIMEOUT_S = 4.0
 # Far more than may wait for the hashing of their keys (`authz.keys.hashing`); what goes beyond fails there.
-WORKING_MAX = 1000
+DETACHED_MAX = 1000
 
 
-class Gate:
+class CheckPipeline:
     """The pipeline and what it stands on."""
 
     def __init__(
@@ -54,11 +54,11 @@ class Gate:
         self._admitter = admitter
         self._denials = denials
         self._prefer_loaded = prefer_loaded
-        self._working: set[asyncio.Task[Principal]] = set()
+        self._detached: set[asyncio.Task[Principal]] = set()
 
-    async def check(self, attempt: Attempt) -> Admitted | NotAdmitted:
+    async def check(self, attempt: CheckedRequest) -> Admitted | NotAdmitted:
         """The decision about one request at Envoy's door. Never raises for anything a caller or a store does."""
-        known = Known()
+        known = DenialContext()
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 decision = await self._decide(attempt, known)
@@ -69,7 +69,7 @@ class Gate:
         denial = await self._denials.record(attempt, known, decision.denial)
         return NotAdmitted(denial, {**decision.headers, **refusal_headers(denial)})
 
-    async def identify(self, attempt: Attempt) -> Principal:
+    async def identify(self, attempt: CheckedRequest) -> Principal:
         """Whose key it is. Raises Denied or StoreUnavailable.
 
         An address that failed too often is refused before its key costs any work, unless this process knows the key.
@@ -78,20 +78,20 @@ class Gate:
             principal = await self._authenticate(attempt.key, attempt.client_ip)
         else:
             await self._throttle.check(attempt.client_ip)
-            principal = await self._authenticate_whoever_waits(attempt.key, attempt.client_ip)
+            principal = await self._authenticate_detached(attempt.key, attempt.client_ip)
         self._last_used.note(principal.key_id)
         return principal
 
-    async def _authenticate_whoever_waits(self, key: SecretStr | None, client_ip: str) -> Principal:
+    async def _authenticate_detached(self, key: SecretStr | None, client_ip: str) -> Principal:
         """Whoever leaves, or is sent away, before the work for a wrong key is done has failed all the same.
 
-        Past WORKING_MAX nothing is left behind for those who leave, so that nobody can pile it up.
+        Past DETACHED_MAX nothing is left behind for those who leave, so that nobody can pile it up.
         """
-        if len(self._working) >= WORKING_MAX:
+        if len(self._detached) >= DETACHED_MAX:
             return await self._authenticate(key, client_ip)
         work = asyncio.create_task(self._authenticate(key, client_ip), name="verdict")
-        self._working.add(work)
-        work.add_done_callback(self._worked)
+        self._detached.add(work)
+        work.add_done_callback(self._on_detached_done)
         return await asyncio.shield(work)
 
     async def _authenticate(self, key: SecretStr | None, client_ip: str) -> Principal:
@@ -101,8 +101,8 @@ class Gate:
             await self._throttle.count(client_ip)
             raise
 
-    def _worked(self, work: asyncio.Task[Principal]) -> None:
-        self._working.discard(work)
+    def _on_detached_done(self, work: asyncio.Task[Principal]) -> None:
+        self._detached.discard(work)
         if not work.cancelled():
             work.exception()  # Retrieved here too, in case whoever waited has left.
 
@@ -110,11 +110,11 @@ class Gate:
         """What the backends host now. Raises StoreUnavailable."""
         return self._catalog.current()
 
-    async def refuse(self, attempt: Attempt, error: Exception, principal: Principal | None) -> Denied:
+    async def refuse(self, attempt: CheckedRequest, error: Exception, principal: Principal | None) -> Denied:
         """Records that `attempt`, of `principal` if that is known, failed with `error`; returns what to answer."""
-        return await self._denials.record(attempt, Known(principal), as_denial(error))
+        return await self._denials.record(attempt, DenialContext(principal), as_denial(error))
 
-    async def _decide(self, attempt: Attempt, known: Known) -> Admitted | NotAdmitted:
+    async def _decide(self, attempt: CheckedRequest, known: DenialContext) -> Admitted | NotAdmitted:
         known.principal = principal = await self.identify(attempt)
         surface = BY_PATH.get(attempt.path)
         if surface is None or attempt.method != "POST":
@@ -123,7 +123,7 @@ class Gate:
         check_scope(principal, surface)
         request = read_request(surface, attempt.body, attempt.content_encoding)
         known.model, known.stream = request.model, request.asked.stream
-        attempts = attempts_for(principal, request.model, self.catalog(), prefer_loaded=self._prefer_loaded)
+        attempts = candidate_backends(principal, request.model, self.catalog(), prefer_loaded=self._prefer_loaded)
         return await self._admitter.admit(attempt, principal, surface, request, attempts)
 
 

@@ -10,7 +10,7 @@ from gateway.wire.surfaces import Dialect, dialect_of
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class CheckedRequest:
     """`path` is without query. `key` is what was presented as a key, None when nothing was."""
 
     request_id: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from authz.checked_request import Attempt
+from authz.checked_request import CheckedRequest
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import TEXT_LENGTH_MAX
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Known:
+class DenialContext:
     """What had been found out about a request when it was refused."""
 
     principal: Principal | None = None
@@ -38,7 +38,7 @@ class Denials:
         self._outbox = outbox
         self._now = now
 
-    async def record(self, attempt: Attempt, known: Known, denial: Denied) -> Denied:
+    async def record(self, attempt: CheckedRequest, known: DenialContext, denial: Denied) -> Denied:
         """Records the refusal and returns what to answer: `denial` itself, or audit_backlog when there is no room left
         for rows.
 
@@ -54,7 +54,7 @@ class Denials:
             except StoreUnavailable as error:
                 log.info("denial_waits", request_id=entry.request_id, reason=str(error))
             else:
-                self._outbox.keep(entry)
+                self._outbox.retain(entry)
                 return denial
         if self._outbox.full:
             log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code)
@@ -62,7 +62,7 @@ class Denials:
             self._outbox.submit(entry)
         return denial
 
-    def _entry(self, attempt: Attempt, known: Known, denial: Denied) -> Entry:
+    def _entry(self, attempt: CheckedRequest, known: DenialContext, denial: Denied) -> Entry:
         principal = known.principal
         return Entry(
             request_id=attempt.request_id,

@@ -15,7 +15,7 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, status_pb2
 
-from authz.checked_request import Attempt, presented_key
+from authz.checked_request import CheckedRequest, presented_key
 from gateway.errors import Denied
 from gateway.record.grant import METADATA_KEY, Grant
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
@@ -27,12 +27,12 @@ _REQUEST_HEADERS_REMOVED = ("authorization", "x-api-key", "x-forwarded-for")
 _APPEND = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
 
-def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Network | IPv6Network]) -> Attempt:
-    """CheckRequest -> Attempt. Header names come in lower case from Envoy."""
+def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Network | IPv6Network]) -> CheckedRequest:
+    """CheckRequest -> CheckedRequest. Header names come in lower case from Envoy."""
     http = request.attributes.request.http
     headers = http.headers
     peer = request.attributes.source.address.socket_address.address
-    return Attempt(
+    return CheckedRequest(
         request_id=headers.get(REQUEST_ID_HEADER, ""),
         method=http.method,
         path=http.path.partition("?")[0],
@@ -70,7 +70,7 @@ def admitted(
     )
 
 
-def denied(attempt: Attempt, denial: Denied, headers: Mapping[str, str]) -> external_auth_pb2.CheckResponse:
+def denied(attempt: CheckedRequest, denial: Denied, headers: Mapping[str, str]) -> external_auth_pb2.CheckResponse:
     """The no, in the caller's dialect."""
     return external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.PERMISSION_DENIED),

@@ -10,7 +10,7 @@ from gateway.values import Principal, Scope
 from gateway.wire.surfaces import Surface
 
 # A second attempt on another replica of the same backend comes before the next backend.
-ATTEMPTS_PER_BACKEND_MAX = 2
+TRIES_PER_BACKEND_MAX = 2
 
 
 def check_scope(principal: Principal, surface: Surface) -> None:
@@ -29,7 +29,7 @@ def effective_models(catalog: Catalog, *, allow_all: bool, allowed: Collection[s
     return [model.name for model in catalog.models.values() if may_use(model, allow_all=allow_all, allowed=allowed)]
 
 
-def attempts_for(principal: Principal, model: str, catalog: Catalog, *, prefer_loaded: bool) -> tuple[str, ...]:
+def candidate_backends(principal: Principal, model: str, catalog: Catalog, *, prefer_loaded: bool) -> tuple[str, ...]:
     """Names of the backends to try for `model`, in order, each as often as it is to be tried in a row.
 
     That is the order of the configuration; with `prefer_loaded` those that have the model in memory come first, in
@@ -41,7 +41,7 @@ def attempts_for(principal: Principal, model: str, catalog: Catalog, *, prefer_l
     if hosted is None or not may_use(hosted, allow_all=allow_all, allowed=allowed):
         raise Denied(Code.MODEL_NOT_ALLOWED)
     order = sorted(hosted.backends, key=lambda name: prefer_loaded and name not in hosted.loaded)
-    return tuple(name for name in order for _ in range(min(catalog.replicas_of(name), ATTEMPTS_PER_BACKEND_MAX)))
+    return tuple(name for name in order for _ in range(min(catalog.replicas_of(name), TRIES_PER_BACKEND_MAX)))
 
 
 def may_set_runner_options(principal: Principal) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from gateway.errors import Code, Denied
-from gateway.request.generation import Asked, read_asked
+from gateway.request.generation import GenerationRequest, read_generation_request
 from gateway.request.model_name import canonical
 from gateway.wire.surfaces import Surface
 
@@ -46,7 +46,7 @@ class ReadRequest:
     """What a body asks for: the canonical model, the caps and modes, and the parsed document."""
 
     model: str
-    asked: Asked
+    asked: GenerationRequest
     document: dict[str, Any]
 
 
@@ -59,7 +59,7 @@ def read_request(surface: Surface, body: bytes, content_encoding: str) -> ReadRe
     _check_tools(document.get("tools"))
     model = _model_of(document, "model")
     try:
-        return ReadRequest(model, read_asked(surface, document), document)
+        return ReadRequest(model, read_generation_request(surface, document), document)
     except ValueError as error:
         _refuse(str(error))
 

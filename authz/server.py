@@ -10,7 +10,7 @@ from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
 from authz import envoy_api
 from authz.admit import NotAdmitted
-from authz.check import Gate
+from authz.check import CheckPipeline
 from gateway.settings import Settings
 
 log = structlog.get_logger()
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 class AuthorizationServicer(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[misc]
     """envoy.service.auth.v3.Authorization."""
 
-    def __init__(self, gate: Gate, settings: Settings) -> None:
+    def __init__(self, gate: CheckPipeline, settings: Settings) -> None:
         self._gate = gate
         self._trusted = settings.trusted_networks
 

@@ -1,4 +1,4 @@
 """What the gateway costs: measured on the whole stack, always beside the same requests without it.
 
-Figures of one run belong together. Compare their ratios between machines, not the figures themselves.
+LimitStatus of one run belong together. Compare their ratios between machines, not the figures themselves.
 """

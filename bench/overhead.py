@@ -36,7 +36,7 @@ STREAM_TOKENS_PER_S = 25.0
 WARM_UP_S = 1.0
 _TIMEOUT = aiohttp.ClientTimeout(total=60.0, connect=5.0)
 
-Figures = dict[str, float]
+LimitStatus = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Streamed:
     complete: bool
 
 
-async def chats(target: Target, seconds: float) -> Figures:
+async def chats(target: Target, seconds: float) -> LimitStatus:
     """Short whole answers, CHATS_AT_ONCE clients that ask again at once, for `seconds`."""
     taken_s: list[float] = []
     started = time.perf_counter()
@@ -78,7 +78,7 @@ async def chats(target: Target, seconds: float) -> Figures:
     return {"requests": len(taken_s), "requests_per_s": per_s, **_percentiles_ms("latency", taken_s)}
 
 
-async def streams(target: Target, at_once: int) -> Figures:
+async def streams(target: Target, at_once: int) -> LimitStatus:
     """As many answers of STREAM_TOKENS tokens at once, at the pace of the simulated Ollama."""
     answers = await asyncio.gather(*(_stream(target) for _ in range(at_once)))
     return {
@@ -107,10 +107,10 @@ async def measure(
     stack: Stack, seconds: float, rounds: int, streams_at_once: int, tell: Callable[[str], None]
 ) -> dict[str, object]:
     """The document that `--json` prints. Raises BenchFailed when an answer is none."""
-    whole: dict[str, list[Figures]] = {"direct": [], "gateway": []}
-    streamed: dict[str, list[Figures]] = {"direct": [], "gateway": []}
-    cpu_us: list[Figures] = []
-    frame_cpu_us: list[Figures] = []
+    whole: dict[str, list[LimitStatus]] = {"direct": [], "gateway": []}
+    streamed: dict[str, list[LimitStatus]] = {"direct": [], "gateway": []}
+    cpu_us: list[LimitStatus] = []
+    frame_cpu_us: list[LimitStatus] = []
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, connector_owner=False) as open_session,
@@ -157,7 +157,7 @@ async def measure(
     }
 
 
-def _spent(before: Figures, after: Figures, units: float) -> Figures:
+def _spent(before: LimitStatus, after: LimitStatus, units: float) -> LimitStatus:
     return {service: (after[service] - before[service]) / units for service in after}
 
 
@@ -172,17 +172,17 @@ async def _expect_ok(answer: aiohttp.ClientResponse) -> None:
         raise BenchFailed(f"{answer.url} answered {answer.status}: {(await answer.text())[:300]}")
 
 
-def _percentiles_ms(name: str, taken_s: Iterable[float]) -> Figures:
+def _percentiles_ms(name: str, taken_s: Iterable[float]) -> LimitStatus:
     """The nearest-rank percentiles 50 and 99."""
     ordered = sorted(taken_s)
     return {f"{name}_p{p}_ms": ordered[math.ceil(len(ordered) * p / 100) - 1] * 1000 for p in (50, 99)}
 
 
-def _medians(figures: Sequence[Figures]) -> Figures:
+def _medians(figures: Sequence[LimitStatus]) -> LimitStatus:
     return {name: round(median(each[name] for each in figures), 3) for name in figures[0]}
 
 
-def _sides(measured: Mapping[str, Sequence[Figures]]) -> dict[str, Figures]:
+def _sides(measured: Mapping[str, Sequence[LimitStatus]]) -> dict[str, LimitStatus]:
     """Each side's medians, and the gateway's beside the direct ones: `ratio` of all, `added_ms` of times."""
     direct, gateway = _medians(measured["direct"]), _medians(measured["gateway"])
     ratio = {name: round(gateway[name] / value, 3) for name, value in direct.items() if value}

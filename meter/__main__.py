@@ -21,8 +21,8 @@ from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from meter.access_log.disconnect_causes import Endings
-from meter.access_log.disconnect_store import EndingStore
+from meter.access_log.disconnect_causes import DisconnectCauses
+from meter.access_log.disconnect_store import DisconnectStore
 from meter.access_log.server import AccessLogServicer
 from meter.drain import Drain
 from meter.prompt_log.store import PromptLog
@@ -48,7 +48,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
         renewal = Renewal(quota, settings.hold_lease_s)
-        endings = Endings(EndingStore(redis, settings.redis_timeout_s), quota, outbox.submit)
+        disconnect_causes = DisconnectCauses(DisconnectStore(redis, settings.redis_timeout_s), quota, outbox.submit)
         prompts = Prompts(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
         drain = Drain(quota, ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         background = [
@@ -56,17 +56,17 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(renewal.run(), name="renewal"),
             asyncio.create_task(drain.run(), name="drain"),
             asyncio.create_task(prompts.run(), name="prompts"),
-            asyncio.create_task(EpochWatch(quota, renewal.at_once, outbox.hand_over_again).run(), name="epoch"),
+            asyncio.create_task(EpochWatch(quota, renewal.at_once, outbox.resubmit_unconfirmed).run(), name="epoch"),
         ]
         stack.push_async_callback(lifecycle.cancel, background)
-        stack.push_async_callback(outbox.drained, SETTLE_TIMEOUT_S)
-        stack.push_async_callback(endings.close)
+        stack.push_async_callback(outbox.wait_idle, SETTLE_TIMEOUT_S)
+        stack.push_async_callback(disconnect_causes.close)
 
         server = grpc_server.make_server(max(grpc_server.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
         health = grpc_server.with_health(server)
-        servicer = ExternalProcessorServicer(outbox, renewal, endings, prompts)
+        servicer = ExternalProcessorServicer(outbox, renewal, disconnect_causes, prompts)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
-        access_log = AccessLogServicer(endings, outbox, settings.trusted_networks)
+        access_log = AccessLogServicer(disconnect_causes, outbox, settings.trusted_networks)
         als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await grpc_server.start(server, settings.meter_grpc_listen, tls)

@@ -76,19 +76,19 @@ class Drain:
                 # It would be read for ever; the log keeps what can be kept of it.
                 log.error("event_unreadable", event_id=event.id, text=event.text, reason=type(error).__name__)
         # Before the acknowledgement: an event that is not acknowledged comes again.
-        await self._distrust(await self._ledger.append(entries), "recorded_before")
+        await self._invalidate_counters(await self._ledger.append(entries), "recorded_before")
         ids = [event.id for event in events]
-        if await _insist(lambda: stream.acknowledge(ids)):
-            await self._distrust({entry.tenant_id for entry in entries}, "lost_before_recorded")
+        if await _retry_until_stored(lambda: stream.acknowledge(ids)):
+            await self._invalidate_counters({entry.tenant_id for entry in entries}, "lost_before_recorded")
 
-    async def _distrust(self, tenant_ids: Collection[int | None], reason: str) -> None:
+    async def _invalidate_counters(self, tenant_ids: Collection[int | None], reason: str) -> None:
         for tenant_id in tenant_ids:
             if tenant_id is not None:
                 log.info("counters_in_doubt", tenant_id=tenant_id, reason=reason)
-                await _insist(partial(self._quota.distrust, tenant_id))
+                await _retry_until_stored(partial(self._quota.invalidate_counters, tenant_id))
 
 
-async def _insist(tell: Callable[[], Awaitable[T]]) -> T:
+async def _retry_until_stored(tell: Callable[[], Awaitable[T]]) -> T:
     """Tells Redis of what is recorded as often as it takes: if it lost the event, nobody would think of it again."""
     while True:
         try:

@@ -44,7 +44,7 @@ class Exchange:
             output_cap=grant.output_cap,
             record=grant.to_json(),
         )
-        self.superseded = False
+        self.lease_lost = False
         self.transcript = Transcript(grant) if grant.log_prompts else None
         self._monotonic = monotonic
         self._opened = monotonic()
@@ -82,7 +82,7 @@ class Exchange:
                 return envoy_api.untouched(kind)
 
     @property
-    def broken_off(self) -> bool:
+    def aborted(self) -> bool:
         """Whether an answer had begun and did not come to its end, on whichever side that was."""
         return self._answered and not self._ended and not self._cut
 
@@ -144,7 +144,7 @@ class Exchange:
         if not self._answered:
             self._response_bytes += len(data)
             return envoy_api.untouched("response_body")
-        if self._cut or self.superseded:
+        if self._cut or self.lease_lost:
             # The error frame went out with the chunk before; now both sides are closed.
             return envoy_api.refusal(Code.BACKEND_ERROR, self.grant.path, self.grant.request_id)
         if data and self._first_byte is None:

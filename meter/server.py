@@ -19,7 +19,7 @@ from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.values import Outcome
 from meter import envoy_api
-from meter.access_log.disconnect_causes import Endings
+from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
 from meter.prompt_log.writer import Prompts
 from meter.renewal import Renewal
@@ -32,10 +32,10 @@ FINISH_TIMEOUT_S = 2.0
 class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
     """envoy.service.ext_proc.v3.ExternalProcessor."""
 
-    def __init__(self, outbox: Outbox, renewal: Renewal, endings: Endings, prompts: Prompts) -> None:
+    def __init__(self, outbox: Outbox, renewal: Renewal, disconnect_causes: DisconnectCauses, prompts: Prompts) -> None:
         self._outbox = outbox
         self._renewal = renewal
-        self._endings = endings
+        self._disconnect_causes = disconnect_causes
         self._prompts = prompts
         self._handlers: set[asyncio.Task[object]] = set()
 
@@ -77,8 +77,8 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         entry = exchange.entry()
         if exchange.transcript:
             self._prompts.submit(exchange.transcript, entry.request_id)
-        if exchange.broken_off and entry.outcome is Outcome.CLIENT_GONE:
-            self._endings.settle(entry)
+        if exchange.aborted and entry.outcome is Outcome.CLIENT_GONE:
+            self._disconnect_causes.settle(entry)
         else:
             self._outbox.submit(entry)
 

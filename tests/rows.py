@@ -11,7 +11,7 @@ from typing import Any
 from authz.keys.key_format import generate
 from gateway.record.entry import Entry
 from gateway.values import Outcome, UsageSource
-from ops.database.accounts import Accounts, Key, NewKey
+from ops.database.accounts import Key, NewKey, TenantRepository
 from ops.database.policies import PolicyChange
 
 HASH = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$aGFzaA"
@@ -23,7 +23,7 @@ def new_key() -> NewKey:
     return NewKey(generate().prefix, HASH)
 
 
-async def add_key(accounts: Accounts, tenant: str = "acme", name: str = "laptop", **options: Any) -> Key:
+async def add_key(accounts: TenantRepository, tenant: str = "acme", name: str = "laptop", **options: Any) -> Key:
     """A stored key; what is not given is what `create-key` takes."""
     defaults: dict[str, Any] = {
         "scopes": ["chat", "embeddings"],

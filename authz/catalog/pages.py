@@ -15,8 +15,8 @@ from aiohttp import web
 
 from authz.admit import refusal_headers
 from authz.catalog import playground
-from authz.check import CHECK_TIMEOUT_S, Gate
-from authz.checked_request import Attempt, presented_key
+from authz.check import CHECK_TIMEOUT_S, CheckPipeline
+from authz.checked_request import CheckedRequest, presented_key
 from authz.policy import effective_models
 from authz.request import as_model_name, read_model
 from gateway import __version__
@@ -38,7 +38,7 @@ _PRINCIPAL = "principal"
 class CatalogPages:
     """The aiohttp application. `readiness` names what is missing, nothing when all is there."""
 
-    def __init__(self, gate: Gate, settings: Settings, readiness: Callable[[], Awaitable[list[str]]]) -> None:
+    def __init__(self, gate: CheckPipeline, settings: Settings, readiness: Callable[[], Awaitable[list[str]]]) -> None:
         self._gate = gate
         self._settings = settings
         self._readiness = readiness
@@ -82,9 +82,9 @@ class CatalogPages:
             content_type="application/json",
         )
 
-    def _attempt(self, request: web.Request) -> Attempt:
+    def _attempt(self, request: web.Request) -> CheckedRequest:
         headers = request.headers
-        return Attempt(
+        return CheckedRequest(
             request_id=headers.get(REQUEST_ID_HEADER) or str(uuid4()),
             method=request.method,
             path=request.path,

@@ -13,11 +13,11 @@ from datetime import datetime
 import structlog
 from pydantic import SecretStr
 
-from authz.keys.change_listener import Feed
+from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, parse
-from authz.keys.repository import Directory, StoredKey
-from authz.keys.verified_cache import VerifiedKeys
+from authz.keys.repository import KeyRepository, StoredKey
+from authz.keys.verified_cache import VerifiedKeyCache
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.values import Principal
 
@@ -29,17 +29,17 @@ class Authenticator:
 
     def __init__(
         self,
-        directory: Directory,
+        key_repository: KeyRepository,
         hasher: KeyHasher,
-        feed: Feed,
-        verified: VerifiedKeys,
+        change_listener: ChangeListener,
+        verified: VerifiedKeyCache,
         *,
         trust_s: float,
         now: Callable[[], datetime],
     ) -> None:
-        self._directory = directory
+        self._key_repository = key_repository
         self._hasher = hasher
-        self._feed = feed
+        self._change_listener = change_listener
         self._verified = verified
         self._trust_s = trust_s
         self._now = now
@@ -68,7 +68,7 @@ class Authenticator:
         digest = self._verified.digest(key.secret)
         known = self._verified.get(digest)
         if known is not None and known.current:
-            if self._feed.silent_s > self._trust_s:
+            if self._change_listener.staleness_s > self._trust_s:
                 raise StoreUnavailable("revocations have not been heard of for too long")
             return known.stored
         # Requests that come with the same new key at once pay for one verification.
@@ -76,10 +76,10 @@ class Authenticator:
         if task is None:
             task = asyncio.create_task(self._verify(digest, key, known.stored if known else None))
             self._verifying[digest] = task
-            task.add_done_callback(lambda done: self._verified_once(digest, done))
+            task.add_done_callback(lambda done: self._on_verified(digest, done))
         return await asyncio.shield(task)
 
-    def _verified_once(self, digest: bytes, task: asyncio.Task[StoredKey | None]) -> None:
+    def _on_verified(self, digest: bytes, task: asyncio.Task[StoredKey | None]) -> None:
         del self._verifying[digest]
         if not task.cancelled():
             task.exception()  # Retrieved here too, in case everybody who waited has left.
@@ -89,7 +89,7 @@ class Authenticator:
         checked = known.hash if known else None
         while True:
             changes = self._verified.changes
-            stored = await self._directory.find_key(key.prefix)
+            stored = await self._key_repository.find_key(key.prefix)
             if stored is None or stored.hash != checked:
                 if not await self._hasher.verify(stored.hash if stored else None, key.secret) or stored is None:
                     return None
@@ -110,6 +110,6 @@ class Authenticator:
     async def _rehash(self, key: ApiKey, stored: StoredKey) -> None:
         try:
             new = await self._hasher.hash(key.secret)
-            await self._directory.store_hash(stored.principal.key_id, stored.hash, new)
+            await self._key_repository.store_hash(stored.principal.key_id, stored.hash, new)
         except StoreUnavailable as error:
             log.warning("rehash_postponed", key_prefix=key.prefix, reason=str(error))

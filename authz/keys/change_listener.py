@@ -22,7 +22,7 @@ OVERLAP = timedelta(minutes=1)
 _MISSED = "SELECT prefix FROM gateway.revocations WHERE revoked_at >= $1"
 
 
-class Feed:
+class ChangeListener:
     """Tells one process about revocations and policy changes. The callbacks must not block and not raise.
 
     `on_revoked(prefix)`: forget this key, now. `on_policy_changed(tenant_id)`: read this tenant's keys anew.
@@ -56,14 +56,14 @@ class Feed:
         return self._up.is_set()
 
     @property
-    def silent_s(self) -> float:
+    def staleness_s(self) -> float:
         """Seconds since the last contact, infinite before the first."""
         if self.last_contact_monotonic is None:
             return float("inf")
         return self._monotonic() - self.last_contact_monotonic
 
     async def wait_connected(self) -> None:
-        """Returns once the feed is in contact."""
+        """Returns once the listener is connected."""
         await self._up.wait()
 
     async def run(self) -> None:
@@ -78,11 +78,11 @@ class Feed:
         connection = await self._database.connect()
         try:
             with translated_errors():
-                await connection.add_listener("key_revoked", self._heard_revoked)
+                await connection.add_listener("key_revoked", self._on_revoked_notification)
                 await connection.add_listener("policy_changed", self._heard_policy_changed)
                 await self._catch_up(connection)
                 while True:
-                    await self._contact(connection)
+                    await self._heartbeat(connection)
                     await asyncio.sleep(self._heartbeat_s)
         finally:
             self._up.clear()
@@ -95,13 +95,13 @@ class Feed:
                 self._on_revoked(row["prefix"])
         self._on_gap(since)
 
-    async def _contact(self, connection: Connection) -> None:
+    async def _heartbeat(self, connection: Connection) -> None:
         asked = self._monotonic()
         self._server_time = await connection.fetchval("SELECT clock_timestamp()")
         self.last_contact_monotonic = asked
         self._up.set()
 
-    def _heard_revoked(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+    def _on_revoked_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         self._on_revoked(str(payload))
 
     def _heard_policy_changed(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

@@ -28,7 +28,7 @@ THREADS = 2
 WAITERS_MAX = 64
 # By how much hashing stands behind everything else that the machine does, and no more: a new key waits for it, also
 # beside a model that uses every core. The lanes of Argon2 inherit it.
-NICENESS = 5
+HASHING_NICE = 5
 
 
 class KeyHasher:
@@ -47,8 +47,8 @@ class KeyHasher:
             time_cost=time_cost, memory_cost=memory_cost_kib, parallelism=parallelism, type=Type.ID
         )
         self._nobody = _unmatchable(self._argon2)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_give_way)
-        self._room = BoundedSemaphore(threads + waiters_max)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_lower_priority)
+        self._slots = BoundedSemaphore(threads + waiters_max)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> KeyHasher:
@@ -86,28 +86,28 @@ class KeyHasher:
             return False
 
     async def _run(self, work: Callable[[], T]) -> T:
-        if not self._room.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             raise StoreUnavailable("too many keys wait to be verified")
         try:
             future = self._pool.submit(work)
         except RuntimeError:
-            self._room.release()
+            self._slots.release()
             raise StoreUnavailable("the key hasher is closed") from None
         # The place is free when the thread is done, not when its caller gave up.
-        future.add_done_callback(lambda _: self._room.release())
+        future.add_done_callback(lambda _: self._slots.release())
         try:
             return await asyncio.wrap_future(future)
         except (HashingError, InvalidHashError, VerificationError) as error:
             raise StoreUnavailable(f"a key could not be hashed: {type(error).__name__}") from None
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Lowers this thread's priority: whoever brings keys that nobody knows must not slow those down whom we know.
 
     Only on Linux this is about the thread and not about the whole process.
     """
     if sys.platform == "linux":
-        os.nice(NICENESS)
+        os.nice(HASHING_NICE)
 
 
 def _unmatchable(argon2: PasswordHasher) -> str:

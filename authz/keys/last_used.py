@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from authz.keys.repository import Directory
+from authz.keys.repository import KeyRepository
 from gateway.errors import StoreUnavailable
 
 log = structlog.get_logger()
@@ -17,8 +17,8 @@ INTERVAL_S = 2.0
 class LastUsed:
     """A set of key ids, at most as many as there are verified keys, written every INTERVAL_S."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, key_repository: KeyRepository) -> None:
+        self._key_repository = key_repository
         self._key_ids: set[int] = set()
 
     def note(self, key_id: int) -> None:
@@ -33,7 +33,7 @@ class LastUsed:
                 continue
             key_ids, self._key_ids = self._key_ids, set()
             try:
-                await self._directory.touch(key_ids)
+                await self._key_repository.touch(key_ids)
             except StoreUnavailable as error:
                 self._key_ids |= key_ids
                 log.warning("last_used_not_written", reason=str(error))

@@ -28,7 +28,7 @@ class StoredKey:
         return not (self.revoked or self.tenant_disabled or expired)
 
 
-class Directory:
+class KeyRepository:
     """Keys and their policy. `defaults` are the limits of a tenant that has none of its own."""
 
     def __init__(self, database: Database, defaults: Limits) -> None:

@@ -21,7 +21,7 @@ class FailureThrottle:
     async def check(self, address: str) -> None:
         """Raises Denied(auth_throttled), with the time to wait, for an address that failed too often, and
         StoreUnavailable when that cannot be known."""
-        key = _PREFIX + counted_as(address)
+        key = _PREFIX + throttle_key(address)
         async with guarded():
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.get(key)
@@ -33,7 +33,7 @@ class FailureThrottle:
 
     async def count(self, address: str) -> None:
         """Notes a failure. Raises StoreUnavailable."""
-        key = _PREFIX + counted_as(address)
+        key = _PREFIX + throttle_key(address)
         async with guarded():
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.set(key, 0, ex=WINDOW_S, nx=True)
@@ -41,7 +41,7 @@ class FailureThrottle:
             await pipeline.execute()
 
 
-def counted_as(address: str) -> str:
+def throttle_key(address: str) -> str:
     """The address itself; of an IPv6 address its /64, which is what one household or host is given."""
     try:
         parsed = ip_address(address)

@@ -22,11 +22,11 @@ class VerifiedKey:
     current: bool = True
 
 
-class VerifiedKeys:
+class VerifiedKeyCache:
     """At most `size_max` keys, the least recently used leaves first. Keeps no key, only a digest keyed by this process.
 
-    `changes` counts what was heard from the feed; whoever reads the store compares it before and after, so that a
-    revocation that happens meanwhile is never overwritten by what was read before it.
+    `changes` counts the notifications of the change listener. A reader of the store compares it before and after, so
+    that an older read never overwrites a concurrent revocation.
     """
 
     def __init__(self, size_max: int = SIZE_MAX) -> None:

@@ -26,10 +26,10 @@ RETRY_S = 0.25
 CONFIRM_EVERY_S = 2.0
 CONFIRM_BATCH_MAX = 500
 # Beyond this the oldest is kept no longer: it lies in the quota's store, which would have to be lost as well.
-KEPT_MAX = 10_000
+UNCONFIRMED_MAX = 10_000
 
 
-class Recorded(Protocol):
+class LedgerReader(Protocol):
     """The ledger's side: which of these are in it. Raises StoreUnavailable."""
 
     async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]: ...
@@ -38,7 +38,7 @@ class Recorded(Protocol):
 class Outbox:
     """`submit` never waits and never refuses; `full` is looked at before a request begins."""
 
-    def __init__(self, quota: Quota, ledger: Recorded, size_max: int) -> None:
+    def __init__(self, quota: Quota, ledger: LedgerReader, size_max: int) -> None:
         self._quota = quota
         self._ledger = ledger
         self._size_max = size_max
@@ -47,7 +47,7 @@ class Outbox:
         self._pending = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._kept: dict[str, Entry] = {}
+        self._unconfirmed: dict[str, Entry] = {}
 
     @property
     def full(self) -> bool:
@@ -61,15 +61,15 @@ class Outbox:
         self._idle.clear()
         self._submitted.release()
 
-    def keep(self, entry: Entry) -> None:
+    def retain(self, entry: Entry) -> None:
         """Keeps an entry that the quota has taken until it is in the ledger."""
-        self._kept[entry.request_id] = entry
-        if len(self._kept) > KEPT_MAX:
-            del self._kept[next(iter(self._kept))]
+        self._unconfirmed[entry.request_id] = entry
+        if len(self._unconfirmed) > UNCONFIRMED_MAX:
+            del self._unconfirmed[next(iter(self._unconfirmed))]
 
-    def hand_over_again(self) -> None:
+    def resubmit_unconfirmed(self) -> None:
         """The quota's store may have lost what it was told."""
-        kept, self._kept = self._kept, {}
+        kept, self._unconfirmed = self._unconfirmed, {}
         for entry in kept.values():
             self.submit(entry)
 
@@ -80,7 +80,7 @@ class Outbox:
             for _ in range(WORKERS):
                 tasks.create_task(self._work())
 
-    async def drained(self, timeout_s: float) -> int:
+    async def wait_idle(self, timeout_s: float) -> int:
         """Waits until everything is handed over, at most `timeout_s`; returns how many entries still are not."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -108,16 +108,16 @@ class Outbox:
                 log.warning("entry_waits", request_id=entry.request_id, reason=str(error))
                 await asyncio.sleep(RETRY_S)
             else:
-                self.keep(entry)
+                self.retain(entry)
                 return
 
     async def _confirm(self) -> None:
         while True:
             await asyncio.sleep(CONFIRM_EVERY_S)
-            oldest = list(self._kept.values())
+            oldest = list(self._unconfirmed.values())
             try:
                 for start in range(0, len(oldest), CONFIRM_BATCH_MAX):
                     for request_id in await self._ledger.recorded(oldest[start : start + CONFIRM_BATCH_MAX]):
-                        self._kept.pop(request_id, None)
+                        self._unconfirmed.pop(request_id, None)
             except StoreUnavailable as error:
-                log.warning("entries_unconfirmed", count=len(self._kept), reason=str(error))
+                log.warning("entries_unconfirmed", count=len(self._unconfirmed), reason=str(error))

@@ -32,8 +32,8 @@ class Admission:
 
     `request_id` must be made by the gateway: an id that is held, settled or released already is refused.
     `input_tokens` is an estimate, which is corrected by what such estimates were worth for this tenant and `model`.
-    `output_tokens_asked` is already at most MAX_NUM_PREDICT, and 0 where nothing is generated. `record` is kept with
-    the hold and handed to the reaper, who writes the ledger row of a lost request from it.
+    `requested_output_tokens` is already at most MAX_NUM_PREDICT, and 0 where nothing is generated. `record` is stored
+    with the hold; the reaper writes the ledger row of a lost request from it.
     """
 
     request_id: str
@@ -45,12 +45,12 @@ class Admission:
     key_budgets: Budgets
     model: str
     input_tokens: int
-    output_tokens_asked: int
+    requested_output_tokens: int
     record: str
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class LimitStatus:
     """What the rate and budget headers say: of key and tenant the one with less left, of all budgets likewise.
 
     Remaining is what is left after this request when it was admitted, never below 0. The budget is None when the
@@ -73,7 +73,7 @@ class Admitted:
     admitted_at_ms: int
     input_tokens: int
     output_cap: int
-    figures: Figures
+    limit_status: LimitStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Refused:
 
     code: Code
     retry_after_s: int | None
-    figures: Figures
+    limit_status: LimitStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +232,9 @@ class Quota(Protocol):
 
         `entry.ts_ms` must be the admission's `admitted_at_ms`: it says which periods the tokens belong to. A hold the
         store has lost is settled all the same. False: it was settled or released before, and nothing changed; with
-        `only_if_expired` also when the hold is gone or its meter renewed it after all. An entry that the store took
-        once and has lost since is counted again; see `distrust`. Raises ValueError for an entry without tenant or key.
+        `only_if_expired` also when the hold is gone or its meter renewed it after all. An entry that the store
+        accepted and has lost since is counted again; see `invalidate_counters`. Raises ValueError for an entry without
+        tenant or key.
         """
         ...
 
@@ -248,9 +249,9 @@ class Quota(Protocol):
         """Appends the event of a request that was denied; a hold that its admission may have taken is voided with it.
 
         Nothing happens to a request that was settled or recorded before; nor to one whose hold lives, unless it is of
-        the tenant that `entry` names. Raises Denied(audit_backlog) when twice the room is taken: the caller then
-        refuses with that instead, and no row is written. Admissions stop at once the room, so that denials have some
-        left.
+        the tenant that `entry` names. Raises Denied(audit_backlog) when twice `backlog_max` is reached: the caller then
+        denies with that code instead, and no row is written. Admissions stop at `backlog_max` itself, so that denials
+        have capacity left.
         """
         ...
 
@@ -266,7 +267,7 @@ class Quota(Protocol):
         """The tenant's live counters, None while they are not there (they are rebuilt by the next admission)."""
         ...
 
-    async def distrust(self, tenant_id: int) -> None:
+    async def invalidate_counters(self, tenant_id: int) -> None:
         """The tenant's counters may differ from the ledger: the next admission rebuilds them, and a rebuild that is
         under way is void.
 

@@ -32,7 +32,7 @@ Used = Mapping[tuple[int | None, Period, date], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class RebuildSnapshot:
     """The beginning of a rebuild: its token, the store's clock, and the tenant's events that wait, raw."""
 
     token: str
@@ -43,15 +43,15 @@ class Survey:
 class Rebuildable(Protocol):
     """What a store offers for a rebuild."""
 
-    async def survey(self, tenant_id: int) -> Survey | bool:
+    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | bool:
         """Begins a rebuild. True: the counters are there already. False: someone else is rebuilding them."""
         ...
 
-    async def install(self, tenant_id: int, survey: Survey, used: Used) -> bool:
+    async def commit_rebuild(self, tenant_id: int, snapshot: RebuildSnapshot, used: Used) -> bool:
         """Puts the counters in place with what live holds hold. False: the rebuild was voided meanwhile."""
         ...
 
-    async def abandon(self, tenant_id: int) -> None:
+    async def abort_rebuild(self, tenant_id: int) -> None:
         """Ends a rebuild that failed, so that another may begin."""
         ...
 
@@ -101,19 +101,19 @@ class Rebuilder:
             raise StoreUnavailable("the counters could not be rebuilt in time") from error
 
     async def _attempt(self, tenant_id: int) -> bool:
-        survey = await self._store.survey(tenant_id)
-        if isinstance(survey, bool):
-            return survey
-        installed = False
+        snapshot = await self._store.begin_rebuild(tenant_id)
+        if isinstance(snapshot, bool):
+            return snapshot
+        committed = False
         try:
-            waiting = _entries(survey.events)
-            now = periods.at(survey.now_ms)
+            waiting = _entries(snapshot.events)
+            now = periods.at(snapshot.now_ms)
             usage = await self._load(tenant_id, now, [entry.request_id for entry in waiting])
-            installed = await self._store.install(tenant_id, survey, total(usage, waiting, survey.now_ms))
+            committed = await self._store.commit_rebuild(tenant_id, snapshot, total(usage, waiting, snapshot.now_ms))
         finally:
-            if not installed:
-                await self._store.abandon(tenant_id)
-        return installed
+            if not committed:
+                await self._store.abort_rebuild(tenant_id)
+        return committed
 
 
 def _entries(texts: Sequence[str]) -> list[Entry]:

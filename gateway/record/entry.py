@@ -109,7 +109,7 @@ def settled_entry(
     )
 
 
-def unanswered_entry(grant: Grant) -> Entry:
+def client_gone_entry(grant: Grant) -> Entry:
     """The entry of an admitted request whose caller left before any backend had heard of it."""
     return settled_entry(
         grant,

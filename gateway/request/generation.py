@@ -19,7 +19,7 @@ USAGE_ON_REQUEST = frozenset({"v1_chat", "v1_completions"})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GenerationRequest:
     """What the caller asked for.
 
     `output_tokens` is None when nothing was said or the value means unlimited. `usage` is False only for a stream
@@ -31,14 +31,14 @@ class Asked:
     usage: bool
 
 
-def read_asked(surface: Surface, document: Mapping[str, Any]) -> Asked:
+def read_generation_request(surface: Surface, document: Mapping[str, Any]) -> GenerationRequest:
     """Reads the fields of one strictly parsed request body; null counts as absent, as it does for Ollama.
 
     Raises ValueError with a sentence for the caller when a field has the wrong type.
     """
     stream = _read_stream(surface, document)
     usage = not (stream and surface.name in USAGE_ON_REQUEST) or _read_include_usage(document)
-    return Asked(_read_output_tokens(surface, document), stream, usage)
+    return GenerationRequest(_read_output_tokens(surface, document), stream, usage)
 
 
 def _read_stream(surface: Surface, document: Mapping[str, Any]) -> bool:

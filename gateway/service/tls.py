@@ -57,7 +57,7 @@ class ServiceTls:
     def http_context(self) -> ssl.SSLContext:
         """For an aiohttp site."""
         context = self._load(self._stamp()).context
-        # Asked at each handshake, whether or not the client names a host.
+        # GenerationRequest at each handshake, whether or not the client names a host.
         context.sni_callback = lambda connection, _name, _context: setattr(
             connection, "context", self._newest().context
         )

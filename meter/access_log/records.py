@@ -19,30 +19,30 @@ from gateway.values import Outcome, UsageSource
 from gateway.wire.surfaces import BY_PATH
 
 # How Envoy's response code details begin when the backend went away in mid-answer, and when the caller did.
-BACKEND_DIED = "upstream_reset_after_response_started"
-CALLER_LEFT = "downstream_remote_disconnect"
+UPSTREAM_RESET = "upstream_reset_after_response_started"
+DOWNSTREAM_DISCONNECT = "downstream_remote_disconnect"
 
 _CODES = {408: Code.REQUEST_TIMEOUT, 413: Code.REQUEST_TOO_LARGE, 431: Code.REQUEST_TOO_LARGE}
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
+class DownstreamClosed:
     """A request whose caller left before there was any answer."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class BrokenOff:
+class StreamReset:
     """An answer that did not come to its end, and on whose side that was."""
 
     request_id: str
-    backend_died: bool
+    by_upstream: bool
 
 
 def read(
     record: accesslog_pb2.HTTPAccessLogEntry, trusted: Sequence[IPv4Network | IPv6Network]
-) -> Unanswered | BrokenOff | Entry | None:
+) -> DownstreamClosed | StreamReset | Entry | None:
     """What a record says: a caller who left, an answer that broke off, or a refusal by Envoy itself as its entry.
 
     None for what is no request to a model, and for what has its entry from elsewhere.
@@ -52,9 +52,9 @@ def read(
     if not request.request_id:
         return None
     if not status:
-        return Unanswered(request.request_id)
-    if details.startswith((BACKEND_DIED, CALLER_LEFT)):
-        return BrokenOff(request.request_id, details.startswith(BACKEND_DIED))
+        return DownstreamClosed(request.request_id)
+    if details.startswith((UPSTREAM_RESET, DOWNSTREAM_DISCONNECT)):
+        return StreamReset(request.request_id, details.startswith(UPSTREAM_RESET))
     surface = BY_PATH.get(request.path.partition("?")[0])
     if surface is None:
         return None

@@ -12,8 +12,8 @@ from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 from gateway.ledger.outbox import Outbox
 from gateway.record.entry import Entry
 from meter.access_log import records
-from meter.access_log.disconnect_causes import Endings
-from meter.access_log.records import BrokenOff, Unanswered
+from meter.access_log.disconnect_causes import DisconnectCauses
+from meter.access_log.records import DownstreamClosed, StreamReset
 
 log = structlog.get_logger()
 
@@ -21,8 +21,10 @@ log = structlog.get_logger()
 class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[misc]
     """envoy.service.accesslog.v3.AccessLogService."""
 
-    def __init__(self, endings: Endings, outbox: Outbox, trusted: Sequence[IPv4Network | IPv6Network]) -> None:
-        self._endings = endings
+    def __init__(
+        self, disconnect_causes: DisconnectCauses, outbox: Outbox, trusted: Sequence[IPv4Network | IPv6Network]
+    ) -> None:
+        self._disconnect_causes = disconnect_causes
         self._outbox = outbox
         self._trusted = trusted
         self._streams: set[asyncio.Task[object]] = set()
@@ -48,11 +50,11 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
         for stream in self._streams:
             stream.cancel()
 
-    def _take(self, said: Unanswered | BrokenOff | Entry | None) -> None:
-        if isinstance(said, Unanswered):
-            self._endings.settle_unheard(said.request_id)
-        elif isinstance(said, BrokenOff):
-            self._endings.note(said.request_id, said.backend_died)
+    def _take(self, said: DownstreamClosed | StreamReset | Entry | None) -> None:
+        if isinstance(said, DownstreamClosed):
+            self._disconnect_causes.settle_orphan(said.request_id)
+        elif isinstance(said, StreamReset):
+            self._disconnect_causes.note(said.request_id, said.by_upstream)
         elif said is not None and self._outbox.full:
             log.warning("denial_not_recorded", request_id=said.request_id, code=said.code)
         elif said is not None:

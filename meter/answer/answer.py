@@ -16,7 +16,7 @@ from gateway.request.generation import USAGE_ON_REQUEST
 from gateway.values import Outcome, Usage
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import BY_NAME, Dialect, Surface
-from meter.answer.backend_errors import caller_status, shown_body, shown_frame
+from meter.answer.backend_errors import caller_status, sanitised_body, sanitised_frame
 from meter.answer.framing import Frame, FrameTooLong, NdjsonSplitter, Splitter, SseSplitter, WholeBody
 from meter.answer.usage import UsageFold
 from meter.answer.usage_report import without_usage
@@ -66,7 +66,7 @@ class Answer:
         """Takes the backend's status and content type; returns the status that the caller is to see."""
         surface = BY_NAME[self._grant.surface]
         if not 200 <= status < 300:
-            self._body = _Refusal(self._grant, surface.dialect, status)
+            self._body = _ErrorBody(self._grant, surface.dialect, status)
             return caller_status(status)
         kind = content_type.partition(";")[0].strip().lower()
         if self._grant.stream and (splitter := _stream_splitter(surface, kind)):
@@ -86,7 +86,7 @@ class Answer:
     @property
     def delivered(self) -> Usage:
         """The usage of what was handed on so far, for the progress of the hold."""
-        return Usage() if isinstance(self._body, _Refusal) else self._fold.usage
+        return Usage() if isinstance(self._body, _ErrorBody) else self._fold.usage
 
     def end(self, aborted: bool) -> Ending:
         """Closes the account. `aborted`: the stream went away without its end, which usually is the caller leaving."""
@@ -172,7 +172,7 @@ class _Stream:
             return OVER_CAP
         if read.error is not None:
             self.outcome = Outcome.UPSTREAM_ERROR
-            out.append(shown_frame(self._surface.dialect, frame.raw, frame.data, self._grant.request_id))
+            out.append(sanitised_frame(self._surface.dialect, frame.raw, frame.data, self._grant.request_id))
             return None
         if read.terminal and self.outcome is None:
             self.outcome = Outcome.COMPLETE
@@ -199,7 +199,7 @@ class _Whole:
         self._splitter: WholeBody | None = WholeBody(WHOLE_BYTES_MAX)
         self._bytes = 0
         self._tail = b""
-        self._presentable = True
+        self._well_formed = True
 
     def chunk(self, data: bytes, end_of_stream: bool) -> Decision:
         self._bytes += len(data)
@@ -213,10 +213,10 @@ class _Whole:
                 self._splitter = None
                 out = too_long.held if self._generates else data
         if end_of_stream:
-            return self._judge(data, out)
+            return self._finish(data, out)
         return Decision(None if out == data else out)
 
-    def _judge(self, data: bytes, out: bytes) -> Decision:
+    def _finish(self, data: bytes, out: bytes) -> Decision:
         held = self._flush()
         self._read(held)
         if self._splitter is not None and self._generates:
@@ -224,12 +224,12 @@ class _Whole:
             out = held
             if self.outcome is Outcome.CUT:
                 out = error_body(dialect, Code.BACKEND_ERROR, OVER_CAP, request_id)
-            elif not self._presentable:
-                out = shown_body(dialect, STATUS[Code.BACKEND_ERROR], held, request_id)
+            elif not self._well_formed:
+                out = sanitised_body(dialect, STATUS[Code.BACKEND_ERROR], held, request_id)
         return Decision(None if out == data else out, cut=self.outcome is Outcome.CUT)
 
     def close(self) -> Outcome | None:
-        """Without the end of the stream: an answer that is all there still gives its figures, half of one none."""
+        """Without the end of the stream: an answer that is all there still gives its limit_status, half of one none."""
         if self.outcome is None and self._bytes:
             held = self._flush()
             if not held or load_object(held) is not None:
@@ -250,16 +250,16 @@ class _Whole:
             read = read_tail(self._tail, self._bytes if self._generates else 0)
         self._fold.add(read)
         # A text that the backend left unfinished is the caller's all the same.
-        self._presentable = self._bytes > 0 and not read.unreadable and read.error is None
+        self._well_formed = self._bytes > 0 and not read.unreadable and read.error is None
         if self._fold.over_cap:
             self.outcome = Outcome.CUT
-        elif self._presentable and read.terminal:
+        elif self._well_formed and read.terminal:
             self.outcome = Outcome.COMPLETE
         else:
             self.outcome = Outcome.UPSTREAM_ERROR
 
 
-class _Refusal:
+class _ErrorBody:
     """An answer that is no 200: held, and replaced where it would tell a caller what is not theirs."""
 
     def __init__(self, grant: Grant, dialect: Dialect, status: int) -> None:
@@ -274,7 +274,7 @@ class _Refusal:
         self._held = (self._held + data)[:ERROR_BODY_BYTES_MAX]
         if not end_of_stream:
             return Decision(b"")
-        return Decision(shown_body(self._dialect, self._status, self._held, self._grant.request_id))
+        return Decision(sanitised_body(self._dialect, self._status, self._held, self._grant.request_id))
 
     def close(self) -> Outcome | None:
         return self.outcome

@@ -16,7 +16,7 @@ from gateway.wire.surfaces import Dialect
 from meter.frames.readers import load_object
 
 # Statuses that speak of the gateway's own credentials, account or route at the backend, not of the caller's.
-_NOT_THE_CALLERS = frozenset({401, 402, 403, 405, 407})
+_GATEWAY_FAULT_STATUSES = frozenset({401, 402, 403, 405, 407})
 
 _OPERATORS_OWN = re.compile(
     r"""signin_url | localhost | \w:// | \b(?:dial|lookup|getaddrinfo|resolve|x509|certificate|host)\b
@@ -35,17 +35,17 @@ _ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|(.))")
 
 def caller_status(status: int) -> int:
     """The status a caller sees for a backend's non-2xx `status`: a refusal of the gateway itself is a 502."""
-    return 502 if status < 400 or status in _NOT_THE_CALLERS else status
+    return 502 if status < 400 or status in _GATEWAY_FAULT_STATUSES else status
 
 
-def shown_body(dialect: Dialect, status: int, body: bytes, request_id: str) -> bytes:
+def sanitised_body(dialect: Dialect, status: int, body: bytes, request_id: str) -> bytes:
     """The backend's error body when the caller may see it, else the gateway's own in the caller's dialect."""
     if caller_status(status) == status and _is_presentable(dialect, body):
         return body
     return error_body(dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], request_id)
 
 
-def shown_frame(dialect: Dialect, raw: bytes, data: bytes, request_id: str) -> bytes:
+def sanitised_frame(dialect: Dialect, raw: bytes, data: bytes, request_id: str) -> bytes:
     """The same for an error frame in mid-stream: `raw` are its bytes, `data` its payload."""
     if _is_presentable(dialect, data):
         return raw
@@ -63,7 +63,7 @@ def _is_presentable(dialect: Dialect, data: bytes) -> bool:
         message, known = (error.get("message") if isinstance(error, dict) else None), {"error", "type", "request_id"}
     if not isinstance(message, str) or not document.keys() <= known:
         return False
-    return not any(map(_is_operators_own, _strings(document)))
+    return not any(map(_leaks_internals, _strings(document)))
 
 
 def _strings(document: dict[str, Any]) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _strings(document: dict[str, Any]) -> Iterator[str]:
             waiting += value
 
 
-def _is_operators_own(text: str) -> bool:
+def _leaks_internals(text: str) -> bool:
     """Searches also what a JSON text within the text would say: llama-server's own errors arrive as one."""
     if _OPERATORS_OWN.search(text):
         return True

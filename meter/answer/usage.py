@@ -1,12 +1,12 @@
 """The usage fold: FrameReads in, one Usage out, at any moment. Pure; knows no bytes and no surface.
 
-The backend's own figures win when they came. Streams can end without them (a repeat guard, a crash, a caller who left,
+The backend's own counts win when they came. Streams can end without them (a repeat guard, a crash, a caller who left,
 a zero that cannot be), and then the frames are counted, because a backend sends a frame for almost every token:
 
 * a frame of at most PIECE_BYTES_MAX bytes per piece counts as its pieces (source `counted`);
 * a longer one holds several tokens, as does a whole answer: its text is estimated (source `estimated`).
 
-The input is then the estimate made at admission. `exact` means that both figures are the backend's.
+The input is then the estimate made at admission. `exact` means that both limit_status are the backend's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PIECE_BYTES_MAX = 16
 TOKEN_BYTES_MAX = 128
 
 # Finish reasons of requests that only load or unload a model.
-_IDLE = frozenset({"load", "unload"})
+_LOAD_ONLY = frozenset({"load", "unload"})
 
 
 class UsageFold:
@@ -33,19 +33,19 @@ class UsageFold:
         self._pieces = 0
         self._text_bytes = 0
         self._counted_tokens = 0
-        self._guessed = False
+        self._estimated = False
         self._reported: Usage | None = None
         self._finish: str | None = None
 
     def add(self, read: FrameRead) -> None:
         """Takes the next frame."""
-        self._pieces += read.output_pieces
+        self._pieces += read.min_output_tokens
         self._text_bytes += read.text_bytes
-        if read.text_bytes > read.output_pieces * PIECE_BYTES_MAX:
-            self._counted_tokens += max(read.output_pieces, tokens_in(read.text_bytes))
-            self._guessed = True
+        if read.text_bytes > read.min_output_tokens * PIECE_BYTES_MAX:
+            self._counted_tokens += max(read.min_output_tokens, tokens_in(read.text_bytes))
+            self._estimated = True
         else:
-            self._counted_tokens += read.output_pieces
+            self._counted_tokens += read.min_output_tokens
         if read.usage is not None:
             self._reported = read.usage
         self._finish = read.finish or self._finish
@@ -68,7 +68,7 @@ class UsageFold:
         output_known = reported.output_tokens > 0 or not self._counted_tokens
         if reported.input_tokens and output_known:
             source = UsageSource.EXACT
-        elif reported.output_tokens or (self._counted_tokens and not self._guessed):
+        elif reported.output_tokens or (self._counted_tokens and not self._estimated):
             source = UsageSource.COUNTED
         else:
             source = UsageSource.ESTIMATED
@@ -79,4 +79,4 @@ class UsageFold:
         """Whether no model ran: a load, or a finished answer that reports zeros beside no text."""
         if self._counted_tokens or reported.input_tokens or reported.output_tokens:
             return False
-        return self._finish in _IDLE or (self._reported is not None and self._finish is not None)
+        return self._finish in _LOAD_ONLY or (self._reported is not None and self._finish is not None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.values import Usage
-from meter.frames.frame import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of
+from meter.frames.frame import FrameRead, as_list, as_object, as_text, min_tokens_of, reported, size_of
 
 
 def read_messages(document: dict[str, Any], whole: bool) -> FrameRead:
@@ -30,7 +30,7 @@ def read_messages(document: dict[str, Any], whole: bool) -> FrameRead:
 
 
 def _piece(size_bytes: int) -> FrameRead:
-    return FrameRead(output_pieces=pieces_of(size_bytes, whole=False), text_bytes=size_bytes)
+    return FrameRead(min_output_tokens=min_tokens_of(size_bytes, whole=False), text_bytes=size_bytes)
 
 
 def _block_bytes(block: object) -> int:

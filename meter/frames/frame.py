@@ -17,14 +17,15 @@ from gateway.values import Usage, UsageSource
 class FrameRead:
     """One frame of an answer.
 
-    `output_pieces` is how many tokens the frame is sure to carry: one for any text, or one per log probability; 0 for
-    a whole answer, whose text came in no pieces. `text_bytes` is the size of answer, thinking and tool calls.
-    `usage` is the backend's own report; a figure it left out is 0. `terminal` marks the frame after which the
-    answer is complete, `finish` the reason it gives, `error` the backend's error text, `usage_only` a chunk
-    that carries nothing but the report, `unreadable` what is no JSON object and would break a client.
+    `min_output_tokens` is a lower bound of the tokens in the frame: one for any text, or one per log probability; 0
+    for a whole answer, whose text did not arrive in pieces. `text_bytes` is the size of the answer, thinking and tool
+    calls. `usage` is the backend's own report; a count it left out is 0. `terminal` marks the frame that completes the
+    answer. `finish` is the reason that the frame gives, `error` the backend's error text. `usage_only` marks a chunk
+    that carries nothing but the report. `unreadable` marks a payload that is not a JSON object and would break a
+    client.
     """
 
-    output_pieces: int = 0
+    min_output_tokens: int = 0
     text_bytes: int = 0
     usage: Usage | None = None
     terminal: bool = False
@@ -88,6 +89,6 @@ def size_of_calls(calls: object) -> int:
     return sum(size_of(function.get("name"), function.get("arguments")) for function in functions)
 
 
-def pieces_of(size_bytes: int, logprobs: Iterable[object] = (), *, whole: bool) -> int:
+def min_tokens_of(size_bytes: int, logprobs: Iterable[object] = (), *, whole: bool) -> int:
     """The sure tokens of one frame: its log probabilities are one per token, also where no text is shown yet."""
     return max(len(list(logprobs)), 1 if size_bytes and not whole else 0)

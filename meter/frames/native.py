@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meter.frames.frame import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of, size_of_calls
+from meter.frames.frame import FrameRead, as_list, as_object, as_text, min_tokens_of, reported, size_of, size_of_calls
 
 
 def read_chat(document: dict[str, Any], whole: bool) -> FrameRead:
@@ -28,7 +28,7 @@ def _read_generated(document: dict[str, Any], holder: dict[str, Any], field: str
     # The answer to `_debug_render_only` is one object with `done` false that generates nothing, like a load.
     rendered = "_debug_info" in document
     return FrameRead(
-        output_pieces=pieces_of(size_bytes, as_list(document.get("logprobs")), whole=whole),
+        min_output_tokens=min_tokens_of(size_bytes, as_list(document.get("logprobs")), whole=whole),
         text_bytes=size_bytes,
         usage=usage if usage and (usage.input_tokens or usage.output_tokens) else None,
         terminal=done or rendered,

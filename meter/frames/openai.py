@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.values import Usage
-from meter.frames.frame import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of, size_of_calls
+from meter.frames.frame import FrameRead, as_list, as_object, as_text, min_tokens_of, reported, size_of, size_of_calls
 
 
 def read_chat(document: dict[str, Any], whole: bool) -> FrameRead:
@@ -39,7 +39,7 @@ def _read(document: dict[str, Any], size_bytes: int, logprobs: list[object], who
     # The answer to `_debug_render_only` generates nothing, like a load.
     finish = "load" if "_debug_info" in document else next(filter(None, finishes), None)
     return FrameRead(
-        output_pieces=pieces_of(size_bytes, logprobs, whole=whole),
+        min_output_tokens=min_tokens_of(size_bytes, logprobs, whole=whole),
         text_bytes=size_bytes,
         usage=None if placeholder else usage,
         terminal=whole and finish is not None,

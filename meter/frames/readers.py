@@ -41,7 +41,7 @@ def read_frame(surface: str, data: bytes, *, whole: bool = False) -> FrameRead:
         return FrameRead(terminal=surface in _DONE_SURFACES)
     document = load_object(data)
     if document is None:
-        return FrameRead(output_pieces=0 if whole else 1, text_bytes=len(data), unreadable=True)
+        return FrameRead(min_output_tokens=0 if whole else 1, text_bytes=len(data), unreadable=True)
     if document.get("error"):
         return FrameRead(error=_error_text(document["error"]))
     return _READERS[surface](document, whole)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.values import Usage
-from meter.frames.frame import FrameRead, as_list, as_object, as_text, pieces_of, reported, size_of
+from meter.frames.frame import FrameRead, as_list, as_object, as_text, min_tokens_of, reported, size_of
 
 
 def read_responses(document: dict[str, Any], whole: bool) -> FrameRead:
@@ -23,10 +23,10 @@ def read_responses(document: dict[str, Any], whole: bool) -> FrameRead:
     if kind.endswith(".delta"):
         size_bytes = size_of(document.get("delta"))
         logprobs = as_list(document.get("logprobs"))
-        return FrameRead(output_pieces=pieces_of(size_bytes, logprobs, whole=False), text_bytes=size_bytes)
+        return FrameRead(min_output_tokens=min_tokens_of(size_bytes, logprobs, whole=False), text_bytes=size_bytes)
     if kind == "response.output_item.added":
         size_bytes = size_of(as_object(document.get("item")).get("name"))
-        return FrameRead(output_pieces=pieces_of(size_bytes, whole=False), text_bytes=size_bytes)
+        return FrameRead(min_output_tokens=min_tokens_of(size_bytes, whole=False), text_bytes=size_bytes)
     if kind in ("response.completed", "response.incomplete"):
         return FrameRead(usage=_usage(response), terminal=True, finish=as_text(response.get("status")))
     if kind == "response.failed":

@@ -20,21 +20,25 @@ Backends = tuple[Backend, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class InitialList:
     """The backends to begin with. `note` says in a sentence what becomes of the single one, if there was one."""
 
     backends: Backends
     note: str | None = None
 
 
-def listed(settings: Settings) -> Listed:
+def listed(settings: Settings) -> InitialList:
     """The list, or the single backend if somebody chose it: it becomes the first entry and keeps its token."""
     if settings.ollama_backends:
-        return Listed(settings.ollama_backends)
+        return InitialList(settings.ollama_backends)
     (single,) = settings.backends
     if _SINGLE & settings.model_fields_set:
-        return Listed((single,), f"the single backend of OLLAMA_BASE_URL, {single.base_url}, is the first of the list")
-    return Listed((), f"the list replaces {single.base_url}, the default of OLLAMA_BASE_URL; add it too if it is used")
+        return InitialList(
+            (single,), f"the single backend of OLLAMA_BASE_URL, {single.base_url}, is the first of the list"
+        )
+    return InitialList(
+        (), f"the list replaces {single.base_url}, the default of OLLAMA_BASE_URL; add it too if it is used"
+    )
 
 
 def find(backends: Backends, name: str) -> Backend | None:

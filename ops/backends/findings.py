@@ -13,12 +13,12 @@ DIGEST_SHOWN_CHARACTERS = 12
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to mend: `subject` is a backend or a model, `text` one clause about it, `mend` what to do."""
+    """One thing to remedy: `subject` is a backend or a model, `text` one clause about it, `remedy` what to do."""
 
     kind: Literal["version_too_old", "digests_differ"]
     subject: str
     text: str
-    mend: str
+    remedy: str
 
 
 def findings(catalog: Catalog) -> tuple[Finding, ...]:

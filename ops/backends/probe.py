@@ -23,7 +23,7 @@ _NAME_MISMATCHES = (62, 64)
 
 
 class ProbeError(GatewayError):
-    """A backend's answer is missing or is no Ollama's; one sentence says how to mend it, without a secret."""
+    """A backend's answer is missing or is no Ollama's; one sentence says how to remedy it, without a secret."""
 
 
 @dataclass(frozen=True, slots=True)

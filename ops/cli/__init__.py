@@ -46,7 +46,7 @@ PANELS: dict[str, dict[str, str]] = {
         "list-models": "ops.cli.models:list_models",
         "verify-audit": "ops.cli.chain:verify_audit",
     },
-    "Upkeep": {
+    "RetentionJob": {
         "doctor": "ops.cli.doctor:doctor",
         "migrate": "ops.cli.upkeep:migrate",
         "prune": "ops.cli.upkeep:prune",

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import rich_click as click
 
 from gateway.stores.postgres import Database
-from ops.cli.parameters import INTEGER_MAX, Moment, Name, Number, Prefix, json_option
+from ops.cli.parameters import INTEGER_MAX, Name, Number, Prefix, Timestamp, json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import json_text, print_json, print_table, text
 from ops.database.reports import Filter, Reports
@@ -51,7 +51,7 @@ _HEADINGS = {
 @click.option("--tenant", type=Name(), help="Only this tenant.")
 @click.option("--prefix", type=Prefix(), help="Only this key.")
 @click.option("--request-id", metavar="ID", help="Only this request, by its X-Request-ID.")
-@click.option("--since", type=Moment(ahead=False), help="A duration or a date. Default: no matter when.")
+@click.option("--since", type=Timestamp(ahead=False), help="A duration or a date. Default: no matter when.")
 @click.option("--limit", type=Number(1, INTEGER_MAX), default=50, show_default=True, help="The newest so many.")
 @click.option("--follow", is_flag=True, help="Then show new rows as they come, until Ctrl-C; JSON is one row a line.")
 @json_option

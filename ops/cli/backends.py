@@ -16,7 +16,7 @@ from gateway.errors import GatewayError, SettingsError
 from gateway.settings import Settings, load, load_file_alone
 from gateway.settings.backend import Backend
 from ops.backends import env_list
-from ops.backends.env_list import Backends, Listed
+from ops.backends.env_list import Backends, InitialList
 from ops.backends.probe import Found, OllamaClient, ProbeError
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
@@ -52,7 +52,9 @@ dry_run = click.option("--dry-run", is_flag=True, help="Show what the list would
 @click.option("--scheme", metavar="WORD", help="The word before the token in Authorization.  [default: Bearer]")
 @click.option("--ca-file", type=click.Path(path_type=Path), help="The authority that signed its certificate, in PEM.")
 @click.option(
-    "--replace", is_flag=True, help="Change the backend of this name; at the same URL it keeps what is not given."
+    "--replace",
+    is_flag=True,
+    help="Change the backend of this name; at the same URL it keeps what is not given.",
 )
 @click.option("--no-validate", is_flag=True, help="Do not ask it for its models first.")
 @write_env
@@ -78,7 +80,7 @@ def add_backend(
     if token is not None and token_file is not None:
         raise click.UsageError("give either --token or --token-file")
     settings = _settings(session, write_env)
-    before = env_list.listed(settings) if settings is not None else Listed(())
+    before = env_list.listed(settings) if settings is not None else InitialList(())
     secret = token_file.read().strip() if token_file is not None else token
     options = {
         "auth_token": None if secret is None else SecretStr(secret),
@@ -86,9 +88,13 @@ def add_backend(
         "auth_scheme": scheme,
         "ca_file": ca_file.absolute() if ca_file else None,
     }
-    given = {"name": name, "base_url": url, **{field: value for field, value in options.items() if value is not None}}
+    changes = {
+        "name": name,
+        "base_url": url,
+        **{field: value for field, value in options.items() if value is not None},
+    }
     try:
-        backend = env_list.changed(env_list.find(before.backends, name), given)
+        backend = env_list.changed(env_list.find(before.backends, name), changes)
     except ValidationError as error:
         raise click.UsageError(_wrong(error)) from None
     after = env_list.put(before.backends, backend, replace=replace)

@@ -24,7 +24,7 @@ _COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "re
 @json_option
 @pass_session
 def doctor(session: Session, as_json: bool) -> None:
-    """Check everything and say how to mend it. Exit code 1 when something does not work."""
+    """Check everything and say how to remedy it. Exit code 1 when something does not work."""
     checks = _examined(session)
     if as_json:
         print_json([asdict(check) for check in checks])
@@ -46,8 +46,8 @@ def _examined(session: Session) -> list[Check]:
 def _print(checks: list[Check]) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
-        mend = f" -> {text(check.mend)}" if check.mend else ""
+        remedy = f" -> {text(check.remedy)}" if check.remedy else ""
         status = click.style(f"{check.status:<7}", fg=_COLOURS[check.status])
-        click.echo(f"{status}  {check.name:<{width}}  {text(check.detail)}{mend}")
+        click.echo(f"{status}  {check.name:<{width}}  {text(check.detail)}{remedy}")
     counted = Counter(check.status for check in checks)
     click.echo(", ".join(f"{counted[status]} {status}" for status in _COLOURS))

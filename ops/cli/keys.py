@@ -11,10 +11,20 @@ from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from ops.cli.parameters import Absent, Duration, Moment, Name, Prefix, Scopes, given, json_option, limit_options
+from ops.cli.parameters import (
+    Clear,
+    Duration,
+    Name,
+    Prefix,
+    Scopes,
+    Timestamp,
+    json_option,
+    limit_options,
+    policy_change,
+)
 from ops.cli.session import Session, pass_session
 from ops.cli.show import iso, print_json, print_table, text
-from ops.database.accounts import Accounts, Key, NewKey
+from ops.database.accounts import Key, NewKey, TenantRepository
 from ops.host.client_environment import base_url, environment
 
 _prefix_option = click.option("--prefix", type=Prefix(), required=True, help="The first 12 characters of the key.")
@@ -24,7 +34,7 @@ _prefix_option = click.option("--prefix", type=Prefix(), required=True, help="Th
 @click.option("--tenant", type=Name(), required=True, help="Whose key it is.")
 @click.option("--name", type=Name(), required=True, help="What the key is for; unique among the tenant's keys.")
 @click.option("--scopes", type=Scopes(), default="chat,embeddings", show_default=True, help="What it may do.")
-@click.option("--expires", type=Moment(ahead=True), help="When it ends: 90d, 12h, 2w or a date. Default: never.")
+@click.option("--expires", type=Timestamp(ahead=True), help="When it ends: 90d, 12h, 2w or a date. Default: never.")
 @click.option("--log-prompts", is_flag=True, help="Record prompts and answers of this key in the prompt log.")
 @limit_options()
 @json_option
@@ -38,20 +48,20 @@ def create_key(
     expires: datetime | None,
     log_prompts: bool,
     as_json: bool,
-    **limits: int | Absent | None,
+    **limits: int | Clear | None,
 ) -> None:
     """Create a key and print it, once. Limits that are not given are the tenant's."""
 
     async def create(database: Database) -> tuple[ApiKey, Key]:
         key = generate()
-        stored = await Accounts(database).create_key(
+        stored = await TenantRepository(database).create_key(
             tenant,
             name,
             await _hashed(session.settings, key),
             scopes=scopes,
             expires_at=expires,
             log_prompts=log_prompts,
-            policy=given(**limits),
+            policy=policy_change(**limits),
         )
         return key, stored
 
@@ -67,7 +77,7 @@ def create_key(
 @pass_session
 def list_keys(session: Session, tenant: str | None, as_json: bool) -> None:
     """List keys by prefix; a whole key is kept nowhere."""
-    keys = session.run(lambda database: Accounts(database).keys(tenant))
+    keys = session.run(lambda database: TenantRepository(database).keys(tenant))
     columns = ("prefix", "name", "tenant", "status", "scopes", "created_at", "expires_at", "last_used_at")
     rows = [tuple(getattr(key, column) for column in columns) for key in keys]
     if as_json:
@@ -86,7 +96,7 @@ def list_keys(session: Session, tenant: str | None, as_json: bool) -> None:
 @pass_session
 def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> None:
     """Revoke a key for good. Every gateway process refuses it within a second."""
-    new = session.run(lambda database: Accounts(database).revoke_key(prefix, reason[:500]))
+    new = session.run(lambda database: TenantRepository(database).revoke_key(prefix, reason[:500]))
     if as_json:
         return print_json({"prefix": prefix, "status": "revoked"})
     return click.echo(f"the key {prefix} is revoked" if new else f"the key {prefix} was revoked before")
@@ -108,7 +118,7 @@ def rotate_key(session: Session, prefix: str, grace: timedelta, as_json: bool) -
 
     async def rotate(database: Database) -> tuple[ApiKey, Key, Key]:
         key = generate()
-        return key, *await Accounts(database).rotate_key(prefix, await _hashed(session.settings, key), grace)
+        return key, *await TenantRepository(database).rotate_key(prefix, await _hashed(session.settings, key), grace)
 
     key, new, old = session.run(rotate)
     if as_json:

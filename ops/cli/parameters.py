@@ -102,7 +102,7 @@ class Duration(Shown[timedelta]):
         return duration
 
 
-class Moment(Shown[datetime]):
+class Timestamp(Shown[datetime]):
     """A moment as a duration from now, forwards or backwards, or as an ISO date or time (UTC if it says no zone)."""
 
     name = "90d|DATE"
@@ -125,23 +125,23 @@ class Moment(Shown[datetime]):
         return moment
 
 
-class Absent(Enum):
+class Clear(Enum):
     """What `inherit` and `none` mean: the value is taken away. (None is an option that was not given.)"""
 
-    ABSENT = "absent"
+    CLEAR = "absent"
 
 
-class Number(Shown[int | Absent]):
-    """A whole number from `least` to `most`, or `word`, which becomes ABSENT."""
+class Number(Shown[int | Clear]):
+    """A whole number from `least` to `most`, or `word`, which becomes CLEAR."""
 
     def __init__(self, least: int, most: int, word: str | None = None) -> None:
         self.name = f"N|{word}" if word else "N"
         self._least, self._most, self._word = least, most, word
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Absent:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Clear:
         text = str(value).strip()
         if self._word and text.lower() == self._word:
-            return Absent.ABSENT
+            return Clear.CLEAR
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
         if not self._least <= number <= self._most:
             either = f" or `{self._word}`" if self._word else ""
@@ -177,10 +177,10 @@ def limit_options(word: str | None = None) -> Callable[[Any], Any]:
     return add
 
 
-def given(**options: int | bool | Absent | list[str] | None) -> PolicyChange:
+def policy_change(**options: int | bool | Clear | list[str] | None) -> PolicyChange:
     """The change that these options ask for; those that were not given change nothing."""
     present = {name: value for name, value in options.items() if value is not None}
-    return cast(PolicyChange, {name: None if value is Absent.ABSENT else value for name, value in present.items()})
+    return cast(PolicyChange, {name: None if value is Clear.CLEAR else value for name, value in present.items()})
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")

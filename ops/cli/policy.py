@@ -6,18 +6,18 @@ import rich_click as click
 
 from ops.cli.parameters import (
     TOKENS_MAX,
-    Absent,
+    Clear,
     Models,
     Number,
-    given,
     json_option,
     limit_options,
+    policy_change,
     subject,
     subject_options,
 )
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, text
-from ops.database.accounts import Accounts
+from ops.database.accounts import TenantRepository
 from ops.database.policies import Policy, PolicyChange, Subject, only_models
 
 _LIMITS = ("rpm", "tpm", "concurrent")
@@ -31,10 +31,10 @@ _MODELS = ("allow_all_models", "allowed_models")
 @json_option
 @pass_session
 def set_limits(
-    session: Session, /, tenant: str | None, prefix: str | None, as_json: bool, **limits: int | Absent | None
+    session: Session, /, tenant: str | None, prefix: str | None, as_json: bool, **limits: int | Clear | None
 ) -> None:
     """Set rate limits. `inherit` gives a key its tenant's value, and a tenant the default of the settings."""
-    change = given(**limits)
+    change = policy_change(**limits)
     if not change:
         raise click.UsageError("give at least one of --rpm, --tpm and --concurrent")
     _change(session, subject(tenant, prefix), change, _LIMITS, as_json)
@@ -51,13 +51,13 @@ def set_budget(
     session: Session,
     tenant: str | None,
     prefix: str | None,
-    daily: int | Absent | None,
-    monthly: int | Absent | None,
-    total: int | Absent | None,
+    daily: int | Clear | None,
+    monthly: int | Clear | None,
+    total: int | Clear | None,
     as_json: bool,
 ) -> None:
     """Set token budgets, input plus output. A key is held to its own and to its tenant's."""
-    change = given(budget_day=daily, budget_month=monthly, budget_total=total)
+    change = policy_change(budget_day=daily, budget_month=monthly, budget_total=total)
     if not change:
         raise click.UsageError("give at least one of --daily, --monthly and --total")
     _change(session, subject(tenant, prefix), change, _BUDGETS, as_json)
@@ -84,16 +84,16 @@ def set_models(
     if inherit:
         if whom.kind == "tenant" or models is not None or allow_all is not None:
             raise click.UsageError("--inherit goes with --prefix, and with nothing else")
-        change = given(allow_all_models=Absent.ABSENT, allowed_models=Absent.ABSENT)
+        change = policy_change(allow_all_models=Clear.CLEAR, allowed_models=Clear.CLEAR)
     else:
-        change = {**(only_models(models) if models is not None else {}), **given(allow_all_models=allow_all)}
+        change = {**(only_models(models) if models is not None else {}), **policy_change(allow_all_models=allow_all)}
     if not change:
         raise click.UsageError("give --models, --allow-all, --no-allow-all or --inherit")
     _change(session, whom, change, _MODELS, as_json)
 
 
 def _change(session: Session, whom: Subject, change: PolicyChange, shown: tuple[str, ...], as_json: bool) -> None:
-    policy = session.run(lambda database: Accounts(database).change_policy(whom, change))
+    policy = session.run(lambda database: TenantRepository(database).change_policy(whom, change))
     values = {name: policy[name] for name in shown}  # type: ignore[literal-required]
     if as_json:
         return print_json({"tenant" if whom.kind == "tenant" else "prefix": whom.name, **values})

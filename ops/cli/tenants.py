@@ -6,10 +6,10 @@ from typing import Any
 
 import rich_click as click
 
-from ops.cli.parameters import Absent, Models, Name, given, json_option, limit_options
+from ops.cli.parameters import Clear, Models, Name, json_option, limit_options, policy_change
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, print_table
-from ops.database.accounts import Accounts, Tenant
+from ops.database.accounts import Tenant, TenantRepository
 
 _name_option = click.option("--name", type=Name(), required=True, help="The tenant's name, in any letter case.")
 
@@ -28,11 +28,11 @@ def create_tenant(
     models: list[str] | None,
     allow_all_models: bool,
     as_json: bool,
-    **limits: int | Absent | None,
+    **limits: int | Clear | None,
 ) -> None:
     """Create a tenant. What is not given is the default of the settings."""
-    policy = given(allowed_models=models, allow_all_models=allow_all_models, **limits)
-    tenant = session.run(lambda database: Accounts(database).create_tenant(name, policy))
+    policy = policy_change(allowed_models=models, allow_all_models=allow_all_models, **limits)
+    tenant = session.run(lambda database: TenantRepository(database).create_tenant(name, policy))
     if as_json:
         return print_json(_document(tenant))
     click.echo(f"created the tenant {tenant.name}")
@@ -46,7 +46,7 @@ def create_tenant(
 @pass_session
 def list_tenants(session: Session, as_json: bool) -> None:
     """List all tenants with their policy."""
-    tenants = session.run(lambda database: Accounts(database).tenants())
+    tenants = session.run(lambda database: TenantRepository(database).tenants())
     if as_json:
         return print_json([_document(tenant) for tenant in tenants])
     return print_table(
@@ -87,7 +87,7 @@ def enable_tenant(session: Session, name: str, as_json: bool) -> None:
 
 
 def _set_enabled(session: Session, name: str, enabled: bool, as_json: bool) -> None:
-    tenant = session.run(lambda database: Accounts(database).set_tenant_enabled(name, enabled))
+    tenant = session.run(lambda database: TenantRepository(database).set_tenant_enabled(name, enabled))
     if as_json:
         print_json(_document(tenant))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from gateway.stores.postgres import Database
-from ops.cli.parameters import Moment, Name, Prefix, json_option
+from ops.cli.parameters import Name, Prefix, Timestamp, json_option
 from ops.cli.reserved import Reserved, reserved_tokens
 from ops.cli.session import Session, pass_session
 from ops.cli.show import bar, iso, print_json, print_table, text
@@ -20,7 +20,7 @@ _COUNTS = ("requests", "input_tokens", "output_tokens")
 @click.command("show-usage")
 @click.option("--tenant", type=Name(), help="Only this tenant.")
 @click.option("--prefix", type=Prefix(), help="Only this key.")
-@click.option("--since", type=Moment(ahead=False), default="30d", show_default=True, help="A duration or a date.")
+@click.option("--since", type=Timestamp(ahead=False), default="30d", show_default=True, help="A duration or a date.")
 @click.option(
     "--by",
     type=click.Choice([each.value for each in GroupBy]),

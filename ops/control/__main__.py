@@ -25,7 +25,7 @@ from ops.control.prober import Prober
 from ops.control.reaper import Reaper
 from ops.control.reload import Reload
 from ops.control.rollout import Rollout
-from ops.control.upkeep import Upkeep
+from ops.control.upkeep import RetentionJob
 from ops.data_plane.admin import EnvoyAdmin
 from ops.database.retention import Retention
 
@@ -52,7 +52,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(_follow_backends(reload, discovery, begun), name="backends"),
             asyncio.create_task(EpochWatch(quota, discovery.at_once).run(), name="epoch"),
             asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
-            asyncio.create_task(Upkeep(Retention(database), settings).run(), name="upkeep"),
+            asyncio.create_task(RetentionJob(Retention(database), settings).run(), name="upkeep"),
         ]
         if settings.control_http_listen:
             readiness = Readiness(database, quota, lambda: discovery.current)

@@ -159,7 +159,7 @@ class Discovery:
     def _report(self, found: frozenset[Finding]) -> None:
         """Says what is to be mended, once until it changes."""
         for finding in found - self._reported:
-            log.warning(finding.kind, subject=finding.subject, reason=finding.text, mend=finding.mend)
+            log.warning(finding.kind, subject=finding.subject, reason=finding.text, remedy=finding.remedy)
         self._reported = found
 
     async def _names_another(self, backends: tuple[Backend, ...]) -> bool:

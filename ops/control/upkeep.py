@@ -17,7 +17,7 @@ INTERVAL_S = 6 * 3600.0
 RETRY_S = 60.0
 
 
-class Upkeep:
+class RetentionJob:
     """Any number of them may run at once."""
 
     def __init__(self, retention: Retention, settings: Settings) -> None:

@@ -59,7 +59,7 @@ class NewKey:
     hash: str
 
 
-class Accounts:
+class TenantRepository:
     """Every method is one transaction. All raise StoreUnavailable, NotFound for what was named, and Conflict."""
 
     def __init__(self, database: Database) -> None:

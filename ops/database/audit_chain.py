@@ -12,7 +12,7 @@ LINKS_PER_READ = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ChainReport:
     """What a look at the whole chain found.
 
     `head` is the last link and its hash in hexadecimal, None for an empty chain: kept elsewhere, it proves later that
@@ -53,12 +53,12 @@ class AuditChain:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def verify(self, kept_since: datetime, head: tuple[int, str] | None = None) -> Verdict:
+    async def verify(self, kept_since: datetime, head: tuple[int, str] | None = None) -> ChainReport:
         """Recomputes every link. Rows older than `kept_since` (aware) may be missing: retention took them.
 
         `head` is one that was noted earlier, which must still be in the chain. Raises StoreUnavailable.
         """
-        walk = Walk(kept_since, head)
+        walk = ChainVerifier(kept_since, head)
         after = 0
         while found := await self._database.fetch(_LINKS, after, LINKS_PER_READ):
             for row in found:
@@ -69,7 +69,7 @@ class AuditChain:
         return walk.verdict()
 
 
-class Walk:
+class ChainVerifier:
     """The links so far, and what is wrong with them. Pure."""
 
     def __init__(self, kept_since: datetime, head: tuple[int, str] | None) -> None:
@@ -101,13 +101,13 @@ class Walk:
         self._links += 1
         self._rows += link.found_rows
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ChainReport:
         """After the last link."""
         last = self._last
         if self._head and (last is None or last.link < self._head[0]):
             self.problem(f"the chain ends before link {self._head[0]}, which was noted")
         head = (last.link, last.hash.hex()) if last else None
-        return Verdict(self._links, self._rows, head, tuple(self._problems))
+        return ChainReport(self._links, self._rows, head, tuple(self._problems))
 
 
 _LINKS = """

@@ -45,8 +45,8 @@ async def _check_backend(prober: Prober, backend: Backend) -> list[Check]:
         else:
             raise answer
     if not _alike(seen):
-        mend = "pull the same models on all of them"
-        checks.append(warning(name, "its replicas do not host the same models", mend))
+        remedy = "pull the same models on all of them"
+        checks.append(warning(name, "its replicas do not host the same models", remedy))
     return checks
 
 
@@ -59,8 +59,8 @@ def _judge(name: str, replica: Backend, seen: Observation) -> Check:
 
 
 def _unanswered(name: str, error: ProbeError) -> Check:
-    detail, _, mend = str(error).partition("; ")
-    return failed(name, detail, mend or "see that server's log")
+    detail, _, remedy = str(error).partition("; ")
+    return failed(name, detail, remedy or "see that server's log")
 
 
 def _alike(replicas: Sequence[Observation]) -> bool:
@@ -74,12 +74,12 @@ async def check_catalog(settings: Settings) -> list[Check]:
     try:
         snapshot = await CatalogStore(redis, settings.redis_timeout_s).fetch(unless_version="")
     except StoreUnavailable as error:
-        return [failed(_CATALOG, f"it cannot be read: {error}", "mend Redis first")]
+        return [failed(_CATALOG, f"it cannot be read: {error}", "remedy Redis first")]
     finally:
         await redis.aclose()
     if snapshot is None or snapshot.catalog is None or not snapshot.catalog.backends:
-        mend = "start control, and mend the backends: it publishes once one of them answers"
-        return [failed(_CATALOG, "control has published nothing that is known, so every request gets 503", mend)]
+        remedy = "start control, and remedy the backends: it publishes once one of them answers"
+        return [failed(_CATALOG, "control has published nothing that is known, so every request gets 503", remedy)]
     return judge_catalog(settings, snapshot, snapshot.catalog)
 
 
@@ -95,11 +95,11 @@ def judge_catalog(settings: Settings, snapshot: Snapshot, catalog: Catalog) -> l
     states = {state.name: state for state in catalog.backends}
     for backend in settings.backends:
         if backend.name not in states:
-            mend = "mend the backend; if it is well, see what control's log says of the backends"
-            checks.append(warning(_CATALOG, f"control does not know what {backend.name} hosts", mend))
+            remedy = "remedy the backend; if it is well, see what control's log says of the backends"
+            checks.append(warning(_CATALOG, f"control does not know what {backend.name} hosts", remedy))
         elif not states[backend.name].answers:
-            mend = "mend the backend; if it is well from here, see what control's log says"
-            checks.append(warning(_CATALOG, f"{backend.name} does not answer control", mend))
+            remedy = "remedy the backend; if it is well from here, see what control's log says"
+            checks.append(warning(_CATALOG, f"{backend.name} does not answer control", remedy))
     # Versions were looked at on every replica already.
     differing = (finding for finding in findings(catalog) if finding.kind == "digests_differ")
-    return [*checks, *(warning(_CATALOG, finding.text, finding.mend) for finding in differing)]
+    return [*checks, *(warning(_CATALOG, finding.text, finding.remedy) for finding in differing)]

@@ -18,7 +18,7 @@ class Check:
     name: str
     status: Status
     detail: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def ok(name: str, detail: str) -> Check:
@@ -26,11 +26,11 @@ def ok(name: str, detail: str) -> Check:
     return Check(name, "ok", detail)
 
 
-def warning(name: str, detail: str, mend: str) -> Check:
+def warning(name: str, detail: str, remedy: str) -> Check:
     """It works, but not as it should."""
-    return Check(name, "warning", detail, mend)
+    return Check(name, "warning", detail, remedy)
 
 
-def failed(name: str, detail: str, mend: str) -> Check:
+def failed(name: str, detail: str, remedy: str) -> Check:
     """It does not work."""
-    return Check(name, "failed", detail, mend)
+    return Check(name, "failed", detail, remedy)

@@ -27,21 +27,21 @@ async def check(settings: Settings) -> list[Check]:
 
 def _check_files(settings: Settings) -> Check:
     directory = settings.envoy_config_dir
-    mend = "start control, which writes them, with these settings"
+    remedy = "start control, which writes them, with these settings"
     try:
         wanted = {**render(settings, directory), **render_secrets(settings), **render_authorities(settings)}
         found = {name: _content(directory / name) for name in wanted}
     except SettingsError as error:
-        return failed(_NAME, str(error), "mend the file, or the backend's ca_file")
+        return failed(_NAME, str(error), "remedy the file, or the backend's ca_file")
     except PermissionError:
         return failed(_NAME, f"{directory} may not be read", "run doctor as the user that control runs as")
     if missing := [name for name, content in found.items() if content is None]:
-        return failed(_NAME, f"{directory} has no {', '.join(missing)}", mend)
+        return failed(_NAME, f"{directory} has no {', '.join(missing)}", remedy)
     if stale := [name for name, content in found.items() if content != wanted[name] and name != CLUSTERS_FILE]:
-        return warning(_NAME, f"{', '.join(stale)} in {directory} say something else than the settings", mend)
+        return warning(_NAME, f"{', '.join(stale)} in {directory} say something else than the settings", remedy)
     # Clusters of backends that have just gone may still be among them.
     if lacking := clusters(settings, directory).keys() - parse(found[CLUSTERS_FILE] or b"").keys():
-        return warning(_NAME, f"{CLUSTERS_FILE} in {directory} has no {', '.join(sorted(lacking))}", mend)
+        return warning(_NAME, f"{CLUSTERS_FILE} in {directory} has no {', '.join(sorted(lacking))}", remedy)
     return ok(_NAME, f"its files in {directory} are those of the settings")
 
 
@@ -57,8 +57,10 @@ async def _check_admin(settings: Settings) -> list[Check]:
     origin, unix = probes.place(listen)
     status, text = await probes.get(f"{origin}/ready", unix=unix, timeout_s=ANSWER_TIMEOUT_S)
     if status == 0:
-        mend = f"envoy --config-path {settings.envoy_config_dir}/bootstrap.yaml; if it runs elsewhere, run doctor there"
-        return [failed(_NAME, f"its admin interface at {listen} does not answer", mend)]
+        remedy = (
+            f"envoy --config-path {settings.envoy_config_dir}/bootstrap.yaml; if it runs elsewhere, run doctor there"
+        )
+        return [failed(_NAME, f"its admin interface at {listen} does not answer", remedy)]
     if status != 200:
         return [failed(_NAME, f"it is not ready: {text.strip()[:80]}", "see Envoy's log")]
     status, text = await probes.get(f"{origin}/clusters?format=json", unix=unix, timeout_s=ANSWER_TIMEOUT_S)
@@ -104,8 +106,8 @@ async def _check_entrance(settings: Settings) -> list[Check]:
     return checks
 
 
-async def _asked(name: str, url: str, mend: str) -> Check:
+async def _asked(name: str, url: str, remedy: str) -> Check:
     status, _ = await probes.get(f"{url}/healthz", timeout_s=ANSWER_TIMEOUT_S)
     if status == 200:
         return ok(name, f"{url} answers")
-    return failed(name, f"{url} {f'answers {status}' if status else 'does not answer'}", mend)
+    return failed(name, f"{url} {f'answers {status}' if status else 'does not answer'}", remedy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from ops.database.accounts import Accounts
+from ops.database.accounts import TenantRepository
 from ops.database.migrate import current_revision, head_revision
 from ops.doctor.check import Check, failed, ok, warning
 
@@ -49,8 +49,8 @@ async def _check_schema(database: Database) -> Check:
 
 
 async def _check_keys(database: Database) -> Check:
-    active = sum(key.status == "active" for key in await Accounts(database).keys(None))
+    active = sum(key.status == "active" for key in await TenantRepository(database).keys(None))
     if active:
         return ok("keys", f"{active} active")
-    mend = "neuronetz-gateway create-tenant --name NAME --allow-all-models, then create-key --tenant NAME --name KEY"
-    return warning("keys", "there is no active key, so nobody can use the gateway", mend)
+    remedy = "neuronetz-gateway create-tenant --name NAME --allow-all-models, then create-key --tenant NAME --name KEY"
+    return warning("keys", "there is no active key, so nobody can use the gateway", remedy)

@@ -36,9 +36,9 @@ def judge(name: str, info: dict[str, Any]) -> list[Check]:
         oldest = ".".join(map(str, OLDEST))
         checks.append(failed(name, f"version {version} is older than {oldest}", f"upgrade it to {oldest} or newer"))
     if policy != "noeviction":
-        mend = "set maxmemory-policy to noeviction"
-        checks.append(failed(name, f"maxmemory-policy is {policy}: counters and holds may vanish", mend))
+        remedy = "set maxmemory-policy to noeviction"
+        checks.append(failed(name, f"maxmemory-policy is {policy}: counters and holds may vanish", remedy))
     if not persists:
-        mend = "set appendonly to yes"
-        checks.append(warning(name, "no append-only file: a crash loses requests that wait for PostgreSQL", mend))
+        remedy = "set appendonly to yes"
+        checks.append(warning(name, "no append-only file: a crash loses requests that wait for PostgreSQL", remedy))
     return checks or [ok(name, f"version {version}, noeviction, append-only file")]

@@ -29,15 +29,15 @@ async def _check_targets(name: str, targets: list[str]) -> Check:
     if not away:
         return ok(name, f"{len(targets)} of {len(targets)} workers take connections")
     detail = f"nobody takes connections at {', '.join(away)}"
-    mend = f"neuronetz-gateway run {name.split()[0]} there, or correct {name.split()[0].upper()}_*_TARGETS"
-    return (failed if len(away) == len(targets) else warning)(name, detail, mend)
+    remedy = f"neuronetz-gateway run {name.split()[0]} there, or correct {name.split()[0].upper()}_*_TARGETS"
+    return (failed if len(away) == len(targets) else warning)(name, detail, remedy)
 
 
 async def _check_readiness(targets: list[str]) -> Check:
     answers = await asyncio.gather(*(_readyz(target) for target in targets))
     if missing := sorted({name for answer in answers for name in answer or ()}):
         names = ", ".join(missing)
-        return failed("readiness", f"authz says that something is missing: {names}", f"mend {names} first")
+        return failed("readiness", f"authz says that something is missing: {names}", f"remedy {names} first")
     hung = [target for target, answer in zip(targets, answers, strict=True) if answer is None]
     if not hung:
         return ok("readiness", "every authz reaches all it needs")

@@ -6,7 +6,7 @@ from gateway.errors import GatewayError
 
 
 class StackError(GatewayError):
-    """The stack cannot start; the text is one sentence that says what to mend."""
+    """The stack cannot start; the text is one sentence that says what to remedy."""
 
 
 class ChildFailed(StackError):

@@ -20,10 +20,10 @@ def serve(
 
     Raises what `use` raises, StackError and SettingsError; the log's last lines of a child that failed are shown.
     """
-    hurry = asyncio.Event()
+    force_stop = asyncio.Event()
 
     async def work() -> None:
-        async with stack.running(options, progress, hurry, extra) as running:
+        async with stack.running(options, progress, force_stop, extra) as running:
             await use(running)
             progress.step("Stopping")
 
@@ -31,7 +31,7 @@ def serve(
         progress.step("Stopping; once more to wait for no request")
 
     try:
-        asyncio.run(until_interrupted(work(), first=interrupted, second=hurry.set))
+        asyncio.run(until_interrupted(work(), first=interrupted, second=force_stop.set))
     except ChildFailed as failure:
         progress.done()
         for line in failure.log_tail:

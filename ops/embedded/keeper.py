@@ -26,21 +26,21 @@ def restart_delay_s(short_lives: int) -> float:
     return _RESTART_DELAYS_S[min(max(short_lives - 1, 0), len(_RESTART_DELAYS_S) - 1)]
 
 
-class Keeper:
+class SupervisedProcess:
     """Keeps one child; must be created in the main thread, with a running event loop.
 
     `changed` is called after each spawn, `notice` with a line for the operator when the child had to be started
-    again. Once `hurry` is set, stopping waits for nothing.
+    again. Once `force_stop` is set, stopping waits for nothing.
     """
 
     def __init__(
-        self, child: Child, changed: Callable[[], None], notice: Callable[[str], None], hurry: asyncio.Event
+        self, child: Child, changed: Callable[[], None], notice: Callable[[str], None], force_stop: asyncio.Event
     ) -> None:
         self.child = child
         self.pid: int | None = None
         self._changed = changed
         self._notice = notice
-        self._hurry = hurry
+        self._force_stop = force_stop
         self._exits = 0
         self._end = ""
         self._has_served = False
@@ -118,17 +118,17 @@ class Keeper:
 
     async def _terminate(self, process: Process) -> None:
         if self.child.drain is not None:
-            await self._unless_hurried(self.child.drain(), None)
+            await self._until_forced(self.child.drain(), None)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(self.child.stop_signal)
-        await self._unless_hurried(process.wait(), self.child.stop_grace_s)
+        await self._until_forced(process.wait(), self.child.stop_grace_s)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         async with asyncio.timeout(KILLED_WAIT_S):
             await process.wait()
 
-    async def _unless_hurried(self, work: Awaitable[object], timeout_s: float | None) -> None:
-        tasks = {asyncio.ensure_future(work), asyncio.ensure_future(self._hurry.wait())}
+    async def _until_forced(self, work: Awaitable[object], timeout_s: float | None) -> None:
+        tasks = {asyncio.ensure_future(work), asyncio.ensure_future(self._force_stop.wait())}
         await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()

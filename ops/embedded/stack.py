@@ -60,12 +60,12 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def running(
-    options: Options, progress: Progress, hurry: asyncio.Event, extra: Extra = nothing
+    options: Options, progress: Progress, force_stop: asyncio.Event, extra: Extra = nothing
 ) -> AsyncIterator[Stack]:
     """Gives the stack when every part answers, and stops all of it when the context is left.
 
-    `extra` describes children to start before the services. Once `hurry` is set, stopping waits for nobody. Must be
-    entered in the main thread. Raises StackError or SettingsError, and leaves no process behind.
+    `extra` describes children to start before the services. Once `force_stop` is set, stopping waits for nothing.
+    Must be entered in the main thread. Raises StackError or SettingsError, and leaves no process behind.
     """
     if sys.platform != "linux":
         raise StackError("the embedded stack needs Linux; use Docker Compose on other systems")
@@ -74,7 +74,7 @@ async def running(
     with open_state(options.state_dir) as state:
         # One that a killed stack left behind would tell lies meanwhile.
         _remove(options.ready_file)
-        async with Supervisor(progress.notice, hurry) as supervisor:
+        async with Supervisor(progress.notice, force_stop) as supervisor:
             try:
                 stack = await _start(options, state, supervisor, progress, extra)
                 _publish(options.ready_file, stack.endpoints, supervisor, progress)

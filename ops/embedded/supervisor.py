@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ops.embedded import logfile
 from ops.embedded.child import Child
 from ops.embedded.errors import ChildFailed
-from ops.embedded.keeper import Keeper
+from ops.embedded.keeper import SupervisedProcess
 
 TRIM_EVERY_S = 10.0
 
@@ -20,14 +20,14 @@ Follower = Callable[[Mapping[str, int]], None]
 class Supervisor:
     """An async context: on leaving it every child is stopped, the last stage first.
 
-    `notice` is called with a line for the operator when a child died and is started again. Once `hurry` is set,
+    `notice` is called with a line for the operator when a child died and is started again. Once `force_stop` is set,
     stopping waits for nobody. Use it from the main thread only.
     """
 
-    def __init__(self, notice: Callable[[str], None], hurry: asyncio.Event | None = None) -> None:
-        self._stages: list[list[Keeper]] = []
+    def __init__(self, notice: Callable[[str], None], force_stop: asyncio.Event | None = None) -> None:
+        self._stages: list[list[SupervisedProcess]] = []
         self._notice = notice
-        self._hurry = hurry or asyncio.Event()
+        self._force_stop = force_stop or asyncio.Event()
         self._follower: Follower | None = None
         self._trimming: asyncio.Task[None] | None = None
 
@@ -52,7 +52,7 @@ class Supervisor:
 
     async def start(self, *children: Child) -> None:
         """Starts one stage in parallel and returns when all of it serves, or raises ChildFailed."""
-        stage = [Keeper(child, self._changed, self._notice, self._hurry) for child in children]
+        stage = [SupervisedProcess(child, self._changed, self._notice, self._force_stop) for child in children]
         self._stages.append(stage)
         await self._until_ready(stage)
 
@@ -66,7 +66,7 @@ class Supervisor:
             await asyncio.gather(*(keeper.stop() for keeper in self._stages[-1]))
             self._stages.pop()
 
-    async def _until_ready(self, keepers: Iterable[Keeper]) -> None:
+    async def _until_ready(self, keepers: Iterable[SupervisedProcess]) -> None:
         failures: list[BaseException] = []
         try:
             async with asyncio.TaskGroup() as group:
@@ -81,7 +81,7 @@ class Supervisor:
         if self._follower is not None:
             self._follower(self.pids)
 
-    def _keepers(self) -> list[Keeper]:
+    def _keepers(self) -> list[SupervisedProcess]:
         return [keeper for stage in self._stages for keeper in stage]
 
     async def _trim_logs(self) -> None:

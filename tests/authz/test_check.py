@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from authz.admit import Admitter
 from authz.catalog.view import CatalogView
-from authz.check import Gate
-from authz.checked_request import Attempt
+from authz.check import CheckPipeline
+from authz.checked_request import CheckedRequest
 from authz.denials import Denials
 from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import generate
@@ -46,13 +46,13 @@ CLIENT_IP = "192.0.2.9"
 class Busy:
     """A gate whose hasher is busy, and its throttle, which refuses after one failure."""
 
-    gate: Gate
+    gate: CheckPipeline
     throttle: FailureThrottle
     hasher: BusyHasher
 
     async def leave(self) -> None:
         """Asks to be let in with a key that nobody knows, and does not wait for the verdict."""
-        attempt = Attempt("r", "POST", "/api/chat", generate().secret, CLIENT_IP, "", "", b"")
+        attempt = CheckedRequest("r", "POST", "/api/chat", generate().secret, CLIENT_IP, "", "", b"")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await self.gate.identify(attempt)
@@ -70,11 +70,11 @@ async def busy(database_url: str, redis_url: str) -> AsyncIterator[Busy]:
         stack.callback(hasher.close)
         hasher.turn = asyncio.Event()
         door, ledger, throttle = Door(database, hasher), Ledger(database), FailureThrottle(redis, failures_max=1)
-        quota = MemoryQuota(now_ms=Clock(), lease_s=15, room=10, load=ledger.usage_of)
-        gate = Gate(
+        quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=10, load=ledger.usage_of)
+        gate = CheckPipeline(
             door.authenticator,
             throttle,
-            LastUsed(door.directory),
+            LastUsed(door.key_repository),
             CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
             Admitter(quota, settings.max_num_predict),
             Denials(quota, Outbox(quota, ledger, 10)),
@@ -100,7 +100,7 @@ async def test_a_wrong_key_counts_also_when_nobody_waited_for_the_verdict(busy: 
 
 
 async def test_nobody_piles_up_work_by_leaving(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("authz.check.WORKING_MAX", 2)
+    monkeypatch.setattr("authz.check.DETACHED_MAX", 2)
     for _ in range(4):
         await busy.leave()
     assert verdicts() == 2

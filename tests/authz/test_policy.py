@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.policy import ATTEMPTS_PER_BACKEND_MAX, attempts_for, check_scope, effective_models
+from authz.policy import TRIES_PER_BACKEND_MAX, candidate_backends, check_scope, effective_models
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.values import Budgets, Limits, Principal
@@ -51,22 +51,22 @@ def catalogs(draw: st.DrawFn) -> Catalog:
 
 @given(catalogs(), st.booleans())
 def test_every_host_is_tried_once_for_each_replica_up_to_two_before_the_next(catalog: Catalog, prefer: bool) -> None:
-    attempts = attempts_for(principal("m:latest"), "m:latest", catalog, prefer_loaded=prefer)
+    attempts = candidate_backends(principal("m:latest"), "m:latest", catalog, prefer_loaded=prefer)
     runs = [(name, len(list(run))) for name, run in itertools.groupby(attempts)]
     assert sorted(name for name, _ in runs) == sorted(catalog.models["m:latest"].backends)
-    assert all(length == min(catalog.replicas_of(name), ATTEMPTS_PER_BACKEND_MAX) for name, length in runs)
+    assert all(length == min(catalog.replicas_of(name), TRIES_PER_BACKEND_MAX) for name, length in runs)
 
 
 @given(catalogs())
 def test_the_order_is_that_of_the_configuration(catalog: Catalog) -> None:
-    attempts = attempts_for(principal("m:latest"), "m:latest", catalog, prefer_loaded=False)
+    attempts = candidate_backends(principal("m:latest"), "m:latest", catalog, prefer_loaded=False)
     assert tuple(dict.fromkeys(attempts)) == catalog.models["m:latest"].backends
 
 
 @given(catalogs())
 def test_backends_that_have_the_model_loaded_come_first_where_that_is_preferred(catalog: Catalog) -> None:
     model = catalog.models["m:latest"]
-    attempts = attempts_for(principal("m:latest"), "m:latest", catalog, prefer_loaded=True)
+    attempts = candidate_backends(principal("m:latest"), "m:latest", catalog, prefer_loaded=True)
     cold = tuple(name for name in model.backends if name not in model.loaded)
     assert tuple(dict.fromkeys(attempts)) == (*model.loaded, *cold)
 
@@ -85,9 +85,9 @@ def test_a_name_on_the_list_counts_only_while_a_backend_hosts_it() -> None:
 
 def test_a_model_that_runs_elsewhere_is_never_among_all_models() -> None:
     assert effective_models(CATALOG, allow_all=True, allowed={"c:cloud"}) == ["a:latest", "b:latest", "c:cloud"]
-    assert set(attempts_for(principal("c:cloud"), "c:cloud", CATALOG, prefer_loaded=False)) == {"far"}
+    assert set(candidate_backends(principal("c:cloud"), "c:cloud", CATALOG, prefer_loaded=False)) == {"far"}
     with pytest.raises(Denied) as refused:
-        attempts_for(principal(allow_all=True), "c:cloud", CATALOG, prefer_loaded=False)
+        candidate_backends(principal(allow_all=True), "c:cloud", CATALOG, prefer_loaded=False)
     assert refused.value.code is Code.MODEL_NOT_ALLOWED
 
 
@@ -95,7 +95,7 @@ def test_a_forbidden_model_and_one_that_nobody_hosts_are_refused_alike() -> None
     refusals = []
     for model in ("b:latest", "missing:latest"):
         with pytest.raises(Denied) as refused:
-            attempts_for(principal("a:latest", "missing:latest"), model, CATALOG, prefer_loaded=False)
+            candidate_backends(principal("a:latest", "missing:latest"), model, CATALOG, prefer_loaded=False)
         refusals.append((refused.value.code, refused.value.message))
     assert refusals[0] == refusals[1]
     assert refusals[0][0] is Code.MODEL_NOT_ALLOWED

@@ -17,7 +17,7 @@ PATIENCE_S = 1.0
 ANSWER_TIMEOUT_S = 60.0
 
 
-class Unanswered(AssertionError):
+class DownstreamClosed(AssertionError):
     """A whole request got no answer, or none that is HTTP."""
 
 
@@ -65,7 +65,7 @@ class Shooter:
             if reused:
                 # The server had closed the connection for its own reasons before the request was on its way.
                 return await self.shoot(shot)
-            raise Unanswered(shot) from None
+            raise DownstreamClosed(shot) from None
         finally:
             if not shot.well_framed:
                 await self.close()

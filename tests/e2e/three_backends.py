@@ -32,7 +32,7 @@ _OF_CREDENTIALS = ("authorization", "x-api-key", "x-safe-token", "proxy-authoriz
 
 
 @dataclass(frozen=True)
-class Attempt:
+class CheckedRequest:
     """One time that a backend heard of a request."""
 
     backend: str
@@ -58,18 +58,18 @@ class Site:
         """One request, through Envoy."""
         return self.client.post(path, json=body_of(path, stream, model), headers={"x-api-key": self.key})
 
-    def heard(self) -> dict[str, list[Attempt]]:
+    def heard(self) -> dict[str, list[CheckedRequest]]:
         """Request id -> every attempt that reached a running replica, in order of time.
 
         Each must have carried its backend's credential alone.
         """
-        found: dict[str, list[Attempt]] = {}
+        found: dict[str, list[CheckedRequest]] = {}
         for backend, replicas in self.backends.items():
             running = (replica for replica in replicas if replica.process.poll() is None)
             for record in (record for replica in running for record in replica.requests()):
                 sent = {name: value for name, value in record["headers"].items() if name in _OF_CREDENTIALS}
                 assert sent == CREDENTIALS[backend], f"{backend} was sent {sorted(sent)}"
-                found.setdefault(record["headers"]["x-request-id"], []).append(Attempt(backend, record))
+                found.setdefault(record["headers"]["x-request-id"], []).append(CheckedRequest(backend, record))
         for attempts in found.values():
             attempts.sort(key=lambda attempt: float(attempt.record["started_at"]))
         return found

@@ -24,7 +24,7 @@ from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
 from ops.control.reaper import Reaper
-from ops.database.accounts import Accounts
+from ops.database.accounts import TenantRepository
 from tests.e2e.books import Books, until
 from tests.gateway.quota.builders import asks, hold_of
 from tests.meter.wire_corpus import grant_for
@@ -63,12 +63,12 @@ class Gateway:
     async def drain(self) -> None:
         """Everything that waits goes into the ledger."""
 
-        async def drained() -> bool:
+        async def wait_idle() -> bool:
             return not (await self.quota.backlog()).events
 
         task = asyncio.create_task(self._drain.run())
         try:
-            assert await until(drained)
+            assert await until(wait_idle)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -99,7 +99,7 @@ async def gateway_over(redis: Server, database_url: str) -> AsyncIterator[Gatewa
         hold_lease_s=LEASE_S,
     )
     database, connection = Database(settings), connect(settings)
-    ledger, accounts = Ledger(database), Accounts(database)
+    ledger, accounts = Ledger(database), TenantRepository(database)
     quota = RedisQuota(connection, settings, ledger.usage_of, restore_s=0)
     try:
         tenant = await accounts.create_tenant("acme", {})

@@ -15,8 +15,8 @@ from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from meter.access_log.disconnect_causes import Endings
-from meter.access_log.disconnect_store import EndingStore
+from meter.access_log.disconnect_causes import DisconnectCauses
+from meter.access_log.disconnect_store import DisconnectStore
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import Prompts
 from meter.renewal import Renewal
@@ -32,14 +32,14 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
     redis_url: str, database_url: str
 ) -> None:
     clock = Clock()
-    quota = MemoryQuota(now_ms=clock, lease_s=15.0, room=1000, load=Ledger().load)
+    quota = MemoryQuota(now_ms=clock, lease_s=15.0, backlog_max=1000, load=Ledger().load)
     clock.forward((await quota.epoch()).opens_in_s)
     outbox = Outbox(quota, Recorder(), size_max=10)
     redis = connect(Settings(redis_url=redis_url, redis_timeout_s=5))
-    endings = Endings(EndingStore(redis, 5), quota, outbox.submit)
+    disconnect_causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
     database = Database(Settings(database_url=database_url))
     prompts = Prompts(PromptLog(database), timedelta(days=1))
-    servicer = ExternalProcessorServicer(outbox, Renewal(quota, 15.0), endings, prompts)
+    servicer = ExternalProcessorServicer(outbox, Renewal(quota, 15.0), disconnect_causes, prompts)
     server = grpc.aio.server()
     external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -61,8 +61,8 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
         for stream in streams:
             await stream.done_writing()
         await finished
-        await endings.close()
-        assert await outbox.drained(10) == 0
+        await disconnect_causes.close()
+        assert await outbox.wait_idle(10) == 0
         assert await quota.backlog() == Backlog(holds=0, events=REQUESTS)
         await server.stop(0)
     await database.close()

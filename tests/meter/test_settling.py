@@ -61,7 +61,7 @@ class Recorder:
 @pytest.fixture
 async def quota() -> AsyncIterator[Outage]:
     clock = Clock()
-    made = Outage(now_ms=clock, lease_s=LEASE_S, room=1000, load=Ledger().load)
+    made = Outage(now_ms=clock, lease_s=LEASE_S, backlog_max=1000, load=Ledger().load)
     clock.forward((await made.epoch()).opens_in_s)
     yield made
     await made.aclose()
@@ -96,9 +96,9 @@ async def test_what_ends_while_the_store_is_away_is_settled_when_it_is_back(quot
         for hold in holds:
             outbox.submit(entry(hold))
         assert outbox.full
-        assert await outbox.drained(timeout_s=0.05) == 3
+        assert await outbox.wait_idle(timeout_s=0.05) == 3
         quota.away = False
-        assert await outbox.drained(timeout_s=10) == 0
+        assert await outbox.wait_idle(timeout_s=10) == 0
     assert not outbox.full
     assert await quota.backlog() == Backlog(holds=0, events=3)
 
@@ -114,15 +114,15 @@ async def test_what_the_store_loses_before_it_is_in_the_ledger_is_told_again(
     first, second = [(await admit(quota))[1] for _ in range(2)]
     refused = denial()
     await quota.record(refused)
-    outbox.keep(refused)
-    async with background(outbox.run(), EpochWatch(quota, outbox.hand_over_again).run()):
+    outbox.retain(refused)
+    async with background(outbox.run(), EpochWatch(quota, outbox.resubmit_unconfirmed).run()):
         outbox.submit(entry(first))
-        await outbox.drained(timeout_s=10)
+        await outbox.wait_idle(timeout_s=10)
         (event,) = [each for each in await quota.streams[0].read("test", 10, 0) if first.request_id in each.text]
         await recorder.append([Entry.from_json(event.text)])
-        await eventually(lambda: first.request_id not in outbox._kept)
+        await eventually(lambda: first.request_id not in outbox._unconfirmed)
         outbox.submit(entry(second))
-        await outbox.drained(timeout_s=10)
+        await outbox.wait_idle(timeout_s=10)
         clock.forward(1)
         quota.lose_everything()
         await eventually(lambda: len(quota.streams[0]) == 2)
@@ -218,7 +218,7 @@ async def test_a_request_that_somebody_else_settled_is_cut(quota: Outage) -> Non
     renewal = Renewal(quota, LEASE_S)
     renewal.add(exchange)
     async with background(renewal.run()):
-        await eventually(lambda: exchange.superseded)
+        await eventually(lambda: exchange.lease_lost)
 
 
 async def test_behind_an_outage_running_requests_may_renew_before_they_are_reaped(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.record.grant import Grant
-from gateway.request.generation import read_asked
+from gateway.request.generation import read_generation_request
 from gateway.wire.surfaces import BY_PATH, Surface
 
 _CORPUS = Path(__file__).parent.parent / "corpus" / "ollama"
@@ -64,7 +64,7 @@ def grant_for(surface: Surface, **changes: Any) -> Grant:
 def grant_of(exchange: Transcript, **changes: Any) -> Grant:
     """The grant that the transcript's own request would get."""
     try:
-        stream = read_asked(exchange.surface, json.loads(exchange.request)).stream
+        stream = read_generation_request(exchange.surface, json.loads(exchange.request)).stream
     except ValueError:
         stream = bool(exchange.surface.streams_by_default)
     return grant_for(exchange.surface, **{"stream": stream, **changes})

@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 from gateway.quota import periods
-from gateway.quota.port import Counters, ExpiredHold, Figures, Hold, Progress
+from gateway.quota.port import Counters, ExpiredHold, Hold, LimitStatus, Progress
 from gateway.quota.rebuild import Used
 from gateway.values import Budgets, Limits, Period
 
@@ -41,11 +41,11 @@ _SUFFIX: dict[Period, Callable[[date], str]] = {
 }
 
 
-def figures(reply: list[Any]) -> Figures:
+def limit_status(reply: list[Any]) -> LimitStatus:
     """The end of `admit.lua`'s reply."""
     requests_limit, requests_left, tokens_limit, tokens_left, period, left = reply
     budget = (Period(period.decode()), int(left)) if period else (None, None)
-    return Figures(requests_limit, requests_left, tokens_limit, tokens_left, *budget)
+    return LimitStatus(requests_limit, requests_left, tokens_limit, tokens_left, *budget)
 
 
 def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:

@@ -31,7 +31,7 @@ from gateway.quota.port import (
     Refused,
     UsageLoader,
 )
-from gateway.quota.rebuild import REBUILD_S, Rebuilder, Survey, Used
+from gateway.quota.rebuild import REBUILD_S, Rebuilder, RebuildSnapshot, Used
 from gateway.quota.redis import codec, keys
 from gateway.quota.redis.scripts import Clock, Scripts
 from gateway.quota.redis.stream import RedisStream
@@ -63,7 +63,7 @@ class RedisQuota:
         self._timeout_s = settings.redis_timeout_s
         self._shards = settings.redis_shards
         self._lease_ms = int(settings.hold_lease_s * 1000)
-        self._room = settings.audit_buffer_size
+        self._backlog_max = settings.audit_buffer_size
         self._restore_ms = int(restore_s * 1000)
         self._scripts = Scripts(redis, settings.redis_timeout_s, clock)
         self._streams = tuple(
@@ -94,8 +94,8 @@ class RedisQuota:
             raise StoreUnavailable("this request id was used before")
         status, at_ms, input_tokens, cap, retry_after_s, *rest = reply
         if status == b"admitted":
-            return Admitted(at_ms, input_tokens, cap, codec.figures(rest))
-        return Refused(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, codec.figures(rest))
+            return Admitted(at_ms, input_tokens, cap, codec.limit_status(rest))
+        return Refused(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, codec.limit_status(rest))
 
     async def _admit(self, admission: Admission, attempt: str) -> list[Any]:
         reply: list[Any] = await self._scripts.run(
@@ -106,9 +106,9 @@ class RedisQuota:
             admission.tenant_id,
             admission.key_id,
             admission.input_tokens,
-            admission.output_tokens_asked,
+            admission.requested_output_tokens,
             self._lease_ms,
-            self._room,
+            self._backlog_max,
             admission.record,
             admission.model,
             *codec.rules(admission.key_limits, admission.key_budgets),
@@ -170,7 +170,7 @@ class RedisQuota:
             entry.request_id,
             "" if entry.tenant_id is None else entry.tenant_id,
             entry.to_json(),
-            2 * self._room,
+            2 * self._backlog_max,
             RELEASED_MS,
         )
         if not recorded:
@@ -209,9 +209,9 @@ class RedisQuota:
         reply = await self._scripts.run("counters", self._tenant_keys(tenant_id))
         return codec.counters(reply[0], reply[1:]) if reply else None
 
-    async def distrust(self, tenant_id: int) -> None:
+    async def invalidate_counters(self, tenant_id: int) -> None:
         """See the port."""
-        await self._scripts.run("distrust", self._tenant_keys(tenant_id))
+        await self._scripts.run("invalidate_counters", self._tenant_keys(tenant_id))
 
     async def epoch(self) -> Epoch:
         """See the port. Of several shards, those of all of them together."""
@@ -236,25 +236,25 @@ class RedisQuota:
         await self._rebuilder.aclose()
         await asyncio.gather(*self._releases)
 
-    async def survey(self, tenant_id: int) -> Survey | bool:
+    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | bool:
         """See `Rebuildable`."""
         token = secrets.token_hex(8)
         lock_ms = int(REBUILD_S * 1000)
         status, *rest = await self._scripts.run(
-            "survey", self._tenant_keys(tenant_id), tenant_id, token, lock_ms, self._restore_ms
+            "begin_rebuild", self._tenant_keys(tenant_id), tenant_id, token, lock_ms, self._restore_ms
         )
         if status != b"begun":
             return bool(status == b"ready")
-        return Survey(token, rest[0], [text.decode("utf-8", "replace") for text in rest[1:]])
+        return RebuildSnapshot(token, rest[0], [text.decode("utf-8", "replace") for text in rest[1:]])
 
-    async def install(self, tenant_id: int, survey: Survey, used: Used) -> bool:
+    async def commit_rebuild(self, tenant_id: int, snapshot: RebuildSnapshot, used: Used) -> bool:
         """See `Rebuildable`."""
-        day, _ = codec.days(survey.now_ms)
+        day, _ = codec.days(snapshot.now_ms)
         fields = codec.used_fields(used)
         tenant_keys = self._tenant_keys(tenant_id)
-        return bool(await self._scripts.run("install", tenant_keys, tenant_id, survey.token, day, *fields))
+        return bool(await self._scripts.run("commit_rebuild", tenant_keys, tenant_id, snapshot.token, day, *fields))
 
-    async def abandon(self, tenant_id: int) -> None:
+    async def abort_rebuild(self, tenant_id: int) -> None:
         """See `Rebuildable`."""
         async with guarded(self._timeout_s):
             await self._redis.delete(keys.rebuild(tenant_id % self._shards, tenant_id))

@@ -17,15 +17,15 @@ from authz.admit import Admitter
 from authz.catalog import playground
 from authz.catalog.pages import CatalogPages
 from authz.catalog.view import CatalogView
-from authz.check import Gate
+from authz.check import CheckPipeline
 from authz.denials import Denials
 from authz.keys.authenticate import Authenticator
-from authz.keys.change_listener import Feed
+from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
 from authz.keys.last_used import LastUsed
-from authz.keys.repository import Directory
+from authz.keys.repository import KeyRepository
 from authz.keys.throttle import FailureThrottle
-from authz.keys.verified_cache import VerifiedKeys
+from authz.keys.verified_cache import VerifiedKeyCache
 from gateway.catalog.store import CatalogStore
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
@@ -99,17 +99,21 @@ async def serve() -> AsyncIterator[Serve]:
             quota = MemoryQuota(
                 now_ms=lambda: int(time.time() * 1000),
                 lease_s=15.0,
-                room=100,
+                backlog_max=100,
                 load=Ledger(database).usage_of,
                 restore_s=0,
             )
             stack.push_async_callback(quota.aclose)
-            directory, verified = Directory(database, Limits(60, 100_000, 8)), VerifiedKeys()
-            feed = Feed(database, on_revoked=verified.evict, on_policy_changed=verified.outdate, on_gap=lambda _: None)
-            gate = Gate(
-                Authenticator(directory, hasher, feed, verified, trust_s=60.0, now=lambda: datetime.now(UTC)),
+            key_repository, verified = KeyRepository(database, Limits(60, 100_000, 8)), VerifiedKeyCache()
+            change_listener = ChangeListener(
+                database, on_revoked=verified.evict, on_policy_changed=verified.outdate, on_gap=lambda _: None
+            )
+            gate = CheckPipeline(
+                Authenticator(
+                    key_repository, hasher, change_listener, verified, trust_s=60.0, now=lambda: datetime.now(UTC)
+                ),
                 FailureThrottle(redis, 20),
-                LastUsed(directory),
+                LastUsed(key_repository),
                 CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
                 Admitter(quota, settings.max_num_predict),
                 Denials(quota, Outbox(quota, Ledger(database), 100)),

@@ -10,30 +10,30 @@ import pytest
 from pydantic import SecretStr
 
 from authz.keys.authenticate import Authenticator
-from authz.keys.change_listener import Feed
+from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, generate
-from authz.keys.repository import Directory
-from authz.keys.verified_cache import VerifiedKeys
+from authz.keys.repository import KeyRepository
+from authz.keys.verified_cache import VerifiedKeyCache
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits
-from ops.database.accounts import Accounts, NewKey
+from ops.database.accounts import NewKey, TenantRepository
 from ops.database.policies import PolicyChange
 from tests.rows import add_key, eventually
 
 
 class Door:
-    """An Authenticator on a real database whose feed is connected, and what a test turns."""
+    """An Authenticator on a real database whose change_listener is connected, and what a test turns."""
 
     def __init__(self, database: Database, hasher: KeyHasher, trust_s: float = 60.0) -> None:
-        self.accounts = Accounts(database)
+        self.accounts = TenantRepository(database)
         self.hasher = hasher
-        self.verified = VerifiedKeys()
+        self.verified = VerifiedKeyCache()
         self.now = datetime.now(UTC)
         self.monotonic_s = 0.0
-        self.feed = Feed(
+        self.change_listener = ChangeListener(
             database,
             on_revoked=self.verified.evict,
             on_policy_changed=self.verified.outdate,
@@ -41,11 +41,11 @@ class Door:
             monotonic=lambda: self.monotonic_s,
             heartbeat_s=0.05,
         )
-        self.directory = Directory(database, Limits(60, 1000, 4))
+        self.key_repository = KeyRepository(database, Limits(60, 1000, 4))
         self.authenticator = Authenticator(
-            self.directory,
+            self.key_repository,
             hasher,
-            self.feed,
+            self.change_listener,
             self.verified,
             trust_s=trust_s,
             now=lambda: self.now,
@@ -72,9 +72,9 @@ class Door:
 async def door_at(settings: Settings) -> AsyncIterator[Door]:
     database = Database(settings)
     door = Door(database, KeyHasher.from_settings(settings))
-    listening = asyncio.create_task(door.feed.run())
+    listening = asyncio.create_task(door.change_listener.run())
     try:
-        await asyncio.wait_for(door.feed.wait_connected(), 10)
+        await asyncio.wait_for(door.change_listener.wait_connected(), 10)
         yield door
     finally:
         listening.cancel()
@@ -187,7 +187,7 @@ async def test_a_hash_of_other_costs_is_renewed(settings: Settings, door: Door) 
     async with door_at(dearer) as later:
         assert await later.is_open_for(key.secret)
         await asyncio.gather(*later.authenticator._rehashing)
-        stored = await later.directory.find_key(key.prefix)
+        stored = await later.key_repository.find_key(key.prefix)
         assert stored is not None
         assert not later.hasher.needs_rehash(stored.hash)
     assert await door.is_open_for(key.secret)
@@ -200,7 +200,7 @@ async def test_a_known_key_is_trusted_only_while_revocations_are_heard_of(door: 
     door.monotonic_s += 61
     with pytest.raises(StoreUnavailable):
         await door.authenticator.authenticate(key.secret)
-    await eventually(lambda: door.feed.silent_s == 0)
+    await eventually(lambda: door.change_listener.staleness_s == 0)
     assert await door.is_open_for(key.secret)
 
 
@@ -216,8 +216,8 @@ async def test_a_database_that_is_away_says_nothing_about_a_key() -> None:
 
 
 def test_the_least_recently_used_key_leaves_a_full_cache() -> None:
-    keys = VerifiedKeys(size_max=2)
-    assert keys.digest(SecretStr("a")) != VerifiedKeys().digest(SecretStr("a"))
+    keys = VerifiedKeyCache(size_max=2)
+    assert keys.digest(SecretStr("a")) != VerifiedKeyCache().digest(SecretStr("a"))
     for name in (b"1", b"2"):
         keys.put(name, None)  # type: ignore[arg-type]
     keys.get(b"1")

@@ -7,25 +7,25 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from authz.keys.change_listener import Feed
-from authz.keys.repository import Directory
+from authz.keys.change_listener import ChangeListener
+from authz.keys.repository import KeyRepository
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits
-from ops.database.accounts import Accounts, Key
+from ops.database.accounts import Key, TenantRepository
 from ops.database.policies import Subject
 from tests.postgres_relay import Wire
 from tests.rows import HASH, add_key, eventually, new_key
 
 
 class Heard:
-    """A running feed and what it has told."""
+    """A running change_listener and what it has told."""
 
     def __init__(self, database: Database) -> None:
         self.revoked: list[str] = []
         self.changed: list[int] = []
         self.gaps: list[datetime | None] = []
-        self.feed = Feed(
+        self.change_listener = ChangeListener(
             database,
             on_revoked=self.revoked.append,
             on_policy_changed=self.changed.append,
@@ -37,7 +37,7 @@ class Heard:
 @asynccontextmanager
 async def listening(database: Database) -> AsyncIterator[Heard]:
     heard = Heard(database)
-    task = asyncio.create_task(heard.feed.run())
+    task = asyncio.create_task(heard.change_listener.run())
     try:
         yield heard
     finally:
@@ -48,31 +48,31 @@ async def listening(database: Database) -> AsyncIterator[Heard]:
 @pytest.fixture
 async def heard(service_database: Database) -> AsyncIterator[Heard]:
     async with listening(service_database) as heard:
-        await asyncio.wait_for(heard.feed.wait_connected(), 10)
+        await asyncio.wait_for(heard.change_listener.wait_connected(), 10)
         yield heard
 
 
 @pytest.fixture
 async def key(database: Database) -> Key:
-    accounts = Accounts(database)
+    accounts = TenantRepository(database)
     await accounts.create_tenant("acme", {})
     return await add_key(accounts)
 
 
 async def test_the_first_connection_is_a_gap_since_ever(heard: Heard) -> None:
     assert heard.gaps == [None]
-    assert heard.feed.connected
-    assert heard.feed.silent_s < 10
+    assert heard.change_listener.connected
+    assert heard.change_listener.staleness_s < 10
 
 
 async def test_a_feed_that_never_connected_has_been_silent_for_ever(database: Database) -> None:
-    feed = Heard(database).feed
-    assert not feed.connected
-    assert feed.silent_s == float("inf")
+    change_listener = Heard(database).change_listener
+    assert not change_listener.connected
+    assert change_listener.staleness_s == float("inf")
 
 
 async def test_a_revocation_is_heard(key: Key, heard: Heard, database: Database) -> None:
-    await Accounts(database).revoke_key(key.prefix, "lost")
+    await TenantRepository(database).revoke_key(key.prefix, "lost")
     await eventually(lambda: heard.revoked == [key.prefix])
 
 
@@ -83,13 +83,13 @@ async def test_a_bare_insert_into_revocations_is_a_whole_revocation(
     value = key.id if column == "key_id" else key.prefix
     await database.execute(f"INSERT INTO gateway.revocations ({column}) VALUES ($1)", value)  # noqa: S608
     await eventually(lambda: heard.revoked == [key.prefix])
-    assert (await Accounts(database).keys(None))[0].status == "revoked"
+    assert (await TenantRepository(database).keys(None))[0].status == "revoked"
 
 
 async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
     key: Key, heard: Heard, database: Database
 ) -> None:
-    accounts = Accounts(database)
+    accounts = TenantRepository(database)
     tenant_id = (await accounts.tenants())[0].id
     changes = (
         lambda: accounts.change_policy(Subject("tenant", "acme"), {"rpm": 5}),
@@ -107,10 +107,12 @@ async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
 async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
     key: Key, heard: Heard, database: Database, service_database: Database
 ) -> None:
-    directory = Directory(service_database, Limits(1, 1, 1))
-    await directory.touch([key.id])
-    await directory.store_hash(key.id, HASH, HASH.replace("t=1", "t=2"))
-    await Accounts(database).set_tenant_enabled("acme", True)  # Heard after whatever the others would have caused.
+    key_repository = KeyRepository(service_database, Limits(1, 1, 1))
+    await key_repository.touch([key.id])
+    await key_repository.store_hash(key.id, HASH, HASH.replace("t=1", "t=2"))
+    await TenantRepository(database).set_tenant_enabled(
+        "acme", True
+    )  # Heard after whatever the others would have caused.
     await eventually(lambda: bool(heard.changed))
     assert len(heard.changed) == 1
 
@@ -122,8 +124,8 @@ async def test_what_was_revoked_while_the_connection_was_lost_is_told_before_con
     async with database.transaction() as connection:
         await connection.execute(_END_LISTENERS)
         await connection.execute("INSERT INTO gateway.revocations (prefix) VALUES ($1)", key.prefix)
-        await eventually(lambda: not heard.feed.connected)
-    await eventually(lambda: heard.feed.connected)
+        await eventually(lambda: not heard.change_listener.connected)
+    await eventually(lambda: heard.change_listener.connected)
     assert key.prefix in heard.revoked
     first, *later = heard.gaps
     assert first is None
@@ -136,19 +138,19 @@ async def test_a_connection_that_goes_silent_without_closing_is_noticed_and_repl
         settings = Settings(database_url=wire.url, database_timeout_s=0.3)
         database = Database(settings)
         async with listening(database) as heard:
-            await asyncio.wait_for(heard.feed.wait_connected(), 10)
+            await asyncio.wait_for(heard.change_listener.wait_connected(), 10)
             wire.open.clear()
-            await eventually(lambda: not heard.feed.connected)
-            before = heard.feed.silent_s
-            await eventually(lambda: heard.feed.silent_s > before)
+            await eventually(lambda: not heard.change_listener.connected)
+            before = heard.change_listener.staleness_s
+            await eventually(lambda: heard.change_listener.staleness_s > before)
             wire.open.set()
-            await eventually(lambda: heard.feed.connected)
+            await eventually(lambda: heard.change_listener.connected)
             assert len(heard.gaps) == 2
         await database.close()
 
 
 async def test_a_rotated_key_without_grace_is_heard_as_revoked(key: Key, heard: Heard, database: Database) -> None:
-    await Accounts(database).rotate_key(key.prefix, new_key(), timedelta())
+    await TenantRepository(database).rotate_key(key.prefix, new_key(), timedelta())
     await eventually(lambda: heard.revoked == [key.prefix])
 
 

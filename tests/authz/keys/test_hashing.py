@@ -10,7 +10,7 @@ import pytest
 from argon2 import PasswordHasher, extract_parameters
 from pydantic import SecretStr
 
-from authz.keys.hashing import NICENESS, KeyHasher
+from authz.keys.hashing import HASHING_NICE, KeyHasher
 from authz.keys.key_format import generate
 from gateway.errors import StoreUnavailable
 
@@ -100,4 +100,4 @@ async def test_hashing_gives_way_to_everything_else(hasher: KeyHasher) -> None:
     (worker,) = {thread.native_id for thread in threading.enumerate()} - before
     own = os.getpriority(os.PRIO_PROCESS, 0)
     assert worker is not None
-    assert os.getpriority(os.PRIO_PROCESS, worker) - own == (NICENESS if sys.platform == "linux" else 0)
+    assert os.getpriority(os.PRIO_PROCESS, worker) - own == (HASHING_NICE if sys.platform == "linux" else 0)

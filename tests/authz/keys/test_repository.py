@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from authz.keys.repository import Directory
+from authz.keys.repository import KeyRepository
 from gateway.stores.postgres import Database
 from gateway.values import Budgets, Limits, Principal
-from ops.database.accounts import Accounts
+from ops.database.accounts import TenantRepository
 from ops.database.policies import PolicyChange, only_models
 from tests.rows import HASH, add_key
 
@@ -17,30 +17,32 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def accounts(database: Database) -> Accounts:
-    return Accounts(database)
+def accounts(database: Database) -> TenantRepository:
+    return TenantRepository(database)
 
 
 @pytest.fixture
-def directory(service_database: Database) -> Directory:
-    return Directory(service_database, DEFAULTS)
+def key_repository(service_database: Database) -> KeyRepository:
+    return KeyRepository(service_database, DEFAULTS)
 
 
-async def _principal(accounts: Accounts, directory: Directory, tenant: PolicyChange, key: PolicyChange) -> Principal:
+async def _principal(
+    accounts: TenantRepository, key_repository: KeyRepository, tenant: PolicyChange, key: PolicyChange
+) -> Principal:
     await accounts.create_tenant("Acme", tenant)
-    stored = await directory.find_key((await add_key(accounts, policy=key)).prefix)
+    stored = await key_repository.find_key((await add_key(accounts, policy=key)).prefix)
     assert stored is not None
     return stored.principal
 
 
-async def test_an_unknown_prefix_is_none(directory: Directory) -> None:
-    assert await directory.find_key("nz_000000000") is None
+async def test_an_unknown_prefix_is_none(key_repository: KeyRepository) -> None:
+    assert await key_repository.find_key("nz_000000000") is None
 
 
 async def test_without_a_policy_everything_is_the_default_and_no_model_is_allowed(
-    accounts: Accounts, directory: Directory
+    accounts: TenantRepository, key_repository: KeyRepository
 ) -> None:
-    principal = await _principal(accounts, directory, {}, {})
+    principal = await _principal(accounts, key_repository, {}, {})
     assert principal.tenant == "Acme"
     assert principal.tenant_limits == principal.key_limits == DEFAULTS
     assert principal.tenant_budgets == principal.key_budgets == Budgets()
@@ -50,17 +52,17 @@ async def test_without_a_policy_everything_is_the_default_and_no_model_is_allowe
 
 
 async def test_each_limit_inherits_on_its_own_from_key_to_tenant_to_default(
-    accounts: Accounts, directory: Directory
+    accounts: TenantRepository, key_repository: KeyRepository
 ) -> None:
-    principal = await _principal(accounts, directory, {"rpm": 10, "tpm": 500}, {"rpm": 3})
+    principal = await _principal(accounts, key_repository, {"rpm": 10, "tpm": 500}, {"rpm": 3})
     assert principal.tenant_limits == Limits(rpm=10, tpm=500, concurrent=8)
     assert principal.key_limits == Limits(rpm=3, tpm=500, concurrent=8)
 
 
 async def test_budgets_of_tenant_and_key_stand_side_by_side_and_zero_is_a_budget(
-    accounts: Accounts, directory: Directory
+    accounts: TenantRepository, key_repository: KeyRepository
 ) -> None:
-    principal = await _principal(accounts, directory, {"budget_day": 100}, {"budget_total": 0})
+    principal = await _principal(accounts, key_repository, {"budget_day": 100}, {"budget_total": 0})
     assert principal.tenant_budgets == Budgets(day=100)
     assert principal.key_budgets == Budgets(total=0)
 
@@ -78,25 +80,25 @@ async def test_budgets_of_tenant_and_key_stand_side_by_side_and_zero_is_a_budget
     ],
 )
 async def test_models_of_the_key_win_and_a_list_of_its_own_ends_allow_all(
-    accounts: Accounts,
-    directory: Directory,
+    accounts: TenantRepository,
+    key_repository: KeyRepository,
     tenant: PolicyChange,
     key: PolicyChange,
     allow_all: bool,
     models: set[str],
 ) -> None:
-    principal = await _principal(accounts, directory, tenant, key)
+    principal = await _principal(accounts, key_repository, tenant, key)
     assert (principal.allow_all_models, set(principal.models)) == (allow_all, models)
 
 
 async def test_a_revoked_expired_or_disabled_key_is_found_but_not_usable(
-    accounts: Accounts, directory: Directory
+    accounts: TenantRepository, key_repository: KeyRepository
 ) -> None:
     await accounts.create_tenant("acme", {})
     key = await add_key(accounts, expires_at=NOW + timedelta(hours=1))
 
     async def usable(now: datetime = NOW) -> bool:
-        stored = await directory.find_key(key.prefix)
+        stored = await key_repository.find_key(key.prefix)
         assert stored is not None
         return stored.is_usable(now)
 
@@ -111,14 +113,14 @@ async def test_a_revoked_expired_or_disabled_key_is_found_but_not_usable(
 
 
 async def test_touch_notes_the_use_and_leaves_rows_that_another_worker_has_locked(
-    accounts: Accounts, directory: Directory, database: Database, database_url: str
+    accounts: TenantRepository, key_repository: KeyRepository, database: Database, database_url: str
 ) -> None:
     await accounts.create_tenant("acme", {})
     locked, free = await add_key(accounts, name="a"), await add_key(accounts, name="b")
     other = await asyncpg.connect(database_url)
     async with other.transaction():
         await other.execute("UPDATE gateway.api_keys SET last_used_at = NULL WHERE id = $1", locked.id)
-        await directory.touch({locked.id, free.id})
+        await key_repository.touch({locked.id, free.id})
     await other.close()
     used = {key.name: key.last_used_at for key in await accounts.keys(None)}
     assert used["a"] is None
@@ -126,22 +128,24 @@ async def test_touch_notes_the_use_and_leaves_rows_that_another_worker_has_locke
 
 
 async def test_a_rehash_replaces_only_the_hash_it_was_made_from(
-    accounts: Accounts, directory: Directory, database: Database
+    accounts: TenantRepository, key_repository: KeyRepository, database: Database
 ) -> None:
     await accounts.create_tenant("acme", {})
     key = await add_key(accounts)
     new = HASH.replace("t=1", "t=2")
-    await directory.store_hash(key.id, "$argon2id$other", new)
+    await key_repository.store_hash(key.id, "$argon2id$other", new)
     assert await database.fetchval("SELECT hash FROM gateway.api_keys") == HASH
-    await directory.store_hash(key.id, HASH, new)
-    stored = await directory.find_key(key.prefix)
+    await key_repository.store_hash(key.id, HASH, new)
+    stored = await key_repository.find_key(key.prefix)
     assert stored is not None
     assert stored.hash == new
 
 
-async def test_revoked_since_lists_what_was_revoked_from_then_on(accounts: Accounts, directory: Directory) -> None:
+async def test_revoked_since_lists_what_was_revoked_from_then_on(
+    accounts: TenantRepository, key_repository: KeyRepository
+) -> None:
     await accounts.create_tenant("acme", {})
     key = await add_key(accounts)
     await accounts.revoke_key(key.prefix, "")
-    assert await directory.revoked_since(NOW - timedelta(minutes=1)) == [key.prefix]
-    assert await directory.revoked_since(NOW + timedelta(hours=1)) == []
+    assert await key_repository.revoked_since(NOW - timedelta(minutes=1)) == [key.prefix]
+    assert await key_repository.revoked_since(NOW + timedelta(hours=1)) == []

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
-from authz.keys.throttle import FailureThrottle, counted_as
+from authz.keys.throttle import FailureThrottle, throttle_key
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
@@ -59,4 +59,4 @@ async def test_without_redis_nobody_is_let_through() -> None:
     ],
 )
 def test_an_ipv6_network_counts_as_one(address: str, counted: str) -> None:
-    assert counted_as(address) == counted
+    assert throttle_key(address) == counted

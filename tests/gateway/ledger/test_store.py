@@ -15,7 +15,7 @@ from gateway.ledger.store import BATCH_MAX, TEXT_LENGTH_MAX, TOTAL_START, Ledger
 from gateway.quota.port import PeriodUsage, UsageLoader
 from gateway.stores.postgres import Database
 from gateway.values import Outcome, Period, UsageSource
-from ops.database.accounts import Accounts
+from ops.database.accounts import TenantRepository
 from ops.database.reports import AUDIT_COLUMNS
 from tests.rows import NOON, add_key, entry
 
@@ -175,7 +175,7 @@ class TestUsageOf:
     async def test_only_current_periods_of_the_tenant_and_its_keys_are_read(
         self, ledger: Ledger, database: Database
     ) -> None:
-        accounts = Accounts(database)
+        accounts = TenantRepository(database)
         tenant = await accounts.create_tenant("acme", {})
         await accounts.create_tenant("other", {})
         key, foreign = await add_key(accounts), await add_key(accounts, tenant="other")

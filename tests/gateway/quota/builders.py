@@ -173,7 +173,7 @@ async def drain(quota: Quota, ledger: Ledger, *, acknowledge: bool = True) -> in
     for stream in quota.streams:
         while events := await stream.read("test", 100, 0):
             for tenant_id in ledger.append(events):
-                await quota.distrust(tenant_id)
+                await quota.invalidate_counters(tenant_id)
             drained += len(events)
             if acknowledge:
                 await stream.acknowledge([event.id for event in events])

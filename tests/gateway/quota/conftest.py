@@ -20,7 +20,7 @@ from tests.gateway.quota.model.quota import MemoryQuota
 from .builders import Clock, Ledger
 
 LEASE_S = 15.0
-ROOM = 1000
+BACKLOG_MAX = 1000
 
 
 @dataclass
@@ -40,15 +40,17 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def room() -> int:
+def backlog_max() -> int:
     """How many holds and events there may be."""
-    return ROOM
+    return BACKLOG_MAX
 
 
 @pytest.fixture
-def settings(redis_url: str, room: int) -> Settings:
+def settings(redis_url: str, backlog_max: int) -> Settings:
     """Settings for the shared server. The deadline is generous: the machine may be busy."""
-    return Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=room)
+    return Settings(
+        redis_url=SecretStr(redis_url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=backlog_max
+    )
 
 
 @pytest.fixture
@@ -71,10 +73,10 @@ async def redis_bench(redis_url: str, redis_client: Any, settings: Settings) -> 
 
 
 @pytest.fixture
-async def memory_bench(room: int) -> AsyncIterator[Bench]:
+async def memory_bench(backlog_max: int) -> AsyncIterator[Bench]:
     """The quota in memory."""
     clock, ledger = Clock(), Ledger()
-    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=room, load=ledger.load, restore_s=0)
+    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, backlog_max=backlog_max, load=ledger.load, restore_s=0)
     yield Bench(quota, clock, ledger, quota.lose_everything)
     await quota.aclose()
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from gateway.errors import Code, StoreUnavailable
-from gateway.quota.port import Admission, Admitted, Backlog, Counters, Figures, Progress, Refused
+from gateway.quota.port import Admission, Admitted, Backlog, Counters, LimitStatus, Progress, Refused
 from gateway.values import Budgets, Limits, Period
 from tests.gateway.quota.builders import WIDE, admitted, again, asks, denial, drain, entry, hold_of
 from tests.gateway.quota.conftest import Bench
@@ -38,7 +38,7 @@ async def test_an_admission_reserves_for_key_and_tenant_and_tells_the_figures(be
         tenant_budgets=Budgets(month=4000),
     )
     answer = await bench.quota.admit(admission)
-    assert answer == Admitted(bench.clock.now_ms, 10, 90, Figures(5, 4, 900, 800, Period.MONTH, 3900))
+    assert answer == Admitted(bench.clock.now_ms, 10, 90, LimitStatus(5, 4, 900, 800, Period.MONTH, 3900))
     assert await bench.quota.backlog() == Backlog(holds=1, events=0)
     assert await bench.quota.counters(1) == Counters(
         used={}, held={(who, period): 100 for who in (None, 11) for period in Period}, live={None: 1, 11: 1}
@@ -47,7 +47,7 @@ async def test_an_admission_reserves_for_key_and_tenant_and_tells_the_figures(be
 
 async def test_headers_without_a_budget_name_none(bench: Bench) -> None:
     answer = await bench.quota.admit(asks())
-    assert (answer.figures.budget_period, answer.figures.budget_remaining) == (None, None)
+    assert (answer.limit_status.budget_period, answer.limit_status.budget_remaining) == (None, None)
 
 
 @pytest.mark.parametrize("whose", ["limits", "tenant_limits"])
@@ -58,7 +58,7 @@ async def test_requests_beyond_the_rate_are_refused_until_the_promised_second(be
         bench.clock.forward(wait_s)
     refused = await refusal(bench, admission)
     assert (refused.code, refused.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, 53)
-    assert (refused.figures.requests_limit, refused.figures.requests_remaining) == (3, 0)
+    assert (refused.limit_status.requests_limit, refused.limit_status.requests_remaining) == (3, 0)
     await keeps_its_promise(bench, admission, refused)
 
 
@@ -85,11 +85,11 @@ async def test_tokens_are_reserved_in_the_window_and_corrected_by_the_settlement
     await admitted(bench.quota, again(admission))
     refused = await refusal(bench, again(admission))
     assert (refused.code, refused.retry_after_s) == (Code.TOKEN_RATE_EXCEEDED, 60)
-    assert (refused.figures.tokens_limit, refused.figures.tokens_remaining) == (250, 50)
+    assert (refused.limit_status.tokens_limit, refused.limit_status.tokens_remaining) == (250, 50)
     await bench.quota.settle(entry(hold, output_tokens=20))
     answer = await bench.quota.admit(again(admission))
     assert isinstance(answer, Admitted)
-    assert answer.figures.tokens_remaining == 250 - 30 - 100 - 100
+    assert answer.limit_status.tokens_remaining == 250 - 30 - 100 - 100
 
 
 async def test_a_token_refusal_keeps_its_promise(bench: Bench) -> None:
@@ -138,7 +138,11 @@ async def test_the_output_is_cut_to_what_the_budget_leaves(bench: Bench, whose: 
     assert (await admitted(bench.quota, again(admission))).output_cap == 90
     answer = await bench.quota.admit(again(admission))
     assert isinstance(answer, Admitted)
-    assert (answer.output_cap, answer.figures.budget_period, answer.figures.budget_remaining) == (40, period, 0)
+    assert (answer.output_cap, answer.limit_status.budget_period, answer.limit_status.budget_remaining) == (
+        40,
+        period,
+        0,
+    )
 
 
 async def test_a_budget_that_running_requests_hold_is_reserved_and_not_exhausted(bench: Bench) -> None:
@@ -167,7 +171,7 @@ async def test_a_used_up_budget_is_exhausted_until_its_period_ends(
     await bench.quota.settle(entry(await admitted(bench.quota, again(admission)), output_tokens=90))
     refused = await refusal(bench, admission)
     assert (refused.code, refused.retry_after_s) == (Code.BUDGET_EXHAUSTED, retry_after_s)
-    assert refused.figures.budget_remaining == 0
+    assert refused.limit_status.budget_remaining == 0
     if retry_after_s:
         await keeps_its_promise(bench, admission, refused)
 
@@ -207,8 +211,8 @@ async def test_embeddings_need_no_room_for_output(bench: Bench) -> None:
     assert (await refusal(bench, again(admission))).code == Code.BUDGET_RESERVED
 
 
-@pytest.mark.parametrize("room", [3])
-async def test_admissions_stop_when_holds_and_events_fill_the_room(bench: Bench, room: int) -> None:
+@pytest.mark.parametrize("backlog_max", [3])
+async def test_admissions_stop_when_holds_and_events_fill_the_backlog(bench: Bench, backlog_max: int) -> None:
     hold = await admitted(bench.quota, asks())
     await admitted(bench.quota, asks())
     await bench.quota.record(denial())
@@ -240,7 +244,7 @@ async def test_the_first_check_that_refuses_gives_the_code(bench: Bench) -> None
 
 async def test_a_promise_to_retry_weighs_what_the_other_checks_would_say_then(bench: Bench) -> None:
     admission = asks(limits=Limits(rpm=2, tpm=150, concurrent=9))
-    await admitted(bench.quota, again(replace(admission, output_tokens_asked=0)))
+    await admitted(bench.quota, again(replace(admission, requested_output_tokens=0)))
     bench.clock.forward(20)
     await admitted(bench.quota, again(admission))
     refused = await refusal(bench, admission)
@@ -252,7 +256,7 @@ async def test_a_promise_to_retry_weighs_the_output_that_a_new_day_will_allow_ag
     bench.clock.forward(12 * 3600 - 50)
     admission = asks(limits=Limits(rpm=2, tpm=150, concurrent=9), budgets=Budgets(day=140))
     for output, wait_s in ((0, 20), (90, 0)):
-        hold = await admitted(bench.quota, again(replace(admission, output_tokens_asked=output)))
+        hold = await admitted(bench.quota, again(replace(admission, requested_output_tokens=output)))
         await bench.quota.settle(entry(hold, output_tokens=output))
         bench.clock.forward(wait_s)
     refused = await refusal(bench, admission)
@@ -357,7 +361,7 @@ async def test_200_at_once_on_a_budget_for_about_20_overspend_nothing_and_none_i
                 await bench.quota.renew(hold, Progress(output_tokens=1))
                 await bench.quota.settle(entry(hold, output_tokens=hold.output_cap if index % 2 else 5))
                 return "admitted", hold.output_cap if index % 2 else 5
-            left = answer.figures.budget_remaining
+            left = answer.limit_status.budget_remaining
             assert left is not None
             # With 11 tokens neither used nor held, the request would have fitted.
             assert left < 11, answer

@@ -60,7 +60,7 @@ async def test_a_budget_and_the_token_rate_are_held_to_the_corrected_estimate(be
     counters = await bench.quota.counters(1)
     assert counters is not None
     assert counters.held[11, Period.TOTAL] == answer.input_tokens + 50
-    assert answer.figures.budget_remaining == 1000 - 200 - answer.input_tokens - 50
+    assert answer.limit_status.budget_remaining == 1000 - 200 - answer.input_tokens - 50
     assert await bench.quota.settle(entry(hold_of(admission, answer), output_tokens=50))
     counters = await bench.quota.counters(1)
     assert counters is not None

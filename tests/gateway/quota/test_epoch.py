@@ -16,7 +16,7 @@ from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Budgets, Outcome, Period
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, denial, drain, entry
-from tests.gateway.quota.conftest import LEASE_S, ROOM, Bench
+from tests.gateway.quota.conftest import BACKLOG_MAX, LEASE_S, Bench
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.redis_server import one_server
 
@@ -24,7 +24,7 @@ from tests.redis_server import one_server
 @pytest.fixture
 async def memory() -> AsyncIterator[Bench]:
     clock, ledger = Clock(), Ledger()
-    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=ROOM, load=ledger.load)
+    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, backlog_max=BACKLOG_MAX, load=ledger.load)
     yield Bench(quota, clock, ledger, quota.lose_everything)
     await quota.aclose()
 
@@ -110,7 +110,7 @@ async def test_what_is_told_again_before_the_epoch_opens_is_counted_once_whateve
     assert counters is not None
     assert counters.used[None, Period.DAY] == 30
     assert counters.held[None, Period.DAY] == 40 + 30
-    assert answer.figures.budget_remaining == 0
+    assert answer.limit_status.budget_remaining == 0
     await drain(bench.quota, bench.ledger)
     assert len(bench.ledger.entries) == 3
 

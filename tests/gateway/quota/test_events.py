@@ -14,7 +14,7 @@ from gateway.record.entry import Entry
 from gateway.settings import Settings
 from gateway.stores.redis import connect
 from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, asks, denial, drain, entry
-from tests.gateway.quota.conftest import LEASE_S, ROOM, Bench
+from tests.gateway.quota.conftest import BACKLOG_MAX, LEASE_S, Bench
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.redis_server import one_server
 
@@ -26,15 +26,15 @@ async def test_a_denial_is_recorded_without_a_hold(bench: Bench) -> None:
     assert Entry.from_json(event.text) == denied
 
 
-@pytest.mark.parametrize("room", [2])
-async def test_denials_stop_at_twice_the_room(bench: Bench, room: int) -> None:
+@pytest.mark.parametrize("backlog_max", [2])
+async def test_denials_stop_at_twice_the_backlog(bench: Bench, backlog_max: int) -> None:
     await admitted(bench.quota, asks())
-    for _ in range(2 * room - 1):
+    for _ in range(2 * backlog_max - 1):
         await bench.quota.record(denial(tenant=1))
     with pytest.raises(Denied) as refused:
         await bench.quota.record(denial())
     assert refused.value.code == Code.AUDIT_BACKLOG
-    assert await bench.quota.backlog() == Backlog(holds=1, events=2 * room - 1)
+    assert await bench.quota.backlog() == Backlog(holds=1, events=2 * backlog_max - 1)
 
 
 async def test_events_are_read_once_in_order_and_leave_when_acknowledged(bench: Bench) -> None:
@@ -82,7 +82,7 @@ async def test_an_acknowledgement_says_what_was_lost_and_not_what_was_acknowledg
     with one_server() as server:
         settings = Settings(redis_url=SecretStr(server.url), redis_timeout_s=5.0)
         redis = connect(settings)
-        memory = MemoryQuota(now_ms=Clock(), lease_s=LEASE_S, room=ROOM, load=Ledger().load)
+        memory = MemoryQuota(now_ms=Clock(), lease_s=LEASE_S, backlog_max=BACKLOG_MAX, load=Ledger().load)
         with server.client() as client:
             for quota, lose in (
                 (memory, memory.lose_everything),

@@ -46,7 +46,7 @@ from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, dra
 from tests.gateway.quota.model.quota import MemoryQuota
 
 LEASE_S = 15.0
-ROOM = 14
+BACKLOG_MAX = 14
 T = TypeVar("T")
 
 limits = st.builds(Limits, rpm=st.integers(1, 6), tpm=st.integers(20, 300), concurrent=st.integers(1, 6))
@@ -73,7 +73,9 @@ class QuotaMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.clock = Clock()
         self.ledgers = [Ledger()]
-        self.memory = MemoryQuota(now_ms=self.clock, lease_s=LEASE_S, room=ROOM, load=self.ledgers[0].load, restore_s=0)
+        self.memory = MemoryQuota(
+            now_ms=self.clock, lease_s=LEASE_S, backlog_max=BACKLOG_MAX, load=self.ledgers[0].load, restore_s=0
+        )
         self.quotas: list[Quota] = [self.memory]
         self.redis: Redis | None = None
         self.running: dict[str, Hold] = {}
@@ -88,7 +90,9 @@ class QuotaMachine(RuleBasedStateMachine):
             self.loop.run_until_complete(self._with_redis(self.redis_url))
 
     async def _with_redis(self, url: str) -> None:
-        chosen = Settings(redis_url=SecretStr(url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=ROOM)
+        chosen = Settings(
+            redis_url=SecretStr(url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=BACKLOG_MAX
+        )
         self.redis = connect(chosen)
         await self.redis.flushall()
         self.ledgers.append(Ledger())
@@ -160,14 +164,14 @@ class QuotaMachine(RuleBasedStateMachine):
             assert isinstance(answer, Admitted) or self.clock_went_back, answer
         room_taken = len(self.held) + len(self.waiting) + self.denials
         if isinstance(answer, Refused):
-            assert (answer.code == Code.AUDIT_BACKLOG) == (room_taken >= ROOM)
+            assert (answer.code == Code.AUDIT_BACKLOG) == (room_taken >= BACKLOG_MAX)
             return
-        assert room_taken < ROOM
+        assert room_taken < BACKLOG_MAX
         self._admitted(admission, answer)
 
     def _admitted(self, admission: Admission, answer: Admitted) -> None:
         hold = hold_of(admission, answer)
-        assert min(1, admission.output_tokens_asked) <= hold.output_cap <= admission.output_tokens_asked
+        assert min(1, admission.requested_output_tokens) <= hold.output_cap <= admission.requested_output_tokens
         self.running[hold.request_id] = self.held[hold.request_id] = hold
         counters = self.each(lambda quota: quota.counters(hold.tenant_id))
         assert counters is not None
@@ -244,7 +248,7 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule()
     def deny(self) -> None:
         denied = denial()
-        full = len(self.held) + len(self.waiting) + self.denials >= 2 * ROOM
+        full = len(self.held) + len(self.waiting) + self.denials >= 2 * BACKLOG_MAX
         assert self.each(lambda quota: quota.record(denied)) == (Code.AUDIT_BACKLOG if full else None)
         self.denials += not full
 
@@ -257,7 +261,7 @@ class QuotaMachine(RuleBasedStateMachine):
             anonymous = replace(denied, tenant_id=None, key_id=None)
             assert self.each(lambda quota: quota.record(anonymous)) is None
             return
-        if len(self.held) - 1 + len(self.waiting) + self.denials >= 2 * ROOM:
+        if len(self.held) - 1 + len(self.waiting) + self.denials >= 2 * BACKLOG_MAX:
             assert self.each(lambda quota: quota.record(denied)) == Code.AUDIT_BACKLOG
             return
         assert self.each(lambda quota: quota.record(denied)) is None
@@ -282,7 +286,7 @@ class QuotaMachine(RuleBasedStateMachine):
             [stream] = quota.streams
             while left := await stream.claim("heir", 100, 0):
                 for tenant_id in ledger.append(left):
-                    await quota.distrust(tenant_id)
+                    await quota.invalidate_counters(tenant_id)
                 await stream.acknowledge([event.id for event in left])
 
         for quota, ledger in zip(self.quotas, self.ledgers, strict=True):

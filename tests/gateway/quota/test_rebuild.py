@@ -17,7 +17,7 @@ from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Budgets, Period
 from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, again, asks, drain, entry
-from tests.gateway.quota.conftest import LEASE_S, ROOM, Bench
+from tests.gateway.quota.conftest import BACKLOG_MAX, LEASE_S, Bench
 from tests.gateway.quota.model.quota import MemoryQuota
 
 
@@ -133,7 +133,7 @@ async def test_a_text_in_the_stream_that_is_no_entry_does_not_stop_the_rebuild(
     assert (await redis_bench.quota.backlog()).events == 0
 
 
-class Gate:
+class CheckPipeline:
     """A ledger that stands still between being asked and answering."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -150,16 +150,16 @@ class Gate:
 
 @pytest.fixture(params=["memory", "redis"])
 async def gated(request: pytest.FixtureRequest, redis_bench: Bench, settings: Settings) -> object:
-    gate, clock = Gate(Ledger()), Clock()
+    gate, clock = CheckPipeline(Ledger()), Clock()
     if request.param == "memory":
-        memory = MemoryQuota(now_ms=clock, lease_s=LEASE_S, room=ROOM, load=gate.load, restore_s=0)
+        memory = MemoryQuota(now_ms=clock, lease_s=LEASE_S, backlog_max=BACKLOG_MAX, load=gate.load, restore_s=0)
         return Bench(memory, clock, gate.ledger, memory.lose_everything), gate
     redis = redis_bench.quota._redis  # type: ignore[attr-defined]
     quota = RedisQuota(redis, settings, gate.load, clock=clock, restore_s=0)
     return Bench(quota, clock, gate.ledger, redis_bench.lose), gate
 
 
-async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tuple[Bench, Gate]) -> None:
+async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tuple[Bench, CheckPipeline]) -> None:
     bench, gate = gated
     gate.open.set()
     running = [await admitted(bench.quota, asks(input_tokens=0)) for _ in range(2)]
@@ -178,24 +178,24 @@ async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tu
 
 
 async def test_counters_in_doubt_are_rebuilt_and_so_are_those_that_a_rebuild_has_just_read(
-    gated: tuple[Bench, Gate],
+    gated: tuple[Bench, CheckPipeline],
 ) -> None:
     bench, gate = gated
     waiting = asyncio.create_task(bench.quota.admit(asks()))
     await gate.asked.wait()
     recorded = entry(Hold("late", 1, 11, NOON_MS, 0, 0, ""), output_tokens=50)
     bench.ledger.append([Event("0-1", recorded.to_json())])
-    await bench.quota.distrust(1)
+    await bench.quota.invalidate_counters(1)
     gate.open.set()
     await waiting
     assert await used(bench) == 50
-    await bench.quota.distrust(1)
+    await bench.quota.invalidate_counters(1)
     assert await bench.quota.counters(1) is None
     await admitted(bench.quota, asks())
     assert bench.ledger.loads == 3
 
 
-async def test_many_requests_wait_for_one_rebuild(gated: tuple[Bench, Gate]) -> None:
+async def test_many_requests_wait_for_one_rebuild(gated: tuple[Bench, CheckPipeline]) -> None:
     bench, gate = gated
     waiting = [asyncio.create_task(bench.quota.admit(asks())) for _ in range(20)]
     await gate.asked.wait()
@@ -206,7 +206,7 @@ async def test_many_requests_wait_for_one_rebuild(gated: tuple[Bench, Gate]) -> 
 
 
 async def test_a_slow_rebuild_refuses_who_waits_and_serves_who_comes_later(
-    gated: tuple[Bench, Gate], monkeypatch: pytest.MonkeyPatch
+    gated: tuple[Bench, CheckPipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, gate = gated
     monkeypatch.setattr(rebuild, "WAIT_S", 0.1)
@@ -218,7 +218,7 @@ async def test_a_slow_rebuild_refuses_who_waits_and_serves_who_comes_later(
 
 
 async def test_two_processes_rebuild_one_after_the_other(redis_bench: Bench, settings: Settings) -> None:
-    gate = Gate(Ledger())
+    gate = CheckPipeline(Ledger())
     redis = redis_bench.quota._redis  # type: ignore[attr-defined]
     other = RedisQuota(redis, settings, gate.load, clock=redis_bench.clock, restore_s=0)
     first = asyncio.create_task(other.admit(asks()))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.request.generation import OUTPUT_TOKENS_MAX, Asked, read_asked
+from gateway.request.generation import OUTPUT_TOKENS_MAX, GenerationRequest, read_generation_request
 from gateway.wire.surfaces import BY_NAME, SURFACES
 
 GENERATING = [surface for surface in SURFACES if surface.cap_field]
@@ -25,18 +25,21 @@ def body_with_cap(surface_name: str, value: object) -> dict[str, Any]:
 def test_a_cap_is_read_from_the_field_of_its_surface_and_unlimited_values_are_none(
     surface: Any, value: object, tokens: int | None
 ) -> None:
-    assert read_asked(surface, body_with_cap(surface.name, value)).output_tokens == tokens
+    assert read_generation_request(surface, body_with_cap(surface.name, value)).output_tokens == tokens
 
 
 @pytest.mark.parametrize("surface", GENERATING, ids=lambda surface: surface.name)
 @pytest.mark.parametrize("value", [True, "64", 0.9, 64.5, [64], {"a": 1}])
 def test_a_cap_of_another_type_is_refused_by_its_name(surface: Any, value: object) -> None:
     with pytest.raises(ValueError, match=r"the field '[a-z_.]+' must be a whole number of tokens"):
-        read_asked(surface, body_with_cap(surface.name, value))
+        read_generation_request(surface, body_with_cap(surface.name, value))
 
 
 def test_the_largest_cap_that_ollama_keeps_is_a_cap() -> None:
-    assert read_asked(BY_NAME["v1_chat"], {"max_tokens": OUTPUT_TOKENS_MAX}).output_tokens == OUTPUT_TOKENS_MAX
+    assert (
+        read_generation_request(BY_NAME["v1_chat"], {"max_tokens": OUTPUT_TOKENS_MAX}).output_tokens
+        == OUTPUT_TOKENS_MAX
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,27 +52,29 @@ def test_the_largest_cap_that_ollama_keeps_is_a_cap() -> None:
     ],
 )
 def test_the_lower_of_the_two_openai_chat_caps_counts(body: dict[str, Any], tokens: int) -> None:
-    assert read_asked(BY_NAME["v1_chat"], body).output_tokens == tokens
+    assert read_generation_request(BY_NAME["v1_chat"], body).output_tokens == tokens
 
 
 def test_options_that_are_no_object_are_refused() -> None:
     with pytest.raises(ValueError, match="'options' must be a JSON object"):
-        read_asked(BY_NAME["chat"], {"options": [1]})
+        read_generation_request(BY_NAME["chat"], {"options": [1]})
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
 @pytest.mark.parametrize("body", [{}, {"stream": None}])
 def test_an_absent_or_null_stream_is_the_default_of_its_surface(surface: Any, body: dict[str, Any]) -> None:
-    assert read_asked(surface, body).stream is bool(surface.streams_by_default)
+    assert read_generation_request(surface, body).stream is bool(surface.streams_by_default)
 
 
 def test_a_stream_that_is_no_boolean_is_refused() -> None:
     with pytest.raises(ValueError, match="'stream' must be true or false"):
-        read_asked(BY_NAME["v1_chat"], {"stream": "false"})
+        read_generation_request(BY_NAME["v1_chat"], {"stream": "false"})
 
 
 def test_an_embedding_never_streams_whatever_it_says() -> None:
-    assert read_asked(BY_NAME["embed"], {"stream": True}) == Asked(None, stream=False, usage=True)
+    assert read_generation_request(BY_NAME["embed"], {"stream": True}) == GenerationRequest(
+        None, stream=False, usage=True
+    )
 
 
 @pytest.mark.parametrize("name", ["v1_chat", "v1_completions"])
@@ -85,10 +90,10 @@ def test_an_embedding_never_streams_whatever_it_says() -> None:
     ],
 )
 def test_only_a_stream_that_did_not_ask_carries_no_usage_report(name: str, body: dict[str, Any], usage: bool) -> None:
-    assert read_asked(BY_NAME[name], body).usage is usage
+    assert read_generation_request(BY_NAME[name], body).usage is usage
 
 
 @pytest.mark.parametrize("options", [{"include_usage": 1}, [], "yes"])
 def test_stream_options_of_another_type_are_refused(options: object) -> None:
     with pytest.raises(ValueError, match="'stream_options"):
-        read_asked(BY_NAME["v1_chat"], {"stream": True, "stream_options": options})
+        read_generation_request(BY_NAME["v1_chat"], {"stream": True, "stream_options": options})

@@ -17,9 +17,9 @@ from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Outcome
 from gateway.wire.surfaces import BY_NAME
-from meter.access_log.disconnect_causes import Endings
-from meter.access_log.disconnect_store import EndingStore
-from meter.access_log.records import BrokenOff, Unanswered, read
+from meter.access_log.disconnect_causes import DisconnectCauses
+from meter.access_log.disconnect_store import DisconnectStore
+from meter.access_log.records import DownstreamClosed, StreamReset, read
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.wire_corpus import grant_for
@@ -46,43 +46,43 @@ def record(details: str, status: int = 200, path: str = "/api/chat") -> accesslo
 
 
 @pytest.fixture
-async def shared(redis_url: str) -> AsyncIterator[EndingStore]:
+async def shared(redis_url: str) -> AsyncIterator[DisconnectStore]:
     redis = connect(Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5))
     await redis.flushall()
-    yield EndingStore(redis, 5)
+    yield DisconnectStore(redis, 5)
     await redis.aclose()
 
 
 @pytest.fixture
 async def quota() -> AsyncIterator[MemoryQuota]:
-    made = MemoryQuota(now_ms=Clock(), lease_s=15, room=100, load=Ledger().load, restore_s=0)
+    made = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=100, load=Ledger().load, restore_s=0)
     yield made
     await made.aclose()
 
 
 @pytest.mark.parametrize(
-    ("details", "backend_died"),
+    ("details", "by_upstream"),
     [("upstream_reset_after_response_started{protocol_error}", True), ("downstream_remote_disconnect", False)],
 )
-def test_the_log_says_which_side_went_away(details: str, backend_died: bool) -> None:
-    assert read(record(details), LOOPBACK) == BrokenOff("broken", backend_died)
+def test_the_log_says_which_side_went_away(details: str, by_upstream: bool) -> None:
+    assert read(record(details), LOOPBACK) == StreamReset("broken", by_upstream)
 
 
 def test_a_caller_may_leave_before_any_answer() -> None:
-    assert read(record("downstream_remote_disconnect", status=0), LOOPBACK) == Unanswered("broken")
+    assert read(record("downstream_remote_disconnect", status=0), LOOPBACK) == DownstreamClosed("broken")
 
 
 async def test_a_hold_that_no_meter_heard_of_is_settled_without_waiting_for_the_reaper(
-    shared: EndingStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
+    shared: DisconnectStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meter.access_log.disconnect_causes.UNHEARD_AFTER_S", 0.05)
+    monkeypatch.setattr("meter.access_log.disconnect_causes.ORPHAN_AFTER_S", 0.05)
     grant = grant_for(BY_NAME["chat"], request_id="unheard", tenant_id=1, key_id=11)
     asked = replace(asks(request_id="unheard"), record=grant.to_json())
     hold = await admitted(quota, asked)
     final: list[Entry] = []
-    endings = Endings(shared, quota, final.append)
-    endings.settle_unheard("unheard")
-    endings.settle_unheard("settled by its meter")
+    disconnect_causes = DisconnectCauses(shared, quota, final.append)
+    disconnect_causes.settle_orphan("unheard")
+    disconnect_causes.settle_orphan("settled by its meter")
     await eventually(lambda: len(final) == 1)
     (left,) = final
     assert (left.outcome, left.status, left.input_tokens, left.output_tokens) == (Outcome.CLIENT_GONE, 499, 0, 0)
@@ -123,16 +123,16 @@ def test_a_path_that_reaches_no_model_has_no_entry() -> None:
     assert read(record("request_payload_too_large", 413, "/api/show"), LOOPBACK) is None
 
 
-@pytest.mark.parametrize("backend_died", [True, False])
+@pytest.mark.parametrize("by_upstream", [True, False])
 async def test_the_word_may_come_before_or_after_and_to_another_meter(
-    shared: EndingStore, quota: MemoryQuota, backend_died: bool
+    shared: DisconnectStore, quota: MemoryQuota, by_upstream: bool
 ) -> None:
     final: list[Entry] = []
-    logged, asking = Endings(shared, quota, final.append), Endings(shared, quota, final.append)
-    expected = (Outcome.UPSTREAM_ERROR, "backend_error") if backend_died else (Outcome.CLIENT_GONE, None)
+    logged, asking = DisconnectCauses(shared, quota, final.append), DisconnectCauses(shared, quota, final.append)
+    expected = (Outcome.UPSTREAM_ERROR, "backend_error") if by_upstream else (Outcome.CLIENT_GONE, None)
     asking.settle(LEFT)
     await asyncio.sleep(0.1)
-    logged.note(LEFT.request_id, backend_died)
+    logged.note(LEFT.request_id, by_upstream)
     await eventually(lambda: len(final) == 1)
     asking.settle(LEFT)
     await eventually(lambda: len(final) == 2)
@@ -140,29 +140,29 @@ async def test_the_word_may_come_before_or_after_and_to_another_meter(
 
 
 async def test_without_any_word_it_was_the_caller(
-    shared: EndingStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
+    shared: DisconnectStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meter.access_log.disconnect_causes.WAIT_S", 0.1)
     final: list[Entry] = []
-    Endings(shared, quota, final.append).settle(LEFT)
+    DisconnectCauses(shared, quota, final.append).settle(LEFT)
     await eventually(lambda: final == [LEFT])
 
 
-async def test_a_meter_that_stops_waits_for_no_word(shared: EndingStore, quota: MemoryQuota) -> None:
+async def test_a_meter_that_stops_waits_for_no_word(shared: DisconnectStore, quota: MemoryQuota) -> None:
     final: list[Entry] = []
-    endings = Endings(shared, quota, final.append)
-    endings.settle(LEFT)
+    disconnect_causes = DisconnectCauses(shared, quota, final.append)
+    disconnect_causes.settle(LEFT)
     await asyncio.sleep(0)
-    await endings.close()
+    await disconnect_causes.close()
     assert final == [LEFT]
 
 
 async def test_an_outage_delays_no_entry(quota: MemoryQuota) -> None:
     nobody = connect(Settings(redis_url=SecretStr("redis://127.0.0.1:1/0")))
     final: list[Entry] = []
-    endings = Endings(EndingStore(nobody, 5), quota, final.append)
-    endings.note(LEFT.request_id, backend_died=True)
-    endings.settle(LEFT)
+    disconnect_causes = DisconnectCauses(DisconnectStore(nobody, 5), quota, final.append)
+    disconnect_causes.note(LEFT.request_id, by_upstream=True)
+    disconnect_causes.settle(LEFT)
     await eventually(lambda: final == [LEFT])
-    await endings.close()
+    await disconnect_causes.close()
     await nobody.aclose()

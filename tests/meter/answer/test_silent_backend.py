@@ -13,7 +13,7 @@ import pytest
 
 from authz.request import read_request
 from gateway.errors import Code, Denied
-from gateway.request.generation import read_asked
+from gateway.request.generation import read_generation_request
 from gateway.request.token_estimate import IMAGE_TOKENS, estimate_input
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_frame
@@ -54,7 +54,10 @@ def ending_of(name: str, body: bytes, *, ends: bool = True, **grant: Any) -> tup
     ],
 )
 def test_a_stream_whose_caller_did_not_ask_for_usage_is_exact_and_shows_none(name: str, silent: str) -> None:
-    plain, asked = transcript(silent), read_asked(transcript(silent).surface, json.loads(transcript(silent).request))
+    plain, asked = (
+        transcript(silent),
+        read_generation_request(transcript(silent).surface, json.loads(transcript(silent).request)),
+    )
     assert not asked.usage
     grant = grant_of(plain, strip_usage=not asked.usage)
     sent = json.loads(rewrite(plain.request, grant).body)

@@ -9,11 +9,11 @@ from meter.answer.usage import PIECE_BYTES_MAX, TOKEN_BYTES_MAX, UsageFold
 from meter.frames.frame import FrameRead, reported
 
 EXACT, COUNTED, ESTIMATED = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED
-WORD = FrameRead(output_pieces=1, text_bytes=5)
+WORD = FrameRead(min_output_tokens=1, text_bytes=5)
 
 READS = st.builds(
     FrameRead,
-    output_pieces=st.integers(0, 3),
+    min_output_tokens=st.integers(0, 3),
     text_bytes=st.integers(0, 400),
     usage=st.none() | st.builds(reported, st.integers(0, 500), st.integers(0, 500)),
     terminal=st.booleans(),
@@ -31,14 +31,14 @@ def folded(*reads: FrameRead, input_estimate: int = 11, output_cap: int = 1000) 
 @given(st.lists(READS), st.integers(1, 100))
 def test_output_that_was_delivered_is_never_zero_and_never_more_than_the_cap(reads: list[FrameRead], cap: int) -> None:
     usage = folded(*reads, output_cap=cap).usage
-    delivered = any(read.output_pieces or read.text_bytes for read in reads)
+    delivered = any(read.min_output_tokens or read.text_bytes for read in reads)
     assert usage.output_tokens <= cap
     assert usage.output_tokens >= (1 if delivered else 0)
     assert usage.input_tokens >= (1 if delivered else 0)
     assert usage.source is not UsageSource.NONE
 
 
-@given(st.lists(READS.map(lambda read: FrameRead(read.output_pieces, read.text_bytes))))
+@given(st.lists(READS.map(lambda read: FrameRead(read.min_output_tokens, read.text_bytes))))
 def test_what_is_counted_only_grows(reads: list[FrameRead]) -> None:
     tokens = [folded(*reads[:end]).usage.output_tokens for end in range(len(reads) + 1)]
     assert tokens == sorted(tokens)

@@ -48,7 +48,7 @@ def test_random_bytes_never_raise_and_count_as_text(name: str, data: bytes, whol
 @given(SHAPES, st.booleans())
 def test_json_of_any_shape_never_raises_and_counts_nothing_below_zero(name: str, document: Any, whole: bool) -> None:
     read = read_frame(name, json.dumps(document).encode(), whole=whole)
-    assert min(read.output_pieces, read.text_bytes) >= 0
+    assert min(read.min_output_tokens, read.text_bytes) >= 0
     assert read.usage is None or min(read.usage.input_tokens, read.usage.output_tokens) >= 0
 
 
@@ -81,7 +81,7 @@ def test_a_stream_counts_its_pieces_and_its_text_once_and_ends_with_the_figures(
     name: str, pieces: int, text: str
 ) -> None:
     reads = stream_reads(name)
-    assert sum(read.output_pieces for read in reads) == pieces
+    assert sum(read.min_output_tokens for read in reads) == pieces
     assert sum(read.text_bytes for read in reads) == len(text)
     assert [read.terminal for read in reads] == [*(False for _ in reads[1:]), True]
     usages = [read.usage for read in reads if read.usage]
@@ -131,7 +131,7 @@ def test_an_embedding_reports_its_input_where_the_route_has_it(name: str, input_
 )
 def test_a_stream_that_broke_off_is_recognised_by_its_missing_terminator_alone(name: str) -> None:
     reads = stream_reads(name)
-    assert sum(read.output_pieces for read in reads) == 3
+    assert sum(read.min_output_tokens for read in reads) == 3
     assert not any(read.terminal or read.error or read.usage for read in reads)
 
 
@@ -208,4 +208,4 @@ def test_the_done_marker_ends_only_the_streams_that_have_it(name: str) -> None:
     ],
 )
 def test_each_log_probability_is_a_token_even_before_its_text_shows(name: str, document: Any) -> None:
-    assert read_frame(name, json.dumps(document).encode()) == FrameRead(output_pieces=3)
+    assert read_frame(name, json.dumps(document).encode()) == FrameRead(min_output_tokens=3)

@@ -44,7 +44,7 @@ def test_the_default_that_nobody_chose_is_replaced_and_said(tmp_path: Path) -> N
 def test_a_list_is_taken_as_it_is(tmp_path: Path) -> None:
     value = env_list.value_of((NEAR, FAR))
     several = settings(f"OLLAMA_BACKENDS='{value}'", "OLLAMA_BASE_URL=http://one:1", directory=tmp_path)
-    assert env_list.listed(several) == env_list.Listed((NEAR, FAR))
+    assert env_list.listed(several) == env_list.InitialList((NEAR, FAR))
 
 
 def test_a_new_one_is_the_last_and_one_that_is_replaced_keeps_its_place() -> None:

@@ -20,8 +20,8 @@ def examine(operator: Operator) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     assert not any(secret in result.stdout for secret in SECRETS)
     checks: dict[str, list[dict[str, Any]]] = {}
     for check in json.loads(result.stdout):
-        assert check.keys() == {"name", "status", "detail", "mend"}
-        assert bool(check["mend"]) == (check["status"] != "ok")
+        assert check.keys() == {"name", "status", "detail", "remedy"}
+        assert bool(check["remedy"]) == (check["status"] != "ok")
         checks.setdefault(check["name"], []).append(check)
     return result.exit_code, checks
 
@@ -75,11 +75,11 @@ def test_a_database_without_schema_or_keys_is_told_what_to_run(
     operator = Operator(write_env(tmp_path / "env", empty_database_url, nothing))
     _, checks = examine(operator)
     assert status(checks, "postgresql") == ["ok"]
-    assert [check["mend"] for check in checks["schema"]] == ["neuronetz-gateway migrate"]
+    assert [check["remedy"] for check in checks["schema"]] == ["neuronetz-gateway migrate"]
     operator.does("migrate")
     _, checks = examine(operator)
     assert status(checks, "schema") == ["ok"]
-    assert "create-tenant" in checks["keys"][0]["mend"]
+    assert "create-tenant" in checks["keys"][0]["remedy"]
     operator.does("create-tenant", "--name", "t")
     operator.does("create-key", "--tenant", "t", "--name", "k")
     _, checks = examine(operator)

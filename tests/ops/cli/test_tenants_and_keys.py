@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import parse
-from authz.keys.repository import Directory
+from authz.keys.repository import KeyRepository
 from gateway.settings import load
 from gateway.stores.postgres import Database
 from gateway.values import Limits
@@ -84,7 +84,7 @@ def test_a_new_key_is_printed_whole_and_is_the_one_that_was_stored(acme: Operato
     async def verify() -> bool:
         settings = load(acme.env_file)
         database, hasher = Database(settings), KeyHasher.from_settings(settings)
-        stored = await Directory(database, Limits(1, 1, 1)).find_key(created["prefix"])
+        stored = await KeyRepository(database, Limits(1, 1, 1)).find_key(created["prefix"])
         await database.close()
         assert stored is not None
         return stored.is_usable(datetime.now(UTC)) and await hasher.verify(stored.hash, SecretStr(created["key"]))

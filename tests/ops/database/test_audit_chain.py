@@ -11,7 +11,7 @@ import pytest
 from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from ops.database.audit_chain import AuditChain, Verdict
+from ops.database.audit_chain import AuditChain, ChainReport
 from ops.database.retention import Retention
 from tests.rows import entry
 
@@ -25,7 +25,7 @@ async def database(fresh_database_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
-async def verify(database: Database, head: tuple[int, str] | None = None) -> Verdict:
+async def verify(database: Database, head: tuple[int, str] | None = None) -> ChainReport:
     return await AuditChain(database).verify(LONG_AGO, head)
 
 
@@ -38,7 +38,7 @@ async def tamper(database: Database, *statements: str) -> None:
 
 
 @pytest.fixture
-async def chained(database: Database) -> Verdict:
+async def chained(database: Database) -> ChainReport:
     """Three links of two rows each."""
     ledger = Ledger(database)
     for batch in ("ab", "cd", "ef"):
@@ -46,13 +46,13 @@ async def chained(database: Database) -> Verdict:
     return await verify(database)
 
 
-async def test_rows_that_are_recorded_together_are_one_link(chained: Verdict) -> None:
+async def test_rows_that_are_recorded_together_are_one_link(chained: ChainReport) -> None:
     assert (chained.links, chained.rows, chained.problems) == (3, 6, ())
     assert chained.head is not None
     assert chained.head[0] == 3
 
 
-async def test_what_is_recorded_already_makes_no_link(database: Database, chained: Verdict) -> None:
+async def test_what_is_recorded_already_makes_no_link(database: Database, chained: ChainReport) -> None:
     await Ledger(database).append([entry("a"), entry("b")])
     assert await verify(database) == chained
 
@@ -82,14 +82,14 @@ async def test_writers_at_once_make_one_chain(database: Database) -> None:
         " FROM gateway.audit_log a WHERE request_id = 'a'))",
     ],
 )
-async def test_a_change_behind_its_back_is_noticed(database: Database, chained: Verdict, statement: str) -> None:
+async def test_a_change_behind_its_back_is_noticed(database: Database, chained: ChainReport, statement: str) -> None:
     assert chained.problems == ()
     await tamper(database, statement)
     assert (await verify(database)).problems != ()
 
 
 async def test_a_chain_that_was_made_anew_is_noticed_by_a_head_that_was_noted(
-    database: Database, chained: Verdict
+    database: Database, chained: ChainReport
 ) -> None:
     await tamper(
         database,
@@ -103,7 +103,7 @@ async def test_a_chain_that_was_made_anew_is_noticed_by_a_head_that_was_noted(
     assert (await verify(database, chained.head)).problems != ()
 
 
-async def test_a_head_that_was_noted_stays_good_when_the_chain_grows(database: Database, chained: Verdict) -> None:
+async def test_a_head_that_was_noted_stays_good_when_the_chain_grows(database: Database, chained: ChainReport) -> None:
     await Ledger(database).append([entry("later")])
     assert (await verify(database, chained.head)).problems == ()
 

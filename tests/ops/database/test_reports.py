@@ -8,7 +8,7 @@ from gateway.errors import NotFound
 from gateway.ledger.store import Ledger
 from gateway.stores.postgres import Database
 from gateway.values import Outcome, Period
-from ops.database.accounts import Accounts, Key, Tenant
+from ops.database.accounts import Key, Tenant, TenantRepository
 from ops.database.policies import Subject
 from ops.database.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports, resets_at
 from tests.rows import NOON, add_key, entry
@@ -25,7 +25,7 @@ class World:
 
 @pytest.fixture
 async def world(database: Database) -> World:
-    accounts = Accounts(database)
+    accounts = TenantRepository(database)
     acme = await accounts.create_tenant("Acme", {"budget_day": 100, "budget_total": 5000})
     beta = await accounts.create_tenant("Beta", {})
     laptop, ci = await add_key(accounts), await add_key(accounts, tenant="beta", name="ci", policy={"budget_month": 50})
@@ -94,7 +94,7 @@ async def test_budgets_show_what_the_current_period_has_used(world: World, repor
 async def test_budgets_of_a_key_come_with_those_of_its_tenant(
     world: World, reports: Reports, database: Database
 ) -> None:
-    await Accounts(database).change_policy(Subject("key", world.laptop.prefix), {"budget_day": 9})
+    await TenantRepository(database).change_policy(Subject("key", world.laptop.prefix), {"budget_day": 9})
     rows = await reports.budgets(Filter(prefix=world.laptop.prefix), NOON)
     assert [(row.scope, row.period) for row in rows] == [
         ("tenant", Period.DAY),

@@ -12,14 +12,14 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from authz.keys.repository import Directory
+from authz.keys.repository import KeyRepository
 from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits
 from meter.prompt_log.store import PromptLog, PromptRecord
-from ops.database.accounts import Accounts
+from ops.database.accounts import TenantRepository
 from ops.database.audit_chain import AuditChain
 from ops.database.migrate import MigrationFailed, upgrade
 from ops.database.service_role import ServiceRoleRefused, statements
@@ -73,7 +73,7 @@ async def name(empty_database_url: str) -> AsyncIterator[str]:
 
 async def way_of_a_request(database: Database, key_id: int, at: datetime, request_id: str) -> None:
     """Everything that authz and meter ask of PostgreSQL."""
-    directory = Directory(database, Limits(1, 1, 1))
+    directory = KeyRepository(database, Limits(1, 1, 1))
     assert await directory.find_key("nz_000000000") is None
     await directory.touch([key_id])
     await directory.store_hash(key_id, HASH, HASH)
@@ -101,7 +101,7 @@ async def service(service_database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def key_id(owner: Database) -> int:
-    accounts = Accounts(owner)
+    accounts = TenantRepository(owner)
     await accounts.create_tenant("acme", {})
     return (await add_key(accounts)).id
 

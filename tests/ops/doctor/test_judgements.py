@@ -25,7 +25,7 @@ GOOD_REDIS = {"redis_version": "7.2.4", "maxmemory_policy": "noeviction", "aof_e
 
 
 def statuses(checks: list[Check]) -> list[tuple[str, str]]:
-    assert all(bool(check.mend) == (check.status != "ok") for check in checks), "what is not ok says how to mend it"
+    assert all(bool(check.remedy) == (check.status != "ok") for check in checks), "what is not ok says how to remedy it"
     return [(check.name, check.status) for check in checks]
 
 

@@ -89,12 +89,12 @@ async def test_a_child_that_ignores_its_stop_signal_is_killed_when_its_grace_is_
 
 
 async def test_an_operator_in_a_hurry_waits_for_no_grace(tmp_path: Path) -> None:
-    hurry = asyncio.Event()
+    force_stop = asyncio.Event()
     async with asyncio.timeout(60):
-        async with Supervisor(Notices(), hurry) as supervisor:
+        async with Supervisor(Notices(), force_stop) as supervisor:
             await supervisor.start(child(tmp_path, "stubborn", IGNORE_SIGTERM, stop_grace_s=3600.0))
             pid = supervisor.pids["stubborn"]
-            hurry.set()
+            force_stop.set()
     assert not is_running(pid)
 
 

@@ -1,7 +1,7 @@
 -- Checks everything and reserves everything, or reserves nothing. `decision.py` and `window.py` are its twins.
 --
 -- ARGV  1 clock  2 request id  3 attempt  4 tenant id  5 key id  6 input tokens  7 output tokens asked  8 lease in ms
---       9 room  10 record  11 model
+--       9 backlog_max  10 record  11 model
 --       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 the same of the tenant
 -- Reply {status, admitted at, input tokens as they are held, output cap, retry after in s or -1,
 --        requests limit, remaining, tokens limit, remaining, budget's period or '', budget's remaining}
@@ -123,7 +123,7 @@ local function load_subject(name, window, first)
   return subject
 end
 
--- Figures for the headers: of key and tenant, and of all budgets, the one with less left.
+-- LimitStatus for the headers: of key and tenant, and of all budgets, the one with less left.
 local function answer(both, status, at, input_held, cap, retry_after)
   local by_requests, by_tokens, budget = both[1], both[1], nil
   for _, each in ipairs(both) do
@@ -147,7 +147,7 @@ local function answer(both, status, at, input_held, cap, retry_after)
   }
 end
 
-local function decide(both, has_room)
+local function decide(both, has_capacity)
   local refusals, refused, latest, known = {}, false, now, true
   local function refuse(code, passes_at)
     refusals[code], refused = true, true
@@ -155,7 +155,7 @@ local function decide(both, has_room)
     latest = math.max(latest, passes_at)
   end
 
-  if not has_room then
+  if not has_capacity then
     refuse('audit_backlog', NEVER)
   end
   local least, most = input + math.min(asked, 1), asked

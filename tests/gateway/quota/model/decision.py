@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 from gateway.errors import Code
 from gateway.quota import periods
-from gateway.quota.port import Admission, Figures, Refused
+from gateway.quota.port import Admission, LimitStatus, Refused
 from gateway.values import Limits, Period
 from tests.gateway.quota.model.window import Window
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SubjectState:
     """Where one subject stands: limits and budgets, window, tokens used and held per period in force, live leases."""
 
     limits: Limits
@@ -39,25 +39,27 @@ class Standing:
             yield limit - self.used[period] - self.held[period], period
 
 
-def decide(admission: Admission, standings: Sequence[Standing], now_ms: int, *, has_room: bool) -> int | Refused:
-    """The output cap that is granted, or the refusal. `standings` are the key's and the tenant's."""
+def decide(
+    admission: Admission, subject_states: Sequence[SubjectState], now_ms: int, *, has_capacity: bool
+) -> int | Refused:
+    """The output cap that is granted, or the refusal. `subject_states` are the key's and the tenant's."""
     # The earliest milliseconds at which each refusing check would pass, None for no known time.
     refusals: dict[Code, list[int | None]] = {}
-    if not has_room:
+    if not has_capacity:
         refusals[Code.AUDIT_BACKLOG] = [None]
-    for each in standings:
+    for each in subject_states:
         if each.window.requests + 1 > each.limits.rpm:
             free_at_ms = each.window.free_at_ms(each.limits.rpm - 1, each.window.tokens)
             refusals.setdefault(Code.RATE_LIMIT_EXCEEDED, []).append(free_at_ms)
         if each.live + 1 > each.limits.concurrent:
             refusals[Code.CONCURRENCY_EXCEEDED] = [None]
 
-    asked, input_tokens = admission.output_tokens_asked, admission.input_tokens
+    asked, input_tokens = admission.requested_output_tokens, admission.input_tokens
     least = input_tokens + min(asked, 1)
     # No request may take more than its whole token rate, however idle the window is.
-    most = min(asked, *(each.limits.tpm - input_tokens for each in standings))
+    most = min(asked, *(each.limits.tpm - input_tokens for each in subject_states))
     cap = most
-    for each in standings:
+    for each in subject_states:
         for left, period in each.left():
             cap = min(cap, left - input_tokens)
             if each.budgets[period] - each.used[period] < least:
@@ -65,11 +67,11 @@ def decide(admission: Admission, standings: Sequence[Standing], now_ms: int, *, 
                 refusals.setdefault(Code.BUDGET_EXHAUSTED, []).append(resets)
             elif left < least:
                 refusals[Code.BUDGET_RESERVED] = [None]
-    refusals |= _token_rate(standings, least, input_tokens + cap, input_tokens + most, refused=bool(refusals))
+    refusals |= _token_rate(subject_states, least, input_tokens + cap, input_tokens + most, refused=bool(refusals))
     if not refusals:
         return cap
     code = next(code for code in ORDER if code in refusals)
-    return Refused(code, _retry_after_s(refusals, now_ms), figures(standings))
+    return Refused(code, _retry_after_s(refusals, now_ms), limit_status(subject_states))
 
 
 ORDER = (
@@ -83,7 +85,7 @@ ORDER = (
 
 
 def _token_rate(
-    standings: Sequence[Standing], least: int, wanted: int, most: int, *, refused: bool
+    subject_states: Sequence[SubjectState], least: int, wanted: int, most: int, *, refused: bool
 ) -> dict[Code, list[int | None]]:
     """Refuses what does not fit the token windows.
 
@@ -92,9 +94,9 @@ def _token_rate(
     """
     if most < least:
         return {Code.TOKEN_RATE_EXCEEDED: [None]}
-    if not refused and all(each.window.tokens + wanted <= each.limits.tpm for each in standings):
+    if not refused and all(each.window.tokens + wanted <= each.limits.tpm for each in subject_states):
         return {}
-    over = [each for each in standings if each.window.tokens + most > each.limits.tpm]
+    over = [each for each in subject_states if each.window.tokens + most > each.limits.tpm]
     if not over:
         return {}
     return {
@@ -113,12 +115,12 @@ def _retry_after_s(refusals: Mapping[Code, Sequence[int | None]], now_ms: int) -
     return max(1, -((now_ms - latest_ms) // 1000))
 
 
-def figures(standings: Sequence[Standing]) -> Figures:
-    """The figures for the headers: of the key's and the tenant's the ones with less left."""
-    by_requests = min(standings, key=lambda each: each.limits.rpm - each.window.requests)
-    by_tokens = min(standings, key=lambda each: each.limits.tpm - each.window.tokens)
-    left = min((pair for each in standings for pair in each.left()), key=lambda pair: pair[0], default=None)
-    return Figures(
+def limit_status(subject_states: Sequence[SubjectState]) -> LimitStatus:
+    """The limit_status for the headers: of the key's and the tenant's the ones with less left."""
+    by_requests = min(subject_states, key=lambda each: each.limits.rpm - each.window.requests)
+    by_tokens = min(subject_states, key=lambda each: each.limits.tpm - each.window.tokens)
+    left = min((pair for each in subject_states for pair in each.left()), key=lambda pair: pair[0], default=None)
+    return LimitStatus(
         by_requests.limits.rpm,
         max(0, by_requests.limits.rpm - by_requests.window.requests),
         by_tokens.limits.tpm,

@@ -28,12 +28,12 @@ from gateway.quota.port import (
     Refused,
     UsageLoader,
 )
-from gateway.quota.rebuild import Rebuilder, Survey, Used
+from gateway.quota.rebuild import Rebuilder, RebuildSnapshot, Used
 from gateway.record.entry import Entry
 from gateway.values import Budgets, Limits, UsageSource
 from tests.gateway.quota.model.calibration import Calibration, learn
 from tests.gateway.quota.model.counters import Subject, TenantCounters
-from tests.gateway.quota.model.decision import Standing, decide, figures
+from tests.gateway.quota.model.decision import SubjectState, decide, limit_status
 from tests.gateway.quota.model.stream import MemoryStream
 from tests.gateway.quota.model.window import Window
 
@@ -56,9 +56,8 @@ class _Held:
 class MemoryQuota:
     """See `gateway.quota.port.Quota`.
 
-    `now_ms` is the store's clock, `lease_s` how long a hold lives without renewal, `room` how many holds and events
-    there may be together, and `load` reads the ledger when a tenant's counters are not there. `restore_s` is the
-    port's RESTORE_S.
+    `now_ms` is the store's clock. `lease_s` is how long a hold lives without renewal. `backlog_max` bounds the sum of
+    holds and events. `load` reads the ledger when a tenant's counters are missing. `restore_s` is the port's RESTORE_S.
     """
 
     def __init__(
@@ -66,13 +65,13 @@ class MemoryQuota:
         *,
         now_ms: Callable[[], int],
         lease_s: float,
-        room: int,
+        backlog_max: int,
         load: UsageLoader,
         restore_s: float = RESTORE_S,
     ) -> None:
         self._now_ms = now_ms
         self._lease_ms = int(lease_s * 1000)
-        self._room = room
+        self._backlog_max = backlog_max
         self._restore_ms = int(restore_s * 1000)
         self._since_ms: int | None = None
         self._stream = MemoryStream(now_ms)
@@ -117,8 +116,8 @@ class MemoryQuota:
         now_ms = self._now_ms()
         self._tenants[admission.tenant_id].turn(now_ms)
         at_ms = self._advance(admission, now_ms)
-        has_room = len(self._stream) + len(self._holds) < self._room
-        cap = decide(admission, self._standings(admission, now_ms), now_ms, has_room=has_room)
+        has_capacity = len(self._stream) + len(self._holds) < self._backlog_max
+        cap = decide(admission, self._standings(admission, now_ms), now_ms, has_capacity=has_capacity)
         if isinstance(cap, Refused):
             return cap
         hold = Hold(
@@ -134,7 +133,7 @@ class MemoryQuota:
             self._windows[hold.tenant_id, subject].add(at_ms, hold.input_tokens + cap)
         self._holds[hold.request_id] = _Held(hold, estimate, at_ms // 1000, now_ms + self._lease_ms, Progress())
         self._tenants[hold.tenant_id].take(hold, 1)
-        return Admitted(now_ms, hold.input_tokens, cap, figures(self._standings(admission, now_ms)))
+        return Admitted(now_ms, hold.input_tokens, cap, limit_status(self._standings(admission, now_ms)))
 
     def _advance(self, admission: Admission, now_ms: int) -> int:
         """Brings both windows to the present, which for them never runs backwards, and returns it."""
@@ -148,11 +147,11 @@ class MemoryQuota:
             window.drop(at_ms)
         return at_ms
 
-    def _standings(self, admission: Admission, now_ms: int) -> tuple[Standing, Standing]:
+    def _standings(self, admission: Admission, now_ms: int) -> tuple[SubjectState, SubjectState]:
         tenant, starts = self._tenants[admission.tenant_id], periods.starts(now_ms)
 
-        def standing(subject: Subject, limits: Limits, budgets: Budgets) -> Standing:
-            return Standing(
+        def subject_state(subject: Subject, limits: Limits, budgets: Budgets) -> SubjectState:
+            return SubjectState(
                 limits,
                 periods.limits(budgets),
                 self._windows[admission.tenant_id, subject],
@@ -162,8 +161,8 @@ class MemoryQuota:
             )
 
         return (
-            standing(admission.key_id, admission.key_limits, admission.key_budgets),
-            standing(None, admission.tenant_limits, admission.tenant_budgets),
+            subject_state(admission.key_id, admission.key_limits, admission.key_budgets),
+            subject_state(None, admission.tenant_limits, admission.tenant_budgets),
         )
 
     async def renew(self, hold: Hold, progress: Progress) -> bool:
@@ -214,7 +213,7 @@ class MemoryQuota:
             return
         if held and held.hold.tenant_id != entry.tenant_id:
             return
-        if len(self._stream) + len(self._holds) - bool(held) >= 2 * self._room:
+        if len(self._stream) + len(self._holds) - bool(held) >= 2 * self._backlog_max:
             raise Denied(Code.AUDIT_BACKLOG)
         self._stream.append(entry.to_json(), entry.tenant_id)
         self._finish(entry.request_id, _End.RECORDED, RELEASED_MS)
@@ -243,7 +242,7 @@ class MemoryQuota:
             {subject: n for subject, n in tenant.live.items() if n},
         )
 
-    async def distrust(self, tenant_id: int) -> None:
+    async def invalidate_counters(self, tenant_id: int) -> None:
         """See the port."""
         self._tenants.pop(tenant_id, None)
         self._rebuilds.pop(tenant_id, None)
@@ -264,27 +263,27 @@ class MemoryQuota:
         """See the port."""
         await self._rebuilder.aclose()
 
-    async def survey(self, tenant_id: int) -> Survey | bool:
+    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | bool:
         """See `Rebuildable`."""
         if self._is_ready(tenant_id):
             return True
         if (await self.epoch()).opens_in_s > 0 or tenant_id in self._rebuilds:
             return False
         token = self._rebuilds[tenant_id] = secrets.token_hex(8)
-        return Survey(token, self._now_ms(), self._stream.texts(tenant_id))
+        return RebuildSnapshot(token, self._now_ms(), self._stream.texts(tenant_id))
 
-    async def install(self, tenant_id: int, survey: Survey, used: Used) -> bool:
+    async def commit_rebuild(self, tenant_id: int, snapshot: RebuildSnapshot, used: Used) -> bool:
         """See `Rebuildable`."""
-        if self._rebuilds.get(tenant_id) != survey.token:
+        if self._rebuilds.get(tenant_id) != snapshot.token:
             return False
-        tenant = self._tenants[tenant_id] = TenantCounters(periods.at(survey.now_ms).date(), Counter(used))
+        tenant = self._tenants[tenant_id] = TenantCounters(periods.at(snapshot.now_ms).date(), Counter(used))
         for held in self._holds.values():
             if held.hold.tenant_id == tenant_id:
                 tenant.take(held.hold, 1)
         del self._rebuilds[tenant_id]
         return True
 
-    async def abandon(self, tenant_id: int) -> None:
+    async def abort_rebuild(self, tenant_id: int) -> None:
         """See `Rebuildable`."""
         self._rebuilds.pop(tenant_id, None)
 

@@ -193,7 +193,7 @@ async def test_an_admission_that_is_sent_again_after_its_connection_broke_holds_
         answer = await quota.admit(admission)
         assert through.lost == 1
         assert isinstance(answer, Admitted)
-        assert (answer.output_cap, answer.figures.budget_remaining) == (90, 700)
+        assert (answer.output_cap, answer.limit_status.budget_remaining) == (90, 700)
         counters = await quota.counters(1)
         assert counters is not None
         assert counters.live == {None: 3, 11: 3}

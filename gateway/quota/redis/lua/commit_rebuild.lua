@@ -1,6 +1,6 @@
 -- Ends a rebuild: puts a tenant's counters in place, with what its live holds hold.
 --
--- ARGV  1 clock  2 tenant id  3 token  4 the day of the survey  5... field, value of what is used
+-- ARGV  1 clock  2 tenant id  3 token  4 the day of the snapshot  5... field, value of what is used
 -- Reply 1, or 0 when the rebuild was voided meanwhile
 
 if redis.call('GET', REBUILD) ~= ARGV[3] then
