@@ -37,8 +37,8 @@ def read_frame(surface: str, data: bytes, *, whole: bool = False) -> FrameRead:
     """
     if not data:
         return FrameRead()
-    if data.startswith(_DONE) and not whole:
-        return FrameRead(terminal=surface in _DONE_SURFACES)
+    if surface in _DONE_SURFACES and data.strip() == _DONE and not whole:
+        return FrameRead(terminal=True)
     document = load_object(data)
     if document is None:
         return FrameRead(min_output_tokens=0 if whole else 1, text_bytes=len(data), unreadable=True)

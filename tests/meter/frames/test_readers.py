@@ -193,9 +193,22 @@ def test_the_last_counters_of_a_tail_are_the_answers_own() -> None:
     assert read_tail(body, len(body)).usage == REPORTED
 
 
+@pytest.mark.parametrize("name", ["v1_chat", "v1_completions"])
+def test_the_done_marker_ends_the_streams_that_have_it(name: str) -> None:
+    assert read_frame(name, b"[DONE]").terminal
+    assert read_frame(name, b"[DONE] ").terminal
+
+
 @pytest.mark.parametrize("name", ["chat", "generate", "v1_responses", "v1_messages"])
-def test_the_done_marker_ends_only_the_streams_that_have_it(name: str) -> None:
-    assert not read_frame(name, b"[DONE]").terminal
+def test_the_done_marker_is_unreadable_where_a_stream_has_none(name: str) -> None:
+    read = read_frame(name, b"[DONE]")
+    assert (read.terminal, read.unreadable) == (False, True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_frame_that_only_begins_with_the_done_marker_is_unreadable(name: str) -> None:
+    read = read_frame(name, b'[DONE]{"done":true}')
+    assert (read.terminal, read.unreadable) == (False, True)
 
 
 @pytest.mark.parametrize(
