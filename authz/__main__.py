@@ -14,7 +14,7 @@ from authz.admit import Admitter
 from authz.catalog.pages import CatalogPages
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
-from authz.denials import Denials
+from authz.denials import DenialLog
 from authz.keys.authenticate import Authenticator
 from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
@@ -80,13 +80,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min)
         admitter = Admitter(quota, settings.max_num_predict)
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
-        gate = CheckPipeline(
+        pipeline = CheckPipeline(
             authenticator,
             throttle,
             last_used,
             catalog,
             admitter,
-            Denials(quota, outbox),
+            DenialLog(quota, outbox),
             prefer_loaded=settings.routing_prefer_loaded,
         )
 
@@ -101,7 +101,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(outbox.wait_idle, FLUSH_TIMEOUT_S)
 
         readiness = Readiness(database, quota, lambda: catalog.known)
-        pages = http_server.runner_of(CatalogPages(gate, settings, readiness.missing).application())
+        pages = http_server.runner_of(CatalogPages(pipeline, settings, readiness.missing).application())
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await http_server.start(pages, settings.authz_http_listen, tls.http_context() if tls else None)
         stack.push_async_callback(pages.cleanup)
@@ -109,7 +109,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await _wait_for_stores(change_listener, catalog)
         server = grpc_server.make_server(settings.max_request_body_bytes)
         health = grpc_server.with_health(server)
-        external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(gate, settings), server)
+        external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(pipeline, settings), server)
         await grpc_server.start(server, settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.push_async_callback(health.leave)

@@ -1,22 +1,22 @@
-"""From a request that is allowed in principle to a grant: the one call to the quota, and the headers it gives."""
+"""From a permitted request to a grant: the one call to the quota, and the headers that follow from its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from authz.checked_request import CheckedRequest
-from authz.policy import may_see_backend, may_set_runner_options
+from authz.policy import Permission
 from authz.request import ReadRequest
 from gateway.errors import Code, Denied
-from gateway.quota.port import Admission, LimitStatus, Quota, Refused
-from gateway.record.grant import Grant
+from gateway.quota.port import Admission, LimitStatus, Quota, ReservationDenied
+from gateway.record import grant
+from gateway.record.request import RequestRecord
 from gateway.request.token_estimate import estimate_input
 from gateway.values import Principal
 from gateway.wire.surfaces import Surface
 
-# What a 429 says where nobody knows a time: a client that is told none comes back at once, and again. What running
-# requests hold may be free any moment; a limit per minute has moved on after its window, a budget not before a day.
+# Retry-After used when no exact time is known. Without the header clients retry immediately. Running requests may
+# release their holds at any moment; a limit per minute has moved on after its window, a budget not before a day.
 _DEFAULT_RETRY_AFTER_S = {
     Code.CONCURRENCY_EXCEEDED: 1,
     Code.BUDGET_RESERVED: 1,
@@ -29,94 +29,69 @@ _DEFAULT_RETRY_AFTER_S = {
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The yes: the grant, the places to try in order (a backend once per attempt), headers for the answer."""
+    """The yes: the path to send upstream, the backends to try in order, the sealed grant, headers for the answer."""
 
-    grant: Grant
-    attempts: tuple[str, ...]
+    path: str
+    candidates: tuple[str, ...]
+    grant_json: str
     headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class NotAdmitted:
+class Denial:
     """The no, and the headers that go with it."""
 
-    denial: Denied
+    denied: Denied
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Admitter:
-    """Asks the quota for a hold. `num_predict_max` is the most output tokens any request is granted."""
+    """Reserves a request's share. `output_tokens_max` is the most output tokens that any request is granted."""
 
-    def __init__(self, quota: Quota, num_predict_max: int) -> None:
+    def __init__(self, quota: Quota, output_tokens_max: int) -> None:
         self._quota = quota
-        self._num_predict_max = num_predict_max
+        self._output_tokens_max = output_tokens_max
 
     async def admit(
-        self,
-        attempt: CheckedRequest,
-        principal: Principal,
-        surface: Surface,
-        request: ReadRequest,
-        attempts: tuple[str, ...],
-    ) -> Admitted | NotAdmitted:
-        """Reserves the request's share, all or nothing. Raises StoreUnavailable when the quota cannot say."""
-        asked = self._requested_output_tokens(surface, request)
-        draft = Grant(
-            request_id=attempt.request_id,
-            admitted_at_ms=0,
-            tenant_id=principal.tenant_id,
-            tenant=principal.tenant,
-            key_id=principal.key_id,
-            key_prefix=principal.key_prefix,
-            client_ip=attempt.client_ip,
-            user_agent=attempt.user_agent,
-            method=attempt.method,
-            path=surface.path,
-            surface=surface.name,
-            model=request.model,
-            stream=request.asked.stream,
-            strip_usage=not request.asked.usage,
-            runner_options=may_set_runner_options(principal),
-            show_backend=may_see_backend(principal),
+        self, record: RequestRecord, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest
+    ) -> Admitted | Denial:
+        """Reserves everything that the request needs, or nothing. Raises StoreUnavailable when the quota is."""
+        draft = grant.draft(
+            record,
+            strip_usage=not read.generation.usage,
+            runner_options=permission.runner_options,
+            show_backend=permission.show_backend,
             log_prompts=principal.log_prompts,
-            input_estimate=estimate_input(request.document),
-            output_cap=asked,
-            request_bytes=len(attempt.body),
         )
         answer = await self._quota.admit(
             Admission(
-                request_id=draft.request_id,
-                tenant_id=draft.tenant_id,
-                key_id=draft.key_id,
+                request_id=record.request_id,
+                tenant_id=principal.tenant_id,
+                key_id=principal.key_id,
                 tenant_limits=principal.tenant_limits,
                 key_limits=principal.key_limits,
                 tenant_budgets=principal.tenant_budgets,
                 key_budgets=principal.key_budgets,
-                model=draft.model,
-                input_tokens=draft.input_estimate,
-                requested_output_tokens=asked,
-                record=draft.to_json(),
+                model=read.model,
+                input_tokens=estimate_input(read.document),
+                requested_output_tokens=self._output_tokens(surface, read),
+                grant_draft=draft,
             )
         )
         headers = rate_headers(answer.limit_status)
-        if isinstance(answer, Refused):
-            return NotAdmitted(Denied(answer.code, retry_after_s=answer.retry_after_s), headers)
-        grant = replace(
-            draft,
-            admitted_at_ms=answer.admitted_at_ms,
-            input_estimate=answer.input_tokens,
-            output_cap=answer.output_cap,
-        )
-        return Admitted(grant, attempts, headers)
+        if isinstance(answer, ReservationDenied):
+            return Denial(Denied(answer.code, retry_after_s=answer.retry_after_s), headers)
+        sealed = grant.seal(draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap)
+        return Admitted(surface.path, permission.candidates, sealed, headers)
 
-    def _requested_output_tokens(self, surface: Surface, request: ReadRequest) -> int:
+    def _output_tokens(self, surface: Surface, read: ReadRequest) -> int:
         if surface.cap_field is None:
             return 0
-        return min(request.asked.output_tokens or self._num_predict_max, self._num_predict_max)
+        return min(read.generation.output_tokens or self._output_tokens_max, self._output_tokens_max)
 
 
 def rate_headers(limit_status: LimitStatus) -> dict[str, str]:
-    """The rate and budget headers of every proxied answer and of every 429."""
+    """The rate and budget headers of every proxied answer and of every 429 that the quota decided."""
     headers = {
         "x-ratelimit-limit-requests": str(limit_status.requests_limit),
         "x-ratelimit-remaining-requests": str(limit_status.requests_remaining),
@@ -129,10 +104,10 @@ def rate_headers(limit_status: LimitStatus) -> dict[str, str]:
     return headers
 
 
-def refusal_headers(denial: Denied) -> dict[str, str]:
-    """When to come back, which every 429 says, and whether trying again makes sense at all."""
-    wait_s = _DEFAULT_RETRY_AFTER_S.get(denial.code) if denial.retry_after_s is None else denial.retry_after_s
+def retry_headers(denied: Denied) -> dict[str, str]:
+    """`retry-after`, which every 429 has, and `x-should-retry: false` where trying again makes no sense."""
+    wait_s = _DEFAULT_RETRY_AFTER_S.get(denied.code) if denied.retry_after_s is None else denied.retry_after_s
     headers = {} if wait_s is None else {"retry-after": str(wait_s)}
-    if denial.code is Code.BUDGET_EXHAUSTED:
+    if denied.code is Code.BUDGET_EXHAUSTED:
         headers["x-should-retry"] = "false"
     return headers

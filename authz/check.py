@@ -1,7 +1,7 @@
-"""The way of a request through authz, once, in order: key, endpoint, scope, body, model, quota.
+"""The pipeline of one request through authz, in order: key, endpoint, body, policy, quota.
 
-Both edges come through here: Envoy's checks with `check`, the catalog pages with `identify` and `refuse`. This is the
-one place where what went wrong becomes an answer.
+Both edges use it: Envoy's checks call `check`, the catalog pages call `identify` and `deny`. This is the one place
+where an error becomes a denial.
 """
 
 from __future__ import annotations
@@ -9,32 +9,33 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from pydantic import SecretStr
 
-from authz.admit import Admitted, Admitter, NotAdmitted, refusal_headers
+from authz import policy
+from authz.admit import Admitted, Admitter, Denial, retry_headers
 from authz.catalog.view import CatalogView
 from authz.checked_request import CheckedRequest
-from authz.denials import DenialContext, Denials
-from authz.keys.authenticate import Authenticator
+from authz.denials import DenialLog
+from authz.keys.authenticate import Authenticator, PresentedKey
 from authz.keys.last_used import LastUsed
 from authz.keys.throttle import FailureThrottle
-from authz.policy import candidate_backends, check_scope
-from authz.request import read_request
+from authz.request import ReadRequest, read_request
 from gateway.catalog.snapshot import Catalog
 from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.record.request import RequestRecord
 from gateway.values import Principal
-from gateway.wire.surfaces import BY_PATH
+from gateway.wire.surfaces import BY_PATH, Surface
 
 log = structlog.get_logger()
 
-# Envoy waits 5 s for the check. A yes that comes later would leave a hold that nobody uses.
+# Envoy waits 5 s for a check. A later yes would leave a hold that no request uses.
 CHECK_TIMEOUT_S = 4.0
-# Far more than may wait for the hashing of their keys (`authz.keys.hashing`); what goes beyond fails there.
+# At most this many verifications outlive their caller. It is far above the number of keys that may wait for hashing
+# (`authz.keys.hashing`); the rest fails there.
 DETACHED_MAX = 1000
 
 
 class CheckPipeline:
-    """The pipeline and what it stands on."""
+    """The steps of a check and what they need. `detached_max` bounds the verifications that outlive their caller."""
 
     def __init__(
         self,
@@ -43,9 +44,10 @@ class CheckPipeline:
         last_used: LastUsed,
         catalog: CatalogView,
         admitter: Admitter,
-        denials: Denials,
+        denials: DenialLog,
         *,
         prefer_loaded: bool,
+        detached_max: int = DETACHED_MAX,
     ) -> None:
         self._authenticator = authenticator
         self._throttle = throttle
@@ -54,82 +56,101 @@ class CheckPipeline:
         self._admitter = admitter
         self._denials = denials
         self._prefer_loaded = prefer_loaded
+        self._detached_max = detached_max
         self._detached: set[asyncio.Task[Principal]] = set()
 
-    async def check(self, attempt: CheckedRequest) -> Admitted | NotAdmitted:
-        """The decision about one request at Envoy's door. Never raises for anything a caller or a store does."""
-        known = DenialContext()
+    async def check(self, checked: CheckedRequest) -> Admitted | Denial:
+        """Decides on one request from Envoy. Never raises for anything that a caller or a store does."""
+        principal: Principal | None = None
+        surface: Surface | None = None
+        read: ReadRequest | None = None
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
-                decision = await self._decide(attempt, known)
+            async with asyncio.timeout(CHECK_TIMEOUT_S) as deadline:
+                principal = await self.identify(checked)
+                surface = _surface_of(checked)
+                read = read_request(surface, checked.body, checked.content_encoding)
+                permission = policy.decide(
+                    principal, surface, read.model, self.catalog(), prefer_loaded=self._prefer_loaded
+                )
+                record = checked.record(principal, surface, read)
+                decision = await self._admitter.admit(record, principal, permission, surface, read)
+                _raise_if_past(deadline)
         except (Denied, StoreUnavailable, TimeoutError) as error:
-            decision = NotAdmitted(as_denial(error))
+            decision = Denial(as_denied(error))
         if isinstance(decision, Admitted):
             return decision
-        denial = await self._denials.record(attempt, known, decision.denial)
-        return NotAdmitted(denial, {**decision.headers, **refusal_headers(denial)})
+        denied = await self._recorded(checked.record(principal, surface, read), decision.denied)
+        return Denial(denied, {**decision.headers, **retry_headers(denied)})
 
-    async def identify(self, attempt: CheckedRequest) -> Principal:
-        """Whose key it is. Raises Denied or StoreUnavailable.
+    async def identify(self, checked: CheckedRequest) -> Principal:
+        """The principal of the presented key. Raises Denied or StoreUnavailable.
 
-        An address that failed too often is refused before its key costs any work, unless this process knows the key.
+        An address that failed too often is denied before its key costs any work, unless this process has verified the
+        key before.
         """
-        if self._authenticator.knows(attempt.key):
-            principal = await self._authenticate(attempt.key, attempt.client_ip)
+        presented = self._authenticator.look_up(checked.key)
+        if presented.verified is None:
+            await self._throttle.check(checked.client_ip)
+            principal = await self._authenticate_detached(presented, checked.client_ip)
         else:
-            await self._throttle.check(attempt.client_ip)
-            principal = await self._authenticate_detached(attempt.key, attempt.client_ip)
+            principal = await self._authenticate(presented, checked.client_ip)
         self._last_used.note(principal.key_id)
         return principal
 
-    async def _authenticate_detached(self, key: SecretStr | None, client_ip: str) -> Principal:
-        """Whoever leaves, or is sent away, before the work for a wrong key is done has failed all the same.
+    def catalog(self) -> Catalog:
+        """The models that the backends host now. Raises StoreUnavailable when that is not known."""
+        return self._catalog.current()
 
-        Past DETACHED_MAX nothing is left behind for those who leave, so that nobody can pile it up.
-        """
-        if len(self._detached) >= DETACHED_MAX:
-            return await self._authenticate(key, client_ip)
-        work = asyncio.create_task(self._authenticate(key, client_ip), name="verdict")
-        self._detached.add(work)
-        work.add_done_callback(self._on_detached_done)
-        return await asyncio.shield(work)
+    async def deny(self, checked: CheckedRequest, principal: Principal | None, error: Exception) -> Denied:
+        """Records that `checked`, of `principal` if that is known, failed with `error`; returns the answer."""
+        return await self._recorded(checked.record(principal), as_denied(error))
 
-    async def _authenticate(self, key: SecretStr | None, client_ip: str) -> Principal:
+    async def _recorded(self, record: RequestRecord, denied: Denied) -> Denied:
+        """The answer once its row is on its way: `denied`, or audit_backlog when the backlog has no capacity for it."""
+        if await self._denials.record(record, denied):
+            return denied
+        return Denied(Code.AUDIT_BACKLOG)
+
+    async def _authenticate_detached(self, presented: PresentedKey, client_ip: str) -> Principal:
+        """A wrong key counts as a failure even if the caller disconnects or times out before Argon2 finishes."""
+        if len(self._detached) >= self._detached_max:
+            return await self._authenticate(presented, client_ip)
+        task = asyncio.create_task(self._authenticate(presented, client_ip), name="authentication")
+        self._detached.add(task)
+        task.add_done_callback(self._on_detached_done)
+        return await asyncio.shield(task)
+
+    async def _authenticate(self, presented: PresentedKey, client_ip: str) -> Principal:
         try:
-            return await self._authenticator.authenticate(key)
+            return await self._authenticator.authenticate(presented)
         except Denied:
             await self._throttle.count(client_ip)
             raise
 
-    def _on_detached_done(self, work: asyncio.Task[Principal]) -> None:
-        self._detached.discard(work)
-        if not work.cancelled():
-            work.exception()  # Retrieved here too, in case whoever waited has left.
-
-    def catalog(self) -> Catalog:
-        """What the backends host now. Raises StoreUnavailable."""
-        return self._catalog.current()
-
-    async def refuse(self, attempt: CheckedRequest, error: Exception, principal: Principal | None) -> Denied:
-        """Records that `attempt`, of `principal` if that is known, failed with `error`; returns what to answer."""
-        return await self._denials.record(attempt, DenialContext(principal), as_denial(error))
-
-    async def _decide(self, attempt: CheckedRequest, known: DenialContext) -> Admitted | NotAdmitted:
-        known.principal = principal = await self.identify(attempt)
-        surface = BY_PATH.get(attempt.path)
-        if surface is None or attempt.method != "POST":
-            raise Denied(Code.ENDPOINT_BLOCKED)
-        known.surface = surface
-        check_scope(principal, surface)
-        request = read_request(surface, attempt.body, attempt.content_encoding)
-        known.model, known.stream = request.model, request.asked.stream
-        attempts = candidate_backends(principal, request.model, self.catalog(), prefer_loaded=self._prefer_loaded)
-        return await self._admitter.admit(attempt, principal, surface, request, attempts)
+    def _on_detached_done(self, task: asyncio.Task[Principal]) -> None:
+        self._detached.discard(task)
+        if not task.cancelled():
+            task.exception()  # Retrieved here too, in case the caller has disconnected.
 
 
-def as_denial(error: Exception) -> Denied:
-    """What a caller is told of `error`: a refusal as it is, anything else as a dependency that is missing."""
+def as_denied(error: Exception) -> Denied:
+    """The denial that `error` stands for. Anything but a denial is a missing dependency, never the caller's fault."""
     if isinstance(error, Denied):
         return error
     log.warning("unavailable", reason=str(error) or type(error).__name__)
     return Denied(Code.UNAVAILABLE)
+
+
+def _surface_of(checked: CheckedRequest) -> Surface:
+    surface = BY_PATH.get(checked.path)
+    if surface is None or checked.method != "POST":
+        raise Denied(Code.ENDPOINT_BLOCKED)
+    return surface
+
+
+def _raise_if_past(deadline: asyncio.Timeout) -> None:
+    """A decision that the event loop delivers too late is a timeout too: Envoy may have given up. The denial's row
+    voids the hold."""
+    when = deadline.when()
+    if when is not None and asyncio.get_running_loop().time() >= when:
+        raise TimeoutError

@@ -1,4 +1,4 @@
-"""One attempt of somebody to use the gateway, as plain values: what the two edges (gRPC and HTTP) hand to the core."""
+"""One inbound request as plain values: what the two edges (gRPC and HTTP) pass to the pipeline."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from gateway.wire.surfaces import Dialect, dialect_of
+from authz.request import ReadRequest
+from gateway.record.request import TEXT_LENGTH_MAX, RequestRecord
+from gateway.values import Principal
+from gateway.wire.surfaces import Dialect, Surface, dialect_of
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """`path` is without query. `key` is what was presented as a key, None when nothing was."""
+    """`path` is without query. `key` is the credential that was presented as a key, None when there was none."""
 
     request_id: str
     method: str
@@ -24,12 +27,32 @@ class CheckedRequest:
 
     @property
     def dialect(self) -> Dialect:
-        """The dialect in which a refusal is written."""
+        """The dialect in which a denial is written."""
         return dialect_of(self.path)
+
+    def record(
+        self, principal: Principal | None = None, surface: Surface | None = None, read: ReadRequest | None = None
+    ) -> RequestRecord:
+        """The record of this request with what is known of it so far. A path that is too long for a row is cut."""
+        return RequestRecord(
+            request_id=self.request_id,
+            tenant_id=principal.tenant_id if principal else None,
+            tenant=principal.tenant if principal else None,
+            key_id=principal.key_id if principal else None,
+            key_prefix=principal.key_prefix if principal else None,
+            client_ip=self.client_ip,
+            user_agent=self.user_agent,
+            method=self.method,
+            path=self.path[:TEXT_LENGTH_MAX],
+            surface=surface.name if surface else None,
+            model=read.model if read else None,
+            stream=read is not None and read.generation.stream,
+            request_bytes=len(self.body),
+        )
 
 
 def presented_key(authorization: str | None, api_key: str | None) -> SecretStr | None:
-    """The key of `Authorization: Bearer …`, else of `x-api-key`. Anything else in Authorization is no key."""
+    """The key of `Authorization: Bearer …`, else of `x-api-key`. Any other scheme in Authorization carries no key."""
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         return SecretStr(token.strip()) if scheme.lower() == "bearer" else None

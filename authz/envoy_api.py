@@ -15,14 +15,14 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, status_pb2
 
+from authz.admit import Admitted, Denial
 from authz.checked_request import CheckedRequest, presented_key
-from gateway.errors import Denied
-from gateway.record.grant import METADATA_KEY, Grant
+from gateway.record.grant import METADATA_KEY
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.wire.dialects import error_body
 from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, cluster_name
 
-# What a caller proved who they are with, and what only our own parts set, never travels further.
+# Credentials, and headers that only the gateway's own parts set, are never forwarded.
 _REQUEST_HEADERS_REMOVED = ("authorization", "x-api-key", "x-forwarded-for")
 _APPEND = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -44,40 +44,39 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
     )
 
 
-def admitted(
-    grant: Grant, attempts: Sequence[str], response_headers: Mapping[str, str]
-) -> external_auth_pb2.CheckResponse:
+def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
     """The yes. Its dynamic metadata steers the router and carries the grant to the meter."""
     metadata = Struct()
     metadata.update(
         {
             "priority_groups": [
                 {"name": f"{place}", "clusters": [{"cluster_name": cluster_name(backend), "weight": 1}]}
-                for place, backend in enumerate(attempts)
+                for place, backend in enumerate(decision.candidates)
             ],
-            METADATA_KEY: grant.to_json(),
+            METADATA_KEY: decision.grant_json,
         }
     )
-    upstream = {":path": grant.path, MAX_RETRIES_HEADER: str(len(attempts) - 1)}
+    upstream = {":path": decision.path, MAX_RETRIES_HEADER: str(len(decision.candidates) - 1)}
     return external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.OK),
         ok_response=external_auth_pb2.OkHttpResponse(
             headers=_options(upstream),
             headers_to_remove=_REQUEST_HEADERS_REMOVED,
-            response_headers_to_add=_options(response_headers),
+            response_headers_to_add=_options(decision.headers),
         ),
         dynamic_metadata=metadata,
     )
 
 
-def denied(attempt: CheckedRequest, denial: Denied, headers: Mapping[str, str]) -> external_auth_pb2.CheckResponse:
+def denied(checked: CheckedRequest, decision: Denial) -> external_auth_pb2.CheckResponse:
     """The no, in the caller's dialect."""
+    denied, headers = decision.denied, decision.headers
     return external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.PERMISSION_DENIED),
         denied_response=external_auth_pb2.DeniedHttpResponse(
-            status=http_status_pb2.HttpStatus(code=denial.status),
-            headers=_options({"content-type": "application/json", ERROR_HEADER: str(denial.code), **headers}),
-            body=error_body(attempt.dialect, denial.code, denial.message, attempt.request_id).decode(),
+            status=http_status_pb2.HttpStatus(code=denied.status),
+            headers=_options({"content-type": "application/json", ERROR_HEADER: str(denied.code), **headers}),
+            body=error_body(checked.dialect, denied.code, denied.message, checked.request_id).decode(),
         ),
     )
 

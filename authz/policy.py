@@ -3,52 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.values import Principal, Scope
 from gateway.wire.surfaces import Surface
 
-# A second attempt on another replica of the same backend comes before the next backend.
+# A second replica of a backend is tried before the next backend.
 TRIES_PER_BACKEND_MAX = 2
 
 
-def check_scope(principal: Principal, surface: Surface) -> None:
-    """Raises Denied(scope_denied) when the key is not for this kind of surface."""
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What a principal may do with one model on one surface.
+
+    `candidates` are the names of the backends to try, in order, each as often as it is tried in a row.
+    `runner_options` allows options that reload or unload a model for every tenant. `show_backend` reveals which backend
+    answered.
+    """
+
+    candidates: tuple[str, ...]
+    runner_options: bool
+    show_backend: bool
+
+
+def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog, *, prefer_loaded: bool) -> Permission:
+    """The permission of `principal` for the canonical name `model` on `surface`.
+
+    Raises Denied(scope_denied) when the key is not for this kind of surface. Raises Denied(model_not_allowed),
+    identically, for a model that is forbidden and for one that no backend hosts.
+    """
     if surface.scope not in principal.scopes:
         raise Denied(Code.SCOPE_DENIED)
+    hosted = catalog.models.get(model)
+    if hosted is None or not may_use(hosted, allow_all=principal.allow_all_models, allowed=principal.models):
+        raise Denied(Code.MODEL_NOT_ALLOWED)
+    return Permission(
+        candidates=candidate_backends(hosted, catalog, prefer_loaded=prefer_loaded),
+        runner_options=Scope.RUNNER in principal.scopes,
+        show_backend=Scope.DEBUG in principal.scopes,
+    )
+
+
+def candidate_backends(model: HostedModel, catalog: Catalog, *, prefer_loaded: bool) -> tuple[str, ...]:
+    """Names of the backends to try for `model`, in the order of the configuration.
+
+    With `prefer_loaded` the backends that have the model in memory come first. A backend with several replicas is
+    listed up to TRIES_PER_BACKEND_MAX times in a row.
+    """
+    order = sorted(model.backends, key=lambda name: prefer_loaded and name not in model.loaded)
+    return tuple(name for name in order for _ in range(min(catalog.replicas_of(name), TRIES_PER_BACKEND_MAX)))
 
 
 def may_use(model: HostedModel, *, allow_all: bool, allowed: Collection[str]) -> bool:
-    """Whether the allow-list has `model`. What runs elsewhere, on the operator's account, has to be named there."""
+    """Whether the allow-list covers `model`. A model that runs remotely, on the operator's account, must be named."""
     return model.name in allowed or (allow_all and not model.remote)
 
 
 def effective_models(catalog: Catalog, *, allow_all: bool, allowed: Collection[str]) -> list[str]:
-    """What can really be used: the allow-list within what the backends host, in the catalog's order."""
+    """The hosted models that the allow-list covers, in the catalog's order."""
     return [model.name for model in catalog.models.values() if may_use(model, allow_all=allow_all, allowed=allowed)]
-
-
-def candidate_backends(principal: Principal, model: str, catalog: Catalog, *, prefer_loaded: bool) -> tuple[str, ...]:
-    """Names of the backends to try for `model`, in order, each as often as it is to be tried in a row.
-
-    That is the order of the configuration; with `prefer_loaded` those that have the model in memory come first, in
-    that order. A second replica of a backend is tried before the next backend. Raises Denied(model_not_allowed) alike
-    for a model that is forbidden and for one that nobody hosts.
-    """
-    hosted = catalog.models.get(model)
-    allow_all, allowed = principal.allow_all_models, principal.models
-    if hosted is None or not may_use(hosted, allow_all=allow_all, allowed=allowed):
-        raise Denied(Code.MODEL_NOT_ALLOWED)
-    order = sorted(hosted.backends, key=lambda name: prefer_loaded and name not in hosted.loaded)
-    return tuple(name for name in order for _ in range(min(catalog.replicas_of(name), TRIES_PER_BACKEND_MAX)))
-
-
-def may_set_runner_options(principal: Principal) -> bool:
-    """Whether the key may set options that reload or unload a model for everybody."""
-    return Scope.RUNNER in principal.scopes
-
-
-def may_see_backend(principal: Principal) -> bool:
-    """Whether the key is told which backend answered."""
-    return Scope.DEBUG in principal.scopes

@@ -46,7 +46,7 @@ class ReadRequest:
     """What a body asks for: the canonical model, the caps and modes, and the parsed document."""
 
     model: str
-    asked: GenerationRequest
+    generation: GenerationRequest
     document: dict[str, Any]
 
 

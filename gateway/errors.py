@@ -87,6 +87,42 @@ MESSAGE: dict[Code, str] = {
 }
 
 
+# The code of an error that a backend answered itself; any other status is a backend_error.
+_UPSTREAM_CODES: dict[int, Code] = {
+    400: Code.INVALID_REQUEST,
+    404: Code.NOT_FOUND,
+    413: Code.REQUEST_TOO_LARGE,
+    503: Code.BACKEND_UNAVAILABLE,
+    504: Code.BACKEND_TIMEOUT,
+}
+
+LOCAL_CODES: dict[int, Code] = {
+    400: Code.INVALID_REQUEST,
+    403: Code.ENDPOINT_BLOCKED,
+    404: Code.NOT_FOUND,
+    405: Code.METHOD_NOT_ALLOWED,
+    408: Code.REQUEST_TIMEOUT,
+    413: Code.REQUEST_TOO_LARGE,
+    431: Code.REQUEST_TOO_LARGE,
+    # A Transfer-Encoding that Envoy does not know.
+    501: Code.INVALID_REQUEST,
+}
+"""The code of a status that Envoy or aiohttp answers by itself, before any other part sees the request."""
+
+
+def upstream_code(status: int) -> Code:
+    """The code of a backend's own error `status`."""
+    return _UPSTREAM_CODES.get(status, Code.BACKEND_ERROR)
+
+
+def local_code(status: int) -> Code:
+    """The code of an error `status` that Envoy or aiohttp answers by itself.
+
+    Any other failure inside is a missing dependency and no statement about the caller.
+    """
+    return LOCAL_CODES.get(status) or (Code.UNAVAILABLE if status >= 500 else Code.INVALID_REQUEST)
+
+
 class GatewayError(Exception):
     """The root of what the gateway raises itself."""
 

@@ -71,6 +71,9 @@ class Usage:
     source: UsageSource = UsageSource.NONE
 
 
+NO_USAGE = Usage()
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who is asking: a verified key, its tenant, and the policy that is in force for both.

@@ -1,158 +1,238 @@
-"""One admitted request on its way: from the grant over the backend's answer to the ledger entry.
+"""One admitted request in the meter: from its grant over the backend's answer to its ledger entry. Pure.
 
-It turns each message of Envoy into the reply to it, and knows at any moment what the entry would say. No I/O.
+`Exchange` takes what Envoy reports as plain values and returns what Envoy is to do. Its phase changes only by the table
+`TRANSITIONS`; an event that the table does not allow raises, and Envoy then answers with an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
 
-from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
-
-from gateway.errors import Code
+from gateway.errors import Code, upstream_code
 from gateway.quota.port import Hold, Progress
-from gateway.record.entry import Entry, settled_entry
+from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.record.grant import Grant
-from gateway.values import Outcome, Usage
-from gateway.wire.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER, backend_of
-from meter import envoy_api
+from gateway.values import NO_USAGE, Outcome
+from gateway.wire.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER
 from meter.answer.answer import Answer
 from meter.prompt_log.writer import Transcript
 from meter.rewrite import rewrite
 
-# What a backend's own refusal is called; any other is a backend_error.
-_ERROR_CODES = {
-    400: Code.INVALID_REQUEST,
-    404: Code.NOT_FOUND,
-    413: Code.REQUEST_TOO_LARGE,
-    503: Code.BACKEND_UNAVAILABLE,
-    504: Code.BACKEND_TIMEOUT,
+
+class Phase(Enum):
+    """How far a request has come. CUT and ENDED have their ending; CLOSED is final."""
+
+    OPEN = auto()
+    FORWARDED = auto()
+    ANSWERING = auto()
+    LOCAL_REPLY = auto()
+    CUT = auto()
+    ENDED = auto()
+    CLOSED = auto()
+
+
+class Event(Enum):
+    """What moves a request on.
+
+    FORWARD: its body goes to a backend. ANSWER: a backend's response headers arrive. LOCAL_REPLY: Envoy answers by
+    itself. END: the backend's answer is complete. CUT: the meter ends the answer. LEASE_LOST: the hold was settled or
+    released elsewhere, so nothing that follows would be accounted. CLOSE: Envoy has closed its stream to the meter.
+    """
+
+    FORWARD = auto()
+    ANSWER = auto()
+    LOCAL_REPLY = auto()
+    END = auto()
+    CUT = auto()
+    LEASE_LOST = auto()
+    CLOSE = auto()
+
+
+TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
+    (Phase.OPEN, Event.FORWARD): Phase.FORWARDED,
+    (Phase.OPEN, Event.LOCAL_REPLY): Phase.LOCAL_REPLY,
+    (Phase.OPEN, Event.LEASE_LOST): Phase.CUT,
+    (Phase.OPEN, Event.CLOSE): Phase.CLOSED,
+    (Phase.FORWARDED, Event.ANSWER): Phase.ANSWERING,
+    (Phase.FORWARDED, Event.LOCAL_REPLY): Phase.LOCAL_REPLY,
+    (Phase.FORWARDED, Event.LEASE_LOST): Phase.CUT,
+    (Phase.FORWARDED, Event.CLOSE): Phase.CLOSED,
+    (Phase.ANSWERING, Event.LOCAL_REPLY): Phase.LOCAL_REPLY,
+    (Phase.ANSWERING, Event.END): Phase.ENDED,
+    (Phase.ANSWERING, Event.CUT): Phase.CUT,
+    (Phase.ANSWERING, Event.LEASE_LOST): Phase.CUT,
+    (Phase.ANSWERING, Event.CLOSE): Phase.CLOSED,
+    (Phase.LOCAL_REPLY, Event.LEASE_LOST): Phase.LOCAL_REPLY,
+    (Phase.LOCAL_REPLY, Event.CLOSE): Phase.CLOSED,
+    # Envoy may report more of an answer, its own reply included, until it has closed both sides.
+    (Phase.CUT, Event.ANSWER): Phase.CUT,
+    (Phase.CUT, Event.LOCAL_REPLY): Phase.CUT,
+    (Phase.CUT, Event.LEASE_LOST): Phase.CUT,
+    (Phase.CUT, Event.CLOSE): Phase.CLOSED,
+    (Phase.ENDED, Event.LEASE_LOST): Phase.ENDED,
+    (Phase.ENDED, Event.CLOSE): Phase.CLOSED,
 }
 
 
-class Exchange:
-    """`monotonic` gives seconds. Call `reply` for each message, and `entry` once, after the last."""
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """Response headers for the caller: the status, and what to set besides. `denied` replaces the whole answer."""
 
-    def __init__(self, grant: Grant, monotonic: Callable[[], float]) -> None:
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    denied: Code | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The entry of a request that is over. `cause_unknown`: an answer broke off, and only Envoy's access log records
+    whether the backend or the caller ended it; the entry assumes the caller."""
+
+    entry: Entry
+    cause_unknown: bool
+
+
+class Exchange:
+    """Call one method for each of Envoy's messages, then `close` once. `monotonic` gives seconds.
+
+    `grant_json` is the text that `grant` was read from; the hold retains it.
+    """
+
+    def __init__(self, grant: Grant, grant_json: str, monotonic: Callable[[], float]) -> None:
         self.grant = grant
-        self.hold = Hold(
-            request_id=grant.request_id,
-            tenant_id=grant.tenant_id,
-            key_id=grant.key_id,
-            admitted_at_ms=grant.admitted_at_ms,
-            input_tokens=grant.input_estimate,
-            output_cap=grant.output_cap,
-            record=grant.to_json(),
-        )
-        self.lease_lost = False
+        self.hold = Hold.of(grant, grant_json)
+        self.phase = Phase.OPEN
         self.transcript = Transcript(grant) if grant.log_prompts else None
         self._monotonic = monotonic
-        self._opened = monotonic()
-        self._first_byte: float | None = None
+        self._opened_s = monotonic()
+        self._first_byte_s: float | None = None
         self._answer = Answer(grant)
-        self._answered = False
-        self._forwarded = False
-        self._local_code: str | None = None
-        self._error_code: Code | None = None
-        self._ended = False
-        self._cut = False
-        self._status = 0
+        self._ending: Ending | None = None
+        self._status = 499
+        self._code: Code | str | None = None
         self._backend: str | None = None
         self._response_bytes = 0
         self._dropped_options: tuple[str, ...] = ()
 
-    def reply(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
-        """What Envoy is to do with this message."""
-        kind = message.WhichOneof("request") or ""
-        match kind:
-            case "request_headers":
-                return envoy_api.request_headers(envoy_api.read_headers(message.request_headers))
-            case "request_body":
-                if self.transcript:
-                    self.transcript.asked(message.request_body.body)
-                rewritten = rewrite(message.request_body.body, self.grant)
-                self._dropped_options = rewritten.dropped_options
-                self._forwarded = True
-                return envoy_api.request_body(rewritten.body)
-            case "response_headers":
-                return self._response_headers(message)
-            case "response_body":
-                return self._response_body(message.response_body.body, message.response_body.end_of_stream)
-            case _:
-                return envoy_api.untouched(kind)
-
-    @property
-    def aborted(self) -> bool:
-        """Whether an answer had begun and did not come to its end, on whichever side that was."""
-        return self._answered and not self._ended and not self._cut
-
     @property
     def progress(self) -> Progress:
-        """What the hold should remember in case this process dies now."""
-        usage = self._answer.delivered if self._answered else Usage()
-        return Progress(usage.input_tokens, usage.output_tokens, self._response_bytes)
+        """What the hold records in case this process dies now."""
+        if self.phase in _HAS_ANSWER:
+            usage = self._answer.delivered
+            return Progress(usage.input_tokens, usage.output_tokens, self._response_bytes)
+        return Progress(response_bytes=self._response_bytes)
 
-    def entry(self) -> Entry:
-        """The ledger entry. A stream that went away without its end was cut by whoever was at the other end of it."""
-        now = self._monotonic()
-        ending = self._answer.end(aborted=not self._ended)
-        usage, outcome, code = ending.usage, ending.outcome, str(ending.code) if ending.code else None
-        if self._local_code:
-            # Envoy answered itself: no backend did.
-            usage, outcome, code = Usage(), Outcome.UPSTREAM_ERROR, self._local_code
-        elif not self._forwarded:
-            usage, outcome, code = Usage(), Outcome.CLIENT_GONE, None
-        elif self._error_code:
-            code = str(self._error_code)
-        return settled_entry(
-            self.grant,
-            backend=self._backend,
-            status=self._status or 499,
-            code=code,
-            outcome=outcome,
-            usage=usage,
-            ttft_ms=None if self._first_byte is None else round((self._first_byte - self._opened) * 1000),
-            duration_ms=round((now - self._opened) * 1000),
-            response_bytes=self._response_bytes,
-        )
+    def request_body(self, body: bytes) -> bytes | Code:
+        """The body for the backend, or the code of the error with which Envoy answers when the lease is lost.
 
-    def _response_headers(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
-        headers = envoy_api.read_headers(message.response_headers)
-        status = int(headers.get(":status", "0"))
-        self._ended = message.response_headers.end_of_stream
-        if envoy_api.read_attribute(message, "response.code_details") != "via_upstream":
-            self._status, self._local_code = status, headers.get(ERROR_HEADER, str(Code.UNAVAILABLE))
-            return envoy_api.untouched("response_headers")
-        self._answered = True
-        self._backend = backend_of(envoy_api.read_attribute(message, "xds.cluster_name"))
-        self._status = self._answer.headers(status, headers.get("content-type", ""))
-        extra = {":status": str(self._status)}
-        if self.grant.show_backend and self._backend:
-            extra[BACKEND_HEADER] = self._backend
+        Raises ValueError when `body` is not the one that authz has read.
+        """
+        if self.phase is Phase.CUT:
+            return Code.UNAVAILABLE
+        if self.transcript:
+            self.transcript.set_request(body)
+        rewritten = rewrite(body, self.grant)
+        self._dropped_options = rewritten.dropped_options
+        self._advance(Event.FORWARD)
+        return rewritten.body
+
+    def local_reply(self, status: int, code: str, body_bytes: int = 0) -> None:
+        """Envoy answers by itself with `status` and the gateway's `code`; no backend does."""
+        self._advance(Event.LOCAL_REPLY)
+        if self.phase is Phase.LOCAL_REPLY:
+            self._status, self._code = status, code
+            self._response_bytes += body_bytes
+
+    def response_headers(
+        self, status: int, content_type: str, backend: str | None, *, end_of_stream: bool
+    ) -> ResponseHead:
+        """A backend's response headers: what the caller sees of them."""
+        self._advance(Event.ANSWER)
+        if self.phase is Phase.CUT:
+            return ResponseHead(status, denied=Code.BACKEND_ERROR)
+        self._backend = backend
+        self._status = self._answer.headers(status, content_type)
+        headers: dict[str, str] = {}
+        if self.grant.show_backend and backend:
+            headers[BACKEND_HEADER] = backend
         if self._dropped_options:
-            extra[DROPPED_OPTIONS_HEADER] = ", ".join(self._dropped_options)
+            headers[DROPPED_OPTIONS_HEADER] = ", ".join(self._dropped_options)
         if self._status >= 400:
-            self._error_code = _ERROR_CODES.get(self._status, Code.BACKEND_ERROR)
-            if self._ended:
-                # An error without a body would leave the caller's client without words.
-                return envoy_api.refusal(self._error_code, self.grant.path, self.grant.request_id)
-            extra |= {ERROR_HEADER: str(self._error_code), "content-type": "application/json"}
-        return envoy_api.response_headers(headers, extra)
+            self._code = code = upstream_code(self._status)
+            headers |= {ERROR_HEADER: code, "content-type": "application/json"}
+        if not end_of_stream:
+            return ResponseHead(self._status, headers)
+        self._end(Event.END)
+        # An error without a body would leave the caller's client without a message.
+        return ResponseHead(self._status, headers, denied=code if self._status >= 400 else None)
 
-    def _response_body(self, data: bytes, end_of_stream: bool) -> ext_proc.ProcessingResponse:
-        self._ended = self._ended or end_of_stream
-        if not self._answered:
+    def response_body(self, data: bytes, end_of_stream: bool) -> bytes | Code | None:
+        """The next bytes of the answer: what takes their place, None when they pass unchanged, or the code of the error
+        with which Envoy cuts both sides."""
+        if self.phase is Phase.LOCAL_REPLY:
             self._response_bytes += len(data)
-            return envoy_api.untouched("response_body")
-        if self._cut or self.lease_lost:
-            # The error frame went out with the chunk before; now both sides are closed.
-            return envoy_api.refusal(Code.BACKEND_ERROR, self.grant.path, self.grant.request_id)
-        if data and self._first_byte is None:
-            self._first_byte = self._monotonic()
+            return None
+        if self.phase is not Phase.ANSWERING:
+            # The error frame went out with the previous chunk, or the lease is lost.
+            return Code.BACKEND_ERROR
+        if data and self._first_byte_s is None:
+            self._first_byte_s = self._monotonic()
         decision = self._answer.chunk(data, end_of_stream)
-        self._cut = decision.cut and not end_of_stream
         delivered = data if decision.body is None else decision.body
         self._response_bytes += len(delivered)
         if self.transcript:
-            self.transcript.answered(delivered)
-        return envoy_api.response_chunk(decision.body)
+            self.transcript.add_response(delivered)
+        if end_of_stream:
+            self._end(Event.END)
+        elif decision.cut:
+            self._end(Event.CUT)
+        return decision.body
+
+    def lose_lease(self) -> None:
+        """The hold is no longer this request's; what follows of the answer is cut."""
+        self._end(Event.LEASE_LOST)
+
+    def close(self) -> Closed:
+        """Envoy has closed the stream: the entry of this request. A stream that ends early was ended by a peer."""
+        phase = self.phase
+        self._end(Event.CLOSE)
+        assert self._ending is not None  # noqa: S101 (every transition to CLOSED makes an ending)
+        cause_unknown = phase is Phase.ANSWERING and self._ending.outcome is Outcome.CLIENT_GONE
+        return Closed(settled_entry(self.grant, self._ending), cause_unknown)
+
+    def _advance(self, event: Event) -> None:
+        try:
+            self.phase = TRANSITIONS[self.phase, event]
+        except KeyError:
+            raise RuntimeError(f"{event.name} is impossible in phase {self.phase.name}") from None
+
+    def _end(self, event: Event) -> None:
+        """Advances, and makes the ending when the phase that is left is the last one that could."""
+        left = self.phase
+        self._advance(event)
+        if self._ending is None and self.phase in _HAS_ENDING:
+            self._ending = self._ending_of(left, aborted=event is not Event.END)
+
+    def _ending_of(self, phase: Phase, *, aborted: bool) -> Ending:
+        usage, outcome, code = NO_USAGE, Outcome.CLIENT_GONE, None
+        if phase is Phase.LOCAL_REPLY:
+            outcome, code = Outcome.UPSTREAM_ERROR, self._code
+        elif phase is not Phase.OPEN:
+            result = self._answer.end(aborted=aborted)
+            usage, outcome, code = result.usage, result.outcome, self._code or result.code
+        return Ending(
+            outcome,
+            self._status,
+            code,
+            self._backend,
+            usage,
+            ttft_ms=None if self._first_byte_s is None else round((self._first_byte_s - self._opened_s) * 1000),
+            duration_ms=round((self._monotonic() - self._opened_s) * 1000),
+            response_bytes=self._response_bytes,
+        )
+
+
+_HAS_ANSWER = frozenset({Phase.ANSWERING, Phase.CUT, Phase.ENDED})
+_HAS_ENDING = frozenset({Phase.CUT, Phase.ENDED, Phase.CLOSED})

@@ -57,7 +57,7 @@ class Renewal:
                 renewed = await self._quota.renew(exchange.hold, exchange.progress)
                 if not renewed and exchange in self._running:
                     # Somebody settled it for us: nothing that follows would be accounted.
-                    exchange.lease_lost = True
+                    exchange.lose_lease()
                     log.warning("lease_lost", request_id=exchange.hold.request_id)
             except StoreUnavailable as error:
                 log.warning("renewal_failed", request_id=exchange.hold.request_id, reason=str(error))

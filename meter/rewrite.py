@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.record.grant import Grant
-from gateway.request.generation import USAGE_ON_REQUEST
 from gateway.wire.surfaces import BY_NAME
 
 # Each of these makes Ollama reload, keep or unload the model for everybody, or shows the rendered system prompt.
@@ -44,12 +43,12 @@ def rewrite(body: bytes, grant: Grant) -> Rewritten:
     document["model"] = grant.model
     if surface.cap_field is not None:
         _write_cap(document, surface.cap_field, grant.output_cap)
-    if surface.name == "v1_chat":
-        # Ollama ignores it, so leaving it in would promise a limit that is not kept; authz has taken it into account.
-        document.pop("max_completion_tokens", None)
+    if surface.ignored_cap_field is not None:
+        # Left in the body it would promise a limit that Ollama does not keep. The granted cap covers it already.
+        document.pop(surface.ignored_cap_field, None)
     if surface.streams_by_default is not None:
         document["stream"] = grant.stream
-    if grant.stream and surface.name in USAGE_ON_REQUEST:
+    if grant.stream and surface.usage_on_request:
         _child(document, "stream_options")["include_usage"] = True
     dropped = () if grant.runner_options else _drop_runner_options(document)
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

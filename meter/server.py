@@ -1,7 +1,7 @@
 """The gRPC edge of the meter: one bidirectional stream per proxied request. Decides nothing about the answer.
 
-Returning while the answer still runs would let the rest of it pass unmetered, so the handler returns only after Envoy
-has closed its side, and everything else leaves it as an error, which makes Envoy cut both sides.
+A handler that returned early would let the rest of the answer pass unmetered. So it returns only after Envoy has closed
+its side, and otherwise ends with an error, which makes Envoy cut both sides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
-from gateway.values import Outcome
+from gateway.record.grant import Grant
+from gateway.wire.names import REQUEST_ID_HEADER
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
@@ -40,12 +41,12 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         self._handlers: set[asyncio.Task[object]] = set()
 
     async def finished(self) -> None:
-        """Returns when no handler runs. A server says that it has stopped before the last of them has read the end."""
+        """Returns when no handler runs. grpc.aio reports a stopped server before its last handlers have ended."""
         if self._handlers:
             await asyncio.wait(self._handlers, timeout=FINISH_TIMEOUT_S)
 
     async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
-        """One request, from its headers to the end of its answer, whoever ends it."""
+        """One request, from its headers to the end of its answer, whichever side ends it."""
         exchange: Exchange | None = None
         handler = asyncio.current_task()
         assert handler is not None  # noqa: S101 (every coroutine of a server runs in a task)
@@ -56,14 +57,14 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
                 if kind == "request_headers":
                     opened = self._open(message)
                     if isinstance(opened, Code):
-                        await context.write(_refusal(opened, message))
+                        await context.write(_denial(opened, message))
                         continue
                     exchange = opened
                 if exchange is None:
-                    # The answer to a request that authz refused passes here too, without ever having had a grant.
+                    # The answer to a request that authz denied passes here too, without a grant.
                     await context.write(envoy_api.untouched(kind))
                 else:
-                    await context.write(exchange.reply(message))
+                    await context.write(envoy_api.respond(exchange, message))
         except Exception:
             log.exception("process_failed", request_id=exchange.grant.request_id if exchange else None)
             raise
@@ -71,31 +72,36 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
             self._handlers.discard(handler)
             if exchange is not None:
                 self._renewal.discard(exchange)
-                self._end(exchange)
+                self._settle(exchange)
 
-    def _end(self, exchange: Exchange) -> None:
-        entry = exchange.entry()
+    def _settle(self, exchange: Exchange) -> None:
+        closed = exchange.close()
         if exchange.transcript:
-            self._prompts.submit(exchange.transcript, entry.request_id)
-        if exchange.aborted and entry.outcome is Outcome.CLIENT_GONE:
-            self._disconnect_causes.settle(entry)
+            self._prompts.submit(exchange.transcript, closed.entry.request_id)
+        if closed.cause_unknown:
+            self._disconnect_causes.settle(closed.entry)
         else:
-            self._outbox.submit(entry)
+            self._outbox.submit(closed.entry)
 
     def _open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
-        """Opens the record of a request before any backend hears of it, or says why it must not go on."""
-        grant = envoy_api.read_grant(message)
-        if grant is None:
+        """Opens the record of a request before any backend receives it, or returns why it must not go on."""
+        grant_json = envoy_api.read_grant(message)
+        if grant_json is None:
             log.error("request_without_grant")
             return Code.UNAVAILABLE
+        try:
+            grant = Grant.from_json(grant_json)
+        except ValueError as error:
+            log.error("grant_unreadable", reason=str(error))
+            return Code.UNAVAILABLE
         if self._outbox.full:
-            log.error("settlements_wait", request_id=grant.request_id)
+            log.error("outbox_full", request_id=grant.request_id)
             return Code.AUDIT_BACKLOG
-        exchange = Exchange(grant, time.monotonic)
+        exchange = Exchange(grant, grant_json, time.monotonic)
         self._renewal.add(exchange)
         return exchange
 
 
-def _refusal(code: Code, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+def _denial(code: Code, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
     headers = envoy_api.read_headers(message.request_headers)
-    return envoy_api.refusal(code, headers.get(":path", ""), headers.get("x-request-id", ""))
+    return envoy_api.immediate_error(code, headers.get(":path", ""), headers.get(REQUEST_ID_HEADER, ""))

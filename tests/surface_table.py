@@ -69,7 +69,7 @@ def verdict(surface: Surface, fragment: dict[str, Any]) -> str:
 def _rewritten(surface: Surface, read: ReadRequest, body: bytes, *, runner_options: bool) -> Rewritten:
     cap = GRANTED if surface.cap_field else 0
     grant = grant_for(
-        surface, model=read.model, stream=read.asked.stream, runner_options=runner_options, output_cap=cap
+        surface, model=read.model, stream=read.generation.stream, runner_options=runner_options, output_cap=cap
     )
     return rewrite(body, grant)
 

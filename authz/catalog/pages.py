@@ -1,6 +1,6 @@
-"""The small HTTP side of authz: the listings of Ollama and OpenAI from the snapshot, health, and the playground.
+"""The HTTP edge of authz: the model lists of Ollama and OpenAI from the snapshot, health, and the playground.
 
-A thin edge like the gRPC one: it checks the key with the same core and decides nothing itself.
+It checks the key with the same pipeline as the gRPC edge and decides nothing itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from authz.admit import refusal_headers
+from authz.admit import retry_headers
 from authz.catalog import playground
 from authz.check import CHECK_TIMEOUT_S, CheckPipeline
 from authz.checked_request import CheckedRequest, presented_key
@@ -22,7 +22,7 @@ from authz.request import as_model_name, read_model
 from gateway import __version__
 from gateway.catalog.ollama_version import lowest
 from gateway.catalog.snapshot import HostedModel
-from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.errors import Code, Denied, StoreUnavailable, local_code
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.settings import Settings
 from gateway.values import Principal
@@ -31,21 +31,24 @@ from gateway.wire.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# Where a request keeps whose it is, for the row of a refusal that comes later.
-_PRINCIPAL = "principal"
+_PRINCIPAL = web.RequestKey("principal", Principal)
+# Pages that need no key.
+_PUBLIC = frozenset({"/healthz", "/readyz", "/playground"})
 
 
 class CatalogPages:
-    """The aiohttp application. `readiness` names what is missing, nothing when all is there."""
+    """The aiohttp application. `readiness` returns the names of what is missing, an empty list when nothing is."""
 
-    def __init__(self, gate: CheckPipeline, settings: Settings, readiness: Callable[[], Awaitable[list[str]]]) -> None:
-        self._gate = gate
+    def __init__(
+        self, pipeline: CheckPipeline, settings: Settings, readiness: Callable[[], Awaitable[list[str]]]
+    ) -> None:
+        self._pipeline = pipeline
         self._settings = settings
         self._readiness = readiness
 
     def application(self) -> web.Application:
-        """Routes as Envoy forwards them; whatever else arrives is a 404."""
-        app = web.Application(client_max_size=self._settings.max_request_body_bytes, middlewares=[self._errors])
+        """The routes as Envoy forwards them; anything else is a 404."""
+        app = web.Application(client_max_size=self._settings.max_request_body_bytes, middlewares=[self._authenticated])
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -62,27 +65,31 @@ class CatalogPages:
         return app
 
     @web.middleware
-    async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """The one place where a refusal becomes an HTTP answer."""
-        attempt = self._attempt(request)
+    async def _authenticated(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Identifies the caller, and is the one place where a denial becomes an HTTP answer."""
+        checked = self._checked(request)
+        principal: Principal | None = None
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
+                if checked.path not in _PUBLIC and request.match_info.http_exception is None:
+                    principal = await self._pipeline.identify(checked)
+                    request[_PRINCIPAL] = principal
                 return await handler(request)
         except (Denied, StoreUnavailable, TimeoutError) as error:
-            denial = await self._gate.refuse(attempt, error, request.get(_PRINCIPAL))
+            denied = await self._pipeline.deny(checked, principal, error)
         except ConnectionError:
-            # The caller left in the middle of its request, so nobody reads what is answered.
-            denial = Denied(Code.INVALID_REQUEST)
+            # The caller disconnected in the middle of its request, so this answer is never read.
+            denied = Denied(Code.INVALID_REQUEST)
         except web.HTTPException as error:
-            denial = await self._gate.refuse(attempt, _as_denied(error), request.get(_PRINCIPAL))
+            denied = await self._pipeline.deny(checked, principal, Denied(local_code(error.status)))
         return web.Response(
-            status=denial.status,
-            body=error_body(attempt.dialect, denial.code, denial.message, attempt.request_id),
-            headers={ERROR_HEADER: str(denial.code), **refusal_headers(denial)},
+            status=denied.status,
+            body=error_body(checked.dialect, denied.code, denied.message, checked.request_id),
+            headers={ERROR_HEADER: str(denied.code), **retry_headers(denied)},
             content_type="application/json",
         )
 
-    def _attempt(self, request: web.Request) -> CheckedRequest:
+    def _checked(self, request: web.Request) -> CheckedRequest:
         headers = request.headers
         return CheckedRequest(
             request_id=headers.get(REQUEST_ID_HEADER) or str(uuid4()),
@@ -97,11 +104,6 @@ class CatalogPages:
             body=b"",
         )
 
-    async def _principal(self, request: web.Request) -> Principal:
-        principal = await self._gate.identify(self._attempt(request))
-        request[_PRINCIPAL] = principal
-        return principal
-
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
@@ -114,24 +116,23 @@ class CatalogPages:
             raise Denied(Code.NOT_FOUND)
         return web.Response(body=playground.PAGE, content_type="text/html", charset="utf-8", headers=playground.HEADERS)
 
-    async def _version(self, request: web.Request) -> web.Response:
-        await self._principal(request)
-        states = self._gate.catalog().backends
-        # Those that answer; of backends that are all away, what they said last.
+    async def _version(self, _: web.Request) -> web.Response:
+        states = self._pipeline.catalog().backends
+        # Of the backends that answer; when none does, the last known versions.
         versions = [s.version for s in states if s.version and s.answers] or [s.version for s in states if s.version]
         return web.json_response({"version": lowest(versions) or "0.0.0", "gateway": __version__})
 
     async def _tags(self, request: web.Request) -> web.Response:
-        models = self._effective(await self._principal(request))
+        models = self._effective(request[_PRINCIPAL])
         return web.json_response({"models": [{"name": name, "model": name, **m.tag} for name, m in models.items()]})
 
     async def _ps(self, request: web.Request) -> web.Response:
-        effective = self._effective(await self._principal(request))
-        running = [dict(row) for row in self._gate.catalog().running if row.get("name") in effective]
+        effective = self._effective(request[_PRINCIPAL])
+        running = [dict(row) for row in self._pipeline.catalog().running if row.get("name") in effective]
         return web.json_response({"models": running})
 
     async def _show(self, request: web.Request) -> web.Response:
-        principal = await self._principal(request)
+        principal = request[_PRINCIPAL]
         name = read_model(await request.read(), request.headers.get("content-encoding", ""))
         model = self._effective(principal).get(name)
         if model is None:
@@ -140,35 +141,25 @@ class CatalogPages:
         return web.json_response({"model_info": {}, **tag, **model.shown})
 
     async def _models(self, request: web.Request) -> web.Response:
-        models = self._effective(await self._principal(request))
+        models = self._effective(request[_PRINCIPAL])
         return web.json_response({"object": "list", "data": [_openai(name, m) for name, m in models.items()]})
 
     async def _model(self, request: web.Request) -> web.Response:
-        principal = await self._principal(request)
-        asked = request.match_info["name"]
-        model = self._effective(principal).get(as_model_name(asked))
+        principal = request[_PRINCIPAL]
+        requested = request.match_info["name"]
+        model = self._effective(principal).get(as_model_name(requested))
         if model is None:
             raise Denied(Code.MODEL_NOT_ALLOWED)
-        return web.json_response(_openai(asked, model))
+        return web.json_response(_openai(requested, model))
 
     def _effective(self, principal: Principal) -> dict[str, HostedModel]:
-        catalog = self._gate.catalog()
+        catalog = self._pipeline.catalog()
         names = effective_models(catalog, allow_all=principal.allow_all_models, allowed=principal.models)
         return {name: catalog.models[name] for name in names}
 
 
-def _as_denied(error: web.HTTPException) -> Denied:
-    match error:
-        case web.HTTPRequestEntityTooLarge():
-            return Denied(Code.REQUEST_TOO_LARGE)
-        case web.HTTPMethodNotAllowed():
-            return Denied(Code.METHOD_NOT_ALLOWED)
-        case _:
-            return Denied(Code.NOT_FOUND)
-
-
 def _openai(identifier: str, model: HostedModel) -> dict[str, Any]:
-    """The model as OpenAI lists it, under the name it was asked for, as Ollama does."""
+    """The model as OpenAI lists it, under the name in the request, as Ollama does."""
     owner = model.name.split("/")[-2] if "/" in model.name else "library"
     return {"id": identifier, "object": "model", "created": _unix(model.tag.get("modified_at")), "owned_by": owner}
 

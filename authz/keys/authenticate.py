@@ -1,13 +1,14 @@
-"""Whose key is this? Shape and checksum, then the keys this process verified, then PostgreSQL and Argon2id.
+"""From a presented key to its principal: shape and checksum, the cache of verified keys, PostgreSQL and Argon2id.
 
-Missing, malformed, unknown, wrong, revoked, expired and disabled are one and the same answer. A store that does not
-answer raises StoreUnavailable, which becomes a 503: it says nothing about the key.
+Missing, malformed, unknown, wrong, revoked, expired and disabled keys get the identical answer. A store that does not
+answer raises StoreUnavailable, which becomes a 503, because it is no statement about the key.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -17,11 +18,27 @@ from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, parse
 from authz.keys.repository import KeyRepository, StoredKey
-from authz.keys.verified_cache import VerifiedKeyCache
+from authz.keys.verified_cache import VerifiedKey, VerifiedKeyCache
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.values import Principal
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedKey:
+    """A presented credential after the one look into the cache of verified keys.
+
+    `key` is None when the credential is missing or malformed. `verified` is None when this process has not verified the
+    key before; otherwise it still has to be checked for being usable.
+    """
+
+    key: ApiKey | None
+    digest: bytes
+    verified: VerifiedKey | None
+
+
+_MALFORMED = PresentedKey(None, b"", None)
 
 
 class Authenticator:
@@ -43,49 +60,56 @@ class Authenticator:
         self._verified = verified
         self._trust_s = trust_s
         self._now = now
-        self._verifying: dict[bytes, asyncio.Task[StoredKey | None]] = {}
-        self._rehashing: set[asyncio.Task[None]] = set()
+        self._verifications: dict[bytes, asyncio.Task[StoredKey | None]] = {}
+        self._rehashes: set[asyncio.Task[None]] = set()
 
-    async def authenticate(self, presented: SecretStr | None) -> Principal:
-        """The principal of `presented`.
+    @property
+    def pending(self) -> int:
+        """The number of keys that are being verified or hashed anew."""
+        return len(self._verifications) + len(self._rehashes)
 
-        Raises Denied(invalid_api_key) for whatever is wrong with the key, and StoreUnavailable when it cannot be
-        checked, or when revocations have not been heard of for `trust_s`.
-        """
-        key = parse(presented.get_secret_value()) if presented else None
+    def look_up(self, credential: SecretStr | None) -> PresentedKey:
+        """Checks the shape of `credential` and looks it up among the verified keys. No I/O."""
+        key = parse(credential.get_secret_value()) if credential else None
         if key is None:
-            raise Denied(Code.INVALID_API_KEY)
-        stored = await self._stored(key)
+            return _MALFORMED
+        digest = self._verified.digest(key.secret)
+        return PresentedKey(key, digest, self._verified.get(digest))
+
+    async def authenticate(self, presented: PresentedKey) -> Principal:
+        """The principal of a key that was looked up.
+
+        Raises Denied(invalid_api_key) for anything that is wrong with the key. Raises StoreUnavailable when it cannot
+        be checked, or when the process has not received revocations for `trust_s`.
+        """
+        stored = await self._stored(presented)
         if stored is None or not stored.is_usable(self._now()):
             raise Denied(Code.INVALID_API_KEY)
         return stored.principal
 
-    def knows(self, presented: SecretStr | None) -> bool:
-        """Whether this process has verified `presented` before; says nothing about whether it is still good."""
-        return presented is not None and self._verified.get(self._verified.digest(presented)) is not None
-
-    async def _stored(self, key: ApiKey) -> StoredKey | None:
-        digest = self._verified.digest(key.secret)
-        known = self._verified.get(digest)
-        if known is not None and known.current:
+    async def _stored(self, presented: PresentedKey) -> StoredKey | None:
+        key, digest, verified = presented.key, presented.digest, presented.verified
+        if key is None:
+            return None
+        if verified is not None and verified.current:
             if self._change_listener.staleness_s > self._trust_s:
-                raise StoreUnavailable("revocations have not been heard of for too long")
-            return known.stored
-        # Requests that come with the same new key at once pay for one verification.
-        task = self._verifying.get(digest)
+                raise StoreUnavailable("no revocations have been received for too long")
+            return verified.stored
+        # Requests that present the same new key at the same time share one verification.
+        task = self._verifications.get(digest)
         if task is None:
-            task = asyncio.create_task(self._verify(digest, key, known.stored if known else None))
-            self._verifying[digest] = task
+            task = asyncio.create_task(self._verify(digest, key, verified.stored if verified else None))
+            self._verifications[digest] = task
             task.add_done_callback(lambda done: self._on_verified(digest, done))
         return await asyncio.shield(task)
 
     def _on_verified(self, digest: bytes, task: asyncio.Task[StoredKey | None]) -> None:
-        del self._verifying[digest]
+        del self._verifications[digest]
         if not task.cancelled():
-            task.exception()  # Retrieved here too, in case everybody who waited has left.
+            task.exception()  # Retrieved here too, in case every caller has disconnected.
 
     async def _verify(self, digest: bytes, key: ApiKey, known: StoredKey | None) -> StoredKey | None:
-        """Reads the key until what was read is from after the last change heard, then trusts it."""
+        """Reads the key again until no change was notified during the read, then caches it."""
         checked = known.hash if known else None
         while True:
             changes = self._verified.changes
@@ -104,8 +128,8 @@ class Authenticator:
     def _rehash_if_needed(self, key: ApiKey, stored: StoredKey) -> None:
         if self._hasher.needs_rehash(stored.hash):
             task = asyncio.create_task(self._rehash(key, stored))
-            self._rehashing.add(task)
-            task.add_done_callback(self._rehashing.discard)
+            self._rehashes.add(task)
+            task.add_done_callback(self._rehashes.discard)
 
     async def _rehash(self, key: ApiKey, stored: StoredKey) -> None:
         try:

@@ -4,54 +4,43 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import fields
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import get_type_hints
 
+from gateway.quota import periods
 from gateway.quota.port import PeriodUsage, TenantUsage
 from gateway.record.entry import Entry
+from gateway.record.request import TEXT_LENGTH_MAX
 from gateway.stores.postgres import Database, storable
-from gateway.values import Outcome, Period
+from gateway.values import Outcome, Period, UsageSource
 
 BATCH_MAX = 500
-# Longer texts are cut: a row must fit its index, and a log line has a limit.
-TEXT_LENGTH_MAX = 512
-TOTAL_START = date(1970, 1, 1)
 
 # The times of two entries of one request differ: a settlement has that of the admission, a denial its own.
 _APART_MAX = timedelta(hours=1)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COLUMN_TYPES = {
-    "request_id": "text",
-    "ts": "timestamptz",
-    "tenant_id": "bigint",
-    "tenant": "text",
-    "key_id": "bigint",
-    "key_prefix": "text",
-    "client_ip": "text",
-    "method": "text",
-    "path": "text",
-    "surface": "text",
-    "model": "text",
-    "backend": "text",
-    "status": "integer",
-    "code": "text",
-    "outcome": "text",
-    "stream": "boolean",
-    "input_tokens": "bigint",
-    "output_tokens": "bigint",
-    "usage_source": "text",
-    "reserved_tokens": "bigint",
-    "ttft_ms": "bigint",
-    "duration_ms": "bigint",
-    "request_bytes": "bigint",
-    "response_bytes": "bigint",
-    "user_agent": "text",
-}
-COLUMNS = tuple(_COLUMN_TYPES)
-"""The columns of an audit row that an entry fills."""
+_SQL_TYPES = {str: "text", int: "bigint", bool: "boolean", Outcome: "text", UsageSource: "text"}
+_ENUMS = {Outcome: "gateway.outcome", UsageSource: "gateway.usage_source"}
 
-_CASTS = {"outcome": "outcome::gateway.outcome", "usage_source": "usage_source::gateway.usage_source"}
+
+def _column_types() -> dict[str, tuple[str, str]]:
+    """Column -> the SQL type that its values are sent as, and the expression that converts them to the column's.
+
+    A column is named like the field of the entry, but `ts_ms` is `ts`.
+    """
+    columns = {}
+    for name, annotation in get_type_hints(Entry).items():
+        kind = next(kind for kind in (annotation, *getattr(annotation, "__args__", ())) if kind in _SQL_TYPES)
+        columns[name] = (_SQL_TYPES[kind], f"{name}::{_ENUMS[kind]}" if kind in _ENUMS else name)
+    return {("ts" if name == "ts_ms" else name): column for name, column in columns.items()} | {
+        "ts": ("timestamptz", "ts")
+    }
+
+
+_COLUMNS = _column_types()
+COLUMNS = tuple(_COLUMNS)
+"""The columns of an audit row, in the order of the entry's fields."""
 
 
 class Ledger:
@@ -90,7 +79,7 @@ class Ledger:
         A `gateway.quota.port.UsageLoader`: both answers come from one snapshot. Periods without usage are left out.
         Raises StoreUnavailable.
         """
-        starts = period_starts(now)
+        starts = periods.starts(now)
         async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
             used = await connection.fetch(_USED, tenant_id, list(starts), list(starts.values()))
             recorded = await connection.fetch(_RECORDED, list(waiting))
@@ -103,19 +92,13 @@ class Ledger:
         )
 
 
-def period_starts(now: datetime) -> dict[Period, date]:
-    """The first day (UTC) of each period that `now` (aware) is in."""
-    today = now.astimezone(UTC).date()
-    return {Period.DAY: today, Period.MONTH: today.replace(day=1), Period.TOTAL: TOTAL_START}
-
-
 # Rows are sorted so that two writers with the same requests or tenants wait for each other in one order.
 _APPEND = f"""
 WITH added AS (
-    INSERT INTO gateway.audit_log ({", ".join(_COLUMN_TYPES)})
-    SELECT {", ".join(_CASTS.get(name, name) for name in _COLUMN_TYPES)}
-    FROM unnest({", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_COLUMN_TYPES.values(), 1))})
-        AS entry ({", ".join(_COLUMN_TYPES)})
+    INSERT INTO gateway.audit_log ({", ".join(COLUMNS)})
+    SELECT {", ".join(expression for _, expression in _COLUMNS.values())}
+    FROM unnest({", ".join(f"${n}::{kind}[]" for n, (kind, _) in enumerate(_COLUMNS.values(), 1))})
+        AS entry ({", ".join(COLUMNS)})
     ORDER BY request_id, ts
     ON CONFLICT (request_id, ts) DO NOTHING
     RETURNING tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens
@@ -127,7 +110,7 @@ WITH added AS (
         LATERAL (VALUES ('tenant'::gateway.budget_subject, tenant_id), ('key', key_id)) AS s (subject, subject_id),
         LATERAL (VALUES ('day'::gateway.budget_period, at::date),
                         ('month', date_trunc('month', at)::date),
-                        ('total', date '{TOTAL_START}')) AS p (period, period_start)
+                        ('total', date '{periods.TOTAL_START}')) AS p (period, period_start)
     WHERE tenant_id IS NOT NULL AND subject_id IS NOT NULL AND outcome <> 'denied'
     GROUP BY subject, subject_id, period, period_start
     ORDER BY subject, subject_id, period, period_start
@@ -158,9 +141,11 @@ def _time(ms: int) -> datetime:
 
 def _columns(entries: Sequence[Entry]) -> list[list[object]]:
     columns: list[list[object]] = []
-    for field in fields(Entry):
-        values = [getattr(entry, field.name) for entry in entries]
-        columns.append([_time(v) if field.name == "ts_ms" else _stored(v) for v in values])
+    for name in COLUMNS:
+        if name == "ts":
+            columns.append([_time(entry.ts_ms) for entry in entries])
+        else:
+            columns.append([_stored(getattr(entry, name)) for entry in entries])
     return columns
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from gateway.values import Budgets, Period
 
@@ -14,23 +14,23 @@ def at(now_ms: int) -> datetime:
     return datetime.fromtimestamp(now_ms // 1000, UTC) + timedelta(milliseconds=now_ms % 1000)
 
 
-def starts(now_ms: int) -> dict[Period, date]:
-    """The first day of each period that `now_ms` is in."""
-    today = at(now_ms).date()
+def starts(now: datetime) -> dict[Period, date]:
+    """The first day (UTC) of each period that `now` (aware) is in."""
+    today = now.astimezone(UTC).date()
     return {Period.DAY: today, Period.MONTH: today.replace(day=1), Period.TOTAL: TOTAL_START}
 
 
-def resets_at_ms(period: Period, now_ms: int) -> int | None:
-    """When the period that `now_ms` is in ends; None for `total`, which never does."""
-    today = at(now_ms).date()
+def end(period: Period, now: datetime) -> datetime | None:
+    """Midnight UTC at which the period that `now` (aware) is in ends; None for `total`, which never does."""
+    today = now.astimezone(UTC).date()
     match period:
         case Period.DAY:
-            end = today + timedelta(days=1)
+            following = today + timedelta(days=1)
         case Period.MONTH:
-            end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+            following = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
         case Period.TOTAL:
             return None
-    return int(datetime(end.year, end.month, end.day, tzinfo=UTC).timestamp()) * 1000
+    return datetime.combine(following, time(), UTC)
 
 
 def limits(budgets: Budgets) -> dict[Period, int]:

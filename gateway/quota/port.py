@@ -9,7 +9,7 @@ not answer in time; nothing is ever admitted then.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, Protocol
 
@@ -32,8 +32,9 @@ class Admission:
 
     `request_id` must be made by the gateway: an id that is held, settled or released already is refused.
     `input_tokens` is an estimate, which is corrected by what such estimates were worth for this tenant and `model`.
-    `requested_output_tokens` is already at most MAX_NUM_PREDICT, and 0 where nothing is generated. `record` is stored
-    with the hold; the reaper writes the ledger row of a lost request from it.
+    `requested_output_tokens` is already at most MAX_NUM_PREDICT, and 0 where nothing is generated.
+    `grant_draft` is the grant without this decision (`gateway.record.grant`). The hold stores it sealed, and the reaper
+    writes the ledger row of a lost request from it.
     """
 
     request_id: str
@@ -46,7 +47,7 @@ class Admission:
     model: str
     input_tokens: int
     requested_output_tokens: int
-    record: str
+    grant_draft: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class LimitStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class Reserved:
     """The hold is taken. `admitted_at_ms` is the store's clock and must become the ledger entry's `ts_ms`;
     `input_tokens` is the corrected estimate, as it is held."""
 
@@ -77,7 +78,7 @@ class Admitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ReservationDenied:
     """Nothing was reserved. `code` is the first of audit_backlog, rate_limit_exceeded, concurrency_exceeded,
     budget_exhausted, budget_reserved, token_rate_exceeded that applies.
 
@@ -111,16 +112,24 @@ class Hold:
     admitted_at_ms: int
     input_tokens: int
     output_cap: int
-    record: str
+    grant_json: str
+
+    @classmethod
+    def of(cls, grant: Grant, grant_json: str) -> Hold:
+        """The hold of a grant; `grant_json` is the sealed text that the grant was read from."""
+        return cls(
+            grant.request_id,
+            grant.tenant_id,
+            grant.key_id,
+            grant.admitted_at_ms,
+            grant.input_estimate,
+            grant.output_cap,
+            grant_json,
+        )
 
     def grant(self) -> Grant:
-        """The grant that the hold was taken for. Raises ValueError or KeyError when `record` is not one's."""
-        return replace(
-            Grant.from_json(self.record),
-            admitted_at_ms=self.admitted_at_ms,
-            input_estimate=self.input_tokens,
-            output_cap=self.output_cap,
-        )
+        """The grant that the hold was taken for. Raises ValueError when `grant_json` is not one."""
+        return Grant.from_json(self.grant_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +220,7 @@ class EventStream(Protocol):
 class Quota(Protocol):
     """Rate windows, concurrency, budgets and the way into the ledger, for every tenant."""
 
-    async def admit(self, admission: Admission) -> Admitted | Refused:
+    async def admit(self, admission: Admission) -> Reserved | ReservationDenied:
         """Checks everything and reserves everything, or reserves nothing.
 
         When a call fails or is cancelled without an answer, a hold it may have taken is released in the background,

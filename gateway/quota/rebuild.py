@@ -132,13 +132,13 @@ def total(usage: TenantUsage, waiting: Sequence[Entry], now_ms: int) -> Used:
 
     A request may wait twice, when it was settled again after its id was forgotten; the first of its entries counts.
     """
-    in_force = periods.starts(now_ms)
+    in_force = periods.starts(periods.at(now_ms))
     used: Counter[tuple[int | None, Period, date]] = Counter()
     for row in usage.used:
         used[row.subject_id if row.subject == "key" else None, row.period, row.period_start] += row.tokens
     for entry in {entry.request_id: entry for entry in reversed(waiting)}.values():
         if entry.request_id not in usage.recorded:
-            for period, start in periods.starts(entry.ts_ms).items():
+            for period, start in periods.starts(periods.at(entry.ts_ms)).items():
                 used[None, period, start] += entry.input_tokens + entry.output_tokens
                 used[entry.key_id, period, start] += entry.input_tokens + entry.output_tokens
     return {key: tokens for key, tokens in used.items() if tokens and key[2] >= in_force[key[1]]}

@@ -1,61 +1,73 @@
 """The ledger entry: one finished request, exactly as it becomes one row of `gateway.audit_log`.
 
-An entry is made once, when the request is settled or denied, and travels unchanged through the event stream;
-writing it twice is harmless because (request_id, ts) is unique and both are part of it.
+An entry is made once, when the request is settled or denied, and travels unchanged through the event stream. Writing
+it twice is harmless because (request_id, ts) is unique and both are part of it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import TypeAdapter
 
+from gateway.errors import Code
 from gateway.record.grant import Grant
-from gateway.values import Outcome, Usage, UsageSource
+from gateway.record.request import RequestRecord, record_values
+from gateway.values import NO_USAGE, Outcome, Usage, UsageSource
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One audit row. Tokens are counts, `ts_ms` is milliseconds since the epoch, durations are milliseconds.
+class Ending:
+    """How a request ended. `status` is the HTTP status that the caller saw, `backend` the name of the backend.
 
-    `tenant_id` and `key_id` are None when no key was verified; `status` is what the caller saw.
+    Durations are milliseconds from the moment the meter opened the request; `ttft_ms` ends with the first body byte.
     """
 
-    request_id: str
+    outcome: Outcome
+    status: int
+    code: Code | str | None = None
+    backend: str | None = None
+    usage: Usage = NO_USAGE
+    ttft_ms: int | None = None
+    duration_ms: int | None = None
+    response_bytes: int = 0
+
+
+# The caller left before any backend received the request.
+CLIENT_GONE = Ending(Outcome.CLIENT_GONE, status=499)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(RequestRecord):
+    """One audit row. Tokens are counts, `ts_ms` is milliseconds since the epoch, durations are milliseconds.
+
+    A new field needs a default, so that events of the release before it can still be read, and a column of its name.
+    `code` is one of `gateway.errors.Code`, or one that a later release has added.
+    """
+
     ts_ms: int
-    tenant_id: int | None
-    tenant: str | None
-    key_id: int | None
-    key_prefix: str | None
-    client_ip: str
-    method: str
-    path: str
-    surface: str | None
-    model: str | None
     backend: str | None
     status: int
     code: str | None
     outcome: Outcome
-    stream: bool
     input_tokens: int
     output_tokens: int
     usage_source: UsageSource
     reserved_tokens: int
     ttft_ms: int | None
     duration_ms: int | None
-    request_bytes: int
     response_bytes: int
-    user_agent: str
 
     def to_json(self) -> str:
-        """The event as it stands in the stream.
+        """The event as it is stored in the stream.
 
-        Half a surrogate pair, which a header may hold, becomes a question mark: the event could not be read otherwise,
+        A lone surrogate, which a header may hold, becomes a question mark. Otherwise the event could not be read back,
         and its row would be missing.
         """
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+        values = {name: getattr(self, name) for name in _NAMES}
+        text = json.dumps(values, separators=(",", ":"), ensure_ascii=False)
         return text.encode("utf-8", "replace").decode()
 
     @classmethod
@@ -65,60 +77,34 @@ class Entry:
 
 
 _ADAPTER = TypeAdapter(Entry)
+_NAMES = tuple(Entry.__dataclass_fields__)
 
 
-def settled_entry(
-    grant: Grant,
-    *,
-    backend: str | None,
-    status: int,
-    code: str | None,
-    outcome: Outcome,
-    usage: Usage,
-    ttft_ms: int | None,
-    duration_ms: int | None,
-    response_bytes: int,
-) -> Entry:
-    """The entry of an admitted request: what was granted, and what became of it."""
-    return Entry(
-        request_id=grant.request_id,
-        ts_ms=grant.admitted_at_ms,
-        tenant_id=grant.tenant_id,
-        tenant=grant.tenant,
-        key_id=grant.key_id,
-        key_prefix=grant.key_prefix,
-        client_ip=grant.client_ip,
-        method=grant.method,
-        path=grant.path,
-        surface=grant.surface,
-        model=grant.model,
-        backend=backend,
-        status=status,
-        code=code,
-        outcome=outcome,
-        stream=grant.stream,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        usage_source=usage.source,
-        reserved_tokens=grant.input_estimate + grant.output_cap,
-        ttft_ms=ttft_ms,
-        duration_ms=duration_ms,
-        request_bytes=grant.request_bytes,
-        response_bytes=response_bytes,
-        user_agent=grant.user_agent,
+def settled_entry(grant: Grant, ending: Ending) -> Entry:
+    """The entry of an admitted request."""
+    return _entry(grant, grant.admitted_at_ms, ending, grant.input_estimate + grant.output_cap)
+
+
+def denied_entry(record: RequestRecord, ts_ms: int, ending: Ending) -> Entry:
+    """The entry of a request that was denied at `ts_ms`; nothing was reserved for it."""
+    return _entry(record, ts_ms, ending, 0)
+
+
+def _entry(record: RequestRecord, ts_ms: int, ending: Ending, reserved_tokens: int) -> Entry:
+    usage = ending.usage
+    values: tuple[Any, ...] = (
+        *record_values(record),
+        ts_ms,
+        ending.backend,
+        ending.status,
+        ending.code,
+        ending.outcome,
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.source,
+        reserved_tokens,
+        ending.ttft_ms,
+        ending.duration_ms,
+        ending.response_bytes,
     )
-
-
-def client_gone_entry(grant: Grant) -> Entry:
-    """The entry of an admitted request whose caller left before any backend had heard of it."""
-    return settled_entry(
-        grant,
-        backend=None,
-        status=499,
-        code=None,
-        outcome=Outcome.CLIENT_GONE,
-        usage=Usage(),
-        ttft_ms=None,
-        duration_ms=None,
-        response_bytes=0,
-    )
+    return Entry(*values)

@@ -1,7 +1,10 @@
 """The grant: what authz decided about one admitted request, carried to the meter as Envoy dynamic metadata.
 
-Pure. The metadata is a protobuf Struct, which Envoy sends along with every chunk of an answer. The grant is one text in
-it and not a Struct of its own: each of its fields would cost all three processes a map entry, again and again.
+Pure. The metadata is a protobuf Struct, which Envoy sends along with every chunk of an answer. The grant is one JSON
+text in it and not a nested Struct, because each field of a Struct costs all three processes a map entry per message.
+
+A grant is serialised once. authz writes its `draft` before the admission, the quota appends its decision (`seal`, and
+the same rule in `admit.lua`), and the hold and the meter retain that text.
 """
 
 from __future__ import annotations
@@ -9,51 +12,67 @@ from __future__ import annotations
 import json
 from dataclasses import MISSING, dataclass, fields
 
+from gateway.record.request import RECORD_FIELDS, RequestRecord, record_values
+
 # Envoy puts what an ext_authz server returns into this namespace of the request's dynamic metadata.
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
-# Key of the grant within the Struct, beside the router's own `priority_groups`.
+# Key of the grant within the Struct, beside the router's `priority_groups`.
 METADATA_KEY = "grant"
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(RequestRecord):
     """One admitted request. Tokens are counts, times are milliseconds since the epoch by the store's clock.
 
-    `model` is the canonical name that is sent to the backend. `output_cap` is the most output tokens the hold
-    covers, 0 where nothing is generated. `strip_usage` says that the usage report was asked for by the gateway
-    and is to be taken out of the answer again. `show_backend` says that the caller may learn which backend answered.
+    `strip_usage` means that the gateway requested the usage report and removes it from the answer. `runner_options`
+    means that options of the model's runner are passed on. `show_backend` means that the caller may see which backend
+    answered. `output_cap` is the number of output tokens that the hold covers, 0 where nothing is generated.
     """
 
-    request_id: str
-    admitted_at_ms: int
     tenant_id: int
     tenant: str
     key_id: int
     key_prefix: str
-    client_ip: str
-    user_agent: str
-    method: str
-    path: str
     surface: str
     model: str
-    stream: bool
     strip_usage: bool
     runner_options: bool
     show_backend: bool
     log_prompts: bool
+    admitted_at_ms: int
     input_estimate: int
     output_cap: int
-    request_bytes: int
-
-    def to_json(self) -> str:
-        """The text that travels, and that a hold keeps: a JSON object in ASCII."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Grant:
-        """Reads `to_json`'s text back. Raises ValueError when it is no JSON, and KeyError when a field is missing.
+        """Reads a sealed text. Raises ValueError when it is not one.
 
-        A field that a release adds has a default, so that what the release before it wrote can still be read.
+        A field that a later release adds has a default, so that texts of the release before it can still be read.
         """
-        data = json.loads(text)
-        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data or f.default is MISSING})
+        try:
+            data = json.loads(text)
+            return cls(**{f.name: data[f.name] for f in _FIELDS if f.name in data or f.default is MISSING})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a grant: {error}") from error
+
+
+_FIELDS = fields(Grant)
+
+
+def draft(
+    record: RequestRecord, *, strip_usage: bool, runner_options: bool, show_backend: bool, log_prompts: bool
+) -> str:
+    """The grant of `record` without the quota's decision: an ASCII JSON object for `seal`."""
+    data = dict(zip(RECORD_FIELDS, record_values(record), strict=True))
+    data["strip_usage"] = strip_usage
+    data["runner_options"] = runner_options
+    data["show_backend"] = show_backend
+    data["log_prompts"] = log_prompts
+    return json.dumps(data, separators=(",", ":"))
+
+
+def seal(draft: str, admitted_at_ms: int, input_estimate: int, output_cap: int) -> str:
+    """Appends the quota's decision to a draft. `admit.lua` does the same to the text that the hold stores."""
+    return (
+        f'{draft[:-1]},"admitted_at_ms":{admitted_at_ms},"input_estimate":{input_estimate},"output_cap":{output_cap}}}'
+    )

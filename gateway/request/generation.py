@@ -14,9 +14,6 @@ from gateway.wire.surfaces import Surface
 # Ollama reads a cap beyond its integers as "unlimited", so a number of this size is no cap at all.
 OUTPUT_TOKENS_MAX = 2**31 - 1
 
-# The surfaces whose streams carry a usage report only when `stream_options.include_usage` asks for it.
-USAGE_ON_REQUEST = frozenset({"v1_chat", "v1_completions"})
-
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
@@ -37,7 +34,7 @@ def read_generation_request(surface: Surface, document: Mapping[str, Any]) -> Ge
     Raises ValueError with a sentence for the caller when a field has the wrong type.
     """
     stream = _read_stream(surface, document)
-    usage = not (stream and surface.name in USAGE_ON_REQUEST) or _read_include_usage(document)
+    usage = not (stream and surface.usage_on_request) or _read_include_usage(document)
     return GenerationRequest(_read_output_tokens(surface, document), stream, usage)
 
 
@@ -60,10 +57,10 @@ def _read_output_tokens(surface: Surface, document: Mapping[str, Any]) -> int | 
     holder = document
     for parent in parents:
         holder = _read_object(parent, holder.get(parent))
-    asked = [_read_tokens(".".join(surface.cap_field), holder.get(field))]
-    if surface.name == "v1_chat":
-        asked.append(_read_tokens("max_completion_tokens", document.get("max_completion_tokens")))
-    return min((tokens for tokens in asked if tokens is not None), default=None)
+    caps = [_read_tokens(".".join(surface.cap_field), holder.get(field))]
+    if surface.ignored_cap_field is not None:
+        caps.append(_read_tokens(surface.ignored_cap_field, document.get(surface.ignored_cap_field)))
+    return min((tokens for tokens in caps if tokens is not None), default=None)
 
 
 def _read_tokens(name: str, value: object) -> int | None:

@@ -15,7 +15,7 @@ import structlog
 
 from gateway.errors import Code, StoreUnavailable
 from gateway.quota.port import Quota
-from gateway.record.entry import Entry, client_gone_entry
+from gateway.record.entry import CLIENT_GONE, Entry, settled_entry
 from gateway.values import Outcome
 
 log = structlog.get_logger()
@@ -102,7 +102,7 @@ class DisconnectCauses:
             log.info("ending_unknown", request_id=request_id, reason=str(error))
         else:
             if hold is not None:
-                self._submit(client_gone_entry(hold.grant()))
+                self._submit(settled_entry(hold.grant(), CLIENT_GONE))
 
     async def _reset_by_upstream(self, request_id: str) -> bool:
         while True:

@@ -12,17 +12,16 @@ from ipaddress import IPv4Network, IPv6Network
 
 from envoy.data.accesslog.v3 import accesslog_pb2
 
-from gateway.errors import Code
-from gateway.record.entry import Entry
+from gateway.errors import local_code
+from gateway.record.entry import Ending, Entry, denied_entry
+from gateway.record.request import RequestRecord
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
-from gateway.values import Outcome, UsageSource
+from gateway.values import Outcome
 from gateway.wire.surfaces import BY_PATH
 
 # How Envoy's response code details begin when the backend went away in mid-answer, and when the caller did.
 UPSTREAM_RESET = "upstream_reset_after_response_started"
 DOWNSTREAM_DISCONNECT = "downstream_remote_disconnect"
-
-_CODES = {408: Code.REQUEST_TIMEOUT, 413: Code.REQUEST_TOO_LARGE, 431: Code.REQUEST_TOO_LARGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +59,26 @@ def read(
         return None
     common = record.common_properties
     peer = common.downstream_direct_remote_address.socket_address.address
-    return Entry(
+    denied = RequestRecord(
         request_id=request.request_id,
-        ts_ms=common.start_time.ToMilliseconds(),
         tenant_id=None,
         tenant=None,
         key_id=None,
         key_prefix=None,
         client_ip=client_ip(peer, request.forwarded_for or None, trusted),
+        user_agent=request.user_agent[:USER_AGENT_CHARACTERS_MAX],
         method="POST",
         path=surface.path,
         surface=surface.name,
         model=None,
-        backend=None,
-        status=status,
-        code=str(_CODES.get(status, Code.UNAVAILABLE)),
-        outcome=Outcome.DENIED,
         stream=False,
-        input_tokens=0,
-        output_tokens=0,
-        usage_source=UsageSource.NONE,
-        reserved_tokens=0,
-        ttft_ms=None,
-        duration_ms=common.duration.ToMilliseconds(),
         request_bytes=request.request_body_bytes,
-        response_bytes=record.response.response_body_bytes,
-        user_agent=request.user_agent[:USER_AGENT_CHARACTERS_MAX],
     )
+    ending = Ending(
+        Outcome.DENIED,
+        status,
+        local_code(status),
+        duration_ms=common.duration.ToMilliseconds(),
+        response_bytes=record.response.response_body_bytes,
+    )
+    return denied_entry(denied, common.start_time.ToMilliseconds(), ending)

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from gateway.errors import STATUS, Code
 from gateway.record.grant import Grant
-from gateway.request.generation import USAGE_ON_REQUEST
 from gateway.values import Outcome, Usage
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import BY_NAME, Dialect, Surface
@@ -20,7 +19,7 @@ from meter.answer.backend_errors import caller_status, sanitised_body, sanitised
 from meter.answer.framing import Frame, FrameTooLong, NdjsonSplitter, Splitter, SseSplitter, WholeBody
 from meter.answer.usage import UsageFold
 from meter.answer.usage_report import without_usage
-from meter.frames.readers import load_object, read_frame, read_tail
+from meter.frames.readers import load_object, parse_frame, read_frame, read_tail
 
 # A whole answer is held to be read; a longer one (vectors, log probabilities) is passed on and read from its tail.
 WHOLE_BYTES_MAX = 1024 * 1024
@@ -46,8 +45,8 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How the answer ended; `usage` has the source `none` when the backend refused the request."""
+class AnswerResult:
+    """How the answer ended; `usage` has the source `none` when the backend answered an error."""
 
     outcome: Outcome
     code: Code | None
@@ -88,13 +87,13 @@ class Answer:
         """The usage of what was handed on so far, for the progress of the hold."""
         return Usage() if isinstance(self._body, _ErrorBody) else self._fold.usage
 
-    def end(self, aborted: bool) -> Ending:
+    def end(self, aborted: bool) -> AnswerResult:
         """Closes the account. `aborted`: the stream went away without its end, which usually is the caller leaving."""
         outcome = self._body.close() if self._body else None
         if outcome is None:
             outcome = Outcome.CLIENT_GONE if aborted else Outcome.UPSTREAM_ERROR
         failed = outcome in (Outcome.CUT, Outcome.UPSTREAM_ERROR)
-        return Ending(outcome, Code.BACKEND_ERROR if failed else None, self.delivered)
+        return AnswerResult(outcome, Code.BACKEND_ERROR if failed else None, self.delivered)
 
 
 def _stream_splitter(surface: Surface, kind: str) -> Splitter | None:
@@ -124,7 +123,7 @@ class _Stream:
         self._surface = surface
         self._splitter = splitter
         self._fold = fold
-        self._strips = grant.strip_usage and surface.name in USAGE_ON_REQUEST
+        self._strips = grant.strip_usage and surface.usage_on_request
         self._frames_left = FRAMES_BESIDE_MAX + FRAMES_PER_TOKEN_MAX * grant.output_cap
 
     def chunk(self, data: bytes, end_of_stream: bool) -> Decision:
@@ -162,7 +161,7 @@ class _Stream:
             return ENDLESS
         if not frame.data and self._surface.dialect is Dialect.NATIVE:
             return None
-        read = read_frame(self._surface.name, frame.data)
+        read, document = parse_frame(self._surface, frame.data)
         if unfinished and (read.unreadable or (self.outcome is None and not (read.terminal or read.error))):
             return None
         if read.unreadable:
@@ -176,7 +175,7 @@ class _Stream:
             return None
         if read.terminal and self.outcome is None:
             self.outcome = Outcome.COMPLETE
-        out.append(without_usage(frame, read) if self._strips else frame.raw)
+        out.append(without_usage(frame, read, document) if self._strips else frame.raw)
         return None
 
     def _cut(self, out: list[bytes], message: str) -> Decision:
@@ -245,7 +244,7 @@ class _Whole:
 
     def _read(self, held: bytes) -> None:
         if held:
-            read = read_frame(self._surface.name, held, whole=True)
+            read = read_frame(self._surface, held, whole=True)
         else:
             read = read_tail(self._tail, self._bytes if self._generates else 0)
         self._fold.add(read)

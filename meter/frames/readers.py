@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from gateway.wire.surfaces import Surface
 from meter.frames import anthropic, native, openai, responses
 from meter.frames.frame import FrameRead, as_object, as_text, reported
 
@@ -22,29 +23,33 @@ _READERS: dict[str, Callable[[dict[str, Any], bool], FrameRead]] = {
     "v1_messages": anthropic.read_messages,
 }
 
-# The end of a stream on the two surfaces that have no last JSON event.
+# The event that ends a stream on surfaces with a `done_marker`.
 _DONE = b"[DONE]"
-_DONE_SURFACES = frozenset({"v1_chat", "v1_completions"})
 
 _INPUT_COUNTER = re.compile(rb'"(?:prompt_eval_count|prompt_tokens|input_tokens)"\s*:\s*(\d{1,15})')
 _OUTPUT_COUNTER = re.compile(rb'"(?:eval_count|completion_tokens|output_tokens)"\s*:\s*(\d{1,15})')
 
 
-def read_frame(surface: str, data: bytes, *, whole: bool = False) -> FrameRead:
-    """Reads one payload of the surface named `surface`; `whole` says that it is the entire body of a 200.
+def read_frame(surface: Surface, data: bytes, *, whole: bool = False) -> FrameRead:
+    """Reads one payload of `surface`; `whole` means that it is the entire body of a 200.
 
-    What is not a JSON object counts as text, all of it, and ends nothing.
+    A payload that is not a JSON object counts as text and never terminates the answer.
     """
+    return parse_frame(surface, data, whole=whole)[0]
+
+
+def parse_frame(surface: Surface, data: bytes, *, whole: bool = False) -> tuple[FrameRead, dict[str, Any] | None]:
+    """Like `read_frame`; also returns the JSON object, for a caller that rewrites the frame."""
     if not data:
-        return FrameRead()
-    if surface in _DONE_SURFACES and data.strip() == _DONE and not whole:
-        return FrameRead(terminal=True)
+        return FrameRead(), None
+    if surface.done_marker and data.strip() == _DONE and not whole:
+        return FrameRead(terminal=True), None
     document = load_object(data)
     if document is None:
-        return FrameRead(min_output_tokens=0 if whole else 1, text_bytes=len(data), unreadable=True)
+        return FrameRead(min_output_tokens=0 if whole else 1, text_bytes=len(data), unreadable=True), None
     if document.get("error"):
-        return FrameRead(error=_error_text(document["error"]))
-    return _READERS[surface](document, whole)
+        return FrameRead(error=_error_text(document["error"])), document
+    return _READERS[surface.name](document, whole), document
 
 
 def read_tail(tail: bytes, body_bytes: int) -> FrameRead:

@@ -38,11 +38,11 @@ class Transcript:
         """What it takes while it waits."""
         return len(self._request) + len(self._answer)
 
-    def asked(self, body: bytes) -> None:
+    def set_request(self, body: bytes) -> None:
         """The body of the request."""
         self._request = body
 
-    def answered(self, data: bytes) -> None:
+    def add_response(self, data: bytes) -> None:
         """The next bytes of the answer; those past ANSWER_BYTES_MAX are left out."""
         self._answer += data[: ANSWER_BYTES_MAX - len(self._answer)]
 

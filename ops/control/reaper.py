@@ -8,7 +8,7 @@ import structlog
 
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import ExpiredHold, Quota
-from gateway.record.entry import Entry, settled_entry
+from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.values import Outcome, Usage, UsageSource
 
 log = structlog.get_logger()
@@ -58,14 +58,7 @@ def lost_entry(expired: ExpiredHold) -> Entry:
     """The entry of a request that nobody settled, at the progress its meter reported last."""
     hold, progress = expired.hold, expired.progress
     known = progress.input_tokens or progress.output_tokens
-    return settled_entry(
-        hold.grant(),
-        backend=None,
-        status=503,
-        code=None,
-        outcome=Outcome.LOST,
-        usage=Usage(progress.input_tokens, progress.output_tokens, UsageSource.COUNTED if known else UsageSource.NONE),
-        ttft_ms=None,
-        duration_ms=None,
-        response_bytes=progress.response_bytes,
-    )
+    source = UsageSource.COUNTED if known else UsageSource.NONE
+    usage = Usage(progress.input_tokens, progress.output_tokens, source)
+    ending = Ending(Outcome.LOST, status=503, usage=usage, response_bytes=progress.response_bytes)
+    return settled_entry(hold.grant(), ending)

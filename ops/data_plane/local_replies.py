@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gateway.errors import MESSAGE, STATUS, Code
+from gateway.errors import LOCAL_CODES, MESSAGE, STATUS, Code, local_code
 from gateway.wire.dialects import error_object
 from gateway.wire.names import ERROR_HEADER, REQUEST_ID_HEADER
 from gateway.wire.surfaces import SURFACES, Dialect
@@ -40,18 +40,6 @@ _OURS = {
     }
 }
 
-_BY_STATUS: tuple[tuple[int, Code], ...] = (
-    (400, Code.INVALID_REQUEST),
-    (403, Code.ENDPOINT_BLOCKED),
-    (404, Code.NOT_FOUND),
-    (405, Code.METHOD_NOT_ALLOWED),
-    (408, Code.REQUEST_TIMEOUT),
-    (413, Code.REQUEST_TOO_LARGE),
-    (431, Code.REQUEST_TOO_LARGE),
-    # A Transfer-Encoding that Envoy does not know.
-    (501, Code.INVALID_REQUEST),
-)
-
 # Envoy gives a request its id only when it has understood it; an answer before that gets one of its own.
 _REQUEST_ID = '%COALESCE({"operators": [{"command": "REQ", "param": "X-REQUEST-ID"}, "UNIQUE_ID"]})%'
 
@@ -60,10 +48,10 @@ def local_reply_config() -> dict[str, Any]:
     """Envoy's LocalReplyConfig as JSON: one mapper per code and dialect, of which the first that matches is taken."""
     about_backends = [(_TIMEOUT_FLAGS, Code.BACKEND_TIMEOUT), (_BACKEND_FLAGS, Code.BACKEND_UNAVAILABLE)]
     by_status = [
-        *((_status("EQ", status), code) for status, code in _BY_STATUS),
-        # Whatever else fails inside is a missing dependency, and no statement about the caller.
-        (_status("GE", 500), Code.UNAVAILABLE),
-        (_status("GE", 400), Code.INVALID_REQUEST),
+        *((_status("EQ", status), code) for status, code in LOCAL_CODES.items()),
+        # The rest of `local_code`.
+        (_status("GE", 500), local_code(599)),
+        (_status("GE", 400), local_code(499)),
     ]
     return {
         "mappers": [

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
-from gateway.ledger.store import period_starts
+from gateway.ledger.store import COLUMNS
+from gateway.quota import periods
 from gateway.stores.postgres import Database, PooledConnection
 from gateway.values import Period
 from ops.database.policies import Subject, find_subject
 
-AUDIT_COLUMNS = (
-    "request_id", "ts", "tenant", "key_prefix", "client_ip", "method", "path", "surface", "model", "backend", "status",
-    "code", "outcome", "stream", "input_tokens", "output_tokens", "usage_source", "reserved_tokens", "ttft_ms",
-    "duration_ms", "request_bytes", "response_bytes", "user_agent",
-)  # fmt: skip
+# The ids of tenant and key are internal.
+AUDIT_COLUMNS = tuple(name for name in COLUMNS if name not in ("tenant_id", "key_id"))
+"""The columns of an audit row that operators see."""
 
 
 class GroupBy(StrEnum):
@@ -89,7 +88,7 @@ class Reports:
 
     async def budgets(self, where: Filter, now: datetime) -> list[BudgetRow]:
         """The budgets of the tenants and keys that `where` is about, as of `now` (aware)."""
-        starts = period_starts(now)
+        starts = periods.starts(now)
         async with self._database.transaction(readonly=True) as connection:
             tenant_id, key_id, *_ = await _arguments(connection, where)
             rows = await connection.fetch(_BUDGETS, tenant_id, key_id, list(starts), list(starts.values()))
@@ -103,7 +102,7 @@ class Reports:
                 period=Period(row["period"]),
                 limit=row["budget"],
                 used=row["used"],
-                resets_at=resets_at(Period(row["period"]), now),
+                resets_at=periods.end(Period(row["period"]), now),
             )
             for row in rows
         ]
@@ -115,18 +114,6 @@ class Reports:
         async with self._database.transaction(readonly=True) as connection:
             rows = await connection.fetch(query, *await _arguments(connection, where), limit)
         return [dict(row) for row in reversed(rows)]
-
-
-def resets_at(period: Period, now: datetime) -> datetime | None:
-    """When the period that `now` (aware) is in ends, at midnight UTC; None for `total`."""
-    today = now.astimezone(UTC).date()
-    if period is Period.DAY:
-        following = today + timedelta(days=1)
-    elif period is Period.MONTH:
-        following = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
-    else:
-        return None
-    return datetime.combine(following, time(), UTC)
 
 
 _GROUPS: dict[GroupBy, tuple[dict[str, str], str]] = {

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from authz.admit import refusal_headers
+from authz.admit import retry_headers
 from gateway.errors import STATUS, Code, Denied
 
 
 @pytest.mark.parametrize("code", [code for code, status in STATUS.items() if status == 429])
 def test_every_429_says_when_to_come_back_also_where_no_time_is_known(code: Code) -> None:
-    assert int(refusal_headers(Denied(code))["retry-after"]) > 0
-    assert refusal_headers(Denied(code, retry_after_s=7))["retry-after"] == "7"
+    assert int(retry_headers(Denied(code))["retry-after"]) > 0
+    assert retry_headers(Denied(code, retry_after_s=7))["retry-after"] == "7"
 
 
 @pytest.mark.parametrize("code", [code for code, status in STATUS.items() if status != 429])
 def test_nothing_but_a_429_says_when_to_come_back(code: Code) -> None:
-    assert refusal_headers(Denied(code)) == {}
+    assert retry_headers(Denied(code)) == {}
 
 
 def test_only_a_budget_that_is_used_up_is_not_worth_another_try() -> None:
-    assert [code for code in Code if "x-should-retry" in refusal_headers(Denied(code))] == [Code.BUDGET_EXHAUSTED]
+    assert [code for code in Code if "x-should-retry" in retry_headers(Denied(code))] == [Code.BUDGET_EXHAUSTED]

@@ -3,25 +3,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from authz.checked_request import CheckedRequest
-from authz.denials import DenialContext, Denials
+from authz.denials import DenialLog
 from gateway.errors import Code, Denied
 from gateway.ledger.outbox import Outbox
-from gateway.ledger.store import TEXT_LENGTH_MAX
 from gateway.record.entry import Entry
+from gateway.record.request import TEXT_LENGTH_MAX
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
 
 
-class _Books:
+class _FullLedger:
+    """A ledger in which every entry is recorded."""
+
     async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
         return frozenset(entry.request_id for entry in entries)
 
 
-async def test_a_path_as_long_as_a_caller_likes_does_not_wait_whole() -> None:
+def _denial_log(quota: MemoryQuota) -> DenialLog:
+    return DenialLog(quota, Outbox(quota, _FullLedger(), 10))
+
+
+async def test_the_stored_path_of_a_denied_request_is_bounded() -> None:
     quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=10, load=Ledger().load, restore_s=0)
-    denials = Denials(quota, Outbox(quota, _Books(), 10))
-    attempt = CheckedRequest("r", "GET", "/api/" + "a" * 30_000, None, "192.0.2.1", "", "", b"")
-    denial = Denied(Code.INVALID_API_KEY)
-    assert await denials.record(attempt, DenialContext(), denial) is denial
+    checked = CheckedRequest("r", "GET", "/api/" + "a" * 30_000, None, "192.0.2.1", "", "", b"")
+    assert await _denial_log(quota).record(checked.record(), Denied(Code.INVALID_API_KEY))
     (event,) = await quota.streams[0].read("test", 10, 0)
-    assert Entry.from_json(event.text).path == attempt.path[:TEXT_LENGTH_MAX]
+    assert Entry.from_json(event.text).path == checked.path[:TEXT_LENGTH_MAX]
+
+
+async def test_a_full_backlog_takes_no_row_of_a_denial() -> None:
+    quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=1, load=Ledger().load, restore_s=0)
+    log = _denial_log(quota)
+    checked = [CheckedRequest(f"r{n}", "GET", "/api/chat", None, "192.0.2.1", "", "", b"") for n in range(3)]
+    recorded = [await log.record(each.record(), Denied(Code.INVALID_API_KEY)) for each in checked]
+    assert recorded == [True, True, False]

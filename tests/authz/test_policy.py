@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.policy import TRIES_PER_BACKEND_MAX, candidate_backends, check_scope, effective_models
+from authz.policy import TRIES_PER_BACKEND_MAX, Permission, candidate_backends, decide, effective_models
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.values import Budgets, Limits, Principal
@@ -51,24 +51,28 @@ def catalogs(draw: st.DrawFn) -> Catalog:
 
 @given(catalogs(), st.booleans())
 def test_every_host_is_tried_once_for_each_replica_up_to_two_before_the_next(catalog: Catalog, prefer: bool) -> None:
-    attempts = candidate_backends(principal("m:latest"), "m:latest", catalog, prefer_loaded=prefer)
-    runs = [(name, len(list(run))) for name, run in itertools.groupby(attempts)]
+    candidates = candidate_backends(catalog.models["m:latest"], catalog, prefer_loaded=prefer)
+    runs = [(name, len(list(run))) for name, run in itertools.groupby(candidates)]
     assert sorted(name for name, _ in runs) == sorted(catalog.models["m:latest"].backends)
     assert all(length == min(catalog.replicas_of(name), TRIES_PER_BACKEND_MAX) for name, length in runs)
 
 
 @given(catalogs())
 def test_the_order_is_that_of_the_configuration(catalog: Catalog) -> None:
-    attempts = candidate_backends(principal("m:latest"), "m:latest", catalog, prefer_loaded=False)
-    assert tuple(dict.fromkeys(attempts)) == catalog.models["m:latest"].backends
+    candidates = candidate_backends(catalog.models["m:latest"], catalog, prefer_loaded=False)
+    assert tuple(dict.fromkeys(candidates)) == catalog.models["m:latest"].backends
 
 
 @given(catalogs())
 def test_backends_that_have_the_model_loaded_come_first_where_that_is_preferred(catalog: Catalog) -> None:
     model = catalog.models["m:latest"]
-    attempts = candidate_backends(principal("m:latest"), "m:latest", catalog, prefer_loaded=True)
+    candidates = candidate_backends(model, catalog, prefer_loaded=True)
     cold = tuple(name for name in model.backends if name not in model.loaded)
-    assert tuple(dict.fromkeys(attempts)) == (*model.loaded, *cold)
+    assert tuple(dict.fromkeys(candidates)) == (*model.loaded, *cold)
+
+
+def permission(who: Principal, model: str, surface: str = "chat") -> Permission:
+    return decide(who, BY_NAME[surface], model, CATALOG, prefer_loaded=False)
 
 
 def test_nothing_is_allowed_by_default() -> None:
@@ -85,24 +89,36 @@ def test_a_name_on_the_list_counts_only_while_a_backend_hosts_it() -> None:
 
 def test_a_model_that_runs_elsewhere_is_never_among_all_models() -> None:
     assert effective_models(CATALOG, allow_all=True, allowed={"c:cloud"}) == ["a:latest", "b:latest", "c:cloud"]
-    assert set(candidate_backends(principal("c:cloud"), "c:cloud", CATALOG, prefer_loaded=False)) == {"far"}
-    with pytest.raises(Denied) as refused:
-        candidate_backends(principal(allow_all=True), "c:cloud", CATALOG, prefer_loaded=False)
-    assert refused.value.code is Code.MODEL_NOT_ALLOWED
+    assert set(permission(principal("c:cloud"), "c:cloud").candidates) == {"far"}
+    with pytest.raises(Denied) as denied:
+        permission(principal(allow_all=True), "c:cloud")
+    assert denied.value.code is Code.MODEL_NOT_ALLOWED
 
 
-def test_a_forbidden_model_and_one_that_nobody_hosts_are_refused_alike() -> None:
-    refusals = []
+def test_a_forbidden_model_and_one_without_a_backend_are_denied_identically() -> None:
+    denials = []
     for model in ("b:latest", "missing:latest"):
-        with pytest.raises(Denied) as refused:
-            candidate_backends(principal("a:latest", "missing:latest"), model, CATALOG, prefer_loaded=False)
-        refusals.append((refused.value.code, refused.value.message))
-    assert refusals[0] == refusals[1]
-    assert refusals[0][0] is Code.MODEL_NOT_ALLOWED
+        with pytest.raises(Denied) as denied:
+            permission(principal("a:latest", "missing:latest"), model)
+        denials.append((denied.value.code, denied.value.message))
+    assert denials[0] == denials[1]
+    assert denials[0][0] is Code.MODEL_NOT_ALLOWED
 
 
 def test_a_key_for_embeddings_cannot_chat() -> None:
-    check_scope(principal(scopes=("embeddings",)), BY_NAME["embed"])
-    with pytest.raises(Denied) as refused:
-        check_scope(principal(scopes=("embeddings",)), BY_NAME["chat"])
-    assert refused.value.code is Code.SCOPE_DENIED
+    embeddings = principal("a:latest", scopes=("embeddings",))
+    assert permission(embeddings, "a:latest", "embed").candidates
+    with pytest.raises(Denied) as denied:
+        permission(embeddings, "a:latest", "chat")
+    assert denied.value.code is Code.SCOPE_DENIED
+
+
+@pytest.mark.parametrize(
+    ("scopes", "runner_options", "show_backend"),
+    [(("chat",), False, False), (("chat", "runner"), True, False), (("chat", "debug"), False, True)],
+)
+def test_runner_options_and_the_backend_need_their_scopes(
+    scopes: tuple[str, ...], runner_options: bool, show_backend: bool
+) -> None:
+    allowed = permission(principal("a:latest", scopes=scopes), "a:latest")
+    assert (allowed.runner_options, allowed.show_backend) == (runner_options, show_backend)

@@ -14,10 +14,10 @@ from typing import Any
 from authz.request import ReadRequest, read_request
 from gateway.errors import Code, Denied
 from gateway.record.grant import Grant
-from gateway.request.generation import OUTPUT_TOKENS_MAX, USAGE_ON_REQUEST
+from gateway.request.generation import OUTPUT_TOKENS_MAX
 from gateway.values import Usage
 from gateway.wire.surfaces import Dialect, Surface
-from meter.answer.answer import WHOLE_BYTES_MAX, Answer, Ending
+from meter.answer.answer import WHOLE_BYTES_MAX, Answer, AnswerResult
 from meter.answer.framing import SseSplitter
 from meter.rewrite import rewrite
 from tests.fuzz.go_json import GoRefuses
@@ -46,15 +46,15 @@ def check_request(surface: Surface, body: bytes, *, runner_options: bool = False
     _check_rewritten(surface, rewritten.body, grant)
     _check_kept(read, json.loads(rewritten.body), runner_options=runner_options)
     again = read_request(surface, rewritten.body, "")
-    assert (again.model, again.asked.stream) == (read.model, read.asked.stream)
+    assert (again.model, again.generation.stream) == (read.model, read.generation.stream)
     assert rewrite(rewritten.body, grant).body == rewritten.body
     return True
 
 
 def _grant(surface: Surface, read: ReadRequest, *, runner_options: bool) -> Grant:
-    cap = min(read.asked.output_tokens or NUM_PREDICT_MAX, NUM_PREDICT_MAX) if surface.cap_field else 0
+    cap = min(read.generation.output_tokens or NUM_PREDICT_MAX, NUM_PREDICT_MAX) if surface.cap_field else 0
     return grant_for(
-        surface, model=read.model, stream=read.asked.stream, strip_usage=not read.asked.usage,
+        surface, model=read.model, stream=read.generation.stream, strip_usage=not read.generation.usage,
         runner_options=runner_options, output_cap=cap,
     )  # fmt: skip
 
@@ -68,19 +68,19 @@ def _understood(surface: Surface, body: bytes) -> Understood | None:
 
 def _check_original(surface: Surface, body: bytes, read: ReadRequest) -> None:
     """What was judged is what Ollama would have read in the caller's own bytes."""
-    asked = read.asked.output_tokens
+    asked = read.generation.output_tokens
     assert asked is None or 0 < asked <= OUTPUT_TOKENS_MAX
     original = _understood(surface, body)
     if original is None:
         return
     assert identity(original.model) == identity(read.model)
-    assert original.stream is read.asked.stream
+    assert original.stream is read.generation.stream
     assert not original.searches
     if original.output_cap and original.output_cap <= OUTPUT_TOKENS_MAX:
         assert asked is not None
         assert asked <= original.output_cap
-    if original.stream and surface.name in USAGE_ON_REQUEST:
-        assert original.include_usage is read.asked.usage
+    if original.stream and surface.usage_on_request:
+        assert original.include_usage is read.generation.usage
 
 
 def _check_rewritten(surface: Surface, body: bytes, grant: Grant) -> None:
@@ -92,7 +92,7 @@ def _check_rewritten(surface: Surface, body: bytes, grant: Grant) -> None:
     assert sent.stream is grant.stream
     assert sent.output_cap == grant.output_cap
     assert not sent.searches
-    assert sent.include_usage or not (grant.stream and surface.name in USAGE_ON_REQUEST)
+    assert sent.include_usage or not (grant.stream and surface.usage_on_request)
     assert grant.runner_options or not sent.runner
 
 
@@ -117,7 +117,7 @@ class Answered:
     output_cap: int = 100
 
 
-def check_answer(answered: Answered, places: Sequence[int]) -> Ending:
+def check_answer(answered: Answered, places: Sequence[int]) -> AnswerResult:
     """One answer, delivered whole, in the pieces that `places` cut, and in single bytes, or in sevens when it is long.
 
     Returns how it ended.
@@ -133,7 +133,7 @@ def check_answer(answered: Answered, places: Sequence[int]) -> Ending:
     return ending
 
 
-def _delivered(answered: Answered, chunks: list[bytes]) -> tuple[bytes, Ending]:
+def _delivered(answered: Answered, chunks: list[bytes]) -> tuple[bytes, AnswerResult]:
     surface = answered.surface
     answer = Answer(
         grant_for(
@@ -173,9 +173,7 @@ def _check_client(answered: Answered, out: bytes) -> None:
         assert out.endswith(b"\n") or len(out.split(b"\n")) == 1 or _loaded(out.split(b"\n")[-1])
         for line in out.removesuffix(b"\n").split(b"\n"):
             _check_error(surface, _loaded(line))
-    elif (
-        generates and answered.strip_usage and surface.name in USAGE_ON_REQUEST and "json" not in answered.content_type
-    ):
+    elif generates and answered.strip_usage and surface.usage_on_request and "json" not in answered.content_type:
         splitter = SseSplitter()
         for frame in splitter.feed(out) + splitter.flush():
             assert not frame.data.startswith(b"{") or "usage" not in _loaded(frame.data)

@@ -14,9 +14,9 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.ledger.store import Ledger
-from gateway.quota.port import Admitted, Hold, Progress
+from gateway.quota.port import Hold, Progress, Reserved
 from gateway.quota.redis.quota import RedisQuota
-from gateway.record.entry import Entry, settled_entry
+from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
@@ -27,7 +27,7 @@ from ops.control.reaper import Reaper
 from ops.database.accounts import TenantRepository
 from tests.e2e.books import Books, until
 from tests.gateway.quota.builders import asks, hold_of
-from tests.meter.wire_corpus import grant_for
+from tests.meter.wire_corpus import draft_of, grant_for
 from tests.redis_server import Server, one_server
 from tests.rows import add_key
 
@@ -55,9 +55,9 @@ class Gateway:
             key_id=self.key_id,
             log_prompts=False,
         )
-        asked = replace(asked, record=grant.to_json())
+        asked = replace(asked, grant_draft=draft_of(grant))
         answer = await self.quota.admit(asked)
-        assert isinstance(answer, Admitted)
+        assert isinstance(answer, Reserved)
         return hold_of(asked, answer)
 
     async def drain(self) -> None:
@@ -86,8 +86,8 @@ class Gateway:
 def ended(hold: Hold) -> Entry:
     """A complete answer of 10 and 50 tokens."""
     usage = Usage(10, 50, UsageSource.EXACT)
-    told = {"backend": "sim", "status": 200, "code": None, "ttft_ms": 1, "duration_ms": 2, "response_bytes": 3}
-    return settled_entry(hold.grant(), outcome=Outcome.COMPLETE, usage=usage, **told)  # type: ignore[arg-type]
+    ending = Ending(Outcome.COMPLETE, 200, None, "sim", usage, ttft_ms=1, duration_ms=2, response_bytes=3)
+    return settled_entry(hold.grant(), ending)
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from meter.server import ExternalProcessorServicer
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.test_settling import Recorder, admit, background
+from tests.meter.wire_corpus import json_of
 
 REQUESTS = 5
 
@@ -50,7 +51,7 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
             grant, _ = await admit(quota)
             message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
             known = message.metadata_context.filter_metadata[METADATA_NAMESPACE]
-            known[METADATA_KEY] = grant.to_json()
+            known[METADATA_KEY] = json_of(grant)
             streams.append(external_processor_pb2_grpc.ExternalProcessorStub(channel).Process())
             await streams[-1].write(message)
             assert (await streams[-1].read()).HasField("request_headers")

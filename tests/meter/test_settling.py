@@ -12,18 +12,18 @@ import pytest
 from gateway.errors import StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
-from gateway.quota.port import Admitted, Backlog, Progress
+from gateway.quota.port import Backlog, Progress, Reserved
 from gateway.record.entry import Entry
 from gateway.record.grant import Grant
 from gateway.values import Outcome
 from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
-from meter.exchange import Exchange
+from meter.exchange import Exchange, Phase
 from meter.renewal import RENEWALS_PER_LEASE, Renewal
 from ops.control.reaper import Reaper
 from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of
 from tests.gateway.quota.model.quota import MemoryQuota
-from tests.meter.wire_corpus import grant_for
+from tests.meter.wire_corpus import draft_of, grant_for, json_of
 from tests.rows import eventually
 
 LEASE_S = 0.3
@@ -81,7 +81,7 @@ async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 async def admit(quota: MemoryQuota, **options: Any) -> tuple[Grant, Any]:
     asked = asks(**options)
     answer = await quota.admit(asked)
-    assert isinstance(answer, Admitted)
+    assert isinstance(answer, Reserved)
     grant = grant_for(
         BY_NAME["chat"], request_id=asked.request_id, key_id=asked.key_id, admitted_at_ms=answer.admitted_at_ms
     )
@@ -137,7 +137,7 @@ async def test_after_a_loss_the_holds_of_running_requests_are_taken_again_before
     clock: Clock = quota._now_ms  # type: ignore[assignment]
     grant, _ = await admit(quota)
     renewal = Renewal(quota, lease_s=3600)
-    renewal.add(Exchange(grant, asyncio.get_running_loop().time))
+    renewal.add(Exchange(grant, json_of(grant), asyncio.get_running_loop().time))
     async with background(renewal.run(), EpochWatch(quota, renewal.at_once).run()):
         await asyncio.sleep(0.05)
         clock.forward(1)
@@ -175,7 +175,7 @@ async def test_an_event_that_is_no_entry_does_not_stop_those_behind_it(quota: Ou
 async def test_a_running_request_keeps_its_hold_and_one_that_stopped_does_not(quota: Outage) -> None:
     clock: Clock = quota._now_ms  # type: ignore[assignment]
     grant, _ = await admit(quota)
-    exchange = Exchange(grant, asyncio.get_running_loop().time)
+    exchange = Exchange(grant, json_of(grant), asyncio.get_running_loop().time)
     renewal = Renewal(quota, LEASE_S)
     renewal.add(exchange)
     async with background(renewal.run()):
@@ -194,9 +194,9 @@ async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) 
     asked = asks()
     draft = grant_for(BY_NAME["chat"], request_id=asked.request_id, key_id=asked.key_id)
     asked = asks(request_id=asked.request_id)
-    object.__setattr__(asked, "record", draft.to_json())
+    object.__setattr__(asked, "grant_draft", draft_of(draft))
     answer = await quota.admit(asked)
-    assert isinstance(answer, Admitted)
+    assert isinstance(answer, Reserved)
     hold = hold_of(asked, answer)
     assert await quota.renew(hold, Progress(input_tokens=7, output_tokens=5, response_bytes=50))
     reaper = Reaper(quota, LEASE_S)
@@ -213,12 +213,12 @@ async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) 
 
 async def test_a_request_that_somebody_else_settled_is_cut(quota: Outage) -> None:
     grant, hold = await admit(quota)
-    exchange = Exchange(grant, asyncio.get_running_loop().time)
+    exchange = Exchange(grant, json_of(grant), asyncio.get_running_loop().time)
     assert await quota.settle(entry(hold))
     renewal = Renewal(quota, LEASE_S)
     renewal.add(exchange)
     async with background(renewal.run()):
-        await eventually(lambda: exchange.lease_lost)
+        await eventually(lambda: exchange.phase is Phase.CUT)
 
 
 async def test_behind_an_outage_running_requests_may_renew_before_they_are_reaped(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.record.grant import Grant
+from gateway.record.grant import Grant, draft, seal
 from gateway.request.generation import read_generation_request
 from gateway.wire.surfaces import BY_PATH, Surface
 
@@ -59,6 +59,22 @@ def grant_for(surface: Surface, **changes: Any) -> Grant:
         "input_estimate": 11, "output_cap": 100 if surface.cap_field else 0, "request_bytes": 0,
     }  # fmt: skip
     return Grant(**{**fields, **changes})
+
+
+def draft_of(grant: Grant) -> str:
+    """The grant as authz writes it before the admission."""
+    return draft(
+        grant,
+        strip_usage=grant.strip_usage,
+        runner_options=grant.runner_options,
+        show_backend=grant.show_backend,
+        log_prompts=grant.log_prompts,
+    )
+
+
+def json_of(grant: Grant) -> str:
+    """The text that `grant` is read from."""
+    return seal(draft_of(grant), grant.admitted_at_ms, grant.input_estimate, grant.output_cap)
 
 
 def grant_of(exchange: Transcript, **changes: Any) -> Grant:

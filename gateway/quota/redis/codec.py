@@ -59,7 +59,7 @@ def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:
             data["at"],
             data["input"],
             data["cap"],
-            data["record"],
+            data["grant"],
         ),
         Progress(data.get("in", 0), data.get("out", 0), data.get("bytes", 0)),
     )

@@ -21,14 +21,14 @@ from gateway.quota.port import (
     RESTORE_S,
     SETTLED_MS,
     Admission,
-    Admitted,
     Backlog,
     Counters,
     Epoch,
     ExpiredHold,
     Hold,
     Progress,
-    Refused,
+    ReservationDenied,
+    Reserved,
     UsageLoader,
 )
 from gateway.quota.rebuild import REBUILD_S, Rebuilder, RebuildSnapshot, Used
@@ -77,14 +77,14 @@ class RedisQuota:
         """See the port."""
         return self._streams
 
-    async def admit(self, admission: Admission) -> Admitted | Refused:
+    async def admit(self, admission: Admission) -> Reserved | ReservationDenied:
         """See the port."""
-        attempt = secrets.token_hex(8)
+        idempotency_token = secrets.token_hex(8)
         try:
-            reply = await self._admit(admission, attempt)
+            reply = await self._admit(admission, idempotency_token)
             if reply == [b"rebuild"]:
                 await self._rebuilder.rebuild(admission.tenant_id)
-                reply = await self._admit(admission, attempt)
+                reply = await self._admit(admission, idempotency_token)
         except (StoreUnavailable, asyncio.CancelledError):
             self._release_in_background(admission)
             raise
@@ -94,22 +94,24 @@ class RedisQuota:
             raise StoreUnavailable("this request id was used before")
         status, at_ms, input_tokens, cap, retry_after_s, *rest = reply
         if status == b"admitted":
-            return Admitted(at_ms, input_tokens, cap, codec.limit_status(rest))
-        return Refused(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, codec.limit_status(rest))
+            return Reserved(at_ms, input_tokens, cap, codec.limit_status(rest))
+        return ReservationDenied(
+            Code(status.decode()), None if retry_after_s < 0 else retry_after_s, codec.limit_status(rest)
+        )
 
-    async def _admit(self, admission: Admission, attempt: str) -> list[Any]:
+    async def _admit(self, admission: Admission, idempotency_token: str) -> list[Any]:
         reply: list[Any] = await self._scripts.run(
             "admit",
             self._request_keys(admission.request_id, admission.tenant_id, admission.key_id),
             admission.request_id,
-            attempt,
+            idempotency_token,
             admission.tenant_id,
             admission.key_id,
             admission.input_tokens,
             admission.requested_output_tokens,
             self._lease_ms,
             self._backlog_max,
-            admission.record,
+            admission.grant_draft,
             admission.model,
             *codec.rules(admission.key_limits, admission.key_budgets),
             *codec.rules(admission.tenant_limits, admission.tenant_budgets),
@@ -132,7 +134,7 @@ class RedisQuota:
             *codec.days(hold.admitted_at_ms),
             hold.input_tokens,
             hold.output_cap,
-            hold.record,
+            hold.grant_json,
         )
         return bool(reply)
 

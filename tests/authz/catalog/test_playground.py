@@ -18,7 +18,7 @@ from authz.catalog import playground
 from authz.catalog.pages import CatalogPages
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
-from authz.denials import Denials
+from authz.denials import DenialLog
 from authz.keys.authenticate import Authenticator
 from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
@@ -116,7 +116,7 @@ async def serve() -> AsyncIterator[Serve]:
                 LastUsed(key_repository),
                 CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
                 Admitter(quota, settings.max_num_predict),
-                Denials(quota, Outbox(quota, Ledger(database), 100)),
+                DenialLog(quota, Outbox(quota, Ledger(database), 100)),
                 prefer_loaded=False,
             )
 

@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger.store import BATCH_MAX, TEXT_LENGTH_MAX, TOTAL_START, Ledger, period_starts
+from gateway.ledger.store import BATCH_MAX, Ledger
+from gateway.quota.periods import TOTAL_START
+from gateway.quota.periods import starts as period_starts
 from gateway.quota.port import PeriodUsage, UsageLoader
+from gateway.record.request import TEXT_LENGTH_MAX
 from gateway.stores.postgres import Database
 from gateway.values import Outcome, Period, UsageSource
 from ops.database.accounts import TenantRepository

@@ -10,8 +10,9 @@ from itertools import count
 
 from gateway.errors import StoreUnavailable
 from gateway.quota import periods
-from gateway.quota.port import Admission, Admitted, Event, Hold, PeriodUsage, Quota, TenantUsage
+from gateway.quota.port import Admission, Event, Hold, PeriodUsage, Quota, Reserved, TenantUsage
 from gateway.record.entry import Entry
+from gateway.record.grant import seal
 from gateway.values import Budgets, Limits, Outcome, Period, UsageSource
 
 NOON_MS = 1_763_726_400_000  # 2025-11-21T12:00:00Z
@@ -67,7 +68,7 @@ def again(admission: Admission) -> Admission:
     return replace(admission, request_id=f"r{next(_ids)}")
 
 
-def hold_of(admission: Admission, admitted: Admitted) -> Hold:
+def hold_of(admission: Admission, admitted: Reserved) -> Hold:
     """What the meter of the admitted request knows."""
     return Hold(
         admission.request_id,
@@ -76,7 +77,7 @@ def hold_of(admission: Admission, admitted: Admitted) -> Hold:
         admitted.admitted_at_ms,
         admitted.input_tokens,
         admitted.output_cap,
-        admission.record,
+        seal(admission.grant_draft, admitted.admitted_at_ms, admitted.input_tokens, admitted.output_cap),
     )
 
 
@@ -122,7 +123,7 @@ def denial(tenant: int | None = None) -> Entry:
 async def admitted(quota: Quota, admission: Admission) -> Hold:
     """Admits a request that must be admitted."""
     answer = await quota.admit(admission)
-    assert isinstance(answer, Admitted), answer
+    assert isinstance(answer, Reserved), answer
     return hold_of(admission, answer)
 
 
@@ -148,7 +149,7 @@ class Ledger:
         used: Counter[tuple[int | None, Period, date]] = Counter()
         for each in self.entries.values():
             if each.tenant_id == tenant_id:
-                for period, start in periods.starts(each.ts_ms).items():
+                for period, start in periods.starts(periods.at(each.ts_ms)).items():
                     used[None, period, start] += each.input_tokens + each.output_tokens
                     used[each.key_id, period, start] += each.input_tokens + each.output_tokens
         return used

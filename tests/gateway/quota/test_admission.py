@@ -7,25 +7,25 @@ from datetime import datetime
 import pytest
 
 from gateway.errors import Code, StoreUnavailable
-from gateway.quota.port import Admission, Admitted, Backlog, Counters, LimitStatus, Progress, Refused
+from gateway.quota.port import Admission, Backlog, Counters, LimitStatus, Progress, ReservationDenied, Reserved
 from gateway.values import Budgets, Limits, Period
 from tests.gateway.quota.builders import WIDE, admitted, again, asks, denial, drain, entry, hold_of
 from tests.gateway.quota.conftest import Bench
 
 
-async def refusal(bench: Bench, admission: Admission) -> Refused:
+async def refusal(bench: Bench, admission: Admission) -> ReservationDenied:
     before = await bench.quota.counters(admission.tenant_id) or Counters({}, {}, {}), await bench.quota.backlog()
     answer = await bench.quota.admit(admission)
-    assert isinstance(answer, Refused), answer
+    assert isinstance(answer, ReservationDenied), answer
     assert (await bench.quota.counters(admission.tenant_id), await bench.quota.backlog()) == before
     return answer
 
 
-async def keeps_its_promise(bench: Bench, admission: Admission, refused: Refused) -> None:
+async def keeps_its_promise(bench: Bench, admission: Admission, refused: ReservationDenied) -> None:
     """Waiting as long as Retry-After says is enough, and one second less is not."""
     assert refused.retry_after_s is not None
     bench.clock.forward(refused.retry_after_s - 1)
-    assert isinstance(await bench.quota.admit(again(admission)), Refused)
+    assert isinstance(await bench.quota.admit(again(admission)), ReservationDenied)
     bench.clock.forward(1)
     await admitted(bench.quota, again(admission))
 
@@ -38,7 +38,7 @@ async def test_an_admission_reserves_for_key_and_tenant_and_tells_the_figures(be
         tenant_budgets=Budgets(month=4000),
     )
     answer = await bench.quota.admit(admission)
-    assert answer == Admitted(bench.clock.now_ms, 10, 90, LimitStatus(5, 4, 900, 800, Period.MONTH, 3900))
+    assert answer == Reserved(bench.clock.now_ms, 10, 90, LimitStatus(5, 4, 900, 800, Period.MONTH, 3900))
     assert await bench.quota.backlog() == Backlog(holds=1, events=0)
     assert await bench.quota.counters(1) == Counters(
         used={}, held={(who, period): 100 for who in (None, 11) for period in Period}, live={None: 1, 11: 1}
@@ -67,7 +67,7 @@ async def test_no_window_of_60_seconds_ever_holds_more_requests_than_the_rate(be
     for step_ms in (0, 999, 1, 400, 58_000, 598, 2, 1, 999, 1, 30_000, 500, 29_499, 1, 999, 1, 1, 998, 2) * 3:
         bench.clock.now_ms += step_ms
         answers = [await bench.quota.admit(again(admission)) for _ in range(3)]
-        times += [bench.clock.now_ms for answer in answers if isinstance(answer, Admitted)]
+        times += [bench.clock.now_ms for answer in answers if isinstance(answer, Reserved)]
     assert len(times) > 14
     assert all(later - earlier >= 60_000 for earlier, later in zip(times, times[7:], strict=False))
 
@@ -88,7 +88,7 @@ async def test_tokens_are_reserved_in_the_window_and_corrected_by_the_settlement
     assert (refused.limit_status.tokens_limit, refused.limit_status.tokens_remaining) == (250, 50)
     await bench.quota.settle(entry(hold, output_tokens=20))
     answer = await bench.quota.admit(again(admission))
-    assert isinstance(answer, Admitted)
+    assert isinstance(answer, Reserved)
     assert answer.limit_status.tokens_remaining == 250 - 30 - 100 - 100
 
 
@@ -137,7 +137,7 @@ async def test_the_output_is_cut_to_what_the_budget_leaves(bench: Bench, whose: 
     admission = asks(**{whose: Budgets(**{period: 150})})  # type: ignore[arg-type]  # one of two keywords
     assert (await admitted(bench.quota, again(admission))).output_cap == 90
     answer = await bench.quota.admit(again(admission))
-    assert isinstance(answer, Admitted)
+    assert isinstance(answer, Reserved)
     assert (answer.output_cap, answer.limit_status.budget_period, answer.limit_status.budget_remaining) == (
         40,
         period,
@@ -293,7 +293,7 @@ async def test_a_clock_that_goes_back_over_midnight_gives_no_budget_back(bench: 
     await admitted(bench.quota, asks())
     bench.clock.forward(-24 * 3600)
     refused = await bench.quota.admit(again(admission))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ReservationDenied)
     assert refused.code == Code.BUDGET_EXHAUSTED
 
 
@@ -326,11 +326,11 @@ async def test_a_clock_that_goes_back_blocks_nobody_for_longer_than_two_windows(
     bench.clock.forward(-back_s)
     answer = await bench.quota.admit(again(admission))
     if free_after_s:
-        assert isinstance(answer, Refused)
+        assert isinstance(answer, ReservationDenied)
         assert answer.retry_after_s == free_after_s
         bench.clock.forward(free_after_s)
         answer = await bench.quota.admit(again(admission))
-    assert isinstance(answer, Admitted)
+    assert isinstance(answer, Reserved)
 
 
 async def test_a_request_id_takes_one_hold_in_its_life(bench: Bench) -> None:
@@ -355,7 +355,7 @@ async def test_200_at_once_on_a_budget_for_about_20_overspend_nothing_and_none_i
         mine = again(replace(admission, key_id=index % 7))
         for _ in range(400):
             answer = await bench.quota.admit(mine)
-            if isinstance(answer, Admitted):
+            if isinstance(answer, Reserved):
                 hold = hold_of(mine, answer)
                 await asyncio.sleep(0)
                 await bench.quota.renew(hold, Progress(output_tokens=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.quota.port import Admitted
+from gateway.quota.port import Reserved
 from gateway.values import Budgets, Period
 from tests.gateway.quota.builders import admitted, asks, entry, hold_of
 from tests.gateway.quota.conftest import Bench
@@ -56,7 +56,7 @@ async def test_a_budget_and_the_token_rate_are_held_to_the_corrected_estimate(be
     await count(bench, 100, 200)
     admission = asks(model="small", input_tokens=100, output=50, budgets=Budgets(total=1000))
     answer = await bench.quota.admit(admission)
-    assert isinstance(answer, Admitted)
+    assert isinstance(answer, Reserved)
     counters = await bench.quota.counters(1)
     assert counters is not None
     assert counters.held[11, Period.TOTAL] == answer.input_tokens + 50

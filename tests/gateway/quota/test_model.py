@@ -29,13 +29,13 @@ from gateway.quota.port import (
     RELEASED_MS,
     SETTLED_MS,
     Admission,
-    Admitted,
     Backlog,
     Counters,
     Hold,
     Progress,
     Quota,
-    Refused,
+    ReservationDenied,
+    Reserved,
 )
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
@@ -155,21 +155,21 @@ class QuotaMachine(RuleBasedStateMachine):
             output=output,
         )
         answer = self.each(lambda quota: quota.admit(admission))
-        if patient and isinstance(answer, Refused) and answer.retry_after_s is not None:
+        if patient and isinstance(answer, ReservationDenied) and answer.retry_after_s is not None:
             assert answer.retry_after_s >= 1
             self._forward(answer.retry_after_s)
             admission = again(admission)
             answer = self.each(lambda quota: quota.admit(admission))
             # A clock that went back has seen some of the budgets' next period already.
-            assert isinstance(answer, Admitted) or self.clock_went_back, answer
+            assert isinstance(answer, Reserved) or self.clock_went_back, answer
         room_taken = len(self.held) + len(self.waiting) + self.denials
-        if isinstance(answer, Refused):
+        if isinstance(answer, ReservationDenied):
             assert (answer.code == Code.AUDIT_BACKLOG) == (room_taken >= BACKLOG_MAX)
             return
         assert room_taken < BACKLOG_MAX
         self._admitted(admission, answer)
 
-    def _admitted(self, admission: Admission, answer: Admitted) -> None:
+    def _admitted(self, admission: Admission, answer: Reserved) -> None:
         hold = hold_of(admission, answer)
         assert min(1, admission.requested_output_tokens) <= hold.output_cap <= admission.requested_output_tokens
         self.running[hold.request_id] = self.held[hold.request_id] = hold
@@ -233,7 +233,7 @@ class QuotaMachine(RuleBasedStateMachine):
         hold = self.forgotten.pop(data.draw(st.sampled_from(sorted(self.forgotten))))
         # By then the counters are there again: somebody asked for more than may be had.
         too_much = asks(tenant=hold.tenant_id, key=hold.key_id, limits=Limits(rpm=1, tpm=1, concurrent=1))
-        assert isinstance(self.each(lambda quota: quota.admit(too_much)), Refused)
+        assert isinstance(self.each(lambda quota: quota.admit(too_much)), ReservationDenied)
         self._settle(hold, 0, output_tokens)
         self.drain(acknowledge=True)
 
@@ -331,7 +331,7 @@ class QuotaMachine(RuleBasedStateMachine):
                 assert counters == self._expected(tenant)
 
     def _expected(self, tenant: int) -> Counters:
-        in_force = periods.starts(self.clock.now_ms).items()
+        in_force = periods.starts(periods.at(self.clock.now_ms)).items()
         ledger = Ledger({**self.waiting, **self.ledgers[0].entries})
         used = {(who, p): n for (who, p, start), n in ledger.used(tenant).items() if n and (p, start) in in_force}
         held: Counter[tuple[int | None, object]] = Counter()
@@ -340,7 +340,7 @@ class QuotaMachine(RuleBasedStateMachine):
             if hold.tenant_id == tenant:
                 for who in (None, hold.key_id):
                     live[who] += 1
-                    for period, start in periods.starts(hold.admitted_at_ms).items():
+                    for period, start in periods.starts(periods.at(hold.admitted_at_ms)).items():
                         if (period, start) in in_force:
                             held[who, period] += hold.input_tokens + hold.output_cap
         return Counters(used, {key: n for key, n in held.items() if n}, dict(live))  # type: ignore[misc]

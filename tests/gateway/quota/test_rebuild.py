@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import Code, StoreUnavailable
 from gateway.quota import rebuild
-from gateway.quota.port import Event, Hold, Refused, TenantUsage
+from gateway.quota.port import Event, Hold, ReservationDenied, TenantUsage
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
 from gateway.settings import Settings
@@ -104,7 +104,7 @@ async def test_a_used_up_budget_stays_used_up_after_a_loss(bench: Bench) -> None
     await drain(bench.quota, bench.ledger)
     bench.lose()
     answer = await bench.quota.admit(again(admission))
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, ReservationDenied)
     assert answer.code == Code.BUDGET_EXHAUSTED
 
 

@@ -22,7 +22,7 @@ from meter.access_log.disconnect_store import DisconnectStore
 from meter.access_log.records import DownstreamClosed, StreamReset, read
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry
 from tests.gateway.quota.model.quota import MemoryQuota
-from tests.meter.wire_corpus import grant_for
+from tests.meter.wire_corpus import draft_of, grant_for
 from tests.rows import eventually
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -77,7 +77,7 @@ async def test_a_hold_that_no_meter_heard_of_is_settled_without_waiting_for_the_
 ) -> None:
     monkeypatch.setattr("meter.access_log.disconnect_causes.ORPHAN_AFTER_S", 0.05)
     grant = grant_for(BY_NAME["chat"], request_id="unheard", tenant_id=1, key_id=11)
-    asked = replace(asks(request_id="unheard"), record=grant.to_json())
+    asked = replace(asks(request_id="unheard"), grant_draft=draft_of(grant))
     hold = await admitted(quota, asked)
     final: list[Entry] = []
     disconnect_causes = DisconnectCauses(shared, quota, final.append)

@@ -12,7 +12,16 @@ from gateway.errors import MESSAGE, Code
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import BY_NAME, SURFACES, Dialect
-from meter.answer.answer import ENDLESS, INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE, WHOLE_BYTES_MAX, Answer, Ending
+from meter.answer.answer import (
+    ENDLESS,
+    INCOMPLETE,
+    OVER_CAP,
+    TOO_LONG,
+    UNREADABLE,
+    WHOLE_BYTES_MAX,
+    Answer,
+    AnswerResult,
+)
 from meter.answer.framing import FRAME_BYTES_MAX, NdjsonSplitter, Splitter, SseSplitter
 from meter.frames.readers import read_frame
 from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcript, transcripts
@@ -40,7 +49,7 @@ def play(answer: Answer, status: int, content_type: str, chunks: list[bytes], *,
     return out
 
 
-def replay(exchange: Transcript, chunks: list[bytes] | None = None, **grant: Any) -> tuple[bytes, Ending]:
+def replay(exchange: Transcript, chunks: list[bytes] | None = None, **grant: Any) -> tuple[bytes, AnswerResult]:
     answer = Answer(grant_of(exchange, **grant))
     out = play(answer, exchange.status, exchange.content_type, [exchange.body] if chunks is None else chunks)
     return out, answer.end(aborted=False)
@@ -75,7 +84,7 @@ def test_a_broken_stream_ends_with_one_error_of_its_dialect_and_its_pieces_are_p
     says_so_itself = b'{"error"' in exchange.body
     frame = error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
     assert out == exchange.body + (b"" if says_so_itself else frame)
-    assert ending == Ending(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(11, 3, COUNTED))
+    assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(11, 3, COUNTED))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +133,7 @@ def test_stripping_gives_byte_for_byte_the_stream_of_a_caller_who_did_not_ask(in
     out, ending = replay(transcript(injected), strip_usage=True)
     assert events(out) == events(transcript(plain).body)
     assert neutral(out) == neutral(transcript(plain).body)
-    assert ending == Ending(Outcome.COMPLETE, None, Usage(26, 4, EXACT))
+    assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(26, 4, EXACT))
 
 
 @pytest.mark.parametrize("text", ["usage", '"usage": 5'])
@@ -159,11 +168,11 @@ def test_a_caller_who_leaves_pays_the_prompt_and_the_pieces_so_far() -> None:
     lines = exchange.body.splitlines(keepends=True)
     answer = Answer(grant_of(exchange))
     play(answer, 200, exchange.content_type, lines[:2], ends=False)
-    assert answer.end(aborted=True) == Ending(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED))
+    assert answer.end(aborted=True) == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED))
 
 
 def test_a_caller_who_leaves_before_any_answer_pays_the_prompt() -> None:
-    assert Answer(grant_for(BY_NAME["chat"])).end(aborted=True) == Ending(
+    assert Answer(grant_for(BY_NAME["chat"])).end(aborted=True) == AnswerResult(
         Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED)
     )
 
@@ -181,7 +190,7 @@ def test_a_whole_answer_that_was_never_handed_on_still_gives_its_figures() -> No
     exchange = transcript("v1_chat_nonstream")
     answer = Answer(grant_of(exchange))
     assert play(answer, 200, exchange.content_type, [exchange.body], ends=False) == b""
-    assert answer.end(aborted=True) == Ending(Outcome.CLIENT_GONE, None, Usage(26, 4, EXACT))
+    assert answer.end(aborted=True) == AnswerResult(Outcome.CLIENT_GONE, None, Usage(26, 4, EXACT))
 
 
 def test_half_a_whole_answer_was_not_handed_on_and_is_not_paid() -> None:
@@ -207,7 +216,7 @@ def test_a_backend_that_ignores_the_cap_is_cut_with_an_error_in_place_of_the_fir
     assert exchange.body.startswith(passed)
     assert b" there" in passed
     assert b'"!"' not in passed
-    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 2, COUNTED))
+    assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 2, COUNTED))
 
 
 def test_a_final_figure_over_the_cap_is_an_error_and_no_more_than_the_cap_is_paid() -> None:
@@ -215,13 +224,13 @@ def test_a_final_figure_over_the_cap_is_an_error_and_no_more_than_the_cap_is_pai
     out, ending = replay(exchange, output_cap=3)
     assert out.splitlines()[:3] == exchange.body.splitlines()[:3]
     assert out.splitlines()[3:] == [error_body(Dialect.NATIVE, Code.BACKEND_ERROR, OVER_CAP, "req-1")]
-    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(26, 3, EXACT))
+    assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(26, 3, EXACT))
 
 
 def test_a_whole_answer_over_the_cap_is_replaced_by_an_error() -> None:
     out, ending = replay(transcript("v1_chat_nonstream"), output_cap=3)
     assert out == error_body(Dialect.OPENAI, Code.BACKEND_ERROR, OVER_CAP, "req-1")
-    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(26, 3, EXACT))
+    assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(26, 3, EXACT))
 
 
 def test_nothing_goes_on_after_a_cut() -> None:
@@ -255,7 +264,7 @@ def end_of_answer(exchange: Transcript) -> int:
     splitter: Splitter = SseSplitter() if "event-stream" in exchange.content_type else NdjsonSplitter()
     place = 0
     for frame in [*splitter.feed(exchange.body), *splitter.flush()]:
-        if read_frame(exchange.surface.name, frame.data).terminal:
+        if read_frame(exchange.surface, frame.data).terminal:
             return place + frame.raw.index(frame.data) + len(frame.data)
         place += len(frame.raw)
     return place + 1
@@ -283,7 +292,7 @@ def test_a_blank_line_of_a_backend_never_reaches_a_native_client(blank: bytes) -
     lines = exchange.body.splitlines(keepends=True)
     out, ending = replay(exchange, [blank, *(line + blank for line in lines)])
     assert out == exchange.body
-    assert ending == Ending(Outcome.COMPLETE, None, Usage(26, 4, EXACT))
+    assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(26, 4, EXACT))
 
 
 JUNK = [b"<html>dial tcp 10.0.0.3:11434</html>", b"[1]", b"null", b'{"message":', b"\xff\xfe", b"5"]
@@ -298,7 +307,7 @@ def test_a_frame_that_no_client_could_read_cuts_the_stream(name: str, junk: byte
     frame = error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, UNREADABLE, "req-1")
     out, ending = replay(exchange, [raw, exchange.body])
     assert out == frame
-    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 0, ESTIMATED))
+    assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 0, ESTIMATED))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +326,7 @@ def test_a_frame_too_long_to_hold_cuts_the_stream() -> None:
     line = exchange.body.splitlines(keepends=True)[0]
     out, ending = replay(exchange, [line + b'{"message":' + b" " * FRAME_BYTES_MAX])
     assert out == line + error_frame(Dialect.NATIVE, Code.BACKEND_ERROR, TOO_LONG, "req-1")
-    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 1, COUNTED))
+    assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 1, COUNTED))
 
 
 @pytest.mark.parametrize(("name", "field", "usage"), [
@@ -334,7 +343,7 @@ def test_an_answer_too_long_to_hold_passes_and_is_read_from_its_tail(name: str, 
     chunks = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
     out, ending = replay(exchange, chunks, output_cap=100_000 if usage.output_tokens else 0)
     assert out == body
-    assert ending == Ending(Outcome.COMPLETE, None, usage)
+    assert ending == AnswerResult(Outcome.COMPLETE, None, usage)
 
 
 def test_vectors_are_passed_on_as_they_come() -> None:
@@ -368,7 +377,7 @@ LEAKS = [
 def test_the_words_of_ollama_reach_the_caller_and_cost_nothing(exchange: Transcript) -> None:
     out, ending = replay(exchange, bytewise(exchange.body))
     assert out == exchange.body
-    assert ending == Ending(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(0, 0, NONE))
+    assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(0, 0, NONE))
 
 
 @pytest.mark.parametrize("body", LEAKS)
@@ -411,7 +420,7 @@ def test_a_backend_that_answers_a_stream_request_whole_is_read_whole() -> None:
     exchange = transcript("v1_chat_load_via_empty_content_array")
     out, ending = replay(exchange, stream=True)
     assert out == exchange.body
-    assert ending == Ending(Outcome.COMPLETE, None, Usage(0, 0, EXACT))
+    assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(0, 0, EXACT))
 
 
 def test_an_error_body_of_another_dialect_is_replaced() -> None:

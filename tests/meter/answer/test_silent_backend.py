@@ -18,7 +18,7 @@ from gateway.request.token_estimate import IMAGE_TOKENS, estimate_input
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_frame
 from gateway.wire.surfaces import BY_NAME, BY_PATH, Surface
-from meter.answer.answer import INCOMPLETE, Answer, Ending
+from meter.answer.answer import INCOMPLETE, Answer, AnswerResult
 from meter.rewrite import rewrite
 from tests.meter.wire_corpus import grant_for, grant_of, transcript
 
@@ -36,7 +36,7 @@ def events(*documents: dict[str, Any], done: bool = False) -> bytes:
     return stream + (b"data: [DONE]\n\n" if done else b"")
 
 
-def ending_of(name: str, body: bytes, *, ends: bool = True, **grant: Any) -> tuple[bytes, Ending]:
+def ending_of(name: str, body: bytes, *, ends: bool = True, **grant: Any) -> tuple[bytes, AnswerResult]:
     """What the caller gets of `body`, answered on the surface `name`, and how it is booked."""
     surface = BY_NAME[name]
     answer = Answer(grant_for(surface, **{"stream": True, **grant}))
@@ -70,7 +70,7 @@ def test_a_stream_whose_caller_did_not_ask_for_usage_is_exact_and_shows_none(nam
 @pytest.mark.parametrize("silent", ["v1_chat_stream_no_usage", "v1_completions_stream"])
 def test_a_backend_that_ignores_the_wish_for_usage_is_counted(silent: str) -> None:
     _, ending = ending_of(transcript(silent).surface.name, transcript(silent).body, strip_usage=True)
-    assert ending == Ending(Outcome.COMPLETE, None, Usage(11, 3, COUNTED))
+    assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(11, 3, COUNTED))
 
 
 ZERO = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -128,7 +128,7 @@ LOADS = {
 def test_an_answer_that_only_loads_or_unloads_or_renders_is_complete_and_free(name: str, body: bytes) -> None:
     out, ending = ending_of(name, body)
     assert out == body
-    assert ending == Ending(Outcome.COMPLETE, None, Usage(0, 0, EXACT))
+    assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(0, 0, EXACT))
 
 
 GUARDED = [
@@ -145,7 +145,7 @@ def test_a_stream_that_the_repeat_guard_ended_is_failed_and_its_pieces_are_count
     exchange = transcript(name)
     out, ending = ending_of(exchange.surface.name, exchange.body)
     assert out == exchange.body + error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
-    assert ending == Ending(*FAILED, Usage(11, 3, COUNTED))
+    assert ending == AnswerResult(*FAILED, Usage(11, 3, COUNTED))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_stream_that_the_repeat_guard_ended_is_failed_and_its_pieces_are_count
 def test_a_whole_answer_that_the_repeat_guard_ended_is_failed_estimated_and_handed_on(name: str, body: bytes) -> None:
     out, ending = ending_of(name, body, stream=False)
     assert out == body
-    assert ending == Ending(*FAILED, Usage(11, 4, ESTIMATED))
+    assert ending == AnswerResult(*FAILED, Usage(11, 4, ESTIMATED))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_runner_that_ends_without_its_stop_event_is_a_failure_and_counted(name
     body = body[: body.rindex(b"\n") + 1]
     out, ending = ending_of(exchange.surface.name, body)
     assert out.endswith(error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1"))
-    assert ending == Ending(*FAILED, Usage(11, 2, COUNTED))
+    assert ending == AnswerResult(*FAILED, Usage(11, 2, COUNTED))
 
 
 @pytest.mark.parametrize("surface", STREAMING, ids=lambda surface: surface.name)
@@ -181,7 +181,7 @@ def test_a_caller_who_leaves_pays_the_prompt_before_the_first_byte_and_what_was_
     surface: Surface,
 ) -> None:
     nothing = Answer(grant_for(surface, stream=True)).end(aborted=True)
-    assert nothing == Ending(Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED))
+    assert nothing == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED))
     piece: dict[str, Any] = {
         "message": {"content": "Hi"}, "response": "Hi", "delta": "Hi", "done": False,
         "choices": [{"delta": {"content": "Hi"}, "text": "Hi"}], "type": "response.output_text.delta",
@@ -190,7 +190,7 @@ def test_a_caller_who_leaves_pays_the_prompt_before_the_first_byte_and_what_was_
         piece |= {"type": "content_block_delta", "delta": {"text": "Hi"}}
     body = (lines if surface.path.startswith("/api/") else events)(piece, piece)
     out, ending = ending_of(surface.name, body, ends=False)
-    assert (out, ending) == (body, Ending(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED)))
+    assert (out, ending) == (body, AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED)))
 
 
 @pytest.mark.parametrize(
@@ -205,12 +205,12 @@ def test_an_error_in_mid_stream_said_or_swallowed_is_a_failure_and_counted(name:
     exchange = transcript(name)
     out, ending = ending_of(exchange.surface.name, exchange.body)
     assert out.count(b'"error"') >= 1
-    assert ending == Ending(*FAILED, Usage(11, 3, COUNTED))
+    assert ending == AnswerResult(*FAILED, Usage(11, 3, COUNTED))
 
 
 def test_the_older_embeddings_report_nothing_and_pay_the_estimate_and_transcriptions_are_closed() -> None:
     exchange = transcript("api_embeddings_legacy")
-    assert ending_of("embeddings", exchange.body, stream=False)[1] == Ending(
+    assert ending_of("embeddings", exchange.body, stream=False)[1] == AnswerResult(
         Outcome.COMPLETE, None, Usage(11, 0, ESTIMATED)
     )
     assert "/v1/audio/transcriptions" not in BY_PATH
@@ -225,12 +225,12 @@ def two_passes(pieces: int) -> bytes:
 
 
 def test_thinking_whose_figure_is_lost_is_paid_as_the_prompt_of_the_second_pass() -> None:
-    assert ending_of("chat", two_passes(9))[1] == Ending(Outcome.COMPLETE, None, Usage(26 + 9, 4, EXACT))
+    assert ending_of("chat", two_passes(9))[1] == AnswerResult(Outcome.COMPLETE, None, Usage(26 + 9, 4, EXACT))
 
 
 def test_two_passes_are_held_to_one_cap() -> None:
     ending = ending_of("chat", two_passes(9), output_cap=12)[1]
-    assert ending == Ending(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 12, COUNTED))
+    assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 12, COUNTED))
 
 
 @pytest.mark.parametrize("name", ["v1_responses", "v1_messages"])
@@ -249,7 +249,7 @@ def test_a_cached_prompt_costs_what_is_reported_and_the_estimate_when_nothing_is
     prompt: dict[str, int], usage: Usage
 ) -> None:
     final = {"message": {"content": "Hi"}, "done": True, "done_reason": "stop", "eval_count": 4, **prompt}
-    assert ending_of("chat", lines(final))[1] == Ending(Outcome.COMPLETE, None, usage)
+    assert ending_of("chat", lines(final))[1] == AnswerResult(Outcome.COMPLETE, None, usage)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_cached_prompt_costs_what_is_reported_and_the_estimate_when_nothing_is
 )
 def test_embeddings_that_report_no_tokens_pay_the_estimate(name: str, body: dict[str, Any]) -> None:
     ending = ending_of(name, lines(body), stream=False)[1]
-    assert ending == Ending(Outcome.COMPLETE, None, Usage(11, 0, ESTIMATED))
+    assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(11, 0, ESTIMATED))
 
 
 def test_images_are_part_of_the_estimate_for_a_backend_that_does_not_count_them() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.values import Usage, UsageSource
-from gateway.wire.surfaces import SURFACES
+from gateway.wire.surfaces import BY_NAME, SURFACES
 from meter.answer.framing import NdjsonSplitter, Splitter, SseSplitter
 from meter.frames.frame import FrameRead
 from meter.frames.readers import read_frame, read_tail
@@ -35,25 +35,25 @@ def stream_reads(name: str) -> list[FrameRead]:
     exchange = transcript(name)
     splitter: Splitter = SseSplitter() if "event-stream" in exchange.content_type else NdjsonSplitter()
     frames = splitter.feed(exchange.body) + splitter.flush()
-    return [read_frame(exchange.surface.name, frame.data) for frame in frames]
+    return [read_frame(exchange.surface, frame.data) for frame in frames]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(st.binary(), st.booleans())
 def test_random_bytes_never_raise_and_count_as_text(name: str, data: bytes, whole: bool) -> None:
-    assert read_frame(name, data, whole=whole).text_bytes in (0, len(data))
+    assert read_frame(BY_NAME[name], data, whole=whole).text_bytes in (0, len(data))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(SHAPES, st.booleans())
 def test_json_of_any_shape_never_raises_and_counts_nothing_below_zero(name: str, document: Any, whole: bool) -> None:
-    read = read_frame(name, json.dumps(document).encode(), whole=whole)
+    read = read_frame(BY_NAME[name], json.dumps(document).encode(), whole=whole)
     assert min(read.min_output_tokens, read.text_bytes) >= 0
     assert read.usage is None or min(read.usage.input_tokens, read.usage.output_tokens) >= 0
 
 
 def test_nesting_beyond_the_recursion_limit_counts_as_text() -> None:
-    assert read_frame("chat", b"[" * 100_000).text_bytes == 100_000
+    assert read_frame(BY_NAME["chat"], b"[" * 100_000).text_bytes == 100_000
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_stream_counts_its_pieces_and_its_text_once_and_ends_with_the_figures(
 )
 def test_a_whole_answer_has_all_its_text_in_no_pieces(name: str, text: str, finish: str) -> None:
     exchange = transcript(name)
-    read = read_frame(exchange.surface.name, exchange.body, whole=True)
+    read = read_frame(exchange.surface, exchange.body, whole=True)
     assert read == FrameRead(text_bytes=len(text), usage=REPORTED, terminal=True, finish=finish)
 
 
@@ -113,7 +113,7 @@ def test_a_whole_answer_has_all_its_text_in_no_pieces(name: str, text: str, fini
 )
 def test_an_embedding_reports_its_input_where_the_route_has_it(name: str, input_tokens: int) -> None:
     exchange = transcript(name)
-    read = read_frame(exchange.surface.name, exchange.body, whole=True)
+    read = read_frame(exchange.surface, exchange.body, whole=True)
     assert read == FrameRead(usage=Usage(input_tokens, 0, UsageSource.EXACT), terminal=True)
 
 
@@ -151,25 +151,25 @@ def test_a_stream_that_broke_off_is_recognised_by_its_missing_terminator_alone(n
     ],
 )
 def test_an_error_frame_is_read_in_every_dialect(surface: str, payload: bytes, error: str) -> None:
-    assert read_frame(surface, payload) == FrameRead(error=error)
+    assert read_frame(BY_NAME[surface], payload) == FrameRead(error=error)
 
 
 @pytest.mark.parametrize("name", ["api_chat_load", "api_chat_unload", "api_generate_load", "api_generate_unload"])
 def test_a_load_says_so_and_reports_nothing(name: str) -> None:
     exchange = transcript(name)
     finish = "unload" if name.endswith("unload") else "load"
-    assert read_frame(exchange.surface.name, exchange.body) == FrameRead(terminal=True, finish=finish)
+    assert read_frame(exchange.surface, exchange.body) == FrameRead(terminal=True, finish=finish)
 
 
 def test_a_rendered_prompt_is_no_generation() -> None:
-    read = read_frame("chat", b'{"model":"m","done":false,"_debug_info":{"rendered_template":"<|system|>"}}')
+    read = read_frame(BY_NAME["chat"], b'{"model":"m","done":false,"_debug_info":{"rendered_template":"<|system|>"}}')
     assert read == FrameRead(terminal=True, finish="load")
 
 
 @pytest.mark.parametrize("count", ["true", "-4", "4.5", '"4"', "null", str(2**24 + 1)])
 def test_an_unbelievable_counter_is_no_report(count: str) -> None:
     line = f'{{"message":{{"content":"a"}},"done":true,"prompt_eval_count":{count},"eval_count":{count}}}'
-    assert read_frame("chat", line.encode()).usage is None
+    assert read_frame(BY_NAME["chat"], line.encode()).usage is None
 
 
 @pytest.mark.parametrize(
@@ -195,19 +195,19 @@ def test_the_last_counters_of_a_tail_are_the_answers_own() -> None:
 
 @pytest.mark.parametrize("name", ["v1_chat", "v1_completions"])
 def test_the_done_marker_ends_the_streams_that_have_it(name: str) -> None:
-    assert read_frame(name, b"[DONE]").terminal
-    assert read_frame(name, b"[DONE] ").terminal
+    assert read_frame(BY_NAME[name], b"[DONE]").terminal
+    assert read_frame(BY_NAME[name], b"[DONE] ").terminal
 
 
 @pytest.mark.parametrize("name", ["chat", "generate", "v1_responses", "v1_messages"])
 def test_the_done_marker_is_unreadable_where_a_stream_has_none(name: str) -> None:
-    read = read_frame(name, b"[DONE]")
+    read = read_frame(BY_NAME[name], b"[DONE]")
     assert (read.terminal, read.unreadable) == (False, True)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_frame_that_only_begins_with_the_done_marker_is_unreadable(name: str) -> None:
-    read = read_frame(name, b'[DONE]{"done":true}')
+    read = read_frame(BY_NAME[name], b'[DONE]{"done":true}')
     assert (read.terminal, read.unreadable) == (False, True)
 
 
@@ -221,4 +221,4 @@ def test_a_frame_that_only_begins_with_the_done_marker_is_unreadable(name: str) 
     ],
 )
 def test_each_log_probability_is_a_token_even_before_its_text_shows(name: str, document: Any) -> None:
-    assert read_frame(name, json.dumps(document).encode()) == FrameRead(min_output_tokens=3)
+    assert read_frame(BY_NAME[name], json.dumps(document).encode()) == FrameRead(min_output_tokens=3)

@@ -43,14 +43,14 @@ async def prompt_log(service_database_url: str) -> AsyncIterator[PromptLog]:
 def transcript(request_id: str, answer: bytes = b"yes", **granted: Any) -> Transcript:
     grant = grant_for(BY_NAME["chat"], request_id=request_id, admitted_at_ms=1_763_726_400_000)
     made = Transcript(replace(grant, **granted))
-    made.asked(b'{"prompt": "h\xc3\xa4?"}')
-    made.answered(answer)
+    made.set_request(b'{"prompt": "h\xc3\xa4?"}')
+    made.add_response(answer)
     return made
 
 
 def test_a_transcript_is_what_was_sent_and_delivered() -> None:
     made = transcript("a", b'{"response":"y')
-    made.answered(b'es"}\n')
+    made.add_response(b'es"}\n')
     record = made.record(KEPT)
     assert (record.request, record.response) == ('{"prompt": "hä?"}', '{"response":"yes"}\n')
     assert record.expires_at - record.ts == KEPT
@@ -59,7 +59,7 @@ def test_a_transcript_is_what_was_sent_and_delivered() -> None:
 
 def test_a_long_answer_is_kept_in_part() -> None:
     made = transcript("a", b"x" * (ANSWER_BYTES_MAX - 1))
-    made.answered(b"\xc3\xa4 and more")
+    made.add_response(b"\xc3\xa4 and more")
     record = made.record(KEPT)
     assert len(record.response) == ANSWER_BYTES_MAX
     assert record.response.endswith("x\N{REPLACEMENT CHARACTER}")

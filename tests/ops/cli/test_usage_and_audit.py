@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.ledger.store import Ledger
-from gateway.quota.port import Admission, Admitted
+from gateway.quota.port import Admission, Reserved
 from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import load
 from gateway.stores.postgres import Database
@@ -86,7 +86,7 @@ def test_what_running_requests_hold_is_shown_as_reserved(busy: Operator) -> None
             quota = RedisQuota(redis, settings, Ledger(database).usage_of, restore_s=0)
             limits, budgets = Limits(60, 100_000, 8), Budgets(day=1000)
             admitted = await quota.admit(Admission("r", 1, 1, limits, limits, budgets, Budgets(), "m", 30, 20, "{}"))
-            assert isinstance(admitted, Admitted)
+            assert isinstance(admitted, Reserved)
             await quota.aclose()
             await redis.aclose()
             await database.close()

@@ -6,11 +6,12 @@ import pytest
 
 from gateway.errors import NotFound
 from gateway.ledger.store import Ledger
+from gateway.quota.periods import end
 from gateway.stores.postgres import Database
 from gateway.values import Outcome, Period
 from ops.database.accounts import Key, Tenant, TenantRepository
 from ops.database.policies import Subject
-from ops.database.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports, resets_at
+from ops.database.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports
 from tests.rows import NOON, add_key, entry
 
 EVERYTHING = Filter()
@@ -143,6 +144,6 @@ async def test_what_is_named_and_not_there_is_not_found(world: World, reports: R
 )
 def test_budgets_reset_at_the_next_midnight_utc_of_their_period(now: str, day: str, month: str) -> None:
     moment = datetime.fromisoformat(now)
-    assert resets_at(Period.DAY, moment) == datetime.fromisoformat(day).replace(tzinfo=UTC)
-    assert resets_at(Period.MONTH, moment) == datetime.fromisoformat(month).replace(tzinfo=UTC)
-    assert resets_at(Period.TOTAL, moment) is None
+    assert end(Period.DAY, moment) == datetime.fromisoformat(day).replace(tzinfo=UTC)
+    assert end(Period.MONTH, moment) == datetime.fromisoformat(month).replace(tzinfo=UTC)
+    assert end(Period.TOTAL, moment) is None

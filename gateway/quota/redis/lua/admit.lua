@@ -1,7 +1,7 @@
 -- Checks everything and reserves everything, or reserves nothing. `decision.py` and `window.py` are its twins.
 --
 -- ARGV  1 clock  2 request id  3 attempt  4 tenant id  5 key id  6 input tokens  7 output tokens asked  8 lease in ms
---       9 backlog_max  10 record  11 model
+--       9 backlog_max  10 draft of the grant  11 model
 --       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 the same of the tenant
 -- Reply {status, admitted at, input tokens as they are held, output cap, retry after in s or -1,
 --        requests limit, remaining, tokens limit, remaining, budget's period or '', budget's remaining}
@@ -222,6 +222,12 @@ end
 if not is_ready(now) then
   return {'rebuild'}
 end
+-- The grant with this decision appended; `gateway.record.grant.seal` does the same.
+local function seal(draft, at, input, cap)
+  local decision = string.format(',"admitted_at_ms":%.0f,"input_estimate":%.0f,"output_cap":%.0f}', at, input, cap)
+  return string.sub(draft, 1, -2) .. decision
+end
+
 local held = redis.call('HGET', HOLDS, request_id)
 local hold = held and cjson.decode(held)
 if (hold and hold.attempt ~= attempt) or redis.call('EXISTS', FINISHED) == 1 then
@@ -244,7 +250,7 @@ local key, tenant = 'k' .. ARGV[5], 't'
 local both = {load_subject(key, key_window, 12), load_subject(tenant, tenant_window, 18)}
 
 if hold then
-  -- The same attempt was carried out before, and its answer was lost with the connection.
+  -- The same call was carried out before, and its reply was lost with the connection.
   return answer(both, 'admitted', hold.at, hold.input, hold.cap, NEVER)
 end
 
@@ -256,7 +262,8 @@ end
 
 hold = {
   attempt = attempt, tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), at = now, day = this_day, month = this_month,
-  second = quotient(at, 1000), model = model, estimate = estimate, input = input, cap = cap, record = ARGV[10], ['in'] = 0, out = 0, bytes = 0,
+  second = quotient(at, 1000), model = model, estimate = estimate, input = input, cap = cap,
+  grant = seal(ARGV[10], now, input, cap), ['in'] = 0, out = 0, bytes = 0,
 }
 redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
 redis.call('ZADD', DEADLINES, now + tonumber(ARGV[8]), request_id)

@@ -2,7 +2,7 @@
 -- request runs already.
 --
 -- ARGV  1 clock  2 request id  3 tenant id  4 key id  5 lease in ms  6 input and 7 output tokens and 8 bytes so far
---       9 admitted at in ms  10 day and 11 month of the admission  12 input estimate  13 output cap  14 record
+--       9 admitted at in ms  10 day and 11 month of the admission  12 input estimate  13 output cap  14 grant
 -- Reply 1, or 0 when the request is finished
 
 local request_id = ARGV[2]
@@ -15,7 +15,7 @@ elseif redis.call('EXISTS', FINISHED) == 1 then
 else
   hold = {
     attempt = '', tenant = tonumber(ARGV[3]), key = tonumber(ARGV[4]), at = tonumber(ARGV[9]), day = ARGV[10],
-    month = ARGV[11], input = tonumber(ARGV[12]), cap = tonumber(ARGV[13]), record = ARGV[14],
+    month = ARGV[11], input = tonumber(ARGV[12]), cap = tonumber(ARGV[13]), grant = ARGV[14],
   }
   if redis.call('HEXISTS', COUNTERS, 'ready') == 1 then
     take(hold, 1)

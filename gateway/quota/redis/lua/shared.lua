@@ -18,8 +18,9 @@
 --   day       the last day they were looked at
 --   used:S:P  tokens of settled requests    held:S:P  tokens of live holds    live:S  live holds
 --
--- A hold: attempt, tenant, key, at (ms), day, month, input, cap, record, in, out, bytes; and model, estimate (of the input
--- before it was corrected) and second, which are absent when it was re-established: its windows are gone.
+-- A hold: attempt (the token of the admission call), tenant, key, at (ms), day, month, input, cap, grant (the sealed JSON
+-- text), in, out, bytes; and model, estimate (of the input before it was corrected) and second, which are absent when it
+-- was re-established: its windows are gone.
 --
 -- ARGV[1] is the time in milliseconds, '0' for Redis' own clock; only tests give another.
 

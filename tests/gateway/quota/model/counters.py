@@ -25,7 +25,7 @@ class TenantCounters:
 
     def turn(self, now_ms: int) -> None:
         """Forgets what was used in periods that are over, once a day."""
-        today, starts = periods.at(now_ms).date(), periods.starts(now_ms)
+        today, starts = periods.at(now_ms).date(), periods.starts(periods.at(now_ms))
         if today != self.day:
             self.day = today
             self.used = Counter({key: n for key, n in self.used.items() if key[2] >= starts[key[1]]})
@@ -34,7 +34,7 @@ class TenantCounters:
         """Adds (1) or takes away (-1) what a hold holds."""
         for subject in (None, hold.key_id):
             self.live[subject] += sign
-            for period, start in periods.starts(hold.admitted_at_ms).items():
+            for period, start in periods.starts(periods.at(hold.admitted_at_ms)).items():
                 self.held[subject, period, start] += sign * (hold.input_tokens + hold.output_cap)
         self.held += Counter()
         self.live += Counter()
@@ -42,5 +42,5 @@ class TenantCounters:
     def use(self, key_id: int, at_ms: int, tokens: int) -> None:
         """Adds what a request used to the periods of its admission."""
         for subject in (None, key_id):
-            for period, start in periods.starts(at_ms).items():
+            for period, start in periods.starts(periods.at(at_ms)).items():
                 self.used[subject, period, start] += tokens

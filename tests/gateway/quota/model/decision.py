@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from gateway.errors import Code
 from gateway.quota import periods
-from gateway.quota.port import Admission, LimitStatus, Refused
+from gateway.quota.port import Admission, LimitStatus, ReservationDenied
 from gateway.values import Limits, Period
 from tests.gateway.quota.model.window import Window
 
@@ -41,7 +41,7 @@ class SubjectState:
 
 def decide(
     admission: Admission, subject_states: Sequence[SubjectState], now_ms: int, *, has_capacity: bool
-) -> int | Refused:
+) -> int | ReservationDenied:
     """The output cap that is granted, or the refusal. `subject_states` are the key's and the tenant's."""
     # The earliest milliseconds at which each refusing check would pass, None for no known time.
     refusals: dict[Code, list[int | None]] = {}
@@ -63,7 +63,7 @@ def decide(
         for left, period in each.left():
             cap = min(cap, left - input_tokens)
             if each.budgets[period] - each.used[period] < least:
-                resets = periods.resets_at_ms(period, now_ms) if each.budgets[period] >= least else None
+                resets = _end_ms(period, now_ms) if each.budgets[period] >= least else None
                 refusals.setdefault(Code.BUDGET_EXHAUSTED, []).append(resets)
             elif left < least:
                 refusals[Code.BUDGET_RESERVED] = [None]
@@ -71,7 +71,7 @@ def decide(
     if not refusals:
         return cap
     code = next(code for code in ORDER if code in refusals)
-    return Refused(code, _retry_after_s(refusals, now_ms), limit_status(subject_states))
+    return ReservationDenied(code, _retry_after_s(refusals, now_ms), limit_status(subject_states))
 
 
 ORDER = (
@@ -128,3 +128,8 @@ def limit_status(subject_states: Sequence[SubjectState]) -> LimitStatus:
         left[1] if left else None,
         max(0, left[0]) if left else None,
     )
+
+
+def _end_ms(period: Period, now_ms: int) -> int | None:
+    end = periods.end(period, periods.at(now_ms))
+    return None if end is None else int(end.timestamp()) * 1000

@@ -18,18 +18,19 @@ from gateway.quota.port import (
     RESTORE_S,
     SETTLED_MS,
     Admission,
-    Admitted,
     Backlog,
     Counters,
     Epoch,
     ExpiredHold,
     Hold,
     Progress,
-    Refused,
+    ReservationDenied,
+    Reserved,
     UsageLoader,
 )
 from gateway.quota.rebuild import Rebuilder, RebuildSnapshot, Used
 from gateway.record.entry import Entry
+from gateway.record.grant import seal
 from gateway.values import Budgets, Limits, UsageSource
 from tests.gateway.quota.model.calibration import Calibration, learn
 from tests.gateway.quota.model.counters import Subject, TenantCounters
@@ -99,7 +100,7 @@ class MemoryQuota:
         self._finished.clear()
         self._rebuilds.clear()
 
-    async def admit(self, admission: Admission) -> Admitted | Refused:
+    async def admit(self, admission: Admission) -> Reserved | ReservationDenied:
         """See the port."""
         if not self._is_ready(admission.tenant_id):
             await self._rebuilder.rebuild(admission.tenant_id)
@@ -112,13 +113,13 @@ class MemoryQuota:
             admission = replace(admission, input_tokens=known.corrected(admission.input_tokens))
         return self._admit(admission, estimate)
 
-    def _admit(self, admission: Admission, estimate: tuple[str, int]) -> Admitted | Refused:
+    def _admit(self, admission: Admission, estimate: tuple[str, int]) -> Reserved | ReservationDenied:
         now_ms = self._now_ms()
         self._tenants[admission.tenant_id].turn(now_ms)
         at_ms = self._advance(admission, now_ms)
         has_capacity = len(self._stream) + len(self._holds) < self._backlog_max
         cap = decide(admission, self._standings(admission, now_ms), now_ms, has_capacity=has_capacity)
-        if isinstance(cap, Refused):
+        if isinstance(cap, ReservationDenied):
             return cap
         hold = Hold(
             admission.request_id,
@@ -127,13 +128,13 @@ class MemoryQuota:
             now_ms,
             admission.input_tokens,
             cap,
-            admission.record,
+            seal(admission.grant_draft, now_ms, admission.input_tokens, cap),
         )
         for subject in (admission.key_id, None):
             self._windows[hold.tenant_id, subject].add(at_ms, hold.input_tokens + cap)
         self._holds[hold.request_id] = _Held(hold, estimate, at_ms // 1000, now_ms + self._lease_ms, Progress())
         self._tenants[hold.tenant_id].take(hold, 1)
-        return Admitted(now_ms, hold.input_tokens, cap, limit_status(self._standings(admission, now_ms)))
+        return Reserved(now_ms, hold.input_tokens, cap, limit_status(self._standings(admission, now_ms)))
 
     def _advance(self, admission: Admission, now_ms: int) -> int:
         """Brings both windows to the present, which for them never runs backwards, and returns it."""
@@ -148,7 +149,7 @@ class MemoryQuota:
         return at_ms
 
     def _standings(self, admission: Admission, now_ms: int) -> tuple[SubjectState, SubjectState]:
-        tenant, starts = self._tenants[admission.tenant_id], periods.starts(now_ms)
+        tenant, starts = self._tenants[admission.tenant_id], periods.starts(periods.at(now_ms))
 
         def subject_state(subject: Subject, limits: Limits, budgets: Budgets) -> SubjectState:
             return SubjectState(
@@ -235,7 +236,7 @@ class MemoryQuota:
         """See the port."""
         if not self._is_ready(tenant_id):
             return None
-        tenant, starts = self._tenants[tenant_id], periods.starts(self._now_ms())
+        tenant, starts = self._tenants[tenant_id], periods.starts(periods.at(self._now_ms()))
         return Counters(
             {(s, p): n for (s, p, start), n in tenant.used.items() if n and starts[p] == start},
             {(s, p): n for (s, p, start), n in tenant.held.items() if n and starts[p] == start},

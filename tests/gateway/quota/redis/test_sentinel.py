@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
-from gateway.quota.port import Admitted
+from gateway.quota.port import Reserved
 from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis import connect
@@ -55,7 +55,7 @@ async def test_while_the_master_fails_over_nothing_is_admitted_and_then_the_repl
                 admission = asks(tenant=TENANT, key=11)
                 try:
                     answer = await quota.admit(admission)
-                    assert isinstance(answer, Admitted)
+                    assert isinstance(answer, Reserved)
                     await quota.settle(entry(hold_of(admission, answer), output_tokens=7))
                     (after if killed.is_set() else before).count()
                 except StoreUnavailable:
