@@ -77,7 +77,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             trust_s=settings.redis_key_cache_ttl_s,
             now=lambda: datetime.now(UTC),
         )
-        throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min)
+        throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
         admitter = Admitter(quota, settings.max_num_predict)
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
         pipeline = CheckPipeline(

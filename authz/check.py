@@ -24,11 +24,10 @@ from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.record.request import RequestRecord
 from gateway.values import Principal
 from gateway.wire.surfaces import BY_PATH, Surface
+from gateway.wire.timeouts import CHECK_TIMEOUT_S
 
 log = structlog.get_logger()
 
-# Envoy waits 5 s for a check. A later yes would leave a hold that no request uses.
-CHECK_TIMEOUT_S = 4.0
 # At most this many verifications outlive their caller. It is far above the number of keys that may wait for hashing
 # (`authz.keys.hashing`); the rest fails there.
 DETACHED_MAX = 1000

@@ -1,13 +1,13 @@
 """Every way to say no, in one table, and the exceptions that carry it.
 
 GatewayError
-├── Denied         an answer for the caller: code, status, message
-├── StoreUnavailable   PostgreSQL or Redis did not answer in time; always becomes a 503, never a 401
-│   └── DataRefused    PostgreSQL answers, and will never take this very data
-├── SettingsError  a wrong setting; stops the start
+├── Denied            an answer for the caller: code, status, message
+├── StoreUnavailable  PostgreSQL or Redis did not answer in time: try again later; always a 503, never a 401
+├── DataRefused       PostgreSQL answers, and will never accept this data: never try again
+├── SettingsError     a wrong setting; stops the start
 │   └── CannotListen
-├── Conflict       an operator's change contradicts what is stored
-└── NotFound       an operator named what does not exist
+├── Conflict          an operator's change contradicts what is stored
+└── NotFound          an operator named something that does not exist
 """
 
 from __future__ import annotations
@@ -139,11 +139,14 @@ class Denied(GatewayError):
 
 
 class StoreUnavailable(GatewayError):
-    """PostgreSQL or Redis refused, failed or missed its deadline. Never a statement about the caller."""
+    """PostgreSQL or Redis rejected the connection, failed or missed its deadline.
+
+    Never a statement about the caller.
+    """
 
 
-class DataRefused(StoreUnavailable):
-    """PostgreSQL cannot hold this data, however often it is given it. Who writes for ever has to leave it out."""
+class DataRefused(GatewayError):
+    """PostgreSQL cannot hold this data. A retry cannot succeed; the writer has to leave the data out."""
 
 
 class SettingsError(GatewayError):

@@ -26,7 +26,7 @@ from meter.access_log.disconnect_store import DisconnectStore
 from meter.access_log.server import AccessLogServicer
 from meter.drain import Drain
 from meter.prompt_log.store import PromptLog
-from meter.prompt_log.writer import Prompts
+from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 
@@ -49,7 +49,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         outbox = Outbox(quota, ledger, settings.audit_buffer_size)
         renewal = Renewal(quota, settings.hold_lease_s)
         disconnect_causes = DisconnectCauses(DisconnectStore(redis, settings.redis_timeout_s), quota, outbox.submit)
-        prompts = Prompts(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
+        prompts = PromptWriter(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
         drain = Drain(quota, ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         background = [
             asyncio.create_task(outbox.run(), name="outbox"),

@@ -1,13 +1,13 @@
-"""Keeps the holds of running requests alive, with the progress they have made."""
+"""Renews the holds of running requests, with the progress they have made."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import structlog
 
 from gateway.errors import StoreUnavailable
+from gateway.loops import forever
 from gateway.quota.port import Quota
 from meter.exchange import Exchange
 
@@ -25,39 +25,38 @@ class Renewal:
         self._quota = quota
         self._interval_s = lease_s / RENEWALS_PER_LEASE
         self._running: set[Exchange] = set()
-        self._wanted = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._slots = asyncio.Semaphore(PARALLEL_MAX)
 
     def add(self, exchange: Exchange) -> None:
         """From now on its hold is renewed."""
         self._running.add(exchange)
 
     def discard(self, exchange: Exchange) -> None:
-        """It has ended."""
+        """It has ended; its hold is no longer renewed."""
         self._running.discard(exchange)
 
     def at_once(self) -> None:
-        """The store may have lost the holds: all of them are renewed now."""
-        self._wanted.set()
+        """Renews every hold now, because the store may have lost them."""
+        self._wake.set()
 
     async def run(self) -> None:
-        """Renews all of them every third of a lease, for ever."""
-        places = asyncio.Semaphore(PARALLEL_MAX)
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._wanted.wait()
-            self._wanted.clear()
-            await asyncio.gather(*(self._renew(exchange, places) for exchange in tuple(self._running)))
+        """Renews every hold each third of a lease, until cancelled."""
+        await forever(self._renew_all, self._interval_s, on_error="renewal_failed", wake=self._wake)
 
-    async def _renew(self, exchange: Exchange, places: asyncio.Semaphore) -> None:
-        async with places:
+    async def _renew_all(self) -> None:
+        await asyncio.gather(*(self._renew(exchange) for exchange in tuple(self._running)))
+
+    async def _renew(self, exchange: Exchange) -> None:
+        async with self._slots:
             if exchange not in self._running:
                 return
             try:
                 renewed = await self._quota.renew(exchange.hold, exchange.progress)
-                if not renewed and exchange in self._running:
-                    # Somebody settled it for us: nothing that follows would be accounted.
-                    exchange.lose_lease()
-                    log.warning("lease_lost", request_id=exchange.hold.request_id)
             except StoreUnavailable as error:
                 log.warning("renewal_failed", request_id=exchange.hold.request_id, reason=str(error))
+                return
+            if not renewed and exchange in self._running:
+                # The request was settled elsewhere, so nothing that follows would be accounted.
+                exchange.lose_lease()
+                log.warning("lease_lost", request_id=exchange.hold.request_id)

@@ -22,7 +22,7 @@ from gateway.wire.names import REQUEST_ID_HEADER
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
-from meter.prompt_log.writer import Prompts
+from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
 
 log = structlog.get_logger()
@@ -33,7 +33,9 @@ FINISH_TIMEOUT_S = 2.0
 class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
     """envoy.service.ext_proc.v3.ExternalProcessor."""
 
-    def __init__(self, outbox: Outbox, renewal: Renewal, disconnect_causes: DisconnectCauses, prompts: Prompts) -> None:
+    def __init__(
+        self, outbox: Outbox, renewal: Renewal, disconnect_causes: DisconnectCauses, prompts: PromptWriter
+    ) -> None:
         self._outbox = outbox
         self._renewal = renewal
         self._disconnect_causes = disconnect_causes

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from authz.admit import retry_headers
 from authz.catalog import playground
-from authz.check import CHECK_TIMEOUT_S, CheckPipeline
+from authz.check import CheckPipeline
 from authz.checked_request import CheckedRequest, presented_key
 from authz.policy import effective_models
 from authz.request import as_model_name, read_model
@@ -28,6 +28,7 @@ from gateway.settings import Settings
 from gateway.values import Principal
 from gateway.wire.dialects import error_body
 from gateway.wire.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER
+from gateway.wire.timeouts import CHECK_TIMEOUT_S
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

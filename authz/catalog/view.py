@@ -1,29 +1,26 @@
-"""This process's copy of the catalog: told of changes by Redis, trusted only as long as the snapshot lives."""
+"""This process's copy of the catalog: Redis notifies it of changes, and it is valid only as long as the snapshot."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
-import structlog
-
 from gateway.catalog.snapshot import Catalog
-from gateway.catalog.store import CatalogStore
+from gateway.catalog.store import POLL_S, CatalogStore
 from gateway.errors import StoreUnavailable
+from gateway.loops import forever
 
-log = structlog.get_logger()
-
-# How often to look without having been told: word of a change can get lost.
-POLL_S = 1.0
 RETRY_S = 0.5
 
 
 class CatalogView:
-    """`current` is the catalog; `run` keeps it fresh."""
+    """`current` is the catalog; `run` keeps it fresh. `poll_s` covers notifications that were lost."""
 
-    def __init__(self, store: CatalogStore, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: CatalogStore, monotonic: Callable[[], float] = time.monotonic, poll_s: float = POLL_S
+    ) -> None:
         self._store = store
+        self._poll_s = poll_s
         self._monotonic = monotonic
         self._catalog: Catalog | None = None
         self._version = ""
@@ -32,7 +29,7 @@ class CatalogView:
     def current(self) -> Catalog:
         """The catalog. Raises StoreUnavailable when there is none yet, it is too old or it names no backend."""
         if self._catalog is None or not self.known:
-            raise StoreUnavailable("what the backends host is not known")
+            raise StoreUnavailable("the models of the backends are not known")
         return self._catalog
 
     @property
@@ -41,24 +38,22 @@ class CatalogView:
         return bool(self._catalog and self._catalog.backends) and self._monotonic() < self._expires
 
     async def refresh(self) -> None:
-        """Looks whether there is a newer snapshot, and takes it. Raises StoreUnavailable."""
-        asked = self._monotonic()
+        """Fetches the snapshot if there is a newer one. Raises StoreUnavailable."""
+        requested_at = self._monotonic()
         snapshot = await self._store.fetch(unless_version=self._version)
         if snapshot is None:
-            # It expired, and then so does the copy, or Redis lost it: the copy is as good as it was.
+            # The snapshot expired, and then so does the copy, or Redis lost it, and then the copy is still valid.
             return
-        self._expires = asked + snapshot.ttl_s
+        self._expires = requested_at + snapshot.ttl_s
         if snapshot.catalog is not None:
             self._catalog, self._version = snapshot.catalog, snapshot.version
 
     async def run(self) -> None:
-        """For ever; while Redis is away the copy ages and then expires."""
-        while True:
-            try:
-                async with self._store.changes() as next_change:
-                    while True:
-                        await self.refresh()
-                        await next_change(POLL_S)
-            except StoreUnavailable as error:
-                log.warning("catalog_not_refreshed", reason=str(error))
-            await asyncio.sleep(RETRY_S)
+        """Follows the snapshot until cancelled. While Redis is unavailable the copy ages and then expires."""
+        await forever(self._follow, RETRY_S, on_error="catalog_not_refreshed")
+
+    async def _follow(self) -> None:
+        async with self._store.changes() as next_change:
+            while True:
+                await self.refresh()
+                await next_change(self._poll_s)

@@ -1,7 +1,7 @@
-"""What happens to keys and policies, as it happens: a connection that LISTENs, and notices when it is dead.
+"""Notifies one process of changes to keys and policies over a connection that LISTENs, and notices when it is dead.
 
-PostgreSQL forgets a notification nobody hears. So a connection counts as contact only once the revocations
-since the last contact have been read from their table, and from then on only while a heartbeat is answered.
+NOTIFY is not durable. So a connection counts as contact only once the revocations since the last contact have been read
+from their table, and after that only while the server answers a heartbeat.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from gateway.errors import StoreUnavailable
+from gateway.loops import forever
 from gateway.stores.postgres import Connection, Database, translated_errors
 
 HEARTBEAT_S = 1.0
 RETRY_S = 0.5
-# A revocation carries the time its row was made, which is a moment before it could be heard.
+# A revocation carries the time at which its row was made, which is a moment before the notification.
 OVERLAP = timedelta(minutes=1)
 
 _MISSED = "SELECT prefix FROM gateway.revocations WHERE revoked_at >= $1"
 
 
 class ChangeListener:
-    """Tells one process about revocations and policy changes. The callbacks must not block and not raise.
+    """Calls back on revocations and policy changes. The callbacks must not block and must not raise.
 
     `on_revoked(prefix)`: forget this key, now. `on_policy_changed(tenant_id)`: read this tenant's keys anew.
     `on_gap(since)`: policy changes after `since` (the server's time) were missed, None on the first connection:
-    read everything anew. Missed revocations have been given to `on_revoked` by then.
+    read everything anew. `on_revoked` has been called for the missed revocations by then.
     """
 
     def __init__(
@@ -68,18 +68,14 @@ class ChangeListener:
 
     async def run(self) -> None:
         """Listens until cancelled, and connects again whenever the connection fails."""
-        while True:
-            try:
-                await self._listen()
-            except StoreUnavailable:
-                await asyncio.sleep(RETRY_S)
+        await forever(self._listen, RETRY_S, on_error="revocations_not_received")
 
     async def _listen(self) -> None:
         connection = await self._database.connect()
         try:
             with translated_errors():
                 await connection.add_listener("key_revoked", self._on_revoked_notification)
-                await connection.add_listener("policy_changed", self._heard_policy_changed)
+                await connection.add_listener("policy_changed", self._on_policy_changed_notification)
                 await self._catch_up(connection)
                 while True:
                     await self._heartbeat(connection)
@@ -104,7 +100,7 @@ class ChangeListener:
     def _on_revoked_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         self._on_revoked(str(payload))
 
-    def _heard_policy_changed(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+    def _on_policy_changed_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         text = str(payload)
         if text.isascii() and text.isdigit():
             self._on_policy_changed(int(text))

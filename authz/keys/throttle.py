@@ -1,4 +1,4 @@
-"""Failed authentications per client address, counted in Redis so that all workers count together."""
+"""Failed authentications per client address, counted in Redis for all workers together."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ _PREFIX = "nz:authfail:"
 class FailureThrottle:
     """At most `failures_max` failures per address in a minute that begins with the first of them."""
 
-    def __init__(self, redis: Redis, failures_max: int) -> None:
+    def __init__(self, redis: Redis, failures_max: int, timeout_s: float) -> None:
         self._redis = redis
         self._failures_max = failures_max
+        self._timeout_s = timeout_s
 
     async def check(self, address: str) -> None:
-        """Raises Denied(auth_throttled), with the time to wait, for an address that failed too often, and
-        StoreUnavailable when that cannot be known."""
+        """Raises Denied(auth_throttled), with the time to wait, for an address that failed too often.
+
+        Raises StoreUnavailable when the count cannot be read.
+        """
         key = _PREFIX + throttle_key(address)
-        async with guarded():
+        async with guarded(self._timeout_s):
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.get(key)
             pipeline.ttl(key)
@@ -32,9 +35,9 @@ class FailureThrottle:
             raise Denied(Code.AUTH_THROTTLED, retry_after_s=max(ttl_s, 0) + 1)
 
     async def count(self, address: str) -> None:
-        """Notes a failure. Raises StoreUnavailable."""
+        """Counts a failure. Raises StoreUnavailable."""
         key = _PREFIX + throttle_key(address)
-        async with guarded():
+        async with guarded(self._timeout_s):
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.set(key, 0, ex=WINDOW_S, nx=True)
             pipeline.incr(key)
@@ -42,7 +45,7 @@ class FailureThrottle:
 
 
 def throttle_key(address: str) -> str:
-    """The address itself; of an IPv6 address its /64, which is what one household or host is given."""
+    """The address itself; of an IPv6 address its /64, the usual size of one subscriber's network."""
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -15,9 +15,13 @@ KEY = "nz:catalog"
 CHANNEL = "nz:catalog:changed"
 
 
+# How often a reader fetches the snapshot without a notification, because a notification can be lost.
+POLL_S = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was published: `catalog` is None when it is the version that the reader has already."""
+    """A published snapshot. `catalog` is None when the reader has this version already."""
 
     version: str
     ttl_s: float
@@ -25,17 +29,17 @@ class Snapshot:
 
 
 class CatalogStore:
-    """Where control puts the snapshot and authz takes it from."""
+    """The place where `control` publishes the snapshot and `authz` reads it."""
 
     def __init__(self, redis: Redis, timeout_s: float) -> None:
         self._redis = redis
         self._timeout_s = timeout_s
 
     async def publish(self, catalog: Catalog, ttl_s: float) -> None:
-        """Replaces the snapshot, which is believed for `ttl_s`, and tells those who wait. Raises StoreUnavailable."""
+        """Replaces the snapshot, which is valid for `ttl_s`, and notifies the readers. Raises StoreUnavailable."""
         text = catalog.to_json()
         version = hashlib.sha256(text.encode()).hexdigest()
-        async with guarded():
+        async with guarded(self._timeout_s):
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.hset(KEY, mapping={"version": version, "snapshot": text})
             pipeline.pexpire(KEY, int(ttl_s * 1000))
@@ -44,20 +48,19 @@ class CatalogStore:
 
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
-        """Listens for changes, and gives a function that waits for the next one, at most so many seconds.
+        """Subscribes to changes and yields a function that waits for the next one, at most the given seconds.
 
-        Word of a change may get lost with a connection, so whoever waits looks for itself now and then. Raises
-        StoreUnavailable, and so does the function.
+        A notification may be lost with a connection, so readers also poll. Both raise StoreUnavailable.
         """
         async with self._redis.pubsub() as listener:
 
             async def next_change(timeout_s: float) -> None:
-                async with guarded():
+                async with guarded(timeout_s + self._timeout_s):
                     await listener.get_message(timeout=timeout_s)
 
             async with guarded(self._timeout_s):
                 await listener.subscribe(CHANNEL)
-                # Redis confirms the subscription: what is published from here on is heard.
+                # Redis confirms the subscription. Every later publication is received.
                 while await listener.get_message(timeout=self._timeout_s) is None:
                     pass
             yield next_change
@@ -67,7 +70,7 @@ class CatalogStore:
 
         Raises StoreUnavailable, also for a snapshot that cannot be read.
         """
-        async with guarded():
+        async with guarded(self._timeout_s):
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.hget(KEY, "version")
             pipeline.pttl(KEY)
@@ -77,7 +80,7 @@ class CatalogStore:
         version = raw_version.decode() if isinstance(raw_version, bytes) else str(raw_version)
         if version == unless_version:
             return Snapshot(version, ttl_ms / 1000, None)
-        async with guarded():
+        async with guarded(self._timeout_s):
             raw = await self._redis.hmget(KEY, ["version", "snapshot"])
         if raw[0] is None or raw[1] is None:
             return None

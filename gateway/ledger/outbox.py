@@ -1,20 +1,22 @@
-"""Entries on their way from the process that made them into the ledger, whatever fails meanwhile.
+"""The outbox: carries entries from the process that made them to the ledger, whatever fails meanwhile.
 
-A request's last act must not wait for a store: its entry goes into a bounded buffer, from where a few workers hand it
-to the quota and try again until it is taken. It is then kept until PostgreSQL has it, and handed over again when the
-quota's store may have lost it: what is told twice is recorded once.
+The end of a request must not wait for a store. Its entry goes into a bounded buffer, and a few workers submit it to the
+quota until the quota has accepted it. The outbox then retains the entry until PostgreSQL has it, and resubmits it when
+the quota's store may have lost it. Resubmission is idempotent.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Protocol
 
 import structlog
 
 from gateway.errors import Denied, StoreUnavailable
+from gateway.loops import forever, retry
 from gateway.quota.port import Quota
 from gateway.record.entry import Entry
 from gateway.values import Outcome
@@ -22,26 +24,28 @@ from gateway.values import Outcome
 log = structlog.get_logger()
 
 WORKERS = 8
-RETRY_S = 0.25
 CONFIRM_EVERY_S = 2.0
 CONFIRM_BATCH_MAX = 500
-# Beyond this the oldest is kept no longer: it lies in the quota's store, which would have to be lost as well.
+# Oldest entries are dropped beyond this; they are still in Redis, so both copies would have to be lost.
 UNCONFIRMED_MAX = 10_000
 
 
 class LedgerReader(Protocol):
-    """The ledger's side: which of these are in it. Raises StoreUnavailable."""
+    """Reads from the ledger which of these entries it has. Raises StoreUnavailable."""
 
     async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]: ...
 
 
 class Outbox:
-    """`submit` never waits and never refuses; `full` is looked at before a request begins."""
+    """`submit` never waits and never fails. Callers check `full` before a request begins."""
 
-    def __init__(self, quota: Quota, ledger: LedgerReader, size_max: int) -> None:
+    def __init__(
+        self, quota: Quota, ledger: LedgerReader, size_max: int, confirm_every_s: float = CONFIRM_EVERY_S
+    ) -> None:
         self._quota = quota
         self._ledger = ledger
         self._size_max = size_max
+        self._confirm_every_s = confirm_every_s
         self._waiting: deque[Entry] = deque()
         self._submitted = asyncio.Semaphore(0)
         self._pending = 0
@@ -51,37 +55,42 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        """Whether so many entries wait that no new request may begin."""
+        """Whether `size_max` entries wait, so that no new request may begin."""
         return self._pending >= self._size_max
 
+    @property
+    def unconfirmed(self) -> Collection[str]:
+        """The request ids of the entries that are retained until the ledger has them."""
+        return self._unconfirmed.keys()
+
     def submit(self, entry: Entry) -> None:
-        """Takes over the entry of a finished request. Bounded by the requests that began before it was full."""
+        """Accepts the entry of a finished request. Bounded by the requests that began before the outbox was full."""
         self._waiting.append(entry)
         self._pending += 1
         self._idle.clear()
         self._submitted.release()
 
     def retain(self, entry: Entry) -> None:
-        """Keeps an entry that the quota has taken until it is in the ledger."""
+        """Retains an entry that the quota has accepted until it is in the ledger."""
         self._unconfirmed[entry.request_id] = entry
         if len(self._unconfirmed) > UNCONFIRMED_MAX:
             del self._unconfirmed[next(iter(self._unconfirmed))]
 
     def resubmit_unconfirmed(self) -> None:
-        """The quota's store may have lost what it was told."""
-        kept, self._unconfirmed = self._unconfirmed, {}
-        for entry in kept.values():
+        """Submits every unconfirmed entry again, because the quota's store may have lost it."""
+        unconfirmed, self._unconfirmed = self._unconfirmed, {}
+        for entry in unconfirmed.values():
             self.submit(entry)
 
     async def run(self) -> None:
-        """Hands over and confirms, for ever."""
+        """Submits entries to the quota and confirms them against the ledger, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._confirm())
+            tasks.create_task(forever(self._confirm, self._confirm_every_s, on_error="entries_unconfirmed"))
             for _ in range(WORKERS):
                 tasks.create_task(self._work())
 
     async def wait_idle(self, timeout_s: float) -> int:
-        """Waits until everything is handed over, at most `timeout_s`; returns how many entries still are not."""
+        """Waits until the quota has accepted everything, at most `timeout_s`; returns how many entries are left."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -92,32 +101,26 @@ class Outbox:
     async def _work(self) -> None:
         while True:
             await self._submitted.acquire()
-            await self._hand_over(self._waiting.popleft())
+            entry = self._waiting.popleft()
+            await retry(
+                partial(self._store, entry),
+                on_error="entry_postponed",
+                errors=(StoreUnavailable, Denied),
+                request_id=entry.request_id,
+            )
+            self.retain(entry)
             self._pending -= 1
             if not self._pending:
                 self._idle.set()
 
-    async def _hand_over(self, entry: Entry) -> None:
-        while True:
-            try:
-                if entry.outcome is Outcome.DENIED:
-                    await self._quota.record(entry)
-                elif not await self._quota.settle(entry):
-                    log.info("settled_before", request_id=entry.request_id)
-            except (StoreUnavailable, Denied) as error:
-                log.warning("entry_waits", request_id=entry.request_id, reason=str(error))
-                await asyncio.sleep(RETRY_S)
-            else:
-                self.retain(entry)
-                return
+    async def _store(self, entry: Entry) -> None:
+        if entry.outcome is Outcome.DENIED:
+            await self._quota.record(entry)
+        elif not await self._quota.settle(entry):
+            log.info("settled_before", request_id=entry.request_id)
 
     async def _confirm(self) -> None:
-        while True:
-            await asyncio.sleep(CONFIRM_EVERY_S)
-            oldest = list(self._unconfirmed.values())
-            try:
-                for start in range(0, len(oldest), CONFIRM_BATCH_MAX):
-                    for request_id in await self._ledger.recorded(oldest[start : start + CONFIRM_BATCH_MAX]):
-                        self._unconfirmed.pop(request_id, None)
-            except StoreUnavailable as error:
-                log.warning("entries_unconfirmed", count=len(self._unconfirmed), reason=str(error))
+        oldest = list(self._unconfirmed.values())
+        for start in range(0, len(oldest), CONFIRM_BATCH_MAX):
+            for request_id in await self._ledger.recorded(oldest[start : start + CONFIRM_BATCH_MAX]):
+                self._unconfirmed.pop(request_id, None)

@@ -59,20 +59,24 @@ class Rebuildable(Protocol):
 class Rebuilder:
     """One rebuild per tenant at a time, however many requests wait for it."""
 
-    def __init__(self, store: Rebuildable, load: UsageLoader) -> None:
+    def __init__(self, store: Rebuildable, load: UsageLoader, wait_s: float = WAIT_S) -> None:
         self._store = store
         self._load = load
+        self._wait_s = wait_s
         self._running: dict[int, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(REBUILDS_MAX)
 
     async def rebuild(self, tenant_id: int) -> None:
-        """Returns when the tenant's counters are there. Raises StoreUnavailable when that takes longer than WAIT_S."""
+        """Returns when the tenant's counters are there.
+
+        Raises StoreUnavailable when that takes longer than `wait_s`.
+        """
         task = self._running.get(tenant_id)
         if task is None:
             task = self._running[tenant_id] = asyncio.create_task(self._run(tenant_id))
             task.add_done_callback(lambda done: self._ended(tenant_id, done))
         try:
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(self._wait_s):
                 await asyncio.shield(task)
         except TimeoutError as error:
             raise StoreUnavailable("the counters are being rebuilt") from error

@@ -102,11 +102,11 @@ class _Cluster(driver.RedisCluster):
 
 
 @asynccontextmanager
-async def guarded(timeout_s: float | None = None) -> AsyncIterator[None]:
-    """Every failure of Redis within the block becomes StoreUnavailable; with `timeout_s` the whole block has it.
+async def guarded(timeout_s: float) -> AsyncIterator[None]:
+    """Turns every failure of Redis within the block into StoreUnavailable, and ends the block after `timeout_s`.
 
-    That includes errors of the server (LOADING, READONLY, OOM, CLUSTERDOWN, a broken script): none of them says
-    anything about the caller.
+    Errors of the server (LOADING, READONLY, OOM, CLUSTERDOWN, a broken script) are included, because none of them is a
+    statement about the caller.
     """
     with _cancellation_kept():
         try:

@@ -1,7 +1,7 @@
-"""Finds out why an answer broke off, before its entry is made final.
+"""Finds out which peer ended a broken-off answer, before its entry is final.
 
-Envoy closes a meter's stream in the same way whoever went away, and says only in its access log who it was. That goes
-to one meter, which need not be the one of the request.
+Envoy closes the meter's stream in the same way in both cases, and only its access log records the cause. That record
+goes to one meter, which need not be the one of the request.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from gateway.values import Outcome
 
 log = structlog.get_logger()
 
-# Envoy writes its log when the request ends, so the word is there at once or, when Envoy died too, never.
+# The log record arrives immediately, or never if Envoy crashed.
 WAIT_S = 1.0
-LOOK_EVERY_S = 0.05
-# A meter that heard of a request has settled it by then, unless Redis is away.
+POLL_S = 0.05
+# A meter that received the request has settled it by then, unless Redis is unavailable.
 ORPHAN_AFTER_S = 2.0
 TASKS_MAX = 1000
 
 
 class SharedCauses(Protocol):
-    """What the meters tell each other; see `meter.access_log.disconnect_store`."""
+    """The causes that the meters share; see `meter.access_log.disconnect_store`."""
 
     async def note(self, request_id: str, by_upstream: bool) -> None: ...
 
@@ -37,36 +37,51 @@ class SharedCauses(Protocol):
 
 
 class DisconnectCauses:
-    """`submit` takes the final entries."""
+    """`submit` accepts the final entries.
 
-    def __init__(self, shared: SharedCauses, quota: Quota, submit: Callable[[Entry], None]) -> None:
+    `wait_s` bounds the wait for a cause, `orphan_after_s` is how long the hold of a request without an answer is left
+    to its meter.
+    """
+
+    def __init__(
+        self,
+        shared: SharedCauses,
+        quota: Quota,
+        submit: Callable[[Entry], None],
+        *,
+        wait_s: float = WAIT_S,
+        orphan_after_s: float = ORPHAN_AFTER_S,
+    ) -> None:
         self._shared = shared
         self._quota = quota
         self._submit = submit
+        self._wait_s = wait_s
+        self._orphan_after_s = orphan_after_s
         self._tasks: set[asyncio.Task[None]] = set()
 
     def note(self, request_id: str, by_upstream: bool) -> None:
-        """Envoy's word about an answer that broke off."""
+        """Shares the cause that Envoy recorded for a broken-off answer."""
         if len(self._tasks) < TASKS_MAX:
             self._begin(self._note(request_id, by_upstream))
 
     def settle(self, entry: Entry) -> None:
-        """Takes over the entry of an answer that broke off; without further word, it was the caller who left."""
+        """Accepts the entry of a broken-off answer. Without a recorded cause the caller ended it."""
         if len(self._tasks) < TASKS_MAX:
             self._begin(self._settle(entry))
         else:
             self._submit(entry)
 
     def settle_orphan(self, request_id: str) -> None:
-        """A caller left before any answer, perhaps before Envoy or a meter had heard that it was admitted.
+        """Settles the hold of a caller that left before any answer, if no meter does.
 
-        A meter that did settles by itself, at once. If the hold is still there after that, it is nobody's.
+        A meter that has received the request settles it at once. A hold that is still there afterwards is an orphan:
+        the caller left before Envoy or a meter learned that it was admitted.
         """
         if len(self._tasks) < TASKS_MAX:
             self._begin(self._settle_orphan(request_id))
 
     async def close(self) -> None:
-        """Waits for no word any more: what is open becomes final as it is."""
+        """Stops waiting. Pending entries are submitted unchanged."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -81,25 +96,25 @@ class DisconnectCauses:
         try:
             await self._shared.note(request_id, by_upstream)
         except StoreUnavailable as error:
-            log.info("ending_not_shared", request_id=request_id, reason=str(error))
+            log.info("cause_not_shared", request_id=request_id, reason=str(error))
 
     async def _settle(self, entry: Entry) -> None:
         final = entry
         try:
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(self._wait_s):
                 if await self._reset_by_upstream(entry.request_id):
                     final = replace(entry, outcome=Outcome.UPSTREAM_ERROR, code=str(Code.BACKEND_ERROR))
         except (TimeoutError, StoreUnavailable) as error:
-            log.info("ending_unknown", request_id=entry.request_id, reason=str(error) or "no word of it")
+            log.info("cause_unknown", request_id=entry.request_id, reason=str(error) or "no record")
         finally:
             self._submit(final)
 
     async def _settle_orphan(self, request_id: str) -> None:
-        await asyncio.sleep(ORPHAN_AFTER_S)
+        await asyncio.sleep(self._orphan_after_s)
         try:
             hold = await self._quota.held(request_id)
         except StoreUnavailable as error:
-            log.info("ending_unknown", request_id=request_id, reason=str(error))
+            log.info("cause_unknown", request_id=request_id, reason=str(error))
         else:
             if hold is not None:
                 self._submit(settled_entry(hold.grant(), CLIENT_GONE))
@@ -108,4 +123,4 @@ class DisconnectCauses:
         while True:
             if (died := await self._shared.by_upstream(request_id)) is not None:
                 return died
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_S)

@@ -1,6 +1,7 @@
-"""What keys created with `--log-prompts` asked and were answered, on its way into the prompt log.
+"""Prompts and answers of keys created with `--log-prompts`, on their way into the prompt log.
 
-This is no accounting: what finds no room, or whose meter dies, is missing from the prompt log and not from the ledger.
+The prompt log is no part of accounting. A transcript that finds no capacity, or whose meter dies, is missing from the
+prompt log and not from the ledger.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
 
-from gateway.errors import Conflict, DataRefused, StoreUnavailable
+from gateway.errors import Conflict, DataRefused
+from gateway.loops import STORE_BACKOFF, Backoff, retry
 from gateway.record.grant import Grant
 from meter.prompt_log.store import PromptRecord
 
@@ -22,11 +25,10 @@ log = structlog.get_logger()
 ANSWER_BYTES_MAX = 1024 * 1024
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 BATCH_MAX = 50
-RETRY_S = 0.5
 
 
 class Transcript:
-    """One request and the beginning of its answer, as the caller sent and got them. Pure."""
+    """One request and the beginning of its answer, as the caller sent and received them. Pure."""
 
     def __init__(self, grant: Grant) -> None:
         self._grant = grant
@@ -35,7 +37,7 @@ class Transcript:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes while it waits."""
+        """The memory that it takes while it waits."""
         return len(self._request) + len(self._answer)
 
     def set_request(self, body: bytes) -> None:
@@ -46,8 +48,8 @@ class Transcript:
         """The next bytes of the answer; those past ANSWER_BYTES_MAX are left out."""
         self._answer += data[: ANSWER_BYTES_MAX - len(self._answer)]
 
-    def record(self, kept: timedelta) -> PromptRecord:
-        """The row. A character that was cut in two, or is none, becomes a replacement character."""
+    def record(self, retention: timedelta) -> PromptRecord:
+        """The row, which expires after `retention`. Bytes that are not UTF-8 become replacement characters."""
         at = datetime.fromtimestamp(self._grant.admitted_at_ms / 1000, UTC)
         return PromptRecord(
             request_id=self._grant.request_id,
@@ -57,59 +59,65 @@ class Transcript:
             model=self._grant.model,
             request=self._request.decode("utf-8", "replace"),
             response=self._answer.decode("utf-8", "replace"),
-            expires_at=at + kept,
+            expires_at=at + retention,
         )
 
 
-class Appends(Protocol):
-    """The store's side; see `meter.prompt_log.store`."""
+class PromptSink(Protocol):
+    """The store; see `meter.prompt_log.store`."""
 
     async def append(self, records: Sequence[PromptRecord]) -> None: ...
 
 
-class Prompts:
-    """Transcripts that wait for PostgreSQL, at most WAITING_BYTES_MAX of them; rows are `kept` so long."""
+class PromptWriter:
+    """Transcripts that wait for PostgreSQL, at most `waiting_bytes_max` of them. Rows expire after `retention`."""
 
-    def __init__(self, store: Appends, kept: timedelta) -> None:
-        self._store = store
-        self._kept = kept
+    def __init__(
+        self,
+        sink: PromptSink,
+        retention: timedelta,
+        waiting_bytes_max: int = WAITING_BYTES_MAX,
+        backoff: Backoff = STORE_BACKOFF,
+    ) -> None:
+        self._sink = sink
+        self._retention = retention
+        self._waiting_bytes_max = waiting_bytes_max
+        self._backoff = backoff
         self._waiting: deque[Transcript] = deque()
-        self._waiting_bytes = 0
         self._submitted = asyncio.Event()
+        self.waiting_bytes = 0
 
     def submit(self, transcript: Transcript, request_id: str) -> None:
-        """Takes over a finished request, or drops it when there is no room."""
-        if self._waiting_bytes + transcript.size_bytes > WAITING_BYTES_MAX:
+        """Accepts the transcript of a finished request, or drops it when too many bytes wait."""
+        if self.waiting_bytes + transcript.size_bytes > self._waiting_bytes_max:
             log.warning("prompt_not_logged", request_id=request_id)
             return
         self._waiting.append(transcript)
-        self._waiting_bytes += transcript.size_bytes
+        self.waiting_bytes += transcript.size_bytes
         self._submitted.set()
 
     async def run(self) -> None:
-        """Writes for ever."""
+        """Writes until cancelled."""
         while True:
             await self._submitted.wait()
             self._submitted.clear()
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
-                await self._write([transcript.record(self._kept) for transcript in batch])
-                self._waiting_bytes -= sum(transcript.size_bytes for transcript in batch)
+                await self._write([transcript.record(self._retention) for transcript in batch])
+                self.waiting_bytes -= sum(transcript.size_bytes for transcript in batch)
 
     async def _write(self, records: Sequence[PromptRecord]) -> None:
-        """Waits while PostgreSQL is away. Halves what it refuses until a refused row is alone, and drops that."""
-        while True:
-            try:
-                await self._store.append(records)
-            except (DataRefused, Conflict) as error:
-                if len(records) > 1:
-                    middle = len(records) // 2
-                    await self._write(records[:middle])
-                    await self._write(records[middle:])
-                else:
-                    log.error("prompt_refused", request_id=records[0].request_id, reason=str(error))
-            except StoreUnavailable as error:
-                log.warning("prompt_log_waits", reason=str(error))
-                await asyncio.sleep(RETRY_S)
-                continue
-            return
+        """Waits while PostgreSQL is unavailable.
+
+        Halves a batch that it refuses until the refused row is alone, and drops that row.
+        """
+        append = partial(self._sink.append, records)
+        try:
+            await retry(append, on_error="prompt_log_postponed", backoff=self._backoff)
+        except (DataRefused, Conflict) as error:
+            if len(records) == 1:
+                log.error("prompt_refused", request_id=records[0].request_id, reason=str(error))
+                return
+            middle = len(records) // 2
+            await self._write(records[:middle])
+            await self._write(records[middle:])

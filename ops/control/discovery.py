@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,7 @@ import structlog
 
 from gateway.catalog.snapshot import Catalog
 from gateway.catalog.store import CatalogStore
-from gateway.errors import StoreUnavailable
+from gateway.loops import forever
 from gateway.service.lifecycle import cancel
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
@@ -57,13 +56,13 @@ class Discovery:
         self._descriptions: dict[str, Mapping[str, Any]] = {}
         self._reported: frozenset[Finding] = frozenset()
         self._published_at: float | None = None
-        self._wanted = asyncio.Event()
+        self._wake = asyncio.Event()
         self._first_look_s = first_look_s
         self._publishing = asyncio.Lock()
 
     def at_once(self) -> None:
         """The next refresh comes now: the store may have lost the snapshot."""
-        self._wanted.set()
+        self._wake.set()
 
     async def use(self, backends: tuple[Backend, ...]) -> None:
         """Publishes these backends, in this order, and asks them from now on; no other is published afterwards.
@@ -189,16 +188,10 @@ class Discovery:
         return len(self._descriptions) > before
 
     async def run(self) -> None:
-        """For ever; a store that is away is retried."""
-        while True:
-            pause_s = self._settings.model_discovery_refresh_s
-            try:
-                if not await self.refresh():
-                    pause_s = min(pause_s, 2.0)
-            except StoreUnavailable as error:
-                log.warning("snapshot_not_published", reason=str(error))
-                pause_s = min(pause_s, 0.5)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._wanted.wait()
-            self._wanted.clear()
+        """Refreshes until cancelled, more often while a backend does not answer."""
+        await forever(
+            self._step, self._settings.model_discovery_refresh_s, on_error="snapshot_not_published", wake=self._wake
+        )
+
+    async def _step(self) -> float | None:
+        return None if await self.refresh() else min(self._settings.model_discovery_refresh_s, 2.0)

@@ -1,4 +1,4 @@
-"""Settles the requests whose meter died: their holds ran out, and nobody else will."""
+"""Settles the requests whose meter died, when their holds have expired."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from gateway.errors import StoreUnavailable
+from gateway.loops import forever
 from gateway.quota.port import ExpiredHold, Quota
 from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.values import Outcome, Usage, UsageSource
@@ -18,18 +19,20 @@ BATCH_MAX = 200
 
 
 class Reaper:
-    """Any number of them may run: settling is idempotent and only takes holds that are still expired.
+    """Several reapers may run at once: settling is idempotent and takes only holds that are still expired.
 
-    While the store is away nobody can renew, so behind an outage every hold looks expired: the meters get a whole
-    lease, `lease_s`, to renew before anything is reaped.
+    During an outage of the store no meter can renew its holds, so after it every hold seems expired. The reaper then
+    gives the meters a whole lease, `lease_s`, to renew before it settles anything.
     """
 
-    def __init__(self, quota: Quota, lease_s: float) -> None:
+    def __init__(self, quota: Quota, lease_s: float, interval_s: float = INTERVAL_S) -> None:
         self._quota = quota
         self._lease_s = lease_s
+        self._interval_s = interval_s
+        self._after_outage = False
 
     async def reap(self) -> int:
-        """Settles what has expired by now; returns how many. Raises StoreUnavailable."""
+        """Settles the holds that have expired by now; returns how many. Raises StoreUnavailable."""
         settled = 0
         for expired in await self._quota.expired(BATCH_MAX):
             if await self._quota.settle(lost_entry(expired), only_if_expired=True):
@@ -38,24 +41,23 @@ class Reaper:
         return settled
 
     async def run(self) -> None:
-        """For ever."""
-        was_away = False
-        while True:
-            try:
-                if was_away:
-                    await self._quota.expired(1)
-                    await asyncio.sleep(self._lease_s)
-                    was_away = False
-                if await self.reap() == BATCH_MAX:
-                    continue
-            except StoreUnavailable as error:
-                was_away = True
-                log.warning("reaper_waits", reason=str(error))
-            await asyncio.sleep(INTERVAL_S)
+        """Reaps until cancelled."""
+        await forever(self._step, self._interval_s, on_error="reaper_postponed")
+
+    async def _step(self) -> float | None:
+        try:
+            if self._after_outage:
+                await self._quota.expired(1)
+                await asyncio.sleep(self._lease_s)
+                self._after_outage = False
+            return 0.0 if await self.reap() == BATCH_MAX else None
+        except StoreUnavailable:
+            self._after_outage = True
+            raise
 
 
 def lost_entry(expired: ExpiredHold) -> Entry:
-    """The entry of a request that nobody settled, at the progress its meter reported last."""
+    """The entry of a request whose meter did not settle it, at the progress that the meter reported last."""
     hold, progress = expired.hold, expired.progress
     known = progress.input_tokens or progress.output_tokens
     source = UsageSource.COUNTED if known else UsageSource.NONE

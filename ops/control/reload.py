@@ -8,19 +8,20 @@ that read the one before, Envoy loses what is gone.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
-from authz.catalog import view
-from authz.check import CHECK_TIMEOUT_S
-from gateway.errors import SettingsError, StoreUnavailable
+from gateway.catalog.store import POLL_S as SNAPSHOT_POLL_S
+from gateway.errors import SettingsError
+from gateway.loops import Backoff, forever, retry
 from gateway.settings import BACKEND_SETTINGS, Settings, load
 from gateway.settings.backend import Backend
+from gateway.wire.timeouts import CHECK_TIMEOUT_S
 from ops.control.discovery import Discovery
 from ops.control.file_watch import FilesWatch
 from ops.control.rollout import Rollout
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 
 POLL_S = 0.2
 RETRY_S = 10.0
+_ENVOY_BACKOFF = Backoff(first_s=RETRY_S, max_s=RETRY_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def retirement_s(redis_timeout_s: float) -> float:
     An authz is told at once, or looks within POLL_S, with two calls to Redis, and a check that read the old one is over
     within CHECK_TIMEOUT_S. One that cannot reach Redis meanwhile admits nobody.
     """
-    return view.POLL_S + 2 * redis_timeout_s + CHECK_TIMEOUT_S + 1.0
+    return SNAPSHOT_POLL_S + 2 * redis_timeout_s + CHECK_TIMEOUT_S + 1.0
 
 
 class Reload:
@@ -100,24 +102,21 @@ class Reload:
         self._retry_at: float | None = None
 
     async def start(self) -> None:
-        """Returns when a request may name the backends; nobody may publish them before. Raises SettingsError."""
-        while True:
-            try:
-                return await self._rollout.start(self._settings)
-            except NotTaken as error:
-                log.error("backends_postponed", reason=str(error), retry_in_s=RETRY_S)
-                await asyncio.sleep(RETRY_S)
+        """Returns when a request may name the backends; they must not be published before. Raises SettingsError."""
+        start = partial(self._rollout.start, self._settings)
+        await retry(start, on_error="backends_postponed", backoff=_ENVOY_BACKOFF, errors=(NotTaken,))
 
     async def run(self) -> None:
-        """For ever."""
+        """Follows the files until cancelled."""
         await self._name()
-        while True:
-            await asyncio.sleep(POLL_S)
-            if self._files.changed(self._sources()) or self._is_due(self._retry_at):
-                self._retry_at = None
-                await self._read()
-            if self._is_due(self._retire_at):
-                await self._retire()
+        await forever(self._poll, POLL_S, on_error="backends_not_polled")
+
+    async def _poll(self) -> None:
+        if self._files.changed(self._sources()) or self._is_due(self._retry_at):
+            self._retry_at = None
+            await self._read()
+        if self._is_due(self._retire_at):
+            await self._retire()
 
     def _sources(self) -> set[Path]:
         """The env file, and the authorities of the backends in force and of those that were refused last."""
@@ -162,16 +161,9 @@ class Reload:
             self._retire_at = None
 
     async def _name(self) -> None:
-        """Has the backends published; until Redis takes that, nothing that is gone is taken from Envoy."""
-        while True:
-            try:
-                await self._discovery.use(self._settings.backends)
-            except StoreUnavailable as error:
-                log.warning("snapshot_not_published", reason=str(error))
-                await asyncio.sleep(POLL_S)
-            else:
-                self._retire_at = self._monotonic() + retirement_s(self._settings.redis_timeout_s)
-                return
+        """Publishes the backends. Until Redis has accepted them, Envoy keeps those that were removed."""
+        await retry(partial(self._discovery.use, self._settings.backends), on_error="snapshot_not_published")
+        self._retire_at = self._monotonic() + retirement_s(self._settings.redis_timeout_s)
 
     def _is_due(self, at: float | None) -> bool:
         return at is not None and self._monotonic() >= at

@@ -17,7 +17,7 @@ async def check(settings: Settings) -> list[Check]:
     """Every node of a cluster, or the one server."""
     redis = connect(settings)
     try:
-        async with guarded():
+        async with guarded(settings.redis_timeout_s):
             info: dict[str, Any] = await redis.info()
     except StoreUnavailable as error:
         return [failed(_NAME, str(error), "start Redis, or correct REDIS_URL and its password")]

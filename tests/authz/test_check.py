@@ -69,7 +69,11 @@ async def busy(database_url: str, redis_url: str) -> AsyncIterator[Busy]:
         hasher = BusyHasher(time_cost=1, memory_cost_kib=64, parallelism=1)
         stack.callback(hasher.close)
         hasher.turn = asyncio.Event()
-        bench, ledger, throttle = Bench(database, hasher), Ledger(database), FailureThrottle(redis, failures_max=1)
+        bench, ledger, throttle = (
+            Bench(database, hasher),
+            Ledger(database),
+            FailureThrottle(redis, failures_max=1, timeout_s=5.0),
+        )
         quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=10, load=ledger.usage_of)
         pipeline = CheckPipeline(
             bench.authenticator,

@@ -18,7 +18,7 @@ from gateway.stores.redis import connect
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.disconnect_store import DisconnectStore
 from meter.prompt_log.store import PromptLog
-from meter.prompt_log.writer import Prompts
+from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 from tests.gateway.quota.builders import Clock, Ledger
@@ -39,7 +39,7 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
     redis = connect(Settings(redis_url=redis_url, redis_timeout_s=5))
     disconnect_causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
     database = Database(Settings(database_url=database_url))
-    prompts = Prompts(PromptLog(database), timedelta(days=1))
+    prompts = PromptWriter(PromptLog(database), timedelta(days=1))
     servicer = ExternalProcessorServicer(outbox, Renewal(quota, 15.0), disconnect_causes, prompts)
     server = grpc.aio.server()
     external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)

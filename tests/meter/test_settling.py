@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import structlog
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import Conflict, DataRefused, StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.port import Backlog, Progress, Reserved
@@ -30,26 +31,30 @@ LEASE_S = 0.3
 
 
 class Outage(MemoryQuota):
-    """A quota that is away while `away`."""
+    """A quota whose clock a test moves, and whose settlements fail unless `available`."""
 
-    away = False
+    available = True
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(now_ms=clock, lease_s=LEASE_S, backlog_max=1000, load=Ledger().load)
+        self.clock = clock
 
     async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
-        if self.away:
-            raise StoreUnavailable("away")
+        if not self.available:
+            raise StoreUnavailable("unavailable")
         return await super().settle(entry, only_if_expired=only_if_expired)
 
 
 class Recorder:
-    """The ledger's side that the drain needs, failing while `away`."""
+    """A ledger in memory that fails unless `available`."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.away = False
+        self.available = True
 
-    async def append(self, entries: list[Entry]) -> frozenset[int]:
-        if self.away:
-            raise StoreUnavailable("away")
+    async def append(self, entries: Sequence[Entry]) -> frozenset[int]:
+        if not self.available:
+            raise StoreUnavailable("unavailable")
         known = {each.request_id for each in self.entries}
         self.entries += [each for each in entries if each.request_id not in known]
         return frozenset(each.tenant_id for each in entries if each.request_id in known and each.tenant_id)
@@ -61,7 +66,7 @@ class Recorder:
 @pytest.fixture
 async def quota() -> AsyncIterator[Outage]:
     clock = Clock()
-    made = Outage(now_ms=clock, lease_s=LEASE_S, backlog_max=1000, load=Ledger().load)
+    made = Outage(clock)
     clock.forward((await made.epoch()).opens_in_s)
     yield made
     await made.aclose()
@@ -91,13 +96,13 @@ async def admit(quota: MemoryQuota, **options: Any) -> tuple[Grant, Any]:
 async def test_what_ends_while_the_store_is_away_is_settled_when_it_is_back(quota: Outage) -> None:
     outbox = Outbox(quota, Recorder(), size_max=2)
     holds = [(await admit(quota))[1] for _ in range(3)]
-    quota.away = True
+    quota.available = False
     async with background(outbox.run()):
         for hold in holds:
             outbox.submit(entry(hold))
         assert outbox.full
         assert await outbox.wait_idle(timeout_s=0.05) == 3
-        quota.away = False
+        quota.available = True
         assert await outbox.wait_idle(timeout_s=10) == 0
     assert not outbox.full
     assert await quota.backlog() == Backlog(holds=0, events=3)
@@ -106,21 +111,19 @@ async def test_what_ends_while_the_store_is_away_is_settled_when_it_is_back(quot
 async def test_what_the_store_loses_before_it_is_in_the_ledger_is_told_again(
     quota: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.ledger.outbox.CONFIRM_EVERY_S", 0.01)
-    monkeypatch.setattr("gateway.quota.epoch.LOOK_EVERY_S", 0.01)
     recorder = Recorder()
-    outbox = Outbox(quota, recorder, size_max=10)
-    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    outbox = Outbox(quota, recorder, size_max=10, confirm_every_s=0.01)
+    clock = quota.clock
     first, second = [(await admit(quota))[1] for _ in range(2)]
     refused = denial()
     await quota.record(refused)
     outbox.retain(refused)
-    async with background(outbox.run(), EpochWatch(quota, outbox.resubmit_unconfirmed).run()):
+    async with background(outbox.run(), EpochWatch(quota, outbox.resubmit_unconfirmed, poll_s=0.01).run()):
         outbox.submit(entry(first))
         await outbox.wait_idle(timeout_s=10)
         (event,) = [each for each in await quota.streams[0].read("test", 10, 0) if first.request_id in each.text]
         await recorder.append([Entry.from_json(event.text)])
-        await eventually(lambda: first.request_id not in outbox._unconfirmed)
+        await eventually(lambda: first.request_id not in outbox.unconfirmed)
         outbox.submit(entry(second))
         await outbox.wait_idle(timeout_s=10)
         clock.forward(1)
@@ -133,16 +136,15 @@ async def test_what_the_store_loses_before_it_is_in_the_ledger_is_told_again(
 async def test_after_a_loss_the_holds_of_running_requests_are_taken_again_before_anything_is_admitted(
     quota: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.quota.epoch.LOOK_EVERY_S", 0.01)
-    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    clock = quota.clock
     grant, _ = await admit(quota)
     renewal = Renewal(quota, lease_s=3600)
     renewal.add(Exchange(grant, json_of(grant), asyncio.get_running_loop().time))
-    async with background(renewal.run(), EpochWatch(quota, renewal.at_once).run()):
+    async with background(renewal.run(), EpochWatch(quota, renewal.at_once, poll_s=0.01).run()):
         await asyncio.sleep(0.05)
         clock.forward(1)
         quota.lose_everything()
-        await eventually(lambda: list(quota._holds) == [grant.request_id])
+        await eventually(lambda: quota.held_ids == {grant.request_id})
     assert (await quota.epoch()).opens_in_s > 0
 
 
@@ -151,17 +153,39 @@ async def test_an_entry_is_recorded_once_however_often_the_ledger_fails(quota: O
     assert await quota.settle(entry(hold))
     await quota.record(denial())
     recorder = Recorder()
-    recorder.away = True
-    drain = Drain(quota, recorder, "one")  # type: ignore[arg-type]
-    async with background(drain.run()):
+    recorder.available = False
+    async with background(Drain(quota, recorder, "one").run()):  # type: ignore[arg-type]
         await asyncio.sleep(0.1)
         assert (await quota.backlog()).events == 2
-    recorder.away = False
-    # Another consumer takes over what the first one was given and never acknowledged.
-    (stream,) = quota.streams
-    await drain._record(stream, await stream.claim("two", 10, 0))
-    assert (await quota.backlog()).events == 0
+    recorder.available = True
+    # Another consumer claims the events that the first one received and never acknowledged.
+    async with background(Drain(quota, recorder, "two", claim_after_ms=0).run()):  # type: ignore[arg-type]
+        await eventually(lambda: len(quota.streams[0]) == 0)
     assert len(recorder.entries) == 2
+
+
+@pytest.mark.parametrize("refusal", [DataRefused("PostgreSQL refuses the data"), Conflict("a constraint")])
+async def test_an_entry_that_postgresql_refuses_holds_up_no_other(quota: Outage, refusal: Exception) -> None:
+    refused = denial()
+    await quota.record(refused)
+    for _ in range(5):
+        await quota.record(denial())
+
+    class Refuses(Recorder):
+        """A ledger that never accepts one of the entries."""
+
+        async def append(self, entries: Sequence[Entry]) -> frozenset[int]:
+            if refused in entries:
+                raise refusal
+            return await super().append(entries)
+
+    ledger = Refuses()
+    with structlog.testing.capture_logs() as logs:
+        async with background(Drain(quota, ledger, "one").run()):  # type: ignore[arg-type]
+            await eventually(lambda: len(quota.streams[0]) == 0)
+    assert len(ledger.entries) == 5
+    (line,) = [each for each in logs if each["event"] == "entry_refused"]
+    assert line["request_id"] == refused.request_id
 
 
 async def test_an_event_that_is_no_entry_does_not_stop_those_behind_it(quota: Outage) -> None:
@@ -173,7 +197,7 @@ async def test_an_event_that_is_no_entry_does_not_stop_those_behind_it(quota: Ou
 
 
 async def test_a_running_request_keeps_its_hold_and_one_that_stopped_does_not(quota: Outage) -> None:
-    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    clock = quota.clock
     grant, _ = await admit(quota)
     exchange = Exchange(grant, json_of(grant), asyncio.get_running_loop().time)
     renewal = Renewal(quota, LEASE_S)
@@ -190,7 +214,7 @@ async def test_a_running_request_keeps_its_hold_and_one_that_stopped_does_not(qu
 
 
 async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) -> None:
-    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    clock = quota.clock
     asked = asks()
     draft = grant_for(BY_NAME["chat"], request_id=asked.request_id, key_id=asked.key_id)
     asked = asks(request_id=asked.request_id)
@@ -225,8 +249,7 @@ async def test_behind_an_outage_running_requests_may_renew_before_they_are_reape
     quota: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reaper is told to wait for a lease, and while it waits the hold that looked expired is renewed."""
-    monkeypatch.setattr("ops.control.reaper.INTERVAL_S", 0.01)
-    clock: Clock = quota._now_ms  # type: ignore[assignment]
+    clock = quota.clock
     _, hold = await admit(quota)
     asked = 0
     ask = quota.expired

@@ -31,7 +31,7 @@ from gateway.quota.port import (
     Reserved,
     UsageLoader,
 )
-from gateway.quota.rebuild import REBUILD_S, Rebuilder, RebuildSnapshot, Used
+from gateway.quota.rebuild import REBUILD_S, WAIT_S, Rebuilder, RebuildSnapshot, Used
 from gateway.quota.redis import codec, keys
 from gateway.quota.redis.scripts import Clock, Scripts
 from gateway.quota.redis.stream import RedisStream
@@ -58,6 +58,8 @@ class RedisQuota:
         *,
         clock: Clock | None = None,
         restore_s: float = RESTORE_S,
+        rebuild_wait_s: float = WAIT_S,
+        releases_max: int = RELEASES_MAX,
     ) -> None:
         self._redis = redis
         self._timeout_s = settings.redis_timeout_s
@@ -69,7 +71,8 @@ class RedisQuota:
         self._streams = tuple(
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
         )
-        self._rebuilder = Rebuilder(self, load)
+        self._rebuilder = Rebuilder(self, load, rebuild_wait_s)
+        self._releases_max = releases_max
         self._releases: set[asyncio.Task[None]] = set()
 
     @property
@@ -268,7 +271,7 @@ class RedisQuota:
         return keys.of_request(tenant_id % self._shards, tenant_id, key_id, request_id)
 
     def _release_in_background(self, admission: Admission) -> None:
-        if len(self._releases) < RELEASES_MAX:
+        if len(self._releases) < self._releases_max:
             task = asyncio.create_task(self._release_quietly(admission))
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)

@@ -112,7 +112,7 @@ async def serve() -> AsyncIterator[Serve]:
                 Authenticator(
                     key_repository, hasher, change_listener, verified, trust_s=60.0, now=lambda: datetime.now(UTC)
                 ),
-                FailureThrottle(redis, 20),
+                FailureThrottle(redis, 20, timeout_s=5.0),
                 LastUsed(key_repository),
                 CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
                 Admitter(quota, settings.max_num_predict),

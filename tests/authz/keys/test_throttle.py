@@ -20,7 +20,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 async def test_an_address_is_refused_after_as_many_failures_as_are_allowed(redis: Redis) -> None:
-    throttle = FailureThrottle(redis, failures_max=3)
+    throttle = FailureThrottle(redis, failures_max=3, timeout_s=5.0)
     for _ in range(3):
         await throttle.check("192.0.2.1")
         await throttle.count("192.0.2.1")
@@ -33,7 +33,7 @@ async def test_an_address_is_refused_after_as_many_failures_as_are_allowed(redis
 
 
 async def test_every_counter_ends(redis: Redis) -> None:
-    throttle = FailureThrottle(redis, failures_max=3)
+    throttle = FailureThrottle(redis, failures_max=3, timeout_s=5.0)
     for _ in range(5):
         await throttle.count("192.0.2.1")
     (key,) = await redis.keys("*")
@@ -43,7 +43,7 @@ async def test_every_counter_ends(redis: Redis) -> None:
 async def test_without_redis_nobody_is_let_through() -> None:
     client = connect(Settings(redis_url=SecretStr("redis://127.0.0.1:1/0"), redis_timeout_s=0.5))
     with pytest.raises(StoreUnavailable):
-        await FailureThrottle(client, 3).check("192.0.2.1")
+        await FailureThrottle(client, 3, timeout_s=5.0).check("192.0.2.1")
     await client.aclose()
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from pydantic import SecretStr
 
-from authz.catalog import view as catalog_view
 from authz.catalog.view import CatalogView
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.catalog.store import CatalogStore
@@ -60,9 +59,8 @@ async def test_what_was_published_is_fetched_once(store: CatalogStore) -> None:
     assert again.catalog is None
 
 
-async def test_a_change_is_pushed_to_the_view(store: CatalogStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_view, "POLL_S", 3600.0)
-    view = CatalogView(store)
+async def test_a_change_is_pushed_to_the_view(store: CatalogStore) -> None:
+    view = CatalogView(store, poll_s=3600.0)
     running = asyncio.create_task(view.run())
     try:
         # The first may be found by looking; of the others the view can only be told.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import DataRefused, StoreUnavailable
 from gateway.ledger.store import BATCH_MAX, Ledger
 from gateway.quota.periods import TOTAL_START
 from gateway.quota.periods import starts as period_starts
@@ -126,7 +126,7 @@ async def test_nothing_at_all_is_recorded_without_complaint(ledger: Ledger, data
 
 async def test_a_batch_that_cannot_be_written_leaves_nothing(ledger: Ledger, database: Database) -> None:
     batch = [entry(f"r{n}") for n in range(BATCH_MAX)]
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(DataRefused):
         await ledger.append([*batch, entry("bad", status=2**40)])
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 0
     assert await _sums(database) == {}

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import redis
 from pydantic import SecretStr
-from redis import Redis
 
 from gateway.quota import rebuild
 from gateway.quota.port import Quota
 from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
-from gateway.stores.redis import connect
+from gateway.stores.redis import Redis, connect
 from tests.gateway.quota.model.quota import MemoryQuota
 
 from .builders import Clock, Ledger
 
 LEASE_S = 15.0
+# Longer than the default, because the machine may be busy, but less than a lost rebuild would block an admission.
+REBUILD_WAIT_S = rebuild.REBUILD_S - 1
 BACKLOG_MAX = 1000
 
 
@@ -31,12 +33,7 @@ class Bench:
     clock: Clock
     ledger: Ledger
     lose: Callable[[], object]
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets an admission wait longer for a rebuild, but less than a rebuild that was left behind would block it."""
-    monkeypatch.setattr(rebuild, "WAIT_S", rebuild.REBUILD_S - 1)
+    connection: Redis | None = None
 
 
 @pytest.fixture
@@ -56,7 +53,7 @@ def settings(redis_url: str, backlog_max: int) -> Settings:
 @pytest.fixture
 def redis_client(redis_url: str) -> Iterator[Any]:
     """A plain client, to look behind the quota's back. `Any`, because redis-py leaves raw commands untyped."""
-    with Redis.from_url(redis_url, socket_timeout=5) as client:
+    with redis.Redis.from_url(redis_url, socket_timeout=5) as client:
         yield client
 
 
@@ -64,19 +61,26 @@ def redis_client(redis_url: str) -> Iterator[Any]:
 async def redis_bench(redis_url: str, redis_client: Any, settings: Settings) -> AsyncIterator[Bench]:
     """The quota in Redis."""
     redis_client.flushall()
-    redis = connect(settings)
+    connection = connect(settings)
     clock, ledger = Clock(), Ledger()
-    quota = RedisQuota(redis, settings, ledger.load, clock=clock, restore_s=0)
-    yield Bench(quota, clock, ledger, redis_client.flushall)
+    quota = RedisQuota(connection, settings, ledger.load, clock=clock, restore_s=0, rebuild_wait_s=REBUILD_WAIT_S)
+    yield Bench(quota, clock, ledger, redis_client.flushall, connection)
     await quota.aclose()
-    await redis.aclose()
+    await connection.aclose()
 
 
 @pytest.fixture
 async def memory_bench(backlog_max: int) -> AsyncIterator[Bench]:
     """The quota in memory."""
     clock, ledger = Clock(), Ledger()
-    quota = MemoryQuota(now_ms=clock, lease_s=LEASE_S, backlog_max=backlog_max, load=ledger.load, restore_s=0)
+    quota = MemoryQuota(
+        now_ms=clock,
+        lease_s=LEASE_S,
+        backlog_max=backlog_max,
+        load=ledger.load,
+        restore_s=0,
+        rebuild_wait_s=REBUILD_WAIT_S,
+    )
     yield Bench(quota, clock, ledger, quota.lose_everything)
     await quota.aclose()
 

@@ -17,7 +17,7 @@ from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Budgets, Period
 from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, again, asks, drain, entry
-from tests.gateway.quota.conftest import BACKLOG_MAX, LEASE_S, Bench
+from tests.gateway.quota.conftest import BACKLOG_MAX, LEASE_S, REBUILD_WAIT_S, Bench
 from tests.gateway.quota.model.quota import MemoryQuota
 
 
@@ -133,8 +133,8 @@ async def test_a_text_in_the_stream_that_is_no_entry_does_not_stop_the_rebuild(
     assert (await redis_bench.quota.backlog()).events == 0
 
 
-class CheckPipeline:
-    """A ledger that stands still between being asked and answering."""
+class GatedLedger:
+    """A ledger whose answer is held back until `open` is set."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -148,18 +148,35 @@ class CheckPipeline:
         return usage
 
 
+@pytest.fixture
+def rebuild_wait_s() -> float:
+    """How long an admission waits for a rebuild."""
+    return REBUILD_WAIT_S
+
+
 @pytest.fixture(params=["memory", "redis"])
-async def gated(request: pytest.FixtureRequest, redis_bench: Bench, settings: Settings) -> object:
-    gate, clock = CheckPipeline(Ledger()), Clock()
+async def gated(
+    request: pytest.FixtureRequest, redis_bench: Bench, settings: Settings, rebuild_wait_s: float
+) -> object:
+    gate, clock = GatedLedger(Ledger()), Clock()
     if request.param == "memory":
-        memory = MemoryQuota(now_ms=clock, lease_s=LEASE_S, backlog_max=BACKLOG_MAX, load=gate.load, restore_s=0)
+        memory = MemoryQuota(
+            now_ms=clock,
+            lease_s=LEASE_S,
+            backlog_max=BACKLOG_MAX,
+            load=gate.load,
+            restore_s=0,
+            rebuild_wait_s=rebuild_wait_s,
+        )
         return Bench(memory, clock, gate.ledger, memory.lose_everything), gate
-    redis = redis_bench.quota._redis  # type: ignore[attr-defined]
-    quota = RedisQuota(redis, settings, gate.load, clock=clock, restore_s=0)
+    assert redis_bench.connection is not None
+    quota = RedisQuota(
+        redis_bench.connection, settings, gate.load, clock=clock, restore_s=0, rebuild_wait_s=rebuild_wait_s
+    )
     return Bench(quota, clock, gate.ledger, redis_bench.lose), gate
 
 
-async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tuple[Bench, CheckPipeline]) -> None:
+async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tuple[Bench, GatedLedger]) -> None:
     bench, gate = gated
     gate.open.set()
     running = [await admitted(bench.quota, asks(input_tokens=0)) for _ in range(2)]
@@ -178,7 +195,7 @@ async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tu
 
 
 async def test_counters_in_doubt_are_rebuilt_and_so_are_those_that_a_rebuild_has_just_read(
-    gated: tuple[Bench, CheckPipeline],
+    gated: tuple[Bench, GatedLedger],
 ) -> None:
     bench, gate = gated
     waiting = asyncio.create_task(bench.quota.admit(asks()))
@@ -195,7 +212,7 @@ async def test_counters_in_doubt_are_rebuilt_and_so_are_those_that_a_rebuild_has
     assert bench.ledger.loads == 3
 
 
-async def test_many_requests_wait_for_one_rebuild(gated: tuple[Bench, CheckPipeline]) -> None:
+async def test_many_requests_wait_for_one_rebuild(gated: tuple[Bench, GatedLedger]) -> None:
     bench, gate = gated
     waiting = [asyncio.create_task(bench.quota.admit(asks())) for _ in range(20)]
     await gate.asked.wait()
@@ -205,11 +222,11 @@ async def test_many_requests_wait_for_one_rebuild(gated: tuple[Bench, CheckPipel
     assert (await bench.quota.backlog()).holds == 20
 
 
-async def test_a_slow_rebuild_refuses_who_waits_and_serves_who_comes_later(
-    gated: tuple[Bench, CheckPipeline], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rebuild_wait_s", [0.5])
+async def test_a_slow_rebuild_denies_the_admissions_that_wait_and_serves_later_ones(
+    gated: tuple[Bench, GatedLedger],
 ) -> None:
     bench, gate = gated
-    monkeypatch.setattr(rebuild, "WAIT_S", 0.1)
     with pytest.raises(StoreUnavailable):
         await bench.quota.admit(asks())
     gate.open.set()
@@ -218,9 +235,9 @@ async def test_a_slow_rebuild_refuses_who_waits_and_serves_who_comes_later(
 
 
 async def test_two_processes_rebuild_one_after_the_other(redis_bench: Bench, settings: Settings) -> None:
-    gate = CheckPipeline(Ledger())
-    redis = redis_bench.quota._redis  # type: ignore[attr-defined]
-    other = RedisQuota(redis, settings, gate.load, clock=redis_bench.clock, restore_s=0)
+    gate = GatedLedger(Ledger())
+    assert redis_bench.connection is not None
+    other = RedisQuota(redis_bench.connection, settings, gate.load, clock=redis_bench.clock, restore_s=0)
     first = asyncio.create_task(other.admit(asks()))
     await gate.asked.wait()
     second = asyncio.create_task(redis_bench.quota.admit(asks()))

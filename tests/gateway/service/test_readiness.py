@@ -10,7 +10,6 @@ from pydantic import SecretStr
 
 from gateway.ledger.store import Ledger
 from gateway.quota.redis.quota import RedisQuota
-from gateway.service import readiness
 from gateway.service.readiness import Readiness
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
@@ -59,10 +58,9 @@ async def test_many_who_ask_at_once_are_one_question_to_the_stores(
 async def test_what_is_missing_is_named_and_no_longer_when_it_is_back(
     settings: Settings, quota: RedisQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "KEPT_S", 0.0)
     known = [False]
     elsewhere = settings.model_copy(update={"database_url": SecretStr("postgresql://nobody@127.0.0.1:1/none")})
-    ready = Readiness(Database(elsewhere), quota, lambda: known[0])
+    ready = Readiness(Database(elsewhere), quota, lambda: known[0], cache_s=0.0)
     assert [name for name in await ready.missing() if name != "counters"] == ["postgresql", "backends"]
     known[0] = True
     assert [name for name in await ready.missing() if name != "counters"] == ["postgresql"]

@@ -75,12 +75,11 @@ def test_a_caller_may_leave_before_any_answer() -> None:
 async def test_a_hold_that_no_meter_heard_of_is_settled_without_waiting_for_the_reaper(
     shared: DisconnectStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meter.access_log.disconnect_causes.ORPHAN_AFTER_S", 0.05)
     grant = grant_for(BY_NAME["chat"], request_id="unheard", tenant_id=1, key_id=11)
     asked = replace(asks(request_id="unheard"), grant_draft=draft_of(grant))
     hold = await admitted(quota, asked)
     final: list[Entry] = []
-    disconnect_causes = DisconnectCauses(shared, quota, final.append)
+    disconnect_causes = DisconnectCauses(shared, quota, final.append, wait_s=0.1, orphan_after_s=0.05)
     disconnect_causes.settle_orphan("unheard")
     disconnect_causes.settle_orphan("settled by its meter")
     await eventually(lambda: len(final) == 1)
@@ -128,7 +127,10 @@ async def test_the_word_may_come_before_or_after_and_to_another_meter(
     shared: DisconnectStore, quota: MemoryQuota, by_upstream: bool
 ) -> None:
     final: list[Entry] = []
-    logged, asking = DisconnectCauses(shared, quota, final.append), DisconnectCauses(shared, quota, final.append)
+    logged, asking = (
+        DisconnectCauses(shared, quota, final.append),
+        DisconnectCauses(shared, quota, final.append),
+    )
     expected = (Outcome.UPSTREAM_ERROR, "backend_error") if by_upstream else (Outcome.CLIENT_GONE, None)
     asking.settle(LEFT)
     await asyncio.sleep(0.1)
@@ -142,15 +144,14 @@ async def test_the_word_may_come_before_or_after_and_to_another_meter(
 async def test_without_any_word_it_was_the_caller(
     shared: DisconnectStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meter.access_log.disconnect_causes.WAIT_S", 0.1)
     final: list[Entry] = []
-    DisconnectCauses(shared, quota, final.append).settle(LEFT)
+    DisconnectCauses(shared, quota, final.append, wait_s=0.1, orphan_after_s=0.05).settle(LEFT)
     await eventually(lambda: final == [LEFT])
 
 
 async def test_a_meter_that_stops_waits_for_no_word(shared: DisconnectStore, quota: MemoryQuota) -> None:
     final: list[Entry] = []
-    disconnect_causes = DisconnectCauses(shared, quota, final.append)
+    disconnect_causes = DisconnectCauses(shared, quota, final.append, wait_s=0.1, orphan_after_s=0.05)
     disconnect_causes.settle(LEFT)
     await asyncio.sleep(0)
     await disconnect_causes.close()

@@ -13,12 +13,12 @@ import structlog
 from pydantic import SecretStr
 
 from gateway.errors import DataRefused, StoreUnavailable
+from gateway.loops import Backoff
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.wire.surfaces import BY_NAME
-from meter.prompt_log import writer
 from meter.prompt_log.store import PromptLog, PromptRecord
-from meter.prompt_log.writer import ANSWER_BYTES_MAX, Prompts, Transcript
+from meter.prompt_log.writer import ANSWER_BYTES_MAX, BATCH_MAX, PromptWriter, Transcript
 from tests.meter.wire_corpus import grant_for
 from tests.rows import eventually
 
@@ -66,14 +66,14 @@ def test_a_long_answer_is_kept_in_part() -> None:
 
 
 async def test_transcripts_reach_postgresql_whatever_they_hold(database: Database, prompt_log: PromptLog) -> None:
-    log = Prompts(prompt_log, KEPT)
+    log = PromptWriter(prompt_log, KEPT)
     writing = asyncio.create_task(log.run())
-    for number in range(writer.BATCH_MAX + 1):
+    for number in range(BATCH_MAX + 1):
         log.submit(transcript(f"p{number}", b"\x00\xff\xed\xa0\x80"), f"p{number}")
-    await eventually(lambda: log._waiting_bytes == 0)
+    await eventually(lambda: log.waiting_bytes == 0)
     writing.cancel()
     rows = await database.fetch("SELECT request_id, expires_at - ts AS kept FROM gateway.prompt_log")
-    assert len(rows) == writer.BATCH_MAX + 1
+    assert len(rows) == BATCH_MAX + 1
     assert {row["kept"] for row in rows} == {KEPT}
 
 
@@ -85,12 +85,12 @@ async def test_transcripts_reach_postgresql_whatever_they_hold(database: Databas
 async def test_a_row_that_postgresql_refuses_is_dropped_alone_and_nothing_of_it_is_logged(
     database: Database, refused: dict[str, Any], reason: str
 ) -> None:
-    log = Prompts(PromptLog(database), KEPT)
+    log = PromptWriter(PromptLog(database), KEPT)
     for number in range(5):
         log.submit(transcript(f"p{number}", b"private", **(refused if number == 3 else {})), f"p{number}")
     with structlog.testing.capture_logs() as logged:
         writing = asyncio.create_task(log.run())
-        await eventually(lambda: log._waiting_bytes == 0)
+        await eventually(lambda: log.waiting_bytes == 0)
         writing.cancel()
     rows = await database.fetch("SELECT request_id FROM gateway.prompt_log ORDER BY request_id")
     assert [row["request_id"] for row in rows] == ["p0", "p1", "p2", "p4"]
@@ -101,21 +101,18 @@ async def test_a_row_that_postgresql_refuses_is_dropped_alone_and_nothing_of_it_
     assert "hä" not in str(line)
 
 
-async def test_while_postgresql_is_away_all_wait_also_those_beside_a_refused_row(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(writer, "RETRY_S", 0.01)
-    store, away = PromptLog(database), asyncio.Event()
+async def test_while_postgresql_is_unavailable_every_row_waits_beside_a_refused_one(database: Database) -> None:
+    store, back = PromptLog(database), asyncio.Event()
 
     class Leaves:
-        """PostgreSQL, which goes away when it has refused something, until `away` is over."""
+        """PostgreSQL, which is unavailable after it has refused something, until `back` is set."""
 
         refusals = attempts = 0
 
         async def append(self, records: Sequence[PromptRecord]) -> None:
             self.attempts += 1
-            if self.refusals and not away.is_set():
-                raise StoreUnavailable("away")
+            if self.refusals and not back.is_set():
+                raise StoreUnavailable("unavailable")
             try:
                 await store.append(records)
             except DataRefused:
@@ -123,28 +120,27 @@ async def test_while_postgresql_is_away_all_wait_also_those_beside_a_refused_row
                 raise
 
     leaves = Leaves()
-    log = Prompts(leaves, KEPT)
+    log = PromptWriter(leaves, KEPT, backoff=Backoff(0.01, 0.01))
     for number in range(4):
         log.submit(transcript(f"p{number}", **(OUT_OF_RANGE if number == 1 else {})), f"p{number}")
     writing = asyncio.create_task(log.run())
     await eventually(lambda: leaves.attempts > 3)
-    assert log._waiting_bytes > 0
-    away.set()
-    await eventually(lambda: log._waiting_bytes == 0)
+    assert log.waiting_bytes > 0
+    back.set()
+    await eventually(lambda: log.waiting_bytes == 0)
     writing.cancel()
     rows = await database.fetch("SELECT request_id FROM gateway.prompt_log ORDER BY request_id")
     assert [row["request_id"] for row in rows] == ["p0", "p2", "p3"]
 
 
-async def test_without_room_a_transcript_is_dropped_and_room_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "WAITING_BYTES_MAX", 60)
+async def test_a_transcript_beyond_the_capacity_is_dropped_and_capacity_returns() -> None:
     written: list[str] = []
 
     class Store:
         async def append(self, records: Sequence[PromptRecord]) -> None:
             written.extend(record.request_id for record in records)
 
-    log = Prompts(Store(), KEPT)
+    log = PromptWriter(Store(), KEPT, waiting_bytes_max=60)
     for name in "abcd":
         log.submit(transcript(name), name)
     writing = asyncio.create_task(log.run())

@@ -28,7 +28,7 @@ from gateway.quota.port import (
     Reserved,
     UsageLoader,
 )
-from gateway.quota.rebuild import Rebuilder, RebuildSnapshot, Used
+from gateway.quota.rebuild import WAIT_S, Rebuilder, RebuildSnapshot, Used
 from gateway.record.entry import Entry
 from gateway.record.grant import seal
 from gateway.values import Budgets, Limits, UsageSource
@@ -69,6 +69,7 @@ class MemoryQuota:
         backlog_max: int,
         load: UsageLoader,
         restore_s: float = RESTORE_S,
+        rebuild_wait_s: float = WAIT_S,
     ) -> None:
         self._now_ms = now_ms
         self._lease_ms = int(lease_s * 1000)
@@ -82,12 +83,17 @@ class MemoryQuota:
         self._finished: dict[str, tuple[_End, int]] = {}
         self._calibrations: dict[tuple[int, str], Calibration] = {}
         self._rebuilds: dict[int, str] = {}
-        self._rebuilder = Rebuilder(self, load)
+        self._rebuilder = Rebuilder(self, load, rebuild_wait_s)
 
     @property
     def streams(self) -> Sequence[MemoryStream]:
         """One stream: memory has one shard."""
         return (self._stream,)
+
+    @property
+    def held_ids(self) -> frozenset[str]:
+        """The request ids of the holds."""
+        return frozenset(self._holds)
 
     def lose_everything(self) -> None:
         """What a restart without persistence does."""

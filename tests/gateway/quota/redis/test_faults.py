@@ -12,7 +12,6 @@ from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import Backlog, Counters, Progress, Reserved
-from gateway.quota.redis import quota as redis_quota
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.grant import seal
 from gateway.settings import Settings
@@ -25,10 +24,12 @@ from tests.redis_server import one_server
 
 
 @asynccontextmanager
-async def quota_at(url: str, ledger: Ledger, clock: Clock | None, timeout_s: float = 5.0) -> AsyncIterator[RedisQuota]:
+async def quota_at(
+    url: str, ledger: Ledger, clock: Clock | None, timeout_s: float = 5.0, **options: Any
+) -> AsyncIterator[RedisQuota]:
     settings = Settings(redis_url=SecretStr(url), redis_timeout_s=timeout_s, hold_lease_s=LEASE_S)
     redis = connect(settings)
-    quota = RedisQuota(redis, settings, ledger.load, clock=clock, restore_s=0)
+    quota = RedisQuota(redis, settings, ledger.load, clock=clock, restore_s=0, **options)
     try:
         yield quota
     finally:
@@ -158,17 +159,16 @@ async def test_an_admission_that_was_cancelled_holds_nothing(redis_bench: Bench,
 
 
 async def test_an_orphan_that_could_not_be_released_is_found_by_the_reaper(
-    redis_bench: Bench, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+    redis_bench: Bench, redis_client: Any
 ) -> None:
     await admitted(redis_bench.quota, settled := asks())
     orphan = asks()
     async with (
         relay(redis_client.get_connection_kwargs()["port"]) as (through, url),
-        quota_at(url, Ledger(), Clock(), timeout_s=0.3) as quota,
+        quota_at(url, Ledger(), Clock(), timeout_s=0.3, releases_max=0) as quota,
     ):
         await quota.backlog()
         through.answers = Answers.VANISH
-        monkeypatch.setattr(redis_quota, "RELEASES_MAX", 0)
         with pytest.raises(StoreUnavailable):
             await quota.admit(orphan)
     redis_bench.clock.forward(LEASE_S)

@@ -1,0 +1,9 @@
+"""Deadlines that two parts must agree on. Pure; a test holds envoy/listener.yaml to them."""
+
+from __future__ import annotations
+
+CHECK_TIMEOUT_S = 4.0
+"""How long authz may take for a check.
+
+Envoy waits longer, so that it receives the denial and no hold is left behind.
+"""
