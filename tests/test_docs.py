@@ -1,9 +1,11 @@
-"""What stands in docs/ is held against the tables of the code."""
+"""The pages of docs/ agree with the tables of the code, and with each other."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +19,8 @@ from tests.surface_table import table
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+OVERVIEWS = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+PAGE_LINES_MAX = 200
 COMMANDS = [name for commands in PANELS.values() for name in commands]
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)")
@@ -46,19 +50,34 @@ def test_the_table_of_surfaces_says_what_reader_and_rewriter_do() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_stands_in_the_table_of_operating(command: str) -> None:
-    rows = [line.split("|")[1] for line in read("operating.md").splitlines() if line.startswith("| `")]
+def test_every_command_is_in_the_table_of_commands(command: str) -> None:
+    rows = [line.split("|")[1] for line in read("commands.md").splitlines() if line.startswith("| `")]
     assert any(f"`{command}`" in first_cell for first_cell in rows)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
-def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+@pytest.mark.parametrize("page", [*PAGES, *OVERVIEWS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file_or_folder(page: Path) -> None:
     targets = [urlsplit(target) for target in _LINK.findall(page.read_text(encoding="utf-8"))]
     relative = [target.path for target in targets if not target.scheme and not target.netloc and target.path]
-    assert [path for path in relative if not (page.parent / path).is_file()] == []
+    assert [path for path in relative if not (page.parent / path).exists()] == []
 
 
-def test_every_page_stands_in_the_navigation() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_a_page_is_short_enough_to_be_read_at_once(page: Path) -> None:
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= PAGE_LINES_MAX
+
+
+def pages_of(navigation: list[Any]) -> Iterator[str]:
+    """The pages of a navigation of mkdocs, which may nest groups of pages."""
+    for entry in navigation:
+        for target in entry.values():
+            if isinstance(target, list):
+                yield from pages_of(target)
+            else:
+                yield target
+
+
+def test_every_page_is_in_the_navigation() -> None:
     configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    listed = [page for entry in configuration["nav"] for page in entry.values()]
+    listed = list(pages_of(configuration["nav"]))
     assert sorted(listed) == [str(page.relative_to(DOCS)) for page in PAGES]

@@ -28,7 +28,7 @@ from tests.redis_server import one_server
 from tests.rows import entry
 
 ROLE = "service_of_the_backup"
-GUIDE = Path(__file__).parents[3] / "docs/operating.md"
+GUIDE = Path(__file__).parents[3] / "docs/backup-and-restore.md"
 
 
 def documented(program: str) -> str:
