@@ -1,6 +1,6 @@
-# The gateway's own services, one image for all of them: authz, meter, control and the operator's commands. Every package
-# comes from the hash-pinned locks, the final stage has neither pip nor a compiler, and nothing of it is written at run time.
-# Plain enough for every builder: no mounts, no heredocs, no frontend.
+# One image for authz, meter, control and the commands. Every package comes from the hash-pinned lock files. The final stage has
+# neither pip nor a compiler, and nothing in it is written at run time. No mounts, no heredocs and no frontend, so that every
+# builder can build it.
 ARG BASE_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
@@ -17,7 +17,7 @@ COPY gateway gateway
 COPY authz authz
 COPY meter meter
 COPY ops ops
-# Compiled code that is valid by its content, not by a time of this build, and that a read-only container need not make anew.
+# Bytecode that is validated by content instead of the build time, so that a read-only container need not recompile it.
 RUN /opt/build/bin/pip wheel -q --no-deps --no-build-isolation --wheel-dir dist . \
  && /opt/build/bin/pip --python /opt/gateway/bin/python install -q --no-compile --no-deps --no-index dist/*.whl \
  && /opt/gateway/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/gateway/lib
@@ -30,7 +30,7 @@ LABEL org.opencontainers.image.title="neuronetz-gateway" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# What could install something is taken out of the base image's Python too.
+# The Python of the base image loses its package installers too.
 RUN find /usr -depth \( -name pip -o -name 'pip-*' -o -name 'pip3*' -o -name 'pip[0-9]*' -o -name ensurepip \
       -o -name setuptools -o -name 'setuptools-*' -o -name wheel -o -name 'wheel-*' \) -exec rm -rf {} + \
  && groupadd --gid 10001 gateway \

@@ -1,4 +1,4 @@
-# neuronetz-gateway. `make` lists what there is.
+# neuronetz-gateway. `make` lists the targets.
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
@@ -16,43 +16,43 @@ UV_VERSION := 0.13.8
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types fuzz fuzz-stack bench docs image sbom compose-test lock wasm clean
 
-help: ## this list
+help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.runtime ## the whole real stack on loopback with a simulated Ollama; ONCE=1 stops after the proof
+demo: $(VENV)/.runtime ## run the real stack on loopback with a simulated Ollama; ONCE=1 stops after the proof
 	@$(BIN)/neuronetz-gateway demo $(if $(ONCE),--once)
 
-test: $(VENV)/.dev ## everything that must pass: unit, property, contract and end-to-end tests
+test: $(VENV)/.dev ## run every test: unit, property, contract and end-to-end
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-fuzz-stack: $(VENV)/.dev ## odd requests, leaving callers and failing backends at the running stack; FUZZ_REQUESTS=100000 FUZZ_SEED=1
+fuzz-stack: $(VENV)/.dev ## send unusual requests to the running stack, with disconnecting callers and failing backends; FUZZ_REQUESTS=100000 FUZZ_SEED=1
 	@FUZZ_REQUESTS=$(FUZZ_REQUESTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_fuzz_stack.py
 
-lint: $(VENV)/.dev ## style and import rules
+lint: $(VENV)/.dev ## check style and import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 
-types: $(VENV)/.dev ## mypy --strict
+types: $(VENV)/.dev ## check the types with mypy --strict
 	@$(BIN)/mypy
 
-fuzz: $(VENV)/.dev ## look for inputs that break a promise of the readers and decoders; FUZZ_SECONDS=60
+fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers and decoders; FUZZ_SECONDS=60
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: $(VENV)/.runtime ## what the gateway costs beside its upstream, as ratios in one run; BENCH_ARGS='--workers 1 --streams 100 --json'
+bench: $(VENV)/.runtime ## measure the cost of the gateway relative to its upstream, as ratios in one run; BENCH_ARGS='--workers 1 --streams 100 --json'
 	@$(BIN)/python -m bench.overhead $(BENCH_ARGS)
 
-docs: build/docs/.done ## the documentation site, into site/
+docs: build/docs/.done ## build the documentation site in site/
 	@build/docs/bin/mkdocs build --strict --quiet --site-dir site && echo "site/index.html"
 
-image: ## the container image of the services, neuronetz-gateway:local; BASE_IMAGE=… GATEWAY_IMAGE=…
+image: ## build the container image of the services, neuronetz-gateway:local; BASE_IMAGE=… GATEWAY_IMAGE=…
 	@docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \
 	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) -t $(GATEWAY_IMAGE) .
 
-sbom: $(VENV)/.runtime ## the image's bill of materials, CycloneDX JSON, into build/sbom.cdx.json
+sbom: $(VENV)/.runtime ## write the bill of materials of the image, CycloneDX JSON, to build/sbom.cdx.json
 	@mkdir -p build && $(BIN)/python -m ops.compose.sbom requirements-image.lock >build/sbom.cdx.json && echo build/sbom.cdx.json
 
-compose-test: $(VENV)/.dev ## compose.yaml on this machine's Docker, under a project of its own; leaves nothing behind
+compose-test: $(VENV)/.dev ## test compose.yaml on the local Docker, as a separate project that is removed afterwards
 	@$(BIN)/python -m pytest tests/compose $(PYTEST_ARGS)
 
 UV := build/lock/bin/uv
@@ -73,7 +73,7 @@ lock: ## pin every dependency again, with hashes and without index addresses
 wasm: $(VENV)/.dev ## assemble envoy/hold_response.wasm from its source
 	@$(BIN)/python -m ops.data_plane.hold_filter
 
-clean: ## remove what the targets above made; state directories of `up` and `demo` are kept
+clean: ## remove everything that the targets created, except the state directories of `up` and `demo`
 	@rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 build/docs/.done: requirements-docs.lock
@@ -81,11 +81,11 @@ build/docs/.done: requirements-docs.lock
 	@build/docs/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	@touch $@
 
-# A virtual environment with exactly the pinned packages. The stamp is renewed when the pins or the project's own
-# metadata change, and the source is installed as a link, so that an edit needs no new installation.
+# A virtual environment with exactly the pinned packages. It is updated when the pins or the metadata of the project change. The
+# source is installed as a link, so that an edit needs no new installation.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; say which one with PYTHON=/path/to/python3" >&2; exit 1; }
+	  { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "the venv module of $(PYTHON) is missing; on Debian: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
