@@ -1,11 +1,13 @@
 #!/bin/bash
-# Envoy in its container. Without an argument: process 1, which waits for the files that control writes, and on SIGTERM
-# lets requests in flight finish, for at most $1 seconds. `ready`: exits 0 when Envoy takes requests. `get PATH`: asks
-# the admin interface, which is a socket of mode 0600.
+# Envoy in its container, in one of three modes:
+#   envoy.sh GRACE_S [OPTION…]  runs Envoy as process 1: waits for the files that control writes, and on SIGTERM lets the requests
+#                               in flight finish for at most GRACE_S seconds
+#   envoy.sh ready              exits with 0 if Envoy is ready for requests
+#   envoy.sh get PATH           requests PATH from the admin interface, a socket with mode 0600
 set -u
 files=/run/envoy
 
-# The image has no client for HTTP over a socket, but perl.
+# The image has no HTTP client for unix sockets, but it has perl.
 admin() {
   perl -MIO::Socket::UNIX -e '
     my $admin = IO::Socket::UNIX->new(Peer => "/run/envoy-admin/socket") or exit 1;
@@ -36,7 +38,7 @@ case ${1:?} in
     shift
     envoy --config-path "$files/bootstrap.yaml" --disable-hot-restart --log-level warning "$@" &
     envoy=$!
-    # `wait` also returns when a signal was taken.
+    # `wait` also returns after a signal was handled.
     while kill -0 "$envoy" 2>/dev/null; do wait "$envoy"; code=$?; done
     exit "${code:-1}"
     ;;

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Replaces every authz and meter (or the services named) by containers of the image and the settings as they are now, without
-# a refused or broken request: new ones beside the old ones first, then the old ones finish what they have.
-# COMPOSE_FILE, COMPOSE_PROJECT_NAME and COMPOSE_ENV_FILES say which project, as they do to `docker compose`.
+# Replaces every authz and meter (or the given services) with containers of the current image and settings, without a denied or
+# broken request: it starts the new containers first, and then lets the old ones finish their requests.
+# COMPOSE_FILE, COMPOSE_PROJECT_NAME and COMPOSE_ENV_FILES select the project, as for `docker compose`.
 set -eu
 
 healthy() {

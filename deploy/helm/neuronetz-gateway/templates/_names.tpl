@@ -3,7 +3,7 @@
 {{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
-{{/* What selects the pods of one component: (dict "root" $ "component" "authz"). Without one, all pods of the release. */}}
+{{/* The labels that select the pods of one component: (dict "root" $ "component" "authz"). Without a component, all pods of the release. */}}
 {{- define "gateway.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -19,7 +19,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
-{{/* (dict "image" .Values.image "tag" "of none is given") */}}
+{{/* (dict "image" .Values.image "tag" "used if the image has none") */}}
 {{- define "gateway.image" -}}
 {{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .tag }}{{ end }}
 {{- end }}

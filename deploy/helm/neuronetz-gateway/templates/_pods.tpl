@@ -1,4 +1,4 @@
-{{/* What every pod of the chart has in common. */}}
+{{/* The fields that every pod of the chart has. */}}
 {{- define "gateway.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -13,7 +13,7 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{/* … and what spreads a component's pods over nodes and zones. */}}
+{{/* Spreads the pods of a component over nodes and zones. */}}
 {{- define "gateway.spread" -}}
 topologySpreadConstraints:
 {{- range tuple "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
@@ -32,7 +32,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* A container of the gateway's own image: (dict "root" $ "arguments" (list "run" "authz") "tls" true). */}}
+{{/* A container with the gateway's own image: (dict "root" $ "arguments" (list "run" "authz") "tls" true). */}}
 {{- define "gateway.program" -}}
 image: {{ include "gateway.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
@@ -75,7 +75,7 @@ ENVOY_ADMIN_LISTEN: "127.0.0.1:9901"
 {{- define "gateway.secretVolume" -}}
 {name: secret, secret: {secretName: {{ .Values.existingSecret | required "existingSecret: name the Secret that holds gateway.env" }}, defaultMode: 0440}}
 {{- end }}
-{{/* … and that of authz and meter, which may have a login of their own. */}}
+{{/* The secret of authz and meter, which may have a separate login. */}}
 {{- define "gateway.serviceSecretVolume" -}}
 {{- if .Values.serviceSecret -}}
 {name: secret, secret: {secretName: {{ .Values.serviceSecret }}, defaultMode: 0440}}
@@ -87,7 +87,7 @@ ENVOY_ADMIN_LISTEN: "127.0.0.1:9901"
 {name: tls, mountPath: /etc/neuronetz-gateway/tls, readOnly: true}
 {{- end }}
 
-{{/* Pods take up changed settings by being replaced. */}}
+{{/* Changed settings replace the pods. */}}
 {{- define "gateway.rollout" -}}
 strategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
 {{- end }}
