@@ -1,0 +1,63 @@
+"""The two walks of docs/architecture.md: each file once, in an order that the imports allow."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+WALKS = ("A streamed chat, file by file", "A denied request, file by file")
+
+# Files that a composition root connects: the entrances of a process, and the implementation of a port.
+CONNECTED_BY_ROOT = {
+    "authz/server.py": "authz/__main__.py",
+    "meter/server.py": "meter/__main__.py",
+    "meter/drain.py": "meter/__main__.py",
+    "gateway/quota/redis/quota.py": "authz/__main__.py",
+}
+
+
+def files_of(walk: str) -> list[str]:
+    section = PAGE.partition(f"## {walk}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\d+\. `([^`]+)`", section, re.MULTILINE)
+
+
+def imported_by(file: str) -> set[str]:
+    """The project's files that `file` imports."""
+    modules = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {f"{module.replace('.', '/')}.py" for module in modules}
+
+
+def predecessor_of(file: str, before: list[str]) -> str | None:
+    """The file of the walk that leads to `file`, or None when none does."""
+    if root := CONNECTED_BY_ROOT.get(file):
+        return root if file in imported_by(root) else None
+    if file.endswith(".lua"):
+        script = f'"{Path(file).stem}"'
+        return next(
+            (each for each in before if each.endswith("/quota.py") and script in (ROOT / each).read_text()), None
+        )
+    return next((each for each in before if each.endswith(".py") and file in imported_by(each)), None)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_a_walk_visits_each_file_once(walk: str) -> None:
+    files = files_of(walk)
+    assert len(files) > 10
+    assert sorted(files) == sorted(set(files))
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_a_walk_follows_the_imports(walk: str) -> None:
+    first, *files = files_of(walk)
+    assert first == "envoy/listener.yaml"
+    unreachable = [file for place, file in enumerate(files) if predecessor_of(file, files[:place]) is None]
+    assert unreachable == []
