@@ -33,7 +33,7 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class Event(Enum):
+class Trigger(Enum):
     """What moves a request on.
 
     FORWARD: its body goes to a backend. ANSWER: a backend's response headers arrive. LOCAL_REPLY: Envoy answers by
@@ -50,29 +50,29 @@ class Event(Enum):
     CLOSE = auto()
 
 
-TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
-    (Phase.OPEN, Event.FORWARD): Phase.FORWARDED,
-    (Phase.OPEN, Event.LOCAL_REPLY): Phase.LOCAL_REPLY,
-    (Phase.OPEN, Event.LEASE_LOST): Phase.CUT,
-    (Phase.OPEN, Event.CLOSE): Phase.CLOSED,
-    (Phase.FORWARDED, Event.ANSWER): Phase.ANSWERING,
-    (Phase.FORWARDED, Event.LOCAL_REPLY): Phase.LOCAL_REPLY,
-    (Phase.FORWARDED, Event.LEASE_LOST): Phase.CUT,
-    (Phase.FORWARDED, Event.CLOSE): Phase.CLOSED,
-    (Phase.ANSWERING, Event.LOCAL_REPLY): Phase.LOCAL_REPLY,
-    (Phase.ANSWERING, Event.END): Phase.ENDED,
-    (Phase.ANSWERING, Event.CUT): Phase.CUT,
-    (Phase.ANSWERING, Event.LEASE_LOST): Phase.CUT,
-    (Phase.ANSWERING, Event.CLOSE): Phase.CLOSED,
-    (Phase.LOCAL_REPLY, Event.LEASE_LOST): Phase.LOCAL_REPLY,
-    (Phase.LOCAL_REPLY, Event.CLOSE): Phase.CLOSED,
+TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
+    (Phase.OPEN, Trigger.FORWARD): Phase.FORWARDED,
+    (Phase.OPEN, Trigger.LOCAL_REPLY): Phase.LOCAL_REPLY,
+    (Phase.OPEN, Trigger.LEASE_LOST): Phase.CUT,
+    (Phase.OPEN, Trigger.CLOSE): Phase.CLOSED,
+    (Phase.FORWARDED, Trigger.ANSWER): Phase.ANSWERING,
+    (Phase.FORWARDED, Trigger.LOCAL_REPLY): Phase.LOCAL_REPLY,
+    (Phase.FORWARDED, Trigger.LEASE_LOST): Phase.CUT,
+    (Phase.FORWARDED, Trigger.CLOSE): Phase.CLOSED,
+    (Phase.ANSWERING, Trigger.LOCAL_REPLY): Phase.LOCAL_REPLY,
+    (Phase.ANSWERING, Trigger.END): Phase.ENDED,
+    (Phase.ANSWERING, Trigger.CUT): Phase.CUT,
+    (Phase.ANSWERING, Trigger.LEASE_LOST): Phase.CUT,
+    (Phase.ANSWERING, Trigger.CLOSE): Phase.CLOSED,
+    (Phase.LOCAL_REPLY, Trigger.LEASE_LOST): Phase.LOCAL_REPLY,
+    (Phase.LOCAL_REPLY, Trigger.CLOSE): Phase.CLOSED,
     # Envoy may report more of an answer, its own reply included, until it has closed both sides.
-    (Phase.CUT, Event.ANSWER): Phase.CUT,
-    (Phase.CUT, Event.LOCAL_REPLY): Phase.CUT,
-    (Phase.CUT, Event.LEASE_LOST): Phase.CUT,
-    (Phase.CUT, Event.CLOSE): Phase.CLOSED,
-    (Phase.ENDED, Event.LEASE_LOST): Phase.ENDED,
-    (Phase.ENDED, Event.CLOSE): Phase.CLOSED,
+    (Phase.CUT, Trigger.ANSWER): Phase.CUT,
+    (Phase.CUT, Trigger.LOCAL_REPLY): Phase.CUT,
+    (Phase.CUT, Trigger.LEASE_LOST): Phase.CUT,
+    (Phase.CUT, Trigger.CLOSE): Phase.CLOSED,
+    (Phase.ENDED, Trigger.LEASE_LOST): Phase.ENDED,
+    (Phase.ENDED, Trigger.CLOSE): Phase.CLOSED,
 }
 
 
@@ -135,12 +135,12 @@ class Exchange:
             self.transcript.set_request(body)
         rewritten = rewrite(body, self.grant)
         self._dropped_options = rewritten.dropped_options
-        self._advance(Event.FORWARD)
+        self._advance(Trigger.FORWARD)
         return rewritten.body
 
     def local_reply(self, status: int, code: str, body_bytes: int = 0) -> None:
         """Envoy answers by itself with `status` and the gateway's `code`; no backend does."""
-        self._advance(Event.LOCAL_REPLY)
+        self._advance(Trigger.LOCAL_REPLY)
         if self.phase is Phase.LOCAL_REPLY:
             self._status, self._code = status, code
             self._response_bytes += body_bytes
@@ -149,7 +149,7 @@ class Exchange:
         self, status: int, content_type: str, backend: str | None, *, end_of_stream: bool
     ) -> ResponseHead:
         """A backend's response headers: what the caller sees of them."""
-        self._advance(Event.ANSWER)
+        self._advance(Trigger.ANSWER)
         if self.phase is Phase.CUT:
             return ResponseHead(status, denied=Code.BACKEND_ERROR)
         self._backend = backend
@@ -164,7 +164,7 @@ class Exchange:
             headers |= {ERROR_HEADER: code, "content-type": "application/json"}
         if not end_of_stream:
             return ResponseHead(self._status, headers)
-        self._end(Event.END)
+        self._end(Trigger.END)
         # An error without a body would leave the caller's client without a message.
         return ResponseHead(self._status, headers, denied=code if self._status >= 400 else None)
 
@@ -185,35 +185,35 @@ class Exchange:
         if self.transcript:
             self.transcript.add_response(delivered)
         if end_of_stream:
-            self._end(Event.END)
+            self._end(Trigger.END)
         elif decision.cut:
-            self._end(Event.CUT)
+            self._end(Trigger.CUT)
         return decision.body
 
     def lose_lease(self) -> None:
         """The hold is no longer this request's; what follows of the answer is cut."""
-        self._end(Event.LEASE_LOST)
+        self._end(Trigger.LEASE_LOST)
 
     def close(self) -> Closed:
         """Envoy has closed the stream: the entry of this request. A stream that ends early was ended by a peer."""
         phase = self.phase
-        self._end(Event.CLOSE)
+        self._end(Trigger.CLOSE)
         assert self._ending is not None  # noqa: S101 (every transition to CLOSED makes an ending)
         cause_unknown = phase is Phase.ANSWERING and self._ending.outcome is Outcome.CLIENT_GONE
         return Closed(settled_entry(self.grant, self._ending), cause_unknown)
 
-    def _advance(self, event: Event) -> None:
+    def _advance(self, event: Trigger) -> None:
         try:
             self.phase = TRANSITIONS[self.phase, event]
         except KeyError:
             raise RuntimeError(f"{event.name} is impossible in phase {self.phase.name}") from None
 
-    def _end(self, event: Event) -> None:
+    def _end(self, event: Trigger) -> None:
         """Advances, and makes the ending when the phase that is left is the last one that could."""
         left = self.phase
         self._advance(event)
         if self._ending is None and self.phase in _HAS_ENDING:
-            self._ending = self._ending_of(left, aborted=event is not Event.END)
+            self._ending = self._ending_of(left, aborted=event is not Trigger.END)
 
     def _ending_of(self, phase: Phase, *, aborted: bool) -> Ending:
         usage, outcome, code = NO_USAGE, Outcome.CLIENT_GONE, None

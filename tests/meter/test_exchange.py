@@ -12,7 +12,7 @@ from gateway.quota.port import Progress
 from gateway.record.entry import Entry
 from gateway.values import NO_USAGE, Outcome, Usage, UsageSource
 from gateway.wire.surfaces import BY_NAME
-from meter.exchange import TRANSITIONS, Event, Exchange, Phase, ResponseHead
+from meter.exchange import TRANSITIONS, Exchange, Phase, ResponseHead, Trigger
 from tests.meter.wire_corpus import grant_for, json_of
 
 REQUEST = b'{"model":"llama3.2","messages":[]}'
@@ -44,24 +44,24 @@ def answer(exchange: Exchange) -> None:
     exchange.response_headers(200, "application/x-ndjson", "near", end_of_stream=False)
 
 
-EVENTS: dict[Event, Callable[[Exchange], object]] = {
-    Event.FORWARD: forward,
-    Event.ANSWER: answer,
-    Event.LOCAL_REPLY: lambda exchange: exchange.local_reply(503, Code.UNAVAILABLE),
-    Event.END: lambda exchange: exchange.response_body(FRAME + LAST, True),
-    Event.CUT: lambda exchange: exchange.response_body(TOO_MUCH, False),
-    Event.LEASE_LOST: lambda exchange: exchange.lose_lease(),
-    Event.CLOSE: lambda exchange: exchange.close(),
+EVENTS: dict[Trigger, Callable[[Exchange], object]] = {
+    Trigger.FORWARD: forward,
+    Trigger.ANSWER: answer,
+    Trigger.LOCAL_REPLY: lambda exchange: exchange.local_reply(503, Code.UNAVAILABLE),
+    Trigger.END: lambda exchange: exchange.response_body(FRAME + LAST, True),
+    Trigger.CUT: lambda exchange: exchange.response_body(TOO_MUCH, False),
+    Trigger.LEASE_LOST: lambda exchange: exchange.lose_lease(),
+    Trigger.CLOSE: lambda exchange: exchange.close(),
 }
 
-PATHS: dict[Phase, tuple[Event, ...]] = {
+PATHS: dict[Phase, tuple[Trigger, ...]] = {
     Phase.OPEN: (),
-    Phase.FORWARDED: (Event.FORWARD,),
-    Phase.ANSWERING: (Event.FORWARD, Event.ANSWER),
-    Phase.LOCAL_REPLY: (Event.FORWARD, Event.LOCAL_REPLY),
-    Phase.CUT: (Event.FORWARD, Event.ANSWER, Event.CUT),
-    Phase.ENDED: (Event.FORWARD, Event.ANSWER, Event.END),
-    Phase.CLOSED: (Event.FORWARD, Event.CLOSE),
+    Phase.FORWARDED: (Trigger.FORWARD,),
+    Phase.ANSWERING: (Trigger.FORWARD, Trigger.ANSWER),
+    Phase.LOCAL_REPLY: (Trigger.FORWARD, Trigger.LOCAL_REPLY),
+    Phase.CUT: (Trigger.FORWARD, Trigger.ANSWER, Trigger.CUT),
+    Phase.ENDED: (Trigger.FORWARD, Trigger.ANSWER, Trigger.END),
+    Phase.CLOSED: (Trigger.FORWARD, Trigger.CLOSE),
 }
 
 
@@ -74,11 +74,11 @@ def in_phase(phase: Phase) -> Exchange:
 
 
 # Chunks of an answer arrive in any phase; in these they do not move the request on.
-CHUNKS_PASS = {(phase, event) for phase in Phase for event in (Event.END, Event.CUT)}
+CHUNKS_PASS = {(phase, event) for phase in Phase for event in (Trigger.END, Trigger.CUT)}
 
 
-@pytest.mark.parametrize("pair", itertools.product(Phase, Event), ids=lambda pair: f"{pair[0].name}-{pair[1].name}")
-def test_every_event_moves_every_phase_as_the_table_states_or_is_refused(pair: tuple[Phase, Event]) -> None:
+@pytest.mark.parametrize("pair", itertools.product(Phase, Trigger), ids=lambda pair: f"{pair[0].name}-{pair[1].name}")
+def test_every_event_moves_every_phase_as_the_table_states_or_is_refused(pair: tuple[Phase, Trigger]) -> None:
     phase, event = pair
     exchange = in_phase(phase)
     if pair in TRANSITIONS:
@@ -87,7 +87,7 @@ def test_every_event_moves_every_phase_as_the_table_states_or_is_refused(pair: t
     elif pair in CHUNKS_PASS:
         EVENTS[event](exchange)
         assert exchange.phase is phase
-    elif pair == (Phase.CUT, Event.FORWARD):
+    elif pair == (Phase.CUT, Trigger.FORWARD):
         assert exchange.request_body(REQUEST) is Code.UNAVAILABLE
     else:
         with pytest.raises(RuntimeError, match=f"{event.name} is impossible in phase {phase.name}"):
