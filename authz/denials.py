@@ -10,7 +10,7 @@ import structlog
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.quota.port import Quota
-from gateway.record.entry import Ending, Entry, denied_entry
+from gateway.record.entry import Ending, denied_entry
 from gateway.record.request import RequestRecord
 from gateway.values import Outcome
 
@@ -34,7 +34,7 @@ class DenialLog:
         ending = Ending(Outcome.DENIED, denied.status, denied.code)
         entry = denied_entry(request, int(self._now() * 1000), ending)
         if denied.code is Code.UNAVAILABLE:
-            self._submit(entry)
+            self._outbox.submit(entry)
             return True
         try:
             await self._quota.record(entry)
@@ -42,13 +42,7 @@ class DenialLog:
             return False
         except StoreUnavailable as error:
             log.info("denial_postponed", request_id=entry.request_id, reason=str(error))
-            self._submit(entry)
+            self._outbox.submit(entry)
         else:
             self._outbox.retain(entry)
         return True
-
-    def _submit(self, entry: Entry) -> None:
-        if self._outbox.full:
-            log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code)
-        else:
-            self._outbox.submit(entry)

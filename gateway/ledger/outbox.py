@@ -3,19 +3,22 @@
 The end of a request must not wait for a store. Its entry goes into a bounded buffer, and a few workers submit it to the
 quota until the quota has accepted it. The outbox then retains the entry until PostgreSQL has it, and resubmits it when
 the quota's store may have lost it. Resubmission is idempotent.
+
+Settlements and denials have separate lanes, so that no settlement waits for a denial. A denial that finds no capacity,
+in its lane or in the quota's backlog, is dropped and counted; a settlement is never dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Protocol
 
 import structlog
 
-from gateway.errors import Denied, StoreUnavailable
+from gateway.errors import Denied
 from gateway.loops import forever, retry
 from gateway.quota.port import Quota
 from gateway.record.entry import Entry
@@ -23,7 +26,8 @@ from gateway.values import Outcome
 
 log = structlog.get_logger()
 
-WORKERS = 8
+SETTLEMENT_WORKERS = 8
+DENIAL_WORKERS = 4
 CONFIRM_EVERY_S = 2.0
 CONFIRM_BATCH_MAX = 500
 # Oldest entries are dropped beyond this; they are still in Redis, so both copies would have to be lost.
@@ -37,7 +41,10 @@ class LedgerReader(Protocol):
 
 
 class Outbox:
-    """`submit` never waits and never fails. Callers check `full` before a request begins."""
+    """`submit` never waits and never fails. Callers check `full` before a request begins.
+
+    `size_max` bounds the settlements that wait, by way of `full`, and the denials that wait.
+    """
 
     def __init__(
         self, quota: Quota, ledger: LedgerReader, size_max: int, confirm_every_s: float = CONFIRM_EVERY_S
@@ -46,17 +53,15 @@ class Outbox:
         self._ledger = ledger
         self._size_max = size_max
         self._confirm_every_s = confirm_every_s
-        self._waiting: deque[Entry] = deque()
-        self._submitted = asyncio.Semaphore(0)
-        self._pending = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._settlements = _Lane(self._settle, SETTLEMENT_WORKERS)
+        self._denials = _Lane(self._record, DENIAL_WORKERS)
         self._unconfirmed: dict[str, Entry] = {}
+        self.denials_dropped = 0
 
     @property
     def full(self) -> bool:
-        """Whether `size_max` entries wait, so that no new request may begin."""
-        return self._pending >= self._size_max
+        """Whether `size_max` settlements wait, so that no new request may begin."""
+        return self._settlements.pending >= self._size_max
 
     @property
     def unconfirmed(self) -> Collection[str]:
@@ -64,11 +69,13 @@ class Outbox:
         return self._unconfirmed.keys()
 
     def submit(self, entry: Entry) -> None:
-        """Accepts the entry of a finished request. Bounded by the requests that began before the outbox was full."""
-        self._waiting.append(entry)
-        self._pending += 1
-        self._idle.clear()
-        self._submitted.release()
+        """Accepts an entry. Settlements are bounded by the requests that began before the outbox was full."""
+        if entry.outcome is not Outcome.DENIED:
+            self._settlements.add(entry)
+        elif self._denials.pending < self._size_max:
+            self._denials.add(entry)
+        else:
+            self._drop(entry)
 
     def retain(self, entry: Entry) -> None:
         """Retains an entry that the quota has accepted until it is in the ledger."""
@@ -86,41 +93,77 @@ class Outbox:
         """Submits entries to the quota and confirms them against the ledger, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(forever(self._confirm, self._confirm_every_s, on_error="entries_unconfirmed"))
-            for _ in range(WORKERS):
-                tasks.create_task(self._work())
+            tasks.create_task(self._settlements.run())
+            tasks.create_task(self._denials.run())
 
     async def wait_idle(self, timeout_s: float) -> int:
         """Waits until the quota has accepted everything, at most `timeout_s`; returns how many entries are left."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
+                await self._settlements.wait_idle()
+                await self._denials.wait_idle()
         except TimeoutError:
-            log.error("entries_unsettled", count=self._pending)
-        return self._pending
+            log.error("entries_unsettled", settlements=self._settlements.pending, denials=self._denials.pending)
+        return self._settlements.pending + self._denials.pending
 
-    async def _work(self) -> None:
-        while True:
-            await self._submitted.acquire()
-            entry = self._waiting.popleft()
-            await retry(
-                partial(self._store, entry),
-                on_error="entry_postponed",
-                errors=(StoreUnavailable, Denied),
-                request_id=entry.request_id,
-            )
-            self.retain(entry)
-            self._pending -= 1
-            if not self._pending:
-                self._idle.set()
-
-    async def _store(self, entry: Entry) -> None:
-        if entry.outcome is Outcome.DENIED:
-            await self._quota.record(entry)
-        elif not await self._quota.settle(entry):
+    async def _settle(self, entry: Entry) -> None:
+        if not await self._quota.settle(entry):
             log.info("settled_before", request_id=entry.request_id)
+        self.retain(entry)
+
+    async def _record(self, entry: Entry) -> None:
+        try:
+            await self._quota.record(entry)
+        except Denied:
+            self._drop(entry)
+        else:
+            self.retain(entry)
+
+    def _drop(self, entry: Entry) -> None:
+        self.denials_dropped += 1
+        log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code, dropped=self.denials_dropped)
 
     async def _confirm(self) -> None:
         oldest = list(self._unconfirmed.values())
         for start in range(0, len(oldest), CONFIRM_BATCH_MAX):
             for request_id in await self._ledger.recorded(oldest[start : start + CONFIRM_BATCH_MAX]):
                 self._unconfirmed.pop(request_id, None)
+
+
+class _Lane:
+    """Entries that wait for one kind of call, and the workers that make it."""
+
+    def __init__(self, store: Callable[[Entry], Awaitable[None]], workers: int) -> None:
+        self._store = store
+        self._workers = workers
+        self._waiting: deque[Entry] = deque()
+        self._added = asyncio.Semaphore(0)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.pending = 0
+
+    def add(self, entry: Entry) -> None:
+        """Queues an entry."""
+        self._waiting.append(entry)
+        self.pending += 1
+        self._idle.clear()
+        self._added.release()
+
+    async def run(self) -> None:
+        """Makes the calls until cancelled; while the store is unavailable the entries wait."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._workers):
+                tasks.create_task(self._work())
+
+    async def wait_idle(self) -> None:
+        """Returns when no entry waits or is being stored."""
+        await self._idle.wait()
+
+    async def _work(self) -> None:
+        while True:
+            await self._added.acquire()
+            entry = self._waiting.popleft()
+            await retry(partial(self._store, entry), on_error="entry_postponed", request_id=entry.request_id)
+            self.pending -= 1
+            if not self.pending:
+                self._idle.set()

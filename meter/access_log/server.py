@@ -55,7 +55,5 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
             self._disconnect_causes.settle_orphan(said.request_id)
         elif isinstance(said, StreamReset):
             self._disconnect_causes.note(said.request_id, said.by_upstream)
-        elif said is not None and self._outbox.full:
-            log.warning("denial_not_recorded", request_id=said.request_id, code=said.code)
         elif said is not None:
             self._outbox.submit(said)
