@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,11 +61,3 @@ def entry(request_id: str, at: datetime = NOON, **fields: Any) -> Entry:
         "user_agent": "tests",
     }
     return Entry(**(values | fields))
-
-
-async def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Returns as soon as `condition` holds; raises AssertionError when it does not within `within_s`."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true"
-        await asyncio.sleep(0.005)

@@ -20,7 +20,8 @@ from gateway.stores.postgres import Database
 from gateway.values import Limits, Principal
 from ops.database.accounts import NewKey, TenantRepository
 from ops.database.policies import PolicyChange
-from tests.rows import add_key, eventually
+from tests.polling import eventually_async
+from tests.rows import add_key
 
 
 class Bench:
@@ -125,7 +126,7 @@ async def test_a_key_is_denied_once_its_revocation_is_notified(bench: Bench) -> 
     key = await bench.new_key()
     assert await bench.accepts(key.secret)
     await bench.accounts.revoke_key(key.prefix, "test")
-    await eventually(lambda: bench.verified.get(bench.verified.digest(key.secret)) is None)
+    await eventually_async(lambda: bench.verified.get(bench.verified.digest(key.secret)) is None)
     assert not await bench.accepts(key.secret)
 
 
@@ -137,7 +138,7 @@ async def test_a_revocation_during_the_verification_is_not_overwritten_by_it(ben
         async def verify(self, stored: str | None, secret: SecretStr) -> bool:
             changes = bench.verified.changes
             await bench.accounts.revoke_key(key.prefix, "test")
-            await eventually(lambda: bench.verified.changes > changes)
+            await eventually_async(lambda: bench.verified.changes > changes)
             return await super().verify(stored, secret)
 
     hasher = RevokingHasher(time_cost=1, memory_cost_kib=64, parallelism=1)
@@ -152,11 +153,11 @@ async def test_a_changed_policy_is_in_force_once_it_is_notified(bench: Bench) ->
     assert not (await bench.authenticate(key.secret)).allow_all_models
     changes = bench.verified.changes
     await bench.accounts.set_tenant_enabled("acme", False)
-    await eventually(lambda: bench.verified.changes > changes)
+    await eventually_async(lambda: bench.verified.changes > changes)
     assert not await bench.accepts(key.secret)
     changes = bench.verified.changes
     await bench.accounts.set_tenant_enabled("acme", True)
-    await eventually(lambda: bench.verified.changes > changes)
+    await eventually_async(lambda: bench.verified.changes > changes)
     assert await bench.accepts(key.secret)
 
 
@@ -190,7 +191,7 @@ async def test_a_hash_of_other_costs_is_renewed(settings: Settings, bench: Bench
     dearer = settings.model_copy(update={"argon2_time_cost": 2})
     async with bench_at(dearer) as later:
         assert await later.accepts(key.secret)
-        await eventually(lambda: later.authenticator.pending == 0)
+        await eventually_async(lambda: later.authenticator.pending == 0)
         stored = await later.key_repository.find_key(key.prefix)
         assert stored is not None
         assert not later.hasher.needs_rehash(stored.hash)
@@ -204,7 +205,7 @@ async def test_a_verified_key_is_trusted_only_while_revocations_are_received(ben
     bench.monotonic_s += 61
     with pytest.raises(StoreUnavailable):
         await bench.authenticate(key.secret)
-    await eventually(lambda: bench.change_listener.staleness_s == 0)
+    await eventually_async(lambda: bench.change_listener.staleness_s == 0)
     assert await bench.accepts(key.secret)
 
 

@@ -14,8 +14,9 @@ from gateway.stores.postgres import Database
 from gateway.values import Limits
 from ops.database.accounts import Key, TenantRepository
 from ops.database.policies import Subject
+from tests.polling import eventually_async
 from tests.postgres_relay import Wire
-from tests.rows import HASH, add_key, eventually, new_key
+from tests.rows import HASH, add_key, new_key
 
 
 class Heard:
@@ -73,7 +74,7 @@ async def test_a_feed_that_never_connected_has_been_silent_for_ever(database: Da
 
 async def test_a_revocation_is_heard(key: Key, heard: Heard, database: Database) -> None:
     await TenantRepository(database).revoke_key(key.prefix, "lost")
-    await eventually(lambda: heard.revoked == [key.prefix])
+    await eventually_async(lambda: heard.revoked == [key.prefix])
 
 
 @pytest.mark.parametrize("column", ["key_id", "prefix"])
@@ -82,7 +83,7 @@ async def test_a_bare_insert_into_revocations_is_a_whole_revocation(
 ) -> None:
     value = key.id if column == "key_id" else key.prefix
     await database.execute(f"INSERT INTO gateway.revocations ({column}) VALUES ($1)", value)  # noqa: S608
-    await eventually(lambda: heard.revoked == [key.prefix])
+    await eventually_async(lambda: heard.revoked == [key.prefix])
     assert (await TenantRepository(database).keys(None))[0].status == "revoked"
 
 
@@ -101,7 +102,7 @@ async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
     for change in changes:
         heard.changed.clear()
         await change()
-        await eventually(lambda: heard.changed == [tenant_id])
+        await eventually_async(lambda: heard.changed == [tenant_id])
 
 
 async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
@@ -113,7 +114,7 @@ async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
     await TenantRepository(database).set_tenant_enabled(
         "acme", True
     )  # Heard after whatever the others would have caused.
-    await eventually(lambda: bool(heard.changed))
+    await eventually_async(lambda: bool(heard.changed))
     assert len(heard.changed) == 1
 
 
@@ -124,8 +125,8 @@ async def test_what_was_revoked_while_the_connection_was_lost_is_told_before_con
     async with database.transaction() as connection:
         await connection.execute(_END_LISTENERS)
         await connection.execute("INSERT INTO gateway.revocations (prefix) VALUES ($1)", key.prefix)
-        await eventually(lambda: not heard.change_listener.connected)
-    await eventually(lambda: heard.change_listener.connected)
+        await eventually_async(lambda: not heard.change_listener.connected)
+    await eventually_async(lambda: heard.change_listener.connected)
     assert key.prefix in heard.revoked
     first, *later = heard.gaps
     assert first is None
@@ -140,18 +141,18 @@ async def test_a_connection_that_goes_silent_without_closing_is_noticed_and_repl
         async with listening(database) as heard:
             await asyncio.wait_for(heard.change_listener.wait_connected(), 10)
             wire.open.clear()
-            await eventually(lambda: not heard.change_listener.connected)
+            await eventually_async(lambda: not heard.change_listener.connected)
             before = heard.change_listener.staleness_s
-            await eventually(lambda: heard.change_listener.staleness_s > before)
+            await eventually_async(lambda: heard.change_listener.staleness_s > before)
             wire.open.set()
-            await eventually(lambda: heard.change_listener.connected)
+            await eventually_async(lambda: heard.change_listener.connected)
             assert len(heard.gaps) == 2
         await database.close()
 
 
 async def test_a_rotated_key_without_grace_is_heard_as_revoked(key: Key, heard: Heard, database: Database) -> None:
     await TenantRepository(database).rotate_key(key.prefix, new_key(), timedelta())
-    await eventually(lambda: heard.revoked == [key.prefix])
+    await eventually_async(lambda: heard.revoked == [key.prefix])
 
 
 _END_LISTENERS = """

@@ -8,9 +8,9 @@ import pytest
 from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, storable
+from tests.polling import eventually_async
 from tests.postgres_relay import Wire
 from tests.postgres_server import Server
-from tests.rows import eventually
 
 ANSWER = "SELECT 42"
 
@@ -88,7 +88,7 @@ async def test_a_caller_that_gives_up_does_not_wait_for_a_frozen_server(database
         if how == "statement":
             wire.open.clear()
         asking = asyncio.create_task(ask())
-        await eventually(lambda: not wire.open.is_set())
+        await eventually_async(lambda: not wire.open.is_set())
         await asyncio.sleep(0.05)  # Long enough for the question to be on its way; nothing hangs on it.
         asking.cancel()
         done, _ = await asyncio.wait({asking}, timeout=20)
