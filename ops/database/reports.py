@@ -11,7 +11,7 @@ from gateway.ledger.store import COLUMNS
 from gateway.quota import periods
 from gateway.stores.postgres import Database, PooledConnection
 from gateway.values import Period
-from ops.database.policies import Subject, find_subject
+from ops.database.policies import PolicySubject, find_subject
 
 # The ids of tenant and key are internal.
 AUDIT_COLUMNS = tuple(name for name in COLUMNS if name not in ("tenant_id", "key_id"))
@@ -159,6 +159,6 @@ ORDER BY lower(s.tenant), s.prefix NULLS FIRST, p.place
 async def _arguments(
     connection: PooledConnection, where: Filter
 ) -> tuple[int | None, int | None, str | None, datetime | None]:
-    tenant_id = None if where.tenant is None else await find_subject(connection, Subject("tenant", where.tenant))
-    key_id = None if where.prefix is None else await find_subject(connection, Subject("key", where.prefix))
+    tenant_id = None if where.tenant is None else await find_subject(connection, PolicySubject("tenant", where.tenant))
+    key_id = None if where.prefix is None else await find_subject(connection, PolicySubject("key", where.prefix))
     return tenant_id, key_id, where.request_id, where.since

@@ -25,13 +25,13 @@ from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
 from ops.control.reaper import Reaper
-from ops.database.accounts import TenantRepository
+from ops.database.tenants import TenantRepository
 from tests.e2e.books import Books
 from tests.gateway.quota.builders import asks, hold_of
 from tests.meter.wire_corpus import draft_of, grant_for
 from tests.polling import eventually_async
 from tests.redis_server import Server, one_server
-from tests.rows import add_key
+from tests.row_builders import add_key
 
 LEASE_S = 0.5
 
@@ -101,11 +101,11 @@ async def gateway_over(redis: Server, database_url: str) -> AsyncIterator[Gatewa
         hold_lease_s=LEASE_S,
     )
     database, connection = Database(settings), connect(settings)
-    ledger, accounts = Ledger(database), TenantRepository(database)
+    ledger, tenants = Ledger(database), TenantRepository(database)
     quota = RedisQuota(connection, settings, ledger.usage_of, restore_s=0)
     try:
-        tenant = await accounts.create_tenant("acme", {})
-        key = await add_key(accounts)
+        tenant = await tenants.create_tenant("acme", {})
+        key = await add_key(tenants)
         books = Books(database, connection, quota)
         yield Gateway(redis, quota, books, tenant.id, key.id, Drain(quota, ledger, "one"))
     finally:

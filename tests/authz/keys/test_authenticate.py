@@ -18,17 +18,17 @@ from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits, Principal
-from ops.database.accounts import NewKey, TenantRepository
 from ops.database.policies import PolicyChange
+from ops.database.tenants import NewKey, TenantRepository
 from tests.polling import eventually_async
-from tests.rows import add_key
+from tests.row_builders import add_key
 
 
 class Bench:
     """An Authenticator on a real database with a connected change listener, and clocks that a test sets."""
 
     def __init__(self, database: Database, hasher: KeyHasher, trust_s: float = 60.0) -> None:
-        self.accounts = TenantRepository(database)
+        self.tenants = TenantRepository(database)
         self.hasher = hasher
         self.verified = VerifiedKeyCache()
         self.now = datetime.now(UTC)
@@ -59,7 +59,7 @@ class Bench:
     async def new_key(self, tenant: str = "acme", expires_at: datetime | None = None) -> ApiKey:
         """A valid key; its tenant is created if it does not exist."""
         key = generate()
-        await add_key(self.accounts, tenant, key.prefix, key=NewKey(key.prefix, await self.hasher.hash(key.secret)),
+        await add_key(self.tenants, tenant, key.prefix, key=NewKey(key.prefix, await self.hasher.hash(key.secret)),
                       expires_at=expires_at)  # fmt: skip
         return key
 
@@ -102,7 +102,7 @@ def settings(database_url: str) -> Settings:
 @pytest.fixture
 async def bench(settings: Settings) -> AsyncIterator[Bench]:
     async with bench_at(settings) as bench:
-        await bench.accounts.create_tenant("acme", PolicyChange())
+        await bench.tenants.create_tenant("acme", PolicyChange())
         yield bench
 
 
@@ -125,7 +125,7 @@ async def test_nothing_else_opens_the_bench(bench: Bench) -> None:
 async def test_a_key_is_denied_once_its_revocation_is_notified(bench: Bench) -> None:
     key = await bench.new_key()
     assert await bench.accepts(key.secret)
-    await bench.accounts.revoke_key(key.prefix, "test")
+    await bench.tenants.revoke_key(key.prefix, "test")
     await eventually_async(lambda: bench.verified.get(bench.verified.digest(key.secret)) is None)
     assert not await bench.accepts(key.secret)
 
@@ -137,7 +137,7 @@ async def test_a_revocation_during_the_verification_is_not_overwritten_by_it(ben
     class RevokingHasher(KeyHasher):
         async def verify(self, stored: str | None, secret: SecretStr) -> bool:
             changes = bench.verified.changes
-            await bench.accounts.revoke_key(key.prefix, "test")
+            await bench.tenants.revoke_key(key.prefix, "test")
             await eventually_async(lambda: bench.verified.changes > changes)
             return await super().verify(stored, secret)
 
@@ -152,11 +152,11 @@ async def test_a_changed_policy_is_in_force_once_it_is_notified(bench: Bench) ->
     key = await bench.new_key()
     assert not (await bench.authenticate(key.secret)).allow_all_models
     changes = bench.verified.changes
-    await bench.accounts.set_tenant_enabled("acme", False)
+    await bench.tenants.set_tenant_enabled("acme", False)
     await eventually_async(lambda: bench.verified.changes > changes)
     assert not await bench.accepts(key.secret)
     changes = bench.verified.changes
-    await bench.accounts.set_tenant_enabled("acme", True)
+    await bench.tenants.set_tenant_enabled("acme", True)
     await eventually_async(lambda: bench.verified.changes > changes)
     assert await bench.accepts(key.secret)
 

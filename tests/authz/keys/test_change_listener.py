@@ -12,11 +12,11 @@ from authz.keys.repository import KeyRepository
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits
-from ops.database.accounts import Key, TenantRepository
-from ops.database.policies import Subject
+from ops.database.policies import PolicySubject
+from ops.database.tenants import Key, TenantRepository
 from tests.polling import eventually_async
-from tests.postgres_relay import Wire
-from tests.rows import HASH, add_key, new_key
+from tests.postgres_relay import Relay
+from tests.row_builders import HASH, add_key, new_key
 
 
 class Heard:
@@ -55,9 +55,9 @@ async def heard(service_database: Database) -> AsyncIterator[Heard]:
 
 @pytest.fixture
 async def key(database: Database) -> Key:
-    accounts = TenantRepository(database)
-    await accounts.create_tenant("acme", {})
-    return await add_key(accounts)
+    tenants = TenantRepository(database)
+    await tenants.create_tenant("acme", {})
+    return await add_key(tenants)
 
 
 async def test_the_first_connection_is_a_gap_since_ever(heard: Heard) -> None:
@@ -84,19 +84,19 @@ async def test_a_bare_insert_into_revocations_is_a_whole_revocation(
     value = key.id if column == "key_id" else key.prefix
     await database.execute(f"INSERT INTO gateway.revocations ({column}) VALUES ($1)", value)  # noqa: S608
     await eventually_async(lambda: heard.revoked == [key.prefix])
-    assert (await TenantRepository(database).keys(None))[0].status == "revoked"
+    assert (await TenantRepository(database).list_keys(None))[0].status == "revoked"
 
 
 async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
     key: Key, heard: Heard, database: Database
 ) -> None:
-    accounts = TenantRepository(database)
-    tenant_id = (await accounts.tenants())[0].id
+    tenants = TenantRepository(database)
+    tenant_id = (await tenants.list_tenants())[0].id
     changes = (
-        lambda: accounts.change_policy(Subject("tenant", "acme"), {"rpm": 5}),
-        lambda: accounts.change_policy(Subject("key", key.prefix), {"tpm": 5}),
-        lambda: accounts.set_tenant_enabled("acme", False),
-        lambda: add_key(accounts, name="another"),
+        lambda: tenants.change_policy(PolicySubject("tenant", "acme"), {"rpm": 5}),
+        lambda: tenants.change_policy(PolicySubject("key", key.prefix), {"tpm": 5}),
+        lambda: tenants.set_tenant_enabled("acme", False),
+        lambda: add_key(tenants, name="another"),
         lambda: database.execute("UPDATE gateway.api_keys SET scopes = '{chat}'"),
     )
     for change in changes:
@@ -135,16 +135,16 @@ async def test_what_was_revoked_while_the_connection_was_lost_is_told_before_con
 
 
 async def test_a_connection_that_goes_silent_without_closing_is_noticed_and_replaced(database_url: str) -> None:
-    async with Wire.to(database_url) as wire:
-        settings = Settings(database_url=wire.url, database_timeout_s=0.3)
+    async with Relay.to(database_url) as relay:
+        settings = Settings(database_url=relay.url, database_timeout_s=0.3)
         database = Database(settings)
         async with listening(database) as heard:
             await asyncio.wait_for(heard.change_listener.wait_connected(), 10)
-            wire.open.clear()
+            relay.open.clear()
             await eventually_async(lambda: not heard.change_listener.connected)
             before = heard.change_listener.staleness_s
             await eventually_async(lambda: heard.change_listener.staleness_s > before)
-            wire.open.set()
+            relay.open.set()
             await eventually_async(lambda: heard.change_listener.connected)
             assert len(heard.gaps) == 2
         await database.close()

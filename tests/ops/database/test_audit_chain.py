@@ -13,7 +13,7 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from ops.database.audit_chain import AuditChain, ChainReport
 from ops.database.retention import Retention
-from tests.rows import entry
+from tests.row_builders import entry
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 

@@ -25,7 +25,7 @@ from tests.conftest import Login
 from tests.gateway.quota.builders import admitted, asks
 from tests.ops.cli.conftest import Operator, write_env
 from tests.redis_server import one_server
-from tests.rows import entry
+from tests.row_builders import entry
 
 ROLE = "service_of_the_backup"
 GUIDE = Path(__file__).parents[3] / "docs/backup-and-restore.md"

@@ -10,7 +10,7 @@ from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from ops.database.migrate import MigrationFailed, downgrade, upgrade
-from tests.rows import entry
+from tests.row_builders import entry
 
 TABLES = {
     "tenants", "tenant_limits", "api_keys", "key_limits", "budget_usage", "revocations", "audit_log", "prompt_log",

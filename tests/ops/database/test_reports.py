@@ -9,10 +9,10 @@ from gateway.ledger.store import Ledger
 from gateway.quota.periods import end
 from gateway.stores.postgres import Database
 from gateway.values import Outcome, Period
-from ops.database.accounts import Key, Tenant, TenantRepository
-from ops.database.policies import Subject
+from ops.database.policies import PolicySubject
 from ops.database.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports
-from tests.rows import NOON, add_key, entry
+from ops.database.tenants import Key, Tenant, TenantRepository
+from tests.row_builders import NOON, add_key, entry
 
 EVERYTHING = Filter()
 
@@ -26,10 +26,10 @@ class World:
 
 @pytest.fixture
 async def world(database: Database) -> World:
-    accounts = TenantRepository(database)
-    acme = await accounts.create_tenant("Acme", {"budget_day": 100, "budget_total": 5000})
-    beta = await accounts.create_tenant("Beta", {})
-    laptop, ci = await add_key(accounts), await add_key(accounts, tenant="beta", name="ci", policy={"budget_month": 50})
+    tenants = TenantRepository(database)
+    acme = await tenants.create_tenant("Acme", {"budget_day": 100, "budget_total": 5000})
+    beta = await tenants.create_tenant("Beta", {})
+    laptop, ci = await add_key(tenants), await add_key(tenants, tenant="beta", name="ci", policy={"budget_month": 50})
     of_laptop = {"tenant_id": acme.id, "tenant": "Acme", "key_id": laptop.id, "key_prefix": laptop.prefix}
     of_ci = {"tenant_id": beta.id, "tenant": "Beta", "key_id": ci.id, "key_prefix": ci.prefix}
     await Ledger(database).append(
@@ -95,7 +95,7 @@ async def test_budgets_show_what_the_current_period_has_used(world: World, repor
 async def test_budgets_of_a_key_come_with_those_of_its_tenant(
     world: World, reports: Reports, database: Database
 ) -> None:
-    await TenantRepository(database).change_policy(Subject("key", world.laptop.prefix), {"budget_day": 9})
+    await TenantRepository(database).change_policy(PolicySubject("key", world.laptop.prefix), {"budget_day": 9})
     rows = await reports.budgets(Filter(prefix=world.laptop.prefix), NOON)
     assert [(row.scope, row.period) for row in rows] == [
         ("tenant", Period.DAY),

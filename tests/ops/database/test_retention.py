@@ -9,7 +9,7 @@ from gateway.ledger.store import Ledger
 from gateway.stores.postgres import Database
 from meter.prompt_log.store import PromptLog, PromptRecord
 from ops.database.retention import MONTHS_AHEAD, PROMPTS_PER_STATEMENT, Retention
-from tests.rows import entry
+from tests.row_builders import entry
 
 NOW = datetime.now(UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

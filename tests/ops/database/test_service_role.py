@@ -19,12 +19,12 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits
 from meter.prompt_log.store import PromptLog, PromptRecord
-from ops.database.accounts import TenantRepository
 from ops.database.audit_chain import AuditChain
 from ops.database.migrate import MigrationFailed, upgrade
 from ops.database.service_role import ServiceRoleRefused, statements
+from ops.database.tenants import TenantRepository
 from tests.conftest import Login
-from tests.rows import HASH, add_key, entry
+from tests.row_builders import HASH, add_key, entry
 
 PASSWORD = "pass word: $1 'quoted' \\"
 NOW = datetime.now(UTC)
@@ -101,9 +101,9 @@ async def service(service_database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def key_id(owner: Database) -> int:
-    accounts = TenantRepository(owner)
-    await accounts.create_tenant("acme", {})
-    return (await add_key(accounts)).id
+    tenants = TenantRepository(owner)
+    await tenants.create_tenant("acme", {})
+    return (await add_key(tenants)).id
 
 
 _RIGHTS = """
