@@ -1,4 +1,4 @@
-"""A network that can lose everything, between a test and its PostgreSQL."""
+"""A TCP relay between a test and its PostgreSQL that can stall, like a network that loses every packet."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 
-class Wire:
-    """A TCP relay to PostgreSQL that can hold everything back, as a network does that loses packets."""
+class Relay:
+    """Forwards both directions while `open` is set, and holds every byte back while it is not.
+
+    `url` is the database URL that leads through the relay.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -20,30 +23,31 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def to(cls, url: str) -> AsyncIterator[Wire]:
+    async def to(cls, url: str) -> AsyncIterator[Relay]:
+        """Relays to the server of `url` until the context ends."""
         parts = urlsplit(url)
-        wire = cls(parts.hostname or "", parts.port or 5432)
-        server = await asyncio.start_server(wire._relay, "127.0.0.1", 0)
-        wire.url = url.replace(f":{parts.port}/", f":{server.sockets[0].getsockname()[1]}/")
+        relay = cls(parts.hostname or "", parts.port or 5432)
+        server = await asyncio.start_server(relay._connect, "127.0.0.1", 0)
+        relay.url = url.replace(f":{parts.port}/", f":{server.sockets[0].getsockname()[1]}/")
         try:
-            yield wire
+            yield relay
         finally:
             server.close()
-            for writer in wire._writers:
+            for writer in relay._writers:
                 writer.close()
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(*self._target)
-        self._writers += [writer, there_writer]
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(*self._target)
+        self._writers += [writer, server_writer]
         try:
-            await asyncio.gather(self._pipe(reader, there_writer), self._pipe(there_reader, writer))
+            await asyncio.gather(self._forward(reader, server_writer), self._forward(server_reader, writer))
         except OSError:
-            pass  # One side has gone; closing the other is all there is to do.
+            pass  # One side has closed. The other is closed below.
         finally:
             writer.close()
-            there_writer.close()
+            server_writer.close()
 
-    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             await self.open.wait()
             writer.write(data)

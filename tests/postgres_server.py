@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
+
+from tests.polling import eventually
 
 
 class Server:
@@ -54,15 +55,14 @@ class Server:
         """Starts the server and waits until it accepts connections."""
         options = ["-p", str(self._port), "-h", "127.0.0.1", "-k", str(self._data), "-F"]
         command = [str(self._install / "bin/postgres"), "-D", str(self._data), *options]
-        with (self._data.parent / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, user=self._user, cwd="/", stderr=log, stdout=log)
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                return answers(self.url)
-            except (OSError, asyncpg.PostgresError):
-                time.sleep(0.05)
-        raise TimeoutError((self._data.parent / "log").read_text())
+        log = self._data.parent / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(command, user=self._user, cwd="/", stderr=output, stdout=output)
+        eventually(
+            lambda: answers(self.url),
+            retry_on=(OSError, asyncpg.PostgresError),
+            failure=log.read_text,
+        )
 
     def stop(self) -> None:
         """Stops the server at once, as a crash of its host would."""
@@ -79,13 +79,14 @@ def _memory() -> str | None:
     return shm if usable else None
 
 
-def answers(url: str) -> None:
-    """Returns when the server accepts a connection; raises OSError or PostgresError otherwise."""
+def answers(url: str) -> bool:
+    """True when the server accepts a connection. Raises OSError or PostgresError otherwise."""
 
     async def touch() -> None:
         await (await asyncpg.connect(url, timeout=5)).close()
 
     asyncio.run(touch())
+    return True
 
 
 def _reachable_install(directory: Path) -> Path:

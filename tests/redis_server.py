@@ -10,8 +10,7 @@ import random
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,6 +19,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import redis
+
+from tests.polling import eventually
 
 SLOTS = 16384
 
@@ -52,15 +53,11 @@ class Server:
         command = [executable(), *file, *options, *(each for each in self._options if each not in file)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                with self.client() as client:
-                    client.ping()
-                return
-            except redis.ConnectionError:
-                time.sleep(0.02)
-        raise TimeoutError((self._folder / "log").read_text())
+        eventually(self._answers, retry_on=(redis.ConnectionError,), failure=(self._folder / "log").read_text)
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            return bool(client.ping())
 
     def kill(self) -> None:
         """Kills it as a crash would."""
@@ -141,7 +138,7 @@ def watched() -> Iterator[Watched]:
 
         master = server("master", "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")
         replica = server("replica", "--replicaof", "127.0.0.1", str(master.port))
-        _eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
         sentinels = []
         for number in range(3):
             # A Sentinel writes what it learns into its file, and takes no `sentinel` line from anywhere else.
@@ -153,21 +150,13 @@ def watched() -> Iterator[Watched]:
             )
             sentinels.append(server(f"sentinel-{number}", str(file), "--sentinel"))
         for each in sentinels:
-            _eventually(lambda each=each: _knows_all(each))  # type: ignore[misc]
+            eventually(lambda each=each: _knows_all(each))  # type: ignore[misc]
         yield Watched(master, replica, sentinels)
 
 
 def _knows_all(sentinel: Server) -> bool:
     seen = sentinel.client().sentinel_master("gateway")
     return bool(seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1)
-
-
-def _eventually(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not look():
-        if time.monotonic() > deadline:
-            raise TimeoutError("the servers did not find each other")
-        time.sleep(0.05)
 
 
 def _form(servers: list[Server]) -> None:
@@ -178,12 +167,9 @@ def _form(servers: list[Server]) -> None:
         client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
     for server in servers[1:]:
         clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if all(b"cluster_state:ok" in _info(client) for client in clients):
-            return
-        time.sleep(0.05)
-    raise TimeoutError("the cluster did not form")
+    eventually(
+        lambda: all(b"cluster_state:ok" in _info(client) for client in clients), failure="the cluster did not form"
+    )
 
 
 def _info(client: Any) -> bytes:

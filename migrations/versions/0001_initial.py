@@ -7,10 +7,10 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Creates everything."""
+    """Creates all types, tables, functions and triggers."""
     run_sql("0001_initial.up.sql")
 
 
 def downgrade() -> None:
-    """Drops everything, rows included."""
+    """Drops all of them, including the rows."""
     run_sql("0001_initial.down.sql")

@@ -107,7 +107,7 @@ CREATE INDEX prompt_log_expires_at ON gateway.prompt_log (expires_at);
 COMMENT ON TABLE gateway.prompt_log IS 'Prompts and answers, only of keys created with --log-prompts. Rows past expires_at are deleted.';
 
 
--- The audit log. It refers to nobody by foreign key: a row outlives whatever it is about.
+-- The audit log. It has no foreign keys, because a row outlives the tenant and the key that it names.
 CREATE TABLE gateway.audit_log (
     request_id      text NOT NULL,
     ts              timestamptz NOT NULL,
@@ -147,7 +147,7 @@ COMMENT ON COLUMN gateway.audit_log.usage_source IS 'The backend''s own figure, 
 COMMENT ON COLUMN gateway.audit_log.reserved_tokens IS 'What the hold covered while the request ran.';
 COMMENT ON COLUMN gateway.audit_log.ttft_ms IS 'Time to the first byte of the answer''s body.';
 
--- A row that no month was prepared for is kept here until ensure_audit_partitions moves it.
+-- Holds rows of months without a partition until ensure_audit_partitions moves them.
 CREATE TABLE gateway.audit_log_default PARTITION OF gateway.audit_log DEFAULT;
 
 CREATE FUNCTION gateway.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -159,9 +159,9 @@ CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE ON gateway.audit_lo
 CREATE TRIGGER audit_log_no_truncate BEFORE TRUNCATE ON gateway.audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION gateway.refuse_change();
 
--- Makes the partitions of the current UTC month and of `months_ahead` more, named audit_log_YYYY_MM, and returns
--- how many are new. Rows of such a month that landed in the default partition move: it is detached for that, which
--- takes its append-only trigger off, and attached again within the same transaction.
+-- Creates the partitions audit_log_YYYY_MM of the current UTC month and of the `months_ahead` following months, and
+-- returns how many are new. Rows of such a month move out of the default partition. It is detached for this, which
+-- removes its append-only trigger, and attached again in the same transaction.
 CREATE FUNCTION gateway.ensure_audit_partitions(months_ahead integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     this_month date := date_trunc('month', now() AT TIME ZONE 'UTC');
@@ -200,8 +200,8 @@ BEGIN
     RETURN made;
 END $$;
 
--- Drops the partitions whose every row is older than `kept_since`, and returns their names. Rows of the default
--- partition that are as old are deleted, with its trigger off as above.
+-- Drops the partitions in which every row is older than `kept_since`, and returns their names. Equally old rows of the
+-- default partition are deleted while it is detached, as above.
 CREATE FUNCTION gateway.drop_audit_partitions(kept_since timestamptz) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
     partition text;
@@ -227,8 +227,8 @@ BEGIN
 END $$;
 
 
--- Channel key_revoked, payload the prefix: every authz forgets that key. The outbox row is the revocation itself,
--- so whoever inserts it cannot forget the status.
+-- Channel key_revoked, payload the prefix: every authz drops that key from its cache. Inserting a revocation also sets
+-- the status of the key, so the two cannot differ.
 CREATE FUNCTION gateway.complete_revocation() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     SELECT id, prefix INTO NEW.key_id, NEW.prefix FROM gateway.api_keys
@@ -246,7 +246,7 @@ CREATE TRIGGER revocations_complete BEFORE INSERT ON gateway.revocations
 CREATE TRIGGER revocations_notify AFTER INSERT ON gateway.revocations
     FOR EACH ROW EXECUTE FUNCTION gateway.notify_key_revoked();
 
--- Channel policy_changed, payload the tenant's id: every authz reads that tenant's keys anew. PostgreSQL sends
+-- Channel policy_changed, payload the tenant's id: every authz reads the keys of that tenant again. PostgreSQL sends
 -- equal payloads of one transaction once.
 CREATE FUNCTION gateway.notify_policy_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -270,7 +270,7 @@ CREATE TRIGGER tenant_limits_notify AFTER INSERT OR UPDATE OR DELETE ON gateway.
     FOR EACH ROW EXECUTE FUNCTION gateway.notify_policy_changed();
 CREATE TRIGGER key_limits_notify AFTER INSERT OR UPDATE OR DELETE ON gateway.key_limits
     FOR EACH ROW EXECUTE FUNCTION gateway.notify_policy_changed();
--- Neither last_used_at nor a rehash is a change of policy.
+-- An update of last_used_at or a new hash is not a change of policy.
 CREATE TRIGGER api_keys_notify
     AFTER INSERT OR DELETE OR UPDATE OF tenant_id, name, status, scopes, log_prompts, expires_at, replaced_by
     ON gateway.api_keys

@@ -1,4 +1,4 @@
-"""The audit chain: what was changed in the audit log behind its back can be noticed."""
+"""The audit chain: detects changes to the audit log that bypass its triggers."""
 
 from ops.database.migrate import run_sql
 
@@ -7,10 +7,10 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Chains every row that is inserted from now on, by whatever version of the gateway."""
+    """Chains every row inserted from now on, by this or an older version of the gateway."""
     run_sql("0002_audit_chain.up.sql")
 
 
 def downgrade() -> None:
-    """Forgets the chain; rows stay."""
+    """Drops the chain and keeps the rows."""
     run_sql("0002_audit_chain.down.sql")

@@ -1,5 +1,5 @@
--- Rows that are inserted together are a link. Its digest covers them, and its hash the digest and the link before, so that
--- neither a row nor a link can be changed, taken away or put in without all later hashes being wrong.
+-- The rows of one INSERT form a link. Its digest covers the rows, and its hash covers the digest and the previous hash.
+-- Changing, removing or inserting a row or a link therefore invalidates all later hashes.
 CREATE TABLE gateway.audit_chain (
     link       bigint PRIMARY KEY,
     rows       bigint NOT NULL CHECK (rows > 0),
@@ -17,8 +17,8 @@ ALTER TABLE gateway.audit_log ADD COLUMN link bigint;
 CREATE INDEX audit_log_link ON gateway.audit_log (link);
 COMMENT ON COLUMN gateway.audit_log.link IS 'The row''s link in audit_chain; null for rows from before there was a chain.';
 
--- How many rows a link has now, of what time, and their digest: SHA-256 of their texts, in order, a line each. Columns that a
--- later revision adds are not in it.
+-- Returns the count, the time range and the digest of the rows that a link has now. The digest is the SHA-256 of their
+-- texts in order, one line each. It does not cover columns that a later revision adds.
 CREATE FUNCTION gateway.audit_digest(number bigint)
     RETURNS TABLE (rows bigint, first_ts timestamptz, last_ts timestamptz, digest bytea) LANGUAGE sql STABLE AS $$
     SELECT count(*), min(ts), max(ts), sha256(convert_to(string_agg(ROW(
@@ -29,7 +29,7 @@ CREATE FUNCTION gateway.audit_digest(number bigint)
     FROM gateway.audit_log WHERE link = number
 $$;
 
--- Links are made one after the other: whoever inserts holds the lock until its transaction ends.
+-- Links are created one at a time: an inserting transaction holds the lock until it ends.
 CREATE FUNCTION gateway.begin_audit_link() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('gateway.audit_chain', 0));
@@ -37,7 +37,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- A row that has its link already is one that ensure_audit_partitions moves.
+-- A row that already has a link is being moved by ensure_audit_partitions.
 CREATE FUNCTION gateway.join_audit_link() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.link := coalesce(NEW.link, current_setting('gateway.audit_link')::bigint);
@@ -62,7 +62,7 @@ CREATE TRIGGER audit_log_join_link BEFORE INSERT ON gateway.audit_log
 CREATE TRIGGER audit_log_end_link AFTER INSERT ON gateway.audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION gateway.end_audit_link();
 
--- Takes away the links whose rows are all gone, and returns how many.
+-- Deletes the links that have no rows any more, and returns how many.
 CREATE FUNCTION gateway.prune_audit_chain(kept_since timestamptz) RETURNS bigint LANGUAGE sql AS $$
     WITH gone AS (
         DELETE FROM gateway.audit_chain c

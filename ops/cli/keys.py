@@ -24,7 +24,7 @@ from ops.cli.parameters import (
 )
 from ops.cli.session import Session, pass_session
 from ops.cli.show import iso, print_json, print_table, text
-from ops.database.accounts import Key, NewKey, TenantRepository
+from ops.database.tenants import Key, NewKey, TenantRepository
 from ops.host.client_environment import base_url, environment
 
 _prefix_option = click.option("--prefix", type=Prefix(), required=True, help="The first 12 characters of the key.")
@@ -77,7 +77,7 @@ def create_key(
 @pass_session
 def list_keys(session: Session, tenant: str | None, as_json: bool) -> None:
     """List keys by prefix; a whole key is kept nowhere."""
-    keys = session.run(lambda database: TenantRepository(database).keys(tenant))
+    keys = session.run(lambda database: TenantRepository(database).list_keys(tenant))
     columns = ("prefix", "name", "tenant", "status", "scopes", "created_at", "expires_at", "last_used_at")
     rows = [tuple(getattr(key, column) for column in columns) for key in keys]
     if as_json:

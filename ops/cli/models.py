@@ -18,7 +18,7 @@ from ops.backends.findings import DIGEST_SHOWN_CHARACTERS, digests_differ, findi
 from ops.cli.parameters import Name, json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, print_table
-from ops.database.accounts import Tenant, TenantRepository
+from ops.database.tenants import Tenant, TenantRepository
 
 
 @click.command("list-models")
@@ -27,7 +27,7 @@ from ops.database.accounts import Tenant, TenantRepository
 @pass_session
 def list_models(session: Session, tenant: str | None, as_json: bool) -> None:
     """List what each backend hosts, as discovery saw it last, and all of it together."""
-    found = session.run(lambda database: TenantRepository(database).tenant(tenant)) if tenant else None
+    found = session.run(lambda database: TenantRepository(database).get_tenant(tenant)) if tenant else None
     catalog = asyncio.run(_published(session.settings))
     unseen = [b.name for b in session.settings.backends if b.name not in {state.name for state in catalog.backends}]
     if as_json:

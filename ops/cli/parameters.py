@@ -13,7 +13,7 @@ import rich_click as click
 from authz.keys import key_format
 from gateway.request.model_name import canonical
 from gateway.values import Scope
-from ops.database.policies import PolicyChange, Subject
+from ops.database.policies import PolicyChange, PolicySubject
 
 T = TypeVar("T")
 
@@ -155,11 +155,11 @@ def subject_options(function: Any) -> Any:
     return click.option("--tenant", type=Name(), help="The tenant with this name.")(function)
 
 
-def subject(tenant: str | None, prefix: str | None) -> Subject:
+def subject(tenant: str | None, prefix: str | None) -> PolicySubject:
     """The one that was named. Raises a usage error when it was not exactly one."""
     if (tenant is None) == (prefix is None):
         raise click.UsageError("give either --tenant or --prefix")
-    return Subject("tenant", tenant) if tenant is not None else Subject("key", prefix or "")
+    return PolicySubject("tenant", tenant) if tenant is not None else PolicySubject("key", prefix or "")
 
 
 def limit_options(word: str | None = None) -> Callable[[Any], Any]:

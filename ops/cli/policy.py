@@ -17,8 +17,8 @@ from ops.cli.parameters import (
 )
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, text
-from ops.database.accounts import TenantRepository
-from ops.database.policies import Policy, PolicyChange, Subject, only_models
+from ops.database.policies import Policy, PolicyChange, PolicySubject, allow_only
+from ops.database.tenants import TenantRepository
 
 _LIMITS = ("rpm", "tpm", "concurrent")
 _BUDGETS = ("budget_day", "budget_month", "budget_total")
@@ -86,21 +86,21 @@ def set_models(
             raise click.UsageError("--inherit goes with --prefix, and with nothing else")
         change = policy_change(allow_all_models=Clear.CLEAR, allowed_models=Clear.CLEAR)
     else:
-        change = {**(only_models(models) if models is not None else {}), **policy_change(allow_all_models=allow_all)}
+        change = {**(allow_only(models) if models is not None else {}), **policy_change(allow_all_models=allow_all)}
     if not change:
         raise click.UsageError("give --models, --allow-all, --no-allow-all or --inherit")
     _change(session, whom, change, _MODELS, as_json)
 
 
-def _change(session: Session, whom: Subject, change: PolicyChange, shown: tuple[str, ...], as_json: bool) -> None:
+def _change(session: Session, whom: PolicySubject, change: PolicyChange, shown: tuple[str, ...], as_json: bool) -> None:
     policy = session.run(lambda database: TenantRepository(database).change_policy(whom, change))
-    values = {name: policy[name] for name in shown}  # type: ignore[literal-required]
+    values = {name: value for name, value in policy.items() if name in shown}
     if as_json:
         return print_json({"tenant" if whom.kind == "tenant" else "prefix": whom.name, **values})
     return click.echo(f"the {whom.kind} {whom.name} now has {_sentence(whom, policy, shown)}")
 
 
-def _sentence(whom: Subject, policy: Policy, shown: tuple[str, ...]) -> str:
+def _sentence(whom: PolicySubject, policy: Policy, shown: tuple[str, ...]) -> str:
     if shown is _MODELS:
         if policy["allow_all_models"]:
             # Models that run elsewhere are never among all; they have to be named.
@@ -113,6 +113,6 @@ def _sentence(whom: Subject, policy: Policy, shown: tuple[str, ...]) -> str:
             return "the models of its tenant"
         return f"the models {text(policy['allowed_models'])}" if policy["allowed_models"] else "no models"
     missing = "none" if shown is _BUDGETS else "inherited" if whom.kind == "key" else "default"
-    values = {name: policy[name] for name in shown}  # type: ignore[literal-required]
+    values = {name: value for name, value in policy.items() if name in shown}
     named = [f"{name} {missing if value is None else text(value)}" for name, value in values.items()]
     return ", ".join(named).replace("budget_", "budget per ", 2).replace("budget_total", "budget in total")

@@ -9,7 +9,7 @@ import rich_click as click
 from ops.cli.parameters import Clear, Models, Name, json_option, limit_options, policy_change
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, print_table
-from ops.database.accounts import Tenant, TenantRepository
+from ops.database.tenants import Tenant, TenantRepository
 
 _name_option = click.option("--name", type=Name(), required=True, help="The tenant's name, in any letter case.")
 
@@ -46,7 +46,7 @@ def create_tenant(
 @pass_session
 def list_tenants(session: Session, as_json: bool) -> None:
     """List all tenants with their policy."""
-    tenants = session.run(lambda database: TenantRepository(database).tenants())
+    tenants = session.run(lambda database: TenantRepository(database).list_tenants())
     if as_json:
         return print_json([_document(tenant) for tenant in tenants])
     return print_table(

@@ -1,1 +1,1 @@
-"""PostgreSQL as operators use it: migrations, roles, tenants and keys, reports, retention, the audit chain."""
+"""The operators' side of PostgreSQL: migrations, roles, tenants and keys, reports, retention, the audit chain."""

@@ -1,4 +1,4 @@
-"""The audit chain in PostgreSQL: whether the audit log is what was written to it."""
+"""Verifies the audit chain in PostgreSQL: whether the audit log still holds the rows that were written to it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from datetime import datetime
 from gateway.stores.postgres import Database
 
 LINKS_PER_READ = 500
+PROBLEMS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
 class ChainReport:
-    """What a look at the whole chain found.
+    """The result of a verification of the whole chain.
 
-    `head` is the last link and its hash in hexadecimal, None for an empty chain: kept elsewhere, it proves later that
-    nothing before it was changed. `problems` are sentences, at most PROBLEMS_MAX.
+    `head` is the number of the last link and its hash in hexadecimal, None for an empty chain. A copy kept elsewhere
+    proves later that nothing before that link was changed. `problems` are sentences, at most PROBLEMS_MAX.
     """
 
     links: int
@@ -25,12 +26,12 @@ class ChainReport:
     problems: tuple[str, ...]
 
 
-PROBLEMS_MAX = 20
-
-
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One link as it stands, and what its rows say now; `found_digest` is None when there are none."""
+    """A stored link, with the count and the digest of its rows as they are now.
+
+    `found_digest` is None when the link has no rows any more.
+    """
 
     link: int
     rows: int
@@ -41,8 +42,8 @@ class Link:
     found_rows: int
     found_digest: bytes | None
 
-    def is_whole(self) -> bool:
-        """Whether the hash is that of this link."""
+    def hash_matches(self) -> bool:
+        """Whether `hash` is the SHA-256 of the previous hash, the digest and the number of this link."""
         number = self.link.to_bytes(8, "big", signed=True)
         return self.hash == hashlib.sha256(self.previous + self.digest + number).digest()
 
@@ -53,59 +54,59 @@ class AuditChain:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def verify(self, kept_since: datetime, head: tuple[int, str] | None = None) -> ChainReport:
-        """Recomputes every link. Rows older than `kept_since` (aware) may be missing: retention took them.
+    async def verify(self, kept_since: datetime, noted_head: tuple[int, str] | None = None) -> ChainReport:
+        """Recomputes every link. Rows older than `kept_since` (aware) may be missing because retention drops them.
 
-        `head` is one that was noted earlier, which must still be in the chain. Raises StoreUnavailable.
+        `noted_head` is the head of an earlier report; it must still be part of the chain. Raises StoreUnavailable.
         """
-        walk = ChainVerifier(kept_since, head)
+        verifier = ChainVerifier(kept_since, noted_head)
         after = 0
         while found := await self._database.fetch(_LINKS, after, LINKS_PER_READ):
             for row in found:
-                walk.take(Link(**dict(row)))
+                verifier.add(Link(**dict(row)))
             after = found[-1]["link"]
-        if stray := await self._database.fetchval(_STRAY):
-            walk.problem(f"{stray} rows were put in past the chain")
-        return walk.verdict()
+        if unchained := await self._database.fetchval(_UNCHAINED_ROWS):
+            verifier.add_problem(f"{unchained} rows were inserted without a link of the chain")
+        return verifier.report()
 
 
 class ChainVerifier:
-    """The links so far, and what is wrong with them. Pure."""
+    """Checks links in order and collects problems. Pure."""
 
-    def __init__(self, kept_since: datetime, head: tuple[int, str] | None) -> None:
+    def __init__(self, kept_since: datetime, noted_head: tuple[int, str] | None) -> None:
         self._kept_since = kept_since
-        self._head = head
+        self._noted_head = noted_head
         self._last: Link | None = None
         self._links = 0
         self._rows = 0
         self._problems: list[str] = []
 
-    def problem(self, sentence: str) -> None:
-        """Notes what is wrong; past PROBLEMS_MAX nothing more."""
+    def add_problem(self, sentence: str) -> None:
+        """Records a problem, unless PROBLEMS_MAX are recorded already."""
         if len(self._problems) < PROBLEMS_MAX:
             self._problems.append(sentence)
 
-    def take(self, link: Link) -> None:
-        """The next link."""
+    def add(self, link: Link) -> None:
+        """Checks the next link."""
         last, number = self._last, link.link
         if last and (number, link.previous) != (last.link + 1, last.hash):
-            self.problem(f"link {number} does not continue link {last.link}: links were taken away or put in")
-        if not link.is_whole():
-            self.problem(f"link {number} was changed")
+            self.add_problem(f"link {number} does not continue link {last.link}: links were removed or inserted")
+        if not link.hash_matches():
+            self.add_problem(f"link {number} was changed")
         pruned = link.found_rows < link.rows and link.first_ts < self._kept_since
         if link.found_digest != link.digest and not pruned:
-            self.problem(f"rows of link {number} were changed, taken away or put in")
-        if self._head and number == self._head[0] and link.hash.hex() != self._head[1]:
-            self.problem(f"link {number} is not the one that was noted")
+            self.add_problem(f"rows of link {number} were changed, removed or inserted")
+        if self._noted_head and number == self._noted_head[0] and link.hash.hex() != self._noted_head[1]:
+            self.add_problem(f"link {number} differs from the noted head")
         self._last = link
         self._links += 1
         self._rows += link.found_rows
 
-    def verdict(self) -> ChainReport:
-        """After the last link."""
+    def report(self) -> ChainReport:
+        """Returns the report after the last link."""
         last = self._last
-        if self._head and (last is None or last.link < self._head[0]):
-            self.problem(f"the chain ends before link {self._head[0]}, which was noted")
+        if self._noted_head and (last is None or last.link < self._noted_head[0]):
+            self.add_problem(f"the chain ends before link {self._noted_head[0]}, the noted head")
         head = (last.link, last.hash.hex()) if last else None
         return ChainReport(self._links, self._rows, head, tuple(self._problems))
 
@@ -116,8 +117,8 @@ FROM (SELECT * FROM gateway.audit_chain WHERE link > $1 ORDER BY link LIMIT $2) 
 ORDER BY c.link
 """
 
-# Rows from before there was a chain have no link. The hour is for clocks that differ.
-_STRAY = """
+# Rows that are older than the chain have no link. One hour allows for clocks that differ.
+_UNCHAINED_ROWS = """
 SELECT count(*) FROM gateway.audit_log a
 WHERE NOT EXISTS (SELECT FROM gateway.audit_chain c WHERE c.link = a.link)
     AND (a.link IS NOT NULL OR a.ts > (SELECT min(chained_at) FROM gateway.audit_chain) + interval '1 hour')

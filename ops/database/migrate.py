@@ -1,7 +1,7 @@
-"""Brings the database schema to a revision: Alembic, configured here so that an installed wheel can migrate too.
+"""Migrates the database schema with Alembic, which is configured here so that an installed wheel can migrate too.
 
-Everything happens in one transaction under an advisory lock. Several services may start this at once, and a
-migration that fails leaves nothing behind.
+A migration is one transaction under an advisory lock. Several services may start it at the same time, and a failed
+migration leaves no changes.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('gateway.migrate', 0
 
 
 class MigrationFailed(GatewayError):
-    """A revision could not be applied; the database is as it was before."""
+    """A revision could not be applied. The database is unchanged."""
 
 
 def head_revision() -> str | None:
-    """The newest revision that this version of the gateway knows."""
+    """Returns the newest revision that this version of the gateway contains."""
     config = Config()
     config.set_main_option("script_location", str(_DIRECTORY))
     return ScriptDirectory.from_config(config).get_current_head()
 
 
 async def current_revision(database: Database) -> str | None:
-    """The revision the database is at. Raises StoreUnavailable, also where there is no schema."""
+    """Returns the revision of the database. Raises StoreUnavailable, also for a database without the schema."""
     revision = await database.fetchval(_CURRENT)
     return None if revision is None else str(revision)
 
 
 async def upgrade(settings: Settings, revision: str = "head") -> str:
-    """Migrates up to `revision` and makes the audit partitions of the coming months. Returns the revision reached.
+    """Migrates up to `revision` and creates the audit partitions of the next AUDIT_MONTHS_AHEAD months.
 
-    At the newest revision the role of DATABASE_SERVICE_ROLE gets its rights. Safe to run any number of times, also at
-    once. Raises StoreUnavailable, MigrationFailed or ServiceRoleRefused.
+    Returns the resulting revision. At the newest revision the role of DATABASE_SERVICE_ROLE gets its privileges. Safe
+    to run repeatedly and concurrently. Raises StoreUnavailable, MigrationFailed or ServiceRoleRefused.
     """
     role, password = settings.database_service_role, settings.database_service_password
 
@@ -70,14 +70,17 @@ async def upgrade(settings: Settings, revision: str = "head") -> str:
 
 
 async def downgrade(settings: Settings, revision: str) -> str:
-    """Migrates down to `revision` (`base` is the empty schema); rows of dropped tables are lost. Raises as above."""
+    """Migrates down to `revision`, where `base` is the empty schema. Rows of dropped tables are lost.
+
+    Returns the resulting revision. Raises StoreUnavailable or MigrationFailed.
+    """
     return await _run(settings, lambda _, config: command.downgrade(config, revision))
 
 
 def run_sql(name: str) -> None:
-    """For revisions: executes a whole SQL file of `migrations/versions` in the migration's transaction."""
+    """Executes an SQL file of `migrations/versions` in the transaction of the migration. Called by revisions."""
     script = (_DIRECTORY / "versions" / name).read_text(encoding="utf-8")
-    # A prepared statement holds one command only, so the script goes to the driver as it is.
+    # SQLAlchemy prepares statements, which hold a single command, so the driver executes the script directly.
     driver = op.get_bind().connection.dbapi_connection
     driver.run_async(lambda connection: connection.execute(script))  # type: ignore[union-attr]
 

@@ -1,4 +1,4 @@
-"""The stored policy of a tenant or a key, and how operators name whom it is for."""
+"""The stored policy of a tenant or a key, and the lookup of its subject by the name that operators use."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from gateway.stores.postgres import PooledConnection
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """Whom a policy is for: a tenant by its name, or a key by its prefix."""
+class PolicySubject:
+    """The owner of a policy: a tenant by its name, or a key by its prefix."""
 
     kind: Literal["tenant", "key"]
     name: str
 
 
 class PolicyChange(TypedDict, total=False):
-    """What to change of a policy; what is left out stays. None inherits, and for a budget it is none."""
+    """The fields of a policy to change; absent fields keep their value.
+
+    None means inherited, and for a budget no limit. Rates are per minute, budgets are tokens (input plus output) per
+    UTC day, UTC month and in total. Model names are canonical.
+    """
 
     rpm: int | None
     tpm: int | None
@@ -35,58 +39,67 @@ class PolicyChange(TypedDict, total=False):
 
 
 class Policy(PolicyChange, total=True):
-    """A whole policy as stored."""
+    """A complete stored policy."""
 
 
-def only_models(models: Collection[str]) -> PolicyChange:
-    """The change that allows these models (canonical names) and no others."""
+def allow_only(models: Collection[str]) -> PolicyChange:
+    """The change that allows exactly these models (canonical names)."""
     return {"allowed_models": sorted(set(models)), "allow_all_models": False}
 
 
-async def find_subject(connection: PooledConnection, subject: Subject) -> int:
-    """The id of a tenant or key. Raises NotFound."""
+async def find_subject(connection: PooledConnection, subject: PolicySubject) -> int:
+    """Returns the database id of a tenant or key. Raises NotFound."""
     if subject.kind == "tenant":
         return await find_tenant(connection, subject.name)
     key_id = await connection.fetchval("SELECT id FROM gateway.api_keys WHERE prefix = $1", subject.name)
     if key_id is None:
-        raise no_key(subject.name)
+        raise key_not_found(subject.name)
     return int(key_id)
 
 
-def no_key(prefix: str) -> NotFound:
-    """What is raised where no key has that prefix."""
-    return NotFound(f"there is no key with the prefix {prefix}; `list-keys` shows those there are")
+def key_not_found(prefix: str) -> NotFound:
+    """The error for a prefix that belongs to no key."""
+    return NotFound(f"there is no key with the prefix {prefix}; `list-keys` shows the existing keys")
 
 
 async def find_tenant(connection: PooledConnection, name: str) -> int:
-    """The id of a tenant. Raises NotFound, which names a tenant that is spelled alike."""
+    """Returns the database id of a tenant. Raises NotFound, which suggests a tenant with a similar name."""
     tenant_id = await connection.fetchval("SELECT id FROM gateway.tenants WHERE lower(name) = lower($1)", name)
     if tenant_id is not None:
         return int(tenant_id)
     names = {row["name"].lower(): row["name"] for row in await connection.fetch("SELECT name FROM gateway.tenants")}
     near = get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean {names[near[0]]}?" if near else "`list-tenants` shows those there are"
+    hint = f"did you mean {names[near[0]]}?" if near else "`list-tenants` shows the existing tenants"
     raise NotFound(f"there is no tenant named {name}; {hint}")
 
 
 async def store_policy(
     connection: PooledConnection, kind: Literal["tenant", "key"], subject_id: int, change: PolicyChange
 ) -> Policy:
-    """Changes what `change` says and leaves the rest; returns what is stored afterwards."""
-    names = [name for name in Policy.__annotations__ if name in change]
-    columns = ", ".join([f"{kind}_id", *names])
-    values = ", ".join(f"${n}" for n in range(1, len(names) + 2))
-    updates = ", ".join(f"{name} = excluded.{name}" for name in [f"{kind}_id", *names])
+    """Writes the fields of `change`, keeps all others, and returns the policy as stored afterwards."""
+    changed = {name: value for name, value in change.items() if name in Policy.__annotations__}
+    names = [f"{kind}_id", *changed]
+    values = ", ".join(f"${number}" for number in range(1, len(names) + 1))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in names)
     row = await connection.fetchrow(
-        f"INSERT INTO gateway.{kind}_limits ({columns}) VALUES ({values}) "  # noqa: S608 (names of PolicyChange)
+        f"INSERT INTO gateway.{kind}_limits ({', '.join(names)}) VALUES ({values}) "  # noqa: S608 (names of PolicyChange)
         f"ON CONFLICT ({kind}_id) DO UPDATE SET {updates} RETURNING *",
         subject_id,
-        *(change[name] for name in names),  # type: ignore[literal-required]
+        *changed.values(),
     )
     assert row is not None  # noqa: S101 (an upsert returns its row)
-    return policy_of(row)
+    return policy_from_row(row)
 
 
-def policy_of(row: asyncpg.Record) -> Policy:
-    """The policy in a row that has its columns."""
-    return Policy(**{name: row[name] for name in Policy.__annotations__})  # type: ignore[no-any-return, typeddict-item]
+def policy_from_row(row: asyncpg.Record) -> Policy:
+    """Reads the policy from a row of `tenant_limits` or `key_limits`."""
+    return Policy(
+        rpm=row["rpm"],
+        tpm=row["tpm"],
+        concurrent=row["concurrent"],
+        budget_day=row["budget_day"],
+        budget_month=row["budget_month"],
+        budget_total=row["budget_total"],
+        allow_all_models=row["allow_all_models"],
+        allowed_models=row["allowed_models"],
+    )

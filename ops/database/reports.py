@@ -1,4 +1,4 @@
-"""What operators read: usage, budgets and the audit log."""
+"""Reports for operators: usage, budgets and the audit log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.ledger.store import COLUMNS
 from gateway.quota import periods
 from gateway.stores.postgres import Database, PooledConnection
 from gateway.values import Period
-from ops.database.policies import Subject, find_subject
+from ops.database.policies import PolicySubject, find_subject
 
 # The ids of tenant and key are internal.
 AUDIT_COLUMNS = tuple(name for name in COLUMNS if name not in ("tenant_id", "key_id"))
@@ -19,7 +19,7 @@ AUDIT_COLUMNS = tuple(name for name in COLUMNS if name not in ("tenant_id", "key
 
 
 class GroupBy(StrEnum):
-    """By what usage is summed up."""
+    """The dimension that usage is summed by."""
 
     DAY = "day"
     MODEL = "model"
@@ -29,7 +29,7 @@ class GroupBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which requests a report is about; None does not restrict."""
+    """Restricts a report to some requests. None restricts nothing; `since` is aware."""
 
     tenant: str | None = None
     prefix: str | None = None
@@ -39,7 +39,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Requests that were let in, and their tokens. `labels` says of what: a day, a model, a key or a tenant."""
+    """The count of admitted requests and their tokens, for the day, model, key or tenant that `labels` names."""
 
     labels: dict[str, str | None]
     requests: int
@@ -49,7 +49,7 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class BudgetRow:
-    """A budget and what the current period has used of it, in tokens. `resets_at` is None for `total`."""
+    """A budget and its use in the current period, both in tokens. `resets_at` is None for the period `total`."""
 
     scope: Literal["tenant", "key"]
     subject_id: int
@@ -63,13 +63,13 @@ class BudgetRow:
 
 
 class Reports:
-    """Read-only questions. All raise StoreUnavailable, and NotFound for a tenant or key that was named."""
+    """Read-only queries. All methods raise StoreUnavailable, and NotFound for an unknown tenant or key."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def usage(self, by: GroupBy, where: Filter) -> list[UsageRow]:
-        """Sums of the audit log without denied requests; days in order, anything else by tokens, most first."""
+        """Sums the audit log without denied requests. Days are in order, all other groups by tokens, most first."""
         labels, order = _GROUPS[by]
         query = f"""
             SELECT {", ".join(f"{expression} AS {name}" for name, expression in labels.items())}, count(*) AS requests,
@@ -77,8 +77,8 @@ class Reports:
             FROM gateway.audit_log a
             LEFT JOIN gateway.tenants t ON t.id = a.tenant_id LEFT JOIN gateway.api_keys k ON k.id = a.key_id
             WHERE a.outcome <> 'denied' AND {_WHERE}
-            GROUP BY {", ".join(str(place) for place in range(1, len(labels) + 1))} ORDER BY {order}
-        """  # noqa: S608 (the names are this module's own)
+            GROUP BY {", ".join(str(position) for position in range(1, len(labels) + 1))} ORDER BY {order}
+        """  # noqa: S608 (the names are constants of this module)
         async with self._database.transaction(readonly=True) as connection:
             rows = await connection.fetch(query, *await _arguments(connection, where))
         return [
@@ -87,7 +87,7 @@ class Reports:
         ]
 
     async def budgets(self, where: Filter, now: datetime) -> list[BudgetRow]:
-        """The budgets of the tenants and keys that `where` is about, as of `now` (aware)."""
+        """Returns the budgets of the tenants and keys that match `where`, as of `now` (aware)."""
         starts = periods.starts(now)
         async with self._database.transaction(readonly=True) as connection:
             tenant_id, key_id, *_ = await _arguments(connection, where)
@@ -108,7 +108,7 @@ class Reports:
         ]
 
     async def audit(self, where: Filter, limit: int) -> list[dict[str, object]]:
-        """The newest `limit` audit rows, oldest of them first; every column of AUDIT_COLUMNS by name."""
+        """Returns the newest `limit` audit rows, oldest first, each with the columns of AUDIT_COLUMNS by name."""
         query = f"SELECT {', '.join(f'a.{name}' for name in AUDIT_COLUMNS)} FROM gateway.audit_log a WHERE {_WHERE} "  # noqa: S608
         query += "ORDER BY a.ts DESC, a.request_id DESC LIMIT $5"
         async with self._database.transaction(readonly=True) as connection:
@@ -147,18 +147,18 @@ SELECT s.scope, s.subject_id, s.tenant_id, s.tenant, s.prefix, p.period, p.budge
        coalesce(u.input_tokens + u.output_tokens, 0) AS used
 FROM subjects s
 CROSS JOIN LATERAL (VALUES (1, 'day', budget_day), (2, 'month', budget_month), (3, 'total', budget_total))
-    AS p (place, period, budget)
+    AS p (ordinal, period, budget)
 JOIN unnest($3::text[], $4::date[]) AS current (period, start) ON current.period = p.period
 LEFT JOIN gateway.budget_usage u ON u.subject = s.scope::gateway.budget_subject AND u.subject_id = s.subject_id
     AND u.period = p.period::gateway.budget_period AND u.period_start = current.start
 WHERE p.budget IS NOT NULL
-ORDER BY lower(s.tenant), s.prefix NULLS FIRST, p.place
+ORDER BY lower(s.tenant), s.prefix NULLS FIRST, p.ordinal
 """
 
 
 async def _arguments(
     connection: PooledConnection, where: Filter
 ) -> tuple[int | None, int | None, str | None, datetime | None]:
-    tenant_id = None if where.tenant is None else await find_subject(connection, Subject("tenant", where.tenant))
-    key_id = None if where.prefix is None else await find_subject(connection, Subject("key", where.prefix))
+    tenant_id = None if where.tenant is None else await find_subject(connection, PolicySubject("tenant", where.tenant))
+    key_id = None if where.prefix is None else await find_subject(connection, PolicySubject("key", where.prefix))
     return tenant_id, key_id, where.request_id, where.since

@@ -1,7 +1,7 @@
-"""The role that authz and meter log in as: PostgreSQL lets it do what the way of a request needs, and nothing else.
+"""The role that authz and meter log in as. It has the privileges that serving requests needs, and no others.
 
-Its rights are given anew by each migration, in the same transaction, so they always fit the schema. Partitions of the
-audit log have none of their own: PostgreSQL asks about the table that a statement names, and that is the parent.
+Each migration grants its privileges again, in the same transaction, so they always match the schema. Partitions of the
+audit log need no grants: PostgreSQL checks the table that a statement names, which is the parent.
 """
 
 from __future__ import annotations
@@ -16,54 +16,57 @@ from sqlalchemy import Connection, text
 from gateway.errors import GatewayError
 from gateway.ledger.store import COLUMNS
 
-# What PostgreSQL itself takes by default.
+# PostgreSQL's default for `scram_iterations`.
 _SCRAM_ITERATIONS = 4096
 
-# While workers are replaced, those of the version before log in as the same role: what only they need stays, as in a
-# migration, until nothing in use knows it any more.
+# During a rolling upgrade, workers of the previous version log in as the same role. A privilege that only they need
+# stays until no supported version uses it, like a column in a migration.
 _GRANTS = (
     "USAGE ON SCHEMA gateway",
     "SELECT ON gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits",
-    # A key's hash is made anew when the costs of Argon2id have changed.
+    # authz hashes a key again when the cost parameters of Argon2id have changed.
     "UPDATE (hash, last_used_at) ON gateway.api_keys",
     "SELECT (prefix, revoked_at) ON gateway.revocations",
-    # Everything but `link`, which a trigger decides. Another reads the rows back, for the digest of their link.
+    # Every column but `link`, which a trigger sets. A second trigger reads the rows back for the digest of their link.
     f"SELECT, INSERT ({', '.join(COLUMNS)}) ON gateway.audit_log",
     "SELECT (link, hash), INSERT (link, rows, first_ts, last_ts, digest, previous, hash) ON gateway.audit_chain",
     "SELECT, INSERT, UPDATE (input_tokens, output_tokens, requests) ON gateway.budget_usage",
-    # Of a prompt it may ask whether it is there.
+    # It may check that a prompt is stored, but not read it.
     "SELECT (request_id, ts), INSERT ON gateway.prompt_log",
 )
 
 
 class ServiceRoleRefused(GatewayError):
-    """The role of DATABASE_SERVICE_ROLE is not there, or may do more than it needs; nothing was changed."""
+    """The role of DATABASE_SERVICE_ROLE does not exist or has excess privileges. The database is unchanged."""
 
 
 def provide(connection: Connection, role: str, password: str | None) -> None:
-    """Gives the role its rights and takes all others in our schema, within the transaction of `connection`.
+    """Grants the role its privileges and revokes all others in our schema, in the transaction of `connection`.
 
-    With a password the role is made if it is not there, and that becomes its password; the login of `connection` needs
-    CREATEROLE for that, and else only the tables. Raises ServiceRoleRefused.
+    With a password, the role is created if it does not exist, and gets that password; the login of `connection` needs
+    CREATEROLE for this. Otherwise owning the tables is enough. Raises ServiceRoleRefused.
     """
-    exists = connection.execute(_FIND, {"role": role}).scalar() is True
+    exists = connection.execute(_ROLE_EXISTS, {"role": role}).scalar() is True
     if password is not None:
         connection.exec_driver_sql(with_password(role, password, exists=exists))
     elif not exists:
         raise ServiceRoleRefused(
-            f"DATABASE_SERVICE_ROLE: there is no role {role}; make it with CREATE ROLE … LOGIN, "
-            "or set DATABASE_SERVICE_PASSWORD and it is made"
+            f"DATABASE_SERVICE_ROLE: there is no role {role}; create it with CREATE ROLE … LOGIN, "
+            "or set DATABASE_SERVICE_PASSWORD to have it created"
         )
-    if connection.execute(_OPEN_TO_ALL).scalar():
+    if connection.execute(_PUBLIC_SCHEMA_IS_OPEN).scalar():
         connection.exec_driver_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     for statement in statements(role):
         connection.exec_driver_sql(statement)
     if excess := connection.execute(_EXCESS, {"role": role}).scalars().first():
-        raise ServiceRoleRefused(f"DATABASE_SERVICE_ROLE: {role} {excess}; take that from it, or name another role")
+        raise ServiceRoleRefused(f"DATABASE_SERVICE_ROLE: {role} {excess}; revoke that, or name another role")
 
 
 def statements(role: str) -> list[str]:
-    """What the owner of the tables executes to give `role` these rights in our schema and no others. Pure."""
+    """Returns the statements that leave `role` with exactly these privileges in our schema. Pure.
+
+    The owner of the tables executes them.
+    """
     name = quoted(role)
     everything = ("SCHEMA gateway", *(f"ALL {kind} IN SCHEMA gateway" for kind in ("TABLES", "SEQUENCES", "ROUTINES")))
     return [
@@ -73,17 +76,20 @@ def statements(role: str) -> list[str]:
 
 
 def with_password(role: str, password: str, *, exists: bool) -> str:
-    """The statement that makes a role which can log in with a password, or changes one that `exists`. Pure."""
+    """Returns the statement that creates a role with a login and a password, or changes an existing one. Pure."""
     return f"{'ALTER' if exists else 'CREATE'} ROLE {quoted(role)} LOGIN PASSWORD '{scram_verifier(password)}'"
 
 
 def quoted(name: str) -> str:
-    """The name as an identifier of SQL."""
+    """Returns the name as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def scram_verifier(password: str) -> str:
-    """What PostgreSQL keeps of a password in normal form (RFC 5802); sent instead of it, as statements get logged."""
+    """Returns the verifier that PostgreSQL stores for a normalised password (RFC 5802).
+
+    It is sent instead of the password because statements may be logged.
+    """
     salt = secrets.token_bytes(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ITERATIONS)
     stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
@@ -92,22 +98,23 @@ def scram_verifier(password: str) -> str:
     return f"SCRAM-SHA-256${_SCRAM_ITERATIONS}:{salt_64}${stored_64}:{server_64}"
 
 
-_FIND = text("SELECT true FROM pg_roles WHERE rolname = :role")
+_ROLE_EXISTS = text("SELECT true FROM pg_roles WHERE rolname = :role")
 
-# Databases from before PostgreSQL 15 let every login make tables and functions in this schema.
-_OPEN_TO_ALL = text("""
+# In databases created before PostgreSQL 15 every login may create tables and functions in the schema `public`.
+_PUBLIC_SCHEMA_IS_OPEN = text("""
 SELECT true FROM pg_namespace WHERE nspname = 'public' AND has_schema_privilege('public', oid, 'CREATE')
     AND pg_has_role(nspowner, 'USAGE')
 """)
 
-# What the role may do besides, by itself or through another role or PUBLIC, of which nothing is revoked.
+# Excess privileges of the role itself or inherited from another role or PUBLIC; the statements above revoke none of
+# these.
 _EXCESS = text("""
 SELECT right_name FROM pg_roles r, LATERAL (VALUES
     ('is a superuser', r.rolsuper),
     ('may create roles', r.rolcreaterole),
     ('may create databases', r.rolcreatedb),
     ('may replicate', r.rolreplication),
-    ('has the rights of the tables'' owner',
+    ('has the privileges of the tables'' owner',
         (SELECT pg_has_role(r.oid, nspowner, 'MEMBER') FROM pg_namespace WHERE nspname = 'gateway')),
     ('may read or write files of the server or run programs there',
         (SELECT bool_or(pg_has_role(r.oid, oid, 'MEMBER')) FROM pg_roles

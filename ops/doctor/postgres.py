@@ -5,8 +5,8 @@ from __future__ import annotations
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from ops.database.accounts import TenantRepository
 from ops.database.migrate import current_revision, head_revision
+from ops.database.tenants import TenantRepository
 from ops.doctor.check import Check, failed, ok, warning
 
 OLDEST_MAJOR = 16
@@ -49,7 +49,7 @@ async def _check_schema(database: Database) -> Check:
 
 
 async def _check_keys(database: Database) -> Check:
-    active = sum(key.status == "active" for key in await TenantRepository(database).keys(None))
+    active = sum(key.status == "active" for key in await TenantRepository(database).list_keys(None))
     if active:
         return ok("keys", f"{active} active")
     remedy = "neuronetz-gateway create-tenant --name NAME --allow-all-models, then create-key --tenant NAME --name KEY"

@@ -10,7 +10,6 @@ import json
 import os
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests import polling
 from tests.e2e.stack import free_port
 
 T = TypeVar("T")
@@ -38,18 +38,10 @@ def run(*command: str, env: Mapping[str, str] | None = None, stdin: bytes | None
     return done.stdout.decode()
 
 
-def eventually(look: Callable[[], T | None], what: str) -> T:
-    """What `look` gives once it gives something; fails when it never does. A failed connection is not yet anything."""
-    deadline = time.monotonic() + WAIT_TIMEOUT_S
-    last: object = None
-    while time.monotonic() < deadline:
-        try:
-            if found := look():
-                return found
-        except (httpx.TransportError, AssertionError) as error:
-            last = error
-        time.sleep(0.5)
-    raise AssertionError(f"{what}: not within {WAIT_TIMEOUT_S:.0f} s; last: {last}")
+def eventually(condition: Callable[[], T | None], expected: str) -> T:
+    """`polling.eventually` at the pace of containers. A failed connection or assertion counts as false."""
+    retry_on = (httpx.TransportError, AssertionError)
+    return polling.eventually(condition, WAIT_TIMEOUT_S, poll_s=0.5, retry_on=retry_on, failure=f"not: {expected}")
 
 
 def build_images() -> list[str]:

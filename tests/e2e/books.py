@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from gateway import settings
 from gateway.errors import StoreUnavailable
@@ -20,20 +20,9 @@ from gateway.quota.redis.quota import RedisQuota
 from gateway.stores.postgres import Database
 from gateway.stores.redis import Redis, connect
 from tests.e2e.stack import WAIT_TIMEOUT_S, Stack
+from tests.polling import eventually_async
 
 Rows = Mapping[str, list[dict[str, Any]]]
-T = TypeVar("T")
-
-
-async def until(look: Callable[[], Awaitable[T]], timeout_s: float = WAIT_TIMEOUT_S) -> T | None:
-    """What `look` gives once it gives something, None when it never does. A store that is away is asked again."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        with suppress(StoreUnavailable):
-            if found := await look():
-                return found
-        await asyncio.sleep(0.05)
-    return None
 
 
 class Books:
@@ -61,7 +50,8 @@ class Books:
             rows = await self.rows(request_ids)
             return set(request_ids) <= rows.keys()
 
-        await until(all_there, timeout_s)
+        with suppress(AssertionError):
+            await eventually_async(all_there, timeout_s, retry_on=(StoreUnavailable,))
         return rows
 
     async def request_ids(self, user_agent: str) -> set[str]:
@@ -94,12 +84,11 @@ class Books:
 
     async def settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Waits until no request is held and no event waits for PostgreSQL."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                backlog = await self._quota.backlog()
-                if not backlog.events and not backlog.holds:
-                    return
-                await asyncio.sleep(0.05)
+        await eventually_async(self._is_idle, timeout_s, failure="a hold or an event remained")
+
+    async def _is_idle(self) -> bool:
+        backlog = await self._quota.backlog()
+        return not backlog.events and not backlog.holds
 
 
 @asynccontextmanager
@@ -120,11 +109,8 @@ def row_of(stack: Stack, request_id: str) -> dict[str, Any]:
     """The audit row of a request, once it is there. There is never more than one."""
 
     async def look() -> dict[str, Any]:
-        async with opened(stack) as books, asyncio.timeout(WAIT_TIMEOUT_S):
-            rows = await books.rows([request_id])
-            while not rows[request_id]:
-                await asyncio.sleep(0.02)
-                rows = await books.rows([request_id])
+        async with opened(stack) as books:
+            rows = await books.rows_once_there([request_id])
         (row,) = rows[request_id]
         return row
 

@@ -13,6 +13,7 @@ import aiohttp
 
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
 from ops.host import binaries
+from tests.polling import eventually_async
 
 HOLD_RESPONSE_WASM = HOLD_RESPONSE_WAT.with_suffix(".wasm")
 BARE, IMPATIENT = "/bare", "/impatient"
@@ -125,12 +126,13 @@ async def running_envoy(directory: Path, ports: Mapping[str, int]) -> AsyncItera
         process = await asyncio.create_subprocess_exec(
             binaries.envoy(), "-c", config, *arguments, stdout=output, stderr=output
         )
+
+    async def listener_address() -> str | None:
+        assert process.returncode is None, log.read_text()
+        return await _listener_address(admin)
+
     try:
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            while not (address := await _listener_address(admin)):
-                assert process.returncode is None, log.read_text()
-                await asyncio.sleep(0.02)
-        yield f"http://{address}"
+        yield f"http://{await eventually_async(listener_address, _START_TIMEOUT_S)}"
     finally:
         await _stop(process)
 

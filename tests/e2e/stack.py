@@ -9,29 +9,18 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
+from tests.polling import eventually
+
 START_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 20.0
-T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T | None], timeout_s: float = WAIT_TIMEOUT_S) -> T:
-    """What `look` gives once it gives something; fails when it never does."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        if found := look():
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"nothing came of {look} within {timeout_s} s")
-        time.sleep(0.05)
 
 
 def free_port() -> int:

@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from tests.e2e.books import row_of
-from tests.e2e.stack import Simulator, Stack, eventually
+from tests.e2e.stack import Simulator, Stack
+from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
 SLASHED = "hf.co/bartowski/smollm2:q4_k_m"

@@ -15,7 +15,8 @@ import pytest
 from gateway.errors import MESSAGE, Code
 from tests.e2e.books import opened, row_of
 from tests.e2e.official_clients import Clients
-from tests.e2e.stack import Simulator, Stack, eventually
+from tests.e2e.stack import Simulator, Stack
+from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from authz.keys.key_format import generate
+from gateway.errors import StoreUnavailable
 from gateway.quota.port import Counters
-from tests.e2e.books import Books, opened, until
+from tests.e2e.books import Books, opened
 from tests.e2e.load import Ask, Seen, client, load, send
 from tests.e2e.stack import Simulator, Stack, free_port, simulator, up
+from tests.polling import eventually_async
 
 # What takes a minute passes it while these tests run.
 pytestmark = pytest.mark.usefixtures("comebacks", "slow_body")
@@ -64,7 +66,7 @@ class Trial:
             await served(seen)
             yield seen
             await served(seen)
-        assert await until(self.all_is_free, FREE_TIMEOUT_S), "concurrency was not given back"
+        await eventually_async(self.all_is_free, FREE_TIMEOUT_S, failure="concurrency was not given back")
         async with opened(self.stack) as books:
             await every_request_has_one_row(books, self.upstream, name, seen, may_be_lost=may_be_lost)
             await counters_are_right(books, "loaded")
@@ -119,7 +121,7 @@ async def served(seen: Sequence[Seen]) -> None:
     async def enough() -> bool:
         return sum(one.whole for one in seen[before:]) >= SERVED
 
-    assert await until(enough), Counter((one.status, one.code) for one in seen[before:])
+    await eventually_async(enough, failure=lambda: Counter((one.status, one.code) for one in seen[before:]))
 
 
 async def every_request_has_one_row(
@@ -173,7 +175,7 @@ async def counters_are_right(books: Books, tenant: str) -> None:
         found[:] = [await books.counters(tenant_id), await books.recorded(tenant_id)]
         return found[0] == found[1]
 
-    assert await until(equal), found
+    await eventually_async(equal, retry_on=(StoreUnavailable,), failure=lambda: found)
 
 
 @pytest.mark.parametrize("victim", ["authz-0", "meter-0", "control", "redis", "postgres", "envoy"])
@@ -185,7 +187,7 @@ async def test_a_process_killed_under_load_costs_no_row_and_leaves_nothing_held(
 
     async with trial.load(victim, may_be_lost=victim in ON_THE_WAY):
         os.kill(pid, signal.SIGKILL)
-        assert await until(replaced)
+        await eventually_async(replaced)
 
 
 async def test_redis_losing_its_data_under_load_costs_no_row_and_no_count(trial: Trial) -> None:
@@ -205,7 +207,7 @@ async def test_while_redis_hangs_running_requests_finish_and_new_ones_are_told_5
             await send(session, new)
             assert (new.status, new.code) == (503, "unavailable")
             assert running
-            assert await until(finished), running
+            await eventually_async(finished, failure=lambda: running)
         seen.append(new)
 
 
@@ -235,7 +237,7 @@ async def test_without_postgresql_verified_keys_go_on_until_the_backlog_is_full(
             async def served_again() -> bool:
                 return (await ask(unknown)).whole
 
-            assert await until(served_again)
+            await eventually_async(served_again)
         async with opened(stack) as books:
             await every_request_has_one_row(books, upstream, "backlog", seen)
             await counters_are_right(books, "verified")

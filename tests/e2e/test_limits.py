@@ -14,7 +14,8 @@ import pytest
 from tests.e2e import patience
 from tests.e2e.books import opened, row_of
 from tests.e2e.load import Ask, client
-from tests.e2e.stack import Simulator, Stack, eventually
+from tests.e2e.stack import Simulator, Stack
+from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
 

@@ -22,7 +22,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2, external_processor
 from gateway.wire.names import AUTHZ_TLS_NAME, METER_TLS_NAME
 from tests.e2e.books import row_of
 from tests.e2e.site import Site, make_certificates, site
-from tests.e2e.stack import Simulator, Stack, eventually
+from tests.e2e.stack import Simulator, Stack
+from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}

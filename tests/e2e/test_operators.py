@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 
-from tests.e2e.stack import Simulator, Stack, eventually
+from tests.e2e.stack import Simulator, Stack
+from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
 

@@ -11,7 +11,8 @@ import httpx
 
 from gateway.settings import load
 from tests.e2e.books import row_of
-from tests.e2e.stack import Stack, eventually
+from tests.e2e.stack import Stack
+from tests.polling import eventually
 
 BODY = '{"model": "llama3.2", "messages": [{"role": "user", "content": "Grüß mich"}]}'
 

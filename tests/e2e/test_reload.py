@@ -19,7 +19,8 @@ from ops.host import env_file
 from tests.certificates import self_signed
 from tests.e2e.books import row_of
 from tests.e2e.conftest import BACKEND_TOKEN
-from tests.e2e.stack import Simulator, Stack, eventually, set_env, simulator
+from tests.e2e.stack import Simulator, Stack, set_env, simulator
+from tests.polling import eventually
 
 SHARED, OWN = "llama3.2:latest", "fresh:1b"
 OLD_TOKEN, NEW_TOKEN = "old-token-of-the-newcomer", "new-token-of-the-newcomer"

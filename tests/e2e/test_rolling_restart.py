@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 
 from ops.host import env_file
-from tests.e2e.stack import Stack, eventually
+from tests.e2e.stack import Stack
+from tests.polling import eventually
 
 CALLERS = 3
 # A worker may use all of its grace time, and a new one takes its time to start on a busy machine.

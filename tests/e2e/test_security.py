@@ -16,7 +16,8 @@ from authz.keys.key_format import generate
 from gateway.settings import load
 from tests.e2e.books import row_of
 from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN, REQUEST_ID_HEADER
-from tests.e2e.stack import Simulator, Stack, eventually, listening
+from tests.e2e.stack import Simulator, Stack, listening
+from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}

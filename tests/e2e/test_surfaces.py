@@ -14,7 +14,8 @@ from tests.e2e.books import row_of
 from tests.e2e.cases import CASES, HELLO, LLAMA, PNG, VECTORS, Case
 from tests.e2e.official_clients import Clients
 from tests.e2e.said import Said
-from tests.e2e.stack import Simulator, Stack, eventually
+from tests.e2e.stack import Simulator, Stack
+from tests.polling import eventually
 
 CALLS: dict[str, Callable[..., Said]] = {
     "chat": said.native_chat,

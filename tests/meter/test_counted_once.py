@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import pytest
 from pydantic import SecretStr
 
+from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.quota.port import Hold, Progress, Reserved
 from gateway.quota.redis.quota import RedisQuota
@@ -24,12 +25,13 @@ from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
 from ops.control.reaper import Reaper
-from ops.database.accounts import TenantRepository
-from tests.e2e.books import Books, until
+from ops.database.tenants import TenantRepository
+from tests.e2e.books import Books
 from tests.gateway.quota.builders import asks, hold_of
 from tests.meter.wire_corpus import draft_of, grant_for
+from tests.polling import eventually_async
 from tests.redis_server import Server, one_server
-from tests.rows import add_key
+from tests.row_builders import add_key
 
 LEASE_S = 0.5
 
@@ -68,7 +70,7 @@ class Gateway:
 
         task = asyncio.create_task(self._drain.run())
         try:
-            assert await until(wait_idle)
+            await eventually_async(wait_idle, retry_on=(StoreUnavailable,))
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -99,11 +101,11 @@ async def gateway_over(redis: Server, database_url: str) -> AsyncIterator[Gatewa
         hold_lease_s=LEASE_S,
     )
     database, connection = Database(settings), connect(settings)
-    ledger, accounts = Ledger(database), TenantRepository(database)
+    ledger, tenants = Ledger(database), TenantRepository(database)
     quota = RedisQuota(connection, settings, ledger.usage_of, restore_s=0)
     try:
-        tenant = await accounts.create_tenant("acme", {})
-        key = await add_key(accounts)
+        tenant = await tenants.create_tenant("acme", {})
+        key = await add_key(tenants)
         books = Books(database, connection, quota)
         yield Gateway(redis, quota, books, tenant.id, key.id, Drain(quota, ledger, "one"))
     finally:
@@ -127,7 +129,7 @@ async def test_a_hold_that_comes_back_with_a_log_cut_short_is_reaped_and_not_cou
             assert (await gateway.quota.backlog()).holds == 1
             # The counters are rebuilt, with what the hold that nobody has any more holds.
             assert await gateway.quota.settle(ended(await gateway.admit()))
-            assert await until(Reaper(gateway.quota, LEASE_S).reap)
+            await eventually_async(Reaper(gateway.quota, LEASE_S).reap, retry_on=(StoreUnavailable,))
             await gateway.drain()
             await gateway.counters_are_right()
 

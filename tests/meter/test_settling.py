@@ -25,7 +25,7 @@ from ops.control.reaper import Reaper
 from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.wire_corpus import draft_of, grant_for, json_of
-from tests.rows import eventually
+from tests.polling import eventually_async
 
 LEASE_S = 0.3
 
@@ -123,12 +123,12 @@ async def test_what_the_store_loses_before_it_is_in_the_ledger_is_told_again(
         await outbox.wait_idle(timeout_s=10)
         (event,) = [each for each in await quota.streams[0].read("test", 10, 0) if first.request_id in each.text]
         await recorder.append([Entry.from_json(event.text)])
-        await eventually(lambda: first.request_id not in outbox.unconfirmed)
+        await eventually_async(lambda: first.request_id not in outbox.unconfirmed)
         outbox.submit(entry(second))
         await outbox.wait_idle(timeout_s=10)
         clock.forward(1)
         quota.lose_everything()
-        await eventually(lambda: len(quota.streams[0]) == 2)
+        await eventually_async(lambda: len(quota.streams[0]) == 2)
         told = {Entry.from_json(each.text).request_id for each in await quota.streams[0].read("test", 10, 0)}
     assert told == {refused.request_id, second.request_id}
 
@@ -144,7 +144,7 @@ async def test_after_a_loss_the_holds_of_running_requests_are_taken_again_before
         await asyncio.sleep(0.05)
         clock.forward(1)
         quota.lose_everything()
-        await eventually(lambda: quota.held_ids == {grant.request_id})
+        await eventually_async(lambda: quota.held_ids == {grant.request_id})
     assert (await quota.epoch()).opens_in_s > 0
 
 
@@ -160,7 +160,7 @@ async def test_an_entry_is_recorded_once_however_often_the_ledger_fails(quota: O
     recorder.available = True
     # Another consumer claims the events that the first one received and never acknowledged.
     async with background(Drain(quota, recorder, "two", claim_after_ms=0).run()):  # type: ignore[arg-type]
-        await eventually(lambda: len(quota.streams[0]) == 0)
+        await eventually_async(lambda: len(quota.streams[0]) == 0)
     assert len(recorder.entries) == 2
 
 
@@ -182,7 +182,7 @@ async def test_an_entry_that_postgresql_refuses_holds_up_no_other(quota: Outage,
     ledger = Refuses()
     with structlog.testing.capture_logs() as logs:
         async with background(Drain(quota, ledger, "one").run()):  # type: ignore[arg-type]
-            await eventually(lambda: len(quota.streams[0]) == 0)
+            await eventually_async(lambda: len(quota.streams[0]) == 0)
     assert len(ledger.entries) == 5
     (line,) = [each for each in logs if each["event"] == "entry_refused"]
     assert line["request_id"] == refused.request_id
@@ -242,7 +242,7 @@ async def test_a_request_that_somebody_else_settled_is_cut(quota: Outage) -> Non
     renewal = Renewal(quota, LEASE_S)
     renewal.add(exchange)
     async with background(renewal.run()):
-        await eventually(lambda: exchange.phase is Phase.CUT)
+        await eventually_async(lambda: exchange.phase is Phase.CUT)
 
 
 async def test_behind_an_outage_running_requests_may_renew_before_they_are_reaped(
@@ -268,5 +268,5 @@ async def test_behind_an_outage_running_requests_may_renew_before_they_are_reape
 
     monkeypatch.setattr(quota, "expired", expired)
     async with background(Reaper(quota, LEASE_S).run()):
-        await eventually(lambda: asked >= 4)
+        await eventually_async(lambda: asked >= 4)
     assert await quota.backlog() == Backlog(holds=1, events=0)

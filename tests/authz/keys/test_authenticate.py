@@ -18,16 +18,17 @@ from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits, Principal
-from ops.database.accounts import NewKey, TenantRepository
 from ops.database.policies import PolicyChange
-from tests.rows import add_key, eventually
+from ops.database.tenants import NewKey, TenantRepository
+from tests.polling import eventually_async
+from tests.row_builders import add_key
 
 
 class Bench:
     """An Authenticator on a real database with a connected change listener, and clocks that a test sets."""
 
     def __init__(self, database: Database, hasher: KeyHasher, trust_s: float = 60.0) -> None:
-        self.accounts = TenantRepository(database)
+        self.tenants = TenantRepository(database)
         self.hasher = hasher
         self.verified = VerifiedKeyCache()
         self.now = datetime.now(UTC)
@@ -58,7 +59,7 @@ class Bench:
     async def new_key(self, tenant: str = "acme", expires_at: datetime | None = None) -> ApiKey:
         """A valid key; its tenant is created if it does not exist."""
         key = generate()
-        await add_key(self.accounts, tenant, key.prefix, key=NewKey(key.prefix, await self.hasher.hash(key.secret)),
+        await add_key(self.tenants, tenant, key.prefix, key=NewKey(key.prefix, await self.hasher.hash(key.secret)),
                       expires_at=expires_at)  # fmt: skip
         return key
 
@@ -101,7 +102,7 @@ def settings(database_url: str) -> Settings:
 @pytest.fixture
 async def bench(settings: Settings) -> AsyncIterator[Bench]:
     async with bench_at(settings) as bench:
-        await bench.accounts.create_tenant("acme", PolicyChange())
+        await bench.tenants.create_tenant("acme", PolicyChange())
         yield bench
 
 
@@ -124,8 +125,8 @@ async def test_nothing_else_opens_the_bench(bench: Bench) -> None:
 async def test_a_key_is_denied_once_its_revocation_is_notified(bench: Bench) -> None:
     key = await bench.new_key()
     assert await bench.accepts(key.secret)
-    await bench.accounts.revoke_key(key.prefix, "test")
-    await eventually(lambda: bench.verified.get(bench.verified.digest(key.secret)) is None)
+    await bench.tenants.revoke_key(key.prefix, "test")
+    await eventually_async(lambda: bench.verified.get(bench.verified.digest(key.secret)) is None)
     assert not await bench.accepts(key.secret)
 
 
@@ -136,8 +137,8 @@ async def test_a_revocation_during_the_verification_is_not_overwritten_by_it(ben
     class RevokingHasher(KeyHasher):
         async def verify(self, stored: str | None, secret: SecretStr) -> bool:
             changes = bench.verified.changes
-            await bench.accounts.revoke_key(key.prefix, "test")
-            await eventually(lambda: bench.verified.changes > changes)
+            await bench.tenants.revoke_key(key.prefix, "test")
+            await eventually_async(lambda: bench.verified.changes > changes)
             return await super().verify(stored, secret)
 
     hasher = RevokingHasher(time_cost=1, memory_cost_kib=64, parallelism=1)
@@ -151,12 +152,12 @@ async def test_a_changed_policy_is_in_force_once_it_is_notified(bench: Bench) ->
     key = await bench.new_key()
     assert not (await bench.authenticate(key.secret)).allow_all_models
     changes = bench.verified.changes
-    await bench.accounts.set_tenant_enabled("acme", False)
-    await eventually(lambda: bench.verified.changes > changes)
+    await bench.tenants.set_tenant_enabled("acme", False)
+    await eventually_async(lambda: bench.verified.changes > changes)
     assert not await bench.accepts(key.secret)
     changes = bench.verified.changes
-    await bench.accounts.set_tenant_enabled("acme", True)
-    await eventually(lambda: bench.verified.changes > changes)
+    await bench.tenants.set_tenant_enabled("acme", True)
+    await eventually_async(lambda: bench.verified.changes > changes)
     assert await bench.accepts(key.secret)
 
 
@@ -190,7 +191,7 @@ async def test_a_hash_of_other_costs_is_renewed(settings: Settings, bench: Bench
     dearer = settings.model_copy(update={"argon2_time_cost": 2})
     async with bench_at(dearer) as later:
         assert await later.accepts(key.secret)
-        await eventually(lambda: later.authenticator.pending == 0)
+        await eventually_async(lambda: later.authenticator.pending == 0)
         stored = await later.key_repository.find_key(key.prefix)
         assert stored is not None
         assert not later.hasher.needs_rehash(stored.hash)
@@ -204,7 +205,7 @@ async def test_a_verified_key_is_trusted_only_while_revocations_are_received(ben
     bench.monotonic_s += 61
     with pytest.raises(StoreUnavailable):
         await bench.authenticate(key.secret)
-    await eventually(lambda: bench.change_listener.staleness_s == 0)
+    await eventually_async(lambda: bench.change_listener.staleness_s == 0)
     assert await bench.accepts(key.secret)
 
 

@@ -12,10 +12,11 @@ from authz.keys.repository import KeyRepository
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits
-from ops.database.accounts import Key, TenantRepository
-from ops.database.policies import Subject
-from tests.postgres_relay import Wire
-from tests.rows import HASH, add_key, eventually, new_key
+from ops.database.policies import PolicySubject
+from ops.database.tenants import Key, TenantRepository
+from tests.polling import eventually_async
+from tests.postgres_relay import Relay
+from tests.row_builders import HASH, add_key, new_key
 
 
 class Heard:
@@ -54,9 +55,9 @@ async def heard(service_database: Database) -> AsyncIterator[Heard]:
 
 @pytest.fixture
 async def key(database: Database) -> Key:
-    accounts = TenantRepository(database)
-    await accounts.create_tenant("acme", {})
-    return await add_key(accounts)
+    tenants = TenantRepository(database)
+    await tenants.create_tenant("acme", {})
+    return await add_key(tenants)
 
 
 async def test_the_first_connection_is_a_gap_since_ever(heard: Heard) -> None:
@@ -73,7 +74,7 @@ async def test_a_feed_that_never_connected_has_been_silent_for_ever(database: Da
 
 async def test_a_revocation_is_heard(key: Key, heard: Heard, database: Database) -> None:
     await TenantRepository(database).revoke_key(key.prefix, "lost")
-    await eventually(lambda: heard.revoked == [key.prefix])
+    await eventually_async(lambda: heard.revoked == [key.prefix])
 
 
 @pytest.mark.parametrize("column", ["key_id", "prefix"])
@@ -82,26 +83,26 @@ async def test_a_bare_insert_into_revocations_is_a_whole_revocation(
 ) -> None:
     value = key.id if column == "key_id" else key.prefix
     await database.execute(f"INSERT INTO gateway.revocations ({column}) VALUES ($1)", value)  # noqa: S608
-    await eventually(lambda: heard.revoked == [key.prefix])
-    assert (await TenantRepository(database).keys(None))[0].status == "revoked"
+    await eventually_async(lambda: heard.revoked == [key.prefix])
+    assert (await TenantRepository(database).list_keys(None))[0].status == "revoked"
 
 
 async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
     key: Key, heard: Heard, database: Database
 ) -> None:
-    accounts = TenantRepository(database)
-    tenant_id = (await accounts.tenants())[0].id
+    tenants = TenantRepository(database)
+    tenant_id = (await tenants.list_tenants())[0].id
     changes = (
-        lambda: accounts.change_policy(Subject("tenant", "acme"), {"rpm": 5}),
-        lambda: accounts.change_policy(Subject("key", key.prefix), {"tpm": 5}),
-        lambda: accounts.set_tenant_enabled("acme", False),
-        lambda: add_key(accounts, name="another"),
+        lambda: tenants.change_policy(PolicySubject("tenant", "acme"), {"rpm": 5}),
+        lambda: tenants.change_policy(PolicySubject("key", key.prefix), {"tpm": 5}),
+        lambda: tenants.set_tenant_enabled("acme", False),
+        lambda: add_key(tenants, name="another"),
         lambda: database.execute("UPDATE gateway.api_keys SET scopes = '{chat}'"),
     )
     for change in changes:
         heard.changed.clear()
         await change()
-        await eventually(lambda: heard.changed == [tenant_id])
+        await eventually_async(lambda: heard.changed == [tenant_id])
 
 
 async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
@@ -113,7 +114,7 @@ async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
     await TenantRepository(database).set_tenant_enabled(
         "acme", True
     )  # Heard after whatever the others would have caused.
-    await eventually(lambda: bool(heard.changed))
+    await eventually_async(lambda: bool(heard.changed))
     assert len(heard.changed) == 1
 
 
@@ -124,8 +125,8 @@ async def test_what_was_revoked_while_the_connection_was_lost_is_told_before_con
     async with database.transaction() as connection:
         await connection.execute(_END_LISTENERS)
         await connection.execute("INSERT INTO gateway.revocations (prefix) VALUES ($1)", key.prefix)
-        await eventually(lambda: not heard.change_listener.connected)
-    await eventually(lambda: heard.change_listener.connected)
+        await eventually_async(lambda: not heard.change_listener.connected)
+    await eventually_async(lambda: heard.change_listener.connected)
     assert key.prefix in heard.revoked
     first, *later = heard.gaps
     assert first is None
@@ -134,24 +135,24 @@ async def test_what_was_revoked_while_the_connection_was_lost_is_told_before_con
 
 
 async def test_a_connection_that_goes_silent_without_closing_is_noticed_and_replaced(database_url: str) -> None:
-    async with Wire.to(database_url) as wire:
-        settings = Settings(database_url=wire.url, database_timeout_s=0.3)
+    async with Relay.to(database_url) as relay:
+        settings = Settings(database_url=relay.url, database_timeout_s=0.3)
         database = Database(settings)
         async with listening(database) as heard:
             await asyncio.wait_for(heard.change_listener.wait_connected(), 10)
-            wire.open.clear()
-            await eventually(lambda: not heard.change_listener.connected)
+            relay.open.clear()
+            await eventually_async(lambda: not heard.change_listener.connected)
             before = heard.change_listener.staleness_s
-            await eventually(lambda: heard.change_listener.staleness_s > before)
-            wire.open.set()
-            await eventually(lambda: heard.change_listener.connected)
+            await eventually_async(lambda: heard.change_listener.staleness_s > before)
+            relay.open.set()
+            await eventually_async(lambda: heard.change_listener.connected)
             assert len(heard.gaps) == 2
         await database.close()
 
 
 async def test_a_rotated_key_without_grace_is_heard_as_revoked(key: Key, heard: Heard, database: Database) -> None:
     await TenantRepository(database).rotate_key(key.prefix, new_key(), timedelta())
-    await eventually(lambda: heard.revoked == [key.prefix])
+    await eventually_async(lambda: heard.revoked == [key.prefix])
 
 
 _END_LISTENERS = """

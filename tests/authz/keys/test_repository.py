@@ -8,16 +8,16 @@ import pytest
 from authz.keys.repository import KeyRepository
 from gateway.stores.postgres import Database
 from gateway.values import Budgets, Limits, Principal
-from ops.database.accounts import TenantRepository
-from ops.database.policies import PolicyChange, only_models
-from tests.rows import HASH, add_key
+from ops.database.policies import PolicyChange, allow_only
+from ops.database.tenants import TenantRepository
+from tests.row_builders import HASH, add_key
 
 DEFAULTS = Limits(rpm=60, tpm=100_000, concurrent=8)
 NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def accounts(database: Database) -> TenantRepository:
+def tenants(database: Database) -> TenantRepository:
     return TenantRepository(database)
 
 
@@ -27,10 +27,10 @@ def key_repository(service_database: Database) -> KeyRepository:
 
 
 async def _principal(
-    accounts: TenantRepository, key_repository: KeyRepository, tenant: PolicyChange, key: PolicyChange
+    tenants: TenantRepository, key_repository: KeyRepository, tenant: PolicyChange, key: PolicyChange
 ) -> Principal:
-    await accounts.create_tenant("Acme", tenant)
-    stored = await key_repository.find_key((await add_key(accounts, policy=key)).prefix)
+    await tenants.create_tenant("Acme", tenant)
+    stored = await key_repository.find_key((await add_key(tenants, policy=key)).prefix)
     assert stored is not None
     return stored.principal
 
@@ -40,9 +40,9 @@ async def test_an_unknown_prefix_is_none(key_repository: KeyRepository) -> None:
 
 
 async def test_without_a_policy_everything_is_the_default_and_no_model_is_allowed(
-    accounts: TenantRepository, key_repository: KeyRepository
+    tenants: TenantRepository, key_repository: KeyRepository
 ) -> None:
-    principal = await _principal(accounts, key_repository, {}, {})
+    principal = await _principal(tenants, key_repository, {}, {})
     assert principal.tenant == "Acme"
     assert principal.tenant_limits == principal.key_limits == DEFAULTS
     assert principal.tenant_budgets == principal.key_budgets == Budgets()
@@ -52,17 +52,17 @@ async def test_without_a_policy_everything_is_the_default_and_no_model_is_allowe
 
 
 async def test_each_limit_inherits_on_its_own_from_key_to_tenant_to_default(
-    accounts: TenantRepository, key_repository: KeyRepository
+    tenants: TenantRepository, key_repository: KeyRepository
 ) -> None:
-    principal = await _principal(accounts, key_repository, {"rpm": 10, "tpm": 500}, {"rpm": 3})
+    principal = await _principal(tenants, key_repository, {"rpm": 10, "tpm": 500}, {"rpm": 3})
     assert principal.tenant_limits == Limits(rpm=10, tpm=500, concurrent=8)
     assert principal.key_limits == Limits(rpm=3, tpm=500, concurrent=8)
 
 
 async def test_budgets_of_tenant_and_key_stand_side_by_side_and_zero_is_a_budget(
-    accounts: TenantRepository, key_repository: KeyRepository
+    tenants: TenantRepository, key_repository: KeyRepository
 ) -> None:
-    principal = await _principal(accounts, key_repository, {"budget_day": 100}, {"budget_total": 0})
+    principal = await _principal(tenants, key_repository, {"budget_day": 100}, {"budget_total": 0})
     assert principal.tenant_budgets == Budgets(day=100)
     assert principal.key_budgets == Budgets(total=0)
 
@@ -72,7 +72,7 @@ async def test_budgets_of_tenant_and_key_stand_side_by_side_and_zero_is_a_budget
     [
         ({"allowed_models": ["a:x"]}, {}, False, {"a:x"}),
         ({"allow_all_models": True}, {}, True, set()),
-        ({"allow_all_models": True}, only_models(["a:x"]), False, {"a:x"}),
+        ({"allow_all_models": True}, allow_only(["a:x"]), False, {"a:x"}),
         ({"allow_all_models": True}, {"allowed_models": ["a:x"]}, False, {"a:x"}),
         ({"allow_all_models": True}, {"allow_all_models": False}, False, set()),
         ({"allowed_models": ["a:x"]}, {"allow_all_models": True}, True, {"a:x"}),
@@ -80,22 +80,22 @@ async def test_budgets_of_tenant_and_key_stand_side_by_side_and_zero_is_a_budget
     ],
 )
 async def test_models_of_the_key_win_and_a_list_of_its_own_ends_allow_all(
-    accounts: TenantRepository,
+    tenants: TenantRepository,
     key_repository: KeyRepository,
     tenant: PolicyChange,
     key: PolicyChange,
     allow_all: bool,
     models: set[str],
 ) -> None:
-    principal = await _principal(accounts, key_repository, tenant, key)
+    principal = await _principal(tenants, key_repository, tenant, key)
     assert (principal.allow_all_models, set(principal.models)) == (allow_all, models)
 
 
 async def test_a_revoked_expired_or_disabled_key_is_found_but_not_usable(
-    accounts: TenantRepository, key_repository: KeyRepository
+    tenants: TenantRepository, key_repository: KeyRepository
 ) -> None:
-    await accounts.create_tenant("acme", {})
-    key = await add_key(accounts, expires_at=NOW + timedelta(hours=1))
+    await tenants.create_tenant("acme", {})
+    key = await add_key(tenants, expires_at=NOW + timedelta(hours=1))
 
     async def usable(now: datetime = NOW) -> bool:
         stored = await key_repository.find_key(key.prefix)
@@ -104,34 +104,34 @@ async def test_a_revoked_expired_or_disabled_key_is_found_but_not_usable(
 
     assert await usable()
     assert not await usable(NOW + timedelta(hours=1))
-    await accounts.set_tenant_enabled("ACME", False)
+    await tenants.set_tenant_enabled("ACME", False)
     assert not await usable()
-    await accounts.set_tenant_enabled("acme", True)
+    await tenants.set_tenant_enabled("acme", True)
     assert await usable()
-    await accounts.revoke_key(key.prefix, "")
+    await tenants.revoke_key(key.prefix, "")
     assert not await usable()
 
 
 async def test_touch_notes_the_use_and_leaves_rows_that_another_worker_has_locked(
-    accounts: TenantRepository, key_repository: KeyRepository, database: Database, database_url: str
+    tenants: TenantRepository, key_repository: KeyRepository, database: Database, database_url: str
 ) -> None:
-    await accounts.create_tenant("acme", {})
-    locked, free = await add_key(accounts, name="a"), await add_key(accounts, name="b")
+    await tenants.create_tenant("acme", {})
+    locked, free = await add_key(tenants, name="a"), await add_key(tenants, name="b")
     other = await asyncpg.connect(database_url)
     async with other.transaction():
         await other.execute("UPDATE gateway.api_keys SET last_used_at = NULL WHERE id = $1", locked.id)
         await key_repository.touch({locked.id, free.id})
     await other.close()
-    used = {key.name: key.last_used_at for key in await accounts.keys(None)}
+    used = {key.name: key.last_used_at for key in await tenants.list_keys(None)}
     assert used["a"] is None
     assert used["b"] is not None
 
 
 async def test_a_rehash_replaces_only_the_hash_it_was_made_from(
-    accounts: TenantRepository, key_repository: KeyRepository, database: Database
+    tenants: TenantRepository, key_repository: KeyRepository, database: Database
 ) -> None:
-    await accounts.create_tenant("acme", {})
-    key = await add_key(accounts)
+    await tenants.create_tenant("acme", {})
+    key = await add_key(tenants)
     new = HASH.replace("t=1", "t=2")
     await key_repository.store_hash(key.id, "$argon2id$other", new)
     assert await database.fetchval("SELECT hash FROM gateway.api_keys") == HASH
@@ -142,10 +142,10 @@ async def test_a_rehash_replaces_only_the_hash_it_was_made_from(
 
 
 async def test_revoked_since_lists_what_was_revoked_from_then_on(
-    accounts: TenantRepository, key_repository: KeyRepository
+    tenants: TenantRepository, key_repository: KeyRepository
 ) -> None:
-    await accounts.create_tenant("acme", {})
-    key = await add_key(accounts)
-    await accounts.revoke_key(key.prefix, "")
+    await tenants.create_tenant("acme", {})
+    key = await add_key(tenants)
+    await tenants.revoke_key(key.prefix, "")
     assert await key_repository.revoked_since(NOW - timedelta(minutes=1)) == [key.prefix]
     assert await key_repository.revoked_since(NOW + timedelta(hours=1)) == []

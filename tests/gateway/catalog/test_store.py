@@ -15,7 +15,7 @@ from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.redis import connect
 from tests import redis_server
-from tests.rows import eventually
+from tests.polling import eventually_async
 
 TIMEOUT_S = 5.0
 
@@ -66,7 +66,7 @@ async def test_a_change_is_pushed_to_the_view(store: CatalogStore) -> None:
         # The first may be found by looking; of the others the view can only be told.
         for models in (["a:latest"], ["a:latest", "b:latest"], []):
             await store.publish(catalog(*models), ttl_s=60)
-            await eventually(lambda models=models: _models_of(view) == models)  # type: ignore[misc]
+            await eventually_async(lambda models=models: _models_of(view) == models)  # type: ignore[misc]
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -18,9 +18,9 @@ from gateway.quota.port import PeriodUsage, UsageLoader
 from gateway.record.request import TEXT_LENGTH_MAX
 from gateway.stores.postgres import Database
 from gateway.values import Outcome, Period, UsageSource
-from ops.database.accounts import TenantRepository
 from ops.database.reports import AUDIT_COLUMNS
-from tests.rows import NOON, add_key, entry
+from ops.database.tenants import TenantRepository
+from tests.row_builders import NOON, add_key, entry
 
 
 @pytest.fixture
@@ -178,10 +178,10 @@ class TestUsageOf:
     async def test_only_current_periods_of_the_tenant_and_its_keys_are_read(
         self, ledger: Ledger, database: Database
     ) -> None:
-        accounts = TenantRepository(database)
-        tenant = await accounts.create_tenant("acme", {})
-        await accounts.create_tenant("other", {})
-        key, foreign = await add_key(accounts), await add_key(accounts, tenant="other")
+        tenants = TenantRepository(database)
+        tenant = await tenants.create_tenant("acme", {})
+        await tenants.create_tenant("other", {})
+        key, foreign = await add_key(tenants), await add_key(tenants, tenant="other")
         own: dict[str, Any] = {"tenant_id": tenant.id, "key_id": key.id}
         await ledger.append(
             [

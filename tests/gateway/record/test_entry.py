@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.record.entry import Entry
-from tests.rows import entry
+from tests.row_builders import entry
 
 TEXTS = [field.name for field in fields(Entry) if field.type in ("str", "str | None") and field.name != "request_id"]
 # Bytes of a header that are no UTF-8 come as halves of surrogate pairs.

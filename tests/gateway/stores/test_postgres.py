@@ -8,9 +8,9 @@ import pytest
 from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, storable
-from tests.postgres_relay import Wire
+from tests.polling import eventually_async
+from tests.postgres_relay import Relay
 from tests.postgres_server import Server
-from tests.rows import eventually
 
 ANSWER = "SELECT 42"
 
@@ -73,8 +73,8 @@ async def test_a_command_past_its_deadline_is_unavailable_and_the_pool_lives_on(
 
 @pytest.mark.parametrize("how", ["statement", "transaction"])
 async def test_a_caller_that_gives_up_does_not_wait_for_a_frozen_server(database_url: str, how: str) -> None:
-    async with Wire.to(database_url) as wire:
-        database = Database(_settings(wire.url, database_timeout_s=60, database_pool_size=1, database_pool_overflow=0))
+    async with Relay.to(database_url) as relay:
+        database = Database(_settings(relay.url, database_timeout_s=60, database_pool_size=1, database_pool_overflow=0))
         await database.ping()
 
         async def ask() -> None:
@@ -82,19 +82,19 @@ async def test_a_caller_that_gives_up_does_not_wait_for_a_frozen_server(database
                 await database.ping()
             else:
                 async with database.transaction() as connection:
-                    wire.open.clear()
+                    relay.open.clear()
                     await connection.execute(ANSWER)
 
         if how == "statement":
-            wire.open.clear()
+            relay.open.clear()
         asking = asyncio.create_task(ask())
-        await eventually(lambda: not wire.open.is_set())
+        await eventually_async(lambda: not relay.open.is_set())
         await asyncio.sleep(0.05)  # Long enough for the question to be on its way; nothing hangs on it.
         asking.cancel()
         done, _ = await asyncio.wait({asking}, timeout=20)
         assert done
         assert asking.cancelled()
-        wire.open.set()
+        relay.open.set()
         assert await database.fetchval(ANSWER) == 42
         await database.close()
 

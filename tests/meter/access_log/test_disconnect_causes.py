@@ -23,7 +23,7 @@ from meter.access_log.records import DownstreamClosed, StreamReset, read
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.wire_corpus import draft_of, grant_for
-from tests.rows import eventually
+from tests.polling import eventually_async
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 HOLD = Hold("broken", 1, 11, 0, 10, 90, "")
@@ -82,7 +82,7 @@ async def test_a_hold_that_no_meter_heard_of_is_settled_without_waiting_for_the_
     disconnect_causes = DisconnectCauses(shared, quota, final.append, wait_s=0.1, orphan_after_s=0.05)
     disconnect_causes.settle_orphan("unheard")
     disconnect_causes.settle_orphan("settled by its meter")
-    await eventually(lambda: len(final) == 1)
+    await eventually_async(lambda: len(final) == 1)
     (left,) = final
     assert (left.outcome, left.status, left.input_tokens, left.output_tokens) == (Outcome.CLIENT_GONE, 499, 0, 0)
     assert (left.ts_ms, left.reserved_tokens) == (hold.admitted_at_ms, hold.input_tokens + hold.output_cap)
@@ -135,9 +135,9 @@ async def test_the_word_may_come_before_or_after_and_to_another_meter(
     asking.settle(LEFT)
     await asyncio.sleep(0.1)
     logged.note(LEFT.request_id, by_upstream)
-    await eventually(lambda: len(final) == 1)
+    await eventually_async(lambda: len(final) == 1)
     asking.settle(LEFT)
-    await eventually(lambda: len(final) == 2)
+    await eventually_async(lambda: len(final) == 2)
     assert [(each.outcome, each.code, each.output_tokens) for each in final] == [(*expected, 3)] * 2
 
 
@@ -146,7 +146,7 @@ async def test_without_any_word_it_was_the_caller(
 ) -> None:
     final: list[Entry] = []
     DisconnectCauses(shared, quota, final.append, wait_s=0.1, orphan_after_s=0.05).settle(LEFT)
-    await eventually(lambda: final == [LEFT])
+    await eventually_async(lambda: final == [LEFT])
 
 
 async def test_a_meter_that_stops_waits_for_no_word(shared: DisconnectStore, quota: MemoryQuota) -> None:
@@ -164,6 +164,6 @@ async def test_an_outage_delays_no_entry(quota: MemoryQuota) -> None:
     disconnect_causes = DisconnectCauses(DisconnectStore(nobody, 5), quota, final.append)
     disconnect_causes.note(LEFT.request_id, by_upstream=True)
     disconnect_causes.settle(LEFT)
-    await eventually(lambda: final == [LEFT])
+    await eventually_async(lambda: final == [LEFT])
     await disconnect_causes.close()
     await nobody.aclose()

@@ -20,7 +20,7 @@ from gateway.wire.surfaces import BY_NAME
 from meter.prompt_log.store import PromptLog, PromptRecord
 from meter.prompt_log.writer import ANSWER_BYTES_MAX, BATCH_MAX, PromptWriter, Transcript
 from tests.meter.wire_corpus import grant_for
-from tests.rows import eventually
+from tests.polling import eventually_async
 
 KEPT = timedelta(days=30)
 OUT_OF_RANGE: dict[str, Any] = {"tenant_id": 2**63}
@@ -70,7 +70,7 @@ async def test_transcripts_reach_postgresql_whatever_they_hold(database: Databas
     writing = asyncio.create_task(log.run())
     for number in range(BATCH_MAX + 1):
         log.submit(transcript(f"p{number}", b"\x00\xff\xed\xa0\x80"), f"p{number}")
-    await eventually(lambda: log.waiting_bytes == 0)
+    await eventually_async(lambda: log.waiting_bytes == 0)
     writing.cancel()
     rows = await database.fetch("SELECT request_id, expires_at - ts AS kept FROM gateway.prompt_log")
     assert len(rows) == BATCH_MAX + 1
@@ -90,7 +90,7 @@ async def test_a_row_that_postgresql_refuses_is_dropped_alone_and_nothing_of_it_
         log.submit(transcript(f"p{number}", b"private", **(refused if number == 3 else {})), f"p{number}")
     with structlog.testing.capture_logs() as logged:
         writing = asyncio.create_task(log.run())
-        await eventually(lambda: log.waiting_bytes == 0)
+        await eventually_async(lambda: log.waiting_bytes == 0)
         writing.cancel()
     rows = await database.fetch("SELECT request_id FROM gateway.prompt_log ORDER BY request_id")
     assert [row["request_id"] for row in rows] == ["p0", "p1", "p2", "p4"]
@@ -124,10 +124,10 @@ async def test_while_postgresql_is_unavailable_every_row_waits_beside_a_refused_
     for number in range(4):
         log.submit(transcript(f"p{number}", **(OUT_OF_RANGE if number == 1 else {})), f"p{number}")
     writing = asyncio.create_task(log.run())
-    await eventually(lambda: leaves.attempts > 3)
+    await eventually_async(lambda: leaves.attempts > 3)
     assert log.waiting_bytes > 0
     back.set()
-    await eventually(lambda: log.waiting_bytes == 0)
+    await eventually_async(lambda: log.waiting_bytes == 0)
     writing.cancel()
     rows = await database.fetch("SELECT request_id FROM gateway.prompt_log ORDER BY request_id")
     assert [row["request_id"] for row in rows] == ["p0", "p2", "p3"]
@@ -144,7 +144,7 @@ async def test_a_transcript_beyond_the_capacity_is_dropped_and_capacity_returns(
     for name in "abcd":
         log.submit(transcript(name), name)
     writing = asyncio.create_task(log.run())
-    await eventually(lambda: written == ["a", "b"])
+    await eventually_async(lambda: written == ["a", "b"])
     log.submit(transcript("e"), "e")
-    await eventually(lambda: written == ["a", "b", "e"])
+    await eventually_async(lambda: written == ["a", "b", "e"])
     writing.cancel()

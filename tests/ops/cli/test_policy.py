@@ -92,5 +92,5 @@ def test_wrong_usage_says_what_is_expected(acme: Operator, arguments: list[str],
 
 def test_an_unknown_key_is_one_sentence(acme: Operator) -> None:
     assert acme.fails("set-limits", "--prefix", "nz_123456789", "--rpm", "1") == (
-        "error: there is no key with the prefix nz_123456789; `list-keys` shows those there are\n"
+        "error: there is no key with the prefix nz_123456789; `list-keys` shows the existing keys\n"
     )

@@ -19,7 +19,7 @@ from gateway.values import Budgets, Limits, Outcome
 from ops.database.reports import AUDIT_COLUMNS
 from tests.ops.cli.conftest import Operator
 from tests.redis_server import one_server
-from tests.rows import entry
+from tests.row_builders import entry
 
 NOW = datetime.now(UTC)
 

@@ -23,6 +23,7 @@ from ops.control.discovery import Discovery
 from ops.control.prober import Prober
 from ops.simulator.app import Options, Running, running
 from ops.simulator.door import Auth
+from tests.polling import eventually_async
 
 MODELS = ("llama3.2:latest", "qwen3:8b")
 
@@ -55,10 +56,7 @@ class Site:
         return snapshot.catalog if snapshot else None
 
     async def soon_published(self) -> Catalog:
-        async with asyncio.timeout(20):
-            while (catalog := await self.published()) is None:  # noqa: ASYNC110 (Redis has no event of it)
-                await asyncio.sleep(0.02)
-        return catalog
+        return await eventually_async(self.published)
 
     async def lose(self) -> None:
         await self._redis.flushall()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from ops.data_plane import envoy_files, validate
 from ops.data_plane.admin import ClusterState, EnvoyAdmin, NotTaken, healthy, parse
 from ops.host import binaries
 from tests.e2e.stack import free_port, simulator
+from tests.polling import eventually_async
 
 TOKEN = "s3cret-token"
 A = {"name": "a", "base_url": "http://127.0.0.1:1", "auth_token": TOKEN}
@@ -95,9 +95,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, in
 async def envoy(process: tuple[Path, int]) -> Running:
     """Has the backend `a` and nothing else."""
     running = Running(*process)
-    async with asyncio.timeout(30):
-        while await running.admin.clusters() is None:  # noqa: ASYNC110 (nobody would set an event)
-            await asyncio.sleep(0.05)
+    await eventually_async(running.admin.clusters, 30)
     await running.rollout.start(running.settings(A))
     await running.rollout.retire(running.settings(A))
     assert await running.clusters() == {"backend:a"}

@@ -1,4 +1,4 @@
-"""Whatever is done to the audit log behind its back, the chain does not fit any more."""
+"""The audit chain detects every manipulation of the audit log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from ops.database.audit_chain import AuditChain, ChainReport
 from ops.database.retention import Retention
-from tests.rows import entry
+from tests.row_builders import entry
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -25,12 +25,12 @@ async def database(fresh_database_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
-async def verify(database: Database, head: tuple[int, str] | None = None) -> ChainReport:
-    return await AuditChain(database).verify(LONG_AGO, head)
+async def verify(database: Database, noted_head: tuple[int, str] | None = None) -> ChainReport:
+    return await AuditChain(database).verify(LONG_AGO, noted_head)
 
 
 async def tamper(database: Database, *statements: str) -> None:
-    """As somebody who owns the tables, and knows of the triggers."""
+    """Executes statements as an owner of the tables who bypasses the triggers."""
     async with database.transaction() as connection:
         await connection.execute("SET LOCAL session_replication_role = replica")
         for statement in statements:
@@ -46,22 +46,22 @@ async def chained(database: Database) -> ChainReport:
     return await verify(database)
 
 
-async def test_rows_that_are_recorded_together_are_one_link(chained: ChainReport) -> None:
+async def test_rows_of_one_batch_form_one_link(chained: ChainReport) -> None:
     assert (chained.links, chained.rows, chained.problems) == (3, 6, ())
     assert chained.head is not None
     assert chained.head[0] == 3
 
 
-async def test_what_is_recorded_already_makes_no_link(database: Database, chained: ChainReport) -> None:
+async def test_a_batch_of_recorded_rows_adds_no_link(database: Database, chained: ChainReport) -> None:
     await Ledger(database).append([entry("a"), entry("b")])
     assert await verify(database) == chained
 
 
-async def test_writers_at_once_make_one_chain(database: Database) -> None:
+async def test_concurrent_writers_form_one_chain(database: Database) -> None:
     ledger = Ledger(database)
     await asyncio.gather(*(ledger.append([entry(f"r{number}")]) for number in range(20)))
-    verdict = await verify(database)
-    assert (verdict.links, verdict.rows, verdict.problems) == (20, 20, ())
+    report = await verify(database)
+    assert (report.links, report.rows, report.problems) == (20, 20, ())
 
 
 @pytest.mark.parametrize(
@@ -82,15 +82,13 @@ async def test_writers_at_once_make_one_chain(database: Database) -> None:
         " FROM gateway.audit_log a WHERE request_id = 'a'))",
     ],
 )
-async def test_a_change_behind_its_back_is_noticed(database: Database, chained: ChainReport, statement: str) -> None:
+async def test_a_manipulation_is_reported(database: Database, chained: ChainReport, statement: str) -> None:
     assert chained.problems == ()
     await tamper(database, statement)
     assert (await verify(database)).problems != ()
 
 
-async def test_a_chain_that_was_made_anew_is_noticed_by_a_head_that_was_noted(
-    database: Database, chained: ChainReport
-) -> None:
+async def test_a_noted_head_reveals_a_truncated_and_extended_chain(database: Database, chained: ChainReport) -> None:
     await tamper(
         database,
         "DELETE FROM gateway.audit_log WHERE request_id IN ('e', 'f')",
@@ -103,12 +101,12 @@ async def test_a_chain_that_was_made_anew_is_noticed_by_a_head_that_was_noted(
     assert (await verify(database, chained.head)).problems != ()
 
 
-async def test_a_head_that_was_noted_stays_good_when_the_chain_grows(database: Database, chained: ChainReport) -> None:
+async def test_a_noted_head_stays_valid_when_the_chain_grows(database: Database, chained: ChainReport) -> None:
     await Ledger(database).append([entry("later")])
     assert (await verify(database, chained.head)).problems == ()
 
 
-async def test_retention_takes_rows_and_links_and_breaks_nothing(database: Database) -> None:
+async def test_retention_removes_rows_and_links_without_a_reported_problem(database: Database) -> None:
     now = datetime.now(UTC)
     await database.execute("SELECT gateway.ensure_audit_partitions(0)")
     old = now - timedelta(days=800)
@@ -119,12 +117,12 @@ async def test_retention_takes_rows_and_links_and_breaks_nothing(database: Datab
     kept_since = now - timedelta(days=365)
     pruned = await Retention(database).prune(kept_since, now)
     assert pruned.audit_links == 1
-    verdict = await AuditChain(database).verify(kept_since)
-    assert (verdict.links, verdict.rows, verdict.problems) == (2, 2, ())
+    report = await AuditChain(database).verify(kept_since)
+    assert (report.links, report.rows, report.problems) == (2, 2, ())
     assert (await verify(database)).problems != ()
 
 
-async def test_a_row_that_moves_to_its_months_partition_keeps_its_link(database: Database) -> None:
+async def test_a_row_keeps_its_link_when_it_moves_to_its_partition(database: Database) -> None:
     next_month = datetime.now(UTC) + timedelta(days=150)
     await Ledger(database).append([entry("early", at=next_month)])
     before = await verify(database)

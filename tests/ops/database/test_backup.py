@@ -1,4 +1,4 @@
-"""The documented backup, restored elsewhere: reports say the same, and counters are made anew from the ledger."""
+"""A documented backup restored to another database has the same reports, and counters are rebuilt from its ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.conftest import Login
 from tests.gateway.quota.builders import admitted, asks
 from tests.ops.cli.conftest import Operator, write_env
 from tests.redis_server import one_server
-from tests.rows import entry
+from tests.row_builders import entry
 
 ROLE = "service_of_the_backup"
 GUIDE = Path(__file__).parents[3] / "docs/backup-and-restore.md"
@@ -37,7 +37,7 @@ def documented(program: str) -> str:
 
 
 def run(line: str, url: str, directory: Path) -> None:
-    # The programs come from the wheel, the command of ours from this interpreter's folder.
+    # The PostgreSQL programs are in the wheel, our own command is in this interpreter's folder.
     folders = (str(postgres_tree() / POSTGRES_BIN), str(Path(sys.executable).parent), os.environ["PATH"])
     env = {**os.environ, "PATH": ":".join(folders), "DATABASE_URL": url}
     command = ["/bin/sh", "-c", line]
@@ -46,7 +46,7 @@ def run(line: str, url: str, directory: Path) -> None:
 
 
 def restore(url: str, directory: Path) -> None:
-    """Replaces whatever is there."""
+    """Restores the backup as documented; it replaces existing data."""
     for program in ("psql", "pg_restore"):
         run(documented(program), url, directory)
 
@@ -60,7 +60,7 @@ async def create_database(server_url: str, name: str) -> str:
 
 
 async def drop_role(*urls: str) -> None:
-    """As on a server that never knew the role; `urls` are all the databases in which it has rights."""
+    """Drops the role. `urls` are all databases in which it has privileges."""
     for url in urls:
         connection = await asyncpg.connect(url)
         await connection.execute(f"DROP OWNED BY {ROLE}")
@@ -70,7 +70,7 @@ async def drop_role(*urls: str) -> None:
 
 
 async def record(url: str, *ids: str) -> None:
-    """Writes ledger rows of the one key there is."""
+    """Appends ledger rows of the only key."""
     database = Database(Settings(database_url=SecretStr(url)))
     row = await database.fetchrow("SELECT tenant_id, id FROM gateway.api_keys")
     assert row is not None
@@ -79,8 +79,8 @@ async def record(url: str, *ids: str) -> None:
     await database.close()
 
 
-async def counted(url: str, redis_url: str) -> int:
-    """What the counters of the one tenant say of its total, once its first request has had them made."""
+async def counted_total(url: str, redis_url: str) -> int:
+    """Returns the total of the only tenant in the live counters, which its first request has rebuilt."""
     settings = Settings(database_url=SecretStr(url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
     database, redis = Database(settings), connect(settings)
     quota = RedisQuota(redis, settings, Ledger(database).usage_of, restore_s=0.0)
@@ -95,7 +95,7 @@ async def counted(url: str, redis_url: str) -> int:
     return counters.used[None, Period.TOTAL]
 
 
-def test_a_restored_backup_reports_the_same_and_its_counters_are_those_of_the_ledger(
+def test_a_restored_backup_has_the_same_reports_and_its_counters_match_the_ledger(
     empty_database_url: str, postgres_url: str, tmp_path: Path
 ) -> None:
     lines = (f"DATABASE_SERVICE_ROLE={ROLE}", "DATABASE_SERVICE_PASSWORD=chosen")
@@ -117,13 +117,13 @@ def test_a_restored_backup_reports_the_same_and_its_counters_are_those_of_the_le
     assert (restored.reads("show-usage"), restored.reads("show-audit")) == (usage, audit)
     assert len(audit) == 2
     with one_server() as redis:
-        assert asyncio.run(counted(restored_url, redis.url)) == sum(
+        assert asyncio.run(counted_total(restored_url, redis.url)) == sum(
             row["input_tokens"] + row["output_tokens"] for row in audit
         )
-    # Over what is there it goes back as well.
+    # The backup also restores over existing data.
     restore(empty_database_url, tmp_path)
     assert operator.reads("show-audit") == audit
-    # The restored audit log still refuses what the first one refused.
+    # The restored audit log is still append-only.
     refused = subprocess.run(
         [postgres_tree() / POSTGRES_BIN / "psql", restored_url, "-c", "DELETE FROM gateway.audit_log"],
         capture_output=True,
@@ -132,6 +132,6 @@ def test_a_restored_backup_reports_the_same_and_its_counters_are_those_of_the_le
         check=False,
     )
     assert refused.returncode != 0
-    # The role that authz and meter log in as was made anew, with its rights.
+    # `migrate` created the role of authz and meter again, with its privileges.
     asyncio.run(record(Login(ROLE, "chosen").url(restored_url), "after the restore"))
     asyncio.run(drop_role(empty_database_url, restored_url))

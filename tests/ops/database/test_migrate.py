@@ -10,7 +10,7 @@ from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from ops.database.migrate import MigrationFailed, downgrade, upgrade
-from tests.rows import entry
+from tests.row_builders import entry
 
 TABLES = {
     "tenants", "tenant_limits", "api_keys", "key_limits", "budget_usage", "revocations", "audit_log", "prompt_log",
@@ -24,7 +24,7 @@ def empty(empty_database_url: str) -> Settings:
 
 
 async def _objects(settings: Settings) -> set[str]:
-    """Tables (without partitions), types and functions of the schema."""
+    """Returns the tables (without partitions), enum types and functions of the schema."""
     database = Database(settings)
     rows = await database.fetch(
         """
@@ -38,7 +38,7 @@ async def _objects(settings: Settings) -> set[str]:
     return {row["name"] for row in rows}
 
 
-async def test_an_empty_database_gets_every_table_and_can_record_at_once(empty: Settings) -> None:
+async def test_an_empty_database_gets_every_table_and_accepts_rows(empty: Settings) -> None:
     assert await upgrade(empty) == "0002"
     assert TABLES | {"alembic_version"} <= await _objects(empty)
     database = Database(empty)
@@ -46,7 +46,7 @@ async def test_an_empty_database_gets_every_table_and_can_record_at_once(empty: 
     await database.close()
 
 
-async def test_migrating_again_changes_nothing_and_keeps_the_rows(empty: Settings) -> None:
+async def test_a_second_migration_changes_nothing_and_keeps_the_rows(empty: Settings) -> None:
     await upgrade(empty)
     database = Database(empty)
     await Ledger(database).append([entry("a")])
@@ -57,18 +57,18 @@ async def test_migrating_again_changes_nothing_and_keeps_the_rows(empty: Setting
     await database.close()
 
 
-async def test_several_that_start_at_once_all_find_the_schema(empty: Settings) -> None:
+async def test_concurrent_migrations_all_reach_the_newest_revision(empty: Settings) -> None:
     assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0002"] * 5
 
 
-async def test_going_down_leaves_nothing_but_the_version_and_up_works_again(empty: Settings) -> None:
+async def test_a_downgrade_leaves_only_the_version_table_and_can_be_upgraded(empty: Settings) -> None:
     await upgrade(empty)
     assert await downgrade(empty, "base") == "base"
     assert await _objects(empty) == {"alembic_version"}
     assert await upgrade(empty) == "0002"
 
 
-async def test_a_migration_that_fails_leaves_the_database_as_it_was(empty: Settings) -> None:
+async def test_a_failed_migration_changes_nothing(empty: Settings) -> None:
     database = Database(empty)
     await database.execute("CREATE SCHEMA gateway")
     await database.execute("CREATE TABLE gateway.prompt_log (mine text)")
@@ -78,17 +78,17 @@ async def test_a_migration_that_fails_leaves_the_database_as_it_was(empty: Setti
     await database.close()
 
 
-async def test_an_unknown_revision_is_one_sentence(empty: Settings) -> None:
+async def test_an_unknown_revision_is_a_migration_failure(empty: Settings) -> None:
     with pytest.raises(MigrationFailed, match="changed nothing"):
         await upgrade(empty, "9999")
 
 
-async def test_postgresql_that_is_away_is_unavailable() -> None:
+async def test_an_unreachable_postgresql_is_store_unavailable() -> None:
     with pytest.raises(StoreUnavailable):
         await upgrade(Settings.model_validate({"database_url": "postgresql://u:p@127.0.0.1:1/db"}))
 
 
-async def test_whoever_migrates_waits_for_the_one_that_migrates_already(empty: Settings) -> None:
+async def test_a_migration_waits_for_the_lock_of_another_one(empty: Settings) -> None:
     other = await asyncpg.connect(empty.database_url.get_secret_value())
     lock = other.transaction()
     await lock.start()

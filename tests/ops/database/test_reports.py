@@ -9,16 +9,16 @@ from gateway.ledger.store import Ledger
 from gateway.quota.periods import end
 from gateway.stores.postgres import Database
 from gateway.values import Outcome, Period
-from ops.database.accounts import Key, Tenant, TenantRepository
-from ops.database.policies import Subject
+from ops.database.policies import PolicySubject
 from ops.database.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports
-from tests.rows import NOON, add_key, entry
+from ops.database.tenants import Key, Tenant, TenantRepository
+from tests.row_builders import NOON, add_key, entry
 
 EVERYTHING = Filter()
 
 
 class World:
-    """Tenants Acme (key `laptop`) and Beta (key `ci`) with three admitted requests and a denied one."""
+    """Tenants Acme (key `laptop`) and Beta (key `ci`) with three admitted requests and one denied request."""
 
     def __init__(self, acme: Tenant, beta: Tenant, laptop: Key, ci: Key) -> None:
         self.acme, self.beta, self.laptop, self.ci = acme, beta, laptop, ci
@@ -26,10 +26,10 @@ class World:
 
 @pytest.fixture
 async def world(database: Database) -> World:
-    accounts = TenantRepository(database)
-    acme = await accounts.create_tenant("Acme", {"budget_day": 100, "budget_total": 5000})
-    beta = await accounts.create_tenant("Beta", {})
-    laptop, ci = await add_key(accounts), await add_key(accounts, tenant="beta", name="ci", policy={"budget_month": 50})
+    tenants = TenantRepository(database)
+    acme = await tenants.create_tenant("Acme", {"budget_day": 100, "budget_total": 5000})
+    beta = await tenants.create_tenant("Beta", {})
+    laptop, ci = await add_key(tenants), await add_key(tenants, tenant="beta", name="ci", policy={"budget_month": 50})
     of_laptop = {"tenant_id": acme.id, "tenant": "Acme", "key_id": laptop.id, "key_prefix": laptop.prefix}
     of_ci = {"tenant_id": beta.id, "tenant": "Beta", "key_id": ci.id, "key_prefix": ci.prefix}
     await Ledger(database).append(
@@ -56,7 +56,7 @@ def reports(database: Database) -> Reports:
         (GroupBy.TENANT, [({"tenant": "Beta"}, 1, 20, 4), ({"tenant": "Acme"}, 2, 6, 8)]),
     ],
 )
-async def test_usage_is_summed_up_by_what_is_asked_for(
+async def test_usage_is_summed_by_the_requested_dimension(
     world: World, reports: Reports, by: GroupBy, expected: list[object]
 ) -> None:
     rows = await reports.usage(by, EVERYTHING)
@@ -71,7 +71,7 @@ async def test_usage_by_key_names_key_and_tenant(world: World, reports: Reports)
     ]
 
 
-async def test_usage_is_of_the_tenant_key_and_time_that_is_asked_for(world: World, reports: Reports) -> None:
+async def test_usage_is_filtered_by_tenant_key_and_time(world: World, reports: Reports) -> None:
     async def requests(where: Filter) -> int:
         return sum(row.requests for row in await reports.usage(GroupBy.DAY, where))
 
@@ -81,7 +81,7 @@ async def test_usage_is_of_the_tenant_key_and_time_that_is_asked_for(world: Worl
     assert await requests(Filter(tenant="acme", since=NOON)) == 1
 
 
-async def test_budgets_show_what_the_current_period_has_used(world: World, reports: Reports) -> None:
+async def test_budgets_report_the_use_of_the_current_period(world: World, reports: Reports) -> None:
     rows = await reports.budgets(EVERYTHING, NOON)
     assert [(row.scope, row.tenant, row.prefix, row.period, row.limit, row.used) for row in rows] == [
         ("tenant", "Acme", None, Period.DAY, 100, 7),
@@ -92,10 +92,8 @@ async def test_budgets_show_what_the_current_period_has_used(world: World, repor
     assert [row.used for row in next_year] == [0, 14, 0]
 
 
-async def test_budgets_of_a_key_come_with_those_of_its_tenant(
-    world: World, reports: Reports, database: Database
-) -> None:
-    await TenantRepository(database).change_policy(Subject("key", world.laptop.prefix), {"budget_day": 9})
+async def test_budgets_of_a_key_include_those_of_its_tenant(world: World, reports: Reports, database: Database) -> None:
+    await TenantRepository(database).change_policy(PolicySubject("key", world.laptop.prefix), {"budget_day": 9})
     rows = await reports.budgets(Filter(prefix=world.laptop.prefix), NOON)
     assert [(row.scope, row.period) for row in rows] == [
         ("tenant", Period.DAY),
@@ -105,7 +103,7 @@ async def test_budgets_of_a_key_come_with_those_of_its_tenant(
     assert await reports.budgets(Filter(tenant="beta", prefix=world.laptop.prefix), NOON) == []
 
 
-async def test_the_audit_log_shows_the_newest_rows_oldest_of_them_first(world: World, reports: Reports) -> None:
+async def test_the_audit_report_returns_the_newest_rows_oldest_first(world: World, reports: Reports) -> None:
     rows = await reports.audit(EVERYTHING, 3)
     assert [row["request_id"] for row in rows] == ["1", "3", "4"]
     assert list(rows[0]) == list(AUDIT_COLUMNS)
@@ -120,17 +118,17 @@ async def test_the_audit_log_shows_the_newest_rows_oldest_of_them_first(world: W
         (Filter(since=NOON + timedelta(minutes=1)), ["3", "4"]),
     ],
 )
-async def test_the_audit_log_is_filtered(world: World, reports: Reports, where: Filter, ids: list[str]) -> None:
+async def test_the_audit_report_is_filtered(world: World, reports: Reports, where: Filter, ids: list[str]) -> None:
     assert [row["request_id"] for row in await reports.audit(where, 10)] == ids
 
 
-async def test_what_is_named_and_not_there_is_not_found(world: World, reports: Reports) -> None:
+async def test_an_unknown_tenant_or_key_is_not_found(world: World, reports: Reports) -> None:
     with pytest.raises(NotFound, match="did you mean Acme"):
         await reports.usage(GroupBy.DAY, Filter(tenant="acm"))
     with pytest.raises(NotFound, match="no key"):
         await reports.audit(Filter(prefix="nz_000000000"), 1)
     with pytest.raises(NotFound):
-        await reports.budgets(Filter(tenant="nobody"), NOON)
+        await reports.budgets(Filter(tenant="unknown"), NOON)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from gateway.ledger.store import Ledger
 from gateway.stores.postgres import Database
 from meter.prompt_log.store import PromptLog, PromptRecord
 from ops.database.retention import MONTHS_AHEAD, PROMPTS_PER_STATEMENT, Retention
-from tests.rows import entry
+from tests.row_builders import entry
 
 NOW = datetime.now(UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -17,12 +17,12 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def database_url(fresh_database_url: str) -> str:
-    """A schema of its own: these tests add partitions to it."""
+    """A new schema for each test, because these tests add partitions to it."""
     return fresh_database_url
 
 
 def _month(months: int) -> datetime:
-    """The first moment of the UTC month that lies so many months from now."""
+    """Returns the start of the UTC month that is `months` months from now."""
     year, month = divmod(NOW.year * 12 + NOW.month - 1 + months, 12)
     return datetime(year, month + 1, 1, tzinfo=UTC)
 
@@ -34,7 +34,7 @@ async def _partitions(database: Database) -> list[str]:
     return sorted(row["name"].removeprefix("gateway.audit_log_") for row in rows)
 
 
-async def _place_of(database: Database, request_id: str) -> str:
+async def _partition_of(database: Database, request_id: str) -> str:
     name: str = await database.fetchval(
         "SELECT tableoid::regclass::text FROM gateway.audit_log WHERE request_id = $1", request_id
     )
@@ -48,21 +48,21 @@ async def _make_partition(database: Database, month: datetime) -> None:
     )
 
 
-async def test_the_coming_months_are_prepared_once(database: Database) -> None:
+async def test_partitions_of_the_coming_months_are_created_once(database: Database) -> None:
     expected = sorted([*(f"{_month(n):%Y_%m}" for n in range(MONTHS_AHEAD + 1)), "default"])
     assert await _partitions(database) == expected
     assert (await Retention(database).prune(LONG_AGO, NOW)).partitions_made == 0
 
 
-async def test_rows_that_came_before_their_partition_move_into_it_and_stay_append_only(database: Database) -> None:
+async def test_rows_move_from_the_default_partition_to_a_new_one_and_stay_append_only(database: Database) -> None:
     ahead = MONTHS_AHEAD + 1
     first, last = _month(ahead), _month(ahead + 1) - timedelta(milliseconds=1)
     beyond = _month(ahead + 1)
     ledger = Ledger(database)
     await ledger.append([entry("first", first), entry("last", last), entry("beyond", beyond)])
-    assert await _place_of(database, "first") == "default"
+    assert await _partition_of(database, "first") == "default"
     assert await database.fetchval("SELECT gateway.ensure_audit_partitions($1)", ahead) == 1
-    assert [await _place_of(database, name) for name in ("first", "last", "beyond")] == [
+    assert [await _partition_of(database, name) for name in ("first", "last", "beyond")] == [
         f"{first:%Y_%m}",
         f"{first:%Y_%m}",
         "default",
@@ -76,7 +76,7 @@ async def test_rows_that_came_before_their_partition_move_into_it_and_stay_appen
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 4
 
 
-async def test_several_that_prepare_partitions_at_once_do_not_collide(database: Database) -> None:
+async def test_partitions_are_created_concurrently_without_a_collision(database: Database) -> None:
     made = await asyncio.gather(
         *(database.fetchval("SELECT gateway.ensure_audit_partitions($1)", MONTHS_AHEAD + 2) for _ in range(4))
     )
@@ -96,14 +96,14 @@ async def test_a_month_is_dropped_only_when_its_last_row_is_too_old(database: Da
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 0
 
 
-async def test_old_rows_without_a_partition_go_and_young_ones_stay(database: Database) -> None:
+async def test_old_rows_of_the_default_partition_are_deleted_and_recent_ones_stay(database: Database) -> None:
     await Ledger(database).append([entry("old", LONG_AGO), entry("young", _month(60)), entry("now", NOW)])
     await Retention(database).prune(NOW - timedelta(days=365), NOW)
     rows = await database.fetch("SELECT request_id FROM gateway.audit_log")
     assert {row["request_id"] for row in rows} == {"young", "now"}
 
 
-async def test_usage_survives_the_audit_rows_it_was_summed_from(database: Database) -> None:
+async def test_usage_outlives_the_audit_rows_it_was_summed_from(database: Database) -> None:
     await Ledger(database).append([entry("old", LONG_AGO)])
     await Retention(database).prune(NOW, NOW)
     assert await database.fetchval("SELECT sum(output_tokens) FROM gateway.budget_usage WHERE period = 'total'") == 8
@@ -113,7 +113,7 @@ def _prompt(request_id: str, expires_at: datetime) -> PromptRecord:
     return PromptRecord(request_id, NOW, 1, 1, "m:latest", "why?\0", "because \ud800", expires_at)
 
 
-async def test_expired_prompts_are_deleted_and_no_others(database: Database) -> None:
+async def test_only_expired_prompts_are_deleted(database: Database) -> None:
     await PromptLog(database).append(
         [_prompt("past", NOW - timedelta(seconds=1)), _prompt("now", NOW), _prompt("later", NOW + timedelta(seconds=1))]
     )
@@ -123,7 +123,7 @@ async def test_expired_prompts_are_deleted_and_no_others(database: Database) -> 
     assert tuple(row) == ("later", "why?\ufffd", "because ?")
 
 
-async def test_more_expired_prompts_than_one_statement_deletes_all_go(database: Database) -> None:
+async def test_all_expired_prompts_are_deleted_even_if_one_statement_is_not_enough(database: Database) -> None:
     await database.execute(
         "INSERT INTO gateway.prompt_log SELECT n::text, now(), 1, 1, 'm', '', '', now() FROM generate_series(1, $1) n",
         PROMPTS_PER_STATEMENT + 1,
@@ -131,7 +131,7 @@ async def test_more_expired_prompts_than_one_statement_deletes_all_go(database: 
     assert (await Retention(database).prune(LONG_AGO, datetime.now(UTC))).prompts == PROMPTS_PER_STATEMENT + 1
 
 
-async def test_a_prompt_that_is_recorded_twice_is_kept_once_and_never_shown(
+async def test_a_prompt_recorded_twice_is_stored_once_and_is_not_in_its_repr(
     database: Database, service_database: Database
 ) -> None:
     record = _prompt("a", NOW)
@@ -141,8 +141,8 @@ async def test_a_prompt_that_is_recorded_twice_is_kept_once_and_never_shown(
 
 
 @pytest.mark.parametrize("months_ahead", [0, 12])
-async def test_partitions_meet_without_gap_or_overlap(database: Database, months_ahead: int) -> None:
+async def test_partitions_are_adjacent(database: Database, months_ahead: int) -> None:
     await database.fetchval("SELECT gateway.ensure_audit_partitions($1)", months_ahead)
     moments = [_month(n) + offset for n in range(months_ahead + 1) for offset in (timedelta(0), timedelta(days=27))]
     await Ledger(database).append([entry(str(n), moment) for n, moment in enumerate(moments)])
-    assert [await _place_of(database, str(n)) for n in range(len(moments))] == [f"{m:%Y_%m}" for m in moments]
+    assert [await _partition_of(database, str(n)) for n in range(len(moments))] == [f"{m:%Y_%m}" for m in moments]

@@ -1,4 +1,4 @@
-"""Every migration leaves room for the version before it, which still runs while the new one is rolled out."""
+"""Every migration is compatible with the previous version, which still runs during a rolling upgrade."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from alembic.script import ScriptDirectory
 import migrations
 from gateway.settings import Settings
 from ops.database.migrate import upgrade
-from tests.ops.database.schema_steps import contractions, read_schema
+from tests.ops.database.schema_diff import contractions, read_schema
 
-# Revision -> what it takes away that no version in use needs any more. Only for the second half of expand and contract.
+# Revision -> what it removes because no supported version uses it. Only for the second half of expand and contract.
 CONTRACTS: dict[str, set[str]] = {}
 
 
 def revisions() -> list[str]:
-    """Every revision, oldest first."""
+    """Returns every revision, oldest first."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
@@ -39,7 +39,7 @@ async def connection(empty_database_url: str) -> AsyncIterator[asyncpg.Connectio
     await connection.close()
 
 
-async def test_each_revision_only_adds_to_the_one_before(settings: Settings, connection: asyncpg.Connection) -> None:
+async def test_each_revision_only_adds_to_the_previous_one(settings: Settings, connection: asyncpg.Connection) -> None:
     first, *_ = revisions()
     assert await upgrade(settings, first) == first
     for before, after in pairwise(revisions()):
@@ -59,7 +59,7 @@ async def test_each_revision_only_adds_to_the_one_before(settings: Settings, con
         "ALTER TYPE gateway.tenant_status ADD VALUE 'paused'",
     ],
 )
-async def test_a_step_that_only_adds_disturbs_nobody(
+async def test_a_step_that_only_adds_has_no_contractions(
     fresh_database_url: str, connection: asyncpg.Connection, step: str
 ) -> None:
     before = await read_schema(connection)
@@ -72,22 +72,25 @@ async def test_a_step_that_only_adds_disturbs_nobody(
 @pytest.mark.parametrize(
     ("step", "found"),
     [
-        ("ALTER TABLE gateway.tenants ADD COLUMN note text NOT NULL", "tenants.note must be given"),
-        ("ALTER TABLE gateway.tenants ALTER COLUMN status DROP DEFAULT", "tenants.status must be given"),
-        ("ALTER TABLE gateway.tenants RENAME COLUMN created_at TO made_at", "tenants.created_at is gone"),
+        ("ALTER TABLE gateway.tenants ADD COLUMN note text NOT NULL", "tenants.note requires a value"),
+        ("ALTER TABLE gateway.tenants ALTER COLUMN status DROP DEFAULT", "tenants.status requires a value"),
+        ("ALTER TABLE gateway.tenants RENAME COLUMN created_at TO made_at", "tenants.created_at was dropped"),
         (
             "ALTER TABLE gateway.tenants ALTER created_at TYPE date",
-            "tenants.created_at is date instead",
+            "tenants.created_at changed from timestamp with time zone to date",
         ),
         (
             "ALTER TABLE gateway.tenants ADD CONSTRAINT short CHECK (name < 'm')",
             "tenants has the new constraint short",
         ),
-        ("DROP TABLE gateway.prompt_log", "prompt_log.request_id is gone"),
-        ("DROP FUNCTION gateway.ensure_audit_partitions", "function gateway.ensure_audit_partitions(integer) is gone"),
+        ("DROP TABLE gateway.prompt_log", "prompt_log.request_id was dropped"),
+        (
+            "DROP FUNCTION gateway.ensure_audit_partitions",
+            "function gateway.ensure_audit_partitions(integer) was dropped",
+        ),
     ],
 )
-async def test_what_would_break_the_version_before_is_found(
+async def test_a_step_that_breaks_the_previous_version_is_found(
     fresh_database_url: str, connection: asyncpg.Connection, step: str, found: str
 ) -> None:
     before = await read_schema(connection)

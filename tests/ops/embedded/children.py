@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ops.embedded.child import Child, Probe
+from tests.polling import eventually
 
 PATIENCE_S = 20.0
 
@@ -42,19 +41,10 @@ def child(directory: Path, name: str, code: str = SERVE, **changes: Any) -> Chil
     return Child(**{**description, **changes})
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Returns once `condition` holds; fails the test when it does not come to."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 (processes and files have no event to wait for)
-            await asyncio.sleep(0.02)
-
-
 def wait_until_ended(pids: Iterable[int]) -> None:
-    """Returns once none of the processes runs; fails the test when one goes on."""
-    deadline = time.monotonic() + PATIENCE_S
-    while running := [pid for pid in pids if is_running(pid)]:
-        assert time.monotonic() < deadline, f"still running: {running}"
-        time.sleep(0.02)
+    """Returns once none of the processes runs. Raises AssertionError for one that goes on."""
+    for pid in pids:
+        eventually(lambda pid=pid: not is_running(pid), failure=f"process {pid} still runs")  # type: ignore[misc]
 
 
 def is_running(pid: int) -> bool:

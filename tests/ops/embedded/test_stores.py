@@ -19,8 +19,7 @@ from ops.embedded.errors import StackError
 from ops.embedded.state import open_state
 from ops.embedded.supervisor import Supervisor
 from ops.host import binaries, env_file
-
-from .children import eventually
+from tests.polling import eventually_async
 
 
 @pytest.fixture
@@ -121,7 +120,7 @@ async def test_both_come_back_after_being_killed(private: Path) -> None:
             before = dict(supervisor.pids)
             for pid in before.values():
                 os.kill(pid, signal.SIGKILL)
-            await eventually(lambda: all(supervisor.pids[name] != pid for name, pid in before.items()))
+            await eventually_async(lambda: all(supervisor.pids[name] != pid for name, pid in before.items()))
             await supervisor.until_ready()
             assert await _value(at.env(), "SELECT 1") == 1
 

@@ -15,8 +15,8 @@ import pytest
 from ops.embedded.errors import ChildFailed
 from ops.embedded.keeper import restart_delay_s
 from ops.embedded.supervisor import Supervisor
-
-from .children import child, eventually, is_running, wait_until_ended
+from tests.ops.embedded.children import child, is_running, wait_until_ended
+from tests.polling import eventually_async
 
 # Says its name when it is told to stop.
 SAY_GOODBYE = """
@@ -50,7 +50,7 @@ async def test_a_child_that_dies_is_started_again_and_the_operator_is_told(tmp_p
         await supervisor.start(child(tmp_path, "one"))
         first = supervisor.pids["one"]
         os.kill(first, signal.SIGKILL)
-        await eventually(lambda: supervisor.pids["one"] != first)
+        await eventually_async(lambda: supervisor.pids["one"] != first)
         assert is_running(supervisor.pids["one"])
     assert notices == ["one was killed by signal 9; starting it again"]
 
@@ -62,7 +62,7 @@ async def test_followers_are_told_the_pids_at_once_and_after_every_restart(tmp_p
         supervisor.follow(told.append)
         first = supervisor.pids["one"]
         os.kill(first, signal.SIGKILL)
-        await eventually(lambda: len(told) == 2)
+        await eventually_async(lambda: len(told) == 2)
         assert told == [{"one": first}, {"one": supervisor.pids["one"]}]
 
 
@@ -164,7 +164,7 @@ time.sleep(600)
         await supervisor.start(child(tmp_path, "parent", parent, env={"PATH": os.environ["PATH"]}))
         grandchild = int((tmp_path / "grandchild").read_text())
         assert is_running(grandchild)
-    await eventually(lambda: not is_running(grandchild))
+    await eventually_async(lambda: not is_running(grandchild))
 
 
 async def test_logs_are_private_and_appended_to(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ async def test_logs_are_private_and_appended_to(tmp_path: Path) -> None:
 SUPERVISE_FOREVER = """
 import asyncio, sys
 from pathlib import Path
-from embedded.children import child
+from tests.ops.embedded.children import child
 from ops.embedded.supervisor import Supervisor
 
 async def main():
@@ -196,11 +196,11 @@ asyncio.run(main())
 
 
 def test_children_do_not_survive_a_supervisor_that_is_killed(tmp_path: Path) -> None:
-    tests = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[3])
     supervisor = subprocess.Popen(
         [sys.executable, "-c", SUPERVISE_FOREVER],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": tests},
+        env={**os.environ, "PYTHONPATH": root},
         stdout=subprocess.PIPE,
         text=True,
     )

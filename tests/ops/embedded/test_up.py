@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +22,8 @@ from click.testing import CliRunner
 from ops.cli import cli
 from ops.embedded import ports
 from ops.embedded.state import open_state
-
-from .children import is_running, wait_until_ended
+from tests.ops.embedded.children import is_running, wait_until_ended
+from tests.polling import eventually
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 120.0
@@ -89,11 +88,8 @@ def _up(state_dir: Path, ready_file: Path, backend: str) -> Iterator[subprocess.
     command = _cli("up", "--state-dir", str(state_dir), "--ready-file", str(ready_file), *options)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not ready_file.exists():
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            eventually(lambda: ready_file.exists() or process.poll() is not None, START_TIMEOUT_S)
+            assert process.poll() is None
             yield process
         finally:
             process.kill()
@@ -141,10 +137,8 @@ def test_the_demo_proves_itself_and_up_takes_its_state_over(tmp_path: Path) -> N
 
         before = ready["pids"]["control"]
         os.kill(before, signal.SIGKILL)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while (after := _read(ready_file)["pids"]["control"]) == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        eventually(lambda: _read(ready_file)["pids"]["control"] != before, STOP_TIMEOUT_S)
+        after = _read(ready_file)["pids"]["control"]
         assert is_running(after)
 
         temporary = (state_dir / "tmp").readlink()

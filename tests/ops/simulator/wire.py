@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.polling import eventually_async
+
 DEADLINE_S = 5
 
 
@@ -37,8 +39,7 @@ async def leave(url: str, path: str, body: Any, when: Callable[[], bool]) -> Non
     async with asyncio.timeout(DEADLINE_S):
         _reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
         writer.write(_request(path, body, "", ""))
-        while not when():  # noqa: ASYNC110 - a record has no event of its own to wait for
-            await asyncio.sleep(0.005)
+        await eventually_async(when, poll_s=0.005)
         writer.close()
 
 

@@ -1,4 +1,7 @@
-"""What a migration takes away from code that does not know it yet. Pure, but for reading the catalog of PostgreSQL."""
+"""The parts of a schema that a migration removes from code of the previous version.
+
+Pure, except for reading the catalog of PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import asyncpg
 
 @dataclass(frozen=True)
 class Column:
-    """A column as a statement that does not know a newer schema meets it."""
+    """The properties of a column that a statement of an older version depends on."""
 
     type: str
     nullable: bool
@@ -18,15 +21,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Constraint:
-    """What is demanded, and of which columns."""
+    """A constraint and the columns it covers."""
 
     definition: str
-    over: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Everything of the schema `gateway` that a statement may lean on."""
+    """Every part of the schema `gateway` that a statement may depend on. `labels` are those of enum types."""
 
     columns: dict[tuple[str, str], Column]
     constraints: dict[tuple[str, str], Constraint]
@@ -35,7 +38,7 @@ class Schema:
 
 
 async def read_schema(connection: asyncpg.Connection) -> Schema:
-    """The schema as it is now; partitions are left out."""
+    """Reads the current schema without partitions."""
     columns = await connection.fetch(
         """
         SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod) AS type, NOT a.attnotnull AS nullable,
@@ -48,7 +51,8 @@ async def read_schema(connection: asyncpg.Connection) -> Schema:
     constraints = await connection.fetch(
         """
         SELECT c.relname, k.conname, pg_get_constraintdef(k.oid) AS definition,
-               ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum = ANY (k.conkey)) AS over
+               ARRAY(SELECT attname::text FROM pg_attribute
+                   WHERE attrelid = c.oid AND attnum = ANY (k.conkey)) AS columns
         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
         WHERE c.relnamespace = 'gateway'::regnamespace AND NOT c.relispartition AND k.contype <> 'n'
         """
@@ -65,7 +69,7 @@ async def read_schema(connection: asyncpg.Connection) -> Schema:
     return Schema(
         {(row["relname"], row["attname"]): Column(row["type"], row["nullable"], row["has_default"]) for row in columns},
         {
-            (row["relname"], row["conname"]): Constraint(row["definition"], tuple(sorted(row["over"])))
+            (row["relname"], row["conname"]): Constraint(row["definition"], tuple(sorted(row["columns"])))
             for row in constraints
             if row["relname"] != "alembic_version"
         },
@@ -75,24 +79,24 @@ async def read_schema(connection: asyncpg.Connection) -> Schema:
 
 
 def contractions(before: Schema, after: Schema) -> set[str]:
-    """What statements written for `before` could stumble over in `after`; nothing after a step that only expands."""
-    found = {f"function {name} is gone" for name in before.functions - after.functions}
-    found |= {f"{kind} has no {label} any more" for kind, label in before.labels - after.labels}
+    """Returns what breaks statements written for `before` in `after`. A step that only expands returns nothing."""
+    found = {f"function {name} was dropped" for name in before.functions - after.functions}
+    found |= {f"{kind} lost the label {label}" for kind, label in before.labels - after.labels}
     for (table, name), old in before.columns.items():
         new = after.columns.get((table, name))
         if new is None:
-            found.add(f"{table}.{name} is gone")
+            found.add(f"{table}.{name} was dropped")
         elif new.type != old.type:
-            found.add(f"{table}.{name} is {new.type} instead of {old.type}")
+            found.add(f"{table}.{name} changed from {old.type} to {new.type}")
         elif (old.nullable or old.has_default) and not (new.nullable or new.has_default):
-            found.add(f"{table}.{name} must be given")
+            found.add(f"{table}.{name} requires a value")
     tables = {table for table, _ in before.columns}
     for (table, name), added in after.columns.items():
         if table in tables and (table, name) not in before.columns and not (added.nullable or added.has_default):
-            found.add(f"{table}.{name} must be given")
+            found.add(f"{table}.{name} requires a value")
     for (table, name), constraint in after.constraints.items():
-        # One over a column that only the new version fills does not concern the old one.
-        known = all((table, column) in before.columns for column in constraint.over)
-        if known and before.constraints.get((table, name)) != constraint:
+        # A constraint on a column that only the new version fills does not affect the old one.
+        is_old = all((table, column) in before.columns for column in constraint.columns)
+        if is_old and before.constraints.get((table, name)) != constraint:
             found.add(f"{table} has the new constraint {name}")
     return found

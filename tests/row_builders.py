@@ -1,41 +1,38 @@
-"""Builders: what the tests of the stores put into the database."""
+"""Builders of API keys and ledger entries, and the function that stores a key."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from authz.keys.key_format import generate
 from gateway.record.entry import Entry
 from gateway.values import Outcome, UsageSource
-from ops.database.accounts import Key, NewKey, TenantRepository
 from ops.database.policies import PolicyChange
+from ops.database.tenants import Key, NewKey, TenantRepository
 
 HASH = "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$aGFzaA"
 NOON = datetime(2026, 5, 17, 12, tzinfo=UTC)
 
 
 def new_key() -> NewKey:
-    """A key to be stored whose hash no key verifies against."""
+    """A key that can be stored. No secret verifies against its hash."""
     return NewKey(generate().prefix, HASH)
 
 
-async def add_key(accounts: TenantRepository, tenant: str = "acme", name: str = "laptop", **options: Any) -> Key:
-    """A stored key; what is not given is what `create-key` takes."""
+async def add_key(tenants: TenantRepository, tenant: str = "acme", name: str = "laptop", **options: Any) -> Key:
+    """Stores a key. Omitted options have the defaults of the command `create-key`."""
     defaults: dict[str, Any] = {
         "scopes": ["chat", "embeddings"],
         "expires_at": None,
         "log_prompts": False,
         "policy": PolicyChange(),
     }
-    return await accounts.create_key(tenant, name, options.pop("key", new_key()), **(defaults | options))
+    return await tenants.create_key(tenant, name, options.pop("key", new_key()), **(defaults | options))
 
 
 def entry(request_id: str, at: datetime = NOON, **fields: Any) -> Entry:
-    """A complete request of tenant 1 with key 1: 3 tokens in, 4 out."""
+    """A completed request of tenant 1 with key 1: 3 input tokens and 4 output tokens."""
     values: dict[str, Any] = {
         "request_id": request_id,
         "ts_ms": round(at.timestamp() * 1000),
@@ -64,11 +61,3 @@ def entry(request_id: str, at: datetime = NOON, **fields: Any) -> Entry:
         "user_agent": "tests",
     }
     return Entry(**(values | fields))
-
-
-async def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Returns as soon as `condition` holds; raises AssertionError when it does not within `within_s`."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not become true"
-        await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""What operators do: tenants, keys and the policy of both. Names are found without regard to case."""
+"""The tenants and API keys that operators manage, and the policies of both. Lookups of names ignore case."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from gateway.stores.postgres import Database, PooledConnection
 from ops.database.policies import (
     Policy,
     PolicyChange,
-    Subject,
+    PolicySubject,
     find_subject,
     find_tenant,
-    no_key,
-    policy_of,
+    key_not_found,
+    policy_from_row,
     store_policy,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant as stored; `keys` is how many of its keys are neither revoked nor expired."""
+    """A stored tenant. `keys` counts its keys that are neither revoked nor expired."""
 
     id: int
     name: str
@@ -37,7 +37,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as stored, without its hash. `expired` is a status by the server's clock, not a stored one."""
+    """A stored key without its hash. The status `expired` is not stored; it follows from PostgreSQL's clock."""
 
     id: int
     prefix: str
@@ -60,13 +60,16 @@ class NewKey:
 
 
 class TenantRepository:
-    """Every method is one transaction. All raise StoreUnavailable, NotFound for what was named, and Conflict."""
+    """Reads and changes tenants, keys and policies. Each method is one transaction.
+
+    All methods raise StoreUnavailable, NotFound for an unknown tenant or key, and Conflict.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def create_tenant(self, name: str, policy: PolicyChange) -> Tenant:
-        """A new, active tenant. Raises Conflict when the name is taken in any spelling."""
+        """Creates an active tenant. Raises Conflict when the name exists in any letter case."""
         async with self._database.transaction() as connection:
             tenant_id = await connection.fetchval(_CREATE_TENANT, name)
             if tenant_id is None:
@@ -75,18 +78,18 @@ class TenantRepository:
             rows = await connection.fetch(_TENANTS, tenant_id)
         return _tenant(rows[0])
 
-    async def tenants(self) -> list[Tenant]:
-        """All tenants by name."""
+    async def list_tenants(self) -> list[Tenant]:
+        """Returns all tenants, ordered by name."""
         return [_tenant(row) for row in await self._database.fetch(_TENANTS, None)]
 
-    async def tenant(self, name: str) -> Tenant:
-        """The tenant of that name, in any letter case."""
+    async def get_tenant(self, name: str) -> Tenant:
+        """Returns the tenant with this name, in any letter case."""
         async with self._database.transaction(readonly=True) as connection:
             rows = await connection.fetch(_TENANTS, await find_tenant(connection, name))
         return _tenant(rows[0])
 
     async def set_tenant_enabled(self, name: str, enabled: bool) -> Tenant:
-        """Lets the tenant's keys work, or none of them. Running authz processes follow at once."""
+        """Enables or disables all keys of a tenant. Running authz processes apply the change at once."""
         async with self._database.transaction() as connection:
             tenant_id = await find_tenant(connection, name)
             status = "active" if enabled else "disabled"
@@ -107,7 +110,7 @@ class TenantRepository:
         log_prompts: bool,
         policy: PolicyChange,
     ) -> Key:
-        """A new, active key. Raises Conflict when the tenant has a live key of that name."""
+        """Creates an active key. Raises Conflict when the tenant has an active key with this name."""
         async with self._database.transaction() as connection:
             tenant_id = await find_tenant(connection, tenant)
             if await connection.fetchval(_LIVE_KEY_OF_NAME, tenant_id, name):
@@ -119,15 +122,15 @@ class TenantRepository:
             rows = await connection.fetch(_KEYS, None, key_id)
         return _key(rows[0])
 
-    async def keys(self, tenant: str | None) -> list[Key]:
-        """The keys of one tenant, or of all, oldest first."""
+    async def list_keys(self, tenant: str | None) -> list[Key]:
+        """Returns the keys of one tenant, or of all tenants, ordered by tenant and age, oldest first."""
         async with self._database.transaction(readonly=True) as connection:
             tenant_id = None if tenant is None else await find_tenant(connection, tenant)
             rows = await connection.fetch(_KEYS, tenant_id, None)
         return [_key(row) for row in rows]
 
     async def revoke_key(self, prefix: str, reason: str) -> bool:
-        """Revokes the key for good, at every authz within a second. False when it was revoked before."""
+        """Revokes the key permanently; every authz denies it within a second. False if it was revoked already."""
         async with self._database.transaction() as connection:
             key = await _locked_key(connection, prefix)
             if key["status"] == "revoked":
@@ -136,10 +139,10 @@ class TenantRepository:
         return True
 
     async def rotate_key(self, prefix: str, key: NewKey, grace: timedelta) -> tuple[Key, Key]:
-        """A new key with name, scopes, expiry and policy of the old one, which stays valid for `grace` more.
+        """Creates a successor with the name, scopes, expiry and policy of the old key.
 
-        Returns the new key and the old one. Without grace the old key is revoked at once. Raises Conflict when the
-        old one is revoked, expired or replaced already.
+        The old key stays valid for `grace`; without a grace period it is revoked at once. Returns the new key and the
+        old key. Raises Conflict when the old key is revoked, expired or replaced already.
         """
         async with self._database.transaction() as connection:
             old = await _locked_key(connection, prefix)
@@ -155,8 +158,8 @@ class TenantRepository:
             old_rows = await connection.fetch(_KEYS, None, old["id"])
         return _key(new_rows[0]), _key(old_rows[0])
 
-    async def change_policy(self, subject: Subject, change: PolicyChange) -> Policy:
-        """Changes limits, budgets or models, and returns what is stored afterwards."""
+    async def change_policy(self, subject: PolicySubject, change: PolicyChange) -> Policy:
+        """Changes limits, budgets or models, and returns the policy as stored afterwards."""
         async with self._database.transaction() as connection:
             subject_id = await find_subject(connection, subject)
             return await store_policy(connection, subject.kind, subject_id, change)
@@ -199,7 +202,7 @@ FROM gateway.api_keys WHERE prefix = $1 FOR UPDATE
 
 _NEXT_KEY_ID = "SELECT nextval(pg_get_serial_sequence('gateway.api_keys', 'id'))"
 
-# The old key steps aside before its successor takes the name, which is unique among keys that are not replaced.
+# The name is unique among active keys without a successor, so the old key is marked before its successor is inserted.
 _REPLACE = "UPDATE gateway.api_keys SET replaced_by = $2, expires_at = least(expires_at, now() + $3) WHERE id = $1"
 
 _SUCCESSOR = """
@@ -218,19 +221,19 @@ FROM gateway.key_limits WHERE key_id = $1
 async def _locked_key(connection: PooledConnection, prefix: str) -> asyncpg.Record:
     row = await connection.fetchrow(_LOCK_KEY, prefix)
     if row is None:
-        raise no_key(prefix)
+        raise key_not_found(prefix)
     return row
 
 
 async def _revoke(connection: PooledConnection, key_id: int, prefix: str, reason: str) -> None:
-    # The trigger of this table sets the key's status and notifies.
+    # A trigger of this table sets the key's status and notifies every authz.
     await connection.execute(
         "INSERT INTO gateway.revocations (key_id, prefix, reason) VALUES ($1, $2, $3)", key_id, prefix, reason
     )
 
 
 def _tenant(row: asyncpg.Record) -> Tenant:
-    return Tenant(row["id"], row["name"], row["status"], row["created_at"], row["keys"], policy_of(row))
+    return Tenant(row["id"], row["name"], row["status"], row["created_at"], row["keys"], policy_from_row(row))
 
 
 def _key(row: asyncpg.Record) -> Key:
