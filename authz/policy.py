@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from gateway.catalog.snapshot import Catalog, HostedModel
+from gateway.catalog.allow_list import may_use
+from gateway.catalog.snapshot import Catalog
 from gateway.errors import Code, Denied
 from gateway.values import Principal, Scope
 from gateway.wire.surfaces import Surface
@@ -17,16 +16,6 @@ def check_scope(principal: Principal, surface: Surface) -> None:
     """Raises Denied(scope_denied) when the key is not for this kind of surface."""
     if surface.scope not in principal.scopes:
         raise Denied(Code.SCOPE_DENIED)
-
-
-def may_use(model: HostedModel, *, allow_all: bool, allowed: Collection[str]) -> bool:
-    """Whether the allow-list has `model`. What runs elsewhere, on the operator's account, has to be named there."""
-    return model.name in allowed or (allow_all and not model.remote)
-
-
-def effective_models(catalog: Catalog, *, allow_all: bool, allowed: Collection[str]) -> list[str]:
-    """What can really be used: the allow-list within what the backends host, in the catalog's order."""
-    return [model.name for model in catalog.models.values() if may_use(model, allow_all=allow_all, allowed=allowed)]
 
 
 def candidate_backends(principal: Principal, model: str, catalog: Catalog, *, prefer_loaded: bool) -> tuple[str, ...]:

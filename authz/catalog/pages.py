@@ -15,13 +15,14 @@ from aiohttp import web
 
 from authz.admit import refusal_headers
 from authz.catalog import playground
-from authz.check import CHECK_TIMEOUT_S, CheckPipeline
+from authz.check import CheckPipeline
 from authz.checked_request import CheckedRequest, presented_key
-from authz.policy import effective_models
 from authz.request import as_model_name, read_model
 from gateway import __version__
+from gateway.catalog.allow_list import effective_models
 from gateway.catalog.ollama_version import lowest
 from gateway.catalog.snapshot import HostedModel
+from gateway.catalog.timing import CHECK_TIMEOUT_S
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.settings import Settings

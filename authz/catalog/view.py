@@ -10,12 +10,11 @@ import structlog
 
 from gateway.catalog.snapshot import Catalog
 from gateway.catalog.store import CatalogStore
+from gateway.catalog.timing import POLL_S
 from gateway.errors import StoreUnavailable
 
 log = structlog.get_logger()
 
-# How often to look without having been told: word of a change can get lost.
-POLL_S = 1.0
 RETRY_S = 0.5
 
 

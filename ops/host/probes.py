@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
-from ops.embedded.child import Probe
+Probe = Callable[[], Awaitable[bool]]
 
 _TIMEOUT_S = 1.0
 _FAILURES = (OSError, TimeoutError, aiohttp.ClientError)

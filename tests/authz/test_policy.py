@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.policy import TRIES_PER_BACKEND_MAX, candidate_backends, check_scope, effective_models
+from authz.policy import TRIES_PER_BACKEND_MAX, candidate_backends, check_scope
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.values import Budgets, Limits, Principal
@@ -71,20 +71,7 @@ def test_backends_that_have_the_model_loaded_come_first_where_that_is_preferred(
     assert tuple(dict.fromkeys(attempts)) == (*model.loaded, *cold)
 
 
-def test_nothing_is_allowed_by_default() -> None:
-    assert effective_models(CATALOG, allow_all=False, allowed=()) == []
-
-
-def test_allow_all_means_all_that_exist() -> None:
-    assert effective_models(CATALOG, allow_all=True, allowed=()) == ["a:latest", "b:latest"]
-
-
-def test_a_name_on_the_list_counts_only_while_a_backend_hosts_it() -> None:
-    assert effective_models(CATALOG, allow_all=False, allowed={"b:latest", "missing:latest"}) == ["b:latest"]
-
-
 def test_a_model_that_runs_elsewhere_is_never_among_all_models() -> None:
-    assert effective_models(CATALOG, allow_all=True, allowed={"c:cloud"}) == ["a:latest", "b:latest", "c:cloud"]
     assert set(candidate_backends(principal("c:cloud"), "c:cloud", CATALOG, prefer_loaded=False)) == {"far"}
     with pytest.raises(Denied) as refused:
         candidate_backends(principal(allow_all=True), "c:cloud", CATALOG, prefer_loaded=False)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ops.embedded.child import Child, Probe
+from ops.embedded.child import Child
+from ops.host.probes import Probe
 
 PATIENCE_S = 20.0
 

