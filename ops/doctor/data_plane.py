@@ -54,7 +54,7 @@ def _content(path: Path) -> bytes | None:
 
 async def _check_admin(settings: Settings) -> list[Check]:
     listen = settings.envoy_admin_listen
-    origin, unix = probes.place(listen)
+    origin, unix = probes.split_listen(listen)
     status, text = await probes.get(f"{origin}/ready", unix=unix, timeout_s=ANSWER_TIMEOUT_S)
     if status == 0:
         remedy = (

@@ -47,7 +47,7 @@ async def _check_readiness(targets: list[str]) -> Check:
 
 async def _readyz(target: str) -> list[str] | None:
     """What a worker says is missing; None when it says nothing."""
-    origin, unix = probes.place(target)
+    origin, unix = probes.split_listen(target)
     status, text = await probes.get(f"{origin}/readyz", unix=unix, timeout_s=ANSWER_TIMEOUT_S)
     if status == 200:
         return []
