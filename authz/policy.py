@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
+from gateway.catalog.allow_list import may_use
 from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.values import Principal, Scope
@@ -54,13 +54,3 @@ def candidate_backends(model: HostedModel, catalog: Catalog, *, prefer_loaded: b
     """
     order = sorted(model.backends, key=lambda name: prefer_loaded and name not in model.loaded)
     return tuple(name for name in order for _ in range(min(catalog.replicas_of(name), TRIES_PER_BACKEND_MAX)))
-
-
-def may_use(model: HostedModel, *, allow_all: bool, allowed: Collection[str]) -> bool:
-    """Whether the allow-list covers `model`. A model that runs remotely, on the operator's account, must be named."""
-    return model.name in allowed or (allow_all and not model.remote)
-
-
-def effective_models(catalog: Catalog, *, allow_all: bool, allowed: Collection[str]) -> list[str]:
-    """The hosted models that the allow-list covers, in the catalog's order."""
-    return [model.name for model in catalog.models.values() if may_use(model, allow_all=allow_all, allowed=allowed)]

@@ -17,9 +17,9 @@ from authz.admit import retry_headers
 from authz.catalog import playground
 from authz.check import CheckPipeline
 from authz.checked_request import CheckedRequest, presented_key
-from authz.policy import effective_models
 from authz.request import as_model_name, read_model
 from gateway import __version__
+from gateway.catalog.allow_list import effective_models
 from gateway.catalog.ollama_version import lowest
 from gateway.catalog.snapshot import HostedModel
 from gateway.errors import Code, Denied, StoreUnavailable, local_code

@@ -1,1 +1,1 @@
-"""The Ollama backends as operators handle them: the list in the env file, probes, CA files, findings."""
+"""The Ollama backends as operators manage them: the list in the env file, probes, CA files and findings."""

@@ -1,4 +1,4 @@
-"""What an operator should know about a catalog: backends too old, and one name for different weights. Pure."""
+"""Problems that a catalog shows: backends that are too old, and one model name for different weights. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DIGEST_SHOWN_CHARACTERS = 12
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to remedy: `subject` is a backend or a model, `text` one clause about it, `remedy` what to do."""
+    """One problem: `subject` is a backend or a model, `text` one clause about it, `remedy` how to fix it."""
 
     kind: Literal["version_too_old", "digests_differ"]
     subject: str
@@ -22,7 +22,7 @@ class Finding:
 
 
 def findings(catalog: Catalog) -> tuple[Finding, ...]:
-    """Everything that is to be mended: backends in their order, then models in theirs."""
+    """All problems: first those of the backends, then those of the models, each in the catalog's order."""
     old = (
         Finding(
             "version_too_old",
@@ -37,8 +37,8 @@ def findings(catalog: Catalog) -> tuple[Finding, ...]:
         Finding(
             "digests_differ",
             model.name,
-            f"{model.name} has different weights on its backends: {_spelled(model)}",
-            "pull it on all of them again, or give it another name on one",
+            f"{model.name} has different weights on its backends: {_digests_by_backend(model)}",
+            "pull it again on all of them, or rename it on one",
         )
         for model in catalog.models.values()
         if digests_differ(model)
@@ -47,9 +47,9 @@ def findings(catalog: Catalog) -> tuple[Finding, ...]:
 
 
 def digests_differ(model: HostedModel) -> bool:
-    """Whether two backends call different weights by this name, so that fail-over would change the model."""
+    """Whether two backends host different weights under this name, so that a fail-over would change the model."""
     return len(set(model.digests.values())) > 1
 
 
-def _spelled(model: HostedModel) -> str:
+def _digests_by_backend(model: HostedModel) -> str:
     return ", ".join(f"{name} {digest[:DIGEST_SHOWN_CHARACTERS]}" for name, digest in model.digests.items())

@@ -1,4 +1,4 @@
-"""Asking an Ollama, with exactly the credential and the TLS trust that Envoy has for it, and saying what is wrong."""
+"""Queries an Ollama with exactly the credential and the TLS trust that Envoy has for it, and explains failures."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ _NAME_MISMATCHES = (62, 64)
 
 
 class ProbeError(GatewayError):
-    """A backend's answer is missing or is no Ollama's; one sentence says how to remedy it, without a secret."""
+    """A backend did not answer, or not as an Ollama does. `problem` and `remedy` are clauses without a secret."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__("; ".join(filter(None, (problem, remedy))))
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one replica says of itself: its version and the names of its models."""
+class ProbeResult:
+    """The version that one replica reports, and the names of its models."""
 
     url: str
     version: str
@@ -36,7 +41,7 @@ class Found:
 
 
 class OllamaClient:
-    """Asks one replica of a backend at a time; `connect_timeout_s` and `answer_timeout_s` bound each question."""
+    """A client of single replicas. `connect_timeout_s` bounds connecting, `answer_timeout_s` the whole request."""
 
     def __init__(
         self, session: aiohttp.ClientSession, connect_timeout_s: float, answer_timeout_s: float = ANSWER_TIMEOUT_S
@@ -44,14 +49,14 @@ class OllamaClient:
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=answer_timeout_s, sock_connect=connect_timeout_s)
 
-    async def look(self, backend: Backend, url: str) -> Found:
-        """Its version and models. Raises ProbeError."""
-        # Only the models need the credential everywhere, so a wrong one is found first.
-        models = _models(url, await self.ask(backend, url, "/api/tags"))
-        return Found(url, _version(url, await self.ask(backend, url, "/api/version")), models)
+    async def probe(self, backend: Backend, url: str) -> ProbeResult:
+        """Version and models of the replica at `url`. Raises ProbeError."""
+        # Not every server requires the credential for /api/version, so /api/tags is queried first.
+        models = _models(url, await self.query(backend, url, "/api/tags"))
+        return ProbeResult(url, _version(url, await self.query(backend, url, "/api/version")), models)
 
-    async def ask(self, backend: Backend, url: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
-        """The JSON object that it answers to a GET, or to a POST of `body`. Raises ProbeError."""
+    async def query(self, backend: Backend, url: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+        """The JSON object that the replica returns for a GET, or for a POST of `body`. Raises ProbeError."""
         credential = backend.credential()
         headers = {credential[0]: credential[1].get_secret_value()} if credential else {}
         trust = _trust(backend)
@@ -66,25 +71,25 @@ class OllamaClient:
                 allow_redirects=False,
             ) as answer:
                 if answer.status != HTTPStatus.OK:
-                    raise ProbeError(_wrong_status(backend, url, path, answer))
+                    raise _wrong_status(backend, url, path, answer)
                 document = json.loads(await _bounded_body(answer))
         except TimeoutError:
             raise ProbeError(
-                f"{url} did not answer {path} in time; see whether it is overloaded, or a firewall drops what is sent"
+                f"{url} did not answer {path} in time", "check whether it is overloaded or a firewall drops packets"
             ) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ProbeError(_no_answer(backend, url, error)) from None
+            raise _no_answer(backend, url, error) from None
         except (ValueError, RecursionError):
-            raise ProbeError(_no_ollama(url, f"{path} answers no JSON")) from None
+            raise _not_ollama(url, f"{path} returned no JSON") from None
         if not isinstance(document, dict):
-            raise ProbeError(_no_ollama(url, f"{path} answers no JSON object"))
+            raise _not_ollama(url, f"{path} returned no JSON object")
         return document
 
 
 def _version(url: str, document: dict[str, Any]) -> str:
     version = document.get("version")
     if not isinstance(version, str):
-        raise ProbeError(_no_ollama(url, "/api/version names no version"))
+        raise _not_ollama(url, "/api/version returned no version")
     return version
 
 
@@ -92,7 +97,7 @@ def _models(url: str, document: dict[str, Any]) -> tuple[str, ...]:
     rows = document.get("models")
     names = [row.get("name") if isinstance(row, dict) else None for row in rows] if isinstance(rows, list) else [None]
     if not all(isinstance(name, str) for name in names):
-        raise ProbeError(_no_ollama(url, "/api/tags lists no models"))
+        raise _not_ollama(url, "/api/tags returned no list of models")
     return tuple(str(name) for name in names)
 
 
@@ -101,7 +106,7 @@ async def _bounded_body(answer: aiohttp.ClientResponse) -> bytes:
     async for chunk in answer.content.iter_any():
         body += chunk
         if len(body) > ANSWER_BYTES_MAX:
-            raise ProbeError(_no_ollama(str(answer.url), f"it answers more than {ANSWER_BYTES_MAX} bytes"))
+            raise _not_ollama(str(answer.url), f"it sent more than {ANSWER_BYTES_MAX} bytes")
     return bytes(body)
 
 
@@ -112,66 +117,76 @@ def _trust(backend: Backend) -> ssl.SSLContext | bool:
         return ssl.create_default_context(cafile=backend.ca_file)
     except OSError:
         raise ProbeError(
-            f"the ca_file {backend.ca_file} cannot be read as PEM certificates; check the path and the file"
+            f"the ca_file {backend.ca_file} cannot be read as PEM certificates", "check the path and the file"
         ) from None
 
 
-def _no_ollama(url: str, reason: str) -> str:
-    return f"{url} is not an Ollama: {reason}; check the host and the port"
+def _not_ollama(url: str, reason: str) -> ProbeError:
+    return ProbeError(f"{url} is not an Ollama: {reason}", "check the host and the port")
 
 
-def _wrong_status(backend: Backend, url: str, path: str, answer: aiohttp.ClientResponse) -> str:
+def _wrong_status(backend: Backend, url: str, path: str, answer: aiohttp.ClientResponse) -> ProbeError:
     status = answer.status
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         credential = backend.credential()
         if credential is not None:
-            return (
-                f"{url} refuses the token in the header {credential[0]} ({status}); "
-                "check the token, and the header and scheme that it is expected in"
+            return ProbeError(
+                f"{url} rejects the token in the header {credential[0]} ({status})",
+                "check the token, and the header and scheme that the server expects",
             )
         if status == HTTPStatus.UNAUTHORIZED:
-            return f"{url} demands a token (401); give the backend one"
-        return (
-            f"{url} refuses {path} (403); give the backend a token, or let that Ollama serve other hosts (OLLAMA_HOST)"
+            return ProbeError(f"{url} requires a token (401)", "set the backend's token")
+        return ProbeError(
+            f"{url} denies {path} (403)", "set the backend's token, or make that Ollama serve other hosts (OLLAMA_HOST)"
         )
     if 300 <= status < 400:
-        place = urlsplit(answer.headers.get("Location", ""))
-        where = f" to {place.scheme}://{place.netloc.rpartition('@')[2]}" if place.netloc else ""
-        return f"{url} redirects {path}{where} ({status}); give the address that answers by itself"
+        target = urlsplit(answer.headers.get("Location", ""))
+        to = f" to {target.scheme}://{target.netloc.rpartition('@')[2]}" if target.netloc else ""
+        return ProbeError(f"{url} redirects {path}{to} ({status})", "use the URL that serves it without a redirect")
     if status == HTTPStatus.NOT_FOUND:
-        return _no_ollama(url, f"it has no {path} (404)")
-    return f"{url} answers {path} with {status}; see that server's log"
+        return _not_ollama(url, f"it has no {path} (404)")
+    return ProbeError(f"{url} returned {status} for {path}", "see that server's log")
 
 
-def _no_answer(backend: Backend, url: str, error: Exception) -> str:
-    """What a failed exchange means, most telling class first."""
+def _no_answer(backend: Backend, url: str, error: Exception) -> ProbeError:
+    """Explains a failed exchange, by the most specific class of its error."""
     host = urlsplit(url).hostname or url
     match error:
         case aiohttp.ClientConnectorCertificateError():
-            return _certificate(backend, url, host, error.certificate_error)
+            return _bad_certificate(backend, url, host, error.certificate_error)
         case aiohttp.ClientConnectorSSLError():
-            return f"{url} does not speak TLS as expected; if it speaks plain HTTP, write http://"
+            return ProbeError(f"the TLS handshake with {url} failed", "if the server speaks plain HTTP, use http://")
         case aiohttp.ClientConnectorDNSError():
-            return f"the host name {host} of {url} is not known; check its spelling, and the name server"
+            return ProbeError(
+                f"the host name {host} of {url} does not resolve", "check its spelling and the name server"
+            )
         case aiohttp.ClientConnectorError() if isinstance(error.os_error, ConnectionRefusedError):
-            return f"{url} refuses connections; see whether Ollama runs there and listens on that address (OLLAMA_HOST)"
+            return ProbeError(
+                f"{url} refuses connections",
+                "check that Ollama runs there and listens on that address (OLLAMA_HOST)",
+            )
         case aiohttp.ClientConnectorError():
-            return f"{url} cannot be reached ({error.os_error.strerror}); check the address and the network"
+            return ProbeError(
+                f"{url} cannot be reached ({error.os_error.strerror})", "check the address and the network"
+            )
         case aiohttp.ClientResponseError() | aiohttp.ServerDisconnectedError():
-            return f"{url} does not answer in HTTP; if it speaks TLS, write https://"
+            return ProbeError(f"{url} does not speak HTTP", "if the server speaks TLS, use https://")
         case _:
-            return f"{url} broke the connection off; see that server's log"
+            return ProbeError(f"{url} closed the connection", "see that server's log")
 
 
-def _certificate(backend: Backend, url: str, host: str, error: Exception) -> str:
+def _bad_certificate(backend: Backend, url: str, host: str, error: Exception) -> ProbeError:
     code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else 0
     if code in _NAME_MISMATCHES:
-        return (
-            f"the certificate of {url} is not for {host}; use a name that it has, or give the server one for this name"
+        return ProbeError(
+            f"the certificate of {url} is not for {host}",
+            f"use a host name that it covers, or install a certificate for {host} on the server",
         )
     if code == _EXPIRED:
-        return f"the certificate of {url} has expired; renew it"
-    which = (
-        f"by none of the authorities in {backend.ca_file}" if backend.ca_file else "by no authority that is known here"
+        return ProbeError(f"the certificate of {url} has expired", "renew it")
+    signer = (
+        f"by none of the authorities in {backend.ca_file}" if backend.ca_file else "by an authority that is not trusted"
     )
-    return f"the certificate of {url} is signed {which}; give its authority's certificate as the backend's ca_file"
+    return ProbeError(
+        f"the certificate of {url} is signed {signer}", "set the backend's ca_file to its authority's certificate"
+    )

@@ -1,4 +1,4 @@
-"""add-backend, remove-backend, list-backends and probe-ollama: which Ollamas there are, and whether they answer."""
+"""add-backend, remove-backend, list-backends and probe-ollama: the list of backends, and whether they answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import rich_click as click
@@ -17,7 +17,7 @@ from gateway.settings import Settings, load, load_file_alone
 from gateway.settings.backend import Backend
 from ops.backends import env_list
 from ops.backends.env_list import Backends, InitialList
-from ops.backends.probe import Found, OllamaClient, ProbeError
+from ops.backends.probe import OllamaClient, ProbeError, ProbeResult
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
 from ops.cli.show import print_json, print_table
@@ -25,13 +25,22 @@ from ops.host import env_file
 
 MODELS_SHOWN = 3
 
+
+class _ProbedReplica(NamedTuple):
+    """One replica of a backend and what probing it gave."""
+
+    backend: Backend
+    url: str
+    result: ProbeResult | ProbeError
+
+
 write_env = click.option(
     "--write-env",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Change OLLAMA_BACKENDS in this env file. A control that was given it takes the change up by itself.",
+    help="Change OLLAMA_BACKENDS in this env file. A control that reads the file applies the change without a restart.",
 )
-dry_run = click.option("--dry-run", is_flag=True, help="Show what the list would be and change nothing.")
+dry_run = click.option("--dry-run", is_flag=True, help="Print the resulting list and change nothing.")
 
 
 @click.command("add-backend")
@@ -40,23 +49,23 @@ dry_run = click.option("--dry-run", is_flag=True, help="Show what the list would
 @click.option(
     "--token",
     metavar="TOKEN",
-    help="Its credential. Better --token-file: arguments are seen by every user of a machine.",
+    help="The backend's credential. Prefer --token-file: every user of this machine can see command lines.",
 )
 @click.option(
     "--token-file",
     type=click.File(),
     metavar="FILE",
-    help="The file that holds its credential; `-` for standard input.",
+    help="Read the credential from this file; `-` reads standard input.",
 )
-@click.option("--header", metavar="NAME", help="The header that carries the token.  [default: Authorization]")
-@click.option("--scheme", metavar="WORD", help="The word before the token in Authorization.  [default: Bearer]")
-@click.option("--ca-file", type=click.Path(path_type=Path), help="The authority that signed its certificate, in PEM.")
+@click.option("--header", metavar="NAME", help="Send the token in this header.  [default: Authorization]")
+@click.option("--scheme", metavar="SCHEME", help="The scheme before the token in Authorization.  [default: Bearer]")
+@click.option("--ca-file", type=click.Path(path_type=Path), help="Trust this certificate authority, a file in PEM.")
 @click.option(
     "--replace",
     is_flag=True,
-    help="Change the backend of this name; at the same URL it keeps what is not given.",
+    help="Change the backend of this name. At an unchanged URL, options that are not given retain their values.",
 )
-@click.option("--no-validate", is_flag=True, help="Do not ask it for its models first.")
+@click.option("--no-validate", is_flag=True, help="Do not probe the backend first.")
 @write_env
 @dry_run
 @json_option
@@ -76,11 +85,11 @@ def add_backend(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Add an Ollama as the last in priority, once it answers with exactly what the gateway will send it."""
+    """Add an Ollama with the lowest priority, after probing it with exactly the headers that the gateway will send."""
     if token is not None and token_file is not None:
         raise click.UsageError("give either --token or --token-file")
-    settings = _settings(session, write_env)
-    before = env_list.listed(settings) if settings is not None else InitialList(())
+    settings = _list_settings(session, write_env)
+    before = env_list.initial_list(settings) if settings is not None else InitialList(())
     secret = token_file.read().strip() if token_file is not None else token
     options = {
         "auth_token": None if secret is None else SecretStr(secret),
@@ -88,22 +97,23 @@ def add_backend(
         "auth_scheme": scheme,
         "ca_file": ca_file.absolute() if ca_file else None,
     }
-    changes = {
+    fields = {
         "name": name,
         "base_url": url,
         **{field: value for field, value in options.items() if value is not None},
     }
     try:
-        backend = env_list.changed(env_list.find(before.backends, name), changes)
+        backend = env_list.merged(env_list.find(before.backends, name), fields)
     except ValidationError as error:
-        raise click.UsageError(_wrong(error)) from None
+        raise click.UsageError(_usage_message(error)) from None
     after = env_list.put(before.backends, backend, replace=replace)
-    found = [] if no_validate else _look([backend], _connect_timeout_s(settings))
-    for _, _, answer in found:
-        if isinstance(answer, ProbeError):
-            raise GatewayError(f"{name} was not added: {answer}, or add it unasked with --no-validate")
-    _note(before.note)
-    _finish(after, write_env, dry_run=dry_run, as_json=as_json, **({"probe": _row(*found[0])} if found else {}))
+    probes = [] if no_validate else _probe_all([backend], _connect_timeout_s(settings))
+    for probe in probes:
+        if isinstance(probe.result, ProbeError):
+            raise GatewayError(f"{name} was not added: {probe.result}. Use --no-validate to skip the probe.")
+    _print_note(before.note)
+    document = {"probe": _document(probes[0])} if probes else {}
+    _write_or_print(after, write_env, dry_run=dry_run, as_json=as_json, **document)
 
 
 @click.command("remove-backend")
@@ -113,14 +123,14 @@ def add_backend(
 @json_option
 @pass_session
 def remove_backend(session: Session, name: str, write_env: Path | None, dry_run: bool, as_json: bool) -> None:
-    """Remove an Ollama. Requests that it is answering are finished."""
-    settings = _settings(session, write_env)
+    """Remove an Ollama. Its requests in flight finish."""
+    settings = _list_settings(session, write_env)
     if settings is None:
-        raise SettingsError(f"the env file {write_env} does not exist")
+        raise SettingsError(f"the env file {write_env} does not exist; check the path")
     after = env_list.remove(settings, name)
     if not after:
-        _note(f"no backend is left, so OLLAMA_BASE_URL counts again: {settings.ollama_base_url}")
-    _finish(after, write_env, dry_run=dry_run, as_json=as_json)
+        _print_note(f"the list is empty now, so OLLAMA_BASE_URL applies again: {settings.ollama_base_url}")
+    _write_or_print(after, write_env, dry_run=dry_run, as_json=as_json)
 
 
 @click.command("list-backends")
@@ -128,7 +138,7 @@ def remove_backend(session: Session, name: str, write_env: Path | None, dry_run:
 @pass_session
 def list_backends(session: Session, as_json: bool) -> None:
     """List the backends in order of priority. Tokens are shown as ***."""
-    rows = [env_list.shown(backend) for backend in session.settings.backends]
+    rows = [env_list.redacted(backend) for backend in session.settings.backends]
     if as_json:
         return print_json(rows)
     return print_table(
@@ -143,7 +153,7 @@ def list_backends(session: Session, as_json: bool) -> None:
             )
             for row in rows
         ],
-        "there is no backend",
+        "no backends",
     )
 
 
@@ -151,13 +161,17 @@ def list_backends(session: Session, as_json: bool) -> None:
 @json_option
 @pass_session
 def probe_ollama(session: Session, as_json: bool) -> None:
-    """Ask every replica of every backend for its version and models, with exactly what the gateway sends it."""
-    rows = [_row(*each) for each in _look(session.settings.backends, session.settings.ollama_connect_timeout_s)]
+    """Query the version and models of every replica of every backend, with exactly the headers that the gateway sends.
+
+    Exit code 1 if one of them fails.
+    """
+    probes = _probe_all(session.settings.backends, session.settings.ollama_connect_timeout_s)
+    rows = [_document(probe) for probe in probes]
     if as_json:
         print_json(rows)
     else:
         print_table(
-            ["backend", "address", "state", "version", ">models", "some of them", "token sent"],
+            ["backend", "address", "state", "version", ">models", "first models", "token sent"],
             [
                 (
                     row["backend"],
@@ -170,14 +184,14 @@ def probe_ollama(session: Session, as_json: bool) -> None:
                 )
                 for row in rows
             ],
-            "there is no backend",
+            "no backends",
         )
     if problems := [f"{row['backend']}: {row['problem']}" for row in rows if not row["ok"]]:
         raise GatewayError("; ".join(problems))
 
 
-def _settings(session: Session, write_env: Path | None) -> Settings | None:
-    """What the list is taken from: the file that is to be changed, None if it is new, else what the commands read."""
+def _list_settings(session: Session, write_env: Path | None) -> Settings | None:
+    """The settings that hold the list: those of the file to change, None for a new file, else the session's."""
     if write_env is None:
         return session.settings
     return load_file_alone(write_env) if write_env.exists() else None
@@ -188,51 +202,51 @@ def _connect_timeout_s(settings: Settings | None) -> float:
     return settings.ollama_connect_timeout_s if settings else default
 
 
-def _look(backends: Sequence[Backend], connect_timeout_s: float) -> list[tuple[Backend, str, Found | ProbeError]]:
-    """Asks every replica of every backend, all at once; the answers in their order."""
+def _probe_all(backends: Sequence[Backend], connect_timeout_s: float) -> list[_ProbedReplica]:
+    """Probes every replica of every backend concurrently; the results are in the order of the configuration."""
 
-    async def one(client: OllamaClient, backend: Backend, url: str) -> tuple[Backend, str, Found | ProbeError]:
+    async def probe(client: OllamaClient, backend: Backend, url: str) -> _ProbedReplica:
         try:
-            return backend, url, await client.look(backend, url)
+            return _ProbedReplica(backend, url, await client.probe(backend, url))
         except ProbeError as error:
-            return backend, url, error
+            return _ProbedReplica(backend, url, error)
 
-    async def every() -> list[tuple[Backend, str, Found | ProbeError]]:
+    async def probe_all() -> list[_ProbedReplica]:
         async with aiohttp.ClientSession() as session:
             client = OllamaClient(session, connect_timeout_s)
-            return await asyncio.gather(*(one(client, backend, url) for backend in backends for url in backend.urls))
+            return await asyncio.gather(*(probe(client, backend, url) for backend in backends for url in backend.urls))
 
-    return asyncio.run(every())
+    return asyncio.run(probe_all())
 
 
-def _row(backend: Backend, url: str, answer: Found | ProbeError) -> dict[str, Any]:
-    found = answer if isinstance(answer, Found) else None
+def _document(probe: _ProbedReplica) -> dict[str, Any]:
+    result = probe.result if isinstance(probe.result, ProbeResult) else None
     return {
-        "backend": backend.name,
-        "url": url,
-        "ok": found is not None,
-        "version": found and found.version,
-        "models": found and len(found.models),
-        "some_models": list(found.models[:MODELS_SHOWN]) if found else [],
-        "token_sent": backend.credential() is not None,
-        "problem": str(answer) if found is None else None,
+        "backend": probe.backend.name,
+        "url": probe.url,
+        "ok": result is not None,
+        "version": result and result.version,
+        "models": result and len(result.models),
+        "some_models": list(result.models[:MODELS_SHOWN]) if result else [],
+        "token_sent": probe.backend.credential() is not None,
+        "problem": str(probe.result) if result is None else None,
     }
 
 
-def _finish(after: Backends, write_env: Path | None, *, dry_run: bool, as_json: bool, **more: Any) -> None:
-    """Writes the list, or shows the line that says it."""
+def _write_or_print(after: Backends, write_env: Path | None, *, dry_run: bool, as_json: bool, **more: Any) -> None:
+    """Writes the list to the env file, or prints the line to put into one."""
     written = write_env if write_env is not None and not dry_run else None
     if written is not None:
         _write(written, after)
-    line = env_file.line(env_list.VARIABLE, env_list.shown_value_of(after))
+    line = env_file.line(env_list.VARIABLE, env_list.redacted_value_of(after))
     if as_json:
-        shown = [env_list.shown(each) for each in after]
-        return print_json({"backends": shown, "line": line, "written": written and str(written), **more})
+        backends = [env_list.redacted(each) for each in after]
+        return print_json({"backends": backends, "line": line, "written": written and str(written), **more})
     if written is not None:
         names = ", ".join(each.name for each in after)
-        return click.echo(f"{written} has the backends {names}" if names else f"{written} has no list of backends")
+        return click.echo(f"{written} now lists the backends {names}" if names else f"{written} now lists no backends")
     if any(each.credential() for each in after):
-        _note(f"tokens are shown as {env_list.HIDDEN}; --write-env FILE writes the line with them")
+        _print_note(f"tokens are shown as {env_list.HIDDEN}; use --write-env FILE to write the line with the tokens")
     return click.echo(line)
 
 
@@ -241,22 +255,22 @@ def _write(path: Path, after: Backends) -> None:
         env_file.update(path, {env_list.VARIABLE: env_list.value_of(after)})
     except OSError as error:
         raise GatewayError(
-            f"{path} cannot be written ({error.strerror or error}); run this as its owner where it lies, "
-            "or leave --write-env out and put the line in yourself"
+            f"{path} cannot be written ({error.strerror or error}); run this command as the file's owner, on the "
+            "machine that has the file, or omit --write-env and insert the line yourself"
         ) from None
     if after and load_file_alone(path).ollama_backends != after:
-        raise GatewayError(f"{path} does not read back as it was written; see the line {env_list.VARIABLE}")
+        raise GatewayError(f"{path} does not read back as it was written; check its line {env_list.VARIABLE}")
     if after and load(path).ollama_backends != after:
-        _note(f"a variable {env_list.VARIABLE} in the environment wins over the file wherever it is set")
+        _print_note(f"the environment variable {env_list.VARIABLE} overrides the file wherever it is set")
 
 
-def _note(sentence: str | None) -> None:
+def _print_note(sentence: str | None) -> None:
     if sentence is not None:
         click.echo(f"note: {sentence}", file=sys.stderr)
 
 
-def _wrong(error: ValidationError) -> str:
-    """Which option is wrong, and what is expected; never its value."""
+def _usage_message(error: ValidationError) -> str:
+    """Names the option that is wrong and what is expected, never its value."""
     options = {
         "name": "NAME",
         "base_url": "URL",
@@ -266,5 +280,5 @@ def _wrong(error: ValidationError) -> str:
         "ca_file": "--ca-file",
     }
     first = error.errors(include_input=False)[0]
-    where = options[str(first["loc"][0])] if first["loc"] else "URL"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    option = options[str(first["loc"][0])] if first["loc"] else "URL"
+    return f"{option}: {first['msg'].removeprefix('Value error, ')}"

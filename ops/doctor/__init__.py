@@ -1,1 +1,1 @@
-"""What `neuronetz-gateway doctor` looks at: one module for each part of the gateway, every answer a Check."""
+"""The checks of `neuronetz-gateway doctor`, one module for each part of the gateway. Every result is a Check."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 ANSWER_TIMEOUT_S = 5.0
-"""How long a part has to answer one question."""
+"""Seconds that a server has to answer one request of a check."""
 
 Status = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, how it is, and what to do about it. No text holds a secret."""
+    """The part that was checked, its status, the details, and how to fix it. No text holds a secret."""
 
     name: str
     status: Status
@@ -22,15 +22,15 @@ class Check:
 
 
 def ok(name: str, detail: str) -> Check:
-    """All is well."""
+    """The part works as it should."""
     return Check(name, "ok", detail)
 
 
 def warning(name: str, detail: str, remedy: str) -> Check:
-    """It works, but not as it should."""
+    """The part works, with a problem that should be fixed."""
     return Check(name, "warning", detail, remedy)
 
 
 def failed(name: str, detail: str, remedy: str) -> Check:
-    """It does not work."""
+    """The part does not work."""
     return Check(name, "failed", detail, remedy)

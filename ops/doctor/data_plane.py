@@ -1,4 +1,4 @@
-"""Envoy: its files, its own view of our services and the backends, and the way in, through Caddy where there is one."""
+"""Checks Envoy: its files, its clusters as its admin interface reports them, and the public listeners."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ _SERVICES = ("authz", "meter", "catalog")
 
 
 async def check(settings: Settings) -> list[Check]:
-    """Files, admin interface, clusters, and a question through the listener."""
-    return [_check_files(settings), *await _check_admin(settings), *await _check_entrance(settings)]
+    """Checks the files, the admin interface with its clusters, and a request through each public listener."""
+    return [_check_files(settings), *await _check_admin(settings), *await _check_listeners(settings)]
 
 
 def _check_files(settings: Settings) -> Check:
     directory = settings.envoy_config_dir
-    remedy = "start control, which writes them, with these settings"
+    remedy = "start control with these settings; it writes the files"
     try:
-        wanted = {**render(settings, directory), **render_secrets(settings), **render_authorities(settings)}
-        found = {name: _content(directory / name) for name in wanted}
+        expected = {**render(settings, directory), **render_secrets(settings), **render_authorities(settings)}
+        actual = {name: _content_of(directory / name) for name in expected}
     except SettingsError as error:
-        return failed(_NAME, str(error), "remedy the file, or the backend's ca_file")
+        return failed(_NAME, str(error), "fix the file, or the backend's ca_file")
     except PermissionError:
-        return failed(_NAME, f"{directory} may not be read", "run doctor as the user that control runs as")
-    if missing := [name for name, content in found.items() if content is None]:
+        return failed(_NAME, f"{directory} cannot be read", "run doctor as the user that runs control")
+    if missing := [name for name, content in actual.items() if content is None]:
         return failed(_NAME, f"{directory} has no {', '.join(missing)}", remedy)
-    if stale := [name for name, content in found.items() if content != wanted[name] and name != CLUSTERS_FILE]:
-        return warning(_NAME, f"{', '.join(stale)} in {directory} say something else than the settings", remedy)
-    # Clusters of backends that have just gone may still be among them.
-    if lacking := clusters(settings, directory).keys() - parse(found[CLUSTERS_FILE] or b"").keys():
-        return warning(_NAME, f"{CLUSTERS_FILE} in {directory} has no {', '.join(sorted(lacking))}", remedy)
-    return ok(_NAME, f"its files in {directory} are those of the settings")
+    if stale := [name for name, content in actual.items() if content != expected[name] and name != CLUSTERS_FILE]:
+        return warning(_NAME, f"{', '.join(stale)} in {directory} differs from the settings", remedy)
+    # The file may still hold clusters of backends that were removed a moment ago.
+    if absent := clusters(settings, directory).keys() - parse(actual[CLUSTERS_FILE] or b"").keys():
+        return warning(_NAME, f"{CLUSTERS_FILE} in {directory} has no {', '.join(sorted(absent))}", remedy)
+    return ok(_NAME, f"its files in {directory} match the settings")
 
 
-def _content(path: Path) -> bytes | None:
+def _content_of(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -54,42 +54,42 @@ def _content(path: Path) -> bytes | None:
 
 async def _check_admin(settings: Settings) -> list[Check]:
     listen = settings.envoy_admin_listen
-    origin, unix = probes.place(listen)
+    origin, unix = probes.split_listen(listen)
     status, text = await probes.get(f"{origin}/ready", unix=unix, timeout_s=ANSWER_TIMEOUT_S)
     if status == 0:
-        remedy = (
-            f"envoy --config-path {settings.envoy_config_dir}/bootstrap.yaml; if it runs elsewhere, run doctor there"
-        )
+        start = f"envoy --config-path {settings.envoy_config_dir}/bootstrap.yaml"
+        remedy = f"{start}; if it runs on another machine, run doctor there"
         return [failed(_NAME, f"its admin interface at {listen} does not answer", remedy)]
     if status != 200:
         return [failed(_NAME, f"it is not ready: {text.strip()[:80]}", "see Envoy's log")]
     status, text = await probes.get(f"{origin}/clusters?format=json", unix=unix, timeout_s=ANSWER_TIMEOUT_S)
     if status != 200:
-        return [failed(_NAME, "it does not say how its clusters are", "see Envoy's log")]
-    return [ok(_NAME, "live"), *judge_clusters(settings, json.loads(text))]
+        return [failed(_NAME, "its admin interface does not report its clusters", "see Envoy's log")]
+    return [ok(_NAME, "live"), *assess_clusters(settings, json.loads(text))]
 
 
-def judge_clusters(settings: Settings, document: Mapping[str, Any]) -> list[Check]:
-    """What Envoy's /clusters says: every service and every backend has a healthy host."""
-    hosts = {status["name"]: _real_hosts(status) for status in document.get("cluster_statuses", [])}
-    wanted = {name: f"cluster {name}" for name in _SERVICES}
-    wanted |= {cluster_name(backend.name): f"cluster {backend.name}" for backend in settings.backends}
+def assess_clusters(settings: Settings, document: Mapping[str, Any]) -> list[Check]:
+    """Checks in Envoy's `/clusters` document that every service and every backend has a healthy host."""
+    hosts = {status["name"]: _host_health(status) for status in document.get("cluster_statuses", [])}
+    expected = {name: f"cluster {name}" for name in _SERVICES}
+    expected |= {cluster_name(backend.name): f"cluster {backend.name}" for backend in settings.backends}
     checks = []
-    for cluster, name in wanted.items():
+    for cluster, name in expected.items():
         healthy, total = sum(hosts.get(cluster, [])), len(hosts.get(cluster, []))
         detail = f"{healthy} of {total} hosts healthy"
         if cluster not in hosts:
-            checks.append(failed(name, "Envoy does not know it", "see whether control writes Envoy's files"))
+            checks.append(failed(name, "Envoy does not know it", "check that control writes Envoy's files"))
         elif healthy == total:
             checks.append(ok(name, detail))
         else:
-            bad = warning if healthy or cluster not in _SERVICES else failed
-            checks.append(bad(name, detail, "start those that are away; Envoy takes them up by itself"))
+            report = warning if healthy or cluster not in _SERVICES else failed
+            hosts_kind = "workers" if cluster in _SERVICES else "replicas"
+            checks.append(report(name, detail, f"start the missing {hosts_kind}; Envoy picks them up automatically"))
     return checks
 
 
-def _real_hosts(status: Mapping[str, Any]) -> list[bool]:
-    """Whether each host is healthy; the endpoint that always refuses, of priority 1, is none."""
+def _host_health(status: Mapping[str, Any]) -> list[bool]:
+    """Whether each host is healthy. The tombstone, a host of priority 1 that denies every request, is left out."""
     return [
         host.get("health_status", {}).get("eds_health_status", "HEALTHY") == "HEALTHY"
         and not any(value is True for value in host.get("health_status", {}).values())
@@ -98,16 +98,18 @@ def _real_hosts(status: Mapping[str, Any]) -> list[bool]:
     ]
 
 
-async def _check_entrance(settings: Settings) -> list[Check]:
+async def _check_listeners(settings: Settings) -> list[Check]:
     direct = base_url(settings.model_copy(update={"gateway_domain": "localhost"}))
-    checks = [await _asked("listener", direct, "see whether Envoy runs, and what takes its port")]
+    remedy = "check whether Envoy runs and whether another program uses its port"
+    checks = [await _check_health("listener", direct, remedy)]
     if (public := base_url(settings)) != direct:
-        checks.append(await _asked("tls", public, "see Caddy's log, and whether the name leads to this machine"))
+        remedy = "see Caddy's log, and check that the domain name resolves to this machine"
+        checks.append(await _check_health("tls", public, remedy))
     return checks
 
 
-async def _asked(name: str, url: str, remedy: str) -> Check:
+async def _check_health(name: str, url: str, remedy: str) -> Check:
     status, _ = await probes.get(f"{url}/healthz", timeout_s=ANSWER_TIMEOUT_S)
     if status == 200:
         return ok(name, f"{url} answers")
-    return failed(name, f"{url} {f'answers {status}' if status else 'does not answer'}", remedy)
+    return failed(name, f"{url} {f'returns {status}' if status else 'does not answer'}", remedy)

@@ -1,4 +1,4 @@
-"""Everything at once, each part within a deadline of its own."""
+"""Runs all checks concurrently, each part with its own deadline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ops.doctor import postgres as postgresql
 from ops.doctor.check import Check, failed
 
 DEADLINE_S = 15.0
-# Who asks so much at once is slower to answer than the deadlines of requests allow.
+# All parts are checked at once, so the stores answer more slowly than the deadlines of requests allow.
 STORE_TIMEOUT_S = 5.0
 
 Part = Callable[[Settings], Awaitable[list[Check]]]
@@ -28,17 +28,17 @@ _PARTS: tuple[tuple[str, Part], ...] = (
 
 
 async def examine(settings: Settings, env_file: Path | None) -> list[Check]:
-    """All checks, in the order in which the parts depend on each other."""
-    patient = settings.model_copy(
+    """The results of all checks, in the order in which the parts depend on each other."""
+    relaxed = settings.model_copy(
         update={"database_timeout_s": STORE_TIMEOUT_S, "redis_timeout_s": STORE_TIMEOUT_S},
     )
-    answers = await asyncio.gather(*(_in_time(name, part(patient)) for name, part in _PARTS))
-    return [*configuration.check(settings, env_file), *(check for answer in answers for check in answer)]
+    by_part = await asyncio.gather(*(_with_deadline(name, part(relaxed)) for name, part in _PARTS))
+    return [*configuration.check(settings, env_file), *(check for checks in by_part for check in checks)]
 
 
-async def _in_time(name: str, part: Awaitable[list[Check]]) -> list[Check]:
+async def _with_deadline(name: str, part: Awaitable[list[Check]]) -> list[Check]:
     try:
         async with asyncio.timeout(DEADLINE_S):
             return await part
     except TimeoutError:
-        return [failed(name, f"no answer within {DEADLINE_S:.0f} s", "see whether it hangs, and start it again")]
+        return [failed(name, f"no answer within {DEADLINE_S:.0f} s", "check whether it hangs, and restart it")]

@@ -1,4 +1,4 @@
-"""PostgreSQL: reachable, new enough, at the newest schema, with keys in it."""
+"""Checks that PostgreSQL is reachable and new enough, has the newest schema, and holds an active key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = "postgresql"
 
 
 async def check(settings: Settings) -> list[Check]:
-    """Server, schema and keys."""
+    """Checks the server, the schema and the keys."""
     database = Database(settings)
     try:
         return await _check(database)
@@ -45,7 +45,7 @@ async def _check_schema(database: Database) -> Check:
     current, head = await current_revision(database), head_revision()
     if current == head:
         return ok("schema", f"revision {current}, the newest")
-    return failed("schema", f"revision {current}, the newest is {head}", "neuronetz-gateway migrate")
+    return failed("schema", f"revision {current}; the newest is {head}", "neuronetz-gateway migrate")
 
 
 async def _check_keys(database: Database) -> Check:
@@ -53,4 +53,4 @@ async def _check_keys(database: Database) -> Check:
     if active:
         return ok("keys", f"{active} active")
     remedy = "neuronetz-gateway create-tenant --name NAME --allow-all-models, then create-key --tenant NAME --name KEY"
-    return warning("keys", "there is no active key, so nobody can use the gateway", remedy)
+    return warning("keys", "there is no active key, so every request is denied", remedy)

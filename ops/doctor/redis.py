@@ -1,4 +1,4 @@
-"""Redis: reachable, new enough, never evicting, and keeping what it was told."""
+"""Checks that Redis is reachable and new enough, never evicts, and persists what it accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = "redis"
 
 
 async def check(settings: Settings) -> list[Check]:
-    """Every node of a cluster, or the one server."""
+    """Checks every node of a cluster, or the single server."""
     redis = connect(settings)
     try:
         async with guarded(settings.redis_timeout_s):
@@ -24,11 +24,11 @@ async def check(settings: Settings) -> list[Check]:
     finally:
         await redis.aclose()
     nodes = {"": info} if "redis_version" in info else info
-    return [check for node, of_node in nodes.items() for check in judge(f"{_NAME} {node}".strip(), of_node)]
+    return [check for node, of_node in nodes.items() for check in assess(f"{_NAME} {node}".strip(), of_node)]
 
 
-def judge(name: str, info: dict[str, Any]) -> list[Check]:
-    """What the INFO of one server says."""
+def assess(name: str, info: dict[str, Any]) -> list[Check]:
+    """Checks the version, the eviction policy and the persistence in the INFO of one server."""
     version, policy = str(info.get("redis_version", "?")), str(info.get("maxmemory_policy", "?"))
     persists = bool(info.get("aof_enabled"))
     checks = []
@@ -37,8 +37,8 @@ def judge(name: str, info: dict[str, Any]) -> list[Check]:
         checks.append(failed(name, f"version {version} is older than {oldest}", f"upgrade it to {oldest} or newer"))
     if policy != "noeviction":
         remedy = "set maxmemory-policy to noeviction"
-        checks.append(failed(name, f"maxmemory-policy is {policy}: counters and holds may vanish", remedy))
+        checks.append(failed(name, f"maxmemory-policy is {policy}: counters and holds can be evicted", remedy))
     if not persists:
         remedy = "set appendonly to yes"
-        checks.append(warning(name, "no append-only file: a crash loses requests that wait for PostgreSQL", remedy))
+        checks.append(warning(name, "no append-only file: a crash loses audit rows that wait for PostgreSQL", remedy))
     return checks or [ok(name, f"version {version}, noeviction, append-only file")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-Probe = Callable[[], Awaitable[bool]]
+from ops.host.probes import Probe
 
 
 class User(NamedTuple):

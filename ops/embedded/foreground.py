@@ -18,7 +18,7 @@ def serve(
 ) -> None:
     """Starts the stack, awaits `use` and stops everything; a first SIGINT, SIGTERM or SIGHUP ends it in order.
 
-    Raises what `use` raises, StackError and SettingsError; the log's last lines of a child that failed are shown.
+    Raises what `use` and `stack.running` raise; the log's last lines of a child that failed are shown.
     """
     force_stop = asyncio.Event()
 

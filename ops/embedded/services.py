@@ -9,11 +9,12 @@ from pathlib import Path
 
 import ops
 from gateway.settings import Settings
-from ops.embedded.child import Child, Probe
+from ops.embedded.child import Child
 from ops.embedded.configuration import Sockets
 from ops.embedded.options import HostPort
 from ops.embedded.state import State
 from ops.host import binaries, probes
+from ops.host.probes import Probe
 
 # What a service needs, on top of the grace time for its requests, to close its connections.
 _CLOSING_S = 5.0

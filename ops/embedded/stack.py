@@ -65,7 +65,7 @@ async def running(
     """Gives the stack when every part answers, and stops all of it when the context is left.
 
     `extra` describes children to start before the services. Once `force_stop` is set, stopping waits for nothing.
-    Must be entered in the main thread. Raises StackError or SettingsError, and leaves no process behind.
+    Must be entered in the main thread. Raises StackError, ProgramNotFound or SettingsError; no process is left then.
     """
     if sys.platform != "linux":
         raise StackError("the embedded stack needs Linux; use Docker Compose on other systems")

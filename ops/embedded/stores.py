@@ -65,7 +65,7 @@ def addresses(state: State) -> Addresses:
 async def start(
     supervisor: Supervisor, state: State, at: Addresses, *, redis_program: Path | None = None, durable: bool = True
 ) -> None:
-    """Starts both stores and makes the gateway's roles and database; raises StackError or ChildFailed."""
+    """Starts both stores and makes the gateway's roles and database; raises StackError or ProgramNotFound."""
     redis_child = redis_server.child(
         binaries.redis(redis_program), state, at.redis.port, at.redis.password, durable=durable
     )
@@ -87,7 +87,7 @@ async def running(directory: Path, *, durable: bool = True) -> AsyncIterator[dic
 
     Gives DATABASE_URL (an empty database that its role owns) and REDIS_URL, which stand in `directory/.env` too, and
     the role that `migrate` provides for authz and meter.
-    Must be entered in the main thread. Raises StackError.
+    Must be entered in the main thread. Raises StackError or ProgramNotFound.
     """
     with open_state(directory) as state:
         at = addresses(state)

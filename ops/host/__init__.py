@@ -1,1 +1,1 @@
-"""This machine: env files, the binaries of the real servers, probes of what listens here, the public address."""
+"""Facts about this machine: env files, server binaries, probes of listening servers, the gateway's public address."""

@@ -1,4 +1,4 @@
-"""What a client needs to know to use a key: the gateway's address and the lines for its environment. Pure."""
+"""What a client needs to use a key: the gateway's address and the lines for its environment. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (names of add
 
 
 def base_url(settings: Settings) -> str:
-    """The public address: https at GATEWAY_DOMAIN where one is set, else what GATEWAY_BIND_* say."""
+    """The public address: https at GATEWAY_DOMAIN if it is set, else http at GATEWAY_BIND_HOST and _PORT."""
     if settings.gateway_domain != "localhost":
         return f"https://{settings.gateway_domain}"
     host = _ANY_ADDRESS.get(settings.gateway_bind_host, settings.gateway_bind_host)
@@ -16,7 +16,7 @@ def base_url(settings: Settings) -> str:
 
 
 def environment(url: str, key: str) -> str:
-    """Shell lines that make the OpenAI, Ollama and Anthropic clients use `key`, which stands in them once."""
+    """Shell lines that make the OpenAI, Ollama and Anthropic clients use `key`, which appears in them once."""
     return f"""\
 export GATEWAY_API_KEY={key}
 # OpenAI clients

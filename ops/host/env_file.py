@@ -1,4 +1,4 @@
-"""The stack's own env file: values are merged in line by line, so that what an operator wrote stays."""
+"""Env files: reads them and changes values line by line, so that the operator's own lines stay."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:@,%+=-]*")
 
 
 def read(path: Path) -> dict[str, str]:
-    """The file's values by name; empty when there is no file. A name without `=` counts as empty."""
+    """The values of the file by name; empty when the file does not exist. A name without `=` has an empty value."""
     if not path.exists():
         return {}
     return {name: value or "" for name, value in dotenv_values(path, interpolate=False).items()}
 
 
 def line(name: str, value: str) -> str:
-    """`NAME=value`, quoted when it needs to be: read alike by a shell and by env-file readers.
+    """`NAME=value`, quoted where needed, so that a shell and the readers of env files see the same value.
 
-    What holds both a backslash or single quote and a `$` or backtick has no form that all agree on; env-file readers
-    are served then.
+    No quoting suits both when the value has a backslash or single quote and also a `$` or backtick; it is then quoted
+    for the readers of env files. Raises ValueError for a value of several lines.
     """
     if "\n" in value:
-        raise ValueError(f"{name}: a value of an env file is one line")
+        raise ValueError(f"{name}: a value in an env file must be a single line")
     if _PLAIN.fullmatch(value):
         return f"{name}={value}"
     if "'" not in value and "\\" not in value:
@@ -38,17 +38,20 @@ def line(name: str, value: str) -> str:
 
 
 def merge(text: str, values: Mapping[str, str]) -> str:
-    """`text` with the given values: an existing assignment is replaced where it stands, a new one is appended."""
-    left = dict(values)
-    merged = []
+    """`text` with the given values: the first assignment of a name is replaced in place, a new name is appended.
+
+    Further assignments of the same name are removed.
+    """
+    pending = dict(values)
+    lines = []
     for old in text.splitlines():
         name = re.sub(r"^\s*(?:export\s+)?", "", old).partition("=")[0].strip()
         if name not in values or "=" not in old:
-            merged.append(old)
-        elif name in left:
-            merged.append(line(name, left.pop(name)))
-    merged += [line(name, value) for name, value in left.items()]
-    return "".join(f"{each}\n" for each in merged)
+            lines.append(old)
+        elif name in pending:
+            lines.append(line(name, pending.pop(name)))
+    lines += [line(name, value) for name, value in pending.items()]
+    return "".join(f"{each}\n" for each in lines)
 
 
 def write(path: Path, text: str) -> None:
@@ -80,7 +83,7 @@ def _adopt(descriptor: int, known: os.stat_result) -> None:
 
 
 def update(path: Path, values: Mapping[str, str]) -> None:
-    """Merges `values` into the file; one that already says the same is left untouched."""
+    """Merges `values` into the file; a file that already has them is not touched."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     current = read(path)
     changed = {name: value for name, value in values.items() if current.get(name) != value}

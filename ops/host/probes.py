@@ -1,4 +1,4 @@
-"""Small questions to running servers, each answered in time, as a rule within a second, or counted as a no."""
+"""Probes of running servers. Each is bounded by a timeout, and a server that does not answer in time counts as down."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 
 import aiohttp
 
-from ops.embedded.child import Probe
+Probe = Callable[[], Awaitable[bool]]
 
 _TIMEOUT_S = 1.0
+_POLL_S = 0.1
 _FAILURES = (OSError, TimeoutError, aiohttp.ClientError)
 
 
 def always() -> Probe:
-    """For a child that has nothing to be asked: ready once it runs."""
+    """For a server that has nothing to probe: it is ready once it runs."""
 
     async def ready() -> bool:
         return True
@@ -25,7 +26,7 @@ def always() -> Probe:
 
 
 def accepts(*addresses: str) -> Probe:
-    """Whether every `unix:/path` takes connections."""
+    """Whether each of these sockets, written as `unix:/path`, accepts connections."""
 
     async def ready() -> bool:
         try:
@@ -41,7 +42,7 @@ def accepts(*addresses: str) -> Probe:
 
 
 def answers(url: str, *, unix: str | None = None, ca_file: Path | None = None) -> Probe:
-    """Whether a GET of `url` gives 200, over a unix socket if one is named; `ca_file` verifies an https URL."""
+    """Whether a GET of `url` returns 200. `unix` names a socket to use; `ca_file` verifies an https URL."""
 
     async def ready() -> bool:
         return (await get(url, unix=unix, ca_file=ca_file))[0] == 200
@@ -50,7 +51,7 @@ def answers(url: str, *, unix: str | None = None, ca_file: Path | None = None) -
 
 
 def answers_at_all(url: str, ca_file: Path) -> Probe:
-    """Whether an https URL gives any answer, verified against `ca_file`."""
+    """Whether a GET of an https URL returns any status, verified against `ca_file`."""
 
     async def ready() -> bool:
         return ca_file.exists() and (await get(url, ca_file=ca_file))[0] != 0
@@ -66,7 +67,7 @@ async def get(
     method: str = "GET",
     timeout_s: float = _TIMEOUT_S,
 ) -> tuple[int, str]:
-    """Status and text of one request; (0, "") when there was no answer in time."""
+    """Status and text of one request; (0, "") when no answer arrives in time."""
     connector = aiohttp.UnixConnector(unix.removeprefix("unix:")) if unix else aiohttp.TCPConnector()
     trust = ssl.create_default_context(cafile=ca_file) if ca_file else True
     try:
@@ -80,31 +81,31 @@ async def get(
 
 
 async def envoy_answers(admin: str) -> bool:
-    """Whether an Envoy has its admin interface at `admin`, `HOST:PORT` or `unix:/path`."""
-    base, unix = place(admin)
-    return (await get(f"{base}/ready", unix=unix))[0] != 0
+    """Whether an Envoy serves its admin interface at `admin`, written as `HOST:PORT` or `unix:/path`."""
+    origin, unix = split_listen(admin)
+    return (await get(f"{origin}/ready", unix=unix))[0] != 0
 
 
-def envoy_drain(admin: str, patience_s: float) -> Callable[[], Awaitable[None]]:
-    """Lets Envoy refuse new connections and waits, at most `patience_s`, for the requests in flight.
+def envoy_drain(admin: str, timeout_s: float) -> Callable[[], Awaitable[None]]:
+    """Returns a function that makes Envoy refuse new connections and waits for the requests in flight.
 
-    `admin` is `HOST:PORT` or `unix:/path`.
+    It waits at most `timeout_s`. `admin` is the address of Envoy's admin interface, `HOST:PORT` or `unix:/path`.
     """
-    base, unix = place(admin)
+    origin, unix = split_listen(admin)
 
     async def drain() -> None:
-        await get(f"{base}/drain_listeners", unix=unix, method="POST")
-        deadline = asyncio.get_running_loop().time() + patience_s
+        await get(f"{origin}/drain_listeners", unix=unix, method="POST")
+        deadline = asyncio.get_running_loop().time() + timeout_s
         while asyncio.get_running_loop().time() < deadline:
-            _, text = await get(f"{base}/stats?filter=downstream_rq_active", unix=unix)
+            _, text = await get(f"{origin}/stats?filter=downstream_rq_active", unix=unix)
             counts = (line.rpartition(": ") for line in text.splitlines() if not line.startswith("http.admin."))
             if not any(count.isdecimal() and int(count) for _, _, count in counts):
                 return
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_POLL_S)
 
     return drain
 
 
-def place(listen: str) -> tuple[str, str | None]:
-    """The origin of what listens on `HOST:PORT` or `unix:/path`, and the socket if it is one, as `get` takes them."""
+def split_listen(listen: str) -> tuple[str, str | None]:
+    """`HOST:PORT` or `unix:/path` as the origin of its URLs and the socket to use, None for TCP; see `get`."""
     return ("http://localhost", listen) if listen.startswith("unix:") else (f"http://{listen}", None)

@@ -26,28 +26,28 @@ def settings(*lines: str, directory: Path) -> Settings:
     return load_file_alone(path)
 
 
-def test_a_single_backend_that_was_chosen_becomes_the_first_of_the_list_with_its_token(tmp_path: Path) -> None:
+def test_a_configured_single_backend_becomes_the_first_entry_with_its_token(tmp_path: Path) -> None:
     chosen = settings("OLLAMA_BASE_URL=http://one:1", "OLLAMA_AUTH_TOKEN=t", directory=tmp_path)
-    listed = env_list.listed(chosen)
-    assert json.loads(env_list.value_of(listed.backends)) == [
+    initial = env_list.initial_list(chosen)
+    assert json.loads(env_list.value_of(initial.backends)) == [
         {"name": "default", "base_url": "http://one:1", "auth_token": "t"}
     ]
-    assert "first" in (listed.note or "")
+    assert "first" in (initial.note or "")
 
 
-def test_the_default_that_nobody_chose_is_replaced_and_said(tmp_path: Path) -> None:
-    listed = env_list.listed(settings("DEFAULT_RPM=1", directory=tmp_path))
-    assert listed.backends == ()
-    assert "http://ollama:11434" in (listed.note or "")
+def test_the_default_backend_is_replaced_with_a_note(tmp_path: Path) -> None:
+    initial = env_list.initial_list(settings("DEFAULT_RPM=1", directory=tmp_path))
+    assert initial.backends == ()
+    assert "http://ollama:11434" in (initial.note or "")
 
 
-def test_a_list_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_list_is_the_initial_list(tmp_path: Path) -> None:
     value = env_list.value_of((NEAR, FAR))
     several = settings(f"OLLAMA_BACKENDS='{value}'", "OLLAMA_BASE_URL=http://one:1", directory=tmp_path)
-    assert env_list.listed(several) == env_list.InitialList((NEAR, FAR))
+    assert env_list.initial_list(several) == env_list.InitialList((NEAR, FAR))
 
 
-def test_a_new_one_is_the_last_and_one_that_is_replaced_keeps_its_place() -> None:
+def test_a_new_backend_is_appended_and_a_replacement_keeps_the_position() -> None:
     assert env_list.put((NEAR,), FAR, replace=False) == (NEAR, FAR)
     moved = Backend(name="near", base_url="http://elsewhere:1")
     assert env_list.put((NEAR, FAR), moved, replace=True) == (moved, FAR)
@@ -55,14 +55,14 @@ def test_a_new_one_is_the_last_and_one_that_is_replaced_keeps_its_place() -> Non
         env_list.put((NEAR,), moved, replace=False)
 
 
-def test_a_token_stays_with_its_address() -> None:
-    same = env_list.changed(NEAR, {"name": "near", "base_url": "http://near:1/", "auth_header": "X-API-Key"})
+def test_a_token_is_retained_only_at_the_same_address() -> None:
+    same = env_list.merged(NEAR, {"name": "near", "base_url": "http://near:1/", "auth_header": "X-API-Key"})
     assert same == NEAR.model_copy(update={"auth_header": "X-API-Key"})
-    moved = env_list.changed(NEAR, {"name": "near", "base_url": "http://elsewhere:1"})
+    moved = env_list.merged(NEAR, {"name": "near", "base_url": "http://elsewhere:1"})
     assert moved.auth_token is None
 
 
-def test_what_is_not_in_the_list_cannot_be_removed(tmp_path: Path) -> None:
+def test_only_an_entry_of_the_list_can_be_removed(tmp_path: Path) -> None:
     both = Settings(ollama_backends=(NEAR, FAR))
     assert env_list.remove(both, "near") == (FAR,)
     with pytest.raises(NotFound, match="near, far"):
@@ -71,15 +71,15 @@ def test_what_is_not_in_the_list_cannot_be_removed(tmp_path: Path) -> None:
         env_list.remove(settings(directory=tmp_path), "default")
 
 
-def test_no_token_is_shown() -> None:
-    shown = json.dumps(env_list.shown(NEAR)) + env_list.shown_value_of((NEAR, FAR))
+def test_no_token_is_displayed() -> None:
+    shown = json.dumps(env_list.redacted(NEAR)) + env_list.redacted_value_of((NEAR, FAR))
     assert "s3cret" not in shown
     assert shown.count("***") == 2
 
 
 @hypothesis.settings(max_examples=40)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126)).map(str.strip))
-def test_every_token_is_read_back_alike_by_the_settings_and_by_a_shell(
+def test_the_settings_and_a_shell_read_back_every_token_unchanged(
     tmp_path_factory: pytest.TempPathFactory, token: str
 ) -> None:
     backend = NEAR.model_copy(update={"auth_token": SecretStr(token) if token else None})

@@ -1,4 +1,4 @@
-"""The commands about backends, against servers that are what operators meet: right ones and wrong ones."""
+"""The commands about backends, against working and misconfigured servers as operators meet them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def running() -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def ollama(running: Servers) -> str:
-    """One that demands the token."""
+    """An Ollama that requires the token."""
     return running.serve(application(models=("a:1b", "b:1b"), auth=Auth(SecretStr(TOKEN))))
 
 
 @pytest.fixture
 def operator(tmp_path: Path) -> Operator:
-    """Somebody with an env file that says nothing of backends; no database is needed."""
+    """An operator whose env file lists no backends; no database is needed."""
     env = tmp_path / "gateway.env"
     env.write_text("# mine\nDEFAULT_RPM=7\n")
     env.chmod(0o640)
@@ -58,7 +58,7 @@ def token_file(tmp_path: Path) -> str:
 
 
 def answering(path: str = "/api/tags", **response: Any) -> web.Application:
-    """A server that gives this answer, and the right version."""
+    """A server that returns this response at `path`, and a valid version."""
 
     async def answer(request: web.Request) -> web.Response:
         return web.Response(**response)
@@ -71,13 +71,13 @@ def answering(path: str = "/api/tags", **response: Any) -> web.Application:
     return served
 
 
-def test_a_backend_is_added_to_the_file_which_keeps_all_else(operator: Operator, ollama: str, token_file: str) -> None:
+def test_adding_a_backend_changes_nothing_else_in_the_file(operator: Operator, ollama: str, token_file: str) -> None:
     operator.env_file.write_text(f"# mine\nOLLAMA_BASE_URL={ollama}\nOLLAMA_AUTH_TOKEN={TOKEN}\nDEFAULT_RPM=7 # so\n")
     result = operator.run(
         "add-backend", "far", ollama, "--token-file", token_file, "--write-env", str(operator.env_file)
     )
     assert (result.exit_code, TOKEN in result.output) == (0, False), result.output
-    assert "OLLAMA_BASE_URL" in result.stderr, "it is said what becomes of the single backend"
+    assert "OLLAMA_BASE_URL" in result.stderr, "a note explains what happens to the single backend"
     lines = operator.env_file.read_text().splitlines()
     assert lines[0] == "# mine"
     assert lines[3] == "DEFAULT_RPM=7 # so"
@@ -87,7 +87,7 @@ def test_a_backend_is_added_to_the_file_which_keeps_all_else(operator: Operator,
     assert all(backend.auth_token == SecretStr(TOKEN) for backend in backends)
 
 
-def test_without_a_file_to_write_the_line_is_shown_with_stars(operator: Operator, ollama: str) -> None:
+def test_without_a_file_to_write_the_line_is_printed_with_stars(operator: Operator, ollama: str) -> None:
     before = operator.env_file.read_text()
     result = operator.run("add-backend", "far", ollama, "--token", TOKEN)
     assert result.exit_code == 0
@@ -102,7 +102,7 @@ def test_without_a_file_to_write_the_line_is_shown_with_stars(operator: Operator
     assert operator.env_file.read_text() == before
 
 
-def test_a_token_comes_by_standard_input_too(operator: Operator, ollama: str, tmp_path: Path) -> None:
+def test_a_token_can_be_read_from_standard_input(operator: Operator, ollama: str, tmp_path: Path) -> None:
     new = tmp_path / "new.env"
     arguments = ["add-backend", "far", ollama, "--token-file", "-", "--write-env", str(new), "--json"]
     result = CliRunner().invoke(cli, arguments, input=TOKEN + "\n")
@@ -114,7 +114,7 @@ def test_a_token_comes_by_standard_input_too(operator: Operator, ollama: str, tm
     assert load_file_alone(new).ollama_backends[0].auth_token == SecretStr(TOKEN)
 
 
-def test_a_name_is_taken_once_unless_it_is_replaced(operator: Operator, ollama: str) -> None:
+def test_a_taken_name_requires_replace(operator: Operator, ollama: str) -> None:
     write = ("--write-env", str(operator.env_file))
     for name in ("one", "two"):
         assert operator.run("add-backend", name, ollama, "--token", TOKEN, *write).exit_code == 0
@@ -145,7 +145,7 @@ def test_a_backend_is_removed(operator: Operator, ollama: str) -> None:
     assert "OLLAMA_BASE_URL" in operator.fails("remove-backend", "default", *write)
 
 
-def test_a_list_shows_no_token(operator: Operator, ollama: str) -> None:
+def test_list_backends_shows_no_token(operator: Operator, ollama: str) -> None:
     operator.run("add-backend", "far", ollama, "--token", TOKEN, "--write-env", str(operator.env_file))
     assert operator.reads("list-backends")[0]["auth_token"] == "***"
     assert "***" in operator.does("list-backends")
@@ -163,7 +163,7 @@ def test_a_list_shows_no_token(operator: Operator, ollama: str) -> None:
         ("far", "http://h", ("--token", "a", "--token-file", "-"), "either --token or --token-file"),
     ],
 )
-def test_what_no_backend_can_be_is_wrong_usage(
+def test_an_invalid_backend_is_wrong_usage(
     operator: Operator, name: str, url: str, options: tuple[str, ...], expected: str
 ) -> None:
     shown = operator.misuses("add-backend", name, url, *options)
@@ -171,14 +171,14 @@ def test_what_no_backend_can_be_is_wrong_usage(
     assert TOKEN not in shown
 
 
-def test_a_file_that_cannot_be_replaced_is_named_with_two_ways_out(operator: Operator, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported(operator: Operator, tmp_path: Path) -> None:
     sentence = operator.fails(
         "add-backend", "far", "http://127.0.0.1:1", "--no-validate", "--write-env", str(tmp_path / "nowhere" / "env")
     )
     assert "cannot be written" in sentence
 
 
-def not_there(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def unused_port(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}", (), "refuses connections"
@@ -186,33 +186,33 @@ def not_there(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], 
 
 def wrong_token(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     url = running.serve(application(auth=Auth(SecretStr("another"))))
-    return url, ("--token", TOKEN), "refuses the token in the header Authorization (401)"
+    return url, ("--token", TOKEN), "rejects the token in the header Authorization (401)"
 
 
 def wrong_header(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     url = running.serve(application(auth=Auth(SecretStr(TOKEN), "X-Key")))
-    return url, ("--token", TOKEN), "the header and scheme that it is expected in"
+    return url, ("--token", TOKEN), "the header and scheme that the server expects"
 
 
 def no_token(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
-    return running.serve(application(auth=Auth(SecretStr(TOKEN)))), (), "demands a token (401)"
+    return running.serve(application(auth=Auth(SecretStr(TOKEN)))), (), "requires a token (401)"
 
 
 def forbidden(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
-    return running.serve(answering(status=403)), (), "refuses /api/tags (403)"
+    return running.serve(answering(status=403)), (), "denies /api/tags (403)"
 
 
 def web_page(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     page = answering(text="<html>hello</html>", content_type="text/html")
-    return running.serve(page), (), "is not an Ollama: /api/tags answers no JSON;"
+    return running.serve(page), (), "is not an Ollama: /api/tags returned no JSON;"
 
 
 def another_shape(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
-    return running.serve(answering(text='{"data": []}')), (), "is not an Ollama: /api/tags lists no models"
+    return running.serve(answering(text='{"data": []}')), (), "is not an Ollama: /api/tags returned no list of models"
 
 
 def a_list(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
-    return running.serve(answering(text="[]")), (), "is not an Ollama: /api/tags answers no JSON object"
+    return running.serve(answering(text="[]")), (), "is not an Ollama: /api/tags returned no JSON object"
 
 
 def no_such_path(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
@@ -220,7 +220,7 @@ def no_such_path(running: Servers, directory: Path) -> tuple[str, tuple[str, ...
 
 
 def broken(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
-    return running.serve(answering(status=500)), (), "answers /api/tags with 500; see that server's log"
+    return running.serve(answering(status=500)), (), "returned 500 for /api/tags; see that server's log"
 
 
 def moved(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
@@ -230,7 +230,7 @@ def moved(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]
 
 def self_signed_certificate(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     url = running.serve(application(), self_signed(directory, "127.0.0.1"))
-    return url, (), "by no authority that is known here; give its authority's certificate as the backend's ca_file"
+    return url, (), "by an authority that is not trusted; set the backend's ca_file to its authority's certificate"
 
 
 def another_authority(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
@@ -242,7 +242,7 @@ def another_authority(running: Servers, directory: Path) -> tuple[str, tuple[str
 def another_name(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     certificate = self_signed(directory, "ollama.example")
     url = running.serve(application(), certificate)
-    return url, ("--ca-file", str(certificate.certificate)), "is not for 127.0.0.1; use a name that it has"
+    return url, ("--ca-file", str(certificate.certificate)), "is not for 127.0.0.1; use a host name that it covers"
 
 
 def expired(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
@@ -252,7 +252,7 @@ def expired(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], st
 
 
 def no_tls(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
-    return running.serve(application()).replace("http:", "https:"), (), "write http://"
+    return running.serve(application()).replace("http:", "https:"), (), "use http://"
 
 
 def tls(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
@@ -264,13 +264,13 @@ def no_authority_file(running: Servers, directory: Path) -> tuple[str, tuple[str
 
 
 def unknown_host(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
-    return "http://nobody.invalid:1", (), "the host name nobody.invalid of http://nobody.invalid:1 is not known"
+    return "http://absent.invalid:1", (), "the host name absent.invalid of http://absent.invalid:1 does not resolve"
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        not_there,
+        unused_port,
         wrong_token,
         wrong_header,
         no_token,
@@ -291,7 +291,7 @@ def unknown_host(running: Servers, directory: Path) -> tuple[str, tuple[str, ...
         unknown_host,
     ],
 )
-def test_a_backend_that_does_not_serve_is_refused_with_what_to_mend(
+def test_a_backend_that_fails_its_probe_is_not_added_and_the_error_says_how_to_fix_it(
     operator: Operator, running: Servers, tmp_path: Path, case: Any
 ) -> None:
     url, options, expected = case(running, tmp_path)
@@ -303,14 +303,16 @@ def test_a_backend_that_does_not_serve_is_refused_with_what_to_mend(
     assert operator.env_file.read_text() == before
 
 
-def test_a_backend_with_an_authority_of_its_own_is_added(operator: Operator, running: Servers, tmp_path: Path) -> None:
+def test_a_backend_with_a_private_certificate_authority_is_added(
+    operator: Operator, running: Servers, tmp_path: Path
+) -> None:
     certificate = self_signed(tmp_path, "127.0.0.1")
     url = running.serve(application(models=("a:1b",)), certificate)
     document = operator.run("add-backend", "far", url, "--ca-file", str(certificate.certificate), "--json")
     assert json.loads(document.stdout)["probe"]["ok"] is True
 
 
-async def test_a_backend_that_is_silent_is_given_up(running: Servers) -> None:
+async def test_the_probe_of_a_silent_backend_times_out(running: Servers) -> None:
     async def silent(request: web.Request) -> web.Response:
         await asyncio.Event().wait()
         return web.Response()
@@ -321,13 +323,13 @@ async def test_a_backend_that_is_silent_is_given_up(running: Servers) -> None:
     backend = Backend(name="silent", base_url=url)
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ProbeError, match="did not answer /api/tags in time"):
-            await OllamaClient(session, 1.0, answer_timeout_s=0.2).look(backend, url)
+            await OllamaClient(session, 1.0, answer_timeout_s=0.2).probe(backend, url)
 
 
-def test_every_replica_is_asked_and_one_that_fails_is_exit_code_1(
+def test_every_replica_is_probed_and_one_failure_is_exit_code_1(
     operator: Operator, ollama: str, running: Servers
 ) -> None:
-    dead, _, _ = not_there(running, Path())
+    dead, _, _ = unused_port(running, Path())
     backends: list[dict[str, Any]] = [
         {"name": "near", "base_url": ollama, "auth_token": TOKEN, "replicas": [dead]},
         {"name": "far", "base_url": running.serve(application())},
@@ -345,7 +347,7 @@ def test_every_replica_is_asked_and_one_that_fails_is_exit_code_1(
     assert "ok" in operator.does("probe-ollama")
 
 
-def test_envoys_files_are_rendered_where_it_is_said(operator: Operator, ollama: str, tmp_path: Path) -> None:
+def test_envoys_files_are_rendered_into_the_given_directory(operator: Operator, ollama: str, tmp_path: Path) -> None:
     operator.run("add-backend", "far", ollama, "--token", TOKEN, "--write-env", str(operator.env_file))
     document = operator.reads("render-envoy", "--out", str(tmp_path / "envoy"))
     assert document == {

@@ -91,7 +91,7 @@ def test_a_redis_that_evicts_or_forgets_is_not_well(tmp_path: Path, nothing: lis
     env_file.write_text(env_file.read_text().replace("redis://127.0.0.1:1/0", redis_url))
     _, checks = examine(Operator(env_file))
     assert status(checks, "redis") == ["failed", "warning"]
-    assert "published nothing" in checks["catalog"][0]["detail"]
+    assert "no catalog published" in checks["catalog"][0]["detail"]
 
 
 def test_settings_that_are_wrong_are_the_only_finding(tmp_path: Path) -> None:

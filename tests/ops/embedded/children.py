@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ops.embedded.child import Child, Probe
+from ops.embedded.child import Child
+from ops.host.probes import Probe
 from tests.polling import eventually
 
 PATIENCE_S = 20.0

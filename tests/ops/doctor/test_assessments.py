@@ -9,10 +9,10 @@ from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.catalog.store import Snapshot
 from gateway.settings import Settings
 from ops.doctor import configuration
-from ops.doctor.backends import judge_catalog
+from ops.doctor.backends import assess_catalog
 from ops.doctor.check import Check
-from ops.doctor.data_plane import judge_clusters
-from ops.doctor.redis import judge
+from ops.doctor.data_plane import assess_clusters
+from ops.doctor.redis import assess
 
 SETTINGS = Settings.model_validate(
     {
@@ -25,12 +25,14 @@ GOOD_REDIS = {"redis_version": "7.2.4", "maxmemory_policy": "noeviction", "aof_e
 
 
 def statuses(checks: list[Check]) -> list[tuple[str, str]]:
-    assert all(bool(check.remedy) == (check.status != "ok") for check in checks), "what is not ok says how to remedy it"
+    assert all(bool(check.remedy) == (check.status != "ok") for check in checks), (
+        "every check that is not ok has a remedy"
+    )
     return [(check.name, check.status) for check in checks]
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("info", "status"),
     [
         ({}, "ok"),
         ({"redis_version": "6.2.14"}, "ok"),
@@ -39,40 +41,49 @@ def statuses(checks: list[Check]) -> list[tuple[str, str]]:
         ({"aof_enabled": 0}, "warning"),
     ],
 )
-def test_redis_is_new_enough_never_evicts_and_persists(said: dict[str, Any], status: str) -> None:
-    assert statuses(judge("redis", {**GOOD_REDIS, **said})) == [("redis", status)]
+def test_redis_must_be_new_enough_never_evict_and_persist(info: dict[str, Any], status: str) -> None:
+    assert statuses(assess("redis", {**GOOD_REDIS, **info})) == [("redis", status)]
 
 
 def cluster(name: str, *hosts: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "host_statuses": [{"health_status": health} for health in hosts]}
 
 
-HEALTHY, SICK = {"eds_health_status": "HEALTHY"}, {"eds_health_status": "HEALTHY", "failed_active_health_check": True}
+HEALTHY, UNHEALTHY = (
+    {"eds_health_status": "HEALTHY"},
+    {"eds_health_status": "HEALTHY", "failed_active_health_check": True},
+)
 TOMBSTONE = {"priority": 1, "health_status": HEALTHY}
 
 
-def test_a_cluster_is_judged_by_its_real_hosts() -> None:
-    near = cluster("backend:near", HEALTHY, SICK)
+def test_a_tombstone_does_not_count_as_a_host_of_a_cluster() -> None:
+    near = cluster("backend:near", HEALTHY, UNHEALTHY)
     near["host_statuses"].append(TOMBSTONE)
-    far = cluster("backend:far", SICK)
+    far = cluster("backend:far", UNHEALTHY)
     far["host_statuses"].append(TOMBSTONE)
     document = {
-        "cluster_statuses": [cluster("authz", HEALTHY, SICK), cluster("meter", SICK), near, far, cluster("catalog")]
+        "cluster_statuses": [
+            cluster("authz", HEALTHY, UNHEALTHY),
+            cluster("meter", UNHEALTHY),
+            near,
+            far,
+            cluster("catalog"),
+        ]
     }
-    assert statuses(judge_clusters(SETTINGS, document)) == [
+    assert statuses(assess_clusters(SETTINGS, document)) == [
         ("cluster authz", "warning"),
         ("cluster meter", "failed"),
         ("cluster catalog", "ok"),
         ("cluster near", "warning"),
         ("cluster far", "warning"),
     ]
-    assert {check.status for check in judge_clusters(SETTINGS, {})} == {"failed"}
+    assert {check.status for check in assess_clusters(SETTINGS, {})} == {"failed"}
 
 
-def test_a_catalog_is_judged_by_its_age_its_backends_and_their_digests() -> None:
+def test_a_stale_catalog_and_missing_silent_and_differing_backends_are_warnings() -> None:
     states = (BackendState("near", 1, "0.20.0", answers=False),)
     model = HostedModel("m:latest", ("near", "old"), {}, digests={"near": "a", "old": "b"})
-    checks = judge_catalog(SETTINGS, Snapshot("", 35.0, None), Catalog(states, {"m:latest": model}))
+    checks = assess_catalog(SETTINGS, Snapshot("", 35.0, None), Catalog(states, {"m:latest": model}))
     assert statuses(checks) == [("catalog", "warning")] * 4
     age, silent, unknown, differs = (check.detail for check in checks)
     assert "25 s old" in age
@@ -80,10 +91,10 @@ def test_a_catalog_is_judged_by_its_age_its_backends_and_their_digests() -> None
     assert unknown == "control does not know what far hosts"
     assert "m:latest has different weights" in differs
     both = (BackendState("near", 1, "0.20.0"), BackendState("far", 1, "0.20.0"))
-    assert statuses(judge_catalog(SETTINGS, Snapshot("", 55.0, None), Catalog(both, {}))) == [("catalog", "ok")]
+    assert statuses(assess_catalog(SETTINGS, Snapshot("", 55.0, None), Catalog(both, {}))) == [("catalog", "ok")]
 
 
-def test_an_env_file_is_private_and_its_names_are_settings(tmp_path: Path) -> None:
+def test_an_env_file_that_others_can_read_and_a_misspelled_name_are_warnings(tmp_path: Path) -> None:
     path = tmp_path / "env"
     path.write_text("DEFALT_RPM=5\nPOSTGRES_PASSWORD=x\nDEFAULT_TPM=7\n")
     path.chmod(0o600)
