@@ -29,7 +29,7 @@ from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
-from gateway.service import grpc_server, http_server, lifecycle
+from gateway.service import grpc_health, grpc_server, http_server, lifecycle
 from gateway.service.readiness import Readiness
 from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
@@ -108,11 +108,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         await _wait_for_stores(change_listener, catalog)
         server = grpc_server.make_server(settings.max_request_body_bytes)
-        health = grpc_server.with_health(server)
+        health = grpc_health.add_health(server)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(pipeline, settings), server)
         await grpc_server.start(server, settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
-        stack.push_async_callback(health.leave)
+        stack.push_async_callback(health.announce_shutdown)
 
         await lifecycle.until_stopped(stop, *background)
         log.info("draining")

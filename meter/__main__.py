@@ -16,7 +16,7 @@ from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
-from gateway.service import grpc_server, lifecycle
+from gateway.service import grpc_health, grpc_server, lifecycle
 from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
@@ -63,7 +63,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(disconnect_causes.close)
 
         server = grpc_server.make_server(max(grpc_server.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
-        health = grpc_server.with_health(server)
+        health = grpc_health.add_health(server)
         servicer = ExternalProcessorServicer(outbox, renewal, disconnect_causes, prompts)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
         access_log = AccessLogServicer(disconnect_causes, outbox, settings.trusted_networks)
@@ -73,7 +73,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(servicer.finished)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.callback(access_log.close)
-        stack.push_async_callback(health.leave)
+        stack.push_async_callback(health.announce_shutdown)
 
         await lifecycle.until_stopped(stop, *background)
         log.info("draining")

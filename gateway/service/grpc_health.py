@@ -1,40 +1,46 @@
-"""Whether a server wants new calls: Envoy asks every half second, and a server that is about to stop says no first.
+"""The health of a gRPC server. Envoy checks it twice a second, and a server that stops reports NOT_SERVING first.
 
-Answers `grpc.health.v1.Health/Check`; its two messages are so small that they are written out here.
 Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 import grpc
 import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 log = structlog.get_logger()
 
-# HealthCheckResponse.status, field 1: SERVING is 1, NOT_SERVING is 2.
-_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
-# Three of Envoy's questions (envoy/bootstrap.yaml); by then every Envoy has heard it.
-LEAVING_S = 1.5
+# Three of Envoy's health checks (envoy/bootstrap.yaml): by then every Envoy has seen NOT_SERVING.
+SHUTDOWN_NOTICE_S = 1.5
 
 
-class Health:
-    """The health of one server, which serves until it is told to leave."""
+class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
+    """Reports one server as SERVING until `announce_shutdown`."""
 
-    def __init__(self) -> None:
-        self._answer = _SERVING
+    def __init__(self, shutdown_notice_s: float) -> None:
+        super().__init__()
+        self._shutdown_notice_s = shutdown_notice_s
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """For `add_generic_rpc_handlers`."""
-        check: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._check)
-        return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+    async def Watch(  # noqa: N802
+        self, _request: HealthCheckRequest, context: grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse]
+    ) -> NoReturn:
+        """Aborts with UNIMPLEMENTED: an open watch would delay the server's stop by its whole grace time."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "use Check")
 
-    async def leave(self) -> None:
-        """Says no from now on, and returns when nobody sends new calls here any more. Calls are still served."""
-        self._answer = _NOT_SERVING
-        log.info("leaving")
-        await asyncio.sleep(LEAVING_S)
+    async def announce_shutdown(self) -> None:
+        """Reports NOT_SERVING from now on and returns when every Envoy has seen it. Calls are still served."""
+        await self.enter_graceful_shutdown()
+        log.info("shutdown_announced")
+        await asyncio.sleep(self._shutdown_notice_s)
 
-    async def _check(self, _request: bytes, _context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-        return self._answer
+
+def add_health(server: grpc.aio.Server, shutdown_notice_s: float = SHUTDOWN_NOTICE_S) -> HealthServicer:
+    """Adds the health service to `server`, which has not started yet."""
+    servicer = HealthServicer(shutdown_notice_s)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    return servicer

@@ -9,7 +9,6 @@ import grpc
 import structlog
 
 from gateway.errors import CannotListen
-from gateway.service.grpc_health import Health
 from gateway.service.tls import ServiceTls
 
 log = structlog.get_logger()
@@ -18,13 +17,6 @@ log = structlog.get_logger()
 _MESSAGE_OVERHEAD_BYTES = 1 << 20
 # A whole JSON answer is held by Envoy up to 16 MiB (envoy/hold_response.wat) and then comes in one message.
 ANSWER_BYTES_MAX = 18 << 20
-
-
-def with_health(server: grpc.aio.Server) -> Health:
-    """Has `server` answer Envoy's question after its health."""
-    health = Health()
-    server.add_generic_rpc_handlers((health.handler(),))
-    return health
 
 
 def make_server(message_bytes_max: int) -> grpc.aio.Server:

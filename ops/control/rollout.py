@@ -10,6 +10,7 @@ from gateway.settings import Settings
 from ops.data_plane import cds, envoy_files, validate
 from ops.data_plane.admin import EnvoyAdmin, NotTaken, Rejected
 from ops.data_plane.clusters import authority_name
+from ops.host.atomic_write import write_atomically
 
 TAKEN_WITHIN_S = 10.0
 # How long a new backend may take to be looked up and to answer its first health check, before it is named all the same.
@@ -100,7 +101,7 @@ class Rollout:
         """Writes those that say something new, each by a rename."""
         for name, content in files.items():
             if not self._has(name, content):
-                envoy_files.write_atomically(self._directory / name, content)
+                write_atomically(self._directory / name, content)
 
     def _has(self, name: str, content: bytes) -> bool:
         path = self._directory / name

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from string import Template
@@ -25,6 +23,7 @@ from ops.data_plane import cds
 from ops.data_plane.clusters import HOLD_RESPONSE_WASM, authority_name, render_clusters, secret_name
 from ops.data_plane.local_replies import local_reply_config
 from ops.data_plane.service_tls import render_service_secrets, transports
+from ops.host.atomic_write import write_atomically
 
 # The meter's rewriting may lengthen a body a little: escapes, the cap, include_usage.
 _REWRITING_BYTES = 65_536
@@ -132,18 +131,6 @@ def forget_secrets(directory: Path, keep: Collection[str]) -> None:
     for path in directory.iterdir():
         if _SECRET_FILE.fullmatch(path.name) and path.stem not in keep:
             path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` by a rename within its directory; the new file has mode 0600."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _address(listen: str) -> dict[str, dict[str, object]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
+
+from ops.host.atomic_write import write_atomically
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@,%+=-]*")
 
@@ -55,31 +54,11 @@ def merge(text: str, values: Mapping[str, str]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replaces `path` in one step; a reader sees the old or the new one, whole.
+    """Replaces `path` atomically and durably.
 
-    A file that is there keeps its mode and owner, and a link its place; a new one has mode 0600.
+    An existing file keeps its mode and owner, and a symbolic link keeps pointing to it. A new file has mode 0600.
     """
-    path = path.resolve()
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            if path.exists():
-                _adopt(file.fileno(), path.stat())
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _adopt(descriptor: int, known: os.stat_result) -> None:
-    os.fchmod(descriptor, stat.S_IMODE(known.st_mode))
-    own = os.fstat(descriptor)
-    if (known.st_uid, known.st_gid) != (own.st_uid, own.st_gid):
-        # Only root may give a file away; others would lock its owner out, and are told so.
-        os.fchown(descriptor, known.st_uid, known.st_gid)
+    write_atomically(path.resolve(), text.encode(), keep_owner_and_mode=True, durable=True)
 
 
 def update(path: Path, values: Mapping[str, str]) -> None:
