@@ -40,6 +40,7 @@ class Drain:
         self._ledger = ledger
         self._consumer = consumer
         self._claim_after_ms = claim_after_ms
+        self.rejected = 0
 
     async def run(self) -> None:
         """Drains until cancelled. While either store is unavailable the entries wait in the stream."""
@@ -80,16 +81,26 @@ class Drain:
             await self._invalidate_counters({entry.tenant_id for entry in entries}, "lost_before_recorded")
 
     async def _append(self, entries: Sequence[Entry]) -> frozenset[int]:
-        """Like `Ledger.append`. An entry that PostgreSQL will never accept is isolated by halving and logged, so that
-        it holds up no other."""
+        """Like `Ledger.append`.
+
+        An entry that PostgreSQL will never accept is isolated by halving and set aside, so that it holds up no other.
+        """
         try:
             return await self._ledger.append(entries)
         except (DataRefused, Conflict) as error:
             if len(entries) == 1:
-                log.error("entry_refused", request_id=entries[0].request_id, reason=str(error))
+                await self._reject(entries[0], str(error))
                 return frozenset()
         middle = len(entries) // 2
         return await self._append(entries[:middle]) | await self._append(entries[middle:])
+
+    async def _reject(self, entry: Entry, reason: str) -> None:
+        self.rejected += 1
+        log.error("entry_rejected", request_id=entry.request_id, reason=reason, rejected=self.rejected)
+        try:
+            await self._ledger.reject(entry, reason)
+        except (DataRefused, Conflict) as error:
+            log.error("reject_not_stored", request_id=entry.request_id, entry=entry.to_json(), reason=str(error))
 
     async def _invalidate_counters(self, tenant_ids: Collection[int | None], reason: str) -> None:
         """Repeats until Redis has accepted it: if Redis lost the event, no other process would notice."""

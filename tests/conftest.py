@@ -138,7 +138,8 @@ SELECT gateway.ensure_audit_partitions({AUDIT_MONTHS_AHEAD});
 _CLEAR = """
 SET session_replication_role = replica;
 TRUNCATE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.budget_usage,
-    gateway.revocations, gateway.prompt_log, gateway.audit_log, gateway.audit_chain RESTART IDENTITY;
+    gateway.revocations, gateway.prompt_log, gateway.audit_log, gateway.audit_chain,
+    gateway.ledger_rejects RESTART IDENTITY;
 """
 
 

@@ -54,8 +54,8 @@ class Ledger:
 
         Returns the ids of the tenants that such an entry was of, refusals left out: it may have been counted twice.
 
-        Usage is added to the tenant and to the key, for the day, the month and the total of the entry's own time,
-        for every new row but denied ones. Raises StoreUnavailable, and then nothing was recorded.
+        Usage is added to the tenant and to the key, for the day, the month and the total of the entry's own time, for
+        every new row but denied ones. Raises StoreUnavailable, DataRefused or Conflict, and then nothing was recorded.
         """
         known = Counter(entry.tenant_id for entry in entries if entry.outcome is not Outcome.DENIED)
         async with self._database.transaction() as connection:
@@ -63,6 +63,10 @@ class Ledger:
                 for row in await connection.fetch(_APPEND, *_columns(entries[start : start + BATCH_MAX])):
                     known[row["tenant_id"]] -= row["added"]
         return frozenset(tenant_id for tenant_id, count in known.items() if count and tenant_id is not None)
+
+    async def reject(self, entry: Entry, reason: str) -> None:
+        """Stores an entry that `append` refused, with the reason. Raises StoreUnavailable and DataRefused."""
+        await self._database.execute(_REJECT, _stored(entry.request_id), _stored(reason), storable(entry.to_json()))
 
     async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Which of these requests have their row, whoever wrote it. Raises StoreUnavailable."""
@@ -129,6 +133,8 @@ JOIN gateway.budget_usage u ON u.period = current.period::gateway.budget_period 
 WHERE (u.subject = 'tenant' AND u.subject_id = $1)
    OR (u.subject = 'key' AND u.subject_id IN (SELECT id FROM gateway.api_keys WHERE tenant_id = $1))
 """
+
+_REJECT = "INSERT INTO gateway.ledger_rejects (request_id, reason, entry) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 
 _RECORDED = "SELECT DISTINCT request_id FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
 

@@ -29,13 +29,15 @@ class Retention:
         self._database = database
 
     async def prune(self, kept_since: datetime, now: datetime) -> Pruned:
-        """Drops audit months that lie wholly before `kept_since` and prompts that expired by `now` (both aware).
+        """Drops audit months that end before `kept_since`, rejected entries from before it, and prompts that expired by
+        `now` (both aware).
 
         Safe to run at any time and more than once. Raises StoreUnavailable.
         """
         made = await self._database.fetchval("SELECT gateway.ensure_audit_partitions($1)", MONTHS_AHEAD)
         dropped = await self._database.fetch("SELECT * FROM gateway.drop_audit_partitions($1)", kept_since)
         links = await self._database.fetchval("SELECT gateway.prune_audit_chain($1)", kept_since)
+        await self._database.execute("DELETE FROM gateway.ledger_rejects WHERE rejected_at < $1", kept_since)
         return Pruned(tuple(row[0] for row in dropped), await self._delete_prompts(now), made, links)
 
     async def _delete_prompts(self, now: datetime) -> int:

@@ -165,27 +165,36 @@ async def test_an_entry_is_recorded_once_however_often_the_ledger_fails(quota: O
 
 
 @pytest.mark.parametrize("refusal", [DataRefused("PostgreSQL refuses the data"), Conflict("a constraint")])
-async def test_an_entry_that_postgresql_refuses_holds_up_no_other(quota: Outage, refusal: Exception) -> None:
+async def test_an_entry_that_postgresql_refuses_is_set_aside_and_holds_up_no_other(
+    quota: Outage, refusal: Exception
+) -> None:
     refused = denial()
     await quota.record(refused)
     for _ in range(5):
         await quota.record(denial())
 
     class Refuses(Recorder):
-        """A ledger that never accepts one of the entries."""
+        """A ledger that never accepts one of the entries, and has no place to set it aside either."""
 
         async def append(self, entries: Sequence[Entry]) -> frozenset[int]:
             if refused in entries:
                 raise refusal
             return await super().append(entries)
 
+        async def reject(self, entry: Entry, reason: str) -> None:
+            raise type(refusal)(f"{entry.request_id}: {reason}")
+
     ledger = Refuses()
     with structlog.testing.capture_logs() as logs:
         async with background(Drain(quota, ledger, "one").run()):  # type: ignore[arg-type]
             await eventually_async(lambda: len(quota.streams[0]) == 0)
     assert len(ledger.entries) == 5
-    (line,) = [each for each in logs if each["event"] == "entry_refused"]
-    assert line["request_id"] == refused.request_id
+    assert {(each["event"], each["request_id"]) for each in logs if each["log_level"] == "error"} == {
+        ("entry_rejected", refused.request_id),
+        ("reject_not_stored", refused.request_id),
+    }
+    (kept,) = [each["entry"] for each in logs if "entry" in each]
+    assert Entry.from_json(kept) == refused
 
 
 async def test_an_event_that_is_no_entry_does_not_stop_those_behind_it(quota: Outage) -> None:

@@ -93,8 +93,8 @@ def test_an_envoy_that_is_away_cannot_be_drained(tmp_path: Path) -> None:
 def test_a_database_without_the_schema_says_what_to_run_and_that_works(tmp_path: Path, empty_database_url: str) -> None:
     operator = Operator(write_env(tmp_path / "env", empty_database_url))
     assert "neuronetz-gateway migrate" in operator.fails("list-tenants")
-    assert operator.reads("migrate") == {"revision": "0002", "service_role": None}
-    assert operator.does("migrate") == "the database is at revision 0002\n"
+    assert operator.reads("migrate") == {"revision": "0003", "service_role": None}
+    assert operator.does("migrate") == "the database is at revision 0003\n"
     assert operator.reads("list-tenants") == []
 
 

@@ -1,0 +1,71 @@
+"""The drain against a real PostgreSQL whose audit log refuses some rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.ledger.store import Ledger
+from gateway.record.entry import Entry
+from gateway.stores.postgres import Database
+from meter.drain import Drain
+from tests.gateway.quota.builders import Clock, admitted, asks, denial, entry
+from tests.gateway.quota.builders import Ledger as EmptyLedger
+from tests.gateway.quota.model.quota import MemoryQuota
+from tests.polling import eventually_async
+
+
+@pytest.fixture
+async def quota() -> AsyncIterator[MemoryQuota]:
+    made = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=1000, load=EmptyLedger().load, restore_s=0)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def picky(database: Database) -> AsyncIterator[Database]:
+    """A database whose audit log refuses requests of one address."""
+    constraint = "ALTER TABLE gateway.audit_log {} CONSTRAINT picky {}"
+    await database.execute(constraint.format("ADD", "CHECK (client_ip <> '192.0.2.66')"))
+    yield database
+    await database.execute(constraint.format("DROP", ""))
+
+
+async def drained(quota: MemoryQuota, ledger: Ledger) -> Drain:
+    """A drain that has emptied the stream."""
+    drain = Drain(quota, ledger, "one")
+    task = asyncio.create_task(drain.run())
+    await eventually_async(lambda: len(quota.streams[0]) == 0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return drain
+
+
+async def test_rows_that_a_constraint_refuses_are_set_aside_and_the_others_are_recorded(
+    quota: MemoryQuota, picky: Database, service_database: Database
+) -> None:
+    refused: list[Entry] = []
+    for number in range(50):
+        each = denial()
+        if number % 10 == 7:
+            object.__setattr__(each, "client_ip", "192.0.2.66")
+            refused.append(each)
+        await quota.record(each)
+    hold = await admitted(quota, asks())
+    assert await quota.settle(entry(hold, output_tokens=5))
+    drain = await drained(quota, Ledger(service_database))
+    assert drain.rejected == len(refused)
+    assert await picky.fetchval("SELECT count(*) FROM gateway.audit_log") == 51 - len(refused)
+    rows = await picky.fetch("SELECT request_id, reason, entry FROM gateway.ledger_rejects ORDER BY id")
+    assert [Entry.from_json(row["entry"]) for row in rows] == refused
+    assert {row["request_id"] for row in rows} == {each.request_id for each in refused}
+    assert all("picky" in row["reason"] for row in rows)
+
+
+async def test_an_entry_that_is_delivered_again_is_set_aside_once(picky: Database, service_database: Database) -> None:
+    ledger, each = Ledger(service_database), denial()
+    for _ in range(2):
+        await ledger.reject(each, "a constraint")
+    assert await picky.fetchval("SELECT count(*) FROM gateway.ledger_rejects") == 1
