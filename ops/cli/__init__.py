@@ -1,4 +1,4 @@
-"""The operator's command line: it parses, calls a store and prints. Holds no SQL and no rules."""
+"""The operator's command line. It parses arguments, calls a store and prints; it holds no SQL and no rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from gateway import __version__
 from ops.cli.group import CommandGroup
 from ops.cli.session import Session
 
-# Where each command lives; a module is imported when its command is asked for. The order is that of the help.
+# Panel of the help -> command -> `module:attribute`, in the order of the help. A module is imported when its command is
+# used.
 PANELS: dict[str, dict[str, str]] = {
     "Run": {
         "up": "ops.cli.up:up",
@@ -46,11 +47,11 @@ PANELS: dict[str, dict[str, str]] = {
         "list-models": "ops.cli.models:list_models",
         "verify-audit": "ops.cli.chain:verify_audit",
     },
-    "RetentionJob": {
+    "Maintenance": {
         "doctor": "ops.cli.doctor:doctor",
-        "migrate": "ops.cli.upkeep:migrate",
-        "prune": "ops.cli.upkeep:prune",
-        "render-envoy": "ops.cli.upkeep:render_envoy",
+        "migrate": "ops.cli.maintenance:migrate",
+        "prune": "ops.cli.maintenance:prune",
+        "render-envoy": "ops.cli.maintenance:render_envoy",
     },
 }
 
@@ -64,15 +65,15 @@ PANELS: dict[str, dict[str, str]] = {
 @click.option(
     "--env-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Settings to read. Default: $GATEWAY_ENV_FILE, else ./.env if it is there.",
+    help="Read the settings from this file. Default: $GATEWAY_ENV_FILE, else ./.env if it exists.",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context, env_file: Path | None) -> None:
-    """The secure multi-tenant gateway in front of Ollama clusters."""
+    """Run and administer the secure multi-tenant gateway in front of Ollama clusters."""
     context.obj = Session(env_file)
 
 
 def main() -> None:
-    """The program: exit code 0 when done, 1 with one sentence on stderr, 2 for wrong usage, 130 after Ctrl-C."""
+    """Runs the program. Exit code 0 when done, 1 with one error on stderr, 2 for wrong usage, 130 after Ctrl-C."""
     cli(prog_name="neuronetz-gateway")

@@ -10,19 +10,20 @@ from datetime import UTC, datetime, timedelta
 import rich_click as click
 
 from gateway.stores.postgres import Database
+from ops.cli.output import json_text, print_json, print_table, text
 from ops.cli.parameters import INTEGER_MAX, Name, Number, Prefix, Timestamp, json_option
 from ops.cli.session import Session, pass_session
-from ops.cli.show import json_text, print_json, print_table, text
 from ops.database.reports import Filter, Reports
 
 Row = dict[str, object]
 
 POLL_S = 1.0
-# A row is written some time after the moment it carries: when its request ends, or when PostgreSQL is back.
-LATE_MAX = timedelta(minutes=15)
-FOLLOWED_MAX = 10_000
+# A row is inserted some time after its `ts`: when its request ends, or when PostgreSQL is available again.
+INSERT_DELAY_MAX = timedelta(minutes=15)
+RECENT_ROWS_MAX = 10_000
 
-_SHOWN = {
+# Column -> its width in characters with --follow.
+_WIDTHS = {
     "ts": 19,
     "request_id": 36,
     "tenant": 16,
@@ -48,12 +49,18 @@ _HEADINGS = {
 
 
 @click.command("show-audit")
-@click.option("--tenant", type=Name(), help="Only this tenant.")
-@click.option("--prefix", type=Prefix(), help="Only this key.")
-@click.option("--request-id", metavar="ID", help="Only this request, by its X-Request-ID.")
-@click.option("--since", type=Timestamp(ahead=False), help="A duration or a date. Default: no matter when.")
-@click.option("--limit", type=Number(1, INTEGER_MAX), default=50, show_default=True, help="The newest so many.")
-@click.option("--follow", is_flag=True, help="Then show new rows as they come, until Ctrl-C; JSON is one row a line.")
+@click.option("--tenant", type=Name(), help="Only rows of this tenant.")
+@click.option("--prefix", type=Prefix(), help="Only rows of this key.")
+@click.option("--request-id", metavar="ID", help="Only the row of the request with this X-Request-ID.")
+@click.option(
+    "--since",
+    type=Timestamp(future=False),
+    help="Only rows newer than this duration or date. Default: rows of any age.",
+)
+@click.option(
+    "--limit", type=Number(1, INTEGER_MAX), default=50, show_default=True, help="Show at most N rows, the newest."
+)
+@click.option("--follow", is_flag=True, help="Keep showing new rows until Ctrl-C. With --json, one row per line.")
 @json_option
 @pass_session
 def show_audit(
@@ -74,44 +81,44 @@ def show_audit(
     if as_json:
         return print_json(rows)
     return print_table(
-        [(">" if name in _NUMBERS else "") + _HEADINGS.get(name, name) for name in _SHOWN],
-        [tuple(_cell(row, name) for name in _SHOWN) for row in rows],
-        empty="no request has left a row that fits",
+        [(">" if name in _NUMBERS else "") + _HEADINGS.get(name, name) for name in _WIDTHS],
+        [tuple(_cell(row, name) for name in _WIDTHS) for row in rows],
+        empty="no matching audit rows",
     )
 
 
 async def _follow(database: Database, where: Filter, limit: int, as_json: bool) -> None:
     if not as_json:
-        click.echo("  ".join(_fitted(_HEADINGS.get(name, name), name) for name in _SHOWN))
+        click.echo("  ".join(_padded(_HEADINGS.get(name, name), name) for name in _WIDTHS))
     async for row in _rows(database, where, limit):
         if as_json:
             click.echo(json_text(row))
         else:
-            click.echo("  ".join(_fitted(_cell(row, name), name) for name in _SHOWN).rstrip())
+            click.echo("  ".join(_padded(_cell(row, name), name) for name in _WIDTHS).rstrip())
 
 
 async def _rows(database: Database, where: Filter, limit: int) -> AsyncIterator[Row]:
-    """The newest `limit` rows and then new ones for ever; each once, as long as it is not LATE_MAX late."""
+    """The newest `limit` rows, then new ones without end. Each comes once if it is inserted within INSERT_DELAY_MAX."""
     reports = Reports(database)
-    seen = {_identity(row) for row in await reports.audit(_recent(where), FOLLOWED_MAX)}
+    seen = {_row_id(row) for row in await reports.audit(_recent(where), RECENT_ROWS_MAX)}
     for row in await reports.audit(where, limit):
-        seen.add(_identity(row))
+        seen.add(_row_id(row))
         yield row
     while True:
         await asyncio.sleep(POLL_S)
-        rows = await reports.audit(_recent(where), FOLLOWED_MAX)
+        rows = await reports.audit(_recent(where), RECENT_ROWS_MAX)
         for row in rows:
-            if _identity(row) not in seen:
+            if _row_id(row) not in seen:
                 yield row
-        seen = {_identity(row) for row in rows}
+        seen = {_row_id(row) for row in rows}
 
 
 def _recent(where: Filter) -> Filter:
-    recent = datetime.now(UTC) - LATE_MAX
+    recent = datetime.now(UTC) - INSERT_DELAY_MAX
     return replace(where, since=max(recent, where.since or recent))
 
 
-def _identity(row: Row) -> tuple[object, object]:
+def _row_id(row: Row) -> tuple[object, object]:
     return row["request_id"], row["ts"]
 
 
@@ -119,6 +126,6 @@ def _cell(row: Row, name: str) -> str:
     return str(row[name]) if name == "status" else text(row[name])
 
 
-def _fitted(cell: str, name: str) -> str:
-    width = _SHOWN[name]
+def _padded(cell: str, name: str) -> str:
+    width = _WIDTHS[name]
     return cell.rjust(width) if name in _NUMBERS else cell.ljust(width)

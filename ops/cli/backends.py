@@ -18,9 +18,9 @@ from gateway.settings.backend import Backend
 from ops.backends import env_list
 from ops.backends.env_list import Backends, InitialList
 from ops.backends.probe import OllamaClient, ProbeError, ProbeResult
+from ops.cli.output import print_json, print_table
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
-from ops.cli.show import print_json, print_table
 from ops.host import env_file
 
 MODELS_SHOWN = 3

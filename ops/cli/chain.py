@@ -8,40 +8,45 @@ from datetime import UTC, datetime, timedelta
 import rich_click as click
 
 from gateway.errors import GatewayError
+from ops.cli.output import print_json
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
-from ops.cli.show import print_json
 from ops.database.audit_chain import AuditChain
 
 
-class AuditBroken(GatewayError):
-    """The audit log is not what was written to it."""
+class AuditLogChanged(GatewayError):
+    """The audit log differs from what was written to it."""
 
 
 def _head(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, str] | None:
     if value is None:
         return None
-    if not (found := re.fullmatch(r"(\d{1,18}):([0-9a-f]{64})", value.strip().lower())):
-        raise click.BadParameter("expected LINK:HASH as an earlier verify-audit printed it")
-    return int(found[1]), found[2]
+    if not (match := re.fullmatch(r"(\d{1,18}):([0-9a-f]{64})", value.strip().lower())):
+        raise click.BadParameter("expected LINK:HASH, as verify-audit prints it")
+    return int(match[1]), match[2]
 
 
 @click.command("verify-audit")
-@click.option("--head", metavar="LINK:HASH", callback=_head, help="A head noted earlier; it must be in the chain.")
+@click.option(
+    "--head",
+    metavar="LINK:HASH",
+    callback=_head,
+    help="A head that an earlier run printed; it must still be in the chain.",
+)
 @json_option
 @pass_session
 def verify_audit(session: Session, head: tuple[int, str] | None, as_json: bool) -> None:
-    """Check that no row of the audit log was changed, taken away or put in. Exit code 1 if one was.
+    """Verify that no row of the audit log was changed, removed or inserted. Exit code 1 if one was.
 
-    Whoever can change the whole database can make a whole new chain: note the head that is printed somewhere else from
-    time to time, and give it back with --head.
+    Anyone who can change the whole database can also write a whole new chain. Store the printed head in another place
+    from time to time, and pass it to --head later.
     """
-    kept_since = datetime.now(UTC) - timedelta(days=session.settings.audit_log_default_retention_days)
-    verdict = session.run(lambda database: AuditChain(database).verify(kept_since, head))
-    noted = f"{verdict.head[0]}:{verdict.head[1]}" if verdict.head else None
+    retained_since = datetime.now(UTC) - timedelta(days=session.settings.audit_log_default_retention_days)
+    report = session.run(lambda database: AuditChain(database).verify(retained_since, head))
+    newest = f"{report.head[0]}:{report.head[1]}" if report.head else None
     if as_json:
-        print_json({"links": verdict.links, "rows": verdict.rows, "head": noted, "problems": verdict.problems})
+        print_json({"links": report.links, "rows": report.rows, "head": newest, "problems": report.problems})
     else:
-        click.echo(f"{verdict.rows} rows in {verdict.links} links; head {noted or 'none'}")
-    if verdict.problems:
-        raise AuditBroken("the audit log was tampered with: " + "; ".join(verdict.problems))
+        click.echo(f"{report.rows} rows in {report.links} links; head {newest or 'none'}")
+    if report.problems:
+        raise AuditLogChanged("the audit log was tampered with: " + "; ".join(report.problems))

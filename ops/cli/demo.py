@@ -1,4 +1,4 @@
-"""demo: the whole stack over a simulated Ollama, and the proof that it works."""
+"""demo: the whole stack with a simulated Ollama, and a proof that it works."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ops.cli.show import print_table
+from ops.cli.output import print_table
 from ops.cli.up import Address, redis_server, state_home, workers
 from ops.embedded.options import LOOPBACK, HostPort, Options
 from ops.embedded.progress import Progress
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from ops.embedded.state import State
 
 TENANT = "demo"
-# Slow enough to see that it streams.
+# Slow enough that the answer visibly streams.
 _TOKENS_PER_S = "150"
-_KEY_LIFE = "30d"
-# What the books call it, and what the simulated Ollama does.
-_SIDES = (("input", "prompt"), ("output", "output"))
+_KEY_EXPIRES = "30d"
+# The prefix of a token count in the audit row, and in the simulated Ollama's own count.
+_TOKEN_KINDS = (("input", "prompt"), ("output", "output"))
 
 
 @click.command("demo")
-@click.option("--once", is_flag=True, help="Stop after the proof; exit 1 if any of it failed.")
+@click.option("--once", is_flag=True, help="Stop after the proof. Exit code 1 if a part of it failed.")
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="State, secrets and logs. Default: ~/.local/state/neuronetz-gateway-demo.",
+    help="Directory for state, secrets and logs. Default: ~/.local/state/neuronetz-gateway-demo.",
 )
-@click.option("--listen", type=Address(), help="Where the gateway listens. Default: a free loopback port.")
+@click.option("--listen", type=Address(), help="Address to serve on. Default: a free loopback port.")
 @workers
 @redis_server
 @state_home
@@ -52,10 +52,10 @@ def demo(
     redis_server: Path | None,
     state_home: Path,
 ) -> None:
-    """Start the whole gateway over a simulated Ollama, stream two chats and show what they left in the books."""
+    """Run the whole gateway with a simulated Ollama, stream two chats and show their audit rows."""
     progress = Progress()
     progress.step("Loading")
-    # As for `up`: a second or two that no other command should wait for.
+    # As in `up`: these imports take a second or two, and no other command needs them.
     from ops.embedded import foreground, services
     from ops.host import probes
 
@@ -66,7 +66,7 @@ def demo(
         return [services.python_service("ollama", module, state, env, probes.answers(f"http://{ollama}/api/version"))]
 
     async def use(stack: Stack) -> None:
-        await _show(stack, progress, f"http://{ollama}")
+        await _prove(stack, progress, f"http://{ollama}")
         if not once:
             click.echo("\nServing until Ctrl-C.")
             await foreground.forever()
@@ -83,7 +83,7 @@ def demo(
     foreground.serve(options, progress, use, simulated_ollama)
 
 
-async def _show(stack: Stack, progress: Progress, backend_url: str) -> None:
+async def _prove(stack: Stack, progress: Progress, backend_url: str) -> None:
     from ops.demo import proof
 
     at = stack.endpoints
@@ -95,11 +95,11 @@ async def _show(stack: Stack, progress: Progress, backend_url: str) -> None:
 
     edge, trust = (at.url, None) if at.tls_url is None else (at.tls_url, stack.authority_root)
     streamed = []
-    for chat, way in (
+    for chat, route in (
         (proof.native(edge, "Why would anyone count tokens?", trust), "through Caddy and Envoy"),
         (proof.openai(at.url, "What does a gateway do all day?"), "through Envoy"),
     ):
-        click.secho(f"\n{chat.surface} {chat.path}, {way}", bold=True)
+        click.secho(f"\n{chat.surface} {chat.path}, {route}", bold=True)
         click.echo(f"> {chat.prompt}")
         streamed.append(await proof.stream(chat, key, lambda text: click.echo(text, nl=False)))
         click.echo(f"\n(X-Request-ID: {streamed[-1].request_id})")
@@ -107,7 +107,7 @@ async def _show(stack: Stack, progress: Progress, backend_url: str) -> None:
     progress.step("Reading the usage rows")
     accounts = await proof.accounts(streamed, backend_url, commands)
     progress.done()
-    click.secho("\nWhat each left in PostgreSQL, beside the backend's own count", bold=True)
+    click.secho("\nThe audit rows in PostgreSQL, with the backend's own counts", bold=True)
     _print_accounts(accounts)
     if faults := [f"{each.streamed.chat.path}: {fault}" for each in accounts for fault in each.faults()]:
         raise proof.ProofFailed("; ".join(faults))
@@ -119,18 +119,18 @@ async def _create_key(commands: Commands) -> str:
     if TENANT not in names:
         await commands.json("create-tenant", "--name", TENANT, "--allow-all-models", "--json")
     name = f"demo {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
-    made = await commands.json("create-key", "--tenant", TENANT, "--name", name, "--expires", _KEY_LIFE, "--json")
-    return str(made["key"])
+    created = await commands.json("create-key", "--tenant", TENANT, "--name", name, "--expires", _KEY_EXPIRES, "--json")
+    return str(created["key"])
 
 
 def _print_accounts(accounts: Sequence[Account]) -> None:
     rows = []
     for each in accounts:
         row, backend = each.row or {}, each.backend or {}
-        tokens = [(row.get(f"{side}_tokens"), backend.get(f"{name}_tokens")) for side, name in _SIDES]
+        tokens = [(row.get(f"{side}_tokens"), backend.get(f"{name}_tokens")) for side, name in _TOKEN_KINDS]
         rows.append((each.streamed.chat.path, row.get("outcome"), *chain(*tokens), row.get("usage_source")))
     counts = (">input", ">backend", ">output", ">backend")
-    print_table(("path", "outcome", *counts, "source"), rows, empty="nothing")
+    print_table(("path", "outcome", *counts, "source"), rows, empty="no rows")
 
 
 def _print_next_steps(stack: Stack, key: str) -> None:

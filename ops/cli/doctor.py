@@ -11,9 +11,9 @@ from click.exceptions import Exit
 
 from gateway.errors import SettingsError
 from gateway.settings import default_env_file
+from ops.cli.output import print_json, text
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
-from ops.cli.show import print_json, text
 from ops.doctor.check import Check, Status, failed
 from ops.doctor.examination import examine
 
@@ -24,8 +24,8 @@ _COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "re
 @json_option
 @pass_session
 def doctor(session: Session, as_json: bool) -> None:
-    """Check everything and say how to remedy it. Exit code 1 when something does not work."""
-    checks = _examined(session)
+    """Check every part of the gateway and print how to fix its problems. Exit code 1 if a part does not work."""
+    checks = _run_checks(session)
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
@@ -34,7 +34,7 @@ def doctor(session: Session, as_json: bool) -> None:
         raise Exit(1)
 
 
-def _examined(session: Session) -> list[Check]:
+def _run_checks(session: Session) -> list[Check]:
     env_file = session.env_file or default_env_file()
     try:
         settings = session.settings

@@ -14,15 +14,20 @@ from ops.host.probes import envoy_answers, envoy_drain
 @click.command("drain-envoy")
 @pass_session
 def drain_envoy(session: Session) -> None:
-    """Let this machine's Envoy finish its requests, before it is stopped."""
+    """Make this machine's Envoy refuse new connections and finish its requests, so that it can be stopped.
+
+    Waits at most GATEWAY_SHUTDOWN_GRACE_S seconds.
+    """
     admin = session.settings.envoy_admin_listen
-    if not asyncio.run(_drained(admin, session.settings.gateway_shutdown_grace_s)):
-        raise GatewayError(f"no Envoy answers at {admin}; run this where it runs, or correct ENVOY_ADMIN_LISTEN")
+    if not asyncio.run(_drain(admin, session.settings.gateway_shutdown_grace_s)):
+        raise GatewayError(
+            f"no Envoy answers at {admin}; run this command on Envoy's machine, or correct ENVOY_ADMIN_LISTEN"
+        )
 
 
-async def _drained(admin: str, patience_s: float) -> bool:
-    """False when there is no Envoy to drain."""
+async def _drain(admin: str, timeout_s: float) -> bool:
+    """False when no Envoy answers at `admin`."""
     if not await envoy_answers(admin):
         return False
-    await envoy_drain(admin, patience_s)()
+    await envoy_drain(admin, timeout_s)()
     return True

@@ -11,6 +11,8 @@ from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
+from gateway.values import Scope
+from ops.cli.output import iso, print_json, print_table, text
 from ops.cli.parameters import (
     Clear,
     Duration,
@@ -23,19 +25,20 @@ from ops.cli.parameters import (
     policy_change,
 )
 from ops.cli.session import Session, pass_session
-from ops.cli.show import iso, print_json, print_table, text
 from ops.database.tenants import Key, NewKey, TenantRepository
 from ops.host.client_environment import base_url, environment
+
+_SCOPES_HELP = f"What the key may do, separated by commas: {', '.join(Scope)}."
 
 _prefix_option = click.option("--prefix", type=Prefix(), required=True, help="The first 12 characters of the key.")
 
 
 @click.command("create-key")
-@click.option("--tenant", type=Name(), required=True, help="Whose key it is.")
-@click.option("--name", type=Name(), required=True, help="What the key is for; unique among the tenant's keys.")
-@click.option("--scopes", type=Scopes(), default="chat,embeddings", show_default=True, help="What it may do.")
-@click.option("--expires", type=Timestamp(ahead=True), help="When it ends: 90d, 12h, 2w or a date. Default: never.")
-@click.option("--log-prompts", is_flag=True, help="Record prompts and answers of this key in the prompt log.")
+@click.option("--tenant", type=Name(), required=True, help="The tenant that owns the key.")
+@click.option("--name", type=Name(), required=True, help="Name of the key, unique within the tenant.")
+@click.option("--scopes", type=Scopes(), default="chat,embeddings", show_default=True, help=_SCOPES_HELP)
+@click.option("--expires", type=Timestamp(future=True), help="Expiry: 90d, 12h, 2w or a date. Default: never.")
+@click.option("--log-prompts", is_flag=True, help="Record the prompts and answers of this key in the prompt log.")
 @limit_options()
 @json_option
 @pass_session
@@ -50,7 +53,7 @@ def create_key(
     as_json: bool,
     **limits: int | Clear | None,
 ) -> None:
-    """Create a key and print it, once. Limits that are not given are the tenant's."""
+    """Create a key and print it, once. Limits that are not given are those of the tenant."""
 
     async def create(database: Database) -> tuple[ApiKey, Key]:
         key = generate()
@@ -76,7 +79,7 @@ def create_key(
 @json_option
 @pass_session
 def list_keys(session: Session, tenant: str | None, as_json: bool) -> None:
-    """List keys by prefix; a whole key is kept nowhere."""
+    """List keys by prefix. Whole keys are not stored."""
     keys = session.run(lambda database: TenantRepository(database).list_keys(tenant))
     columns = ("prefix", "name", "tenant", "status", "scopes", "created_at", "expires_at", "last_used_at")
     rows = [tuple(getattr(key, column) for column in columns) for key in keys]
@@ -85,21 +88,21 @@ def list_keys(session: Session, tenant: str | None, as_json: bool) -> None:
     return print_table(
         ("prefix", "name", "tenant", "status", "scopes", "created", "expires", "last used"),
         rows,
-        empty="there are no keys yet: neuronetz-gateway create-key --tenant TENANT --name NAME",
+        empty="no keys yet; create one: neuronetz-gateway create-key --tenant TENANT --name NAME",
     )
 
 
 @click.command("revoke-key")
 @_prefix_option
-@click.option("--reason", default="", metavar="TEXT", help="Why, for the record.")
+@click.option("--reason", default="", metavar="TEXT", help="The reason, stored with the key.")
 @json_option
 @pass_session
 def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> None:
-    """Revoke a key for good. Every gateway process refuses it within a second."""
+    """Revoke a key permanently. Every gateway process denies it within a second."""
     new = session.run(lambda database: TenantRepository(database).revoke_key(prefix, reason[:500]))
     if as_json:
         return print_json({"prefix": prefix, "status": "revoked"})
-    return click.echo(f"the key {prefix} is revoked" if new else f"the key {prefix} was revoked before")
+    return click.echo(f"the key {prefix} is revoked" if new else f"the key {prefix} was already revoked")
 
 
 @click.command("rotate-key")
@@ -109,12 +112,12 @@ def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> Non
     type=Duration(),
     default="24h",
     show_default=True,
-    help="How long the old key still works; 0: not at all.",
+    help="How long the old key remains valid; 0 revokes it at once.",
 )
 @json_option
 @pass_session
 def rotate_key(session: Session, prefix: str, grace: timedelta, as_json: bool) -> None:
-    """Create a key in place of another, with its name, scopes, expiry and policy, and print it, once."""
+    """Replace a key with a new one of the same name, scopes, expiry and policy, and print the new key, once."""
 
     async def rotate(database: Database) -> tuple[ApiKey, Key, Key]:
         key = generate()
@@ -124,8 +127,8 @@ def rotate_key(session: Session, prefix: str, grace: timedelta, as_json: bool) -
     if as_json:
         return print_json({**_new_key(key, new), "replaces": old.prefix, "replaced_expires_at": iso(old.expires_at)})
     _print_new_key(session.settings, key, new)
-    ends = "is revoked" if old.status == "revoked" else f"works until {text(old.expires_at)} UTC"
-    return click.echo(f"the key {old.prefix} {ends}")
+    status = "is revoked" if old.status == "revoked" else f"is valid until {text(old.expires_at)} UTC"
+    return click.echo(f"the key {old.prefix} {status}")
 
 
 async def _hashed(settings: Settings, key: ApiKey) -> NewKey:
@@ -148,7 +151,7 @@ def _new_key(key: ApiKey, stored: Key) -> dict[str, Any]:
 
 
 def _print_new_key(settings: Settings, key: ApiKey, stored: Key) -> None:
-    ends = f"until {text(stored.expires_at)} UTC" if stored.expires_at else "without expiry"
-    click.echo(f"the key {stored.name} of {stored.tenant} for {text(stored.scopes)}, {ends}")
-    click.echo("copy it now, it cannot be shown again\n")
+    expiry = f"expires {text(stored.expires_at)} UTC" if stored.expires_at else "never expires"
+    click.echo(f"the key {stored.name} of {stored.tenant}; scopes {text(stored.scopes)}; {expiry}")
+    click.echo("copy it now; it cannot be shown again\n")
     click.echo(environment(base_url(settings), key.secret.get_secret_value()) + "\n")

@@ -15,40 +15,41 @@ from gateway.errors import NotFound
 from gateway.settings import Settings
 from gateway.stores.redis import connect
 from ops.backends.findings import DIGEST_SHOWN_CHARACTERS, digests_differ, findings
+from ops.cli.output import print_json, print_table
 from ops.cli.parameters import Name, json_option
 from ops.cli.session import Session, pass_session
-from ops.cli.show import print_json, print_table
 from ops.database.tenants import Tenant, TenantRepository
 
 
 @click.command("list-models")
-@click.option("--tenant", type=Name(), help="Also show what this tenant may use of them.")
+@click.option("--tenant", type=Name(), help="Also list the models that this tenant may use.")
 @json_option
 @pass_session
 def list_models(session: Session, tenant: str | None, as_json: bool) -> None:
-    """List what each backend hosts, as discovery saw it last, and all of it together."""
-    found = session.run(lambda database: TenantRepository(database).get_tenant(tenant)) if tenant else None
-    catalog = asyncio.run(_published(session.settings))
-    unseen = [b.name for b in session.settings.backends if b.name not in {state.name for state in catalog.backends}]
+    """List the models of each backend, as discovery last saw them, and those of all backends together."""
+    tenant_record = session.run(lambda database: TenantRepository(database).get_tenant(tenant)) if tenant else None
+    catalog = asyncio.run(_published_catalog(session.settings))
+    states = {state.name for state in catalog.backends}
+    unseen = [backend.name for backend in session.settings.backends if backend.name not in states]
     if as_json:
-        return print_json(_document(catalog, unseen, found))
+        return print_json(_document(catalog, unseen, tenant_record))
     _print_backends(catalog, unseen)
     _print_union(catalog)
-    if found is not None:
-        _print_tenant(catalog, found)
+    if tenant_record is not None:
+        _print_tenant(catalog, tenant_record)
     for finding in findings(catalog):
         click.echo(f"\nwarning: {finding.text}: {finding.remedy}")
     return None
 
 
-async def _published(settings: Settings) -> Catalog:
+async def _published_catalog(settings: Settings) -> Catalog:
     redis = connect(settings)
     try:
         snapshot = await CatalogStore(redis, settings.redis_timeout_s).fetch(unless_version="")
     finally:
         await redis.aclose()
     if snapshot is None or snapshot.catalog is None or not snapshot.catalog.backends:
-        raise NotFound("control has published no models: start it, or see what `neuronetz-gateway doctor` says")
+        raise NotFound("no catalog published; start control, or run `neuronetz-gateway doctor`")
     return snapshot.catalog
 
 
@@ -75,11 +76,11 @@ def _document(catalog: Catalog, unseen: list[str], tenant: Tenant | None) -> dic
         }
         for state in catalog.backends
     ]
-    silent: list[dict[str, Any]] = [
+    unanswered: list[dict[str, Any]] = [
         {"name": name, "answers": False, "version": None, "version_too_old": False, "models": []} for name in unseen
     ]
     document: dict[str, Any] = {
-        "backends": [*backends, *silent],
+        "backends": [*backends, *unanswered],
         "models": [
             {
                 "name": model.name,
@@ -99,9 +100,9 @@ def _document(catalog: Catalog, unseen: list[str], tenant: Tenant | None) -> dic
 
 def _print_backends(catalog: Catalog, unseen: list[str]) -> None:
     for state in catalog.backends:
-        said = f"Ollama {state.version}" if state.version else "a version that it does not say"
-        known = "" if state.answers else "; it does not answer, this is what it said last"
-        click.echo(f"{state.name}: {said}{known}")
+        version = f"Ollama {state.version}" if state.version else "version unknown"
+        stale = "" if state.answers else " (unreachable; showing the last known state)"
+        click.echo(f"{state.name}: {version}{stale}")
         print_table(
             ("model", ">GB", "digest", "loaded"),
             [_row(model, state.name) for model in _hosted_by(catalog, state.name)],
@@ -109,7 +110,7 @@ def _print_backends(catalog: Catalog, unseen: list[str]) -> None:
         )
         click.echo()
     for name in unseen:
-        click.echo(f"{name}: has not answered yet\n")
+        click.echo(f"{name}: no answer yet\n")
 
 
 def _row(model: HostedModel, backend: str) -> tuple[object, ...]:
@@ -126,7 +127,7 @@ def _row(model: HostedModel, backend: str) -> tuple[object, ...]:
 def _print_union(catalog: Catalog) -> None:
     click.echo("all backends")
     rows = [(model.name, model.backends) for model in catalog.models.values()]
-    print_table(("model", "tried in this order"), rows, empty="no models")
+    print_table(("model", "backends, in order of priority"), rows, empty="no models")
 
 
 def _print_tenant(catalog: Catalog, tenant: Tenant) -> None:

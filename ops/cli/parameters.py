@@ -1,4 +1,4 @@
-"""What can stand behind the options: durations, dates, limits, names, prefixes and model lists."""
+"""The types of option values (durations, dates, limits, names, prefixes, lists) and options that commands share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ops.database.policies import PolicyChange, PolicySubject
 T = TypeVar("T")
 
 INTEGER_MAX = 2**31 - 1
-# Counts travel as doubles on the wire, exact up to here.
+# Lua scripts in Redis count tokens in doubles, which are exact up to here.
 TOKENS_MAX = 2**53 - 1
 NAME_LENGTH_MAX = 100
 DURATION_MAX = timedelta(days=36_500)
@@ -27,16 +27,16 @@ _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Shown(click.ParamType[T]):
-    """A type whose `name` stands in the help as it is: capitals are to be replaced, the rest is meant literally."""
+class LiteralMetavar(click.ParamType[T]):
+    """A type whose `name` is its metavar unchanged: capitals are placeholders, lower case is literal."""
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002 (click's signature)
-        """What stands behind the option in the help."""
+        """The text after the option in the help."""
         return self.name
 
 
-class Name(Shown[str]):
-    """The name of a tenant or key: 1 to 100 printable characters; blanks around it are dropped."""
+class Name(LiteralMetavar[str]):
+    """The name of a tenant or key: 1 to 100 printable characters, stripped of surrounding blanks."""
 
     name = "NAME"
 
@@ -47,8 +47,8 @@ class Name(Shown[str]):
         return text
 
 
-class Prefix(Shown[str]):
-    """The first 12 characters of a key. A whole key is cut; nothing that was given is ever shown again."""
+class Prefix(LiteralMetavar[str]):
+    """The first 12 characters of a key. A whole key is shortened to them. No error repeats the value."""
 
     name = "PREFIX"
 
@@ -60,8 +60,8 @@ class Prefix(Shown[str]):
         return text
 
 
-class Models(Shown[list[str]]):
-    """Model names, separated by commas, in whatever spelling Ollama takes; gives canonical names."""
+class Models(LiteralMetavar[list[str]]):
+    """Model names separated by commas, in any spelling that Ollama accepts; converted to canonical names."""
 
     name = "a,b"
 
@@ -75,8 +75,8 @@ class Models(Shown[list[str]]):
         return sorted(models)
 
 
-class Scopes(Shown[list[str]]):
-    """Scopes, separated by commas."""
+class Scopes(LiteralMetavar[list[str]]):
+    """Scopes separated by commas, without duplicates."""
 
     name = "a,b"
 
@@ -88,8 +88,8 @@ class Scopes(Shown[list[str]]):
         return scopes
 
 
-class Duration(Shown[timedelta]):
-    """A length of time: a number and one of s, m, h, d, w. `0` is none."""
+class Duration(LiteralMetavar[timedelta]):
+    """A length of time: a number with a unit of s, m, h, d or w, or `0`."""
 
     name = "24h"
 
@@ -98,87 +98,89 @@ class Duration(Shown[timedelta]):
             return value
         duration = _duration(str(value).strip())
         if duration is None:
-            self.fail(f"{value!r}: expected a number and one of s, m, h, d, w, such as 24h", param, ctx)
+            self.fail(f"{value!r}: expected a number with a unit of s, m, h, d or w, such as 24h", param, ctx)
         return duration
 
 
-class Timestamp(Shown[datetime]):
-    """A moment as a duration from now, forwards or backwards, or as an ISO date or time (UTC if it says no zone)."""
+class Timestamp(LiteralMetavar[datetime]):
+    """A time: a duration after now (`future`) or before now, or an ISO date or time, in UTC unless it has a zone."""
 
     name = "90d|DATE"
 
-    def __init__(self, *, ahead: bool) -> None:
-        self._ahead = ahead
+    def __init__(self, *, future: bool) -> None:
+        self._future = future
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
         text, now = str(value).strip(), datetime.now(UTC)
         duration = _duration(text)
-        moment = _moment(text) if duration is None else (now + duration if self._ahead else now - duration)
-        if moment is None:
+        time = _iso_time(text) if duration is None else (now + duration if self._future else now - duration)
+        if time is None:
             self.fail(
                 f"{value!r}: expected a duration such as 90d, 12h or 2w, or a date such as 2030-12-31", param, ctx
             )
-        if self._ahead and moment <= now:
+        if self._future and time <= now:
             self.fail(f"{value!r} is not in the future", param, ctx)
-        return moment
+        return time
 
 
 class Clear(Enum):
-    """What `inherit` and `none` mean: the value is taken away. (None is an option that was not given.)"""
+    """The value of an option given as `inherit` or `none`: remove the setting. An option that is not given is None."""
 
-    CLEAR = "absent"
+    CLEAR = "clear"
 
 
-class Number(Shown[int | Clear]):
-    """A whole number from `least` to `most`, or `word`, which becomes CLEAR."""
+class Number(LiteralMetavar[int | Clear]):
+    """A whole number from `minimum` to `maximum`, or the keyword, which is converted to CLEAR."""
 
-    def __init__(self, least: int, most: int, word: str | None = None) -> None:
-        self.name = f"N|{word}" if word else "N"
-        self._least, self._most, self._word = least, most, word
+    def __init__(self, minimum: int, maximum: int, keyword: str | None = None) -> None:
+        self.name = f"N|{keyword}" if keyword else "N"
+        self._minimum, self._maximum, self._keyword = minimum, maximum, keyword
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Clear:
         text = str(value).strip()
-        if self._word and text.lower() == self._word:
+        if self._keyword and text.lower() == self._keyword:
             return Clear.CLEAR
         number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
-        if not self._least <= number <= self._most:
-            either = f" or `{self._word}`" if self._word else ""
-            self.fail(f"{value!r}: expected a whole number from {self._least} to {self._most}{either}", param, ctx)
+        if not self._minimum <= number <= self._maximum:
+            alternative = f" or `{self._keyword}`" if self._keyword else ""
+            self.fail(
+                f"{value!r}: expected a whole number from {self._minimum} to {self._maximum}{alternative}", param, ctx
+            )
         return number
 
 
 def subject_options(function: Any) -> Any:
-    """Adds `--tenant` and `--prefix`; see `subject`."""
-    function = click.option("--prefix", type=Prefix(), help="The key with this prefix.")(function)
-    return click.option("--tenant", type=Name(), help="The tenant with this name.")(function)
+    """Adds `--tenant` and `--prefix`; see `parse_subject`."""
+    function = click.option("--prefix", type=Prefix(), help="Apply to the key with this prefix.")(function)
+    return click.option("--tenant", type=Name(), help="Apply to the tenant with this name.")(function)
 
 
-def subject(tenant: str | None, prefix: str | None) -> PolicySubject:
-    """The one that was named. Raises a usage error when it was not exactly one."""
+def parse_subject(tenant: str | None, prefix: str | None) -> PolicySubject:
+    """The tenant or key that the options name. Raises UsageError unless exactly one of them is given."""
     if (tenant is None) == (prefix is None):
         raise click.UsageError("give either --tenant or --prefix")
     return PolicySubject("tenant", tenant) if tenant is not None else PolicySubject("key", prefix or "")
 
 
-def limit_options(word: str | None = None) -> Callable[[Any], Any]:
-    """Adds `--rpm`, `--tpm` and `--concurrent`, each a number or `word`."""
+def limit_options(keyword: str | None = None) -> Callable[[Any], Any]:
+    """Adds `--rpm`, `--tpm` and `--concurrent`, each a number or the keyword."""
 
     def add(function: Any) -> Any:
-        for option, most, text in (
-            ("--concurrent", INTEGER_MAX, "Requests at once."),
+        for option, maximum, text in (
+            ("--concurrent", INTEGER_MAX, "Concurrent requests."),
             ("--tpm", TOKENS_MAX, "Tokens per minute."),
             ("--rpm", INTEGER_MAX, "Requests per minute."),
         ):
-            function = click.option(option, type=Number(1, most, word), help=text)(function)
+            function = click.option(option, type=Number(1, maximum, keyword), help=text)(function)
         return function
 
     return add
 
 
 def policy_change(**options: int | bool | Clear | list[str] | None) -> PolicyChange:
-    """The change that these options ask for; those that were not given change nothing."""
+    """The change of policy that these options request; options with the value None change nothing."""
     present = {name: value for name, value in options.items() if value is not None}
     return cast(PolicyChange, {name: None if value is Clear.CLEAR else value for name, value in present.items()})
 
@@ -199,9 +201,9 @@ def _duration(text: str) -> timedelta | None:
     return duration if duration <= DURATION_MAX else None
 
 
-def _moment(text: str) -> datetime | None:
+def _iso_time(text: str) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        time = datetime.fromisoformat(text)
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None

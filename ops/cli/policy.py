@@ -1,9 +1,10 @@
-"""set-limits, set-budget, set-models: the policy of a tenant or of one key."""
+"""set-limits, set-budget and set-models: the policy of a tenant or of one key."""
 
 from __future__ import annotations
 
 import rich_click as click
 
+from ops.cli.output import print_json, text
 from ops.cli.parameters import (
     TOKENS_MAX,
     Clear,
@@ -11,18 +12,18 @@ from ops.cli.parameters import (
     Number,
     json_option,
     limit_options,
+    parse_subject,
     policy_change,
-    subject,
     subject_options,
 )
 from ops.cli.session import Session, pass_session
-from ops.cli.show import print_json, text
 from ops.database.policies import Policy, PolicyChange, PolicySubject, allow_only
 from ops.database.tenants import TenantRepository
 
 _LIMITS = ("rpm", "tpm", "concurrent")
 _BUDGETS = ("budget_day", "budget_month", "budget_total")
 _MODELS = ("allow_all_models", "allowed_models")
+_LABELS = {"budget_day": "budget per day", "budget_month": "budget per month", "budget_total": "budget in total"}
 
 
 @click.command("set-limits")
@@ -33,18 +34,18 @@ _MODELS = ("allow_all_models", "allowed_models")
 def set_limits(
     session: Session, /, tenant: str | None, prefix: str | None, as_json: bool, **limits: int | Clear | None
 ) -> None:
-    """Set rate limits. `inherit` gives a key its tenant's value, and a tenant the default of the settings."""
+    """Set rate limits. `inherit` makes a key use its tenant's value, and a tenant the default of the settings."""
     change = policy_change(**limits)
     if not change:
         raise click.UsageError("give at least one of --rpm, --tpm and --concurrent")
-    _change(session, subject(tenant, prefix), change, _LIMITS, as_json)
+    _change(session, parse_subject(tenant, prefix), change, _LIMITS, as_json)
 
 
 @click.command("set-budget")
 @subject_options
 @click.option("--daily", type=Number(0, TOKENS_MAX, "none"), help="Tokens per UTC day.")
 @click.option("--monthly", type=Number(0, TOKENS_MAX, "none"), help="Tokens per UTC month.")
-@click.option("--total", type=Number(0, TOKENS_MAX, "none"), help="Tokens in all.")
+@click.option("--total", type=Number(0, TOKENS_MAX, "none"), help="Tokens in total.")
 @json_option
 @pass_session
 def set_budget(
@@ -56,18 +57,20 @@ def set_budget(
     total: int | Clear | None,
     as_json: bool,
 ) -> None:
-    """Set token budgets, input plus output. A key is held to its own and to its tenant's."""
+    """Set budgets of input plus output tokens. A key is subject to its own budgets and to its tenant's."""
     change = policy_change(budget_day=daily, budget_month=monthly, budget_total=total)
     if not change:
         raise click.UsageError("give at least one of --daily, --monthly and --total")
-    _change(session, subject(tenant, prefix), change, _BUDGETS, as_json)
+    _change(session, parse_subject(tenant, prefix), change, _BUDGETS, as_json)
 
 
 @click.command("set-models")
 @subject_options
-@click.option("--models", type=Models(), help="The models that may be used, and no others, separated by commas.")
-@click.option("--allow-all/--no-allow-all", "allow_all", default=None, help="Every model that a backend runs itself.")
-@click.option("--inherit", is_flag=True, help="A key only: whatever its tenant may use.")
+@click.option("--models", type=Models(), help="Allow these models and no others, separated by commas.")
+@click.option(
+    "--allow-all/--no-allow-all", "allow_all", default=None, help="Allow every model that a backend runs itself."
+)
+@click.option("--inherit", is_flag=True, help="For a key only: allow what its tenant may use.")
 @json_option
 @pass_session
 def set_models(
@@ -79,31 +82,33 @@ def set_models(
     inherit: bool,
     as_json: bool,
 ) -> None:
-    """Set which models may be used. Only models that a backend has right now ever count."""
-    whom = subject(tenant, prefix)
+    """Set which models may be used. A model can be used only while a backend hosts it."""
+    target = parse_subject(tenant, prefix)
     if inherit:
-        if whom.kind == "tenant" or models is not None or allow_all is not None:
-            raise click.UsageError("--inherit goes with --prefix, and with nothing else")
+        if target.kind == "tenant" or models is not None or allow_all is not None:
+            raise click.UsageError("--inherit requires --prefix, without --models, --allow-all and --no-allow-all")
         change = policy_change(allow_all_models=Clear.CLEAR, allowed_models=Clear.CLEAR)
     else:
         change = {**(allow_only(models) if models is not None else {}), **policy_change(allow_all_models=allow_all)}
     if not change:
         raise click.UsageError("give --models, --allow-all, --no-allow-all or --inherit")
-    _change(session, whom, change, _MODELS, as_json)
+    _change(session, target, change, _MODELS, as_json)
 
 
-def _change(session: Session, whom: PolicySubject, change: PolicyChange, shown: tuple[str, ...], as_json: bool) -> None:
-    policy = session.run(lambda database: TenantRepository(database).change_policy(whom, change))
+def _change(
+    session: Session, target: PolicySubject, change: PolicyChange, shown: tuple[str, ...], as_json: bool
+) -> None:
+    policy = session.run(lambda database: TenantRepository(database).change_policy(target, change))
     values = {name: value for name, value in policy.items() if name in shown}
     if as_json:
-        return print_json({"tenant" if whom.kind == "tenant" else "prefix": whom.name, **values})
-    return click.echo(f"the {whom.kind} {whom.name} now has {_sentence(whom, policy, shown)}")
+        return print_json({"tenant" if target.kind == "tenant" else "prefix": target.name, **values})
+    return click.echo(f"the {target.kind} {target.name} now has {_sentence(target, policy, shown)}")
 
 
-def _sentence(whom: PolicySubject, policy: Policy, shown: tuple[str, ...]) -> str:
+def _sentence(target: PolicySubject, policy: Policy, shown: tuple[str, ...]) -> str:
     if shown is _MODELS:
         if policy["allow_all_models"]:
-            # Models that run elsewhere are never among all; they have to be named.
+            # `all` never includes remote models; they have to be named.
             return (
                 f"all models, and {text(policy['allowed_models'])} by name"
                 if policy["allowed_models"]
@@ -112,7 +117,8 @@ def _sentence(whom: PolicySubject, policy: Policy, shown: tuple[str, ...]) -> st
         if policy["allowed_models"] is None:
             return "the models of its tenant"
         return f"the models {text(policy['allowed_models'])}" if policy["allowed_models"] else "no models"
-    missing = "none" if shown is _BUDGETS else "inherited" if whom.kind == "key" else "default"
+    missing = "none" if shown is _BUDGETS else "inherited" if target.kind == "key" else "default"
     values = {name: value for name, value in policy.items() if name in shown}
-    named = [f"{name} {missing if value is None else text(value)}" for name, value in values.items()]
-    return ", ".join(named).replace("budget_", "budget per ", 2).replace("budget_total", "budget in total")
+    return ", ".join(
+        f"{_LABELS.get(name, name)} {missing if value is None else text(value)}" for name, value in values.items()
+    )

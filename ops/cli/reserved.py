@@ -1,4 +1,4 @@
-"""What running requests hold of the budgets right now, which only Redis knows."""
+"""The tokens that running requests hold of each budget, which only Redis knows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gateway.stores.redis import connect
 from ops.database.reports import BudgetRow
 
 Reserved: TypeAlias = Callable[[BudgetRow], int | None]
-"""Tokens held of a budget; None while Redis cannot be asked."""
+"""Returns the tokens held of a budget, None while Redis is unavailable."""
 
 
 async def reserved_tokens(settings: Settings, database: Database, budgets: Sequence[BudgetRow]) -> Reserved:
-    """Asks once for each tenant that has a budget."""
+    """Reads the counters of every tenant that has a budget, once each."""
     async with AsyncExitStack() as stack:
         redis = connect(settings)
         stack.push_async_callback(redis.aclose)
@@ -34,6 +34,6 @@ async def reserved_tokens(settings: Settings, database: Database, budgets: Seque
 
 
 def _held(counters: Counters | None, row: BudgetRow) -> int:
-    # Without counters no request of the tenant has been admitted since Redis has its data, so none holds anything.
+    # Without counters Redis has admitted no request of the tenant since it started empty, so none holds tokens.
     key_id = row.subject_id if row.scope == "key" else None
     return counters.held.get((key_id, row.period), 0) if counters else 0

@@ -1,4 +1,4 @@
-"""run and simulate-ollama: one service alone, in the foreground, as Compose, systemd and Kubernetes want it."""
+"""run and simulate-ollama: one service in the foreground, for Compose, systemd and Kubernetes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _MODULES = {"authz": "authz", "meter": "meter", "control": "ops.control"}
 @click.argument("service", type=click.Choice(list(_MODULES)))
 @pass_session
 def run(session: Session, service: str) -> None:
-    """Run one service alone."""
+    """Run one service in the foreground."""
     if session.env_file is not None:
-        # The service finds its settings as if it had been started by itself.
+        # The service reads its settings from the environment, as it does when it is started directly.
         os.environ["GATEWAY_ENV_FILE"] = str(session.env_file.absolute())
-    _become(_MODULES[service])
+    _exec_module(_MODULES[service])
 
 
 @click.command("simulate-ollama")
-@click.option("--listen", type=Address(), default="127.0.0.1:11434", show_default=True, help="Where to listen.")
+@click.option("--listen", type=Address(), default="127.0.0.1:11434", show_default=True, help="Address to listen on.")
 def simulate_ollama(listen: HostPort) -> None:
-    """Serve a simulated Ollama, which answers without a model, to try the gateway with."""
-    _become("ops.simulator", "--listen", str(listen))
+    """Serve a simulated Ollama, which answers without a model, for trying out the gateway."""
+    _exec_module("ops.simulator", "--listen", str(listen))
 
 
-def _become(module: str, *arguments: str) -> None:
-    # The process is replaced, so that signals reach the service. -P keeps the working directory out of the imports.
+def _exec_module(module: str, *arguments: str) -> None:
+    # Replacing this process lets signals reach the service. -P keeps the working directory off the import path.
     os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606

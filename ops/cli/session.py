@@ -1,4 +1,4 @@
-"""What the commands of one invocation share: the settings, and a short-lived database."""
+"""One invocation of the program: its settings, and a database for as long as the command runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gateway.stores.postgres import Database
 
 T = TypeVar("T")
 
-# Reports read more than a request does. Connecting keeps the short deadline of the settings.
+# A report reads more rows than a request does. Connecting retains the short deadline of the settings.
 COMMAND_TIMEOUT_S = 30.0
 
 
 class Session:
-    """One invocation. `env_file` is what `--env-file` named, None for the default."""
+    """One invocation. `env_file` is the value of `--env-file`, None for the default."""
 
     def __init__(self, env_file: Path | None) -> None:
         self.env_file = env_file
@@ -31,9 +31,9 @@ class Session:
         return load(self.env_file)
 
     def run(self, work: Callable[[Database], Awaitable[T]], *, report: bool = False) -> T:
-        """Runs `work` with an open database in an event loop of its own, and returns its result.
+        """Runs `work` with a database in a new event loop, and returns its result.
 
-        A `report` reads from DATABASE_REPORT_URL if there is one.
+        With `report` the database is the one of DATABASE_REPORT_URL, if that is set.
         """
 
         async def with_database() -> T:

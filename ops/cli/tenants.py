@@ -6,19 +6,19 @@ from typing import Any
 
 import rich_click as click
 
+from ops.cli.output import print_json, print_table
 from ops.cli.parameters import Clear, Models, Name, json_option, limit_options, policy_change
 from ops.cli.session import Session, pass_session
-from ops.cli.show import print_json, print_table
 from ops.database.tenants import Tenant, TenantRepository
 
-_name_option = click.option("--name", type=Name(), required=True, help="The tenant's name, in any letter case.")
+_name_option = click.option("--name", type=Name(), required=True, help="Name of the tenant; letter case is ignored.")
 
 
 @click.command("create-tenant")
 @_name_option
 @limit_options()
-@click.option("--models", type=Models(), help="Models its keys may use, separated by commas. Default: none.")
-@click.option("--allow-all-models", is_flag=True, help="Its keys may use every model that a backend runs itself.")
+@click.option("--models", type=Models(), help="Models that its keys may use, separated by commas. Default: none.")
+@click.option("--allow-all-models", is_flag=True, help="Let its keys use every model that a backend runs itself.")
 @json_option
 @pass_session
 def create_tenant(
@@ -30,14 +30,15 @@ def create_tenant(
     as_json: bool,
     **limits: int | Clear | None,
 ) -> None:
-    """Create a tenant. What is not given is the default of the settings."""
+    """Create a tenant. Limits that are not given are the defaults of the settings."""
     policy = policy_change(allowed_models=models, allow_all_models=allow_all_models, **limits)
     tenant = session.run(lambda database: TenantRepository(database).create_tenant(name, policy))
     if as_json:
         return print_json(_document(tenant))
     click.echo(f"created the tenant {tenant.name}")
     if not allow_all_models and not models:
-        click.echo(f'it may not use any model yet: neuronetz-gateway set-models --tenant "{tenant.name}" --models …')
+        command = f'neuronetz-gateway set-models --tenant "{tenant.name}" --models …'
+        click.echo(f"it may not use any model yet; allow some with: {command}")
     return None
 
 
@@ -58,13 +59,13 @@ def list_tenants(session: Session, as_json: bool) -> None:
             ">tpm",
             ">concurrent",
             ">daily budget",
-            ">monthly",
-            ">total",
+            ">monthly budget",
+            ">total budget",
             "models",
             "created",
         ),
         [_row(tenant) for tenant in tenants],
-        empty="there are no tenants yet: neuronetz-gateway create-tenant --name NAME",
+        empty="no tenants yet; create one: neuronetz-gateway create-tenant --name NAME",
     )
 
 
@@ -73,7 +74,7 @@ def list_tenants(session: Session, as_json: bool) -> None:
 @json_option
 @pass_session
 def disable_tenant(session: Session, name: str, as_json: bool) -> None:
-    """Refuse all keys of a tenant, at once, until it is enabled again."""
+    """Deny all keys of a tenant, at once, until it is enabled again."""
     _set_enabled(session, name, False, as_json)
 
 
@@ -82,7 +83,7 @@ def disable_tenant(session: Session, name: str, as_json: bool) -> None:
 @json_option
 @pass_session
 def enable_tenant(session: Session, name: str, as_json: bool) -> None:
-    """Let the keys of a disabled tenant work again."""
+    """Accept the keys of a disabled tenant again."""
     _set_enabled(session, name, True, as_json)
 
 

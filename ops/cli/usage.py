@@ -8,33 +8,39 @@ from typing import Any
 import rich_click as click
 
 from gateway.stores.postgres import Database
+from ops.cli.output import bar, iso, print_json, print_table, text
 from ops.cli.parameters import Name, Prefix, Timestamp, json_option
 from ops.cli.reserved import Reserved, reserved_tokens
 from ops.cli.session import Session, pass_session
-from ops.cli.show import bar, iso, print_json, print_table, text
 from ops.database.reports import BudgetRow, Filter, GroupBy, Reports, UsageRow
 
 _COUNTS = ("requests", "input_tokens", "output_tokens")
 
 
 @click.command("show-usage")
-@click.option("--tenant", type=Name(), help="Only this tenant.")
-@click.option("--prefix", type=Prefix(), help="Only this key.")
-@click.option("--since", type=Timestamp(ahead=False), default="30d", show_default=True, help="A duration or a date.")
+@click.option("--tenant", type=Name(), help="Only requests of this tenant.")
+@click.option("--prefix", type=Prefix(), help="Only requests of this key.")
+@click.option(
+    "--since",
+    type=Timestamp(future=False),
+    default="30d",
+    show_default=True,
+    help="Only requests newer than this duration or date.",
+)
 @click.option(
     "--by",
     type=click.Choice([each.value for each in GroupBy]),
     default="day",
     show_default=True,
-    help="One row for each.",
+    help="Group the rows by this.",
 )
-@click.option("--plot", is_flag=True, help="Draw the tokens as bars.")
+@click.option("--plot", is_flag=True, help="Also draw the tokens as bars.")
 @json_option
 @pass_session
 def show_usage(
     session: Session, tenant: str | None, prefix: str | None, since: datetime, by: str, plot: bool, as_json: bool
 ) -> None:
-    """Show admitted requests and their tokens, and how much of the budgets is used."""
+    """Show admitted requests, their tokens, and how much of each budget is used."""
     where = Filter(tenant=tenant, prefix=prefix, since=since)
 
     async def read(database: Database) -> tuple[list[UsageRow], list[BudgetRow], Reserved]:
@@ -62,11 +68,11 @@ def show_usage(
 
 def _print_usage(rows: list[UsageRow], totals: dict[str, int], since: datetime, by: str, plot: bool) -> None:
     labels = list(rows[0].labels) if rows else [by]
-    most = max((row.input_tokens + row.output_tokens for row in rows), default=0)
+    tokens_max = max((row.input_tokens + row.output_tokens for row in rows), default=0)
     table: list[tuple[object, ...]] = []
     for row in rows:
         counts = tuple(getattr(row, count) for count in _COUNTS)
-        bars = (bar(row.input_tokens + row.output_tokens, most),) if plot else ()
+        bars = (bar(row.input_tokens + row.output_tokens, tokens_max),) if plot else ()
         table.append((*row.labels.values(), *counts, *bars))
     if len(rows) > 1:
         table.append(("total", *[""] * (len(labels) - 1), *totals.values(), *([""] if plot else [])))

@@ -31,8 +31,8 @@ def status(checks: dict[str, list[dict[str, Any]]], name: str) -> list[str]:
 
 
 @pytest.fixture
-def nothing(tmp_path: Path) -> list[str]:
-    """Settings by which everything but the stores is away."""
+def unreachable(tmp_path: Path) -> list[str]:
+    """Settings with which everything but the stores is unreachable."""
     token = json.dumps([{"name": "near", "base_url": "http://127.0.0.1:1", "auth_token": "backend-s3cret"}])
     targets = ["AUTHZ_GRPC", "AUTHZ_HTTP", "METER_GRPC"]
     return [
@@ -46,14 +46,14 @@ def nothing(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def redis_url() -> Iterator[str]:
-    """A server that forgets, and evicts."""
+    """A server that evicts and does not persist."""
     with redis_server.one_server("--maxmemory-policy", "allkeys-lru") as server:
         yield server.url
 
 
-def test_everything_that_is_away_is_said_in_one_go_with_what_to_do(tmp_path: Path, nothing: list[str]) -> None:
+def test_every_unreachable_part_is_reported_with_a_remedy(tmp_path: Path, unreachable: list[str]) -> None:
     url = "postgresql://app:pg-s3cret@127.0.0.1:1/db"
-    env_file = write_env(tmp_path / "env", url, [*nothing, "REDIS_URL=redis://:redis-s3cret@127.0.0.1:1/0"])
+    env_file = write_env(tmp_path / "env", url, [*unreachable, "REDIS_URL=redis://:redis-s3cret@127.0.0.1:1/0"])
     env_file.chmod(0o644)
     code, checks = examine(Operator(env_file))
     assert code == 1
@@ -69,10 +69,10 @@ def test_everything_that_is_away_is_said_in_one_go_with_what_to_do(tmp_path: Pat
     assert not any(secret in result.stdout for secret in SECRETS)
 
 
-def test_a_database_without_schema_or_keys_is_told_what_to_run(
-    tmp_path: Path, nothing: list[str], empty_database_url: str
+def test_a_missing_schema_and_missing_keys_name_the_commands_to_run(
+    tmp_path: Path, unreachable: list[str], empty_database_url: str
 ) -> None:
-    operator = Operator(write_env(tmp_path / "env", empty_database_url, nothing))
+    operator = Operator(write_env(tmp_path / "env", empty_database_url, unreachable))
     _, checks = examine(operator)
     assert status(checks, "postgresql") == ["ok"]
     assert [check["remedy"] for check in checks["schema"]] == ["neuronetz-gateway migrate"]
@@ -86,20 +86,22 @@ def test_a_database_without_schema_or_keys_is_told_what_to_run(
     assert status(checks, "keys") == ["ok"]
 
 
-def test_a_redis_that_evicts_or_forgets_is_not_well(tmp_path: Path, nothing: list[str], redis_url: str) -> None:
-    env_file = write_env(tmp_path / "env", "postgresql://h/db", nothing)
+def test_a_redis_that_evicts_or_does_not_persist_is_reported(
+    tmp_path: Path, unreachable: list[str], redis_url: str
+) -> None:
+    env_file = write_env(tmp_path / "env", "postgresql://h/db", unreachable)
     env_file.write_text(env_file.read_text().replace("redis://127.0.0.1:1/0", redis_url))
     _, checks = examine(Operator(env_file))
     assert status(checks, "redis") == ["failed", "warning"]
     assert "no catalog published" in checks["catalog"][0]["detail"]
 
 
-def test_settings_that_are_wrong_are_the_only_finding(tmp_path: Path) -> None:
+def test_invalid_settings_are_the_only_finding(tmp_path: Path) -> None:
     code, checks = examine(Operator(write_env(tmp_path / "env", "postgresql://h/db", ["DEFAULT_RPM=many"])))
     assert (code, list(checks)) == (1, ["settings"])
     assert "DEFAULT_RPM='many'" in checks["settings"][0]["detail"]
 
 
-def test_without_a_catalog_there_are_no_models_to_list(operator: Operator) -> None:
+def test_models_cannot_be_listed_without_redis_or_for_an_unknown_tenant(operator: Operator) -> None:
     assert "Redis does not answer" in operator.fails("list-models")
-    assert "there is no tenant named nobody" in operator.fails("list-models", "--tenant", "nobody")
+    assert "there is no tenant named absent" in operator.fails("list-models", "--tenant", "absent")

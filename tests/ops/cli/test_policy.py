@@ -17,26 +17,26 @@ def prefix(acme: Operator) -> str:
     return prefix
 
 
-def test_limits_of_a_tenant_change_and_go_back_to_the_default(acme: Operator) -> None:
+def test_inherit_resets_a_limit_of_a_tenant_to_the_default(acme: Operator) -> None:
     assert acme.reads("set-limits", "--tenant", "Acme", "--tpm", "500") == {
         "tenant": "Acme", "rpm": 10, "tpm": 500, "concurrent": None,
     }  # fmt: skip
     assert acme.reads("set-limits", "--tenant", "Acme", "--rpm", "INHERIT")["rpm"] is None
 
 
-def test_what_a_tenant_has_no_limit_of_its_own_for_is_the_default(acme: Operator) -> None:
+def test_a_limit_that_a_tenant_does_not_set_is_shown_as_default(acme: Operator) -> None:
     assert acme.does("set-limits", "--tenant", "acme", "--tpm", "500") == (
         "the tenant acme now has rpm 10, tpm 500, concurrent default\n"
     )
 
 
-def test_limits_of_a_key_are_its_own(acme: Operator, prefix: str) -> None:
+def test_a_limit_that_a_key_does_not_set_is_shown_as_inherited(acme: Operator, prefix: str) -> None:
     assert acme.does("set-limits", "--prefix", prefix, "--rpm", "1000", "--tpm", "inherit") == (
         f"the key {prefix} now has rpm 1,000, tpm inherited, concurrent inherited\n"
     )
 
 
-def test_budgets_are_set_and_taken_away(acme: Operator, prefix: str) -> None:
+def test_budgets_are_set_and_removed(acme: Operator, prefix: str) -> None:
     budget = acme.reads("set-budget", "--prefix", prefix, "--daily", "0", "--monthly", "5", "--total", "9")
     assert budget == {"prefix": prefix, "budget_day": 0, "budget_month": 5, "budget_total": 9}
     assert acme.does("set-budget", "--prefix", prefix, "--monthly", "none") == (
@@ -44,7 +44,7 @@ def test_budgets_are_set_and_taken_away(acme: Operator, prefix: str) -> None:
     )
 
 
-def test_a_list_of_models_allows_these_and_no_others(acme: Operator) -> None:
+def test_models_allows_the_listed_models_and_no_others(acme: Operator) -> None:
     acme.does("set-models", "--tenant", "acme", "--allow-all")
     models = acme.reads("set-models", "--tenant", "acme", "--models", "Qwen3:0.6b,library/llama3.2:latest,llama3.2")
     assert models == {
@@ -52,7 +52,7 @@ def test_a_list_of_models_allows_these_and_no_others(acme: Operator) -> None:
     }  # fmt: skip
 
 
-def test_allowing_all_and_no_longer_keeps_the_list(acme: Operator) -> None:
+def test_allow_all_and_no_allow_all_leave_the_list_unchanged(acme: Operator) -> None:
     acme.does("set-models", "--tenant", "acme", "--models", "a:x")
     assert acme.does("set-models", "--tenant", "acme", "--allow-all") == (
         "the tenant acme now has all models, and a:x by name\n"
@@ -60,11 +60,11 @@ def test_allowing_all_and_no_longer_keeps_the_list(acme: Operator) -> None:
     assert acme.does("set-models", "--tenant", "acme", "--no-allow-all") == "the tenant acme now has the models a:x\n"
 
 
-def test_an_empty_list_allows_nothing(acme: Operator) -> None:
+def test_an_empty_list_allows_no_model(acme: Operator) -> None:
     assert acme.does("set-models", "--tenant", "acme", "--models", "") == "the tenant acme now has no models\n"
 
 
-def test_a_key_can_go_back_to_the_models_of_its_tenant(acme: Operator, prefix: str) -> None:
+def test_inherit_resets_a_key_to_the_models_of_its_tenant(acme: Operator, prefix: str) -> None:
     acme.does("set-models", "--prefix", prefix, "--models", "a:x")
     assert "models of its tenant" in acme.does("set-models", "--prefix", prefix, "--inherit")
 
@@ -82,15 +82,15 @@ def test_a_key_can_go_back_to_the_models_of_its_tenant(acme: Operator, prefix: s
         (["set-models", "--tenant", "acme"], "give --models"),
         (["set-models", "--tenant", "acme", "--models", "ok,not ok"], "'not ok': a model name is"),
         (["set-models", "--tenant", "acme", "--models", "m@sha256:00"], "a model name is"),
-        (["set-models", "--tenant", "acme", "--inherit"], "goes with --prefix"),
-        (["set-models", "--prefix", "nz_123456789", "--inherit", "--allow-all"], "nothing else"),
+        (["set-models", "--tenant", "acme", "--inherit"], "requires --prefix"),
+        (["set-models", "--prefix", "nz_123456789", "--inherit", "--allow-all"], "without --models"),
     ],
 )
-def test_wrong_usage_says_what_is_expected(acme: Operator, arguments: list[str], reason: str) -> None:
+def test_wrong_usage_names_what_is_expected(acme: Operator, arguments: list[str], reason: str) -> None:
     assert reason in acme.misuses(*arguments)
 
 
-def test_an_unknown_key_is_one_sentence(acme: Operator) -> None:
+def test_the_error_for_an_unknown_key_names_the_command_that_lists_keys(acme: Operator) -> None:
     assert acme.fails("set-limits", "--prefix", "nz_123456789", "--rpm", "1") == (
         "error: there is no key with the prefix nz_123456789; `list-keys` shows the existing keys\n"
     )

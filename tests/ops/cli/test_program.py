@@ -16,11 +16,11 @@ from tests.ops.cli.conftest import Operator, write_env
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Operator:
-    """Somebody whose database is away."""
+    """An operator whose database is unreachable."""
     return Operator(write_env(tmp_path / "env", "postgresql://app:s3cret@127.0.0.1:1/db"))
 
 
-def test_the_program_runs_as_a_module_and_says_its_version() -> None:
+def test_the_program_runs_as_a_module_and_prints_its_version() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "ops.cli", "--version"], capture_output=True, text=True, check=True, timeout=30
     )
@@ -33,7 +33,7 @@ def test_every_command_has_help(stranger: Operator, command: list[str], option: 
     assert "Usage: neuronetz-gateway" in stranger.does(*command, option)
 
 
-def test_the_help_shows_words_in_the_spelling_that_is_taken(stranger: Operator) -> None:
+def test_the_help_shows_keywords_as_they_must_be_typed(stranger: Operator) -> None:
     assert "N|inherit" in stranger.does("set-limits", "-h")
     assert "90d|DATE" in stranger.does("create-key", "-h")
     assert "24h" in stranger.does("rotate-key", "-h").split("[default")[0]
@@ -49,14 +49,18 @@ def test_every_command_that_prints_data_takes_json() -> None:
         assert ("--json" in flags) == (name not in without), name
 
 
-def test_postgresql_that_is_away_is_one_sentence_without_the_password(stranger: Operator) -> None:
+def test_the_error_for_an_unreachable_postgresql_is_one_line_without_the_password(
+    stranger: Operator,
+) -> None:
     sentence = stranger.fails("list-keys")
     assert "cannot be reached" in sentence
     assert "s3cret" not in sentence
     assert "cannot be reached" in stranger.fails("migrate", "--json")
 
 
-def test_who_forgot_to_say_where_the_settings_are_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_store_without_an_env_file_suggests_to_name_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("GATEWAY_ENV_FILE", raising=False)
     monkeypatch.setenv("DATABASE_URL", "postgresql://app@127.0.0.1:1/db")
     monkeypatch.chdir(tmp_path)
@@ -66,18 +70,18 @@ def test_who_forgot_to_say_where_the_settings_are_is_told(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("url", ["mysql://app:s3cret@h/db", "postgresql://app:s3cret@[h/db", "s3cret"])
-def test_a_wrong_database_url_is_one_sentence_without_its_value(tmp_path: Path, url: str) -> None:
+def test_the_error_for_an_invalid_database_url_is_one_line_without_its_value(tmp_path: Path, url: str) -> None:
     sentence = Operator(write_env(tmp_path / "env", url)).fails("list-tenants")
     assert "DATABASE_URL" in sentence
     assert "s3cret" not in sentence
 
 
-def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+def test_the_error_for_an_invalid_setting_names_it(tmp_path: Path) -> None:
     operator = Operator(write_env(tmp_path / "env", "postgresql://h/db", ["DEFAULT_RPM=many"]))
     assert "DEFAULT_RPM='many'" in operator.fails("list-tenants")
 
 
-def test_an_env_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_env_file_names_it(tmp_path: Path) -> None:
     assert "nowhere" in Operator(tmp_path / "nowhere").fails("list-tenants")
 
 
@@ -85,12 +89,14 @@ def test_an_unknown_command_is_wrong_usage(stranger: Operator) -> None:
     assert "create-tennant" in stranger.misuses("create-tennant")
 
 
-def test_an_envoy_that_is_away_cannot_be_drained(tmp_path: Path) -> None:
+def test_draining_fails_when_no_envoy_answers(tmp_path: Path) -> None:
     env = write_env(tmp_path / "env", "postgresql://h/db", ["ENVOY_ADMIN_LISTEN=127.0.0.1:1"])
     assert "no Envoy answers at 127.0.0.1:1" in Operator(env).fails("drain-envoy")
 
 
-def test_a_database_without_the_schema_says_what_to_run_and_that_works(tmp_path: Path, empty_database_url: str) -> None:
+def test_the_error_for_a_missing_schema_names_the_command_that_fixes_it(
+    tmp_path: Path, empty_database_url: str
+) -> None:
     operator = Operator(write_env(tmp_path / "env", empty_database_url))
     assert "neuronetz-gateway migrate" in operator.fails("list-tenants")
     assert operator.reads("migrate") == {"revision": "0003", "service_role": None}
@@ -98,7 +104,7 @@ def test_a_database_without_the_schema_says_what_to_run_and_that_works(tmp_path:
     assert operator.reads("list-tenants") == []
 
 
-def test_pruning_an_empty_database_has_nothing_to_drop(operator: Operator) -> None:
+def test_pruning_an_empty_database_drops_nothing(operator: Operator) -> None:
     assert operator.reads("prune") == {"audit_partitions": [], "audit_links": 0, "prompts": 0}
     assert "none" in operator.does("prune")
 
@@ -112,5 +118,5 @@ def test_pruning_an_empty_database_has_nothing_to_drop(operator: Operator) -> No
         ({"gateway_domain": "llm.example.org"}, "https://llm.example.org"),
     ],
 )
-def test_clients_are_given_the_address_they_can_reach(values: dict[str, object], url: str) -> None:
+def test_the_base_url_is_an_address_that_clients_can_reach(values: dict[str, object], url: str) -> None:
     assert base_url(Settings.model_validate(values)) == url

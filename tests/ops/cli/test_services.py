@@ -1,4 +1,4 @@
-"""`run` and `simulate-ollama`: what keeps a service from starting is one sentence."""
+"""`run` and `simulate-ollama` report why a service cannot start in one line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 
 
 @pytest.fixture
-def taken() -> Iterator[str]:
-    """An address of this machine on which somebody listens already."""
+def used_address() -> Iterator[str]:
+    """A local address that is already in use."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def said_by(*arguments: str, **settings: str) -> str:
-    """What the command that fails to start says at last. (gRPC writes a line of its own before.)"""
+def last_line_of(*arguments: str, **settings: str) -> str:
+    """The last line on stderr of a command that must fail. (gRPC may write a line before it.)"""
     result = subprocess.run(
         [sys.executable, "-m", "ops.cli", *arguments],
         env={**os.environ, "DATABASE_URL": "postgresql://127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"} | settings,
@@ -38,21 +38,21 @@ def said_by(*arguments: str, **settings: str) -> str:
     ("service", "setting"),
     [("authz", "AUTHZ_HTTP_LISTEN"), ("meter", "METER_GRPC_LISTEN")],
 )
-def test_a_service_whose_address_is_taken_says_so(taken: str, service: str, setting: str) -> None:
-    said = said_by("run", service, **{setting: taken})
-    assert said.startswith(f"error: cannot listen on {taken}: ")
+def test_the_error_for_an_address_in_use_names_it(used_address: str, service: str, setting: str) -> None:
+    error = last_line_of("run", service, **{setting: used_address})
+    assert error.startswith(f"error: cannot listen on {used_address}: ")
 
 
-def test_a_service_whose_socket_has_no_directory_says_so(tmp_path: Path) -> None:
+def test_the_error_for_a_socket_in_a_missing_directory_names_it(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/gone/meter.sock"
-    assert said_by("run", "meter", METER_GRPC_LISTEN=listen).startswith(f"error: cannot listen on {listen}: ")
+    assert last_line_of("run", "meter", METER_GRPC_LISTEN=listen).startswith(f"error: cannot listen on {listen}: ")
 
 
-def test_a_control_that_cannot_write_envoys_files_names_the_directory(tmp_path: Path) -> None:
+def test_the_error_for_an_unwritable_envoy_config_dir_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = said_by("run", "control", ENVOY_CONFIG_DIR=str(tmp_path / "file" / "envoy"))
-    assert said == f"error: {tmp_path}/file/envoy: Not a directory"
+    error = last_line_of("run", "control", ENVOY_CONFIG_DIR=str(tmp_path / "file" / "envoy"))
+    assert error == f"error: {tmp_path}/file/envoy: Not a directory"
 
 
-def test_a_simulated_ollama_whose_address_is_taken_says_so(taken: str) -> None:
-    assert said_by("simulate-ollama", "--listen", taken).startswith(f"error: {taken}: ")
+def test_the_simulated_ollama_names_an_address_in_use(used_address: str) -> None:
+    assert last_line_of("simulate-ollama", "--listen", used_address).startswith(f"error: {used_address}: ")

@@ -39,18 +39,18 @@ def test_a_tenant_is_created_with_its_policy(operator: Operator) -> None:
     assert operator.reads("list-tenants") == [tenant]
 
 
-def test_a_tenant_without_models_is_told_how_to_get_some(operator: Operator) -> None:
+def test_creating_a_tenant_without_models_prints_how_to_allow_some(operator: Operator) -> None:
     assert 'set-models --tenant "Acme"' in operator.does("create-tenant", "--name", "Acme")
     assert "set-models" not in operator.does("create-tenant", "--name", "Beta", "--allow-all-models")
 
 
-def test_lists_without_anything_in_them_say_what_to_do(operator: Operator) -> None:
+def test_an_empty_list_names_the_command_that_creates_an_entry(operator: Operator) -> None:
     assert "create-tenant" in operator.does("list-tenants")
     assert "create-key" in operator.does("list-keys")
     assert operator.reads("list-tenants") == operator.reads("list-keys") == []
 
 
-def test_the_table_of_tenants_shows_each_of_them(acme: Operator) -> None:
+def test_the_table_of_tenants_shows_names_literally(acme: Operator) -> None:
     acme.does("create-tenant", "--name", "[bold]Beta[/]", "--rpm", "1234")
     table = acme.does("list-tenants")
     assert "Acme" in table
@@ -58,11 +58,11 @@ def test_the_table_of_tenants_shows_each_of_them(acme: Operator) -> None:
     assert "1,234" in table
 
 
-def test_a_taken_name_is_refused_in_any_letter_case(acme: Operator) -> None:
+def test_a_taken_name_is_rejected_in_any_letter_case(acme: Operator) -> None:
     assert "exists already" in acme.fails("create-tenant", "--name", "ACME")
 
 
-def test_an_unknown_tenant_is_answered_with_a_near_one(acme: Operator) -> None:
+def test_the_error_for_an_unknown_tenant_suggests_a_similar_name(acme: Operator) -> None:
     assert acme.fails("list-keys", "--tenant", "acne") == "error: there is no tenant named acne; did you mean Acme?\n"
 
 
@@ -72,7 +72,7 @@ def test_a_tenant_is_disabled_and_enabled(acme: Operator) -> None:
     assert acme.reads("enable-tenant", "--name", "acme")["status"] == "active"
 
 
-def test_a_new_key_is_printed_whole_and_is_the_one_that_was_stored(acme: Operator) -> None:
+def test_a_new_key_is_printed_in_full_and_matches_the_stored_hash(acme: Operator) -> None:
     created = _create_key(acme)
     assert set(created) == NEW_KEY
     assert (created["tenant"], created["name"]) == ("Acme", "laptop")
@@ -92,7 +92,7 @@ def test_a_new_key_is_printed_whole_and_is_the_one_that_was_stored(acme: Operato
     assert asyncio.run(verify())
 
 
-def test_a_new_key_comes_once_with_the_lines_of_three_clients(acme: Operator) -> None:
+def test_a_new_key_is_printed_once_with_the_environment_of_three_clients(acme: Operator) -> None:
     output = acme.does("create-key", "--tenant", "acme", "--name", "laptop")
     (line,) = [line for line in output.splitlines() if "nz_" in line]
     assert parse(line.partition("=")[2]) is not None
@@ -101,7 +101,7 @@ def test_a_new_key_comes_once_with_the_lines_of_three_clients(acme: Operator) ->
         assert variable in output
 
 
-def test_a_key_is_listed_without_what_could_open_anything(acme: Operator) -> None:
+def test_a_list_of_keys_holds_no_secret_and_no_hash(acme: Operator) -> None:
     created = _create_key(acme)
     listed = acme.reads("list-keys", "--tenant", "ACME")
     assert [set(key) for key in listed] == [KEY]
@@ -147,26 +147,26 @@ def test_an_expired_key_is_listed_as_such(acme: Operator) -> None:
     assert acme.reads("list-keys")[0]["status"] == "expired"
 
 
-def test_revoking_is_for_good_and_may_be_said_twice(acme: Operator) -> None:
+def test_revoking_is_permanent_and_idempotent(acme: Operator) -> None:
     prefix = _create_key(acme)["prefix"]
     assert acme.does("revoke-key", "--prefix", prefix) == f"the key {prefix} is revoked\n"
     assert acme.reads("revoke-key", "--prefix", prefix) == {"prefix": prefix, "status": "revoked"}
     assert acme.reads("list-keys")[0]["status"] == "revoked"
 
 
-def test_a_whole_key_given_as_a_prefix_is_understood_and_not_repeated(acme: Operator) -> None:
+def test_a_whole_key_is_accepted_as_a_prefix_and_not_repeated(acme: Operator) -> None:
     created = _create_key(acme)
     output = acme.does("revoke-key", "--prefix", created["key"])
     assert created["prefix"] in output
     assert created["key"] not in output
 
 
-def test_something_like_a_key_given_as_a_prefix_is_not_repeated(acme: Operator) -> None:
+def test_a_mistyped_key_given_as_a_prefix_is_not_repeated(acme: Operator) -> None:
     mistyped = _create_key(acme)["key"][:-1] + "-"
     assert mistyped[12:-1] not in acme.misuses("revoke-key", "--prefix", mistyped)
 
 
-def test_rotation_prints_a_new_key_and_gives_the_old_one_a_day(acme: Operator) -> None:
+def test_rotation_prints_a_new_key_and_expires_the_old_one_after_a_day(acme: Operator) -> None:
     old = _create_key(acme, "laptop", "--scopes", "chat")
     before = datetime.now(UTC)
     new = acme.reads("rotate-key", "--prefix", old["prefix"])
@@ -177,13 +177,13 @@ def test_rotation_prints_a_new_key_and_gives_the_old_one_a_day(acme: Operator) -
     assert before < datetime.fromisoformat(ends[old["prefix"]]) < datetime.now(UTC) + timedelta(hours=25)
 
 
-def test_rotation_without_grace_says_that_the_old_key_is_revoked(acme: Operator) -> None:
+def test_rotation_without_grace_revokes_the_old_key(acme: Operator) -> None:
     old = _create_key(acme)
     assert f"the key {old['prefix']} is revoked" in acme.does("rotate-key", "--prefix", old["prefix"], "--grace", "0")
     assert "replaced already" in acme.fails("rotate-key", "--prefix", old["prefix"])
 
 
-def test_a_second_key_of_a_name_is_refused(acme: Operator) -> None:
+def test_a_second_key_of_the_same_name_is_rejected(acme: Operator) -> None:
     _create_key(acme)
     assert "rotate or revoke" in acme.fails("create-key", "--tenant", "acme", "--name", "LAPTOP")
 
@@ -210,5 +210,5 @@ def test_a_second_key_of_a_name_is_refused(acme: Operator) -> None:
         (["revoke-key", "--prefix", "laptop"], "first 12 characters"),
     ],
 )  # fmt: skip
-def test_wrong_usage_says_what_is_expected(acme: Operator, arguments: list[str], reason: str) -> None:
+def test_wrong_usage_names_what_is_expected(acme: Operator, arguments: list[str], reason: str) -> None:
     assert reason in acme.misuses(*arguments)

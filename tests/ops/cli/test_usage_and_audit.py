@@ -25,7 +25,7 @@ NOW = datetime.now(UTC)
 
 
 def record(operator: Operator, *ids: str, **fields: object) -> None:
-    """Writes ledger rows of the tenant and key that `busy` made."""
+    """Writes ledger rows with these request ids."""
 
     async def append() -> None:
         database = Database(load(operator.env_file))
@@ -47,10 +47,10 @@ def busy(operator: Operator) -> Operator:
 
 
 @pytest.mark.parametrize("command", ["show-usage", "show-audit"])
-def test_reports_are_read_from_the_replica_where_there_is_one(busy: Operator, command: str) -> None:
+def test_reports_are_read_from_the_replica_if_one_is_set(busy: Operator, command: str) -> None:
     text = busy.env_file.read_text()
-    away = "DATABASE_URL=postgresql://u:p@127.0.0.1:1/db\n"
-    busy.env_file.write_text(away + text.replace("DATABASE_URL=", "DATABASE_REPORT_URL="))
+    unreachable = "DATABASE_URL=postgresql://u:p@127.0.0.1:1/db\n"
+    busy.env_file.write_text(unreachable + text.replace("DATABASE_URL=", "DATABASE_REPORT_URL="))
     assert busy.reads(command)
     assert "cannot be reached" in busy.fails("list-tenants")
 
@@ -68,12 +68,12 @@ def test_usage_has_rows_totals_and_budgets(busy: Operator) -> None:
     assert (total["period"], total["resets_at"]) == ("total", None)
 
 
-def test_what_is_reserved_is_unknown_while_redis_is_away(busy: Operator) -> None:
+def test_reserved_tokens_are_unknown_while_redis_is_unavailable(busy: Operator) -> None:
     busy.does("set-budget", "--tenant", "acme", "--daily", "100")
     assert busy.reads("show-usage")["budgets"][0]["reserved"] is None
 
 
-def test_what_running_requests_hold_is_shown_as_reserved(busy: Operator) -> None:
+def test_the_tokens_that_running_requests_hold_are_shown_as_reserved(busy: Operator) -> None:
     with one_server() as server:
         lines = busy.env_file.read_text().replace("redis://127.0.0.1:1/0", server.url)
         busy.env_file.write_text(lines)
@@ -104,7 +104,7 @@ def test_what_running_requests_hold_is_shown_as_reserved(busy: Operator) -> None
         ("key", {"key": "laptop", "tenant": "Acme"}),
     ],
 )
-def test_usage_is_grouped_as_asked(busy: Operator, by: str, labels: dict[str, str]) -> None:
+def test_usage_is_grouped_by_the_given_label(busy: Operator, by: str, labels: dict[str, str]) -> None:
     (row,) = busy.reads("show-usage", "--by", by)["rows"]
     assert row.items() >= labels.items()
     assert row["requests"] == 2
@@ -117,7 +117,7 @@ def test_the_plot_draws_the_largest_as_a_full_bar(busy: Operator) -> None:
     assert lines["tiny:latest"].count("█") == 15
 
 
-def test_no_usage_is_said_and_is_json_all_the_same(operator: Operator) -> None:
+def test_no_usage_is_a_sentence_or_an_empty_json_document(operator: Operator) -> None:
     assert operator.does("show-usage").startswith("no usage since ")
     assert operator.reads("show-usage", "--since", "1h") == {
         "rows": [], "totals": {"requests": 0, "input_tokens": 0, "output_tokens": 0}, "budgets": [],
@@ -138,14 +138,14 @@ def test_the_audit_log_is_filtered_and_limited(busy: Operator) -> None:
     assert busy.reads("show-audit", "--since", (NOW + timedelta(days=1)).isoformat()) == []
 
 
-def test_the_audit_table_shows_what_happened(busy: Operator) -> None:
+def test_the_audit_table_shows_code_and_model(busy: Operator) -> None:
     table = busy.does("show-audit")
     assert "budget_exhausted" in table
     assert "llama3.2:latest" in table
-    assert "no request" in busy.does("show-audit", "--request-id", "nothing")
+    assert "no matching audit rows" in busy.does("show-audit", "--request-id", "nothing")
 
 
-def test_a_terminal_cannot_be_steered_by_what_a_caller_sent(busy: Operator) -> None:
+def test_control_characters_of_a_caller_do_not_reach_the_terminal(busy: Operator) -> None:
     record(busy, "evil", path="/\x1b[2J[red]", tenant="Acme")
     table = busy.does("show-audit")
     assert "\x1b[2J" not in table
@@ -195,5 +195,5 @@ def test_following_shows_each_new_row_once_until_ctrl_c(busy: Operator, as_json:
         (["show-audit", "--limit", "0"], "0"),
     ],
 )
-def test_wrong_usage_says_what_is_expected(operator: Operator, arguments: list[str], reason: str) -> None:
+def test_wrong_usage_names_what_is_expected(operator: Operator, arguments: list[str], reason: str) -> None:
     assert reason in operator.misuses(*arguments)

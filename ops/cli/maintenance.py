@@ -8,9 +8,9 @@ from pathlib import Path
 
 import rich_click as click
 
+from ops.cli.output import print_json
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
-from ops.cli.show import print_json
 from ops.database.migrate import upgrade
 from ops.database.retention import Retention
 
@@ -19,40 +19,43 @@ from ops.database.retention import Retention
 @json_option
 @pass_session
 def migrate(session: Session, as_json: bool) -> None:
-    """Bring the database schema to the newest revision, and give DATABASE_SERVICE_ROLE its rights. Safe at any time."""
+    """Upgrade the database schema to the newest revision and grant DATABASE_SERVICE_ROLE its rights. Safe to repeat."""
     revision = asyncio.run(upgrade(session.settings))
     role = session.settings.database_service_role
     if as_json:
         return print_json({"revision": revision, "service_role": role})
-    provided = f"; {role} may do what authz and meter need" if role else ""
-    return click.echo(f"the database is at revision {revision}{provided}")
+    granted = f"; {role} has the rights that authz and meter need" if role else ""
+    return click.echo(f"the database is at revision {revision}{granted}")
 
 
 @click.command("prune")
 @json_option
 @pass_session
 def prune(session: Session, as_json: bool) -> None:
-    """Enforce retention now: drop old months of the audit log, delete expired prompts."""
+    """Enforce retention now: drop expired months of the audit log and delete expired prompts."""
     now = datetime.now(UTC)
-    kept_since = now - timedelta(days=session.settings.audit_log_default_retention_days)
-    pruned = session.run(lambda database: Retention(database).prune(kept_since, now))
+    retained_since = now - timedelta(days=session.settings.audit_log_default_retention_days)
+    pruned = session.run(lambda database: Retention(database).prune(retained_since, now))
     if as_json:
         return print_json(
             {"audit_partitions": pruned.audit_partitions, "audit_links": pruned.audit_links, "prompts": pruned.prompts}
         )
-    dropped = ", ".join(pruned.audit_partitions) or "none"
-    return click.echo(f"dropped months of the audit log: {dropped}; deleted prompts: {pruned.prompts}")
+    months = ", ".join(pruned.audit_partitions) or "none"
+    return click.echo(f"dropped months of the audit log: {months}; deleted prompts: {pruned.prompts}")
 
 
 @click.command("render-envoy")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write to; made if new."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Write to this directory, which is created if necessary.",
 )
 @json_option
 @pass_session
 def render_envoy(session: Session, out: Path, as_json: bool) -> None:
-    """Write everything that Envoy reads, as control would: configuration, and tokens in files of mode 0600."""
-    # Envoy's message classes take a second to load, which no other command should wait for.
+    """Write the files that Envoy reads, as control does: its configuration, and tokens in files of mode 0600."""
+    # Envoy's message classes take a second to import, and no other command needs them.
     from ops.data_plane import envoy_files
 
     directory = out.absolute()

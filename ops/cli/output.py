@@ -1,4 +1,4 @@
-"""How commands print: one JSON document, a table, or a sentence."""
+"""Prints the results of commands: one JSON document, a table, or a sentence."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# A pipe has no width; nothing is folded there.
+# A pipe has no width; this is wide enough that rows are not folded.
 PIPE_WIDTH = 400
-# Beyond what JSON escapes by itself: the other controls, and marks that have no width or turn the direction of writing.
-_UNSEEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# Characters that JSON does not escape: other controls, and marks without width or that change the writing direction.
+_INVISIBLE = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout; times are ISO 8601 in UTC."""
+    """Prints one JSON document; times are ISO 8601 in UTC."""
     click.echo(json_text(document, indent=2 if sys.stdout.isatty() else None))
 
 
 def json_text(document: Any, indent: int | None = None) -> str:
-    """The document as JSON in which what a terminal would obey or hide is escaped."""
+    """The document as JSON. Characters that a terminal would interpret or hide are escaped."""
     text = json.dumps(document, ensure_ascii=False, default=_jsonable, indent=indent)
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table, or the sentence `empty` without rows. A column whose name begins with `>` is aligned to the right."""
+    """Prints a table, or the sentence `empty` when it has no rows. A column name that begins with `>` aligns right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         right = column.startswith(">")
@@ -47,13 +47,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 
 
 def console() -> Console:
-    """A console on the stdout of this moment that takes text as it is: no markup, no highlighting."""
+    """A console on the current stdout, without markup and highlighting."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
 def text(value: object) -> str:
-    """A cell: `-` for None, thousands in groups, times to the second in UTC, control characters visible."""
+    """The text of a cell: `-` for None, grouped thousands, times in UTC to the second, visible control characters."""
     match value:
         case None:
             return "-"
@@ -69,14 +69,14 @@ def text(value: object) -> str:
             return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
-def iso(moment: datetime | None) -> str | None:
+def iso(time: datetime | None) -> str | None:
     """ISO 8601 in UTC, None for None."""
-    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def bar(value: int, most: int, width: int = 30) -> Text:
-    """A horizontal bar whose full `width` in cells means `most`."""
-    cells = value * width / most if most else 0
+def bar(value: int, value_max: int, width: int = 30) -> Text:
+    """A horizontal bar; `value_max` fills all `width` cells."""
+    cells = value * width / value_max if value_max else 0
     whole = int(cells)
     eighths = " ▏▎▍▌▋▊▉"[int((cells - whole) * 8)].strip()
     return Text("█" * whole + eighths, style="cyan", no_wrap=True)
