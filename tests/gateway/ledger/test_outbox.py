@@ -15,7 +15,7 @@ from gateway.record.entry import Entry
 from gateway.values import Outcome
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, denial, entry
 from tests.gateway.quota.model.quota import MemoryQuota
-from tests.rows import eventually
+from tests.polling import eventually_async
 
 BACKLOG_MAX = 10
 
@@ -79,7 +79,7 @@ async def test_a_settlement_does_not_wait_for_denials_that_cannot_be_stored_now(
         outbox.submit(denial())
     outbox.submit(entry(hold))
     async with running(outbox):
-        await eventually(lambda: not quota.held_ids)
+        await eventually_async(lambda: not quota.held_ids)
         quota.unavailable = False
         assert await outbox.wait_idle(10) == 0
     assert outbox.denials_dropped == 0
