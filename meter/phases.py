@@ -61,7 +61,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Trigger, Phase]] = {
         Trigger.LEASE_LOST: Phase.CUT,
         Trigger.CLOSE: Phase.CLOSED,
     },
-    # Envoy never replaces an answer that has begun by a reply of its own: it resets the stream.
+    # Envoy never replaces an answer that has begun by its own reply: it resets the stream.
     Phase.ANSWERING: {
         Trigger.CHUNK: Phase.ANSWERING,
         Trigger.END: Phase.ENDED,

@@ -22,7 +22,7 @@ READERS: dict[AnswerShape, Callable[[dict[str, Any], bool], FrameRead]] = {
     AnswerShape.ANTHROPIC_MESSAGES: anthropic.read_messages,
 }
 
-# The event that ends a stream on surfaces with a `done_marker`.
+# The payload that ends a stream on surfaces with a `done_marker`.
 _DONE = b"[DONE]"
 
 _INPUT_COUNTER = re.compile(rb'"(?:prompt_eval_count|prompt_tokens|input_tokens)"\s*:\s*(\d{1,15})')
@@ -62,7 +62,7 @@ def read_tail(tail: bytes, body_bytes: int) -> FrameRead:
 
 
 def load_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in `data`, or None when there is none that can be read."""
+    """The JSON object in `data`, or None when `data` is not one."""
     try:
         document = json.loads(data.decode())
     except (ValueError, RecursionError):
