@@ -1,31 +1,31 @@
-;; Holds a backend's answer until it can no longer be taken back.
+;; Holds a backend's answer as long as Envoy should still be able to retry the request.
 ;;
-;; Envoy retries an upstream request on another host or cluster only while nothing of its answer has gone
-;; down to the caller. As an upstream HTTP filter this module keeps an answer from going down too early:
+;; Envoy retries an upstream request on another host or cluster only while no part of its answer has been passed
+;; downstream. As an upstream HTTP filter this module delays an answer:
 ;;
 ;;   every answer                        its headers wait for the first body byte, the end or the trailers
 ;;   content-type: application/json      headers and body wait for the end or the trailers, up to 16 MiB
 ;;
-;; So a backend that dies or stalls after its headers, or in the middle of a JSON document, fails over and the
-;; caller never knows. NDJSON, server-sent events and all other types stream from their first byte on.
+;; A backend that fails or stalls after its headers, or in the middle of a JSON document, is therefore failed over
+;; without the caller noticing. NDJSON, server-sent events and all other types stream from their first byte on.
 ;;
 ;; The host is Envoy's proxy-wasm ABI 0.2.1, https://github.com/proxy-wasm/spec. Each Envoy worker runs one instance
 ;; on one thread. A callback that is not exported here (requests, trailers, configuration) means "continue".
-;; The plugin must be configured with `allow_on_headers_stop_iteration: true`: without it a pause at the headers
-;; also stops the body, and the body is what this module waits for.
+;; The plugin must be configured with `allow_on_headers_stop_iteration: true`. Without it a pause at the headers also
+;; stops the body, and this module waits for the body.
 ;;
 ;; `python -m ops.data_plane.hold_filter` compiles this file to hold_response.wasm, which is the file that Envoy loads.
 
 (module
   ;; get_header_map_value(map, key, key_size, &value, &value_size) -> status. Envoy copies the value into memory
-  ;; that it asks proxy_on_memory_allocate for, and writes its address and size to the last two arguments.
+  ;; that it requests from proxy_on_memory_allocate, and writes its address and size to the last two arguments.
   (import "env" "proxy_get_header_map_value"
     (func $get_header_map_value (param i32 i32 i32 i32 i32) (result i32)))
 
   ;; Memory, in pages of 64 KiB:
   ;;   page 0     the constants, the two result words and the buckets below
-  ;;   page 1     $VALUE, where the host puts a header's value
-  ;;   page 2 …   the nodes, a page more whenever they run out, up to the maximum
+  ;;   page 1     $VALUE, to which the host writes a header's value
+  ;;   page 2 …   the nodes; the memory grows by a page when they run out, up to the maximum
   (memory (export "memory") 3 130)
 
   (global $CONTENT_TYPE i32 (i32.const 16))
@@ -34,30 +34,31 @@
   (global $VALUE_ADDRESS i32 (i32.const 32))
   (global $VALUE_SIZE i32 (i32.const 36))
 
-  ;; Envoy refuses an answer whose headers exceed 60 KiB together (its default), so any single value fits.
+  ;; Envoy rejects an answer whose headers exceed 60 KiB together (its default), so any single value fits.
   (global $VALUE i32 (i32.const 0x10000))
   (global $VALUE_SIZE_MAX i32 (i32.const 0x10000))
 
-  ;; proxy_status_t, proxy_header_map_type_t and what Envoy understands by a callback's result.
+  ;; proxy_status_t, proxy_header_map_type_t, and the results of a callback.
   (global $OK i32 (i32.const 0))
   (global $RESPONSE_HEADERS i32 (i32.const 2))
   (global $CONTINUE i32 (i32.const 0))
   (global $PAUSE i32 (i32.const 1))
 
-  ;; A JSON answer that has grown beyond this is let go and streams on. Envoy itself answers 500 when a held body
+  ;; A JSON answer that grows beyond this is released and streams on. Envoy itself answers 500 when a held body
   ;; outgrows its buffer, the larger of the route's `request_body_buffer_limit` and the listener's
-  ;; `per_connection_buffer_limit_bytes` (1 MiB by default): that must have room for this and one read, 1 MiB, more.
+  ;; `per_connection_buffer_limit_bytes` (1 MiB by default). The buffer must hold this and one more read of 1 MiB.
+  ;; HELD_BYTES_MAX of gateway/service/grpc_server.py is the same number, and a test compares them.
   (global $HELD_BYTES_MAX i32 (i32.const 0x1000000)) ;; 16 MiB
 
-  ;; The streams whose body is held, as a set: a hash table of chained nodes. A node is two words, the stream's id
-  ;; and the address of the next node of its chain; 0 ends a chain. A stream's id is Envoy's 32-bit context id. It
-  ;; is counted up and unique among the live ones, so its low bits spread well, and comparing it whole is exact.
-  ;; One page holds 8192 nodes, so at its maximum this memory holds a million streams.
+  ;; The set of streams whose body is held, as a hash table of chained nodes. A node is two words: the stream's id
+  ;; and the address of the next node of its chain. 0 ends a chain. A stream's id is Envoy's 32-bit context id. The
+  ;; ids are consecutive and unique among live streams, so their low bits spread well and a comparison is exact.
+  ;; One page holds 8192 nodes, so the memory at its maximum holds a million streams.
   (global $BUCKETS i32 (i32.const 0x400))
   (global $BUCKET_MASK i32 (i32.const 0xfff)) ;; 4096 buckets of one word
   (global $NODE_SIZE i32 (i32.const 8))
   (global $nodes_end (mut i32) (i32.const 0x20000))
-  (global $free_nodes (mut i32) (i32.const 0)) ;; a chain too
+  (global $free_nodes (mut i32) (i32.const 0)) ;; also a chain
 
   ;; The address of the word that points to the stream's node, or of the 0 at the end of its chain.
   (func $link_to (param $stream i32) (result i32)
@@ -95,7 +96,7 @@
   (func $is_held (param $stream i32) (result i32)
     (i32.ne (i32.load (call $link_to (local.get $stream))) (i32.const 0)))
 
-  ;; Puts the stream into the set. Without memory for it the stream stays outside: it is then not held whole.
+  ;; Adds the stream to the set. Without memory for it the stream is not added, and its body is then not held.
   (func $hold (param $stream i32)
     (local $link i32)
     (local $node i32)
@@ -109,7 +110,7 @@
     (i32.store offset=4 (local.get $node) (i32.const 0))
     (i32.store (local.get $link) (local.get $node)))
 
-  ;; Takes the stream out of the set if it is there.
+  ;; Removes the stream from the set if it is there.
   (func $let_go (param $stream i32)
     (local $link i32)
     (local $node i32)
@@ -121,12 +122,12 @@
     (i32.store offset=4 (local.get $node) (global.get $free_nodes))
     (global.set $free_nodes (local.get $node)))
 
-  ;; Eight bytes with ASCII capitals made small: bit 5 set, which the other bytes of "application/json" carry anyway.
+  ;; Eight bytes with ASCII capitals lowered by setting bit 5, which the other bytes of "application/json" have anyway.
   (func $load_folded (param $address i32) (result i64)
     (i64.or (i64.load align=1 (local.get $address)) (i64.const 0x2020202020202020)))
 
-  ;; Whether the answer's media type is application/json, in whatever case and with whatever parameters. Its longer
-  ;; neighbours, application/jsonl and application/json-seq, are streams.
+  ;; Whether the answer's media type is application/json, in any case and with any parameters. The longer names
+  ;; application/jsonl and application/json-seq are streams.
   (func $is_json (result i32)
     (local $value i32)
     (local $size i32)
@@ -157,11 +158,11 @@
         (i32.eq (local.get $next) (i32.const 0x20)) ;; space
         (i32.eq (local.get $next) (i32.const 0x09))))) ;; tab
 
-  ;; Its presence tells the host which ABI this module speaks; it is never called.
+  ;; Declares the ABI version to the host. It is never called.
   (func (export "proxy_abi_version_0_2_1"))
 
-  ;; Where the host may write $size bytes; 0 refuses, and the host then fails the call that it needed them for. One
-  ;; place serves all: a value is read before the next is asked for.
+  ;; The address to which the host may write $size bytes. 0 refuses, and the host then fails the call that needed them.
+  ;; All values share one address, because each is read before the next is requested.
   (func (export "proxy_on_memory_allocate") (param $size i32) (result i32)
     (select
       (global.get $VALUE)
@@ -176,12 +177,12 @@
       (then (call $hold (local.get $stream))))
     (global.get $PAUSE))
 
-  ;; $held_bytes counts the chunk that just came and all that are held back with it.
+  ;; $held_bytes counts the new chunk and all that are held with it.
   (func (export "proxy_on_response_body")
       (param $stream i32) (param $held_bytes i32) (param $end_of_stream i32) (result i32)
     (if (local.get $end_of_stream)
       (then (return (global.get $CONTINUE))))
-    (if (i32.eqz (local.get $held_bytes)) ;; an empty chunk is no first byte
+    (if (i32.eqz (local.get $held_bytes)) ;; an empty chunk has no first byte
       (then (return (global.get $PAUSE))))
     (if (i32.eqz (call $is_held (local.get $stream)))
       (then (return (global.get $CONTINUE))))
@@ -191,6 +192,6 @@
         (return (global.get $CONTINUE))))
     (global.get $PAUSE))
 
-  ;; Every stream ends here, however it ended; its id may come again.
+  ;; Envoy calls this at the end of every stream. The id may be used again.
   (func (export "proxy_on_delete") (param $stream i32)
     (call $let_go (local.get $stream))))

@@ -1,3 +1,4 @@
-"""What was really used: requests are rewritten to their grant, answers decoded, counted and settled here; nothing in
-this package decides who may do what.
+"""The meter: rewrites requests to their grants, decodes and counts answers, and settles what was used.
+
+No decision about who may do what belongs here.
 """

@@ -1,4 +1,4 @@
-"""The meter's composition root: builds everything once, serves, and settles what is left before it ends."""
+"""The meter's composition root: builds everything once, serves, and settles the rest before it exits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SETTLE_TIMEOUT_S = 5.0
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Runs until `stop` is set; streams in flight get the grace time, then are cut and settled."""
+    """Runs until `stop` is set. Streams in flight then have the grace time, and are cut and settled after it."""
     async with AsyncExitStack() as stack:
         database = Database(settings)
         stack.push_async_callback(database.close)

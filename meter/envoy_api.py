@@ -1,7 +1,7 @@
-"""Envoy's ext_proc protobuf on one side, plain values on the other. Pure.
+"""Envoy's ext_proc protobuf on one side, the plain values of an Exchange on the other. Pure.
 
-Protocol: envoy.service.ext_proc.v3 as Envoy 1.40 speaks it, request body BUFFERED, response body STREAMED. The messages
-are upb's, from xds-protos; its `request_drain` has another number there than in 1.40 and is never set.
+Protocol: envoy.service.ext_proc.v3 as Envoy 1.40 speaks it, request body BUFFERED, response body STREAMED. The message
+classes come from xds-protos. Their `request_drain` has another field number than Envoy 1.40 and is never set.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from gateway.wire.surfaces import dialect_of
 from meter.exchange import Exchange
 
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
+# The response code details of an answer that a backend gave. Envoy's own replies have others.
+_VIA_UPSTREAM = "via_upstream"
 _OVERWRITE = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
-# All that a backend receives besides the body, and headers that Envoy consumes itself.
+# The only request headers that a backend receives. Envoy consumes some of them itself.
 _TO_BACKEND = frozenset(
     {"host", "content-type", "content-length", "transfer-encoding", "accept", REQUEST_ID_HEADER, MAX_RETRIES_HEADER}
 )
-# All that a caller receives of a backend's headers.
+# The only headers of a backend's answer that a caller receives.
 _TO_CALLER = frozenset({"content-type", "transfer-encoding", "date"})
 
 
@@ -40,62 +42,74 @@ def read_grant(message: ext_proc.ProcessingRequest) -> str | None:
 
 
 def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
-    """Passes one message to the exchange and returns what Envoy is to do with it."""
+    """Passes one message to the exchange and returns its decision as an instruction for Envoy."""
     kind = message.WhichOneof("request") or ""
     match kind:
         case "response_body":
-            body = message.response_body
-            decision = exchange.response_body(body.body, body.end_of_stream)
-            if isinstance(decision, Code):
-                return immediate_error(decision, exchange.grant.path, exchange.grant.request_id)
-            return _response_chunk(decision)
+            chunk = message.response_body
+            body = exchange.response_body(chunk.body, chunk.end_of_stream)
+            return _denial(body, exchange) if isinstance(body, Code) else _response_chunk(body)
         case "request_headers":
-            return _request_headers(read_headers(message.request_headers))
+            return _request_headers(_read_headers(message.request_headers))
         case "request_body":
             rewritten = exchange.request_body(message.request_body.body)
-            if isinstance(rewritten, Code):
-                return immediate_error(rewritten, exchange.grant.path, exchange.grant.request_id)
-            return _request_body(rewritten)
+            return _denial(rewritten, exchange) if isinstance(rewritten, Code) else _request_body(rewritten)
         case "response_headers":
             return _respond_to_response_headers(exchange, message)
         case _:
             return untouched(kind)
 
 
+def untouched(kind: str) -> ext_proc.ProcessingResponse:
+    """Continues without a change; `kind` is the message's oneof name."""
+    match kind:
+        case "request_headers" | "response_headers":
+            return ext_proc.ProcessingResponse(**{kind: ext_proc.HeadersResponse()})
+        case "request_body" | "response_body":
+            return ext_proc.ProcessingResponse(**{kind: ext_proc.BodyResponse()})
+        case _:
+            return ext_proc.ProcessingResponse(**{kind: ext_proc.TrailersResponse()})
+
+
+def deny_unopened(code: Code, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+    """Answers a request for which no exchange was opened; `message` has its headers."""
+    headers = _read_headers(message.request_headers)
+    return _immediate_error(code, headers.get(":path", ""), headers.get(REQUEST_ID_HEADER, ""))
+
+
 def _respond_to_response_headers(
     exchange: Exchange, message: ext_proc.ProcessingRequest
 ) -> ext_proc.ProcessingResponse:
-    headers = read_headers(message.response_headers)
+    headers = _read_headers(message.response_headers)
     status = int(headers.get(":status", "0"))
-    if read_attribute(message, "response.code_details") != "via_upstream":
+    if _read_attribute(message, "response.code_details") != _VIA_UPSTREAM:
         exchange.local_reply(status, headers.get(ERROR_HEADER, Code.UNAVAILABLE))
         return untouched("response_headers")
-    backend = backend_of(read_attribute(message, "xds.cluster_name"))
-    content_type = headers.get("content-type", "")
-    head = exchange.response_headers(
-        status, content_type, backend, end_of_stream=message.response_headers.end_of_stream
+    own = exchange.response_headers(
+        status,
+        headers.get("content-type", ""),
+        backend_of(_read_attribute(message, "xds.cluster_name")),
+        end_of_stream=message.response_headers.end_of_stream,
     )
-    if head.denied is not None:
-        return immediate_error(head.denied, exchange.grant.path, exchange.grant.request_id)
-    return _response_headers(headers, {":status": str(head.status), **head.headers})
+    return _denial(own, exchange) if isinstance(own, Code) else _response_headers(headers, own)
 
 
-def read_headers(headers: ext_proc.HttpHeaders) -> dict[str, str]:
-    """Names in lower case; a value is `raw_value` since 1.31 and read as Latin-1, which never fails."""
+def _read_headers(headers: ext_proc.HttpHeaders) -> dict[str, str]:
+    """Header names in lower case. Envoy fills `raw_value` since 1.31; it is read as Latin-1, which never fails."""
     return {
         header.key: header.raw_value.decode("latin-1") if header.raw_value else header.value
         for header in headers.headers.headers
     }
 
 
-def read_attribute(message: ext_proc.ProcessingRequest, name: str) -> str:
-    """A text attribute that Envoy sent along, empty when it is not there."""
+def _read_attribute(message: ext_proc.ProcessingRequest, name: str) -> str:
+    """A text attribute of the message, empty when Envoy did not send it."""
     fields = message.attributes[_ATTRIBUTES].fields if _ATTRIBUTES in message.attributes else {}
     return fields[name].string_value if name in fields else ""
 
 
 def _request_headers(headers: Mapping[str, str]) -> ext_proc.ProcessingResponse:
-    """Goes on, with nothing but what a backend needs to know."""
+    """Continues with the headers that a backend needs and no other."""
     return ext_proc.ProcessingResponse(
         request_headers=ext_proc.HeadersResponse(
             response=ext_proc.CommonResponse(header_mutation=_without(headers, _TO_BACKEND))
@@ -104,7 +118,7 @@ def _request_headers(headers: Mapping[str, str]) -> ext_proc.ProcessingResponse:
 
 
 def _request_body(body: bytes) -> ext_proc.ProcessingResponse:
-    """Goes on with another body in one piece of a known length: Ollama notices a disconnect only then."""
+    """Continues with `body` in one piece of a known length: Ollama notices a disconnect only then."""
     mutation = ext_proc.HeaderMutation(
         set_headers=_options({"content-type": "application/json", "content-length": str(len(body))}),
         remove_headers=["transfer-encoding"],
@@ -116,41 +130,34 @@ def _request_body(body: bytes) -> ext_proc.ProcessingResponse:
     )
 
 
-def _response_headers(headers: Mapping[str, str], extra: Mapping[str, str]) -> ext_proc.ProcessingResponse:
-    """Passes a backend's answer on with what a caller may know, plus our own `extra` headers.
+def _response_headers(headers: Mapping[str, str], own: Mapping[str, str]) -> ext_proc.ProcessingResponse:
+    """Passes a backend's answer with the headers that a caller may see and the gateway's `own`.
 
-    Its length is not promised: the meter may take a report out or put an error in.
+    The content-length is not among them: the meter may take a usage report out or put an error in.
     """
     mutation = _without(headers, _TO_CALLER)
-    mutation.set_headers.extend(_options(extra))
+    mutation.set_headers.extend(_options(own))
     return ext_proc.ProcessingResponse(
         response_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation))
     )
 
 
-def untouched(kind: str) -> ext_proc.ProcessingResponse:
-    """Goes on without a change; `kind` is the message's oneof name."""
-    match kind:
-        case "request_headers" | "response_headers":
-            return ext_proc.ProcessingResponse(**{kind: ext_proc.HeadersResponse()})
-        case "request_body" | "response_body":
-            return ext_proc.ProcessingResponse(**{kind: ext_proc.BodyResponse()})
-        case _:
-            return ext_proc.ProcessingResponse(**{kind: ext_proc.TrailersResponse()})
-
-
 def _response_chunk(body: bytes | None) -> ext_proc.ProcessingResponse:
-    """Releases a chunk of the answer: unchanged (None), or as other bytes, perhaps none."""
+    """Releases a chunk of the answer: unchanged (None), or replaced by `body`, which may be empty."""
     if body is None:
-        return untouched("response_body")
+        return ext_proc.ProcessingResponse(response_body=ext_proc.BodyResponse())
     mutation = ext_proc.BodyMutation(body=body) if body else ext_proc.BodyMutation(clear_body=True)
     return ext_proc.ProcessingResponse(
         response_body=ext_proc.BodyResponse(response=ext_proc.CommonResponse(body_mutation=mutation))
     )
 
 
-def immediate_error(code: Code, path: str, request_id: str) -> ext_proc.ProcessingResponse:
-    """Answers in place of the backend. In mid-stream, where the 200 is gone already, Envoy cuts both sides instead."""
+def _denial(code: Code, exchange: Exchange) -> ext_proc.ProcessingResponse:
+    return _immediate_error(code, exchange.grant.path, exchange.grant.request_id)
+
+
+def _immediate_error(code: Code, path: str, request_id: str) -> ext_proc.ProcessingResponse:
+    """Answers in place of the backend. In mid-stream, after a 200 has gone out, Envoy cuts both sides instead."""
     body = error_body(dialect_of(path), code, MESSAGE[code], request_id)
     return ext_proc.ProcessingResponse(
         immediate_response=ext_proc.ImmediateResponse(

@@ -1,7 +1,7 @@
-"""The request body that the backend gets: the caller's own JSON with the grant written into it.
+"""Writes the grant into the caller's own JSON, which becomes the request body for the backend. Pure.
 
-Pure. authz has read the same bytes strictly (one object, no key twice in any spelling), so parsing them again gives
-what it judged; the text itself is never patched.
+authz has read the same bytes strictly (one object, no key twice in any spelling), so parsing them again gives the
+document that it judged. The text itself is never patched.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from gateway.record.grant import Grant
 from gateway.wire.surfaces import BY_NAME
 
-# Each of these makes Ollama reload, keep or unload the model for everybody, or shows the rendered system prompt.
+# Each of these makes Ollama reload, keep or unload the model for all its users, or shows the rendered system prompt.
 RUNNER_FIELDS = ("keep_alive", "shift", "_debug_render_only")
-# The second line is of releases before 0.30.
+# Those in the second line belong to Ollama releases before 0.30.
 RUNNER_OPTIONS = (
     "num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict",
     "numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock",
@@ -24,17 +24,17 @@ RUNNER_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """The new body, UTF-8 JSON, and the names of what was dropped, as `X-Gateway-Dropped-Options` lists them."""
+    """The new body, UTF-8 JSON, and the names of the dropped options as `X-Gateway-Dropped-Options` lists them."""
 
     body: bytes
     dropped_options: tuple[str, ...]
 
 
 def rewrite(body: bytes, grant: Grant) -> Rewritten:
-    """Writes model, output cap, streaming and usage report as granted; every other field keeps its value and place.
+    """Writes model, output cap, streaming and usage report as granted. Other fields keep their values and order.
 
-    Raises ValueError when `body` is not a JSON object or a generating surface was granted no output: for Ollama a
-    cap of zero is no cap.
+    Raises ValueError when `body` is not a JSON object, and when a generating surface was granted no output, because
+    Ollama reads a cap of zero as no cap.
     """
     document = json.loads(body.decode())
     if not isinstance(document, dict):
@@ -65,7 +65,7 @@ def _write_cap(document: dict[str, Any], cap_field: tuple[str, ...], output_cap:
 
 
 def _child(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """The object at `name`, made when it is absent or null."""
+    """The object at `name`, created when it is absent or null."""
     child = document.get(name)
     if not isinstance(child, dict):
         child = document[name] = {}

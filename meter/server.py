@@ -1,4 +1,4 @@
-"""The gRPC edge of the meter: one bidirectional stream per proxied request. Decides nothing about the answer.
+"""The gRPC edge of the meter: one bidirectional stream per proxied request. It decides nothing about the answer.
 
 A handler that returned early would let the rest of the answer pass unmetered. So it returns only after Envoy has closed
 its side, and otherwise ends with an error, which makes Envoy cut both sides.
@@ -18,7 +18,6 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.record.grant import Grant
-from gateway.wire.names import REQUEST_ID_HEADER
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
@@ -55,16 +54,15 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         self._handlers.add(handler)
         try:
             while (message := await context.read()) is not grpc.aio.EOF:
-                kind = message.WhichOneof("request")
-                if kind == "request_headers":
+                if message.HasField("request_headers"):
                     opened = self._open(message)
                     if isinstance(opened, Code):
-                        await context.write(_denial(opened, message))
+                        await context.write(envoy_api.deny_unopened(opened, message))
                         continue
                     exchange = opened
                 if exchange is None:
                     # The answer to a request that authz denied passes here too, without a grant.
-                    await context.write(envoy_api.untouched(kind))
+                    await context.write(envoy_api.untouched(message.WhichOneof("request")))
                 else:
                     await context.write(envoy_api.respond(exchange, message))
         except Exception:
@@ -102,8 +100,3 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         exchange = Exchange(grant, grant_json, time.monotonic)
         self._renewal.add(exchange)
         return exchange
-
-
-def _denial(code: Code, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
-    headers = envoy_api.read_headers(message.request_headers)
-    return envoy_api.immediate_error(code, headers.get(":path", ""), headers.get(REQUEST_ID_HEADER, ""))

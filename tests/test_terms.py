@@ -20,13 +20,13 @@ VOCABULARY = (
     "gateway/values.py", "gateway/record/*.py", "gateway/quota/port.py", "gateway/quota/rebuild.py",
     "gateway/catalog/snapshot.py", "gateway/ledger/outbox.py", "gateway/ledger/store.py", "gateway/wire/surfaces.py",
     "gateway/request/generation.py", "authz/check.py", "authz/checked_request.py", "authz/admit.py", "authz/policy.py",
-    "authz/denials.py", "authz/keys/*.py", "meter/exchange.py", "meter/drain.py", "meter/renewal.py",
+    "authz/denials.py", "authz/keys/*.py", "meter/exchange.py", "meter/phases.py", "meter/drain.py", "meter/renewal.py",
     "meter/access_log/disconnect_causes.py", "meter/prompt_log/writer.py", "ops/control/reaper.py",
     "ops/control/discovery.py",
 )  # fmt: skip
 # Classes that are details of one module: protocols and results that are explained where they are used.
 DETAILS = {
-    "ApiKey", "Closed", "KeyHasher", "LastUsed", "LedgerReader", "Rebuildable", "ResponseHead",
+    "ApiKey", "Closed", "KeyHasher", "LastUsed", "LedgerReader", "OutOfOrder", "Rebuildable",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""What a request asks for beside its prompt: how much output, as a stream or whole, with a usage report or without.
+"""Reads the generation parameters of a request: its output cap, streaming, and whether it wants a usage report.
 
-Pure. authz reads it to decide the grant; the meter then writes what was granted into the body (`meter.rewrite`).
+Pure. authz bases the grant on them; the meter then writes the granted values into the body (`meter.rewrite`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 from gateway.wire.surfaces import Surface
 
-# Ollama reads a cap beyond its integers as "unlimited", so a number of this size is no cap at all.
+# Ollama reads a larger cap, which exceeds its integers, as "unlimited".
 OUTPUT_TOKENS_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What the caller asked for.
+    """The generation parameters that the caller sent.
 
-    `output_tokens` is None when nothing was said or the value means unlimited. `usage` is False only for a stream
-    that would carry no usage report, so a report found in it is the gateway's own and is to be taken out.
+    `output_tokens` is None when the request has no cap, or one that means unlimited. `usage` is False only for a stream
+    that would carry no usage report: a report in it was requested by the gateway and has to be removed.
     """
 
     output_tokens: int | None
@@ -64,7 +64,7 @@ def _read_output_tokens(surface: Surface, document: Mapping[str, Any]) -> int | 
 
 
 def _read_tokens(name: str, value: object) -> int | None:
-    """A cap in tokens; None for null and for every value that Ollama takes for "unlimited"."""
+    """A cap in tokens; None for null and for every value that Ollama reads as "unlimited"."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():

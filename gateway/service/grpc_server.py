@@ -15,8 +15,10 @@ log = structlog.get_logger()
 
 # Envoy multiplexes all its requests over one connection per worker thread; the ext_authz body comes in one message.
 _MESSAGE_OVERHEAD_BYTES = 1 << 20
-# A whole JSON answer is held by Envoy up to 16 MiB (envoy/hold_response.wat) and then comes in one message.
-ANSWER_BYTES_MAX = 18 << 20
+# The largest JSON answer that Envoy holds (`$HELD_BYTES_MAX` of envoy/hold_response.wat; a test compares them).
+HELD_BYTES_MAX = 16 << 20
+# Such an answer comes in one message, together with the read of at most 1 MiB that made it outgrow the limit.
+ANSWER_BYTES_MAX = HELD_BYTES_MAX + (2 << 20)
 
 
 def make_server(message_bytes_max: int) -> grpc.aio.Server:

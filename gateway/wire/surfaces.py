@@ -1,6 +1,6 @@
-"""The surfaces that reach a model, with the quirks of each: authz, the meter and Envoy's routes all follow this table.
+"""The endpoints that reach a model, in one table: authz, meter and the check of Envoy's routes read it. Pure.
 
-An endpoint that is not in this table is never proxied.
+A path that is not in this table is never proxied. Everything in which one surface differs from another is a field here.
 """
 
 from __future__ import annotations
@@ -12,74 +12,86 @@ from gateway.values import Scope
 
 
 class Dialect(StrEnum):
-    """Whose error shapes and stream frames a caller expects."""
+    """The family of error shapes and stream frames that a client expects."""
 
     NATIVE = "native"
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
 
 
+class AnswerShape(StrEnum):
+    """The JSON shape of a surface's frames and whole answers. `meter.frames.readers` has a reader for each."""
+
+    NATIVE_CHAT = "native_chat"
+    NATIVE_GENERATE = "native_generate"
+    NATIVE_EMBEDDINGS = "native_embeddings"
+    OPENAI_CHAT = "openai_chat"
+    OPENAI_COMPLETIONS = "openai_completions"
+    OPENAI_EMBEDDINGS = "openai_embeddings"
+    OPENAI_RESPONSES = "openai_responses"
+    ANTHROPIC_MESSAGES = "anthropic_messages"
+
+
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """One generating endpoint.
+    """One endpoint that reaches a model; its method is POST.
 
     `cap_field` is the path of the output cap in the request body, None where nothing is generated.
-    `streams_by_default` is what an absent or null `stream` means; None: the surface never streams.
-    `ignored_cap_field` is a second cap that clients set and Ollama ignores. `usage_on_request` means that a stream
-    reports usage only when `stream_options.include_usage` requests it. `done_marker` means that a stream ends with the
-    event `[DONE]`.
+    `ignored_cap_field` is a second cap that clients set and Ollama ignores: authz grants the lower of the two.
+    `streams_by_default` is the meaning of an absent or null `stream`; None: the surface never streams.
+    `usage_on_request` means that a stream reports usage only when `stream_options.include_usage` requests it.
+    `done_marker` means that a stream ends with the event `[DONE]`, because it has no last JSON event.
     """
 
     name: str
     path: str
     dialect: Dialect
     scope: Scope
-    cap_field: tuple[str, ...] | None
-    streams_by_default: bool | None
+    answer_shape: AnswerShape
+    cap_field: tuple[str, ...] | None = None
     ignored_cap_field: str | None = None
+    streams_by_default: bool | None = None
     usage_on_request: bool = False
     done_marker: bool = False
 
 
-_NUM_PREDICT = ("options", "num_predict")
-
 SURFACES: tuple[Surface, ...] = (
-    Surface("chat", "/api/chat", Dialect.NATIVE, Scope.CHAT, _NUM_PREDICT, True),
-    Surface("generate", "/api/generate", Dialect.NATIVE, Scope.CHAT, _NUM_PREDICT, True),
-    Surface("embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, None, None),
-    Surface("embeddings", "/api/embeddings", Dialect.NATIVE, Scope.EMBEDDINGS, None, None),
     Surface(
-        "v1_chat",
-        "/v1/chat/completions",
-        Dialect.OPENAI,
-        Scope.CHAT,
-        ("max_tokens",),
-        False,
-        ignored_cap_field="max_completion_tokens",
-        usage_on_request=True,
-        done_marker=True,
+        "chat", "/api/chat", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_CHAT,
+        cap_field=("options", "num_predict"), streams_by_default=True,
     ),
     Surface(
-        "v1_completions",
-        "/v1/completions",
-        Dialect.OPENAI,
-        Scope.CHAT,
-        ("max_tokens",),
-        False,
-        usage_on_request=True,
-        done_marker=True,
+        "generate", "/api/generate", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_GENERATE,
+        cap_field=("options", "num_predict"), streams_by_default=True,
     ),
-    Surface("v1_embeddings", "/v1/embeddings", Dialect.OPENAI, Scope.EMBEDDINGS, None, None),
-    Surface("v1_responses", "/v1/responses", Dialect.OPENAI, Scope.CHAT, ("max_output_tokens",), False),
-    Surface("v1_messages", "/v1/messages", Dialect.ANTHROPIC, Scope.CHAT, ("max_tokens",), False),
-)
+    Surface("embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBEDDINGS),
+    Surface("embeddings", "/api/embeddings", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBEDDINGS),
+    Surface(
+        "v1_chat", "/v1/chat/completions", Dialect.OPENAI, Scope.CHAT, AnswerShape.OPENAI_CHAT,
+        cap_field=("max_tokens",), ignored_cap_field="max_completion_tokens", streams_by_default=False,
+        usage_on_request=True, done_marker=True,
+    ),
+    Surface(
+        "v1_completions", "/v1/completions", Dialect.OPENAI, Scope.CHAT, AnswerShape.OPENAI_COMPLETIONS,
+        cap_field=("max_tokens",), streams_by_default=False, usage_on_request=True, done_marker=True,
+    ),
+    Surface("v1_embeddings", "/v1/embeddings", Dialect.OPENAI, Scope.EMBEDDINGS, AnswerShape.OPENAI_EMBEDDINGS),
+    Surface(
+        "v1_responses", "/v1/responses", Dialect.OPENAI, Scope.CHAT, AnswerShape.OPENAI_RESPONSES,
+        cap_field=("max_output_tokens",), streams_by_default=False,
+    ),
+    Surface(
+        "v1_messages", "/v1/messages", Dialect.ANTHROPIC, Scope.CHAT, AnswerShape.ANTHROPIC_MESSAGES,
+        cap_field=("max_tokens",), streams_by_default=False,
+    ),
+)  # fmt: skip
 
 BY_PATH: dict[str, Surface] = {surface.path: surface for surface in SURFACES}
 BY_NAME: dict[str, Surface] = {surface.name: surface for surface in SURFACES}
 
 
 def dialect_of(path: str) -> Dialect:
-    """The dialect in which an error for `path` is written, also for paths that are no surface."""
+    """The dialect of an error for `path`, also for paths that are not in the table."""
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return Dialect.ANTHROPIC
     if path.startswith("/v1/"):

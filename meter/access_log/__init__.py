@@ -1,1 +1,1 @@
-"""The records that Envoy writes to its access log: refusals of its own, and who ended a broken stream."""
+"""Reads Envoy's access log: the denials that Envoy made itself, and the causes of answers that broke off."""

@@ -1,7 +1,7 @@
 """Envoy's access log records on one side, plain values on the other. Pure.
 
-Protocol: envoy.data.accesslog.v3, as Envoy 1.40 writes it. The listener's filter lets through what is read here:
-answers that broke off, and refusals that Envoy made by itself before anybody else knew of the request.
+Protocol: envoy.data.accesslog.v3, as Envoy 1.40 writes it. The filter in envoy/listener.yaml selects the records that
+are read here: answers that broke off, and denials that Envoy made before authz decided.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.values import Outcome
 from gateway.wire.surfaces import BY_PATH
 
-# How Envoy's response code details begin when the backend went away in mid-answer, and when the caller did.
+# The prefixes of Envoy's response code details when the backend, or the caller, disconnected in mid-answer.
 UPSTREAM_RESET = "upstream_reset_after_response_started"
 DOWNSTREAM_DISCONNECT = "downstream_remote_disconnect"
 
 
 @dataclass(frozen=True, slots=True)
 class DownstreamClosed:
-    """A request whose caller left before there was any answer."""
+    """A request whose caller disconnected before any answer."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class StreamReset:
-    """An answer that did not come to its end, and on whose side that was."""
+    """An answer that broke off, and whether the backend or the caller ended it."""
 
     request_id: str
     by_upstream: bool
@@ -42,9 +42,9 @@ class StreamReset:
 def read(
     record: accesslog_pb2.HTTPAccessLogEntry, trusted: Sequence[IPv4Network | IPv6Network]
 ) -> DownstreamClosed | StreamReset | Entry | None:
-    """What a record says: a caller who left, an answer that broke off, or a refusal by Envoy itself as its entry.
+    """Reads a record as a caller that disconnected, an answer that broke off, or the entry of a denial by Envoy.
 
-    None for what is no request to a model, and for what has its entry from elsewhere.
+    None for a request that does not reach a model. Raises ValueError for a malformed record.
     """
     request, details = record.request, record.response.response_code_details
     status = record.response.response_code.value

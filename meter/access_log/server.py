@@ -1,4 +1,4 @@
-"""The gRPC edge of Envoy's access log: one stream per worker thread of Envoy, for as long as both live."""
+"""The gRPC edge of Envoy's access log: one stream per worker thread of Envoy, open as long as both processes run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 import structlog
+from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 
 from gateway.ledger.outbox import Outbox
@@ -32,28 +33,34 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
     async def StreamAccessLogs(  # noqa: N802
         self, messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], _: object
     ) -> als_pb2.StreamAccessLogsResponse:
-        """Takes records until Envoy or `close` ends the stream."""
+        """Accepts records until Envoy or `close` ends the stream."""
         stream = asyncio.current_task()
-        if stream is None:
-            raise RuntimeError("a handler runs in a task")
+        assert stream is not None  # noqa: S101 (every coroutine of a server runs in a task)
         self._streams.add(stream)
         try:
             async for message in messages:
                 for record in message.http_logs.log_entry:
-                    self._take(records.read(record, self._trusted))
+                    self._take(record)
         finally:
             self._streams.discard(stream)
         return als_pb2.StreamAccessLogsResponse()
 
     def close(self) -> None:
-        """Ends the streams, which Envoy would keep open for as long as the server waits for them."""
+        """Ends the streams, which Envoy would hold open until the grace time of a stopping server is over."""
         for stream in self._streams:
             stream.cancel()
 
-    def _take(self, said: DownstreamClosed | StreamReset | Entry | None) -> None:
-        if isinstance(said, DownstreamClosed):
-            self._disconnect_causes.settle_orphan(said.request_id)
-        elif isinstance(said, StreamReset):
-            self._disconnect_causes.note(said.request_id, said.by_upstream)
-        elif said is not None:
-            self._outbox.submit(said)
+    def _take(self, record: accesslog_pb2.HTTPAccessLogEntry) -> None:
+        try:
+            termination = records.read(record, self._trusted)
+        except ValueError as error:
+            # The stream carries the records of a whole Envoy thread, which must not be lost with this one.
+            log.error("access_log_record_skipped", request_id=record.request.request_id, reason=str(error))
+            return
+        match termination:
+            case DownstreamClosed(request_id):
+                self._disconnect_causes.settle_orphan(request_id)
+            case StreamReset(request_id, by_upstream):
+                self._disconnect_causes.note(request_id, by_upstream)
+            case Entry():
+                self._outbox.submit(termination)

@@ -1,1 +1,1 @@
-"""From the chunks of an answer to its usage and its end. Pure."""
+"""Turns the chunks of an answer into its usage and its result. Pure."""

@@ -1,4 +1,4 @@
-"""Which words of a failing backend a caller may see. Pure.
+"""Decides which error texts of a failing backend a caller may see. Pure.
 
 Ollama's own sentences help the caller ("model not found", "does not support tools"). Addresses, host names, file
 paths and sign-in links belong to the operator, and a body in another dialect would break the caller's client.
@@ -13,9 +13,8 @@ from typing import Any
 from gateway.errors import MESSAGE, Code
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import Dialect
-from meter.frames.readers import load_object
 
-# Statuses that speak of the gateway's own credentials, account or route at the backend, not of the caller's.
+# Statuses about the gateway's own credentials, account or route at the backend, not about the caller's.
 _GATEWAY_FAULT_STATUSES = frozenset({401, 402, 403, 405, 407})
 
 _OPERATORS_OWN = re.compile(
@@ -34,26 +33,30 @@ _ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|(.))")
 
 
 def caller_status(status: int) -> int:
-    """The status a caller sees for a backend's non-2xx `status`: a refusal of the gateway itself is a 502."""
+    """The status for the caller when a backend answers with the non-2xx `status`; 502 if it rejects the gateway."""
     return 502 if status < 400 or status in _GATEWAY_FAULT_STATUSES else status
 
 
-def sanitised_body(dialect: Dialect, status: int, body: bytes, request_id: str) -> bytes:
-    """The backend's error body when the caller may see it, else the gateway's own in the caller's dialect."""
-    if caller_status(status) == status and _is_presentable(dialect, body):
+def sanitised_body(
+    dialect: Dialect, status: int, body: bytes, document: dict[str, Any] | None, request_id: str
+) -> bytes:
+    """The backend's error body when the caller may see it, else the gateway's own in the caller's dialect.
+
+    `document` is the JSON object in `body`, None when there is none.
+    """
+    if caller_status(status) == status and _is_presentable(dialect, document):
         return body
     return error_body(dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], request_id)
 
 
-def sanitised_frame(dialect: Dialect, raw: bytes, data: bytes, request_id: str) -> bytes:
-    """The same for an error frame in mid-stream: `raw` are its bytes, `data` its payload."""
-    if _is_presentable(dialect, data):
+def sanitised_frame(dialect: Dialect, raw: bytes, document: dict[str, Any] | None, request_id: str) -> bytes:
+    """The same for an error frame in mid-stream: `raw` is the frame, `document` the JSON object in its payload."""
+    if _is_presentable(dialect, document):
         return raw
     return error_frame(dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], request_id)
 
 
-def _is_presentable(dialect: Dialect, data: bytes) -> bool:
-    document = load_object(data)
+def _is_presentable(dialect: Dialect, document: dict[str, Any] | None) -> bool:
     if document is None:
         return False
     error = document.get("error")
@@ -80,7 +83,7 @@ def _strings(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _leaks_internals(text: str) -> bool:
-    """Searches also what a JSON text within the text would say: llama-server's own errors arrive as one."""
+    """Searches the text and any JSON text within it, which is how llama-server's own errors arrive."""
     if _OPERATORS_OWN.search(text):
         return True
     return "\\" in text and _OPERATORS_OWN.search(_ESCAPE.sub(_unescaped, text)) is not None

@@ -1,7 +1,7 @@
-"""Chunks in, frames out: incremental splitters that never see a socket and keep every byte.
+"""Splits chunks into frames incrementally and keeps every byte. Pure; never sees a socket.
 
-Pure. A chunk is whatever the network delivered; a frame is one NDJSON line, one server-sent event or one whole body.
-Joined, the raw bytes of all frames are the input again, wherever it was cut.
+A chunk is a piece of the body as the network delivered it. A frame is one NDJSON line, one server-sent event or one
+whole body. The raw bytes of all frames, joined, equal the input, wherever the chunks were cut.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-# The longest frame of a real answer is a final one that repeats the whole text or carries the `context` numbers.
+# The longest frame of a real answer is a last one that repeats the whole text or carries the `context` numbers.
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -22,10 +22,9 @@ class Frame:
 
 
 class FrameTooLong(Exception):
-    """A frame is longer than the splitter may hold.
+    """A frame is longer than the splitter may hold. The splitter is empty afterwards.
 
-    `frames` are the whole frames that came before it in the same chunk, `held` what is there of the long one. The
-    splitter is empty afterwards.
+    `frames` are the complete frames before it in the same chunk, `held` are the bytes of the long one so far.
     """
 
     def __init__(self, limit_bytes: int, frames: list[Frame], held: bytes) -> None:
@@ -35,19 +34,19 @@ class FrameTooLong(Exception):
 
 
 class Splitter(Protocol):
-    """What all three have: `feed` chunks as they come, `flush` once after the last."""
+    """The interface of the three splitters: `feed` chunks as they come, then `flush` once."""
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that `chunk` completes. Raises FrameTooLong."""
+        """Returns the frames that `chunk` completes. Raises FrameTooLong."""
         ...
 
     def flush(self) -> list[Frame]:
-        """What was left without its terminator: one frame, or none."""
+        """Returns the rest, which has no terminator: one frame, or none."""
         ...
 
 
 class _LineSplitter:
-    """Cuts after each line that ends a frame. Lines end with LF or CRLF."""
+    """Splits after each line that ends a frame. Lines end with LF or CRLF."""
 
     def __init__(self, limit_bytes: int = FRAME_BYTES_MAX) -> None:
         self._limit_bytes = limit_bytes
@@ -96,7 +95,7 @@ class _LineSplitter:
 
 
 class NdjsonSplitter(_LineSplitter):
-    """One JSON value a line."""
+    """One JSON value per line."""
 
     def _ends_frame(self, line: bytearray) -> bool:  # noqa: ARG002 (every line is a frame)
         return True
@@ -106,9 +105,9 @@ class NdjsonSplitter(_LineSplitter):
 
 
 class SseSplitter(_LineSplitter):
-    """Server-sent events: fields until a blank line; comments, `event:` and `id:` are kept in `raw` only.
+    """Server-sent events: fields until a blank line. Comments, `event:` and `id:` are in `raw` only.
 
-    https://html.spec.whatwg.org/multipage/server-sent-events.html, without the lone CR that nobody sends.
+    https://html.spec.whatwg.org/multipage/server-sent-events.html, without the lone CR, which no backend sends.
     """
 
     def _ends_frame(self, line: bytearray) -> bool:
@@ -120,21 +119,21 @@ class SseSplitter(_LineSplitter):
 
 
 class WholeBody:
-    """A body that is one JSON value: nothing until the flush."""
+    """A body that is one JSON value. It returns nothing before the flush."""
 
     def __init__(self, limit_bytes: int = FRAME_BYTES_MAX) -> None:
         self._limit_bytes = limit_bytes
         self._held = bytearray()
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """Always an empty list. Raises FrameTooLong."""
+        """Returns an empty list. Raises FrameTooLong."""
         self._held += chunk
         if len(self._held) > self._limit_bytes:
             raise FrameTooLong(self._limit_bytes, [], self._empty())
         return []
 
     def flush(self) -> list[Frame]:
-        """The body, or nothing when no byte came."""
+        """Returns the body, or nothing when it is empty."""
         raw = self._empty()
         return [Frame(raw, raw)] if raw else []
 
@@ -145,7 +144,7 @@ class WholeBody:
 
 
 def with_payload(event: bytes, data: bytes) -> bytes:
-    """The raw server-sent event `event` with the one-line payload `data` in place of its own; other lines stay."""
+    """The raw server-sent event `event` with its payload replaced by the one line `data`. Other lines stay."""
     lines = event.split(b"\n")
     place = next(index for index, line in enumerate(lines) if line.startswith(b"data:"))
     ending = b"\r" if lines[place].endswith(b"\r") else b""

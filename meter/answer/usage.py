@@ -1,12 +1,13 @@
-"""The usage fold: FrameReads in, one Usage out, at any moment. Pure; knows no bytes and no surface.
+"""Folds FrameReads into one Usage, which is available at any moment. Pure; knows no bytes and no surface.
 
-The backend's own counts win when they came. Streams can end without them (a repeat guard, a crash, a caller who left,
-a zero that cannot be), and then the frames are counted, because a backend sends a frame for almost every token:
+The backend's own counts win when they are present. A stream can end without them (a repeat guard, a crash, a caller
+that disconnects, an impossible zero). Its frames are counted instead, because a backend sends one for almost every
+token:
 
-* a frame of at most PIECE_BYTES_MAX bytes per piece counts as its pieces (source `counted`);
-* a longer one holds several tokens, as does a whole answer: its text is estimated (source `estimated`).
+* a frame of at most COUNTED_TOKEN_BYTES_MAX bytes per token counts as its tokens (source `counted`);
+* a longer frame or a whole answer holds several tokens, so its text is estimated (source `estimated`).
 
-The input is then the estimate made at admission. `exact` means that both limit_status are the backend's.
+The input is then the estimate made at admission. The source `exact` means that both counts are the backend's.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from gateway.request.token_estimate import tokens_in
 from gateway.values import Usage, UsageSource
 from meter.frames.frame import FrameRead
 
-# A word with its space fits; two ordinary words in one frame do not.
-PIECE_BYTES_MAX = 16
-# No vocabulary in use has a longer token (128 spaces, a ruler of dashes), so this many bytes are one token at least.
+# One word with its space fits, two ordinary words do not.
+COUNTED_TOKEN_BYTES_MAX = 16
+# No vocabulary in use has a longer token (128 spaces, a ruler of dashes), so each started 128 bytes are at least one.
 TOKEN_BYTES_MAX = 128
 
-# Finish reasons of requests that only load or unload a model.
+# The finish reasons of requests that only load or unload a model.
 _LOAD_ONLY = frozenset({"load", "unload"})
 
 
@@ -30,7 +31,7 @@ class UsageFold:
     def __init__(self, input_estimate: int, output_cap: int) -> None:
         self._input_estimate = input_estimate
         self._output_cap = output_cap
-        self._pieces = 0
+        self._min_output_tokens = 0
         self._text_bytes = 0
         self._counted_tokens = 0
         self._estimated = False
@@ -38,10 +39,10 @@ class UsageFold:
         self._finish: str | None = None
 
     def add(self, read: FrameRead) -> None:
-        """Takes the next frame."""
-        self._pieces += read.min_output_tokens
+        """Adds the next frame."""
+        self._min_output_tokens += read.min_output_tokens
         self._text_bytes += read.text_bytes
-        if read.text_bytes > read.min_output_tokens * PIECE_BYTES_MAX:
+        if read.text_bytes > read.min_output_tokens * COUNTED_TOKEN_BYTES_MAX:
             self._counted_tokens += max(read.min_output_tokens, tokens_in(read.text_bytes))
             self._estimated = True
         else:
@@ -52,19 +53,19 @@ class UsageFold:
 
     @property
     def over_cap(self) -> bool:
-        """Whether the output is past the cap beyond doubt: by the backend's figure, by pieces, or by sheer size."""
+        """Whether the output certainly exceeds the cap: by the backend's count, the frames, or the text's size."""
         reported = self._reported.output_tokens if self._reported else 0
-        sure_tokens = max(reported, self._pieces, -(-self._text_bytes // TOKEN_BYTES_MAX))
+        sure_tokens = max(reported, self._min_output_tokens, -(-self._text_bytes // TOKEN_BYTES_MAX))
         return 0 < self._output_cap < sure_tokens
 
     @property
     def usage(self) -> Usage:
-        """The usage so far. Output never exceeds the cap: what is past it was not delivered and is not billed."""
+        """The usage so far. The output never exceeds the cap: tokens beyond it were not delivered."""
         reported = self._reported or Usage()
         if self._is_idle(reported):
             return Usage(0, 0, UsageSource.EXACT)
         output_tokens = reported.output_tokens or self._counted_tokens
-        # A zero beside delivered text is a counter that was lost.
+        # A count of zero for delivered text means that the counter was lost.
         output_known = reported.output_tokens > 0 or not self._counted_tokens
         if reported.input_tokens and output_known:
             source = UsageSource.EXACT
@@ -76,7 +77,7 @@ class UsageFold:
         return Usage(input_tokens, min(output_tokens, self._output_cap), source)
 
     def _is_idle(self, reported: Usage) -> bool:
-        """Whether no model ran: a load, or a finished answer that reports zeros beside no text."""
+        """Whether no model ran: a load, or a finished answer without text whose report is all zeros."""
         if self._counted_tokens or reported.input_tokens or reported.output_tokens:
             return False
         return self._finish in _LOAD_ONLY or (self._reported is not None and self._finish is not None)

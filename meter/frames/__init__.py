@@ -1,1 +1,1 @@
-"""One reader of frames per dialect. Pure; knows no tenant."""
+"""Reads frames and whole answers, with one module per dialect. Pure; knows no tenant."""

@@ -1,7 +1,7 @@
 """Events of /v1/messages. Pure.
 
-Shapes: ollama/ollama anthropic/anthropic.go. The usage in `message_start` is a guess from the prompt's length and is
-not read; the real figures are in `message_delta`. `message_stop` ends the answer.
+Shapes: ollama/ollama anthropic/anthropic.go. The usage in `message_start` is only estimated from the prompt's length
+and is not read. The real counts are in `message_delta`. `message_stop` ends the answer.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ def read_messages(document: dict[str, Any], whole: bool) -> FrameRead:
         return FrameRead(text_bytes=size_bytes, usage=_usage(document), terminal=finish is not None, finish=finish)
     kind = document.get("type")
     if kind == "content_block_start":
-        return _piece(_block_bytes(document.get("content_block")))
+        return _text_frame(_block_bytes(document.get("content_block")))
     if kind == "content_block_delta":
-        return _piece(_block_bytes(document.get("delta")))
+        return _text_frame(_block_bytes(document.get("delta")))
     if kind == "message_delta":
         finish = as_text(as_object(document.get("delta")).get("stop_reason"))
         return FrameRead(usage=_usage(document), finish=finish)
     return FrameRead(terminal=kind == "message_stop")
 
 
-def _piece(size_bytes: int) -> FrameRead:
+def _text_frame(size_bytes: int) -> FrameRead:
     return FrameRead(min_output_tokens=min_tokens_of(size_bytes, whole=False), text_bytes=size_bytes)
 
 
 def _block_bytes(block: object) -> int:
-    """The text of a content block or of a delta of one; signatures and ids are not the model's words."""
+    """The size of the text in a content block or its delta. Signatures and ids are not generated text."""
     fields = as_object(block)
     return size_of(*(fields.get(name) for name in ("text", "thinking", "name", "input", "partial_json")))
 

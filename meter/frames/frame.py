@@ -1,6 +1,6 @@
-"""What one frame says about usage: a small event, whatever the surface. Pure; knows no tenant.
+"""What one frame contributes to usage, in the same form for every surface. Pure; knows no tenant.
 
-Each dialect's module reads its own documents into a FrameRead; `meter.frames.readers` chooses among them.
+Each dialect's module reads its own documents into a FrameRead, and `meter.frames.readers` selects the module.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from gateway.values import Usage, UsageSource
 class FrameRead:
     """One frame of an answer.
 
-    `min_output_tokens` is a lower bound of the tokens in the frame: one for any text, or one per log probability; 0
-    for a whole answer, whose text did not arrive in pieces. `text_bytes` is the size of the answer, thinking and tool
-    calls. `usage` is the backend's own report; a count it left out is 0. `terminal` marks the frame that completes the
-    answer. `finish` is the reason that the frame gives, `error` the backend's error text. `usage_only` marks a chunk
-    that carries nothing but the report. `unreadable` marks a payload that is not a JSON object and would break a
+    `min_output_tokens` is a lower bound of the tokens in the frame: one for any text, or one per log probability. It is
+    0 for a whole answer, because its text did not arrive in frames. `text_bytes` is the size of the answer, thinking
+    and tool calls. `usage` is the backend's own report, with 0 for a count that it left out. `terminal` marks the frame
+    that completes the answer. `finish` is the finish reason, `error` the backend's error text. `usage_only` marks a
+    frame that carries nothing but the report. `unreadable` marks a payload that is not a JSON object and would break a
     client.
     """
 
@@ -50,23 +50,23 @@ def as_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-# More than any context window in use. What a backend reports beyond it is an accident, which would use up every
-# budget of the caller and, added up, the integers of the counters.
-TOKENS_BELIEVED_MAX = 2**24
+# More than any context window in use. A backend that reports more is faulty, and its count would exhaust every budget
+# of the caller and, in sums, the integers of the counters.
+PLAUSIBLE_TOKENS_MAX = 2**24
 
 
 def as_count(value: object) -> int:
-    """`value` when it is a believable token count, else 0, which is what a left-out counter means."""
-    return value if type(value) is int and 0 < value <= TOKENS_BELIEVED_MAX else 0
+    """`value` when it is a plausible token count, else 0, the meaning of a counter that was left out."""
+    return value if type(value) is int and 0 < value <= PLAUSIBLE_TOKENS_MAX else 0
 
 
 def reported(input_tokens: object, output_tokens: object) -> Usage:
-    """The backend's report from two counters of its JSON."""
+    """The backend's report, made of two counters of its JSON."""
     return Usage(as_count(input_tokens), as_count(output_tokens), UsageSource.EXACT)
 
 
 def size_of(*values: object) -> int:
-    """Bytes of UTF-8 in every key and string of JSON values, other scalars as Python writes them; never recurses."""
+    """The UTF-8 bytes in all keys and strings of JSON values, other scalars as Python prints them. Not recursive."""
     size_bytes = 0
     waiting = list(values)
     while waiting:
@@ -84,11 +84,11 @@ def size_of(*values: object) -> int:
 
 
 def size_of_calls(calls: object) -> int:
-    """The text of `tool_calls`: each function's name and arguments, without the ids the server made up."""
+    """The size of `tool_calls`: each function's name and arguments, without the ids that the server generates."""
     functions = (as_object(as_object(call).get("function")) for call in as_list(calls))
     return sum(size_of(function.get("name"), function.get("arguments")) for function in functions)
 
 
 def min_tokens_of(size_bytes: int, logprobs: Iterable[object] = (), *, whole: bool) -> int:
-    """The sure tokens of one frame: its log probabilities are one per token, also where no text is shown yet."""
+    """A lower bound of the tokens in one frame. Each log probability is a token, even before its text appears."""
     return max(len(list(logprobs)), 1 if size_bytes and not whole else 0)

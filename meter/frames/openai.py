@@ -1,7 +1,7 @@
 """Frames of /v1/chat/completions, /v1/completions and /v1/embeddings. Pure.
 
-Shapes: ollama/ollama openai/openai.go. A failure in mid-stream shows only as an empty chunk without the `[DONE]`
-that should follow, so nothing here looks like an error unless it says so.
+Shapes: ollama/ollama openai/openai.go. A failure in mid-stream appears only as an empty chunk without the `[DONE]`
+that should follow, so a frame is an error only when it carries one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def read_chat(document: dict[str, Any], whole: bool) -> FrameRead:
     size_bytes = 0
     logprobs: list[object] = []
     for choice in map(as_object, as_list(document.get("choices"))):
-        said = as_object(choice.get("message" if whole else "delta"))
-        size_bytes += size_of(said.get("content"), said.get("reasoning"), said.get("reasoning_content"))
-        size_bytes += size_of(said.get("refusal")) + size_of_calls(said.get("tool_calls"))
+        message = as_object(choice.get("message" if whole else "delta"))
+        size_bytes += size_of(message.get("content"), message.get("reasoning"), message.get("reasoning_content"))
+        size_bytes += size_of(message.get("refusal")) + size_of_calls(message.get("tool_calls"))
         logprobs += as_list(as_object(choice.get("logprobs")).get("content"))
     return _read(document, size_bytes, logprobs, whole)
 
@@ -33,7 +33,7 @@ def read_completions(document: dict[str, Any], whole: bool) -> FrameRead:
 def _read(document: dict[str, Any], size_bytes: int, logprobs: list[object], whole: bool) -> FrameRead:
     choices = as_list(document.get("choices"))
     usage = _usage(document)
-    # /v1/completions puts a report of zeros on every chunk; only the chunk without choices carries the figures.
+    # /v1/completions puts a report of zeros on every chunk. Only the chunk without choices carries the counts.
     placeholder = usage is not None and not whole and choices and not (usage.input_tokens or usage.output_tokens)
     finishes = (as_text(as_object(choice).get("finish_reason")) for choice in choices)
     # The answer to `_debug_render_only` generates nothing, like a load.

@@ -1,4 +1,4 @@
-"""From the payload of a frame to a FrameRead, by surface. Pure; nothing a backend sends makes it raise."""
+"""Turns the payload of a frame into a FrameRead, by surface. Pure; no payload makes it raise."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from gateway.wire.surfaces import Surface
+from gateway.wire.surfaces import AnswerShape, Surface
 from meter.frames import anthropic, native, openai, responses
 from meter.frames.frame import FrameRead, as_object, as_text, reported
 
-_READERS: dict[str, Callable[[dict[str, Any], bool], FrameRead]] = {
-    "chat": native.read_chat,
-    "generate": native.read_generate,
-    "embed": native.read_embeddings,
-    "embeddings": native.read_embeddings,
-    "v1_chat": openai.read_chat,
-    "v1_completions": openai.read_completions,
-    "v1_embeddings": openai.read_embeddings,
-    "v1_responses": responses.read_responses,
-    "v1_messages": anthropic.read_messages,
+READERS: dict[AnswerShape, Callable[[dict[str, Any], bool], FrameRead]] = {
+    AnswerShape.NATIVE_CHAT: native.read_chat,
+    AnswerShape.NATIVE_GENERATE: native.read_generate,
+    AnswerShape.NATIVE_EMBEDDINGS: native.read_embeddings,
+    AnswerShape.OPENAI_CHAT: openai.read_chat,
+    AnswerShape.OPENAI_COMPLETIONS: openai.read_completions,
+    AnswerShape.OPENAI_EMBEDDINGS: openai.read_embeddings,
+    AnswerShape.OPENAI_RESPONSES: responses.read_responses,
+    AnswerShape.ANTHROPIC_MESSAGES: anthropic.read_messages,
 }
 
-# The event that ends a stream on surfaces with a `done_marker`.
+# The payload that ends a stream on surfaces with a `done_marker`.
 _DONE = b"[DONE]"
 
 _INPUT_COUNTER = re.compile(rb'"(?:prompt_eval_count|prompt_tokens|input_tokens)"\s*:\s*(\d{1,15})')
@@ -39,7 +38,7 @@ def read_frame(surface: Surface, data: bytes, *, whole: bool = False) -> FrameRe
 
 
 def parse_frame(surface: Surface, data: bytes, *, whole: bool = False) -> tuple[FrameRead, dict[str, Any] | None]:
-    """Like `read_frame`; also returns the JSON object, for a caller that rewrites the frame."""
+    """Like `read_frame`; also returns the JSON object in the payload, so that it is parsed once."""
     if not data:
         return FrameRead(), None
     if surface.done_marker and data.strip() == _DONE and not whole:
@@ -49,11 +48,11 @@ def parse_frame(surface: Surface, data: bytes, *, whole: bool = False) -> tuple[
         return FrameRead(min_output_tokens=0 if whole else 1, text_bytes=len(data), unreadable=True), None
     if document.get("error"):
         return FrameRead(error=_error_text(document["error"])), document
-    return _READERS[surface.name](document, whole), document
+    return READERS[surface.answer_shape](document, whole), document
 
 
 def read_tail(tail: bytes, body_bytes: int) -> FrameRead:
-    """Reads a body of `body_bytes` that was too long to hold, from its last bytes: the counters stand at the end.
+    """Reads a body of `body_bytes` that was too long to hold, from its last bytes, where the counters are.
 
     A quoted name right before a colon is a key, never part of a text, where the quotes would be escaped.
     """
@@ -63,7 +62,7 @@ def read_tail(tail: bytes, body_bytes: int) -> FrameRead:
 
 
 def load_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in `data`, or None when there is none that can be read."""
+    """The JSON object in `data`, or None when `data` is not one."""
     try:
         document = json.loads(data.decode())
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """Events of /v1/responses. Pure.
 
-Shapes: ollama/ollama openai/responses.go. There is no `[DONE]`; `response.completed` is the last event. The `.done`
-events and the final object repeat text that came as deltas, so only deltas count.
+Shapes: ollama/ollama openai/responses.go. There is no `[DONE]`: `response.completed` is the last event. The `.done`
+events and the final object repeat the text of the deltas, so only deltas count.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_responses(document: dict[str, Any], whole: bool) -> FrameRead:
 
 
 def _item_bytes(item: object) -> int:
-    """The text of one output item: a message, a reasoning summary or a function call."""
+    """The size of the text in one output item: a message, a reasoning summary or a function call."""
     fields = as_object(item)
     parts = as_list(fields.get("content")) + as_list(fields.get("summary"))
     texts = [as_object(part).get("text") for part in parts]

@@ -17,8 +17,10 @@ from gateway.record.grant import Grant
 from gateway.request.generation import OUTPUT_TOKENS_MAX
 from gateway.values import Usage
 from gateway.wire.surfaces import Dialect, Surface
-from meter.answer.answer import WHOLE_BYTES_MAX, Answer, AnswerResult
+from meter.answer.answer import Answer
 from meter.answer.framing import SseSplitter
+from meter.answer.result import AnswerResult
+from meter.answer.whole import WHOLE_BYTES_MAX
 from meter.rewrite import rewrite
 from tests.fuzz.go_json import GoRefuses
 from tests.fuzz.ollama_reading import Understood, identity, understand
@@ -144,14 +146,14 @@ def _delivered(answered: Answered, chunks: list[bytes]) -> tuple[bytes, AnswerRe
     assert answer.headers(answered.status, answered.content_type) >= 200
     out = b""
     for chunk, end_of_stream in [*((chunk, False) for chunk in chunks), (b"", True)]:
-        decision = answer.chunk(chunk, end_of_stream)
-        out += chunk if decision.body is None else decision.body
+        body = answer.chunk(chunk, end_of_stream)
+        out += chunk if body is None else body
         _check_usage(answered, answer.delivered)
-        if decision.cut:
+        if answer.result:
             break
-    ending = answer.end(aborted=False)
-    assert ending.usage == answer.delivered
-    return out, ending
+    assert answer.result
+    assert answer.result.usage == answer.delivered
+    return out, answer.result
 
 
 def _check_usage(answered: Answered, usage: Usage) -> None:

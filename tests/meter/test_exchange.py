@@ -1,205 +1,278 @@
-"""The phases of one request: every pair of phase and event, and the ending that each way out makes."""
+"""The state machine of an exchange: every phase with every trigger, and the ending that each way out makes."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from gateway.errors import Code
 from gateway.quota.port import Progress
-from gateway.record.entry import Entry
 from gateway.values import NO_USAGE, Outcome, Usage, UsageSource
-from gateway.wire.surfaces import BY_NAME
-from meter.exchange import TRANSITIONS, Exchange, Phase, ResponseHead, Trigger
-from tests.meter.wire_corpus import grant_for, json_of
+from gateway.wire.dialects import error_frame
+from gateway.wire.surfaces import BY_NAME, Dialect
+from meter.answer.result import AnswerResult
+from meter.answer.stream import OVER_CAP
+from meter.exchange import Exchange
+from meter.phases import TRANSITIONS, OutOfOrder, Phase, Trigger, following
+from tests.meter.wire_corpus import grant_for, json_of, transcript
 
-REQUEST = b'{"model":"llama3.2","messages":[]}'
-FRAME = b'{"model":"m","message":{"role":"assistant","content":"Hi"},"done":false}\n'
-LAST = b'{"model":"m","message":{"content":""},"done":true,"prompt_eval_count":3,"eval_count":1}\n'
-TOO_MUCH = b'{"model":"m","message":{"content":""},"done":true,"prompt_eval_count":3,"eval_count":10000}\n'
+CHAT = transcript("api_chat_stream")
+LINES = CHAT.body.splitlines(keepends=True)
+NDJSON = "application/x-ndjson"
+PROMPT = Usage(11, 0, UsageSource.ESTIMATED)
 
-
-class Clock:
-    """Seconds that pass only when the test lets them."""
-
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def new_exchange(clock: Clock | None = None, **grant: object) -> Exchange:
-    """A streamed chat whose hold was taken."""
-    granted = grant_for(BY_NAME["chat"], stream=True, **grant)
-    return Exchange(granted, json_of(granted), clock or Clock())
-
-
-def forward(exchange: Exchange) -> None:
-    assert isinstance(exchange.request_body(REQUEST), bytes)
-
-
-def answer(exchange: Exchange) -> None:
-    exchange.response_headers(200, "application/x-ndjson", "near", end_of_stream=False)
-
-
-EVENTS: dict[Trigger, Callable[[Exchange], object]] = {
-    Trigger.FORWARD: forward,
-    Trigger.ANSWER: answer,
-    Trigger.LOCAL_REPLY: lambda exchange: exchange.local_reply(503, Code.UNAVAILABLE),
-    Trigger.END: lambda exchange: exchange.response_body(FRAME + LAST, True),
-    Trigger.CUT: lambda exchange: exchange.response_body(TOO_MUCH, False),
+# What causes each trigger. A chunk that exceeds the cap of these grants, two tokens, causes a cut.
+TRIGGERS: dict[Trigger, Callable[[Exchange], object]] = {
+    Trigger.FORWARD: lambda exchange: exchange.request_body(CHAT.request),
+    Trigger.ANSWER: lambda exchange: exchange.response_headers(200, NDJSON, "near", end_of_stream=False),
+    Trigger.LOCAL_REPLY: lambda exchange: exchange.local_reply(503, "backend_unavailable"),
+    Trigger.CHUNK: lambda exchange: exchange.response_body(LINES[0], False),
+    Trigger.END: lambda exchange: exchange.response_body(b"", True),
+    Trigger.CUT: lambda exchange: exchange.response_body(b"".join(LINES[:3]), False),
     Trigger.LEASE_LOST: lambda exchange: exchange.lose_lease(),
     Trigger.CLOSE: lambda exchange: exchange.close(),
 }
-
-PATHS: dict[Phase, tuple[Trigger, ...]] = {
-    Phase.OPEN: (),
-    Phase.FORWARDED: (Trigger.FORWARD,),
-    Phase.ANSWERING: (Trigger.FORWARD, Trigger.ANSWER),
-    Phase.LOCAL_REPLY: (Trigger.FORWARD, Trigger.LOCAL_REPLY),
-    Phase.CUT: (Trigger.FORWARD, Trigger.ANSWER, Trigger.CUT),
-    Phase.ENDED: (Trigger.FORWARD, Trigger.ANSWER, Trigger.END),
-    Phase.CLOSED: (Trigger.FORWARD, Trigger.CLOSE),
+# A way into each phase.
+WAYS: dict[Phase, list[Trigger]] = {
+    Phase.OPEN: [],
+    Phase.FORWARDED: [Trigger.FORWARD],
+    Phase.ANSWERING: [Trigger.FORWARD, Trigger.ANSWER],
+    Phase.LOCAL_REPLY: [Trigger.FORWARD, Trigger.LOCAL_REPLY],
+    Phase.CUT: [Trigger.FORWARD, Trigger.ANSWER, Trigger.CUT],
+    Phase.ENDED: [Trigger.FORWARD, Trigger.ANSWER, Trigger.END],
+    Phase.CLOSED: [Trigger.FORWARD, Trigger.CLOSE],
 }
+OPEN, FORWARDED, ANSWERING, LOCAL, CUT, ENDED, CLOSED = Phase
+NEVER = None
+# The phase after each trigger, in the order of Trigger; NEVER marks a trigger that is impossible in that phase.
+EXPECTED: dict[Phase, list[Phase | None]] = {
+    #          FORWARD    ANSWER     LOCAL  CHUNK      END    CUT    LEASE_LOST CLOSE
+    OPEN:      [FORWARDED, NEVER,     LOCAL, NEVER,     NEVER, NEVER, CUT,       CLOSED],
+    FORWARDED: [NEVER,     ANSWERING, LOCAL, NEVER,     NEVER, NEVER, CUT,       CLOSED],
+    ANSWERING: [NEVER,     NEVER,     NEVER, ANSWERING, ENDED, CUT,   CUT,       CLOSED],
+    LOCAL:     [NEVER,     NEVER,     NEVER, LOCAL,     LOCAL, NEVER, LOCAL,     CLOSED],
+    CUT:       [CUT,       CUT,       LOCAL, CUT,       CUT,   NEVER, CUT,       CLOSED],
+    ENDED:     [NEVER,     NEVER,     NEVER, NEVER,     NEVER, NEVER, ENDED,     CLOSED],
+    CLOSED:    [NEVER,     NEVER,     NEVER, NEVER,     NEVER, NEVER, CLOSED,    NEVER],
+}  # fmt: skip
+PAIRS = [(phase, trigger, EXPECTED[phase][at]) for phase in Phase for at, trigger in enumerate(Trigger)]
+BY_PAIR = [f"{phase}-{trigger}" for phase, trigger, _ in PAIRS]
 
 
-def in_phase(phase: Phase) -> Exchange:
-    exchange = new_exchange()
-    for event in PATHS[phase]:
-        EVENTS[event](exchange)
-    assert exchange.phase is phase
+class Clock:
+    """Seconds that advance by one with every reading."""
+
+    def __init__(self) -> None:
+        self._readings = itertools.count(100.0)
+
+    def __call__(self) -> float:
+        return next(self._readings)
+
+
+def exchange_after(*triggers: Trigger, **grant: Any) -> Exchange:
+    """An exchange of /api/chat with a cap of two output tokens, after `triggers`."""
+    granted = grant_for(BY_NAME["chat"], **{"output_cap": 2, **grant})
+    exchange = Exchange(granted, json_of(granted), Clock())
+    for trigger in triggers:
+        TRIGGERS[trigger](exchange)
     return exchange
 
 
-# Chunks of an answer arrive in any phase; in these they do not move the request on.
-CHUNKS_PASS = {(phase, event) for phase in Phase for event in (Trigger.END, Trigger.CUT)}
-
-
-@pytest.mark.parametrize("pair", itertools.product(Phase, Trigger), ids=lambda pair: f"{pair[0].name}-{pair[1].name}")
-def test_every_event_moves_every_phase_as_the_table_states_or_is_refused(pair: tuple[Phase, Trigger]) -> None:
-    phase, event = pair
-    exchange = in_phase(phase)
-    if pair in TRANSITIONS:
-        EVENTS[event](exchange)
-        assert exchange.phase is TRANSITIONS[pair]
-    elif pair in CHUNKS_PASS:
-        EVENTS[event](exchange)
-        assert exchange.phase is phase
-    elif pair == (Phase.CUT, Trigger.FORWARD):
-        assert exchange.request_body(REQUEST) is Code.UNAVAILABLE
+@pytest.mark.parametrize(("phase", "trigger", "after"), PAIRS, ids=BY_PAIR)
+def test_the_table_covers_every_phase_and_event(phase: Phase, trigger: Trigger, after: Phase | None) -> None:
+    if after is None:
+        with pytest.raises(OutOfOrder, match=f"{trigger} is impossible in phase {phase}"):
+            following(phase, trigger)
     else:
-        with pytest.raises(RuntimeError, match=f"{event.name} is impossible in phase {phase.name}"):
-            EVENTS[event](exchange)
+        assert following(phase, trigger) is after
 
 
-def closed(exchange: Exchange) -> Entry:
-    result = exchange.close()
-    assert not result.cause_unknown
-    return result.entry
+# Outside of an answer, the chunk that would be cut is a chunk like any other.
+@pytest.mark.parametrize(
+    ("phase", "trigger", "after"), [pair for pair in PAIRS if pair[1] is not Trigger.CUT or pair[0] is ANSWERING]
+)
+def test_an_exchange_follows_the_table(phase: Phase, trigger: Trigger, after: Phase | None) -> None:
+    exchange = exchange_after(*WAYS[phase])
+    assert exchange.phase is phase
+    ending = exchange.ending
+    if after is None:
+        with pytest.raises(OutOfOrder):
+            TRIGGERS[trigger](exchange)
+        assert exchange.phase is phase
+    else:
+        TRIGGERS[trigger](exchange)
+        assert exchange.phase is after
+    assert ending is None or exchange.ending is ending
 
 
-def test_a_complete_answer_is_settled_with_the_counts_of_the_backend() -> None:
-    clock = Clock()
-    exchange = new_exchange(clock)
-    forward(exchange)
-    answer(exchange)
-    clock.now_s = 0.25
-    assert exchange.response_body(FRAME, False) is None
-    clock.now_s = 0.5
-    assert exchange.response_body(LAST, True) is None
-    clock.now_s = 9.0
-    entry = closed(exchange)
-    assert (entry.outcome, entry.code, entry.status, entry.backend) == (Outcome.COMPLETE, None, 200, "near")
-    assert (entry.input_tokens, entry.output_tokens, entry.usage_source) == (3, 1, UsageSource.EXACT)
-    assert (entry.ttft_ms, entry.duration_ms, entry.response_bytes) == (250, 500, len(FRAME + LAST))
+def test_every_phase_but_the_first_can_be_entered_and_every_phase_but_the_last_can_be_left() -> None:
+    entered = {after for row in TRANSITIONS.values() for after in row.values()}
+    assert entered == set(Phase) - {OPEN}
+    assert all(TRANSITIONS[phase][Trigger.CLOSE] is CLOSED for phase in Phase if phase is not CLOSED)
 
 
-def test_a_caller_that_leaves_before_the_body_is_forwarded_used_nothing() -> None:
-    entry = closed(new_exchange())
-    assert (entry.outcome, entry.code, entry.status) == (Outcome.CLIENT_GONE, None, 499)
-    assert (entry.input_tokens, entry.output_tokens) == (0, 0)
-
-
-def test_a_caller_that_leaves_before_the_answer_pays_for_its_prompt() -> None:
-    entry = closed(in_phase(Phase.FORWARDED))
-    assert (entry.outcome, entry.status, entry.input_tokens, entry.output_tokens) == (Outcome.CLIENT_GONE, 499, 11, 0)
-
-
-def test_an_answer_that_breaks_off_has_an_unknown_cause_until_the_access_log_tells() -> None:
-    exchange = in_phase(Phase.ANSWERING)
-    exchange.response_body(FRAME, False)
-    result = exchange.close()
-    assert result.cause_unknown
-    assert (result.entry.outcome, result.entry.output_tokens) == (Outcome.CLIENT_GONE, 1)
-
-
-def test_an_answer_that_breaks_off_after_its_last_frame_is_complete() -> None:
-    exchange = in_phase(Phase.ANSWERING)
-    exchange.response_body(FRAME + LAST, False)
-    assert closed(exchange).outcome is Outcome.COMPLETE
-
-
-def test_an_answer_past_its_cap_is_cut_with_an_error_and_then_both_sides_are() -> None:
-    exchange = in_phase(Phase.ANSWERING)
-    body = exchange.response_body(TOO_MUCH, False)
-    assert isinstance(body, bytes)
-    assert b"error" in body
-    assert exchange.response_body(FRAME, False) is Code.BACKEND_ERROR
-    entry = closed(exchange)
-    assert (entry.outcome, entry.code) == (Outcome.CUT, Code.BACKEND_ERROR)
-
-
-def test_a_lost_lease_cuts_the_answer_at_its_next_chunk() -> None:
-    exchange = in_phase(Phase.ANSWERING)
-    exchange.response_body(FRAME, False)
+@pytest.mark.parametrize("phase", Phase)
+def test_the_ending_is_made_once_and_not_before_nothing_more_can_reach_the_caller(phase: Phase) -> None:
+    exchange = exchange_after(*WAYS[phase])
+    assert (exchange.ending is not None) == (phase in (CUT, ENDED, CLOSED))
     exchange.lose_lease()
-    assert exchange.response_body(FRAME, False) is Code.BACKEND_ERROR
-    assert exchange.phase is Phase.CUT
-
-
-def test_a_lost_lease_keeps_the_request_from_every_backend() -> None:
-    exchange = new_exchange()
+    if phase is not CLOSED:
+        exchange.close()
+    made = exchange.ending
+    assert made is not None
     exchange.lose_lease()
-    assert exchange.request_body(REQUEST) is Code.UNAVAILABLE
+    assert exchange.ending is made
 
 
-def test_a_reply_of_envoy_carries_its_own_code_and_no_usage() -> None:
-    exchange = in_phase(Phase.FORWARDED)
-    exchange.local_reply(504, "backend_timeout")
-    assert exchange.response_body(b"{}", True) is None
-    entry = closed(exchange)
-    assert (entry.outcome, entry.code, entry.status) == (Outcome.UPSTREAM_ERROR, "backend_timeout", 504)
-    assert (entry.input_tokens, entry.output_tokens, entry.response_bytes) == (0, 0, 2)
+FAILED, GONE = Outcome.UPSTREAM_ERROR, Outcome.CLIENT_GONE
+ONE_TOKEN, TWO_TOKENS = Usage(11, 1, UsageSource.COUNTED), Usage(11, 2, UsageSource.COUNTED)
 
 
 @pytest.mark.parametrize(
-    ("status", "seen", "code"),
-    [(404, 404, Code.NOT_FOUND), (503, 503, Code.BACKEND_UNAVAILABLE), (418, 418, Code.BACKEND_ERROR)],
+    ("triggers", "result"),
+    [
+        (WAYS[OPEN], AnswerResult(GONE, None, NO_USAGE)),
+        (WAYS[FORWARDED], AnswerResult(GONE, None, PROMPT)),
+        (WAYS[ANSWERING], AnswerResult(GONE, None, PROMPT, is_presumed=True)),
+        ([*WAYS[ANSWERING], Trigger.CHUNK], AnswerResult(GONE, None, ONE_TOKEN, is_presumed=True)),
+        (WAYS[LOCAL], AnswerResult(FAILED, "backend_unavailable", NO_USAGE)),
+        ([Trigger.LOCAL_REPLY], AnswerResult(FAILED, "backend_unavailable", NO_USAGE)),
+        (WAYS[CUT], AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, TWO_TOKENS)),
+        (WAYS[ENDED], AnswerResult(FAILED, Code.BACKEND_ERROR, PROMPT)),
+        ([Trigger.LEASE_LOST], AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, NO_USAGE)),
+        (
+            [*WAYS[ANSWERING], Trigger.CHUNK, Trigger.LEASE_LOST],
+            AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, ONE_TOKEN),
+        ),
+    ],
 )
-def test_an_error_without_a_body_is_replaced_by_one_with_a_body(status: int, seen: int, code: Code) -> None:
-    exchange = in_phase(Phase.FORWARDED)
-    head = exchange.response_headers(status, "text/html", "near", end_of_stream=True)
-    assert (head.status, head.denied) == (seen, code)
-    entry = closed(exchange)
-    assert (entry.outcome, entry.code, entry.status) == (Outcome.UPSTREAM_ERROR, code, seen)
-    assert (entry.usage_source, entry.input_tokens) == (NO_USAGE.source, 0)
+def test_each_way_out_has_its_ending_and_only_a_presumed_one_needs_the_access_log(
+    triggers: list[Trigger], result: AnswerResult
+) -> None:
+    exchange = exchange_after(*triggers)
+    closed = exchange.close()
+    assert exchange.ending is not None
+    assert (exchange.ending.outcome, exchange.ending.code, exchange.ending.usage) == (
+        result.outcome,
+        result.code,
+        result.usage,
+    )
+    assert closed.cause_unknown is result.is_presumed
+    assert (closed.entry.outcome, closed.entry.code, closed.entry.output_tokens) == (
+        result.outcome,
+        result.code,
+        result.usage.output_tokens,
+    )
 
 
-def test_the_backend_is_shown_only_to_a_key_that_may_see_it() -> None:
-    for show, headers in ((False, {}), (True, {"x-gateway-backend": "near"})):
-        exchange = new_exchange(show_backend=show)
-        forward(exchange)
-        assert exchange.response_headers(200, "application/x-ndjson", "near", end_of_stream=False) == ResponseHead(
-            200, headers
-        )
+def test_a_complete_answer_becomes_an_entry_with_its_times_and_bytes() -> None:
+    exchange = exchange_after(*WAYS[ANSWERING], output_cap=100)
+    assert [exchange.response_body(line, False) for line in LINES] == [None] * len(LINES)
+    assert exchange.response_body(b"", True) is None
+    entry = exchange.close().entry
+    assert (entry.outcome, entry.status, entry.code, entry.backend) == (Outcome.COMPLETE, 200, None, "near")
+    assert (entry.input_tokens, entry.output_tokens, entry.usage_source) == (26, 4, UsageSource.EXACT)
+    # The clock is read on opening, on the first byte and on the end of the answer.
+    assert (entry.ttft_ms, entry.duration_ms, entry.response_bytes) == (1000, 2000, len(CHAT.body))
 
 
-def test_progress_follows_what_was_delivered() -> None:
-    exchange = in_phase(Phase.FORWARDED)
-    assert exchange.progress == Progress()
-    answer(exchange)
-    exchange.response_body(FRAME, False)
-    usage = Usage(11, 1)
-    assert exchange.progress == Progress(usage.input_tokens, usage.output_tokens, len(FRAME))
+def test_an_answer_that_breaks_off_after_its_last_frame_is_complete_and_final() -> None:
+    exchange = exchange_after(*WAYS[ANSWERING], output_cap=100)
+    exchange.response_body(CHAT.body, False)
+    closed = exchange.close()
+    assert (closed.entry.outcome, closed.cause_unknown) == (Outcome.COMPLETE, False)
+
+
+@pytest.mark.parametrize(("triggers", "status"), [([], 499), (WAYS[FORWARDED], 499), (WAYS[LOCAL], 503)])
+def test_a_request_that_no_backend_answered_has_no_backend_in_its_entry(triggers: list[Trigger], status: int) -> None:
+    entry = exchange_after(*triggers).close().entry
+    assert (entry.status, entry.backend, entry.ttft_ms, entry.response_bytes) == (status, None, None, 0)
+
+
+def test_a_backend_gets_the_rewritten_body_and_the_caller_the_names_of_the_options_that_were_dropped() -> None:
+    exchange = exchange_after(show_backend=True)
+    body = exchange.request_body(b'{"model":"M","keep_alive":-1,"options":{"num_ctx":1}}')
+    assert not isinstance(body, Code)
+    assert json.loads(body)["options"] == {"num_predict": 2}
+    assert exchange.response_headers(200, NDJSON, "near", end_of_stream=False) == {
+        ":status": "200",
+        "x-gateway-backend": "near",
+        "x-gateway-dropped-options": "keep_alive, options.num_ctx",
+    }
+
+
+def test_a_body_that_cannot_be_rewritten_is_not_forwarded() -> None:
+    exchange = exchange_after()
+    with pytest.raises(ValueError, match="not a JSON object"):
+        exchange.request_body(b"[]")
+    assert exchange.phase is OPEN
+
+
+def test_a_cut_sends_its_error_frame_and_then_refuses_everything() -> None:
+    exchange = exchange_after(*WAYS[ANSWERING])
+    out = exchange.response_body(b"".join(LINES[:3]), False)
+    assert out == b"".join(LINES[:2]) + error_frame(Dialect.NATIVE, Code.BACKEND_ERROR, OVER_CAP, "req-1")
+    assert exchange.response_body(LINES[3], False) is Code.BACKEND_ERROR
+    assert exchange.response_body(b"", True) is Code.BACKEND_ERROR
+    assert exchange.close().entry.response_bytes == len(out)
+
+
+@pytest.mark.parametrize("trigger", [Trigger.FORWARD, Trigger.ANSWER, Trigger.CHUNK])
+def test_after_its_lease_is_lost_nothing_of_a_request_passes(trigger: Trigger) -> None:
+    before = {Trigger.FORWARD: OPEN, Trigger.ANSWER: FORWARDED, Trigger.CHUNK: ANSWERING}
+    exchange = exchange_after(*WAYS[before[trigger]], Trigger.LEASE_LOST)
+    assert TRIGGERS[trigger](exchange) is (Code.UNAVAILABLE if trigger is Trigger.FORWARD else Code.BACKEND_ERROR)
+
+
+def test_envoys_own_reply_passes_even_after_the_lease_is_lost() -> None:
+    exchange = exchange_after(*WAYS[FORWARDED], Trigger.LEASE_LOST, Trigger.LOCAL_REPLY)
+    assert exchange.response_body(b'{"error":"x"}', True) is None
+    assert exchange.phase is LOCAL
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "code"),
+    [
+        (400, 400, Code.INVALID_REQUEST),
+        (401, 502, Code.BACKEND_ERROR),
+        (404, 404, Code.NOT_FOUND),
+        (500, 500, Code.BACKEND_ERROR),
+        (503, 503, Code.BACKEND_UNAVAILABLE),
+    ],
+)
+@pytest.mark.parametrize("has_body", [True, False])
+def test_a_backends_error_has_one_code_in_its_headers_and_in_its_entry(
+    status: int, shown: int, code: Code, has_body: bool
+) -> None:
+    exchange = exchange_after(Trigger.FORWARD)
+    head = exchange.response_headers(status, "text/plain", "near", end_of_stream=not has_body)
+    if has_body:
+        assert head == {":status": str(shown), "x-gateway-error": code, "content-type": "application/json"}
+        exchange.response_body(b"<html>", True)
+    else:
+        assert head is code
+    entry = exchange.close().entry
+    assert (entry.status, entry.code, entry.outcome) == (shown, code, Outcome.UPSTREAM_ERROR)
+    assert entry.usage_source is UsageSource.NONE
+
+
+def test_a_hold_retains_what_was_delivered_so_far() -> None:
+    exchange = exchange_after(*WAYS[FORWARDED])
+    assert exchange.progress == Progress(0, 0, 0)
+    TRIGGERS[Trigger.ANSWER](exchange)
+    TRIGGERS[Trigger.CHUNK](exchange)
+    assert exchange.progress == Progress(11, 1, len(LINES[0]))
+    exchange.close()
+    assert exchange.progress == Progress(11, 1, len(LINES[0]))
+
+
+def test_a_transcript_is_what_the_caller_sent_and_received() -> None:
+    exchange = exchange_after(*WAYS[CUT], log_prompts=True)
+    assert exchange.transcript is not None
+    entry = exchange.close().entry
+    assert exchange.transcript.size_bytes == len(CHAT.request) + entry.response_bytes
+    assert exchange_after().transcript is None

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import grpc
+import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
@@ -29,9 +34,27 @@ from tests.meter.wire_corpus import json_of
 REQUESTS = 5
 
 
-async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entries(
-    redis_url: str, database_url: str
-) -> None:
+@dataclass
+class Meter:
+    """A meter's servicer behind a channel, over the quota's second implementation."""
+
+    servicer: ExternalProcessorServicer
+    quota: MemoryQuota
+    outbox: Outbox
+    disconnect_causes: DisconnectCauses
+    channel: grpc.aio.Channel
+
+    async def opens(self, grant: str) -> tuple[Any, ext_proc.ProcessingResponse]:
+        """The stream of a request with this grant, and the reply to its headers."""
+        message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
+        message.metadata_context.filter_metadata[METADATA_NAMESPACE][METADATA_KEY] = grant
+        stream = external_processor_pb2_grpc.ExternalProcessorStub(self.channel).Process()
+        await stream.write(message)
+        return stream, await stream.read()
+
+
+@asynccontextmanager
+async def serving(redis_url: str, database_url: str) -> AsyncIterator[Meter]:
     clock = Clock()
     quota = MemoryQuota(now_ms=clock, lease_s=15.0, backlog_max=1000, load=Ledger().load)
     clock.forward((await quota.epoch()).opens_in_s)
@@ -46,26 +69,43 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with background(outbox.run()), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Meter(servicer, quota, outbox, disconnect_causes, channel)
+        await server.stop(0)
+    await database.close()
+    await redis.aclose()
+    await quota.aclose()
+
+
+async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entries(
+    redis_url: str, database_url: str
+) -> None:
+    async with serving(redis_url, database_url) as meter:
         streams = []
         for _ in range(REQUESTS):
-            grant, _ = await admit(quota)
-            message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
-            known = message.metadata_context.filter_metadata[METADATA_NAMESPACE]
-            known[METADATA_KEY] = json_of(grant)
-            streams.append(external_processor_pb2_grpc.ExternalProcessorStub(channel).Process())
-            await streams[-1].write(message)
-            assert (await streams[-1].read()).HasField("request_headers")
-        assert await quota.backlog() == Backlog(holds=REQUESTS, events=0)
-        finished = asyncio.create_task(servicer.finished())
+            grant, _ = await admit(meter.quota)
+            stream, opened = await meter.opens(json_of(grant))
+            assert opened.HasField("request_headers")
+            streams.append(stream)
+        assert await meter.quota.backlog() == Backlog(holds=REQUESTS, events=0)
+        finished = asyncio.create_task(meter.servicer.finished())
         await asyncio.sleep(0)
         assert not finished.done()
         for stream in streams:
             await stream.done_writing()
         await finished
-        await disconnect_causes.close()
-        assert await outbox.wait_idle(10) == 0
-        assert await quota.backlog() == Backlog(holds=0, events=REQUESTS)
-        await server.stop(0)
-    await database.close()
-    await redis.aclose()
-    await quota.aclose()
+        await meter.disconnect_causes.close()
+        assert await meter.outbox.wait_idle(10) == 0
+        assert await meter.quota.backlog() == Backlog(holds=0, events=REQUESTS)
+
+
+@pytest.mark.parametrize("grant", ["", "{", "{}", "[]", "5", '{"request_id":"req-1"}'])
+async def test_a_grant_that_cannot_be_read_is_answered_as_unavailable(
+    redis_url: str, database_url: str, grant: str
+) -> None:
+    async with serving(redis_url, database_url) as meter:
+        stream, refused = await meter.opens(grant)
+        assert refused.immediate_response.status.code == 503
+        assert refused.immediate_response.details == "unavailable"
+        await stream.done_writing()
+        assert await stream.code() is grpc.StatusCode.OK
+        assert await meter.outbox.wait_idle(0) == 0

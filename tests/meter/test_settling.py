@@ -19,7 +19,8 @@ from gateway.record.grant import Grant
 from gateway.values import Outcome
 from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
-from meter.exchange import Exchange, Phase
+from meter.exchange import Exchange
+from meter.phases import Phase
 from meter.renewal import RENEWALS_PER_LEASE, Renewal
 from ops.control.reaper import Reaper
 from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of

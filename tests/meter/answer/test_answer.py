@@ -8,21 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.errors import MESSAGE, Code
+from gateway.errors import MESSAGE, Code, upstream_code
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import BY_NAME, SURFACES, Dialect
-from meter.answer.answer import (
-    ENDLESS,
-    INCOMPLETE,
-    OVER_CAP,
-    TOO_LONG,
-    UNREADABLE,
-    WHOLE_BYTES_MAX,
-    Answer,
-    AnswerResult,
-)
+from meter.answer.answer import Answer
 from meter.answer.framing import FRAME_BYTES_MAX, NdjsonSplitter, Splitter, SseSplitter
+from meter.answer.result import AnswerResult
+from meter.answer.stream import ENDLESS, INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE
+from meter.answer.whole import WHOLE_BYTES_MAX
 from meter.frames.readers import read_frame
 from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcript, transcripts
 
@@ -42,9 +36,9 @@ def play(answer: Answer, status: int, content_type: str, chunks: list[bytes], *,
     answer.headers(status, content_type)
     out = b""
     for chunk, end_of_stream in [*((chunk, False) for chunk in chunks), *([(b"", True)] if ends else [])]:
-        decision = answer.chunk(chunk, end_of_stream)
-        out += chunk if decision.body is None else decision.body
-        if decision.cut:
+        body = answer.chunk(chunk, end_of_stream)
+        out += chunk if body is None else body
+        if answer.result:
             break
     return out
 
@@ -52,7 +46,13 @@ def play(answer: Answer, status: int, content_type: str, chunks: list[bytes], *,
 def replay(exchange: Transcript, chunks: list[bytes] | None = None, **grant: Any) -> tuple[bytes, AnswerResult]:
     answer = Answer(grant_of(exchange, **grant))
     out = play(answer, exchange.status, exchange.content_type, [exchange.body] if chunks is None else chunks)
-    return out, answer.end(aborted=False)
+    return out, result_of(answer)
+
+
+def result_of(answer: Answer) -> AnswerResult:
+    """The result that the answer's own chunks have made."""
+    assert answer.result
+    return answer.result
 
 
 def bytewise(data: bytes) -> list[bytes]:
@@ -158,7 +158,7 @@ def test_what_the_caller_got_when_leaving_is_what_was_counted(exchange: Transcri
         play(again, 200, exchange.content_type, [out], ends=False)
         assert exchange.body.startswith(out)
         assert answer.delivered == again.delivered
-        ending = answer.end(aborted=True)
+        ending = answer.abort()
         assert ending.usage == answer.delivered
         assert ending.usage.input_tokens > 0
 
@@ -168,13 +168,12 @@ def test_a_caller_who_leaves_pays_the_prompt_and_the_pieces_so_far() -> None:
     lines = exchange.body.splitlines(keepends=True)
     answer = Answer(grant_of(exchange))
     play(answer, 200, exchange.content_type, lines[:2], ends=False)
-    assert answer.end(aborted=True) == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED))
+    assert answer.abort() == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED), is_presumed=True)
 
 
 def test_a_caller_who_leaves_before_any_answer_pays_the_prompt() -> None:
-    assert Answer(grant_for(BY_NAME["chat"])).end(aborted=True) == AnswerResult(
-        Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED)
-    )
+    answer = Answer(grant_for(BY_NAME["chat"]))
+    assert answer.abort() == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED))
 
 
 @pytest.mark.parametrize("name", ["v1_chat_stream_include_usage", "api_chat_stream", "v1_messages_stream", "api_embed"])
@@ -182,22 +181,22 @@ def test_a_caller_who_leaves_right_after_the_last_frame_got_a_complete_answer(na
     exchange = transcript(name)
     answer = Answer(grant_of(exchange))
     play(answer, 200, exchange.content_type, [exchange.body], ends=False)
-    ending = answer.end(aborted=True)
-    assert (ending.outcome, ending.usage.source) == (Outcome.COMPLETE, EXACT)
+    ending = answer.abort()
+    assert (ending.outcome, ending.usage.source, ending.is_presumed) == (Outcome.COMPLETE, EXACT, False)
 
 
 def test_a_whole_answer_that_was_never_handed_on_still_gives_its_figures() -> None:
     exchange = transcript("v1_chat_nonstream")
     answer = Answer(grant_of(exchange))
     assert play(answer, 200, exchange.content_type, [exchange.body], ends=False) == b""
-    assert answer.end(aborted=True) == AnswerResult(Outcome.CLIENT_GONE, None, Usage(26, 4, EXACT))
+    assert answer.abort() == AnswerResult(Outcome.CLIENT_GONE, None, Usage(26, 4, EXACT), is_presumed=True)
 
 
 def test_half_a_whole_answer_was_not_handed_on_and_is_not_paid() -> None:
     exchange = transcript("v1_chat_nonstream")
     answer = Answer(grant_of(exchange))
     assert play(answer, 200, exchange.content_type, [exchange.body[:-9]], ends=False) == b""
-    assert answer.end(aborted=True).usage == Usage(11, 0, ESTIMATED)
+    assert answer.abort().usage == Usage(11, 0, ESTIMATED)
 
 
 @pytest.mark.parametrize(
@@ -233,12 +232,17 @@ def test_a_whole_answer_over_the_cap_is_replaced_by_an_error() -> None:
     assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(26, 3, EXACT))
 
 
-def test_nothing_goes_on_after_a_cut() -> None:
+def test_an_answer_takes_chunks_only_between_its_headers_and_its_result() -> None:
     exchange = transcript("api_chat_stream")
     answer = Answer(grant_of(exchange, output_cap=1))
+    with pytest.raises(RuntimeError):
+        answer.chunk(exchange.body, end_of_stream=False)
     play(answer, 200, exchange.content_type, [exchange.body])
-    decision = answer.chunk(exchange.body, end_of_stream=False)
-    assert (decision.body, decision.cut) == (b"", True)
+    cut = result_of(answer)
+    assert cut.outcome is Outcome.CUT
+    with pytest.raises(RuntimeError):
+        answer.chunk(exchange.body, end_of_stream=False)
+    assert answer.abort() is cut
 
 
 @pytest.mark.parametrize("surface", [one for one in SURFACES if one.cap_field], ids=lambda one: one.name)
@@ -247,7 +251,7 @@ def test_a_stream_without_a_single_byte_ends_with_an_error_frame(surface: Any) -
     kind = "application/x-ndjson" if surface.dialect is Dialect.NATIVE else "text/event-stream"
     frame = error_frame(surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
     assert play(answer, 200, kind, []) == frame
-    assert answer.end(aborted=False).outcome is Outcome.UPSTREAM_ERROR
+    assert result_of(answer).outcome is Outcome.UPSTREAM_ERROR
 
 
 def test_half_a_last_line_is_not_handed_on_so_the_error_is_a_line_of_its_own() -> None:
@@ -350,7 +354,7 @@ def test_vectors_are_passed_on_as_they_come() -> None:
     exchange = transcript("api_embed")
     answer = Answer(grant_of(exchange))
     answer.headers(200, exchange.content_type)
-    assert all(answer.chunk(chunk, end_of_stream=False).body is None for chunk in bytewise(exchange.body))
+    assert all(answer.chunk(chunk, end_of_stream=False) is None for chunk in bytewise(exchange.body))
 
 
 REFUSALS = [exchange for exchange in CORPUS if exchange.status != 200]
@@ -377,7 +381,7 @@ LEAKS = [
 def test_the_words_of_ollama_reach_the_caller_and_cost_nothing(exchange: Transcript) -> None:
     out, ending = replay(exchange, bytewise(exchange.body))
     assert out == exchange.body
-    assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(0, 0, NONE))
+    assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, upstream_code(exchange.status), Usage(0, 0, NONE))
 
 
 @pytest.mark.parametrize("body", LEAKS)
@@ -393,7 +397,7 @@ def test_an_error_frame_in_mid_stream_is_as_discreet(body: str) -> None:
     answer = Answer(grant_for(BY_NAME["chat"]))
     own = error_frame(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
     assert play(answer, 200, "application/x-ndjson", [line + body.encode() + b"\n"]) == line + own
-    assert answer.end(aborted=False).usage == Usage(11, 1, COUNTED)
+    assert result_of(answer).usage == Usage(11, 1, COUNTED)
 
 
 def test_a_detail_beside_the_message_is_searched_too() -> None:
@@ -434,7 +438,7 @@ def test_a_backend_that_refuses_the_gateway_is_never_shown_as_refusing_the_calle
     answer = Answer(grant_for(BY_NAME["chat"]))
     assert answer.headers(status, "application/json") == 502
     own = error_body(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
-    assert answer.chunk(b'{"error":"unauthorized"}', end_of_stream=True).body == own
+    assert answer.chunk(b'{"error":"unauthorized"}', end_of_stream=True) == own
 
 
 def test_a_whole_answer_that_breaks_off_becomes_an_error_body() -> None:
@@ -458,7 +462,7 @@ def test_no_bytes_whatever_make_an_answer_raise_or_go_unaccounted(
 ) -> None:
     answer = Answer(grant_for(surface, stream=stream, strip_usage=strip))
     out = play(answer, status, content_type, chunks, ends=ends)
-    ending = answer.end(aborted=not ends)
+    ending = answer.abort()
     assert ending.usage == answer.delivered
     assert ending.usage.output_tokens <= 100
     if status == 200 and surface.cap_field and out:
@@ -478,7 +482,7 @@ def test_a_backend_that_goes_on_without_a_word_is_cut(surface: str, frame: bytes
     answer = Answer(grant_for(BY_NAME[surface], stream=True, output_cap=10))
     kind = "application/x-ndjson" if surface == "chat" else "text/event-stream"
     play(answer, 200, kind, [frame * 1000] * 20, ends=False)
-    ending = answer.end(aborted=False)
+    ending = result_of(answer)
     assert (ending.outcome, ending.code, ending.usage.output_tokens) == (Outcome.CUT, Code.BACKEND_ERROR, 0)
 
 
@@ -488,7 +492,7 @@ def test_a_backend_may_send_empty_frames_between_its_words() -> None:
     answer = Answer(grant_for(BY_NAME["chat"], stream=True, output_cap=1000))
     out = play(answer, 200, "application/x-ndjson", [(empty * 3 + word) * 1000 + done])
     assert ENDLESS.encode() not in out
-    assert answer.end(aborted=False).outcome is Outcome.COMPLETE
+    assert result_of(answer).outcome is Outcome.COMPLETE
 
 
 def test_half_a_surrogate_pair_costs_no_answer() -> None:

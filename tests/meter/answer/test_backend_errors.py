@@ -13,6 +13,7 @@ from gateway.errors import MESSAGE, Code
 from gateway.wire.dialects import error_body
 from gateway.wire.surfaces import Dialect
 from meter.answer.backend_errors import caller_status, sanitised_body, sanitised_frame
+from meter.frames.readers import load_object
 
 HOSTS = st.sampled_from(
     [
@@ -88,8 +89,8 @@ def test_no_address_host_name_path_or_link_of_a_backend_reaches_a_caller(
     text, host = planted
     data = json.dumps(document_of(dialect, wrap(text), {}), ensure_ascii=ensure_ascii).encode()
     own = error_body(dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
-    assert sanitised_body(dialect, status, data, "req-1") == own, host
-    assert own in sanitised_frame(dialect, data + b"\n", data, "req-1")
+    assert sanitised_body(dialect, status, data, load_object(data), "req-1") == own, host
+    assert own in sanitised_frame(dialect, data + b"\n", load_object(data), "req-1")
 
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
@@ -97,7 +98,7 @@ def test_no_address_host_name_path_or_link_of_a_backend_reaches_a_caller(
 def test_nor_does_one_that_stands_beside_the_message(dialect: Dialect, planted: tuple[str, str]) -> None:
     for beside in ({"param": planted[0]}, {planted[0]: 1}, {"details": [{"at": planted[0]}]}):
         data = json.dumps(document_of(dialect, "out of memory", beside)).encode()
-        assert b"out of memory" not in sanitised_body(dialect, 500, data, "req-1")
+        assert b"out of memory" not in sanitised_body(dialect, 500, data, load_object(data), "req-1")
 
 
 @pytest.mark.parametrize("dialect", Dialect)
@@ -116,8 +117,8 @@ def test_nor_does_one_that_stands_beside_the_message(dialect: Dialect, planted: 
 )  # fmt: skip
 def test_a_sentence_that_helps_the_caller_is_passed_on(dialect: Dialect, text: str) -> None:
     data = json.dumps(document_of(dialect, text, {})).encode()
-    assert sanitised_body(dialect, 400, data, "req-1") == data
-    assert sanitised_frame(dialect, data + b"\n", data, "req-1") == data + b"\n"
+    assert sanitised_body(dialect, 400, data, load_object(data), "req-1") == data
+    assert sanitised_frame(dialect, data + b"\n", load_object(data), "req-1") == data + b"\n"
 
 
 BODIES = st.recursive(
@@ -131,5 +132,5 @@ BODIES = st.recursive(
 def test_every_client_finds_the_shape_that_it_reads(dialect: Dialect, status: int, body: bytes) -> None:
     """ollama-python needs `error` to be a string, the others an object with a message."""
     assert caller_status(status) >= 400
-    error = json.loads(sanitised_body(dialect, status, body, "req-1"))["error"]
+    error = json.loads(sanitised_body(dialect, status, body, load_object(body), "req-1"))["error"]
     assert isinstance(error if dialect is Dialect.NATIVE else error["message"], str)

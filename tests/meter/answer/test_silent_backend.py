@@ -18,7 +18,9 @@ from gateway.request.token_estimate import IMAGE_TOKENS, estimate_input
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_frame
 from gateway.wire.surfaces import BY_NAME, BY_PATH, Surface
-from meter.answer.answer import INCOMPLETE, Answer, AnswerResult
+from meter.answer.answer import Answer
+from meter.answer.result import AnswerResult
+from meter.answer.stream import INCOMPLETE
 from meter.rewrite import rewrite
 from tests.meter.wire_corpus import grant_for, grant_of, transcript
 
@@ -42,8 +44,8 @@ def ending_of(name: str, body: bytes, *, ends: bool = True, **grant: Any) -> tup
     answer = Answer(grant_for(surface, **{"stream": True, **grant}))
     kind = "application/json" if body.startswith(b"{") and surface.path.startswith("/v1/") else "text/event-stream"
     answer.headers(200, kind)
-    decision = answer.chunk(body, end_of_stream=ends)
-    return body if decision.body is None else decision.body, answer.end(aborted=not ends)
+    out = answer.chunk(body, end_of_stream=ends)
+    return body if out is None else out, answer.abort()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_a_runner_that_ends_without_its_stop_event_is_a_failure_and_counted(name
 def test_a_caller_who_leaves_pays_the_prompt_before_the_first_byte_and_what_was_delivered_after_it(
     surface: Surface,
 ) -> None:
-    nothing = Answer(grant_for(surface, stream=True)).end(aborted=True)
+    nothing = Answer(grant_for(surface, stream=True)).abort()
     assert nothing == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED))
     piece: dict[str, Any] = {
         "message": {"content": "Hi"}, "response": "Hi", "delta": "Hi", "done": False,
@@ -190,7 +192,8 @@ def test_a_caller_who_leaves_pays_the_prompt_before_the_first_byte_and_what_was_
         piece |= {"type": "content_block_delta", "delta": {"text": "Hi"}}
     body = (lines if surface.path.startswith("/api/") else events)(piece, piece)
     out, ending = ending_of(surface.name, body, ends=False)
-    assert (out, ending) == (body, AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED)))
+    assert out == body
+    assert ending == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED), is_presumed=True)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.values import Usage, UsageSource
-from meter.answer.usage import PIECE_BYTES_MAX, TOKEN_BYTES_MAX, UsageFold
+from meter.answer.usage import COUNTED_TOKEN_BYTES_MAX, TOKEN_BYTES_MAX, UsageFold
 from meter.frames.frame import FrameRead, reported
 
 EXACT, COUNTED, ESTIMATED = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED
@@ -49,7 +49,7 @@ def test_both_figures_of_the_backend_are_exact() -> None:
 
 
 def test_small_frames_are_counted_as_the_tokens_they_are() -> None:
-    assert folded(WORD, WORD, FrameRead(1, PIECE_BYTES_MAX)).usage == Usage(11, 3, COUNTED)
+    assert folded(WORD, WORD, FrameRead(1, COUNTED_TOKEN_BYTES_MAX)).usage == Usage(11, 3, COUNTED)
 
 
 def test_log_probabilities_of_text_that_is_not_shown_yet_count() -> None:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.values import Usage, UsageSource
-from gateway.wire.surfaces import BY_NAME, SURFACES
+from gateway.wire.surfaces import BY_NAME, SURFACES, AnswerShape
 from meter.answer.framing import NdjsonSplitter, Splitter, SseSplitter
 from meter.frames.frame import FrameRead
-from meter.frames.readers import read_frame, read_tail
+from meter.frames.readers import READERS, read_frame, read_tail
 from tests.meter.wire_corpus import transcript
 
 NAMES = [surface.name for surface in SURFACES]
@@ -36,6 +36,10 @@ def stream_reads(name: str) -> list[FrameRead]:
     splitter: Splitter = SseSplitter() if "event-stream" in exchange.content_type else NdjsonSplitter()
     frames = splitter.feed(exchange.body) + splitter.flush()
     return [read_frame(exchange.surface, frame.data) for frame in frames]
+
+
+def test_every_answer_shape_has_a_reader_and_a_surface() -> None:
+    assert set(READERS) == set(AnswerShape) == {surface.answer_shape for surface in SURFACES}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from gateway.errors import MESSAGE, Code
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.wire.dialects import error_object
-from gateway.wire.surfaces import SURFACES, Dialect, dialect_of
+from gateway.wire.surfaces import Dialect, dialect_of
 from ops.data_plane.clusters import secret_name
 from ops.data_plane.envoy_files import render, render_secrets, write
 from ops.data_plane.local_replies import local_reply_config
@@ -125,16 +125,6 @@ def test_over_a_network_each_service_must_show_the_certificate_of_its_name(tmp_p
             path = Path(sds["sds_config"]["path_config_source"]["path"])
             assert json.loads(files[path.name])["resources"][0]["name"] == sds["name"]
     assert b"/ca/ca.crt" in files["service-authority.yaml"]
-
-
-def test_the_routes_to_backends_are_exactly_the_surfaces(settings: Settings, tmp_path: Path) -> None:
-    to_backends = [
-        route["match"]
-        for route in routes(render(settings, tmp_path))
-        if "inline_cluster_specifier_plugin" in route.get("route", {})
-    ]
-    assert [match["path"] for match in to_backends] == [surface.path for surface in SURFACES]
-    assert all(match["headers"][0]["string_match"] == {"exact": "POST"} for match in to_backends)
 
 
 def test_every_route_to_a_backend_passes_authz_and_the_meter_and_no_other_route_has_a_meter(

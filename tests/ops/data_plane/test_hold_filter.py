@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wasmtime import Caller, Config, Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
 
+from gateway.service.grpc_server import HELD_BYTES_MAX
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
 
 CONTINUE, PAUSE = 0, 1
@@ -16,7 +17,6 @@ OK, NOT_FOUND, INVALID_MEMORY_ACCESS = 0, 1, 6
 RESPONSE_HEADERS = 2
 PAGE = 65_536
 NODES_PER_PAGE = PAGE // 8
-HELD_BYTES_MAX = 16 * 1024 * 1024
 CALL_FUEL = 10_000
 """Instructions that one call may take, so that a chain which runs in a circle traps instead of hanging."""
 

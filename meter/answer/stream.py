@@ -1,0 +1,99 @@
+"""An answer as a stream of frames, each of which passes as soon as it is complete and counted. Pure."""
+
+from __future__ import annotations
+
+from gateway.errors import Code
+from gateway.record.grant import Grant
+from gateway.values import Outcome
+from gateway.wire.dialects import error_frame
+from gateway.wire.surfaces import Dialect, Surface
+from meter.answer.backend_errors import sanitised_frame
+from meter.answer.framing import Frame, FrameTooLong, Splitter
+from meter.answer.usage import UsageFold
+from meter.answer.usage_report import without_usage
+from meter.frames.readers import parse_frame
+
+# An upper bound on the frames of an answer, empty ones included. A backend that sends more never stops.
+FRAMES_PER_TOKEN_MAX = 8
+FRAMES_EXTRA_MAX = 4096
+
+INCOMPLETE = "the model backend ended the answer before it was complete"
+OVER_CAP = "the model backend exceeded the output limit of this request"
+TOO_LONG = "the model backend sent a frame that is too long to read"
+ENDLESS = "the model backend did not end its answer"
+UNREADABLE = "the model backend sent a frame that is not valid for this endpoint"
+
+
+class Stream:
+    """The body of a streamed answer; `fold` counts its frames."""
+
+    def __init__(self, grant: Grant, surface: Surface, splitter: Splitter, fold: UsageFold) -> None:
+        self.outcome: Outcome | None = None
+        self._request_id = grant.request_id
+        self._surface = surface
+        self._splitter = splitter
+        self._fold = fold
+        self._strips_usage = grant.strip_usage and surface.usage_on_request
+        self._skips_blank = surface.dialect is Dialect.NATIVE
+        self._frames_left = FRAMES_EXTRA_MAX + FRAMES_PER_TOKEN_MAX * grant.output_cap
+
+    def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
+        """The frames that `data` completes. A stream that ends without its last frame gets an error frame."""
+        out: list[bytes] = []
+        too_long = None
+        try:
+            frames = self._splitter.feed(data)
+        except FrameTooLong as caught:
+            frames, too_long = caught.frames, TOO_LONG
+        for frame in frames:
+            if problem := self._take(frame, out):
+                return self._cut(out, problem)
+        if too_long:
+            return self._cut(out, too_long)
+        for frame in self._splitter.flush() if end_of_stream else ():
+            if problem := self._take(frame, out, unfinished=True):
+                return self._cut(out, problem)
+        if end_of_stream and self.outcome is None:
+            self.outcome = Outcome.UPSTREAM_ERROR
+            out.append(self._error_frame(INCOMPLETE))
+        body = b"".join(out)
+        return None if body == data else body
+
+    def abort(self) -> Outcome | None:
+        """The outcome so far: the frame that completes the answer may have come before the stream broke off."""
+        return self.outcome
+
+    def _take(self, frame: Frame, out: list[bytes], *, unfinished: bool = False) -> str | None:
+        """Counts a frame and appends the bytes for the caller; returns a reason if the stream has to be cut.
+
+        An `unfinished` last frame, which has no terminator, is useless to a client unless it ends the answer. A blank
+        line of NDJSON is left out, because ollama-python reads every line as JSON.
+        """
+        self._frames_left -= 1
+        if self._frames_left < 0:
+            return ENDLESS
+        if not frame.data and self._skips_blank:
+            return None
+        read, document = parse_frame(self._surface, frame.data)
+        if unfinished and (read.unreadable or (self.outcome is None and not (read.terminal or read.error))):
+            return None
+        if read.unreadable:
+            return UNREADABLE
+        self._fold.add(read)
+        if self._fold.over_cap:
+            return OVER_CAP
+        if read.error is not None:
+            self.outcome = Outcome.UPSTREAM_ERROR
+            out.append(sanitised_frame(self._surface.dialect, frame.raw, document, self._request_id))
+            return None
+        if read.terminal and self.outcome is None:
+            self.outcome = Outcome.COMPLETE
+        out.append(without_usage(frame, read, document) if self._strips_usage else frame.raw)
+        return None
+
+    def _cut(self, out: list[bytes], message: str) -> bytes:
+        self.outcome = Outcome.CUT
+        return b"".join([*out, self._error_frame(message)])
+
+    def _error_frame(self, message: str) -> bytes:
+        return error_frame(self._surface.dialect, Code.BACKEND_ERROR, message, self._request_id)

@@ -1,0 +1,110 @@
+"""Envoy's ext_proc messages in, its instructions out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+
+from gateway.errors import Code
+from gateway.wire.surfaces import BY_NAME
+from meter import envoy_api
+from meter.exchange import Exchange
+from meter.phases import Phase
+from tests.meter.wire_corpus import grant_for, json_of
+
+LINE = b'{"message":{"content":"Hi"},"done":false}\n'
+
+
+def an_exchange(**grant: object) -> Exchange:
+    granted = grant_for(BY_NAME["chat"], **grant)
+    return Exchange(granted, json_of(granted), lambda: 0.0)
+
+
+def headers_message(kind: str, headers: dict[str, str], details: str = "via_upstream") -> ext_proc.ProcessingRequest:
+    message = ext_proc.ProcessingRequest(**{kind: ext_proc.HttpHeaders()})
+    for name, value in headers.items():
+        getattr(message, kind).headers.headers.add(key=name, raw_value=value.encode())
+    fields = message.attributes["envoy.filters.http.ext_proc"].fields
+    fields["response.code_details"].string_value = details
+    fields["xds.cluster_name"].string_value = "backend:near"
+    return message
+
+
+def body_message(kind: str, body: bytes, *, last: bool = False) -> ext_proc.ProcessingRequest:
+    return ext_proc.ProcessingRequest(**{kind: ext_proc.HttpBody(body=body, end_of_stream=last)})
+
+
+def answering(**grant: object) -> Exchange:
+    exchange = an_exchange(**grant)
+    envoy_api.respond(exchange, body_message("request_body", b'{"model":"m"}'))
+    envoy_api.respond(exchange, headers_message("response_headers", {":status": "200"}))
+    assert exchange.phase is Phase.ANSWERING
+    return exchange
+
+
+def test_a_backend_receives_the_listed_headers_only() -> None:
+    sent = {
+        ":path": "/api/chat", "host": "a", "x-request-id": "r", "x-envoy-max-retries": "1", "cookie": "c",
+        "x-nz-peer": "p",
+    }  # fmt: skip
+    out = envoy_api.respond(an_exchange(), headers_message("request_headers", sent))
+    assert list(out.request_headers.response.header_mutation.remove_headers) == ["cookie", "x-nz-peer"]
+
+
+def test_the_rewritten_body_goes_out_with_its_length() -> None:
+    out = envoy_api.respond(an_exchange(), body_message("request_body", b'{"model":"m"}')).request_body.response
+    body = out.body_mutation.body
+    assert json.loads(body)["model"] == "llama3.2:latest"
+    lengths = [each.header.raw_value for each in out.header_mutation.set_headers if each.header.key == "content-length"]
+    assert lengths == [str(len(body)).encode()]
+
+
+def test_a_backends_head_reaches_the_caller_without_its_own_headers() -> None:
+    exchange = an_exchange(show_backend=True)
+    envoy_api.respond(exchange, body_message("request_body", b'{"model":"m"}'))
+    head = {":status": "200", "content-type": "application/x-ndjson", "content-length": "9", "server": "ollama"}
+    out = envoy_api.respond(
+        exchange, headers_message("response_headers", head)
+    ).response_headers.response.header_mutation
+    assert list(out.remove_headers) == ["content-length", "server"]
+    own = {each.header.key: each.header.raw_value for each in out.set_headers}
+    assert own == {":status": b"200", "x-gateway-backend": b"near"}
+
+
+def test_envoys_own_reply_passes_unchanged_with_its_code_in_the_entry() -> None:
+    exchange = an_exchange()
+    head = headers_message("response_headers", {":status": "503"}, details="no_healthy_upstream")
+    assert envoy_api.respond(exchange, head) == envoy_api.untouched("response_headers")
+    assert (exchange.phase, exchange.close().entry.code) == (Phase.LOCAL_REPLY, "unavailable")
+
+
+def test_a_chunk_passes_unchanged_or_empty_or_as_other_bytes() -> None:
+    exchange = answering()
+    assert envoy_api.respond(exchange, body_message("response_body", LINE)) == envoy_api.untouched("response_body")
+    held = envoy_api.respond(exchange, body_message("response_body", LINE[:9])).response_body.response.body_mutation
+    assert held.clear_body
+    rest = envoy_api.respond(exchange, body_message("response_body", LINE[9:])).response_body.response.body_mutation
+    assert rest.body == LINE
+
+
+def test_a_message_after_a_cut_is_answered_with_an_error_on_which_envoy_closes_both_sides() -> None:
+    exchange = answering()
+    exchange.lose_lease()
+    out = envoy_api.respond(exchange, body_message("response_body", LINE)).immediate_response
+    assert (out.status.code, out.details) == (502, "backend_error")
+    assert json.loads(out.body) == {"error": "the model backend failed to answer"}
+
+
+@pytest.mark.parametrize("kind", ["request_trailers", "response_trailers"])
+def test_trailers_untouched(kind: str) -> None:
+    message = ext_proc.ProcessingRequest(**{kind: ext_proc.HttpTrailers()})
+    assert envoy_api.respond(an_exchange(), message).WhichOneof("response") == kind
+
+
+def test_a_request_without_an_exchange_is_denied_in_the_dialect_of_its_path() -> None:
+    message = headers_message("request_headers", {":path": "/v1/messages", "x-request-id": "req-9"})
+    out = envoy_api.deny_unopened(Code.UNAVAILABLE, message).immediate_response
+    assert out.status.code == 503
+    assert json.loads(out.body)["request_id"] == "req-9"
