@@ -7,8 +7,9 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
+from gateway.errors import Code
 from gateway.quota import periods
-from gateway.quota.port import Counters, ExpiredHold, Hold, LimitStatus, Progress
+from gateway.quota.port import Counters, ExpiredHold, Hold, LimitStatus, Progress, ReservationDenied, Reserved
 from gateway.quota.rebuild import Used
 from gateway.values import Budgets, Limits, Period
 
@@ -41,9 +42,16 @@ _SUFFIX: dict[Period, Callable[[date], str]] = {
 }
 
 
-def limit_status(reply: list[Any]) -> LimitStatus:
-    """The last six values of `admit.lua`'s reply."""
-    requests_limit, requests_left, tokens_limit, tokens_left, period, left = reply
+def reservation(status: bytes, values: list[Any]) -> Reserved | ReservationDenied:
+    """The reply of `admit.lua` to a request on which it decided."""
+    at_ms, input_tokens, output_cap, retry_after_s, *rest = values
+    if status == b"admitted":
+        return Reserved(at_ms, input_tokens, output_cap, _limit_status(rest))
+    return ReservationDenied(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, _limit_status(rest))
+
+
+def _limit_status(values: list[Any]) -> LimitStatus:
+    requests_limit, requests_left, tokens_limit, tokens_left, period, left = values
     budget = (Period(period.decode()), int(left)) if period else (None, None)
     return LimitStatus(requests_limit, requests_left, tokens_limit, tokens_left, *budget)
 

@@ -28,7 +28,7 @@ from gateway.quota.port import (
     Reserved,
     UsageLoader,
 )
-from gateway.quota.rebuild import WAIT_S, Rebuilder, RebuildSnapshot, Used
+from gateway.quota.rebuild import WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.record.entry import Entry
 from gateway.record.grant import seal
 from gateway.values import Budgets, Limits, UsageSource
@@ -111,7 +111,7 @@ class MemoryQuota:
         if not self._is_ready(admission.tenant_id):
             await self._rebuilder.rebuild(admission.tenant_id)
             if not self._is_ready(admission.tenant_id):
-                raise StoreUnavailable("the counters are gone again")
+                raise StoreUnavailable("the counters became invalid again")
         if admission.request_id in self._holds or self._end(admission.request_id):
             raise StoreUnavailable("this request id was used before")
         estimate = admission.model, admission.input_tokens
@@ -270,12 +270,12 @@ class MemoryQuota:
         """See the port."""
         await self._rebuilder.aclose()
 
-    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | bool:
+    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | NotBegun:
         """See `Rebuildable`."""
         if self._is_ready(tenant_id):
-            return True
+            return NotBegun.READY
         if (await self.epoch()).opens_in_s > 0 or tenant_id in self._rebuilds:
-            return False
+            return NotBegun.BUSY
         token = self._rebuilds[tenant_id] = secrets.token_hex(8)
         return RebuildSnapshot(token, self._now_ms(), self._stream.texts(tenant_id))
 
