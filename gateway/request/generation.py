@@ -1,6 +1,6 @@
-"""What a request asks for beside its prompt: how much output, as a stream or whole, with a usage report or without.
+"""The options of a generation besides its prompt: the output cap, streaming or not, a usage report or not.
 
-Pure. authz reads it to decide the grant; the meter then writes what was granted into the body (`meter.rewrite`).
+Pure. authz reads it to decide on the grant. The meter then writes the grant into the body (`meter.rewrite`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 from gateway.wire.surfaces import Surface
 
-# Ollama reads a cap beyond its integers as "unlimited", so a number of this size is no cap at all.
+# Ollama reads a larger cap as "unlimited".
 OUTPUT_TOKENS_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What the caller asked for.
+    """The options that the caller requested.
 
-    `output_tokens` is None when nothing was said or the value means unlimited. `usage` is False only for a stream
-    that would carry no usage report, so a report found in it is the gateway's own and is to be taken out.
+    `output_tokens` is None when the request has no cap or its value means unlimited. `usage` is False only for a stream
+    without a usage report. A report in its answer was requested by the gateway and must be removed.
     """
 
     output_tokens: int | None
@@ -29,9 +29,9 @@ class GenerationRequest:
 
 
 def read_generation_request(surface: Surface, document: Mapping[str, Any]) -> GenerationRequest:
-    """Reads the fields of one strictly parsed request body; null counts as absent, as it does for Ollama.
+    """Reads the options of a strictly parsed request body. Null counts as absent, as in Ollama.
 
-    Raises ValueError with a sentence for the caller when a field has the wrong type.
+    Raises ValueError, with a sentence for the caller, when a field has the wrong type.
     """
     stream = _read_stream(surface, document)
     usage = not (stream and surface.usage_on_request) or _read_include_usage(document)
@@ -64,7 +64,7 @@ def _read_output_tokens(surface: Surface, document: Mapping[str, Any]) -> int | 
 
 
 def _read_tokens(name: str, value: object) -> int | None:
-    """A cap in tokens; None for null and for every value that Ollama takes for "unlimited"."""
+    """A cap in tokens; None for null and for every value that Ollama reads as "unlimited"."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():

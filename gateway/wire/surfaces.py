@@ -12,7 +12,7 @@ from gateway.values import Scope
 
 
 class Dialect(StrEnum):
-    """Whose error shapes and stream frames a caller expects."""
+    """The API whose error shapes and stream frames a caller expects."""
 
     NATIVE = "native"
     OPENAI = "openai"
@@ -24,7 +24,7 @@ class Surface:
     """One generating endpoint.
 
     `cap_field` is the path of the output cap in the request body, None where nothing is generated.
-    `streams_by_default` is what an absent or null `stream` means; None: the surface never streams.
+    `streams_by_default` is the meaning of an absent or null `stream`; None: the surface never streams.
     `ignored_cap_field` is a second cap that clients set and Ollama ignores. `usage_on_request` means that a stream
     reports usage only when `stream_options.include_usage` requests it. `done_marker` means that a stream ends with the
     event `[DONE]`.
@@ -79,7 +79,7 @@ BY_NAME: dict[str, Surface] = {surface.name: surface for surface in SURFACES}
 
 
 def dialect_of(path: str) -> Dialect:
-    """The dialect in which an error for `path` is written, also for paths that are no surface."""
+    """The dialect of errors for `path`, which need not be the path of a surface."""
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return Dialect.ANTHROPIC
     if path.startswith("/v1/"):
