@@ -1,1 +1,1 @@
-"""Who may do what, now: the ext_authz service and the catalog. Never sees an answer, never imports the meter."""
+"""Decides who may do what: the ext_authz service and the catalog pages. It sees no answers of backends."""

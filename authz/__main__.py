@@ -39,14 +39,14 @@ from gateway.values import Limits
 
 log = structlog.get_logger()
 
-# How long a process that ends waits for Redis, to leave the rows of its last refusals there.
+# On shutdown: how long to wait for Redis to accept the entries of the last denials.
 FLUSH_TIMEOUT_S = 2.0
-# How long a process that begins waits for the stores before it serves all the same.
+# On startup: how long to wait for the stores before serving without them.
 STARTUP_WAIT_S = 3.0
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Runs until `stop` is set, then lets running checks finish."""
+    """Serves until `stop` is set, then lets running checks finish."""
     async with AsyncExitStack() as stack:
         database = Database(settings)
         stack.push_async_callback(database.close)
@@ -119,7 +119,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _wait_for_stores(change_listener: ChangeListener, catalog: CatalogView) -> None:
-    """Waits for the first word of revocations and backends, so that a worker beside others refuses nobody at first."""
+    """Waits briefly for revocations and the catalog, so that a new worker does not answer 503 while its peers serve."""
     try:
         async with asyncio.timeout(STARTUP_WAIT_S):
             await catalog.refresh()

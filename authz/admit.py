@@ -15,8 +15,8 @@ from gateway.request.token_estimate import estimate_input
 from gateway.values import Principal
 from gateway.wire.surfaces import Surface
 
-# Retry-After used when no exact time is known. Without the header clients retry immediately. Running requests may
-# release their holds at any moment; a limit per minute has moved on after its window, a budget not before a day.
+# Retry-After when no exact time is known. Without the header clients retry immediately. Running requests may release
+# their holds at any moment. The window of a limit per minute has passed after 60 s, a budget lasts at least a day.
 _DEFAULT_RETRY_AFTER_S = {
     Code.CONCURRENCY_EXCEEDED: 1,
     Code.BUDGET_RESERVED: 1,
@@ -29,7 +29,7 @@ _DEFAULT_RETRY_AFTER_S = {
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The yes: the path to send upstream, the backends to try in order, the sealed grant, headers for the answer."""
+    """An admitted request: its path upstream, the backends to try in order, the sealed grant, headers of the answer."""
 
     path: str
     candidates: tuple[str, ...]
@@ -39,7 +39,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """The no, and the headers that go with it."""
+    """A denied request: the denial, and the headers of its answer."""
 
     denied: Denied
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Envoy's ext_authz protobuf on one side, plain values on the other. Pure.
 
-Protocol: envoy.service.auth.v3 (CheckRequest, CheckResponse), as Envoy 1.40 speaks it. The messages are upb's, from
-xds-protos, because they are on the way of every request.
+Protocol: envoy.service.auth.v3 (CheckRequest, CheckResponse), as Envoy 1.40 speaks it. The messages are the upb ones of
+xds-protos, because every request needs them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _APPEND = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_A
 
 
 def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Network | IPv6Network]) -> CheckedRequest:
-    """CheckRequest -> CheckedRequest. Header names come in lower case from Envoy."""
+    """CheckRequest -> CheckedRequest. Envoy sends header names in lower case."""
     http = request.attributes.request.http
     headers = http.headers
     peer = request.attributes.source.address.socket_address.address
@@ -45,7 +45,7 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
 
 
 def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
-    """The yes. Its dynamic metadata steers the router and carries the grant to the meter."""
+    """The response to an admitted request. Its dynamic metadata directs the router and carries the grant."""
     metadata = Struct()
     metadata.update(
         {
@@ -69,7 +69,7 @@ def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
 
 
 def denied(checked: CheckedRequest, decision: Denial) -> external_auth_pb2.CheckResponse:
-    """The no, in the caller's dialect."""
+    """The response to a denied request, in the caller's dialect."""
     denied, headers = decision.denied, decision.headers
     return external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.PERMISSION_DENIED),

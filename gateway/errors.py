@@ -1,11 +1,11 @@
-"""Every way to say no, in one table, and the exceptions that carry it.
+"""All error codes with their statuses and messages, and the exceptions of the gateway.
 
 GatewayError
 ├── Denied            an answer for the caller: code, status, message
 ├── StoreUnavailable  PostgreSQL or Redis did not answer in time: try again later; always a 503, never a 401
 ├── DataRefused       PostgreSQL answers, and will never accept this data: never try again
-├── SettingsError     a wrong setting; stops the start
-│   └── CannotListen
+├── SettingsError     an invalid setting; the process does not start
+│   └── CannotListen  the address of a service is not available
 ├── Conflict          an operator's change contradicts what is stored
 └── NotFound          an operator named something that does not exist
 """
@@ -87,7 +87,7 @@ MESSAGE: dict[Code, str] = {
 }
 
 
-# The code of an error that a backend answered itself; any other status is a backend_error.
+# The codes of the statuses with which a backend itself reports an error; any other status is a backend_error.
 _UPSTREAM_CODES: dict[int, Code] = {
     400: Code.INVALID_REQUEST,
     404: Code.NOT_FOUND,
@@ -107,28 +107,28 @@ LOCAL_CODES: dict[int, Code] = {
     # A Transfer-Encoding that Envoy does not know.
     501: Code.INVALID_REQUEST,
 }
-"""The code of a status that Envoy or aiohttp answers by itself, before any other part sees the request."""
+"""The codes of the statuses with which Envoy or aiohttp answers itself, before any other part sees the request."""
 
 
 def upstream_code(status: int) -> Code:
-    """The code of a backend's own error `status`."""
+    """The code of an error `status` that a backend returned."""
     return _UPSTREAM_CODES.get(status, Code.BACKEND_ERROR)
 
 
 def local_code(status: int) -> Code:
-    """The code of an error `status` that Envoy or aiohttp answers by itself.
+    """The code of an error `status` with which Envoy or aiohttp answers itself.
 
-    Any other failure inside is a missing dependency and no statement about the caller.
+    Any other failure within the gateway is an unavailable dependency and no statement about the caller.
     """
     return LOCAL_CODES.get(status) or (Code.UNAVAILABLE if status >= 500 else Code.INVALID_REQUEST)
 
 
 class GatewayError(Exception):
-    """The root of what the gateway raises itself."""
+    """The base of the exceptions that the gateway itself raises."""
 
 
 class Denied(GatewayError):
-    """The request is refused. `message` is shown to the caller, so it names nothing that is not theirs."""
+    """The request is denied. The caller sees `message`, so it must not contain data of anyone else."""
 
     def __init__(self, code: Code, message: str | None = None, retry_after_s: int | None = None) -> None:
         self.code = code
@@ -150,19 +150,19 @@ class DataRefused(GatewayError):
 
 
 class SettingsError(GatewayError):
-    """A setting has a wrong value; the text names it and says what is expected."""
+    """A setting has an invalid value. The text names the setting and the expected value."""
 
 
 class CannotListen(SettingsError):
-    """A service cannot have the address it is to listen on."""
+    """The address that a service is configured to listen on is not available."""
 
     def __init__(self, listen: str) -> None:
         super().__init__(f"cannot listen on {listen}: another program does, or this machine has no such place")
 
 
 class Conflict(GatewayError):
-    """What was asked for contradicts what is stored, such as a name that is taken. Nothing was changed."""
+    """The requested change contradicts the stored data, such as a name that is taken. Nothing was changed."""
 
 
 class NotFound(GatewayError):
-    """What was named does not exist."""
+    """The named object does not exist."""

@@ -1,4 +1,4 @@
-"""Plain values that cross the borders between modules: frozen, and they do nothing."""
+"""Plain, frozen values that several packages share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What a key may be used for. `runner` and `debug` are never granted by default."""
+    """A permission of a key. `runner` and `debug` are never granted by default."""
 
     CHAT = "chat"
     EMBEDDINGS = "embeddings"
@@ -25,7 +25,7 @@ class Period(StrEnum):
 
 
 class UsageSource(StrEnum):
-    """Where a token count comes from: the backend's figure, counted frames, an estimate, or nothing."""
+    """The origin of a token count: the backend's own number, counted frames, an estimate, or none."""
 
     EXACT = "exact"
     COUNTED = "counted"
@@ -34,7 +34,7 @@ class UsageSource(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a request ended, as the audit row says it."""
+    """How a request ended, as its audit row states it."""
 
     COMPLETE = "complete"
     CUT = "cut"
@@ -46,7 +46,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits in force for one subject: requests per minute, tokens per minute, requests at once."""
+    """The limits of a key or tenant: requests per minute, tokens per minute, requests in flight."""
 
     rpm: int
     tpm: int
@@ -55,7 +55,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Tokens (input plus output) per period in UTC; None is no budget."""
+    """Tokens (input plus output) per period in UTC; None means no budget."""
 
     day: int | None = None
     month: int | None = None
@@ -76,16 +76,17 @@ NO_USAGE = Usage()
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking: a verified key, its tenant, and the policy that is in force for both.
+    """A verified key, its tenant, and the policy of both.
 
-    Key limits and models have inherited already; `models` holds canonical names (see `gateway.request.model_name`).
+    The limits and models of the key include those that it inherits from the tenant. `models` are canonical names (see
+    `gateway.request.model_name`).
     """
 
     tenant_id: int
     tenant: str
     key_id: int
     key_prefix: str
-    scopes: frozenset[str]
+    scopes: frozenset[Scope]
     models: frozenset[str]
     allow_all_models: bool
     tenant_limits: Limits

@@ -1,10 +1,10 @@
-"""The format of an API key: how one is made and how one is recognised. Pure, apart from the system's randomness.
+"""The format of an API key: generates keys and recognises them. Pure, apart from the system's randomness.
 
     nz_ 9 random  26 random  6 check      44 characters, base62 after `nz_`
     └─ prefix ─┘  └ secret ┘ └─────┘
 
-The prefix (12 characters) is stored in clear and names the key; the whole key is stored only as a hash. The
-check digits let a mistyped or invented key be refused without any I/O. They are no secret.
+The prefix (12 characters) is stored in clear text and identifies the key. The whole key is stored only as a hash. With
+the check digits a mistyped or invented key is denied without any I/O; they add no secrecy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PREFIX = re.compile(rf"{MARK}[0-9A-Za-z]{{{PREFIX_LENGTH - len(MARK)}}}")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A well-formed key. `prefix` may be shown and stored, `secret` is the whole key and may not."""
+    """A well-formed key. `prefix` may be shown and stored. `secret` is the whole key and must not be."""
 
     prefix: str
     secret: SecretStr
@@ -44,7 +44,7 @@ def generate() -> ApiKey:
 
 
 def parse(text: str) -> ApiKey | None:
-    """The key that `text` is, None when its shape or its check digits are wrong. Never raises."""
+    """The key `text`, None when its shape or its check digits are wrong. Never raises."""
     if not _KEY.fullmatch(text) or check_digits(text[:-CHECK_LENGTH]) != text[-CHECK_LENGTH:]:
         return None
     return ApiKey(text[:PREFIX_LENGTH], SecretStr(text))

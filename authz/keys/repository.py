@@ -9,7 +9,7 @@ from datetime import datetime
 import asyncpg
 
 from gateway.stores.postgres import Database
-from gateway.values import Budgets, Limits, Principal
+from gateway.values import Budgets, Limits, Principal, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ def _stored_key(row: asyncpg.Record, defaults: Limits) -> StoredKey:
         tenant=row["tenant"],
         key_id=row["id"],
         key_prefix=row["prefix"],
-        scopes=frozenset(row["scopes"]),
+        # A scope that a later release has added permits nothing here.
+        scopes=frozenset(scope for scope in Scope if scope in row["scopes"]),
         models=models,
         allow_all_models=allow_all,
         tenant_limits=tenant_limits,

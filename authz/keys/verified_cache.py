@@ -1,4 +1,4 @@
-"""The keys this process has verified, so that Argon2id is paid once per key and process instead of once per request."""
+"""The keys that this process has verified, so that Argon2id runs once per key and process, not once per request."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ SIZE_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class VerifiedKey:
-    """A stored key whose secret was checked. When its policy has changed since, it is not current and is read again."""
+    """A stored key whose secret was verified. After a change of policy it is not `current` and is read again."""
 
     stored: StoredKey
     current: bool = True
 
 
 class VerifiedKeyCache:
-    """At most `size_max` keys, the least recently used leaves first. Keeps no key, only a digest keyed by this process.
+    """At most `size_max` keys; the least recently used one is evicted first.
 
-    `changes` counts the notifications of the change listener. A reader of the store compares it before and after, so
-    that an older read never overwrites a concurrent revocation.
+    The cache stores no key, only its digest under a secret of this process. `changes` counts the notifications of the
+    change listener. A reader of the store compares it before and after the read, so that an older read never overwrites
+    a concurrent revocation.
     """
 
     def __init__(self, size_max: int = SIZE_MAX) -> None:
@@ -36,7 +37,7 @@ class VerifiedKeyCache:
         self._by_digest: OrderedDict[bytes, VerifiedKey] = OrderedDict()
 
     def digest(self, key: SecretStr) -> bytes:
-        """What stands for `key` in this process."""
+        """The HMAC-SHA-256 of `key` under the secret of this process."""
         return hmac.digest(self._pepper, key.get_secret_value().encode(), "sha256")
 
     def get(self, digest: bytes) -> VerifiedKey | None:
@@ -46,20 +47,20 @@ class VerifiedKeyCache:
         return self._by_digest.get(digest)
 
     def put(self, digest: bytes, stored: StoredKey) -> None:
-        """Notes a key that was verified just now."""
+        """Stores a key that was just verified."""
         self._by_digest[digest] = VerifiedKey(stored)
         self._by_digest.move_to_end(digest)
         while len(self._by_digest) > self._size_max:
             self._by_digest.popitem(last=False)
 
     def evict(self, prefix: str) -> None:
-        """Forgets a revoked key."""
+        """Removes a revoked key."""
         self.changes += 1
         for digest in [d for d, key in self._by_digest.items() if key.stored.principal.key_prefix == prefix]:
             del self._by_digest[digest]
 
     def outdate(self, tenant_id: int | None) -> None:
-        """Marks the keys of a tenant, or with None all keys, to be read again before they are used."""
+        """Marks the keys of a tenant, or all keys with None, to be read again before their next use."""
         self.changes += 1
         for digest, key in self._by_digest.items():
             if tenant_id is None or key.stored.principal.tenant_id == tenant_id:

@@ -1,6 +1,6 @@
-"""The catalog: which models the backends host, as discovery saw it last. Made by control, read by authz.
+"""The catalog: the models that the backends host, as of the last discovery. control writes it, authz reads it.
 
-A snapshot is whole: a reader never combines two of them.
+A snapshot is complete: a reader never combines two of them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """One backend: in configuration order, with the number of its replicas and its Ollama version if it said one.
+    """One backend: its name, the number of its replicas, and its Ollama version if it reported one.
 
-    `answers` is False while only its last word is known.
+    `answers` is False while the backend does not answer and its last known state is used.
     """
 
     name: str
@@ -28,9 +28,10 @@ class BackendState:
 class HostedModel:
     """One model under its canonical name.
 
-    `backends` host it, in the order to try; `digests` says what each of them calls its weights, and `loaded` which of
-    them have it in memory. `tag` is what /api/tags says of it on the first, `shown` what /api/show adds to that.
-    `remote`: the backends do not run it themselves but send its requests on, on their owner's account.
+    `backends` are the names of the backends that host it, in the order to try. `digests` maps a backend to its digest
+    of the model, and `loaded` names the backends that have it in memory. `tag` is the model's object in /api/tags of
+    the first backend, `shown` are the fields that /api/show adds. `remote` means that the backends forward its requests
+    to another service on their owner's account.
     """
 
     name: str
@@ -44,14 +45,17 @@ class HostedModel:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """One snapshot. `running` is the union of the backends' /api/ps rows. Without backends nothing is known."""
+    """One snapshot, with the backends in the order of the configuration.
+
+    `running` is the union of the backends' /api/ps rows. A snapshot without backends means that nothing is known.
+    """
 
     backends: tuple[BackendState, ...]
     models: Mapping[str, HostedModel]
     running: tuple[Mapping[str, Any], ...] = ()
 
     def replicas_of(self, backend: str) -> int:
-        """How many replicas a backend has, 1 when it is unknown."""
+        """The number of replicas of a backend, 1 when it is unknown."""
         return next((state.replicas for state in self.backends if state.name == backend), 1)
 
     def to_json(self) -> str:

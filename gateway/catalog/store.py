@@ -1,4 +1,4 @@
-"""The published catalog in Redis: one hash of version and snapshot, with a time to live, and word of each change."""
+"""The published catalog in Redis: one hash of version and snapshot with a time to live, and a channel of changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from gateway.stores.redis import Redis, guarded
 
 KEY = "nz:catalog"
 CHANNEL = "nz:catalog:changed"
-
 
 # How often a reader fetches the snapshot without a notification, because a notification can be lost.
 POLL_S = 1.0
@@ -66,7 +65,7 @@ class CatalogStore:
             yield next_change
 
     async def fetch(self, unless_version: str) -> Snapshot | None:
-        """The snapshot, without its content when it is still `unless_version`; None when there is none.
+        """The snapshot, without its content when its version is `unless_version`; None when there is none.
 
         Raises StoreUnavailable, also for a snapshot that cannot be read.
         """

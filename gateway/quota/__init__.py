@@ -1,4 +1,4 @@
-"""The quota: one atomic admission, one idempotent settlement. `port.py` says what it does, the rest does it.
+"""The quota: one atomic admission, one idempotent settlement. `port.py` defines it, `redis/` implements it.
 
-Knows tenants, keys, tokens and time; knows no HTTP, no models and no SQL.
+It knows tenants, keys, tokens and time. It knows no HTTP and no SQL.
 """

@@ -1,4 +1,4 @@
-"""Budget periods in UTC: when each began and when it ends. Pure; `shared.lua` and `admit.lua` do the same in Redis."""
+"""Budget periods in UTC: when each began and when it ends. Pure. `shared.lua` and `admit.lua` do the same in Redis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOTAL_START = date(1970, 1, 1)
 
 
 def at(now_ms: int) -> datetime:
-    """The aware UTC time of milliseconds since the epoch."""
+    """The aware UTC time of `now_ms`, milliseconds since 1970."""
     return datetime.fromtimestamp(now_ms // 1000, UTC) + timedelta(milliseconds=now_ms % 1000)
 
 

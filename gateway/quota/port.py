@@ -1,9 +1,9 @@
-"""What a quota does, and the values that go in and come out.
+"""The interface of the quota, and the values that it takes and returns.
 
-A request *reserves* at admission (a hold: its input estimate plus the output it is granted) and ends in exactly one
-way: *settled* (the hold becomes the actual amounts and one ledger event), *released* (as if it had never been), or
-*expired* (nobody renewed the hold; the reaper settles it). Every method raises `StoreUnavailable` when the store does
-not answer in time; nothing is ever admitted then.
+A request *reserves* at admission: it takes a hold of its estimated input tokens plus the output tokens it is granted.
+It ends in exactly one way. It is *settled* (the hold becomes the actual usage and one ledger event), *released* (as if
+it had never been admitted), or *expired* (its meter no longer renews the hold, and the reaper settles it). Every method
+raises `StoreUnavailable` when the store does not answer in time; nothing is ever admitted then.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from gateway.values import Budgets, Limits, Period
 # How long a request id is remembered as settled, and as denied or released.
 SETTLED_MS = 3_600_000
 RELEASED_MS = 60_000
-# How long nothing is admitted behind a restart or a loss of the store. By then every process has noticed, and has told
-# it again what runs and what it may have lost.
+# How long nothing is admitted after the store restarted or lost data. It is long enough for every process to notice the
+# new epoch and to resubmit its holds and unconfirmed entries.
 RESTORE_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """One request that asks to be admitted.
+    """One request for admission.
 
-    `request_id` must be made by the gateway: an id that is held, settled or released already is refused.
-    `input_tokens` is an estimate, which is corrected by what such estimates were worth for this tenant and `model`.
-    `requested_output_tokens` is already at most MAX_NUM_PREDICT, and 0 where nothing is generated.
-    `grant_draft` is the grant without this decision (`gateway.record.grant`). The hold stores it sealed, and the reaper
-    writes the ledger row of a lost request from it.
+    `request_id` is made by the gateway; an id that was held, settled or released before is never admitted again.
+    `input_tokens` is an estimate. The quota corrects it by the ratio of counted to estimated tokens that it learned for
+    this tenant and `model`. `requested_output_tokens` is at most MAX_NUM_PREDICT, and 0 where nothing is generated.
+    `grant_draft` is the grant without the quota's decision (`gateway.record.grant`). The hold stores it sealed, and the
+    reaper writes the ledger row of a lost request from it.
     """
 
     request_id: str
@@ -52,10 +52,10 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """What the rate and budget headers say: of key and tenant the one with less left, of all budgets likewise.
+    """The values of the rate and budget headers: of key and tenant, and of all budgets, those with the least left.
 
-    Remaining is what is left after this request when it was admitted, never below 0. The budget is None when the
-    request has none.
+    An admitted request is already subtracted from the remaining amounts, which are never below 0. The budget is None
+    when neither key nor tenant has one.
     """
 
     requests_limit: int
@@ -68,8 +68,11 @@ class LimitStatus:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """The hold is taken. `admitted_at_ms` is the store's clock and must become the ledger entry's `ts_ms`;
-    `input_tokens` is the corrected estimate, as it is held."""
+    """The hold is taken.
+
+    `admitted_at_ms` is the time of the store's clock and must become the ledger entry's `ts_ms`. `input_tokens` is the
+    corrected estimate that the hold covers.
+    """
 
     admitted_at_ms: int
     input_tokens: int
@@ -82,10 +85,10 @@ class ReservationDenied:
     """Nothing was reserved. `code` is the first of audit_backlog, rate_limit_exceeded, concurrency_exceeded,
     budget_exhausted, budget_reserved, token_rate_exceeded that applies.
 
-    `retry_after_s` is a promise: the same request asked again after so many whole seconds is admitted, if nothing else
-    happens meanwhile and the store's clock only runs on. It is None when no such time is known: while running requests
-    stand in the way (concurrency_exceeded, budget_reserved, audit_backlog), when a `total` budget is used up, and when
-    the request is larger than the limit itself. All checks are looked at for it, not only the one that gave the code.
+    The same request, retried after `retry_after_s` (whole seconds), is admitted unless other traffic or a clock step
+    intervenes. It is None when no such time is known: when running requests are the reason (concurrency_exceeded,
+    budget_reserved, audit_backlog), when a `total` budget is used up, and when the request is larger than the limit
+    itself. It takes all checks into account, not only the one that gave the code.
     """
 
     code: Code
@@ -95,7 +98,7 @@ class ReservationDenied:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running request has come; the reaper settles at this when its meter dies."""
+    """The usage of a running request so far. The reaper settles the request with it when its meter dies."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -104,7 +107,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What an admitted request holds, as its meter knows it and as the store keeps it."""
+    """The reservation of an admitted request, as its meter knows it and as the store retains it."""
 
     request_id: str
     tenant_id: int
@@ -116,7 +119,7 @@ class Hold:
 
     @classmethod
     def of(cls, grant: Grant, grant_json: str) -> Hold:
-        """The hold of a grant; `grant_json` is the sealed text that the grant was read from."""
+        """The hold of `grant`; `grant_json` is the sealed text that the grant was read from."""
         return cls(
             grant.request_id,
             grant.tenant_id,
@@ -134,7 +137,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredHold:
-    """A hold whose deadline has passed, with the last progress its meter reported."""
+    """A hold whose deadline has passed, with the last progress that its meter reported."""
 
     hold: Hold
     progress: Progress
@@ -142,7 +145,7 @@ class ExpiredHold:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One ledger event in a stream. `text` is raw: whoever reads it decides what to do with one that is no Entry."""
+    """One ledger event in a stream. `text` is raw; the reader handles a text that is not an Entry."""
 
     id: str
     text: str
@@ -150,8 +153,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A time in which the store has lost nothing. `name` changes when it may have, `opens_in_s` says when admissions
-    begin again after that, 0 when they have."""
+    """A period in which the store has lost nothing.
+
+    `name` changes when the store may have lost data. `opens_in_s` is the time until admissions begin, 0 when they have.
+    """
 
     name: str
     opens_in_s: float
@@ -159,7 +164,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Live holds, and events that still wait to be written to the ledger, over all shards."""
+    """The number of holds, and of events that wait for the ledger, over all shards."""
 
     holds: int
     events: int
@@ -167,11 +172,14 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The live counters of one tenant in the periods in force; key None is the tenant itself, absent is 0."""
+    """The counters of one tenant in the current periods: tokens used, tokens held, and requests in flight.
+
+    The key id None stands for the tenant itself. A missing key is 0.
+    """
 
     used: Mapping[tuple[int | None, Period], int]
     held: Mapping[tuple[int | None, Period], int]
-    live: Mapping[int | None, int]
+    in_flight: Mapping[int | None, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,85 +195,87 @@ class PeriodUsage:
 
 @dataclass(frozen=True, slots=True)
 class TenantUsage:
-    """What the ledger knows of a tenant and its keys, and which of the asked requests are in those sums."""
+    """The ledger's sums of a tenant and its keys, and which of the queried requests those sums include."""
 
     used: Sequence[PeriodUsage]
     recorded: frozenset[str]
 
 
 UsageLoader = Callable[[int, datetime, Collection[str]], Awaitable[TenantUsage]]
-"""`load(tenant_id, now, waiting)` reads the ledger: the sums of the tenant and all its keys for the periods that `now`
-(aware) is in and for later ones, which there are when the store's clock went back; and which of the `waiting` request
-ids those sums contain. Both must come from one snapshot, or an event recorded in between would be counted twice. Raises
-StoreUnavailable."""
+"""`load(tenant_id, now, waiting)` reads the ledger.
+
+It returns the sums of the tenant and all its keys for the periods that `now` (aware) is in, and for later ones, which
+exist when the store's clock went back. It also returns which of the `waiting` request ids those sums include. Both must
+come from one snapshot, or an event that is recorded in between would be counted twice. Raises StoreUnavailable."""
 
 
 class EventStream(Protocol):
     """The reading side of one shard's stream. Events are delivered at least once."""
 
     async def read(self, consumer: str, count: int, block_ms: int) -> list[Event]:
-        """Up to `count` events nobody was given yet. Waits at most `block_ms` for the first, possibly less."""
+        """Up to `count` events that no consumer has yet. Waits at most `block_ms` for the first, possibly less."""
         ...
 
     async def claim(self, consumer: str, count: int, idle_ms: int) -> list[Event]:
-        """Takes over events that were given to a consumer at least `idle_ms` ago and never acknowledged."""
+        """Takes over events that were delivered to a consumer at least `idle_ms` ago and never acknowledged."""
         ...
 
     async def acknowledge(self, ids: Sequence[str]) -> int:
-        """The events are in the ledger: they leave the stream for good; ids that are not in it are ignored. Returns
-        how many of them the store may have lost before."""
+        """Deletes events that are in the ledger from the stream; ids that are not in it are ignored.
+
+        Returns how many of them the store may have lost before.
+        """
         ...
 
 
 class Quota(Protocol):
-    """Rate windows, concurrency, budgets and the way into the ledger, for every tenant."""
+    """Rate windows, concurrency, budgets and the event stream to the ledger, for every tenant."""
 
     async def admit(self, admission: Admission) -> Reserved | ReservationDenied:
-        """Checks everything and reserves everything, or reserves nothing.
+        """Makes all checks and reserves everything, or reserves nothing.
 
-        When a call fails or is cancelled without an answer, a hold it may have taken is released in the background,
-        and reaped when that fails too.
+        When a call fails or is cancelled, the hold that it may have taken is released in the background. When that
+        fails too, the hold expires and is reaped.
         """
         ...
 
     async def renew(self, hold: Hold, progress: Progress) -> bool:
-        """Moves the hold's deadline on and stores the progress; re-establishes a hold that the store has lost.
+        """Extends the hold's deadline and stores the progress. Re-establishes a hold that the store has lost.
 
-        False: the request was settled or released by someone else, so nothing that follows will be accounted and
-        the stream must be cut.
+        False: another process settled or released the request. Nothing that follows will be accounted, so its answer
+        must be cut.
         """
         ...
 
     async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
-        """Replaces the hold by `entry`'s tokens everywhere, frees its lease and appends the entry to the stream.
+        """Replaces the hold by `entry`'s tokens in every counter, and appends the entry to the stream.
 
-        `entry.ts_ms` must be the admission's `admitted_at_ms`: it says which periods the tokens belong to. A hold the
-        store has lost is settled all the same. False: it was settled or released before, and nothing changed; with
-        `only_if_expired` also when the hold is gone or its meter renewed it after all. An entry that the store
-        accepted and has lost since is counted again; see `invalidate_counters`. Raises ValueError for an entry without
-        tenant or key.
+        `entry.ts_ms` must be the `admitted_at_ms` of the admission, which determines the periods of the tokens. A hold
+        that the store has lost is settled too. False: the request was settled or released before, and nothing changed;
+        with `only_if_expired` also when the hold is gone or its meter has renewed it. An entry that the store accepted
+        and then lost is counted again; see `invalidate_counters`. Raises ValueError for an entry without tenant or key.
         """
         ...
 
     async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:
-        """Voids the hold: nothing used, no event, and a late admission or renewal of that id is refused.
+        """Voids the hold: no usage, no event. A late admission or renewal of that id is denied.
 
         False: there was no hold.
         """
         ...
 
     async def record(self, entry: Entry) -> None:
-        """Appends the event of a request that was denied; a hold that its admission may have taken is voided with it.
+        """Appends the event of a denied request, and voids the hold that its admission may have taken.
 
-        Nothing happens to a request that was settled or recorded before; nor to one whose hold lives, unless it is of
-        the tenant that `entry` names. Raises Denied(audit_backlog) when twice `backlog_max` is reached: the caller then
-        denies with that code instead, and no row is written. Admissions stop at `backlog_max` itself, so that denials
-        have capacity left.
+        Does nothing for a request that was settled or recorded before, or whose hold is not of the tenant that `entry`
+        names. Raises Denied(audit_backlog) when holds and events reach twice `backlog_max`: the caller then denies with
+        that code instead, and there is no row. Admissions stop at `backlog_max` itself, so that denials have capacity
+        left.
         """
         ...
 
     async def held(self, request_id: str) -> Hold | None:
-        """The hold of a request, whoever's it is; None when there is none."""
+        """The hold of a request of any tenant; None when there is none."""
         ...
 
     async def expired(self, limit: int) -> list[ExpiredHold]:
@@ -273,24 +283,23 @@ class Quota(Protocol):
         ...
 
     async def counters(self, tenant_id: int) -> Counters | None:
-        """The tenant's live counters, None while they are not there (they are rebuilt by the next admission)."""
+        """The tenant's counters, None while there are no valid ones (the next admission rebuilds them)."""
         ...
 
     async def invalidate_counters(self, tenant_id: int) -> None:
-        """The tenant's counters may differ from the ledger: the next admission rebuilds them, and a rebuild that is
-        under way is void.
+        """Marks the tenant's counters as different from the ledger and voids a rebuild in progress.
 
-        For the drain to say: of an event that was recorded before, ahead of acknowledging it, and of one that it
-        recorded after the store had lost it.
+        The next admission rebuilds them. The drain calls this for an event that was recorded before, ahead of
+        acknowledging it, and for an event that it recorded after the store had lost it.
         """
         ...
 
     async def epoch(self) -> Epoch:
-        """Which epoch it is. Whoever told the store what is not in the ledger yet looks from time to time."""
+        """The current epoch. Processes with holds or entries poll it, to resubmit them when its name changes."""
         ...
 
     async def backlog(self) -> Backlog:
-        """How many holds are live and how many events wait."""
+        """The number of holds and of waiting events."""
         ...
 
     @property
@@ -299,5 +308,5 @@ class Quota(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Ends what runs in the background. The connection belongs to whoever made it."""
+        """Ends the background work. The caller that made the connection closes it."""
         ...

@@ -1,9 +1,9 @@
-"""Rebuilding a tenant's counters from the ledger, after the store lost or may have lost them.
+"""Rebuilds a tenant's counters from the ledger when the store may have lost them.
 
-What is used is what PostgreSQL has plus what still waits in the event stream and is not in PostgreSQL yet; what is held
-is what live holds say. The three are read one after the other, so a settlement in between would be counted twice or not
-at all: it voids the rebuild (its token no longer matches at `install`), which then starts again. Nothing is admitted
-meanwhile, so only requests that run already can do that.
+The used tokens are those in PostgreSQL plus those of events in the stream that PostgreSQL does not have yet. The held
+tokens are those of the holds. The three are read one after the other, so a settlement in between would be counted
+twice or not at all. It therefore voids the rebuild (the token no longer matches in `commit_rebuild`), which then starts
+again. Nothing is admitted in the meantime, so only requests that are already running can settle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from enum import Enum
 from typing import Protocol
 
 from gateway.errors import StoreUnavailable
@@ -21,7 +22,7 @@ from gateway.quota.port import TenantUsage, UsageLoader
 from gateway.record.entry import Entry
 from gateway.values import Period
 
-# How long one admission waits for a rebuild, and how long the rebuild itself may take in the background.
+# How long an admission waits for a rebuild, and how long the rebuild may take in the background.
 WAIT_S = 0.8
 REBUILD_S = 5.0
 REBUILDS_MAX = 8
@@ -31,9 +32,16 @@ Used = Mapping[tuple[int | None, Period, date], int]
 """Tokens of a key (None: the tenant) in the period that began on that day."""
 
 
+class NotBegun(Enum):
+    """Why a rebuild did not begin."""
+
+    READY = "the counters are valid"
+    BUSY = "another process rebuilds them, or the epoch is not open yet"
+
+
 @dataclass(frozen=True, slots=True)
 class RebuildSnapshot:
-    """The beginning of a rebuild: its token, the store's clock, and the tenant's events that wait, raw."""
+    """A rebuild that has begun: its token, the time of the store's clock, and the tenant's waiting events, raw."""
 
     token: str
     now_ms: int
@@ -41,23 +49,23 @@ class RebuildSnapshot:
 
 
 class Rebuildable(Protocol):
-    """What a store offers for a rebuild."""
+    """The operations of a store that a rebuild needs. All raise StoreUnavailable."""
 
-    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | bool:
-        """Begins a rebuild. True: the counters are there already. False: someone else is rebuilding them."""
+    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | NotBegun:
+        """Begins a rebuild, unless there is a reason not to."""
         ...
 
     async def commit_rebuild(self, tenant_id: int, snapshot: RebuildSnapshot, used: Used) -> bool:
-        """Puts the counters in place with what live holds hold. False: the rebuild was voided meanwhile."""
+        """Installs the counters and adds the holds to them. False: the rebuild was voided in the meantime."""
         ...
 
     async def abort_rebuild(self, tenant_id: int) -> None:
-        """Ends a rebuild that failed, so that another may begin."""
+        """Ends a rebuild that failed, so that another can begin."""
         ...
 
 
 class Rebuilder:
-    """One rebuild per tenant at a time, however many requests wait for it."""
+    """Runs at most one rebuild per tenant at a time, for all the requests that wait for it."""
 
     def __init__(self, store: Rebuildable, load: UsageLoader, wait_s: float = WAIT_S) -> None:
         self._store = store
@@ -67,7 +75,7 @@ class Rebuilder:
         self._slots = asyncio.Semaphore(REBUILDS_MAX)
 
     async def rebuild(self, tenant_id: int) -> None:
-        """Returns when the tenant's counters are there.
+        """Returns when the tenant's counters are valid.
 
         Raises StoreUnavailable when that takes longer than `wait_s`.
         """
@@ -82,7 +90,7 @@ class Rebuilder:
             raise StoreUnavailable("the counters are being rebuilt") from error
 
     async def aclose(self) -> None:
-        """Ends the rebuilds that run."""
+        """Cancels the running rebuilds."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
@@ -91,23 +99,22 @@ class Rebuilder:
     def _ended(self, tenant_id: int, task: asyncio.Task[None]) -> None:
         del self._running[tenant_id]
         if not task.cancelled():
-            # Whoever waited has been told; with nobody waiting the next admission finds out by itself.
-            task.exception()
+            task.exception()  # Retrieved here too, in case no admission waits any more.
 
     async def _run(self, tenant_id: int) -> None:
         try:
             async with asyncio.timeout(REBUILD_S), self._slots:
                 while True:
-                    if await self._attempt(tenant_id):
+                    if await self._try(tenant_id):
                         return
                     await asyncio.sleep(POLL_S)
         except TimeoutError as error:
             raise StoreUnavailable("the counters could not be rebuilt in time") from error
 
-    async def _attempt(self, tenant_id: int) -> bool:
+    async def _try(self, tenant_id: int) -> bool:
         snapshot = await self._store.begin_rebuild(tenant_id)
-        if isinstance(snapshot, bool):
-            return snapshot
+        if isinstance(snapshot, NotBegun):
+            return snapshot is NotBegun.READY
         committed = False
         try:
             waiting = _entries(snapshot.events)
@@ -121,22 +128,22 @@ class Rebuilder:
 
 
 def _entries(texts: Sequence[str]) -> list[Entry]:
-    """The events that are entries. One that is not has no tokens that could be counted; the drain deals with it."""
+    """The events that are entries. Any other event has no tokens to count; the drain handles it."""
     entries = []
     for text in texts:
         try:
             entries.append(Entry.from_json(text))
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             continue
     return entries
 
 
 def total(usage: TenantUsage, waiting: Sequence[Entry], now_ms: int) -> Used:
-    """The tokens used in the periods in force at `now_ms` and later: what is recorded, and what waits to be.
+    """The tokens used in the current periods at `now_ms` and later: those recorded, and those of `waiting` entries.
 
-    A request may wait twice, when it was settled again after its id was forgotten; the first of its entries counts.
+    A request that was settled again after its id had expired waits twice. The first of its entries counts.
     """
-    in_force = periods.starts(periods.at(now_ms))
+    current = periods.starts(periods.at(now_ms))
     used: Counter[tuple[int | None, Period, date]] = Counter()
     for row in usage.used:
         used[row.subject_id if row.subject == "key" else None, row.period, row.period_start] += row.tokens
@@ -145,4 +152,4 @@ def total(usage: TenantUsage, waiting: Sequence[Entry], now_ms: int) -> Used:
             for period, start in periods.starts(periods.at(entry.ts_ms)).items():
                 used[None, period, start] += entry.input_tokens + entry.output_tokens
                 used[entry.key_id, period, start] += entry.input_tokens + entry.output_tokens
-    return {key: tokens for key, tokens in used.items() if tokens and key[2] >= in_force[key[1]]}
+    return {key: tokens for key, tokens in used.items() if tokens and key[2] >= current[key[1]]}

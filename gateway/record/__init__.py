@@ -1,1 +1,1 @@
-"""The shapes of one request: the grant that travels with it, and the ledger entry that remains of it."""
+"""The records of one request: the grant that travels with it, and the ledger entry that remains of it."""

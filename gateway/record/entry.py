@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from gateway.errors import Code
 from gateway.record.grant import Grant
-from gateway.record.request import RequestRecord, record_values
+from gateway.record.request import RequestRecord, record_fields
 from gateway.values import NO_USAGE, Outcome, Usage, UsageSource
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a request ended. `status` is the HTTP status that the caller saw, `backend` the name of the backend.
+    """How a request ended. `status` is the HTTP status that the caller received, `backend` the name of the backend.
 
-    Durations are milliseconds from the moment the meter opened the request; `ttft_ms` ends with the first body byte.
+    `code` is a plain text where Envoy reports it. Durations are milliseconds from the moment at which the meter opened
+    the request; `ttft_ms` ends with the first byte of the body.
     """
 
     outcome: Outcome
@@ -92,19 +92,18 @@ def denied_entry(record: RequestRecord, ts_ms: int, ending: Ending) -> Entry:
 
 def _entry(record: RequestRecord, ts_ms: int, ending: Ending, reserved_tokens: int) -> Entry:
     usage = ending.usage
-    values: tuple[Any, ...] = (
-        *record_values(record),
-        ts_ms,
-        ending.backend,
-        ending.status,
-        ending.code,
-        ending.outcome,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.source,
-        reserved_tokens,
-        ending.ttft_ms,
-        ending.duration_ms,
-        ending.response_bytes,
+    return Entry(
+        **record_fields(record),
+        ts_ms=ts_ms,
+        backend=ending.backend,
+        status=ending.status,
+        code=ending.code,
+        outcome=ending.outcome,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        usage_source=usage.source,
+        reserved_tokens=reserved_tokens,
+        ttft_ms=ending.ttft_ms,
+        duration_ms=ending.duration_ms,
+        response_bytes=ending.response_bytes,
     )
-    return Entry(*values)

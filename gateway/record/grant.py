@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import MISSING, dataclass, fields
 
-from gateway.record.request import RECORD_FIELDS, RequestRecord, record_values
+from gateway.record.request import RequestRecord, record_fields
 
 # Envoy puts what an ext_authz server returns into this namespace of the request's dynamic metadata.
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
@@ -63,7 +63,7 @@ def draft(
     record: RequestRecord, *, strip_usage: bool, runner_options: bool, show_backend: bool, log_prompts: bool
 ) -> str:
     """The grant of `record` without the quota's decision: an ASCII JSON object for `seal`."""
-    data = dict(zip(RECORD_FIELDS, record_values(record), strict=True))
+    data = record_fields(record)
     data["strip_usage"] = strip_usage
     data["runner_options"] = runner_options
     data["show_backend"] = show_backend

@@ -1,4 +1,4 @@
-"""The fields that a grant and a ledger entry have in common: what one request is, and who sent it. Pure."""
+"""The fields that a grant and a ledger entry have in common: the request and its caller. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class RequestRecord:
     request_bytes: int
 
 
-RECORD_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(RequestRecord))
+_FIELDS: tuple[str, ...] = tuple(field.name for field in fields(RequestRecord))
+_values: attrgetter[tuple[Any, ...]] = attrgetter(*_FIELDS)
 
-record_values: attrgetter[tuple[Any, ...]] = attrgetter(*RECORD_FIELDS)
-"""The values of RECORD_FIELDS of a record, a grant or an entry, in order: the first arguments of either of these."""
+
+def record_fields(record: RequestRecord) -> dict[str, Any]:
+    """The fields that RequestRecord declares, by name, of a record, a grant or an entry."""
+    return dict(zip(_FIELDS, _values(record), strict=True))

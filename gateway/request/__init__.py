@@ -1,1 +1,1 @@
-"""What a request contains, as far as both services read it. Pure."""
+"""The parts of a request that both authz and the meter read. Pure."""

@@ -1,19 +1,19 @@
-"""Who called, as far as the network and the caller's own words say. Pure."""
+"""The address of the caller, from the connection and the forwarded headers. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-# What is kept of a caller's `user-agent`.
+# A longer `user-agent` is cut.
 USER_AGENT_CHARACTERS_MAX = 256
 
 
 def client_ip(peer: str, forwarded_for: str | None, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """The nearest address that is not a trusted proxy, beginning with `peer`, which made the connection.
+    """The nearest address that is not a trusted proxy, starting from `peer`, which made the connection.
 
-    `forwarded_for` is read from its right end, and only as far as every hop to the right of it is trusted; what a
-    client wrote further left is never believed.
+    `forwarded_for` is read from its right end, as long as every hop to the right is trusted. Entries further left,
+    which a client can forge, are never used.
     """
     hops = [hop.strip() for hop in forwarded_for.split(",")] if forwarded_for else []
     hops.append(peer)

@@ -29,9 +29,9 @@ class GenerationRequest:
 
 
 def read_generation_request(surface: Surface, document: Mapping[str, Any]) -> GenerationRequest:
-    """Reads the fields of one strictly parsed request body; null counts as absent, as it does for Ollama.
+    """Reads the options of a strictly parsed request body. Null counts as absent, as in Ollama.
 
-    Raises ValueError with a sentence for the caller when a field has the wrong type.
+    Raises ValueError, with a sentence for the caller, when a field has the wrong type.
     """
     stream = _read_stream(surface, document)
     usage = not (stream and surface.usage_on_request) or _read_include_usage(document)

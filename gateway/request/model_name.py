@@ -1,8 +1,8 @@
-"""One name for one model, however it is spelled. Pure; used by allow-lists, discovery and request rewriting.
+"""The canonical name of a model. Pure. Allow-lists, discovery and request rewriting use it.
 
-Ollama reads `[host/][namespace/]model[:tag]` from the right, ignores case and fills in defaults; a last
-`:local` or `:cloud`, or a tag that ends in `-cloud`, says where the model runs. The canonical name is the short
-one that `/api/tags` prints, in lower case and always with a tag.
+Ollama reads `[host/][namespace/]model[:tag]` from the right, ignores case and fills in defaults. A trailing `:local` or
+`:cloud`, or a tag that ends in `-cloud`, states where the model runs. The canonical name is the short one that
+`/api/tags` prints, in lower case and always with a tag.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 NAME_LENGTH_MAX = 512
 
-# Whitespace, schemes, digests and non-ASCII letters have no place in any part.
+# No part may contain whitespace, a scheme, a digest or non-ASCII letters.
 _HOST = re.compile(r"[a-z0-9_][a-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[a-z0-9_][a-z0-9_-]{0,79}")
 _PART = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,79}")
@@ -23,16 +23,16 @@ _SHAPE = "a model name is [host/][namespace/]model[:tag] of ASCII letters, digit
 
 
 def canonical(name: str) -> str:
-    """The one name of the model that `name` means, such as `llama3.2:latest`, `user/m:t` or `hf.co/u/m:q4_k_m`.
+    """The canonical name of the model `name`, such as `llama3.2:latest`, `user/m:t` or `hf.co/u/m:q4_k_m`.
 
-    A model in the cloud keeps its mark: `gpt-oss:20b-cloud`, and `m:cloud` where the tag is the default one.
-    Raises ValueError, with a sentence that does not repeat the input, for what is no name.
+    The name of a cloud model shows that it is one: `gpt-oss:20b-cloud`, and `m:cloud` for the default tag. Raises
+    ValueError, with a sentence that does not repeat the input, when `name` is not a model name.
     """
     if not name.isascii() or len(name) > NAME_LENGTH_MAX:
         raise ValueError(_SHAPE)
     base, place = _cut_place(name.lower())
     if place and _cut_place(base)[1]:
-        raise ValueError("a model name says at most once whether it is local or in the cloud")
+        raise ValueError("a model name can state only once whether the model is local or in the cloud")
     host, namespace, model, tag = _parts(base)
     if place == "cloud":
         tag = "cloud" if tag == DEFAULT_TAG else f"{tag}-cloud"
@@ -42,7 +42,7 @@ def canonical(name: str) -> str:
 
 
 def is_cloud(name: str) -> bool:
-    """Whether `name` means a model that Ollama would have run elsewhere. Raises ValueError as `canonical` does."""
+    """Whether Ollama runs the model `name` in its cloud. Raises ValueError as `canonical` does."""
     tag = canonical(name).rpartition(":")[2]
     return tag == "cloud" or tag.endswith("-cloud")
 

@@ -1,8 +1,8 @@
-"""How many tokens a text probably has, when nobody has counted them. Pure and cheap; on the high side for most texts.
+"""Estimates the tokens of a text before a backend has counted them. Pure and cheap; too high for most texts.
 
-No tokenizer: the gateway does not know the model's. English and code have about four bytes of UTF-8 per token,
-Chinese and Japanese about three, short words and digits fewer, so three bytes per token covers most prompts with
-the template around their messages.
+There is no tokenizer, because the gateway does not know the one of the model. English and code have about four bytes of
+UTF-8 per token, Chinese and Japanese about three, short words and digits fewer. Three bytes per token therefore cover
+most prompts, including the template around their messages.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 TEXT_BYTES_PER_TOKEN = 3
 
-# What Ollama itself reckons for one image when it fits a conversation into the context window.
+# The number that Ollama uses for one image when it fits a conversation into the context window.
 IMAGE_TOKENS = 768
 
-# The request fields that reach the model as prompt, over all surfaces.
+# The request fields of all surfaces that reach the model as its prompt.
 PROMPT_FIELDS = (
     "messages", "prompt", "suffix", "system", "template", "context", "tools", "input", "instructions", "images",
 )  # fmt: skip
@@ -34,12 +34,12 @@ def tokens_in(size_bytes: int) -> int:
 
 
 def estimate_input(document: object) -> int:
-    """The estimated prompt tokens of a request body, any JSON value; 0 when there is no prompt in it.
+    """The estimated prompt tokens of a request body, which is any JSON value; 0 when it has no prompt.
 
-    Within the prompt fields every string and every key counts by its bytes (keys stand for what the template puts
-    around a message), a number counts as one token, which is what it is in a `context` or a tokenised `input`, and
-    an image or a recording as IMAGE_TOKENS. Within tools and their calls, where a caller is free in the names, all of
-    it counts by its bytes: a template writes it out. A longer text never gives a smaller estimate.
+    Within the prompt fields each string and each key counts by its bytes; the keys make up for the template around a
+    message. A number counts as one token, which it is in a `context` or a tokenised `input`. An image or a recording
+    counts as IMAGE_TOKENS. Within tools and their calls, where the caller chooses the names, everything counts by its
+    bytes, because the template writes it out. A longer text never gives a smaller estimate.
     """
     if not isinstance(document, Mapping):
         return 0
@@ -47,32 +47,32 @@ def estimate_input(document: object) -> int:
 
 
 def _prompt_bytes(field: str, value: object) -> int:
-    """The size of one field, without recursion, so that no nesting is too deep for it."""
+    """The size of one field in bytes. Not recursive, so that the depth of nesting does not matter."""
     size_bytes = 0
-    waiting: list[tuple[str, object]] = [(field, value)]
-    while waiting:
-        key, value = waiting.pop()
+    pending: list[tuple[str, object]] = [(field, value)]
+    while pending:
+        key, value = pending.pop()
         if isinstance(value, str):
             size_bytes += _IMAGE_BYTES if _is_media(key, value) else text_bytes(value)
         elif isinstance(value, Mapping):
             size_bytes += sum(map(text_bytes, value))
-            waiting += ((_meaning(key, value, name), item) for name, item in value.items())
+            pending += ((_effective_key(key, value, name), item) for name, item in value.items())
         elif isinstance(value, list):
-            waiting += ((key, item) for item in value)
+            pending += ((key, item) for item in value)
         elif value is not None:
             size_bytes += len(repr(value)) if key in _WRITTEN_OUT else _NUMBER_BYTES
     return size_bytes
 
 
-# Stands for the key of a string that is known to be an encoded image or recording.
+# The effective key of a string that is an encoded image or recording.
 _MEDIA = "images"
 
-# Below these a template writes out whatever is there, under names that a caller makes up.
+# Below these keys the template writes out all content, under names that the caller chooses.
 _WRITTEN_OUT = frozenset({"tools", "tool_calls"})
 
 
-def _meaning(key: str, holder: Mapping[str, object], name: str) -> str:
-    """What stands for the key of `holder[name]`, where `key` stands for that of `holder`."""
+def _effective_key(key: str, holder: Mapping[str, object], name: str) -> str:
+    """The effective key of `holder[name]`, where `key` is the effective key of `holder`."""
     if key in _WRITTEN_OUT:
         return key
     if holder.get("type") == "tool_use":

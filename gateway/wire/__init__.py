@@ -1,1 +1,1 @@
-"""What callers and Envoy see: surfaces, error dialects and header names. Pure."""
+"""What callers and Envoy see: surfaces, error dialects, header names and timeouts. Pure."""

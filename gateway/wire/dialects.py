@@ -1,4 +1,4 @@
-"""Errors in the caller's own dialect, before the 200 and after it. Pure.
+"""Errors in the caller's dialect, before the response headers and within a stream. Pure.
 
 Shapes: Ollama's `{"error": "text"}` (ollama-python crashes on anything but a string), OpenAI's `{"error": {...}}`,
 Anthropic's `{"type": "error", ...}`.
@@ -39,7 +39,7 @@ def _dump(value: object) -> bytes:
 
 
 def error_object(dialect: Dialect, code: Code, message: str, request_id: str) -> dict[str, object]:
-    """The JSON object a client of `dialect` turns into its own exception."""
+    """The JSON object that a client library of `dialect` turns into its exception."""
     status = STATUS[code]
     if dialect is Dialect.NATIVE:
         return {"error": message}
@@ -56,7 +56,7 @@ def error_body(dialect: Dialect, code: Code, message: str, request_id: str) -> b
 
 
 def error_frame(dialect: Dialect, code: Code, message: str, request_id: str) -> bytes:
-    """One whole frame that ends a stream which began with a 200: an NDJSON line or an SSE event."""
+    """One frame that ends a stream whose status was 200: an NDJSON line or an SSE event."""
     body = error_body(dialect, code, message, request_id)
     if dialect is Dialect.NATIVE:
         return body + b"\n"

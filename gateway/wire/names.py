@@ -1,18 +1,18 @@
-"""Names that two services must agree on: Envoy clusters and the headers between Envoy and our services."""
+"""Names that two parts must agree on: Envoy clusters, and the headers between Envoy and the services."""
 
 from __future__ import annotations
 
-# How Envoy's router is told about the attempts of one request; consumed by it and never forwarded.
+# Sets the number of retries of one request. Envoy's router consumes it and never forwards it.
 MAX_RETRIES_HEADER = "x-envoy-max-retries"
 
-# Set by Envoy, which takes it away from whoever sends it: the address that made the connection.
+# The address that made the connection. Envoy sets it and removes it from requests of callers.
 PEER_HEADER = "x-nz-peer"
 REQUEST_ID_HEADER = "x-request-id"
 BACKEND_HEADER = "x-gateway-backend"
 ERROR_HEADER = "x-gateway-error"
 DROPPED_OPTIONS_HEADER = "x-gateway-dropped-options"
 
-# What the services' certificates are made out for when Envoy reaches them over a network, whatever host they run on.
+# The names in the certificates of the services when Envoy reaches them over a network. They are the same on every host.
 AUTHZ_TLS_NAME = "authz.neuronetz-gateway"
 METER_TLS_NAME = "meter.neuronetz-gateway"
 
@@ -20,10 +20,10 @@ _CLUSTER_PREFIX = "backend:"
 
 
 def cluster_name(backend: str) -> str:
-    """Name of the Envoy cluster of a backend."""
+    """The name of the Envoy cluster of a backend."""
     return _CLUSTER_PREFIX + backend
 
 
 def backend_of(cluster: str) -> str | None:
-    """The backend whose cluster this is, None for a cluster that is no backend's."""
+    """The backend whose cluster this is, None for any other cluster."""
     return cluster.removeprefix(_CLUSTER_PREFIX) if cluster.startswith(_CLUSTER_PREFIX) else None

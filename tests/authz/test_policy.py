@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from authz.policy import TRIES_PER_BACKEND_MAX, Permission, candidate_backends, decide
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
-from gateway.values import Budgets, Limits, Principal
+from gateway.values import Budgets, Limits, Principal, Scope
 from gateway.wire.surfaces import BY_NAME
 
 LIMITS = Limits(rpm=60, tpm=1000, concurrent=4)
@@ -21,7 +21,9 @@ CATALOG = Catalog(
 )
 
 
-def principal(*models: str, allow_all: bool = False, scopes: tuple[str, ...] = ("chat", "embeddings")) -> Principal:
+def principal(
+    *models: str, allow_all: bool = False, scopes: tuple[Scope, ...] = (Scope.CHAT, Scope.EMBEDDINGS)
+) -> Principal:
     return Principal(
         tenant_id=1,
         tenant="t",
@@ -50,7 +52,7 @@ def catalogs(draw: st.DrawFn) -> Catalog:
 
 
 @given(catalogs(), st.booleans())
-def test_every_host_is_tried_once_for_each_replica_up_to_two_before_the_next(catalog: Catalog, prefer: bool) -> None:
+def test_a_backend_is_tried_up_to_twice_in_a_row_before_the_next(catalog: Catalog, prefer: bool) -> None:
     candidates = candidate_backends(catalog.models["m:latest"], catalog, prefer_loaded=prefer)
     runs = [(name, len(list(run))) for name, run in itertools.groupby(candidates)]
     assert sorted(name for name, _ in runs) == sorted(catalog.models["m:latest"].backends)
@@ -58,13 +60,13 @@ def test_every_host_is_tried_once_for_each_replica_up_to_two_before_the_next(cat
 
 
 @given(catalogs())
-def test_the_order_is_that_of_the_configuration(catalog: Catalog) -> None:
+def test_the_order_of_the_candidates_is_that_of_the_configuration(catalog: Catalog) -> None:
     candidates = candidate_backends(catalog.models["m:latest"], catalog, prefer_loaded=False)
     assert tuple(dict.fromkeys(candidates)) == catalog.models["m:latest"].backends
 
 
 @given(catalogs())
-def test_backends_that_have_the_model_loaded_come_first_where_that_is_preferred(catalog: Catalog) -> None:
+def test_backends_that_have_the_model_loaded_come_first_when_that_is_preferred(catalog: Catalog) -> None:
     model = catalog.models["m:latest"]
     candidates = candidate_backends(model, catalog, prefer_loaded=True)
     cold = tuple(name for name in model.backends if name not in model.loaded)
@@ -75,7 +77,7 @@ def permission(who: Principal, model: str, surface: str = "chat") -> Permission:
     return decide(who, BY_NAME[surface], model, CATALOG, prefer_loaded=False)
 
 
-def test_a_model_that_runs_elsewhere_is_never_among_all_models() -> None:
+def test_allow_all_does_not_include_remote_models() -> None:
     assert set(permission(principal("c:cloud"), "c:cloud").candidates) == {"far"}
     with pytest.raises(Denied) as denied:
         permission(principal(allow_all=True), "c:cloud")
@@ -93,7 +95,7 @@ def test_a_forbidden_model_and_one_without_a_backend_are_denied_identically() ->
 
 
 def test_a_key_for_embeddings_cannot_chat() -> None:
-    embeddings = principal("a:latest", scopes=("embeddings",))
+    embeddings = principal("a:latest", scopes=(Scope.EMBEDDINGS,))
     assert permission(embeddings, "a:latest", "embed").candidates
     with pytest.raises(Denied) as denied:
         permission(embeddings, "a:latest", "chat")
@@ -102,10 +104,14 @@ def test_a_key_for_embeddings_cannot_chat() -> None:
 
 @pytest.mark.parametrize(
     ("scopes", "runner_options", "show_backend"),
-    [(("chat",), False, False), (("chat", "runner"), True, False), (("chat", "debug"), False, True)],
+    [
+        ((Scope.CHAT,), False, False),
+        ((Scope.CHAT, Scope.RUNNER), True, False),
+        ((Scope.CHAT, Scope.DEBUG), False, True),
+    ],
 )
 def test_runner_options_and_the_backend_need_their_scopes(
-    scopes: tuple[str, ...], runner_options: bool, show_backend: bool
+    scopes: tuple[Scope, ...], runner_options: bool, show_backend: bool
 ) -> None:
     allowed = permission(principal("a:latest", scopes=scopes), "a:latest")
     assert (allowed.runner_options, allowed.show_backend) == (runner_options, show_backend)

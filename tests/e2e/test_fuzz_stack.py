@@ -153,7 +153,7 @@ class Fuzz:
         counters = await books.counters(tenant_id)
         assert counters is not None
         assert not any(counters.held.values())
-        assert not any(counters.live.values())
+        assert not any(counters.in_flight.values())
         rows = [row for row in await books.tenant_rows(tenant_id) if row["outcome"] != "denied"]
         assert counters.used.get((None, Period.TOTAL), 0) == sum(map(spent_on, rows))
         # One whose caller left between authz and the meter is settled by the reaper.

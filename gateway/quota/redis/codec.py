@@ -1,4 +1,4 @@
-"""Arguments and replies of the scripts: how values stand in `lua/`. Pure."""
+"""Encodes the arguments and decodes the replies of the scripts in `lua/`. Pure."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
+from gateway.errors import Code
 from gateway.quota import periods
-from gateway.quota.port import Counters, ExpiredHold, Hold, LimitStatus, Progress
+from gateway.quota.port import Counters, ExpiredHold, Hold, LimitStatus, Progress, ReservationDenied, Reserved
 from gateway.quota.rebuild import Used
 from gateway.values import Budgets, Limits, Period
 
 
 def rules(limits: Limits, budgets: Budgets) -> tuple[int, ...]:
-    """Six arguments of `admit.lua`; no budget is -1."""
+    """Six arguments of `admit.lua`; -1 for no budget."""
     by_period = periods.limits(budgets)
     return limits.rpm, limits.tpm, limits.concurrent, *(by_period.get(period, -1) for period in Period)
 
 
 def days(at_ms: int) -> tuple[str, str]:
-    """The day and the month of a time, as they end a counter's name."""
+    """The day and the month (`2025-11-21`, `2025-11`) of `at_ms`, which the names of counters end with."""
     day = periods.at(at_ms).date().isoformat()
     return day, day[:7]
 
 
 def used_fields(used: Used) -> list[str | int]:
-    """Fields of COUNTERS, each followed by its value."""
+    """The fields of COUNTERS for `used`, each followed by its value."""
     fields: list[str | int] = []
     for (key_id, period, start), tokens in used.items():
         subject = "t" if key_id is None else f"k{key_id}"
@@ -41,9 +42,16 @@ _SUFFIX: dict[Period, Callable[[date], str]] = {
 }
 
 
-def limit_status(reply: list[Any]) -> LimitStatus:
-    """The end of `admit.lua`'s reply."""
-    requests_limit, requests_left, tokens_limit, tokens_left, period, left = reply
+def reservation(status: bytes, values: list[Any]) -> Reserved | ReservationDenied:
+    """The reply of `admit.lua` to a request on which it decided."""
+    at_ms, input_tokens, output_cap, retry_after_s, *rest = values
+    if status == b"admitted":
+        return Reserved(at_ms, input_tokens, output_cap, _limit_status(rest))
+    return ReservationDenied(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, _limit_status(rest))
+
+
+def _limit_status(values: list[Any]) -> LimitStatus:
+    requests_limit, requests_left, tokens_limit, tokens_left, period, left = values
     budget = (Period(period.decode()), int(left)) if period else (None, None)
     return LimitStatus(requests_limit, requests_left, tokens_limit, tokens_left, *budget)
 
@@ -66,19 +74,19 @@ def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:
 
 
 def counters(now_ms: int, flat: list[bytes]) -> Counters:
-    """The reply of `counters.lua`, without the periods that are over."""
+    """The reply of `counters.lua`, without past periods."""
     day, month = days(now_ms)
-    in_force = {"day": day, "month": month, "total": ""}
+    current = {"day": day, "month": month, "total": ""}
     tokens: dict[str, dict[tuple[int | None, Period], int]] = {"used": {}, "held": {}}
-    live: dict[int | None, int] = {}
+    in_flight: dict[int | None, int] = {}
     for field, value in zip(flat[::2], flat[1::2], strict=True):
         kind, _, rest = field.decode().partition(":")
         name, _, period = rest.partition(":")
         subject = None if name == "t" else int(name[1:] or 0)
-        if kind == "live":
-            live[subject] = int(value)
+        if kind == "in_flight":
+            in_flight[subject] = int(value)
         elif kind in tokens:
             period, _, start = period.partition(":")
-            if in_force[period] == start:
+            if current[period] == start:
                 tokens[kind][subject, Period(period)] = int(value)
-    return Counters(tokens["used"], tokens["held"], live)
+    return Counters(tokens["used"], tokens["held"], in_flight)

@@ -1,4 +1,4 @@
-"""Names on Redis. Every key carries its shard's hash tag, so that a script touches one slot of a cluster."""
+"""The names of the keys in Redis. Each has its shard's hash tag, so that a script touches one slot of a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ GROUP = "drain"
 
 
 def tag(shard: int) -> str:
-    """The beginning of every key of a shard."""
+    """The prefix of every key of a shard, with its hash tag."""
     return f"nz:{{s{shard}}}"
 
 
@@ -16,12 +16,12 @@ def of_shard(shard: int) -> list[str]:
 
 
 def of_tenant(shard: int, tenant_id: int) -> list[str]:
-    """What a shard has, and COUNTERS, REBUILD and CALIBRATION of a tenant."""
+    """The keys of the shard, and COUNTERS, REBUILD and CALIBRATION of a tenant."""
     return [*of_shard(shard), *(f"{tag(shard)}:{name}:{tenant_id}" for name in ("counters", "rebuild", "calibration"))]
 
 
 def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list[str]:
-    """What a tenant has, and TENANT_WINDOW, KEY_WINDOW and FINISHED of a request."""
+    """The keys of the tenant, and TENANT_WINDOW, KEY_WINDOW and FINISHED of a request."""
     prefix = tag(shard)
     return [
         *of_tenant(shard, tenant_id),
@@ -32,7 +32,7 @@ def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list
 
 
 def finished(shard: int, request_id: str) -> str:
-    """How the request ended."""
+    """The key that records how the request ended."""
     return f"{tag(shard)}:finished:{request_id}"
 
 
@@ -42,5 +42,5 @@ def events(shard: int) -> str:
 
 
 def rebuild(shard: int, tenant_id: int) -> str:
-    """The token of the tenant's rebuild that is under way."""
+    """The key with the token of the tenant's rebuild in progress."""
     return of_tenant(shard, tenant_id)[5]

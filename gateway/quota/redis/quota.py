@@ -1,11 +1,11 @@
-"""The quota in Redis: builds keys and arguments, makes one call, decodes the reply. What is decided stands in `lua/`.
+"""The quota in Redis: builds keys and arguments, makes one call, decodes the reply. The scripts in `lua/` decide.
 
-What bounds exactly-once: a request id is remembered as settled for SETTLED_MS and for as long as Redis keeps its data.
-A settlement repeated after that appends its event a second time. The ledger still has one row, because (request id,
-time) is unique there; the counters are too high until the drain finds that row and has them rebuilt.
+Exactly-once is bounded: a request id is remembered as settled for SETTLED_MS, and as long as Redis retains its data. A
+settlement that is repeated after that appends its event a second time. The ledger still has one row, because (request
+id, time) is unique there. The counters are too high until the drain finds that row and invalidates them.
 
-What a loss of Redis' data costs: rate windows begin empty. Holds are taken again by their meters and events are handed
-over again by whoever made them (`gateway.ledger.outbox`), and nothing is admitted for RESTORE_S, in which they do so.
+When Redis loses its data, rate windows begin empty. The meters re-establish their holds and every process resubmits its
+unconfirmed entries (`gateway.ledger.outbox`). Nothing is admitted for RESTORE_S, in which they do so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gateway.quota.port import (
     Reserved,
     UsageLoader,
 )
-from gateway.quota.rebuild import REBUILD_S, WAIT_S, Rebuilder, RebuildSnapshot, Used
+from gateway.quota.rebuild import REBUILD_S, WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.quota.redis import codec, keys
 from gateway.quota.redis.scripts import Clock, Scripts
 from gateway.quota.redis.stream import RedisStream
@@ -40,14 +40,15 @@ from gateway.settings import Settings
 from gateway.stores.redis import Redis, guarded
 from gateway.values import UsageSource
 
-# Releases in the background at once; what is beyond that is left to the reaper.
+# At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
 
 
 class RedisQuota:
-    """See `gateway.quota.port.Quota`. `load` reads the ledger when a tenant's counters are not there.
+    """See `gateway.quota.port.Quota`. `load` reads the ledger when a tenant has no valid counters.
 
-    `clock` (ms since 1970) replaces Redis' own clock, and `restore_s` the usual RESTORE_S, in tests only.
+    Only tests pass the keyword arguments: `clock` (ms since 1970) replaces Redis' own clock, the others replace
+    RESTORE_S, WAIT_S and RELEASES_MAX.
     """
 
     def __init__(
@@ -84,23 +85,18 @@ class RedisQuota:
         """See the port."""
         idempotency_token = secrets.token_hex(8)
         try:
-            reply = await self._admit(admission, idempotency_token)
-            if reply == [b"rebuild"]:
+            status, *values = await self._admit(admission, idempotency_token)
+            if status == b"rebuild":
                 await self._rebuilder.rebuild(admission.tenant_id)
-                reply = await self._admit(admission, idempotency_token)
+                status, *values = await self._admit(admission, idempotency_token)
         except (StoreUnavailable, asyncio.CancelledError):
             self._release_in_background(admission)
             raise
-        if reply == [b"rebuild"]:
-            raise StoreUnavailable("the counters are gone again")
-        if reply == [b"used"]:
+        if status == b"rebuild":
+            raise StoreUnavailable("the counters became invalid again")
+        if status == b"used":
             raise StoreUnavailable("this request id was used before")
-        status, at_ms, input_tokens, cap, retry_after_s, *rest = reply
-        if status == b"admitted":
-            return Reserved(at_ms, input_tokens, cap, codec.limit_status(rest))
-        return ReservationDenied(
-            Code(status.decode()), None if retry_after_s < 0 else retry_after_s, codec.limit_status(rest)
-        )
+        return codec.reservation(status, values)
 
     async def _admit(self, admission: Admission, idempotency_token: str) -> list[Any]:
         reply: list[Any] = await self._scripts.run(
@@ -182,7 +178,7 @@ class RedisQuota:
             raise Denied(Code.AUDIT_BACKLOG)
 
     async def _is_known(self, request_id: str) -> bool:
-        """Whether a request of an unknown tenant is held or ended in another shard than the one it would go to."""
+        """Whether a request of an unknown tenant has a hold, or ended, in another shard than the one of its denial."""
         for shard in range(1, self._shards):
             async with guarded(self._timeout_s):
                 if await self._redis.hexists(keys.of_shard(shard)[0], request_id) or await self._redis.exists(
@@ -219,7 +215,7 @@ class RedisQuota:
         await self._scripts.run("invalidate_counters", self._tenant_keys(tenant_id))
 
     async def epoch(self) -> Epoch:
-        """See the port. Of several shards, those of all of them together."""
+        """See the port. With several shards, the names and the longest wait of all of them."""
         names, left_ms = [], 0
         for shard in range(self._shards):
             name, left = await self._scripts.run("epoch", keys.of_shard(shard), self._restore_ms)
@@ -241,7 +237,7 @@ class RedisQuota:
         await self._rebuilder.aclose()
         await asyncio.gather(*self._releases)
 
-    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | bool:
+    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | NotBegun:
         """See `Rebuildable`."""
         token = secrets.token_hex(8)
         lock_ms = int(REBUILD_S * 1000)
@@ -249,7 +245,7 @@ class RedisQuota:
             "begin_rebuild", self._tenant_keys(tenant_id), tenant_id, token, lock_ms, self._restore_ms
         )
         if status != b"begun":
-            return bool(status == b"ready")
+            return NotBegun.READY if status == b"ready" else NotBegun.BUSY
         return RebuildSnapshot(token, rest[0], [text.decode("utf-8", "replace") for text in rest[1:]])
 
     async def commit_rebuild(self, tenant_id: int, snapshot: RebuildSnapshot, used: Used) -> bool:
@@ -280,5 +276,5 @@ class RedisQuota:
         try:
             await self.release(admission.request_id, admission.tenant_id, admission.key_id)
         except StoreUnavailable:
-            # The hold, if there is one, is the reaper's.
+            # If there is a hold, it expires and the reaper settles it.
             return

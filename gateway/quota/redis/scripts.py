@@ -1,4 +1,4 @@
-"""The Lua scripts as Redis runs them: SHARED before each, called by digest, sent in full where it is unknown."""
+"""The Lua scripts. Each is called by digest, and sent in full, with SHARED in front, when Redis does not know it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.stores.redis import NoScriptError, Redis, guarded
 
-# What stands before every script.
+# Prepended to every script, in this order.
 SHARED = ("shared", "calibration")
 
 Clock = Callable[[], int]
@@ -18,14 +18,14 @@ Clock = Callable[[], int]
 
 @cache
 def source(name: str) -> tuple[str, str]:
-    """The text of a script and its SHA-1, which is what Redis knows it by."""
+    """The text of a script and its SHA-1, by which Redis identifies it."""
     folder = files(__package__) / "lua"
     text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*SHARED, name))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Scripts:
-    """Runs scripts, each call within `timeout_s`. `clock` (ms since the epoch) replaces Redis' own in tests only."""
+    """Runs scripts, each call within `timeout_s`. `clock` (ms since 1970) replaces Redis' own in tests only."""
 
     def __init__(self, redis: Redis, timeout_s: float, clock: Clock | None = None) -> None:
         self._redis = redis
@@ -45,5 +45,5 @@ class Scripts:
 
 
 def _encode(value: str | int) -> bytes:
-    # A lone surrogate has no UTF-8; a text from outside must not be able to break a call.
+    # A lone surrogate has no UTF-8 encoding, and a text from a caller must not make the call fail.
     return str(value).encode("utf-8", "replace")

@@ -22,7 +22,7 @@ class RedisStream:
         self._timeout_s = timeout_s
 
     async def read(self, consumer: str, count: int, block_ms: int) -> list[Event]:
-        """See the port. Waits at most half the deadline of a call, so that an idle stream is no failure."""
+        """See the port. Waits at most half the deadline of a call, so that an idle stream does not cause a timeout."""
         wait_ms = min(block_ms, int(self._timeout_s * 500)) or None
         reply = await self._in_group(
             lambda: self._redis.xreadgroup(keys.GROUP, consumer, {self._events: ">"}, count=count, block=wait_ms)
@@ -41,7 +41,7 @@ class RedisStream:
         return int(await self._scripts.run("acknowledge", self._keys, keys.GROUP, *ids)) if ids else 0
 
     async def _in_group(self, command: Callable[[], Awaitable[Any]]) -> Any:
-        """The reply; the group is made when it is missing: at the first start, and after Redis lost its data."""
+        """The reply. Creates the group when it is missing: at the first start, and after Redis lost its data."""
         async with guarded(self._timeout_s):
             try:
                 return await command()
@@ -57,7 +57,7 @@ class RedisStream:
 
 
 def _events(entries: Iterable[tuple[bytes | None, dict[bytes, bytes] | None]]) -> list[Event]:
-    # An entry that was deleted while a consumer had it comes as None from Redis 6.2.
+    # Redis 6.2 returns None for an event that was deleted while it was pending.
     return [
         Event(each.decode(), fields.get(b"e", b"").decode("utf-8", "replace"))
         for each, fields in entries

@@ -41,7 +41,7 @@ async def test_an_admission_reserves_for_key_and_tenant_and_tells_the_figures(be
     assert answer == Reserved(bench.clock.now_ms, 10, 90, LimitStatus(5, 4, 900, 800, Period.MONTH, 3900))
     assert await bench.quota.backlog() == Backlog(holds=1, events=0)
     assert await bench.quota.counters(1) == Counters(
-        used={}, held={(who, period): 100 for who in (None, 11) for period in Period}, live={None: 1, 11: 1}
+        used={}, held={(who, period): 100 for who in (None, 11) for period in Period}, in_flight={None: 1, 11: 1}
     )
 
 
@@ -378,5 +378,5 @@ async def test_200_at_once_on_a_budget_for_about_20_overspend_nothing_and_none_i
     counters = await bench.quota.counters(1)
     assert counters is not None
     assert counters.used[None, Period.TOTAL] == used
-    assert (counters.held, counters.live) == ({}, {})
+    assert (counters.held, counters.in_flight) == ({}, {})
     assert (await bench.quota.backlog()).holds == 0

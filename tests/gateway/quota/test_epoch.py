@@ -131,7 +131,7 @@ async def test_what_is_told_again_too_late_is_counted_once_all_the_same(bench: B
     counters = await bench.quota.counters(1)
     assert counters is not None
     assert counters.used[None, Period.DAY] == 20
-    assert counters.live[None] == 2
+    assert counters.in_flight[None] == 2
 
 
 async def test_a_restart_begins_a_new_epoch() -> None:

@@ -106,7 +106,7 @@ class QuotaMachine(RuleBasedStateMachine):
         assert self.each(lambda quota: quota.backlog()) == Backlog(0, 0)
         for tenant in (1, 2):
             counters = self.each(lambda quota, tenant=tenant: quota.counters(tenant))  # type: ignore[misc]
-            assert counters is None or (counters.held, counters.live) == ({}, {})
+            assert counters is None or (counters.held, counters.in_flight) == ({}, {})
         self.loop.run_until_complete(self._close())
         self.loop.close()
 
@@ -176,7 +176,7 @@ class QuotaMachine(RuleBasedStateMachine):
         counters = self.each(lambda quota: quota.counters(hold.tenant_id))
         assert counters is not None
         for who, subject in ((None, f"t{hold.tenant_id}"), (hold.key_id, hold.key_id)):
-            assert counters.live[who] <= self.limits[subject].concurrent
+            assert counters.in_flight[who] <= self.limits[subject].concurrent
             for period, limit in periods.limits(self.budgets[subject]).items():
                 assert counters.used.get((who, period), 0) + counters.held.get((who, period), 0) <= limit
 
@@ -335,15 +335,15 @@ class QuotaMachine(RuleBasedStateMachine):
         ledger = Ledger({**self.waiting, **self.ledgers[0].entries})
         used = {(who, p): n for (who, p, start), n in ledger.used(tenant).items() if n and (p, start) in in_force}
         held: Counter[tuple[int | None, object]] = Counter()
-        live: Counter[int | None] = Counter()
+        in_flight: Counter[int | None] = Counter()
         for hold in self.held.values():
             if hold.tenant_id == tenant:
                 for who in (None, hold.key_id):
-                    live[who] += 1
+                    in_flight[who] += 1
                     for period, start in periods.starts(periods.at(hold.admitted_at_ms)).items():
                         if (period, start) in in_force:
                             held[who, period] += hold.input_tokens + hold.output_cap
-        return Counters(used, {key: n for key, n in held.items() if n}, dict(live))  # type: ignore[misc]
+        return Counters(used, {key: n for key, n in held.items() if n}, dict(in_flight))  # type: ignore[misc]
 
     @invariant()
     def what_is_held_and_what_waits_is_known(self) -> None:

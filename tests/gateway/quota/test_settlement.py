@@ -17,7 +17,7 @@ async def test_a_settlement_replaces_the_hold_by_what_was_used_and_leaves_one_ev
     settled = entry(hold, input_tokens=13, output_tokens=40)
     assert await bench.quota.settle(settled)
     assert await bench.quota.counters(1) == Counters(
-        used={(who, period): 53 for who in (None, 11) for period in Period}, held={}, live={}
+        used={(who, period): 53 for who in (None, 11) for period in Period}, held={}, in_flight={}
     )
     assert await bench.quota.backlog() == Backlog(holds=0, events=1)
     [event] = await bench.quota.streams[0].read("test", 10, 0)
@@ -127,10 +127,10 @@ async def test_a_hold_that_the_store_lost_is_taken_again_by_its_renewal(bench: B
     assert await bench.quota.renew(second, Progress())
     counters = await bench.quota.counters(1)
     assert counters is not None
-    assert counters.live == {None: 3, 11: 3}
+    assert counters.in_flight == {None: 3, 11: 3}
     assert counters.held[None, Period.DAY] == 300
-    for hold in (first, second, hold_of(third, answer)):  # type: ignore[arg-type]  # it was admitted: live is 3
+    for hold in (first, second, hold_of(third, answer)):  # type: ignore[arg-type]  # it was admitted: three are in flight
         assert await bench.quota.settle(entry(hold, output_tokens=1))
     assert await bench.quota.counters(1) == Counters(
-        used={(who, period): 33 for who in (None, 11) for period in Period}, held={}, live={}
+        used={(who, period): 33 for who in (None, 11) for period in Period}, held={}, in_flight={}
     )

@@ -1,8 +1,9 @@
--- Takes events out of the stream for good, so that its length is the number of those that wait.
+-- Deletes events from the stream, so that its length is the number of events that wait for the ledger.
 --
 -- ARGV  1 clock  2 consumer group  3... event ids
--- Reply: how many may have been lost: no consumer has them any more, and they are no younger than the epoch. Others that
--- nobody has were acknowledged before. An id that nobody was given may be that of another event, and stays.
+-- Reply: how many of the events Redis may have lost: they are not pending for any consumer, and no younger than the epoch.
+-- An event that is not pending and is younger was acknowledged before. An id that is not pending is never deleted, because
+-- after a loss another event may have it.
 
 local state = redis.call('HMGET', EPOCH, 'run', 'since')
 local since = state[1] == run_id() and tonumber(state[2]) or math.huge

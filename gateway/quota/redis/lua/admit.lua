@@ -1,22 +1,23 @@
--- Checks everything and reserves everything, or reserves nothing. `decision.py` and `window.py` are its twins.
+-- Makes all checks and reserves everything, or reserves nothing. The tests' `decision.py` and `window.py` do the same.
 --
--- ARGV  1 clock  2 request id  3 attempt  4 tenant id  5 key id  6 input tokens  7 output tokens asked  8 lease in ms
---       9 backlog_max  10 draft of the grant  11 model
---       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 the same of the tenant
--- Reply {status, admitted at, input tokens as they are held, output cap, retry after in s or -1,
---        requests limit, remaining, tokens limit, remaining, budget's period or '', budget's remaining}
---       status: 'admitted', or the code of the refusal
---       {'rebuild'}: the counters are not there   {'used'}: the request id was used before
+-- ARGV  1 clock  2 request id  3 idempotency token  4 tenant id  5 key id  6 estimated input tokens
+--       7 requested output tokens  8 lease in ms  9 backlog_max  10 draft of the grant  11 model
+--       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 tenant: the same
+-- Reply {status, admitted at in ms, input tokens held, output cap, retry after in s or -1,
+--        requests limit, remaining, tokens limit, remaining, period of the budget or '', remaining}
+--       status: 'admitted', or the code of the denial
+--       {'rebuild'}: there are no valid counters   {'used'}: the request id was used before
 --
--- A window is a hash: per second `<s>:n` requests, `<s>:t` tokens, `<s>:m` millisecond of the youngest; their sums
--- `requests` and `tokens`; `oldest`, before which no second is there; `last`, the millisecond of the youngest of all.
+-- A window is a hash. Per second it has `<s>:n` (requests), `<s>:t` (tokens) and `<s>:m` (time in ms of the youngest
+-- request). It also has the sums `requests` and `tokens`, `oldest` (no earlier second has a bucket) and `last` (time in ms
+-- of the youngest request of all).
 
 local WINDOW_MS, WINDOW_TTL_MS = 60000, 180000
 local NEVER = -1
 
 local now = clock()
-local request_id, attempt = ARGV[2], ARGV[3]
-local model, estimate, asked = ARGV[11], tonumber(ARGV[6]), tonumber(ARGV[7])
+local request_id, idempotency_token = ARGV[2], ARGV[3]
+local model, estimate, requested = ARGV[11], tonumber(ARGV[6]), tonumber(ARGV[7])
 local input = corrected(model, estimate)
 
 local function days_in(year, month)
@@ -49,7 +50,7 @@ local function bucket(window, second)
   return tonumber(found[1] or 0), tonumber(found[2] or 0), tonumber(found[3] or 0)
 end
 
--- Drops the seconds that have left the window at `at`.
+-- Drops the buckets that have left the window at `at` (ms).
 local function drop(window, at)
   if window.stale then
     redis.call('DEL', window.key)
@@ -75,7 +76,7 @@ local function drop(window, at)
   end
 end
 
--- When at most so many requests and tokens will be left if nothing is added.
+-- The time (ms) at which the window falls to these maxima if nothing is added.
 local function free_at(window, requests_max, tokens_max)
   if requests_max < 0 or tokens_max < 0 then
     return NEVER
@@ -103,14 +104,14 @@ local function count(window, at, tokens)
 end
 
 local function load_subject(name, window, first)
-  local fields = {'live:' .. name}
+  local fields = {'in_flight:' .. name}
   for _, period in ipairs(PERIODS) do
     fields[#fields + 1] = 'used:' .. name .. ':' .. period.field
     fields[#fields + 1] = 'held:' .. name .. ':' .. period.field
   end
   local found = redis.call('HMGET', COUNTERS, unpack(fields))
   local subject = {
-    window = window, live = tonumber(found[1] or 0), budgets = {},
+    window = window, in_flight = tonumber(found[1] or 0), budgets = {},
     rpm = tonumber(ARGV[first]), tpm = tonumber(ARGV[first + 1]), concurrent = tonumber(ARGV[first + 2]),
   }
   for i, period in ipairs(PERIODS) do
@@ -123,7 +124,7 @@ local function load_subject(name, window, first)
   return subject
 end
 
--- LimitStatus for the headers: of key and tenant, and of all budgets, the one with less left.
+-- The reply. The limits are those with the least remaining: of key and tenant, and of all budgets.
 local function answer(both, status, at, input_held, cap, retry_after)
   local by_requests, by_tokens, budget = both[1], both[1], nil
   for _, each in ipairs(both) do
@@ -148,23 +149,23 @@ local function answer(both, status, at, input_held, cap, retry_after)
 end
 
 local function decide(both, has_capacity)
-  local refusals, refused, latest, known = {}, false, now, true
-  local function refuse(code, passes_at)
-    refusals[code], refused = true, true
+  local denials, denied, latest, known = {}, false, now, true
+  local function deny(code, passes_at)
+    denials[code], denied = true, true
     known = known and passes_at ~= NEVER
     latest = math.max(latest, passes_at)
   end
 
   if not has_capacity then
-    refuse('audit_backlog', NEVER)
+    deny('audit_backlog', NEVER)
   end
-  local least, most = input + math.min(asked, 1), asked
+  local least, most = input + math.min(requested, 1), requested
   for _, each in ipairs(both) do
     if each.window.requests + 1 > each.rpm then
-      refuse('rate_limit_exceeded', free_at(each.window, each.rpm - 1, each.window.tokens))
+      deny('rate_limit_exceeded', free_at(each.window, each.rpm - 1, each.window.tokens))
     end
-    if each.live + 1 > each.concurrent then
-      refuse('concurrency_exceeded', NEVER)
+    if each.in_flight + 1 > each.concurrent then
+      deny('concurrency_exceeded', NEVER)
     end
     most = math.min(most, each.tpm - input)
   end
@@ -173,43 +174,43 @@ local function decide(both, has_capacity)
     for _, budget in ipairs(each.budgets) do
       cap = math.min(cap, budget.left - input)
       if budget.limit - budget.used < least then
-        refuse('budget_exhausted', budget.limit >= least and budget.period.resets or NEVER)
+        deny('budget_exhausted', budget.limit >= least and budget.period.resets or NEVER)
       elseif budget.left < least then
-        refuse('budget_reserved', NEVER)
+        deny('budget_reserved', NEVER)
       end
     end
   end
   if input + most < least then
-    refuse('token_rate_exceeded', NEVER)
+    deny('token_rate_exceeded', NEVER)
   else
     local fits = true
     for _, each in ipairs(both) do
       fits = fits and each.window.tokens + input + cap <= each.tpm
     end
-    -- What is refused anyway is weighed with the most it may ask for: when it comes again, a budget that cuts it
-    -- short now may have been reset.
-    if refused or not fits then
+    -- A request that is denied for another reason is checked with the most output that it can get: a budget that
+    -- shortens it now may have been reset by the time of the retry.
+    if denied or not fits then
       for _, each in ipairs(both) do
         if each.window.tokens + input + most > each.tpm then
-          refuse('token_rate_exceeded', free_at(each.window, each.window.requests, each.tpm - input - most))
+          deny('token_rate_exceeded', free_at(each.window, each.window.requests, each.tpm - input - most))
         end
       end
     end
   end
 
-  if not refused then
+  if not denied then
     return 'admitted', cap, NEVER
   end
   local retry_after = known and math.max(1, math.ceil((latest - now) / 1000)) or NEVER
   for _, code in ipairs({'audit_backlog', 'rate_limit_exceeded', 'concurrency_exceeded', 'budget_exhausted',
     'budget_reserved', 'token_rate_exceeded'}) do
-    if refusals[code] then
+    if denials[code] then
       return code, 0, retry_after
     end
   end
 end
 
--- Forgets what was used in periods that are over, once a day.
+-- Deletes the usage of past periods, once a day.
 local function prune()
   for _, field in ipairs(redis.call('HKEYS', COUNTERS)) do
     local kind, date = string.match(field, '^used:%w+:(%w+):([%d-]+)$')
@@ -219,22 +220,22 @@ local function prune()
   end
 end
 
-if not is_ready(now) then
-  return {'rebuild'}
-end
 -- The grant with this decision appended; `gateway.record.grant.seal` does the same.
 local function seal(draft, at, input, cap)
   local decision = string.format(',"admitted_at_ms":%.0f,"input_estimate":%.0f,"output_cap":%.0f}', at, input, cap)
   return string.sub(draft, 1, -2) .. decision
 end
 
+if not is_ready(now) then
+  return {'rebuild'}
+end
 local held = redis.call('HGET', HOLDS, request_id)
 local hold = held and cjson.decode(held)
-if (hold and hold.attempt ~= attempt) or redis.call('EXISTS', FINISHED) == 1 then
+if (hold and hold.idempotency_token ~= idempotency_token) or redis.call('EXISTS', FINISHED) == 1 then
   return {'used'}
 end
 
--- The first write is one that Redis refuses when it is out of memory, so that nothing is ever half done.
+-- Redis refuses this first write when it is out of memory, so that an admission is never half done.
 local new_day = redis.call('HGET', COUNTERS, 'day') ~= this_day
 redis.call('HSET', COUNTERS, 'day', this_day)
 if new_day then
@@ -242,7 +243,7 @@ if new_day then
 end
 
 local key_window, tenant_window = load_window(KEY_WINDOW), load_window(TENANT_WINDOW)
--- For the windows time never runs backwards.
+-- The time of the windows never goes back.
 local at = math.max(now, key_window.last, tenant_window.last)
 drop(key_window, at)
 drop(tenant_window, at)
@@ -254,20 +255,20 @@ if hold then
   return answer(both, 'admitted', hold.at, hold.input, hold.cap, NEVER)
 end
 
-local room_taken = redis.call('XLEN', EVENTS) + redis.call('HLEN', HOLDS)
-local status, cap, retry_after = decide(both, room_taken < tonumber(ARGV[9]))
+local backlog = redis.call('XLEN', EVENTS) + redis.call('HLEN', HOLDS)
+local status, cap, retry_after = decide(both, backlog < tonumber(ARGV[9]))
 if status ~= 'admitted' then
   return answer(both, status, 0, 0, 0, retry_after)
 end
 
 hold = {
-  attempt = attempt, tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), at = now, day = this_day, month = this_month,
-  second = quotient(at, 1000), model = model, estimate = estimate, input = input, cap = cap,
+  idempotency_token = idempotency_token, tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), at = now, day = this_day,
+  month = this_month, second = quotient(at, 1000), model = model, estimate = estimate, input = input, cap = cap,
   grant = seal(ARGV[10], now, input, cap), ['in'] = 0, out = 0, bytes = 0,
 }
 redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
 redis.call('ZADD', DEADLINES, now + tonumber(ARGV[8]), request_id)
-take(hold, 1)
+add_hold(hold)
 for _, each in ipairs(both) do
   count(each.window, at, input + cap)
   for _, budget in ipairs(each.budgets) do

@@ -1,8 +1,9 @@
 -- Begins a rebuild of a tenant's counters.
 --
--- ARGV  1 clock  2 tenant id  3 token  4 ms after which an abandoned rebuild is forgotten
---       5 ms for which a new epoch rebuilds nothing, so that what Redis lost is told again before it is counted
--- Reply {'begun', ms, entry as JSON, ...}: the tenant's events that wait   {'ready'}   {'busy'}
+-- ARGV  1 clock  2 tenant id  3 token  4 ms after which an abandoned rebuild expires
+--       5 ms during which a new epoch rebuilds nothing, so that lost holds and entries are resubmitted before the count
+-- Reply {'begun', ms, entry as JSON, ...}: the tenant's events that wait for the ledger
+--       {'ready'}: the counters are valid   {'busy'}: the epoch is not open, or another rebuild is in progress
 
 local now = clock()
 if is_ready(now) then

@@ -1,9 +1,10 @@
--- How the input of a tenant's requests to a model compares with its estimate. `calibration.py` is its twin.
+-- The ratio of counted to estimated input tokens of a tenant's requests to a model. The tests' `calibration.py` does the
+-- same.
 --
--- Per model 'mean:deviation' in thousandths of the estimate, smoothed as TCP smooths round-trip times (RFC 6298): an
--- estimate shall rarely be too low, and be higher the less the past agrees with itself.
+-- Per model 'mean:deviation' in thousandths of the estimate, smoothed as TCP smooths round-trip times (RFC 6298). The
+-- corrected estimate is rarely too low, and it is higher the more the samples vary.
 
-local ESTIMATE_MIN, MODELS_MAX, KEPT_MS = 20, 200, 30 * 86400000
+local ESTIMATE_MIN, MODELS_MAX, TTL_MS = 20, 200, 30 * 86400000
 
 local function calibrated(model)
   local mean, deviation = string.match(redis.call('HGET', CALIBRATION, model) or '', '^(%d+):(%d+)$')
@@ -25,14 +26,14 @@ local function learn(model, estimate, counted)
   local sample = math.max(100, math.min(8000, math.floor(counted * 1000 / estimate)))
   local mean, deviation = calibrated(model)
   if mean then
-    local apart = sample - mean
-    mean, deviation = mean + math.floor(apart / 8), deviation + math.floor((math.abs(apart) - deviation) / 4)
+    local difference = sample - mean
+    mean, deviation = mean + math.floor(difference / 8), deviation + math.floor((math.abs(difference) - deviation) / 4)
   elseif redis.call('HLEN', CALIBRATION) < MODELS_MAX then
     mean, deviation = sample, math.floor(sample / 4)
   else
     return
   end
   redis.call('HSET', CALIBRATION, model, string.format('%.0f:%.0f', mean, deviation))
-  redis.call('PEXPIRE', CALIBRATION, KEPT_MS)
+  redis.call('PEXPIRE', CALIBRATION, TTL_MS)
 end
 

@@ -1,7 +1,7 @@
--- A tenant's counters as they are.
+-- The counters of a tenant.
 --
 -- ARGV  1 clock
--- Reply {ms, field, value, ...}, or {} when they are not there
+-- Reply {ms, field, value, ...}, or {} when there are no valid ones
 
 local now = clock()
 if not is_ready(now) then

@@ -1,6 +1,6 @@
 -- The holds whose deadline has passed, oldest first.
 --
--- ARGV  1 clock  2 at most so many
+-- ARGV  1 clock  2 maximum number of holds
 -- Reply {request id, hold as JSON, ...}
 
 local reply = {}

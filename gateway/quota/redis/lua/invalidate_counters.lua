@@ -1,4 +1,5 @@
--- Has a tenant's counters rebuilt: what they are, and what a rebuild under way has read, may not be what the ledger says.
+-- Marks a tenant's counters as invalid and voids a rebuild in progress, because both may differ from the ledger. The next
+-- admission rebuilds the counters.
 --
 -- ARGV  1 clock
 

@@ -1,10 +1,10 @@
--- Ends a denied request: voids the hold that its admission may have taken, and appends its event. Once per request id.
--- One that is denied without a tenant leaves a hold alone: its admission came through, so it ends like any other. So does
--- one of another tenant, whose hold it cannot be.
+-- Ends a denied request: voids the hold that its admission may have taken, and appends its event. At most once per request
+-- id. A denial without a tenant voids no hold and appends nothing while there is one: the admission succeeded, so that
+-- request is settled. A denial of another tenant than the hold's does the same.
 --
--- ARGV  1 clock  2 request id  3 tenant id or ''  4 entry as JSON  5 how many events and holds there may be
+-- ARGV  1 clock  2 request id  3 tenant id or ''  4 entry as JSON  5 maximum of events and holds together
 --       6 ms for which the id is remembered
--- Reply 1, or 0 when there are so many already
+-- Reply 1, or 0 when that maximum is reached
 
 local request_id = ARGV[2]
 local ended = redis.call('GET', FINISHED)
@@ -19,6 +19,6 @@ end
 redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[4])
 redis.call('SET', FINISHED, 'recorded', 'PX', ARGV[6])
 if hold then
-  free(request_id, hold, -1, 0)
+  end_hold(request_id, hold, -1, 0)
 end
 return 1

@@ -1,5 +1,5 @@
--- Voids a hold: nothing used, no event. The id is remembered for a while, so that an admission or a renewal that was
--- overtaken on its way takes no hold any more.
+-- Voids a hold: no usage, no event. The id is remembered for a while, so that an admission or a renewal that arrives after
+-- the release takes no hold.
 --
 -- ARGV  1 clock  2 request id  3 ms for which the id is remembered
 -- Reply 1, or 0 when there was no hold
@@ -9,7 +9,7 @@ if redis.call('EXISTS', FINISHED) == 1 then
 end
 local held = redis.call('HGET', HOLDS, ARGV[2])
 if held then
-  free(ARGV[2], cjson.decode(held), -1, 0)
+  end_hold(ARGV[2], cjson.decode(held), -1, 0)
 end
 redis.call('SET', FINISHED, 'released', 'PX', ARGV[3])
 return held and 1 or 0

@@ -1,8 +1,8 @@
--- Moves a hold's deadline on and stores its progress. A hold that is lost is taken again, without any check: its
--- request runs already.
+-- Extends the deadline of a hold and stores its progress. A hold that Redis has lost is re-established without any check,
+-- because its request is running.
 --
 -- ARGV  1 clock  2 request id  3 tenant id  4 key id  5 lease in ms  6 input and 7 output tokens and 8 bytes so far
---       9 admitted at in ms  10 day and 11 month of the admission  12 input estimate  13 output cap  14 grant
+--       9 admitted at in ms  10 day and 11 month of the admission  12 input tokens held  13 output cap  14 grant
 -- Reply 1, or 0 when the request is finished
 
 local request_id = ARGV[2]
@@ -14,11 +14,11 @@ elseif redis.call('EXISTS', FINISHED) == 1 then
   return 0
 else
   hold = {
-    attempt = '', tenant = tonumber(ARGV[3]), key = tonumber(ARGV[4]), at = tonumber(ARGV[9]), day = ARGV[10],
-    month = ARGV[11], input = tonumber(ARGV[12]), cap = tonumber(ARGV[13]), grant = ARGV[14],
+    idempotency_token = '', tenant = tonumber(ARGV[3]), key = tonumber(ARGV[4]), at = tonumber(ARGV[9]),
+    day = ARGV[10], month = ARGV[11], input = tonumber(ARGV[12]), cap = tonumber(ARGV[13]), grant = ARGV[14],
   }
   if redis.call('HEXISTS', COUNTERS, 'ready') == 1 then
-    take(hold, 1)
+    add_hold(hold)
   end
 end
 hold['in'], hold.out, hold.bytes = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])

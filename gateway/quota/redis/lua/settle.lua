@@ -1,8 +1,8 @@
--- Replaces a hold by what was really used, and appends the ledger event. At most once per request id.
+-- Replaces a hold by the actual usage, and appends the ledger event. At most once per request id.
 --
 -- ARGV  1 clock  2 request id  3 tenant id  4 key id  5 tokens used  6 day and 7 month of the admission  8 entry as JSON
 --       9 ms for which the id is remembered  10 '1': only if the hold has expired  11 input tokens if counted, else -1
--- Reply 1, or 0 when nothing was changed
+-- Reply 1, or 0 when nothing changed
 
 local request_id, tokens = ARGV[2], tonumber(ARGV[5])
 
@@ -16,14 +16,14 @@ if redis.call('EXISTS', FINISHED) == 1 then
   return 0
 end
 
--- Settling makes room, so its first write is one that Redis takes even when it is out of memory. It also voids a
--- rebuild that has read the events before this one.
+-- Redis accepts this first write even when it is out of memory, because settling frees memory. It also voids a rebuild
+-- that has read the events before this one.
 redis.call('DEL', REBUILD)
 local held = redis.call('HGET', HOLDS, request_id)
 local used = {key = ARGV[4], day = ARGV[6], month = ARGV[7]}
 if held then
   local hold = cjson.decode(held)
-  free(request_id, hold, 0, tokens)
+  end_hold(request_id, hold, 0, tokens)
   if hold.estimate and tonumber(ARGV[11]) >= 0 then
     learn(hold.model, hold.estimate, tonumber(ARGV[11]))
   end

@@ -1,28 +1,30 @@
--- What the scripts share. It is put before each of them.
+-- The functions that the scripts share. `scripts.py` prepends this file to each script.
 --
--- KEYS, the same for every script; those about a tenant are given the first seven, those about a shard the first four.
--- All of them carry the shard's hash tag, so they lie in one slot.
+-- KEYS, the same for every script. A script about a tenant gets the first seven, one about a shard the first four. All keys
+-- have the shard's hash tag, so they are in one slot.
 --   1 HOLDS      hash    request id -> hold as JSON
 --   2 DEADLINES  zset    request id by the millisecond at which its hold expires
 --   3 EVENTS     stream  ledger events; fields: t tenant id or '', e entry as JSON
---   4 EPOCH      hash    run id of the Redis process, and `since` when (ms) it has been running with what it knows
+--   4 EPOCH      hash    `run`, the run id of the Redis process, and `since`, the time (ms) at which the epoch began
 --   5 COUNTERS   hash    of one tenant and its keys, see below
---   6 REBUILD    string  token of the rebuild of COUNTERS that is under way
---   7 CALIBRATION  hash  of one tenant: per model, how its input compares with what was estimated, see calibration.lua
+--   6 REBUILD    string  token of the rebuild of COUNTERS that is in progress
+--   7 CALIBRATION  hash  of one tenant: per model, the ratio of counted to estimated input, see calibration.lua
 --   8 TENANT_WINDOW, 9 KEY_WINDOW  hash  see admit.lua
---  10 FINISHED   string  how a request id ended, while that is remembered: 'settled', 'recorded' or 'released'
+--  10 FINISHED   string  how a request ended, for as long as its id is remembered: 'settled', 'recorded' or 'released'
 --
 -- COUNTERS: the subject S is 't' for the tenant or 'k<id>' for a key, the period P is 'day:2025-11-21',
--- 'month:2025-11' or 'total'. A field that is not there is 0, but only while `ready` is there too.
---   ready     run id of the Redis process that the counters were built under
---   day       the last day they were looked at
---   used:S:P  tokens of settled requests    held:S:P  tokens of live holds    live:S  live holds
+-- 'month:2025-11' or 'total'. A missing field counts as 0, but only while `ready` is present.
+--   ready        run id of the Redis process under which the counters were built
+--   day          day of the last admission or rebuild
+--   used:S:P     tokens of settled requests
+--   held:S:P     tokens of requests in flight
+--   in_flight:S  number of requests in flight
 --
--- A hold: attempt (the token of the admission call), tenant, key, at (ms), day, month, input, cap, grant (the sealed JSON
--- text), in, out, bytes; and model, estimate (of the input before it was corrected) and second, which are absent when it
--- was re-established: its windows are gone.
+-- A hold is a JSON object: idempotency_token (of the admission call), tenant, key, at (ms), day, month, input, cap, grant
+-- (the sealed JSON text), and the progress: in, out, bytes. It also has model, estimate (of the input before its
+-- correction) and second (of its window buckets), unless a renewal re-established it: its window buckets are lost then.
 --
--- ARGV[1] is the time in milliseconds, '0' for Redis' own clock; only tests give another.
+-- ARGV[1] is the time in milliseconds, '0' for Redis' own clock. Only tests pass another value.
 
 local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, TENANT_WINDOW, KEY_WINDOW, FINISHED = unpack(KEYS)
 
@@ -38,8 +40,8 @@ local function run_id()
   return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 end
 
--- The epoch's name, and how many ms are left of the first `restore_ms` of it. A new one begins when Redis was restarted,
--- was replaced or lost its data: whoever sees its name change tells Redis again what it may have lost.
+-- The name of the epoch, and how many ms are left of its first `restore_ms`. A new epoch begins when Redis was restarted or
+-- replaced or lost its data. A process that sees the name change resubmits its holds and unconfirmed entries.
 local function epoch(now, restore_ms)
   local state, run = redis.call('HMGET', EPOCH, 'run', 'since'), run_id()
   local since = tonumber(state[2])
@@ -72,8 +74,8 @@ local function calendar(ms)
   return days, yoe + era * 400 + (month <= 2 and 1 or 0), month, day
 end
 
--- Counters of another run are not trusted: Redis restarted or a replica took over, and what was lost is unknown. Nor are
--- they when the clock went back over midnight: those of that day may be pruned.
+-- Counters of another run are not valid: Redis restarted or a replica took over, so some writes may be lost. Counters are
+-- not valid either after the clock went back over midnight: those of the earlier day may be pruned.
 local function is_ready(now)
   local state = redis.call('HMGET', COUNTERS, 'ready', 'day')
   return state[1] and state[1] == run_id() and state[2] <= string.format('%04d-%02d-%02d', select(2, calendar(now)))
@@ -101,14 +103,23 @@ local function add_tokens(kind, hold, amount)
   end
 end
 
--- Adds (sign 1) or takes away (-1) what a hold holds.
-local function take(hold, sign)
+local function count_hold(hold, sign)
   add_tokens('held', hold, sign * (hold.input + hold.cap))
   for _, subject in ipairs(subjects(hold)) do
-    add('live:' .. subject, sign)
+    add('in_flight:' .. subject, sign)
   end
 end
 
+-- Adds the tokens of a hold, and the hold itself, to COUNTERS.
+local function add_hold(hold)
+  count_hold(hold, 1)
+end
+
+local function remove_hold(hold)
+  count_hold(hold, -1)
+end
+
+-- Changes a bucket of a window, if it is still there.
 local function adjust(window, second, requests, tokens)
   local counts = redis.call('HMGET', window, second .. ':n', second .. ':t', 'requests', 'tokens')
   if counts[1] then
@@ -119,12 +130,12 @@ local function adjust(window, second, requests, tokens)
   end
 end
 
--- Takes a hold away and corrects its bucket in both windows by `requests` and to `tokens`.
-local function free(request_id, hold, requests, tokens)
+-- Deletes a hold. Changes the number of requests in its bucket of both windows by `requests`, and its tokens to `tokens`.
+local function end_hold(request_id, hold, requests, tokens)
   redis.call('HDEL', HOLDS, request_id)
   redis.call('ZREM', DEADLINES, request_id)
   if redis.call('HEXISTS', COUNTERS, 'ready') == 1 then
-    take(hold, -1)
+    remove_hold(hold)
   end
   if hold.second then
     adjust(TENANT_WINDOW, hold.second, requests, tokens - hold.input - hold.cap)

@@ -1,14 +1,14 @@
-"""How the input of a tenant's requests to a model compares with its estimate. Pure; `calibration.lua` is its twin.
+"""The ratio of counted to estimated input tokens of a tenant's requests to a model. Pure. Model of `calibration.lua`.
 
-Smoothed as TCP smooths round-trip times (RFC 6298): an estimate shall rarely be too low, and be higher the less the
-past agrees with itself.
+It is smoothed as TCP smooths round-trip times (RFC 6298). The corrected estimate is rarely too low, and it is higher
+the more the samples vary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Shorter inputs say more about the template around a message than about the text.
+# The count of a shorter input depends more on the template around a message than on the text.
 ESTIMATE_MIN = 20
 SAMPLE_RANGE = (100, 8000)
 FACTOR_RANGE = (200, 8000)
@@ -16,7 +16,7 @@ FACTOR_RANGE = (200, 8000)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Counted tokens in thousandths of the estimated ones: their smoothed mean and mean deviation."""
+    """Smoothed mean and mean deviation of the counted tokens, in thousandths of the estimated ones."""
 
     mean: int
     deviation: int
@@ -28,12 +28,13 @@ class Calibration:
 
 
 def learn(known: Calibration | None, estimate: int, counted: int) -> Calibration | None:
-    """What is known after a request whose input was estimated and then counted by the backend."""
+    """The calibration after a request whose input was estimated and then counted by the backend."""
     if estimate < ESTIMATE_MIN:
         return known
     low, high = SAMPLE_RANGE
     sample = max(low, min(high, counted * 1000 // estimate))
     if known is None:
         return Calibration(sample, sample // 4)
-    apart = sample - known.mean
-    return Calibration(known.mean + apart // 8, known.deviation + (abs(apart) - known.deviation) // 4)
+    difference = sample - known.mean
+    deviation = known.deviation + (abs(difference) - known.deviation) // 4
+    return Calibration(known.mean + difference // 8, deviation)

@@ -1,13 +1,12 @@
-"""What an admission decides, given where key and tenant stand. Pure; `admit.lua` is the same in Redis.
+"""The decision on an admission, from the state of key and tenant. Pure. Model of `admit.lua`.
 
-All checks are made, whatever the first of them says: the code is that of the first that refuses, and the time to
-retry is one at which none of them will.
+All checks are made. The code is that of the first check that denies, and at the time to retry none of them does.
 
-The output that is granted is all that was asked for, or all that the budgets leave: nobody is refused, and no answer is
-cut short, while budget is free and unheld. What MAX_NUM_PREDICT allows is the most that one request keeps from others,
-and what it did not use is free again when it is settled. Input is an estimate, so `used` may pass a budget by the
-error of that estimate; output never does. The token rate, on the other hand, never shortens an answer for the sake of
-what others use: a request that does not fit waits, and only one larger than the whole rate is cut.
+The granted output is all that was requested, or all that the budgets leave: no request is denied, and no answer is
+shortened, while budget is neither used nor held. One request holds at most MAX_NUM_PREDICT output tokens, and its
+settlement frees the tokens that it did not use. Input is an estimate, so `used` may exceed a budget by the error of
+that estimate; output never does. The token rate never shortens an answer because of other requests: a request that does
+not fit waits, and only one that is larger than the whole rate is shortened.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from tests.gateway.quota.model.window import Window
 
 @dataclass(frozen=True, slots=True)
 class SubjectState:
-    """Where one subject stands: limits and budgets, window, tokens used and held per period in force, live leases."""
+    """The state of a key or a tenant. `used` and `held` are tokens in the current periods."""
 
     limits: Limits
     budgets: Mapping[Period, int]
     window: Window
     used: Mapping[Period, int]
     held: Mapping[Period, int]
-    live: int
+    in_flight: int
 
     def left(self) -> Iterator[tuple[int, Period]]:
-        """What each budget leaves, which may be below 0."""
+        """The tokens that each budget leaves, which may be below 0."""
         for period, limit in self.budgets.items():
             yield limit - self.used[period] - self.held[period], period
 
@@ -42,36 +41,36 @@ class SubjectState:
 def decide(
     admission: Admission, subject_states: Sequence[SubjectState], now_ms: int, *, has_capacity: bool
 ) -> int | ReservationDenied:
-    """The output cap that is granted, or the refusal. `subject_states` are the key's and the tenant's."""
-    # The earliest milliseconds at which each refusing check would pass, None for no known time.
-    refusals: dict[Code, list[int | None]] = {}
+    """The granted output cap, or the denial. `subject_states` are those of the key and of the tenant."""
+    # The earliest times (ms) at which each denying check would pass, None for no known time.
+    denials: dict[Code, list[int | None]] = {}
     if not has_capacity:
-        refusals[Code.AUDIT_BACKLOG] = [None]
+        denials[Code.AUDIT_BACKLOG] = [None]
     for each in subject_states:
         if each.window.requests + 1 > each.limits.rpm:
             free_at_ms = each.window.free_at_ms(each.limits.rpm - 1, each.window.tokens)
-            refusals.setdefault(Code.RATE_LIMIT_EXCEEDED, []).append(free_at_ms)
-        if each.live + 1 > each.limits.concurrent:
-            refusals[Code.CONCURRENCY_EXCEEDED] = [None]
+            denials.setdefault(Code.RATE_LIMIT_EXCEEDED, []).append(free_at_ms)
+        if each.in_flight + 1 > each.limits.concurrent:
+            denials[Code.CONCURRENCY_EXCEEDED] = [None]
 
-    asked, input_tokens = admission.requested_output_tokens, admission.input_tokens
-    least = input_tokens + min(asked, 1)
+    requested, input_tokens = admission.requested_output_tokens, admission.input_tokens
+    least = input_tokens + min(requested, 1)
     # No request may take more than its whole token rate, however idle the window is.
-    most = min(asked, *(each.limits.tpm - input_tokens for each in subject_states))
+    most = min(requested, *(each.limits.tpm - input_tokens for each in subject_states))
     cap = most
     for each in subject_states:
         for left, period in each.left():
             cap = min(cap, left - input_tokens)
             if each.budgets[period] - each.used[period] < least:
                 resets = _end_ms(period, now_ms) if each.budgets[period] >= least else None
-                refusals.setdefault(Code.BUDGET_EXHAUSTED, []).append(resets)
+                denials.setdefault(Code.BUDGET_EXHAUSTED, []).append(resets)
             elif left < least:
-                refusals[Code.BUDGET_RESERVED] = [None]
-    refusals |= _token_rate(subject_states, least, input_tokens + cap, input_tokens + most, refused=bool(refusals))
-    if not refusals:
+                denials[Code.BUDGET_RESERVED] = [None]
+    denials |= _token_rate(subject_states, least, input_tokens + cap, input_tokens + most, denied=bool(denials))
+    if not denials:
         return cap
-    code = next(code for code in ORDER if code in refusals)
-    return ReservationDenied(code, _retry_after_s(refusals, now_ms), limit_status(subject_states))
+    code = next(code for code in ORDER if code in denials)
+    return ReservationDenied(code, _retry_after_s(denials, now_ms), limit_status(subject_states))
 
 
 ORDER = (
@@ -85,16 +84,16 @@ ORDER = (
 
 
 def _token_rate(
-    subject_states: Sequence[SubjectState], least: int, wanted: int, most: int, *, refused: bool
+    subject_states: Sequence[SubjectState], least: int, wanted: int, most: int, *, denied: bool
 ) -> dict[Code, list[int | None]]:
-    """Refuses what does not fit the token windows.
+    """The denial of a request that does not fit the token windows.
 
-    A request that is refused anyway is weighed with the `most` it may ask for: when it comes again a budget that cuts
-    it short now may have been reset.
+    A request that is denied for another reason is checked with the `most` output that it can get: a budget that
+    shortens it now may have been reset by the time of the retry.
     """
     if most < least:
         return {Code.TOKEN_RATE_EXCEEDED: [None]}
-    if not refused and all(each.window.tokens + wanted <= each.limits.tpm for each in subject_states):
+    if not denied and all(each.window.tokens + wanted <= each.limits.tpm for each in subject_states):
         return {}
     over = [each for each in subject_states if each.window.tokens + most > each.limits.tpm]
     if not over:
@@ -106,9 +105,9 @@ def _token_rate(
     }
 
 
-def _retry_after_s(refusals: Mapping[Code, Sequence[int | None]], now_ms: int) -> int | None:
+def _retry_after_s(denials: Mapping[Code, Sequence[int | None]], now_ms: int) -> int | None:
     latest_ms = now_ms
-    for each in (at_ms for times in refusals.values() for at_ms in times):
+    for each in (at_ms for times in denials.values() for at_ms in times):
         if each is None:
             return None
         latest_ms = max(latest_ms, each)
@@ -116,7 +115,7 @@ def _retry_after_s(refusals: Mapping[Code, Sequence[int | None]], now_ms: int) -
 
 
 def limit_status(subject_states: Sequence[SubjectState]) -> LimitStatus:
-    """The limit_status for the headers: of the key's and the tenant's the ones with less left."""
+    """The values of the headers: of key and tenant, and of all budgets, those with the least remaining."""
     by_requests = min(subject_states, key=lambda each: each.limits.rpm - each.window.requests)
     by_tokens = min(subject_states, key=lambda each: each.limits.tpm - each.window.tokens)
     left = min((pair for each in subject_states for pair in each.left()), key=lambda pair: pair[0], default=None)

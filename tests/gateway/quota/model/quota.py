@@ -1,6 +1,6 @@
-"""The quota in one process's memory: a second implementation with the semantics of the Redis one, and its model.
+"""The quota in the memory of one process: a second implementation with the semantics of the Redis one, and its model.
 
-Everything between two awaits is atomic, which is what a Lua script is in Redis. Nothing survives the process.
+Code between two awaits is atomic, as a Lua script is in Redis. Nothing survives the process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gateway.quota.port import (
     Reserved,
     UsageLoader,
 )
-from gateway.quota.rebuild import WAIT_S, Rebuilder, RebuildSnapshot, Used
+from gateway.quota.rebuild import WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.record.entry import Entry
 from gateway.record.grant import seal
 from gateway.values import Budgets, Limits, UsageSource
@@ -96,7 +96,7 @@ class MemoryQuota:
         return frozenset(self._holds)
 
     def lose_everything(self) -> None:
-        """What a restart without persistence does."""
+        """Loses all data, as a restart without persistence does."""
         self._since_ms = None
         self._calibrations.clear()
         self._stream.clear()
@@ -111,7 +111,7 @@ class MemoryQuota:
         if not self._is_ready(admission.tenant_id):
             await self._rebuilder.rebuild(admission.tenant_id)
             if not self._is_ready(admission.tenant_id):
-                raise StoreUnavailable("the counters are gone again")
+                raise StoreUnavailable("the counters became invalid again")
         if admission.request_id in self._holds or self._end(admission.request_id):
             raise StoreUnavailable("this request id was used before")
         estimate = admission.model, admission.input_tokens
@@ -121,10 +121,10 @@ class MemoryQuota:
 
     def _admit(self, admission: Admission, estimate: tuple[str, int]) -> Reserved | ReservationDenied:
         now_ms = self._now_ms()
-        self._tenants[admission.tenant_id].turn(now_ms)
+        self._tenants[admission.tenant_id].roll_over(now_ms)
         at_ms = self._advance(admission, now_ms)
         has_capacity = len(self._stream) + len(self._holds) < self._backlog_max
-        cap = decide(admission, self._standings(admission, now_ms), now_ms, has_capacity=has_capacity)
+        cap = decide(admission, self._subject_states(admission, now_ms), now_ms, has_capacity=has_capacity)
         if isinstance(cap, ReservationDenied):
             return cap
         hold = Hold(
@@ -139,22 +139,22 @@ class MemoryQuota:
         for subject in (admission.key_id, None):
             self._windows[hold.tenant_id, subject].add(at_ms, hold.input_tokens + cap)
         self._holds[hold.request_id] = _Held(hold, estimate, at_ms // 1000, now_ms + self._lease_ms, Progress())
-        self._tenants[hold.tenant_id].take(hold, 1)
-        return Reserved(now_ms, hold.input_tokens, cap, limit_status(self._standings(admission, now_ms)))
+        self._tenants[hold.tenant_id].add_hold(hold)
+        return Reserved(now_ms, hold.input_tokens, cap, limit_status(self._subject_states(admission, now_ms)))
 
     def _advance(self, admission: Admission, now_ms: int) -> int:
-        """Brings both windows to the present, which for them never runs backwards, and returns it."""
+        """Advances both windows to the current time, which never goes back for them, and returns it."""
         windows = [
             self._windows.setdefault((admission.tenant_id, subject), Window()) for subject in (admission.key_id, None)
         ]
         for window in windows:
-            window.forget_if_apart(now_ms)
+            window.clear_if_out_of_range(now_ms)
         at_ms = max(now_ms, *(window.last_ms for window in windows))
         for window in windows:
             window.drop(at_ms)
         return at_ms
 
-    def _standings(self, admission: Admission, now_ms: int) -> tuple[SubjectState, SubjectState]:
+    def _subject_states(self, admission: Admission, now_ms: int) -> tuple[SubjectState, SubjectState]:
         tenant, starts = self._tenants[admission.tenant_id], periods.starts(periods.at(now_ms))
 
         def subject_state(subject: Subject, limits: Limits, budgets: Budgets) -> SubjectState:
@@ -164,7 +164,7 @@ class MemoryQuota:
                 self._windows[admission.tenant_id, subject],
                 {period: tenant.used[subject, period, start] for period, start in starts.items()},
                 {period: tenant.held[subject, period, start] for period, start in starts.items()},
-                tenant.live[subject],
+                tenant.in_flight[subject],
             )
 
         return (
@@ -179,7 +179,7 @@ class MemoryQuota:
                 return False
             held = self._holds[hold.request_id] = _Held(hold, None, None, 0, progress)
             if tenant := self._tenants.get(hold.tenant_id):
-                tenant.take(hold, 1)
+                tenant.add_hold(hold)
         held.deadline_ms = self._now_ms() + self._lease_ms
         held.progress = progress
         return True
@@ -195,22 +195,22 @@ class MemoryQuota:
             return False
         tokens = entry.input_tokens + entry.output_tokens
         if held:
-            self._free(held, 0, tokens)
+            self._end_hold(held, 0, tokens)
             self._learn(held, entry)
         if tenant := self._tenants.get(entry.tenant_id):
-            tenant.use(entry.key_id, entry.ts_ms, tokens)
+            tenant.add_usage(entry.key_id, entry.ts_ms, tokens)
         self._rebuilds.pop(entry.tenant_id, None)
         self._finish(entry.request_id, _End.SETTLED, SETTLED_MS)
         self._stream.append(entry.to_json(), entry.tenant_id)
         return True
 
-    async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:  # noqa: ARG002 (where Redis keeps it)
+    async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:  # noqa: ARG002 (part of a key in Redis)
         """See the port."""
         if self._end(request_id):
             return False
         self._finish(request_id, _End.RELEASED, RELEASED_MS)
         if held := self._holds.get(request_id):
-            self._free(held, -1, 0)
+            self._end_hold(held, -1, 0)
         return held is not None
 
     async def record(self, entry: Entry) -> None:
@@ -225,7 +225,7 @@ class MemoryQuota:
         self._stream.append(entry.to_json(), entry.tenant_id)
         self._finish(entry.request_id, _End.RECORDED, RELEASED_MS)
         if held:
-            self._free(held, -1, 0)
+            self._end_hold(held, -1, 0)
 
     async def held(self, request_id: str) -> Hold | None:
         """See the port."""
@@ -246,7 +246,7 @@ class MemoryQuota:
         return Counters(
             {(s, p): n for (s, p, start), n in tenant.used.items() if n and starts[p] == start},
             {(s, p): n for (s, p, start), n in tenant.held.items() if n and starts[p] == start},
-            {subject: n for subject, n in tenant.live.items() if n},
+            {subject: n for subject, n in tenant.in_flight.items() if n},
         )
 
     async def invalidate_counters(self, tenant_id: int) -> None:
@@ -270,12 +270,12 @@ class MemoryQuota:
         """See the port."""
         await self._rebuilder.aclose()
 
-    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | bool:
+    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | NotBegun:
         """See `Rebuildable`."""
         if self._is_ready(tenant_id):
-            return True
+            return NotBegun.READY
         if (await self.epoch()).opens_in_s > 0 or tenant_id in self._rebuilds:
-            return False
+            return NotBegun.BUSY
         token = self._rebuilds[tenant_id] = secrets.token_hex(8)
         return RebuildSnapshot(token, self._now_ms(), self._stream.texts(tenant_id))
 
@@ -286,7 +286,7 @@ class MemoryQuota:
         tenant = self._tenants[tenant_id] = TenantCounters(periods.at(snapshot.now_ms).date(), Counter(used))
         for held in self._holds.values():
             if held.hold.tenant_id == tenant_id:
-                tenant.take(held.hold, 1)
+                tenant.add_hold(held.hold)
         del self._rebuilds[tenant_id]
         return True
 
@@ -302,19 +302,19 @@ class MemoryQuota:
         if learned := learn(self._calibrations.get(subject), estimate, entry.input_tokens):
             self._calibrations[subject] = learned
 
-    def _free(self, held: _Held, requests: int, tokens: int) -> None:
-        """Takes the hold away and corrects the windows to `tokens` and by `requests`."""
+    def _end_hold(self, held: _Held, requests: int, tokens: int) -> None:
+        """Deletes the hold. Changes the requests of its window buckets by `requests`, and their tokens to `tokens`."""
         hold = held.hold
         del self._holds[hold.request_id]
         if tenant := self._tenants.get(hold.tenant_id):
-            tenant.take(hold, -1)
+            tenant.remove_hold(hold)
         for subject in (None, hold.key_id):
             window = self._windows.get((hold.tenant_id, subject))
             if window and held.second is not None:
                 window.adjust(held.second, requests, tokens - hold.input_tokens - hold.output_cap)
 
     def _is_ready(self, tenant_id: int) -> bool:
-        """Not ready either when the clock went back over midnight: counters of that day may be pruned."""
+        """Counters are not valid after the clock went back over midnight: those of that day may be pruned."""
         tenant = self._tenants.get(tenant_id)
         return tenant is not None and tenant.day <= periods.at(self._now_ms()).date()
 
@@ -322,8 +322,8 @@ class MemoryQuota:
         end, until_ms = self._finished.get(request_id, (None, 0))
         return end if until_ms > self._now_ms() else None
 
-    def _finish(self, request_id: str, end: _End, kept_ms: int) -> None:
+    def _finish(self, request_id: str, end: _End, ttl_ms: int) -> None:
         now_ms = self._now_ms()
         for each in [each for each, (_, until_ms) in self._finished.items() if until_ms <= now_ms]:
             del self._finished[each]
-        self._finished[request_id] = end, now_ms + kept_ms
+        self._finished[request_id] = end, now_ms + ttl_ms

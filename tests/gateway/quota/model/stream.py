@@ -13,11 +13,11 @@ from gateway.quota.port import Event
 class _Waiting:
     text: str
     tenant_id: int | None
-    given_at_ms: int | None = None
+    delivered_at_ms: int | None = None
 
 
 class MemoryStream:
-    """Keeps events in order until they are acknowledged. `now_ms` is the clock that idle times are measured with."""
+    """Retains events in order until they are acknowledged. `now_ms` is the clock that measures idle times."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
@@ -29,13 +29,13 @@ class MemoryStream:
         return len(self._events)
 
     def append(self, text: str, tenant_id: int | None) -> None:
-        """Adds an event at the end."""
+        """Appends an event."""
         self._last += 1
         self._events[f"0-{self._last}"] = _Waiting(text, tenant_id)
         self._arrived.set()
 
     def texts(self, tenant_id: int) -> list[str]:
-        """The tenant's events that wait, given to a consumer or not."""
+        """The tenant's events that are not acknowledged, delivered to a consumer or not."""
         return [event.text for event in self._events.values() if event.tenant_id == tenant_id]
 
     def clear(self) -> None:
@@ -45,21 +45,21 @@ class MemoryStream:
 
     async def read(self, consumer: str, count: int, block_ms: int) -> list[Event]:  # noqa: ARG002 (the port's)
         """See `EventStream.read`."""
-        if not (events := self._give(count, lambda event: event.given_at_ms is None)):
+        if not (events := self._deliver(count, lambda event: event.delivered_at_ms is None)):
             self._arrived.clear()
             try:
                 async with asyncio.timeout(block_ms / 1000):
                     await self._arrived.wait()
             except TimeoutError:
                 return []
-            events = self._give(count, lambda event: event.given_at_ms is None)
+            events = self._deliver(count, lambda event: event.delivered_at_ms is None)
         return events
 
     async def claim(self, consumer: str, count: int, idle_ms: int) -> list[Event]:  # noqa: ARG002 (the port's)
         """See `EventStream.claim`."""
         now_ms = self._now_ms()
-        return self._give(
-            count, lambda event: event.given_at_ms is not None and max(0, now_ms - event.given_at_ms) >= idle_ms
+        return self._deliver(
+            count, lambda event: event.delivered_at_ms is not None and max(0, now_ms - event.delivered_at_ms) >= idle_ms
         )
 
     async def acknowledge(self, ids: Sequence[str]) -> int:
@@ -68,8 +68,8 @@ class MemoryStream:
             self._events.pop(each, None)
         return sum(int(each.removeprefix("0-")) <= self._lost_until for each in ids)
 
-    def _give(self, count: int, wanted: Callable[[_Waiting], bool]) -> list[Event]:
+    def _deliver(self, count: int, wanted: Callable[[_Waiting], bool]) -> list[Event]:
         ids = [each for each, event in self._events.items() if wanted(event)][:count]
         for each in ids:
-            self._events[each].given_at_ms = self._now_ms()
+            self._events[each].delivered_at_ms = self._now_ms()
         return [Event(each, self._events[each].text) for each in ids]

@@ -1,8 +1,8 @@
-"""The sliding window of 60 s: requests and tokens in buckets of one second. Pure; `admit.lua` does the same in Redis.
+"""The sliding window of 60 s: requests and tokens in buckets of one second. Pure. Model of `admit.lua`.
 
-A bucket leaves the window 60 s after the youngest request in it. So a window never holds fewer requests than were
-really made in the last 60 s, an older request of the same second counts up to 1 s longer than it had to, and a window
-is at most 61 buckets whatever the limit.
+A bucket leaves the window 60 s after its youngest request. A window therefore never counts fewer requests than were
+made in the last 60 s, an older request of the same second counts up to 1 s too long, and a window has at most 61
+buckets for any limit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ WINDOW_MS = 60_000
 
 @dataclass(slots=True)
 class Bucket:
-    """What was admitted within one second, and when the youngest of it was."""
+    """The requests and tokens that were admitted within one second, and the time of the youngest request."""
 
     requests: int
     tokens: int
@@ -38,8 +38,8 @@ class Window:
         """Tokens in the window."""
         return sum(bucket.tokens for bucket in self._buckets.values())
 
-    def forget_if_apart(self, now_ms: int) -> None:
-        """Empties a window that lies a whole window behind the clock, or, after a step of the clock, before it."""
+    def clear_if_out_of_range(self, now_ms: int) -> None:
+        """Empties a window that is a whole window behind the clock or, after a step of the clock, ahead of it."""
         if self.last_ms and (now_ms - self.last_ms >= WINDOW_MS or self.last_ms - now_ms > WINDOW_MS):
             self._buckets.clear()
             self.last_ms = 0
@@ -58,13 +58,13 @@ class Window:
         bucket.youngest_ms = self.last_ms = now_ms
 
     def adjust(self, second: int, requests: int, tokens: int) -> None:
-        """Corrects a bucket by what turned out differently, if it is still there."""
+        """Changes the bucket of `second` by the differences, if it is still there."""
         if bucket := self._buckets.get(second):
             bucket.requests = max(0, bucket.requests + requests)
             bucket.tokens = max(0, bucket.tokens + tokens)
 
     def free_at_ms(self, requests_max: int, tokens_max: int) -> int | None:
-        """When at most so many requests and tokens will be left if nothing is added; None when that is never."""
+        """The time at which the window falls to these maxima if nothing is added; None when it never does."""
         if requests_max < 0 or tokens_max < 0:
             return None
         requests, tokens, at_ms = self.requests, self.tokens, 0

@@ -95,7 +95,7 @@ async def test_after_a_restart_holds_live_on_and_the_counters_are_read_from_the_
             counters = await quota.counters(1)
             assert counters is not None
             assert counters.used[None, Period.TOTAL] == 30 + 310
-            assert counters.live == {None: 2, 11: 2}
+            assert counters.in_flight == {None: 2, 11: 2}
             for hold in (running, third, elsewhere):
                 assert await quota.settle(entry(hold))
             assert await quota.backlog() == Backlog(holds=0, events=4)
@@ -198,7 +198,7 @@ async def test_an_admission_that_is_sent_again_after_its_connection_broke_holds_
         assert (answer.output_cap, answer.limit_status.budget_remaining) == (90, 700)
         counters = await quota.counters(1)
         assert counters is not None
-        assert counters.live == {None: 3, 11: 3}
+        assert counters.in_flight == {None: 3, 11: 3}
         with pytest.raises(StoreUnavailable):
             await quota.admit(admission)
         await admitted(quota, again(admission))
