@@ -55,7 +55,7 @@ _HEADINGS = {
 @click.option(
     "--since",
     type=Timestamp(future=False),
-    help="Only rows newer than this duration or date. Default: rows of any age.",
+    help="Only rows since then: a duration before now, or a date. Default: all rows.",
 )
 @click.option(
     "--limit", type=Number(1, INTEGER_MAX), default=50, show_default=True, help="Show at most N rows, the newest."

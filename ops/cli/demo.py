@@ -104,7 +104,7 @@ async def _prove(stack: Stack, progress: Progress, backend_url: str) -> None:
         streamed.append(await proof.stream(chat, key, lambda text: click.echo(text, nl=False)))
         click.echo(f"\n(X-Request-ID: {streamed[-1].request_id})")
 
-    progress.step("Reading the usage rows")
+    progress.step("Reading the audit rows")
     accounts = await proof.accounts(streamed, backend_url, commands)
     progress.done()
     click.secho("\nThe audit rows in PostgreSQL, with the backend's own counts", bold=True)

@@ -15,11 +15,11 @@ from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from ops.database.reports import BudgetRow
 
-Reserved: TypeAlias = Callable[[BudgetRow], int | None]
+HeldTokens: TypeAlias = Callable[[BudgetRow], int | None]
 """Returns the tokens held of a budget, None while Redis is unavailable."""
 
 
-async def reserved_tokens(settings: Settings, database: Database, budgets: Sequence[BudgetRow]) -> Reserved:
+async def reserved_tokens(settings: Settings, database: Database, budgets: Sequence[BudgetRow]) -> HeldTokens:
     """Reads the counters of every tenant that has a budget, once each."""
     async with AsyncExitStack() as stack:
         redis = connect(settings)
@@ -34,6 +34,6 @@ async def reserved_tokens(settings: Settings, database: Database, budgets: Seque
 
 
 def _held(counters: Counters | None, row: BudgetRow) -> int:
-    # Without counters Redis has admitted no request of the tenant since it started empty, so none holds tokens.
+    # No counters: Redis has admitted no request of the tenant since it started empty, so no tokens are held.
     key_id = row.subject_id if row.scope == "key" else None
     return counters.held.get((key_id, row.period), 0) if counters else 0

@@ -10,7 +10,7 @@ import rich_click as click
 from gateway.stores.postgres import Database
 from ops.cli.output import bar, iso, print_json, print_table, text
 from ops.cli.parameters import Name, Prefix, Timestamp, json_option
-from ops.cli.reserved import Reserved, reserved_tokens
+from ops.cli.reserved import HeldTokens, reserved_tokens
 from ops.cli.session import Session, pass_session
 from ops.database.reports import BudgetRow, Filter, GroupBy, Reports, UsageRow
 
@@ -25,7 +25,7 @@ _COUNTS = ("requests", "input_tokens", "output_tokens")
     type=Timestamp(future=False),
     default="30d",
     show_default=True,
-    help="Only requests newer than this duration or date.",
+    help="Only requests since then: a duration before now, or a date.",
 )
 @click.option(
     "--by",
@@ -43,7 +43,7 @@ def show_usage(
     """Show admitted requests, their tokens, and how much of each budget is used."""
     where = Filter(tenant=tenant, prefix=prefix, since=since)
 
-    async def read(database: Database) -> tuple[list[UsageRow], list[BudgetRow], Reserved]:
+    async def read(database: Database) -> tuple[list[UsageRow], list[BudgetRow], HeldTokens]:
         reports = Reports(database)
         rows = await reports.usage(GroupBy(by), where)
         budgets = await reports.budgets(where, datetime.now(UTC))
@@ -80,7 +80,7 @@ def _print_usage(rows: list[UsageRow], totals: dict[str, int], since: datetime, 
     print_table(columns, table, empty=f"no usage since {text(since)} UTC")
 
 
-def _print_budgets(budgets: list[BudgetRow], reserved: Reserved) -> None:
+def _print_budgets(budgets: list[BudgetRow], reserved: HeldTokens) -> None:
     print_table(
         ("budget of", "period", ">limit", ">used", ">reserved", ">left", "resets at (UTC)"),
         [
@@ -99,7 +99,7 @@ def _print_budgets(budgets: list[BudgetRow], reserved: Reserved) -> None:
     )
 
 
-def _budget_document(budget: BudgetRow, reserved: Reserved) -> dict[str, Any]:
+def _budget_document(budget: BudgetRow, reserved: HeldTokens) -> dict[str, Any]:
     return {
         "scope": budget.scope,
         "tenant": budget.tenant,
