@@ -211,6 +211,6 @@ def test_an_answer_that_goes_past_its_cap(
     asked = {"options": {"num_predict": 9}} if call is by_ollama else {"max_tokens": 9}
     with pytest.raises((ollama_client.ResponseError, openai.APIError, anthropic.APIStatusError)) as raised:
         call(clients, **asked)
-    assert "past the output limit" in str(raised.value)
+    assert "exceeded the output limit" in str(raised.value)
     request_id = ollama.requests()[-1]["headers"]["x-request-id"]
     assert (row_of(stack, request_id)["outcome"], row_of(stack, request_id)["output_tokens"]) == ("cut", 9)
