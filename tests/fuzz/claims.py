@@ -1,4 +1,4 @@
-"""What must hold for every request body and every answer, whoever made it: the claims that the fuzzers try to break.
+"""Claims about every request body and every answer, which the fuzzers try to break.
 
 Each raises AssertionError when it is broken.
 """
@@ -70,8 +70,8 @@ def _understood(surface: Surface, body: bytes) -> Understood | None:
 
 def _check_original(surface: Surface, body: bytes, read: ReadRequest) -> None:
     """What was judged is what Ollama would have read in the caller's own bytes."""
-    asked = read.generation.output_tokens
-    assert asked is None or 0 < asked <= OUTPUT_TOKENS_MAX
+    cap = read.generation.output_tokens
+    assert cap is None or 0 < cap <= OUTPUT_TOKENS_MAX
     original = _understood(surface, body)
     if original is None:
         return
@@ -79,8 +79,8 @@ def _check_original(surface: Surface, body: bytes, read: ReadRequest) -> None:
     assert original.stream is read.generation.stream
     assert not original.searches
     if original.output_cap and original.output_cap <= OUTPUT_TOKENS_MAX:
-        assert asked is not None
-        assert asked <= original.output_cap
+        assert cap is not None
+        assert cap <= original.output_cap
     if original.stream and surface.usage_on_request:
         assert original.include_usage is read.generation.usage
 
@@ -162,8 +162,8 @@ def _check_usage(answered: Answered, usage: Usage) -> None:
 
 
 def _check_client(answered: Answered, out: bytes) -> None:
-    """What the clients rely on: ollama-python on JSON in every line and a text in `error`, all on the report they
-    asked for or not."""
+    """The guarantees for clients: JSON in every line and a string in `error` for ollama-python, and for all of them a
+    usage report exactly when they requested it."""
     surface = answered.surface
     generates = surface.cap_field is not None
     if not 200 <= answered.status < 300:

@@ -98,7 +98,7 @@ def test_a_message_after_a_cut_is_answered_with_an_error_on_which_envoy_closes_b
 
 
 @pytest.mark.parametrize("kind", ["request_trailers", "response_trailers"])
-def test_trailers_untouched(kind: str) -> None:
+def test_trailers_pass_unchanged(kind: str) -> None:
     message = ext_proc.ProcessingRequest(**{kind: ext_proc.HttpTrailers()})
     assert envoy_api.respond(an_exchange(), message).WhichOneof("response") == kind
 

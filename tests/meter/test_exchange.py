@@ -25,7 +25,7 @@ LINES = CHAT.body.splitlines(keepends=True)
 NDJSON = "application/x-ndjson"
 PROMPT = Usage(11, 0, UsageSource.ESTIMATED)
 
-# What causes each trigger. A chunk that exceeds the cap of these grants, two tokens, causes a cut.
+# How a test pulls each trigger. A chunk that exceeds the cap of these grants, two tokens, is cut.
 TRIGGERS: dict[Trigger, Callable[[Exchange], object]] = {
     Trigger.FORWARD: lambda exchange: exchange.request_body(CHAT.request),
     Trigger.ANSWER: lambda exchange: exchange.response_headers(200, NDJSON, "near", end_of_stream=False),

@@ -34,7 +34,7 @@ def untouched(body: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 @given(st.sampled_from(SURFACES), FIELDS, st.booleans())
-def test_every_field_that_is_not_granted_keeps_its_value_and_its_place(
+def test_every_field_outside_the_grant_keeps_its_value_and_its_order(
     surface: Surface, fields: dict[str, Any], stream: bool
 ) -> None:
     fields = dict(untouched(fields))
@@ -45,8 +45,8 @@ def test_every_field_that_is_not_granted_keeps_its_value_and_its_place(
 
 
 @given(st.sampled_from(GENERATING), VALUES, st.integers(1, 2**31))
-def test_the_cap_is_always_the_granted_one_whatever_was_asked(surface: Surface, asked: Any, cap: int) -> None:
-    body: Any = asked
+def test_the_cap_is_the_granted_one_for_every_requested_one(surface: Surface, requested: Any, cap: int) -> None:
+    body: Any = requested
     for field in reversed(surface.cap_field or ()):
         body = {field: body}
     out: Any = rewritten(surface, {"model": "M", **body}, output_cap=cap)
@@ -63,7 +63,7 @@ def test_a_generating_request_without_a_cap_is_never_sent(surface: Surface, cap:
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
-def test_the_model_is_the_canonical_one_and_the_body_has_no_spare_byte(surface: Surface) -> None:
+def test_the_model_is_the_canonical_one_and_the_body_is_compact(surface: Surface) -> None:
     body = rewrite(b' {"prompt" : "\\u00fc" , "model" : "LLAMA3.2" } \n', grant_for(surface)).body
     assert json.loads(body)["model"] == "llama3.2:latest"
     assert body.startswith('{"prompt":"ü","model":"llama3.2:latest"'.encode())
@@ -78,14 +78,14 @@ def test_the_stream_flag_is_explicit_where_the_surface_streams(surface: Surface,
 
 
 @pytest.mark.parametrize("name", ["v1_chat", "v1_completions"])
-@pytest.mark.parametrize("asked", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}])
-def test_an_openai_stream_is_always_asked_for_its_usage(name: str, asked: dict[str, Any]) -> None:
-    out = rewritten(BY_NAME[name], {"model": "M", **asked}, stream=True)
+@pytest.mark.parametrize("options", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}])
+def test_an_openai_stream_always_requests_its_usage(name: str, options: dict[str, Any]) -> None:
+    out = rewritten(BY_NAME[name], {"model": "M", **options}, stream=True)
     assert out["stream_options"] == {"include_usage": True}
     assert "stream_options" not in rewritten(BY_NAME[name], {"model": "M"}, stream=False)
 
 
-def test_max_completion_tokens_which_ollama_ignores_is_taken_out_of_a_chat() -> None:
+def test_max_completion_tokens_which_ollama_ignores_is_removed_from_a_chat() -> None:
     out = rewritten(BY_NAME["v1_chat"], {"model": "M", "max_completion_tokens": 9}, output_cap=9)
     assert out == {"model": "llama3.2:latest", "max_tokens": 9, "stream": False}
 
@@ -99,7 +99,7 @@ RUNNER_BODY = {
 }
 
 
-def test_options_that_reload_the_model_for_everybody_are_dropped_and_named() -> None:
+def test_options_that_reload_the_model_for_all_its_users_are_dropped_and_named() -> None:
     result = rewrite(json.dumps(RUNNER_BODY).encode(), grant_for(BY_NAME["chat"], output_cap=7))
     assert json.loads(result.body) == {
         "model": "llama3.2:latest",
@@ -124,7 +124,7 @@ def test_a_key_with_the_runner_scope_keeps_its_runner_options() -> None:
 
 
 @pytest.mark.parametrize("name", ["chat", "generate"])
-def test_an_unload_becomes_a_load_that_cannot_hurt_the_others(name: str) -> None:
+def test_an_unload_becomes_a_load_that_does_not_affect_other_users(name: str) -> None:
     out = rewritten(BY_NAME[name], {"model": "M", "keep_alive": 0})
     assert "keep_alive" not in out
     assert "messages" not in out
@@ -132,6 +132,6 @@ def test_an_unload_becomes_a_load_that_cannot_hurt_the_others(name: str) -> None
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"model":', b"\xff{}"])
-def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_raises(body: bytes) -> None:
     with pytest.raises(ValueError):
         rewrite(body, grant_for(BY_NAME["chat"]))

@@ -32,7 +32,7 @@ class Transcript:
 
 
 def transcript(name: str) -> Transcript:
-    """Reads one file of the corpus, named without its ending."""
+    """Reads one file of the corpus, named without its suffix."""
     raw = (_CORPUS / f"{name}.txt").read_bytes()
     request, _, rest = raw.removeprefix(b"=== REQUEST\n").partition(b"\n=== RESPONSE HEAD\n")
     head, _, rest = rest.partition(b"\n=== RESPONSE BODY")
@@ -50,7 +50,7 @@ def transcripts() -> list[Transcript]:
 
 
 def grant_for(surface: Surface, **changes: Any) -> Grant:
-    """A grant with room for every transcript; `changes` are fields of the Grant."""
+    """A grant whose cap covers every transcript; `changes` are fields of the Grant."""
     fields: dict[str, Any] = {
         "request_id": "req-1", "admitted_at_ms": 0, "tenant_id": 1, "tenant": "acme", "key_id": 1, "key_prefix": "nz_a",
         "client_ip": "192.0.2.1", "user_agent": "test", "method": "POST", "path": surface.path,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import grpc
-from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 from pydantic import SecretStr
 
@@ -17,20 +16,16 @@ from meter.access_log.disconnect_store import DisconnectStore
 from meter.access_log.server import AccessLogServicer
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
+from tests.meter.access_log.test_records import record
 from tests.meter.test_settling import Recorder
 
 
-def denial(request_id: str, *, seconds: int = 0) -> als_pb2.StreamAccessLogsMessage:
-    """The message for a body that Envoy denied as too large, which began at `seconds` since the epoch."""
-    record = accesslog_pb2.HTTPAccessLogEntry()
-    record.request.request_id = request_id
-    record.request.path = "/api/chat"
-    record.response.response_code.value = 413
-    record.response.response_code_details = "request_payload_too_large"
-    record.common_properties.start_time.seconds = seconds
-    message = als_pb2.StreamAccessLogsMessage()
-    message.http_logs.log_entry.append(record)
-    return message
+def message(*, start_s: int = 0) -> als_pb2.StreamAccessLogsMessage:
+    """A message with the record of a denial by Envoy, whose request began at `start_s`, in seconds since the epoch."""
+    made = als_pb2.StreamAccessLogsMessage()
+    made.http_logs.log_entry.append(record("request_payload_too_large", 413))
+    made.http_logs.log_entry[0].common_properties.start_time.seconds = start_s
+    return made
 
 
 async def test_a_malformed_record_is_skipped_and_the_next_one_of_its_stream_is_read(redis_url: str) -> None:
@@ -44,8 +39,8 @@ async def test_a_malformed_record_is_skipped_and_the_next_one_of_its_stream_is_r
     await server.start()
 
     async def messages() -> AsyncIterator[als_pb2.StreamAccessLogsMessage]:
-        yield denial("malformed", seconds=2**62)
-        yield denial("good")
+        yield message(start_s=2**62)
+        yield message()
 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         reply = await als_pb2_grpc.AccessLogServiceStub(channel).StreamAccessLogs(messages())

@@ -79,11 +79,11 @@ def test_a_good_answer_passes_unchanged_and_is_complete(exchange: Transcript) ->
 
 
 @pytest.mark.parametrize("exchange", BROKEN, ids=by_name)
-def test_a_broken_stream_ends_with_one_error_of_its_dialect_and_its_pieces_are_paid(exchange: Transcript) -> None:
+def test_a_broken_stream_ends_with_one_error_in_its_dialect_and_its_frames_are_counted(exchange: Transcript) -> None:
     out, ending = replay(exchange)
-    says_so_itself = b'{"error"' in exchange.body
+    has_error_frame = b'{"error"' in exchange.body
     frame = error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
-    assert out == exchange.body + (b"" if says_so_itself else frame)
+    assert out == exchange.body + (b"" if has_error_frame else frame)
     assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(11, 3, COUNTED))
 
 
@@ -108,7 +108,7 @@ def test_a_broken_stream_ends_with_one_error_of_its_dialect_and_its_pieces_are_p
         ("v1_chat_error_503", Usage(0, 0, NONE)),
     ],
 )
-def test_each_kind_of_answer_costs_what_it_used(name: str, usage: Usage) -> None:
+def test_each_kind_of_answer_has_its_usage(name: str, usage: Usage) -> None:
     assert replay(transcript(name))[1].usage == usage
 
 
@@ -129,7 +129,7 @@ def events(stream: bytes) -> list[object]:
         ("v1_completions_stream_include_usage", "v1_completions_stream"),
     ],
 )
-def test_stripping_gives_byte_for_byte_the_stream_of_a_caller_who_did_not_ask(injected: str, plain: str) -> None:
+def test_stripping_gives_byte_for_byte_the_stream_of_a_request_without_usage(injected: str, plain: str) -> None:
     out, ending = replay(transcript(injected), strip_usage=True)
     assert events(out) == events(transcript(plain).body)
     assert neutral(out) == neutral(transcript(plain).body)
@@ -150,7 +150,7 @@ def test_stripping_touches_no_surface_that_always_reports_its_usage() -> None:
 
 
 @pytest.mark.parametrize("exchange", STREAMS, ids=by_name)
-def test_what_the_caller_got_when_leaving_is_what_was_counted(exchange: Transcript) -> None:
+def test_a_caller_that_disconnects_is_counted_exactly_what_was_delivered(exchange: Transcript) -> None:
     for size in range(0, len(exchange.body), 97):
         answer = Answer(grant_of(exchange))
         out = play(answer, 200, exchange.content_type, [exchange.body[:size]], ends=False)
@@ -163,7 +163,7 @@ def test_what_the_caller_got_when_leaving_is_what_was_counted(exchange: Transcri
         assert ending.usage.input_tokens > 0
 
 
-def test_a_caller_who_leaves_pays_the_prompt_and_the_pieces_so_far() -> None:
+def test_a_caller_that_disconnects_in_mid_answer_is_counted_its_prompt_and_the_frames_so_far() -> None:
     exchange = transcript("api_chat_stream")
     lines = exchange.body.splitlines(keepends=True)
     answer = Answer(grant_of(exchange))
@@ -171,13 +171,13 @@ def test_a_caller_who_leaves_pays_the_prompt_and_the_pieces_so_far() -> None:
     assert answer.abort() == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 2, COUNTED), is_presumed=True)
 
 
-def test_a_caller_who_leaves_before_any_answer_pays_the_prompt() -> None:
+def test_a_caller_that_disconnects_before_any_answer_is_counted_its_prompt() -> None:
     answer = Answer(grant_for(BY_NAME["chat"]))
     assert answer.abort() == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED))
 
 
 @pytest.mark.parametrize("name", ["v1_chat_stream_include_usage", "api_chat_stream", "v1_messages_stream", "api_embed"])
-def test_a_caller_who_leaves_right_after_the_last_frame_got_a_complete_answer(name: str) -> None:
+def test_a_caller_that_disconnects_right_after_the_last_frame_got_a_complete_answer(name: str) -> None:
     exchange = transcript(name)
     answer = Answer(grant_of(exchange))
     play(answer, 200, exchange.content_type, [exchange.body], ends=False)
@@ -185,14 +185,14 @@ def test_a_caller_who_leaves_right_after_the_last_frame_got_a_complete_answer(na
     assert (ending.outcome, ending.usage.source, ending.is_presumed) == (Outcome.COMPLETE, EXACT, False)
 
 
-def test_a_whole_answer_that_was_never_handed_on_still_gives_its_figures() -> None:
+def test_a_whole_answer_that_was_held_when_the_stream_closed_still_gives_its_counts() -> None:
     exchange = transcript("v1_chat_nonstream")
     answer = Answer(grant_of(exchange))
     assert play(answer, 200, exchange.content_type, [exchange.body], ends=False) == b""
     assert answer.abort() == AnswerResult(Outcome.CLIENT_GONE, None, Usage(26, 4, EXACT), is_presumed=True)
 
 
-def test_half_a_whole_answer_was_not_handed_on_and_is_not_paid() -> None:
+def test_half_a_whole_answer_was_not_delivered_and_is_not_counted() -> None:
     exchange = transcript("v1_chat_nonstream")
     answer = Answer(grant_of(exchange))
     assert play(answer, 200, exchange.content_type, [exchange.body[:-9]], ends=False) == b""
@@ -203,7 +203,7 @@ def test_half_a_whole_answer_was_not_handed_on_and_is_not_paid() -> None:
     "name", ["api_chat_stream", "v1_chat_stream_no_usage", "v1_completions_stream", "v1_messages_stream"]
 )
 @pytest.mark.parametrize("step", [1, 50, 10_000])
-def test_a_backend_that_ignores_the_cap_is_cut_with_an_error_in_place_of_the_first_frame_too_many(
+def test_a_backend_that_ignores_the_cap_is_cut_with_an_error_in_place_of_the_first_excess_frame(
     name: str, step: int
 ) -> None:
     exchange = transcript(name)
@@ -218,7 +218,7 @@ def test_a_backend_that_ignores_the_cap_is_cut_with_an_error_in_place_of_the_fir
     assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(11, 2, COUNTED))
 
 
-def test_a_final_figure_over_the_cap_is_an_error_and_no_more_than_the_cap_is_paid() -> None:
+def test_a_reported_count_over_the_cap_is_an_error_and_no_more_than_the_cap_is_counted() -> None:
     exchange = transcript("api_chat_stream")
     out, ending = replay(exchange, output_cap=3)
     assert out.splitlines()[:3] == exchange.body.splitlines()[:3]
@@ -254,7 +254,7 @@ def test_a_stream_without_a_single_byte_ends_with_an_error_frame(surface: Any) -
     assert result_of(answer).outcome is Outcome.UPSTREAM_ERROR
 
 
-def test_half_a_last_line_is_not_handed_on_so_the_error_is_a_line_of_its_own() -> None:
+def test_half_a_last_line_is_not_delivered_so_the_error_is_a_separate_line() -> None:
     exchange = transcript("api_chat_stream")
     out, _ = replay(exchange, [exchange.body[:200]])
     assert out.splitlines() == [
@@ -350,14 +350,14 @@ def test_an_answer_too_long_to_hold_passes_and_is_read_from_its_tail(name: str, 
     assert ending == AnswerResult(Outcome.COMPLETE, None, usage)
 
 
-def test_vectors_are_passed_on_as_they_come() -> None:
+def test_vectors_pass_as_they_arrive() -> None:
     exchange = transcript("api_embed")
     answer = Answer(grant_of(exchange))
     answer.headers(200, exchange.content_type)
     assert all(answer.chunk(chunk, end_of_stream=False) is None for chunk in bytewise(exchange.body))
 
 
-REFUSALS = [exchange for exchange in CORPUS if exchange.status != 200]
+ERRORS = [exchange for exchange in CORPUS if exchange.status != 200]
 LEAKS = [
     '{"error":"unauthorized","signin_url":"https://ollama.com/connect?name=gpu-host-1&key=c3"}',
     '{"StatusCode":502,"Status":"502 Bad Gateway","error":"bad gateway"}',
@@ -377,22 +377,22 @@ LEAKS = [
 ]
 
 
-@pytest.mark.parametrize("exchange", [one for one in REFUSALS if one.status not in (401, 403, 405)], ids=by_name)
-def test_the_words_of_ollama_reach_the_caller_and_cost_nothing(exchange: Transcript) -> None:
+@pytest.mark.parametrize("exchange", [one for one in ERRORS if one.status not in (401, 403, 405)], ids=by_name)
+def test_ollamas_own_errors_reach_the_caller_and_use_no_tokens(exchange: Transcript) -> None:
     out, ending = replay(exchange, bytewise(exchange.body))
     assert out == exchange.body
     assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, upstream_code(exchange.status), Usage(0, 0, NONE))
 
 
 @pytest.mark.parametrize("body", LEAKS)
-def test_what_belongs_to_the_operator_never_reaches_a_caller(body: str) -> None:
+def test_internals_of_the_operator_never_reach_a_caller(body: str) -> None:
     own = error_body(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
     answer = Answer(grant_for(BY_NAME["chat"]))
     assert play(answer, 500, "application/json", bytewise(body.encode())) == own
 
 
 @pytest.mark.parametrize("body", [text for text in LEAKS[:-3] if '"error":{' not in text])
-def test_an_error_frame_in_mid_stream_is_as_discreet(body: str) -> None:
+def test_an_error_frame_in_mid_stream_is_sanitised_too(body: str) -> None:
     line = b'{"message":{"content":"Hi"},"done":false}\n'
     answer = Answer(grant_for(BY_NAME["chat"]))
     own = error_frame(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
@@ -400,7 +400,7 @@ def test_an_error_frame_in_mid_stream_is_as_discreet(body: str) -> None:
     assert result_of(answer).usage == Usage(11, 1, COUNTED)
 
 
-def test_a_detail_beside_the_message_is_searched_too() -> None:
+def test_details_next_to_the_message_are_searched_too() -> None:
     body = b'{"error":{"message":"unauthorized","signin_url":"/connect?name=gpu"}}'
     out = play(Answer(grant_for(BY_NAME["v1_chat"])), 500, "application/json", [body])
     assert out == error_body(Dialect.OPENAI, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
@@ -412,7 +412,7 @@ def test_an_endless_error_body_is_held_to_a_limit_and_replaced() -> None:
     assert out == error_body(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
 
 
-def test_an_error_stays_the_outcome_whatever_follows_it() -> None:
+def test_an_error_stays_the_outcome_when_frames_follow_it() -> None:
     exchange = transcript("api_chat_stream")
     error, done = b'{"error":"out of memory"}\n', exchange.body.splitlines(keepends=True)[-1]
     out, ending = replay(exchange, [error, done])
@@ -434,7 +434,7 @@ def test_an_error_body_of_another_dialect_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 307, 401, 403, 405, 407])
-def test_a_backend_that_refuses_the_gateway_is_never_shown_as_refusing_the_caller(status: int) -> None:
+def test_a_backend_that_rejects_the_gateway_is_reported_as_a_bad_gateway(status: int) -> None:
     answer = Answer(grant_for(BY_NAME["chat"]))
     assert answer.headers(status, "application/json") == 502
     own = error_body(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
@@ -457,7 +457,7 @@ CONTENT_TYPES = ["application/x-ndjson", "text/event-stream; charset=utf-8", "ap
     st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", b"data: ", b"\n\n", b'{"error":', b'{"usage":{}}'])),
     st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_no_bytes_whatever_make_an_answer_raise_or_go_unaccounted(
+def test_no_bytes_make_an_answer_raise_or_remain_unaccounted(
     surface: Any, content_type: str, status: int, chunks: list[bytes], stream: bool, strip: bool, ends: bool
 ) -> None:
     answer = Answer(grant_for(surface, stream=stream, strip_usage=strip))
@@ -475,10 +475,10 @@ def test_no_bytes_whatever_make_an_answer_raise_or_go_unaccounted(
         ("chat", b"\n"),
         ("chat", b'{"message":{"content":""},"done":false}\n'),
         ("v1_chat", b": still here\n\n"),
-        ("v1_messages", b'data: {"type":"what nobody knows"}\n\n'),
+        ("v1_messages", b'data: {"type":"an unknown type"}\n\n'),
     ],
 )
-def test_a_backend_that_goes_on_without_a_word_is_cut(surface: str, frame: bytes) -> None:
+def test_a_backend_that_sends_empty_frames_without_end_is_cut(surface: str, frame: bytes) -> None:
     answer = Answer(grant_for(BY_NAME[surface], stream=True, output_cap=10))
     kind = "application/x-ndjson" if surface == "chat" else "text/event-stream"
     play(answer, 200, kind, [frame * 1000] * 20, ends=False)
@@ -486,7 +486,7 @@ def test_a_backend_that_goes_on_without_a_word_is_cut(surface: str, frame: bytes
     assert (ending.outcome, ending.code, ending.usage.output_tokens) == (Outcome.CUT, Code.BACKEND_ERROR, 0)
 
 
-def test_a_backend_may_send_empty_frames_between_its_words() -> None:
+def test_a_backend_may_send_empty_frames_between_frames_with_text() -> None:
     empty, word = (b'{"message":{"content":"%s"},"done":false}\n' % text for text in (b"", b"x"))
     done = b'{"message":{"content":""},"done":true,"prompt_eval_count":1,"eval_count":1000}\n'
     answer = Answer(grant_for(BY_NAME["chat"], stream=True, output_cap=1000))
@@ -495,7 +495,7 @@ def test_a_backend_may_send_empty_frames_between_its_words() -> None:
     assert result_of(answer).outcome is Outcome.COMPLETE
 
 
-def test_half_a_surrogate_pair_costs_no_answer() -> None:
+def test_half_a_surrogate_pair_does_not_break_an_answer() -> None:
     answer = Answer(grant_for(BY_NAME["v1_completions"], stream=True, strip_usage=True))
     usage = b'"usage":{"prompt_tokens":0,"completion_tokens":0}'
     chunk = b'data: {"choices":[{"index":0,"text":"\\ud800"}],%s}\n\n' % usage

@@ -1,4 +1,4 @@
-"""The words of a failing backend: what helps a caller is passed on, what belongs to the operator never."""
+"""Error texts of a failing backend: those that help a caller pass, the internals of the operator never do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOSTS = st.sampled_from(
 NAMES = st.sampled_from(["gpu-host-1", "ollama", "OLLAMA-0", "node_7"])
 PORTS = st.sampled_from(["11434", "53", "443", "39211"])
 
-# What Go and its libraries say, and what a reverse proxy in front of a backend would.
+# Messages of Go and its libraries, and of a reverse proxy in front of a backend.
 ANYWHERE = [
     "{} is down", "{}", "\n{}\n", "\t{}", "({})", "'{}'", "upstream={}", "a,{},b", "{}: EOF", "via {}.",
 ]  # fmt: skip
@@ -60,7 +60,7 @@ def plain(text: str) -> str:
 
 
 def inner_json(text: str) -> str:
-    """As llama-server's own error bodies arrive: a JSON text within the string."""
+    """A JSON text within the string, which is how llama-server's own error bodies arrive."""
     return json.dumps({"error": {"code": 500, "message": text}})
 
 
@@ -72,10 +72,10 @@ def escaped(text: str) -> str:
     return "".join(f"\\u{ord(character):04x}" for character in text)
 
 
-def document_of(dialect: Dialect, text: str, beside: dict[str, Any]) -> dict[str, Any]:
+def document_of(dialect: Dialect, text: str, extra: dict[str, Any]) -> dict[str, Any]:
     if dialect is Dialect.NATIVE:
         return {"error": text}
-    error = {"type": "api_error", "message": text, **beside}
+    error = {"type": "api_error", "message": text, **extra}
     return {"error": error} if dialect is Dialect.OPENAI else {"type": "error", "error": error}
 
 
@@ -95,9 +95,11 @@ def test_no_address_host_name_path_or_link_of_a_backend_reaches_a_caller(
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
 @given(TEXTS)
-def test_nor_does_one_that_stands_beside_the_message(dialect: Dialect, planted: tuple[str, str]) -> None:
-    for beside in ({"param": planted[0]}, {planted[0]: 1}, {"details": [{"at": planted[0]}]}):
-        data = json.dumps(document_of(dialect, "out of memory", beside)).encode()
+def test_none_in_a_field_next_to_the_message_reaches_a_caller_either(
+    dialect: Dialect, planted: tuple[str, str]
+) -> None:
+    for extra in ({"param": planted[0]}, {planted[0]: 1}, {"details": [{"at": planted[0]}]}):
+        data = json.dumps(document_of(dialect, "out of memory", extra)).encode()
         assert b"out of memory" not in sanitised_body(dialect, 500, data, load_object(data), "req-1")
 
 
@@ -115,7 +117,7 @@ def test_nor_does_one_that_stands_beside_the_message(dialect: Dialect, planted: 
         "option \"num_ctx\" must be of type integer", "prompt of 12000 tokens exceeds the context length of 4096",
     ],
 )  # fmt: skip
-def test_a_sentence_that_helps_the_caller_is_passed_on(dialect: Dialect, text: str) -> None:
+def test_a_sentence_that_helps_the_caller_passes(dialect: Dialect, text: str) -> None:
     data = json.dumps(document_of(dialect, text, {})).encode()
     assert sanitised_body(dialect, 400, data, load_object(data), "req-1") == data
     assert sanitised_frame(dialect, data + b"\n", load_object(data), "req-1") == data + b"\n"
@@ -129,7 +131,7 @@ BODIES = st.recursive(
 
 
 @given(st.sampled_from(list(Dialect)), st.integers(100, 599), BODIES | st.binary(max_size=40))
-def test_every_client_finds_the_shape_that_it_reads(dialect: Dialect, status: int, body: bytes) -> None:
+def test_every_client_gets_the_error_shape_that_it_parses(dialect: Dialect, status: int, body: bytes) -> None:
     """ollama-python needs `error` to be a string, the others an object with a message."""
     assert caller_status(status) >= 400
     error = json.loads(sanitised_body(dialect, status, body, load_object(body), "req-1"))["error"]

@@ -38,7 +38,7 @@ def split(splitter: Splitter, chunks: list[bytes]) -> list[Frame]:
 
 @pytest.mark.parametrize("new", SPLITTERS)
 @given(WIRE, st.lists(st.integers(0, 1000), max_size=8))
-def test_wherever_the_bytes_are_cut_the_frames_are_the_same_and_joined_they_are_the_bytes(
+def test_the_frames_are_the_same_wherever_the_bytes_are_cut_and_join_to_the_input(
     new: Callable[[int], Splitter], data: bytes, places: list[int]
 ) -> None:
     frames = split(new(1000), cut(data, places))
@@ -49,7 +49,7 @@ def test_wherever_the_bytes_are_cut_the_frames_are_the_same_and_joined_they_are_
 
 @pytest.mark.parametrize("new", SPLITTERS)
 @given(WIRE, st.lists(st.integers(0, 1000), max_size=8), st.integers(1, 12))
-def test_no_frame_is_ever_longer_than_the_limit_and_nothing_is_lost_when_one_would_be(
+def test_no_frame_is_longer_than_the_limit_and_no_byte_is_lost_when_one_would_be(
     new: Callable[[int], Splitter], data: bytes, places: list[int], limit: int
 ) -> None:
     splitter, seen, fed = new(limit), list[Frame](), b""
@@ -69,7 +69,7 @@ def test_no_frame_is_ever_longer_than_the_limit_and_nothing_is_lost_when_one_wou
     assert splitter.flush() == []
 
 
-def test_a_json_line_is_its_payload_whatever_ends_it() -> None:
+def test_a_json_line_is_its_payload_with_any_line_ending() -> None:
     frames = split(NdjsonSplitter(), [b'{"a":1}\n{"b":2}\r\n\n{"c":3}'])
     assert [frame.data for frame in frames] == [b'{"a":1}', b'{"b":2}', b"", b'{"c":3}']
 
@@ -89,6 +89,6 @@ def test_the_data_of_an_event_is_replaced_and_its_other_lines_stay() -> None:
     assert with_payload(b"data:one\n\n", b"{}") == b"data: {}\n\n"
 
 
-def test_an_event_of_as_many_lines_as_fit_is_replaced_while_its_reader_waits() -> None:
+def test_the_data_of_an_event_with_the_maximum_of_lines_is_replaced_in_linear_time() -> None:
     event = b"data: one\n" + b"data:\n" * (FRAME_BYTES_MAX // 6) + b"\n"
     assert with_payload(event, b"{}") == b"data: {}\n\n"

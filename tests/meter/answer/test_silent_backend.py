@@ -1,7 +1,7 @@
-"""What is counted when the backend says nothing, too little or the wrong thing about usage: one test per way to do so.
+"""The usage of answers whose backend reports nothing, too little or the wrong counts, one test per case.
 
-`/v1` streams without `include_usage`, loads, the repeat guard, a runner that dies, a caller who leaves, errors in
-mid-stream, routes without a report, answers made in two passes, searches, cached prompts, embeddings, images.
+`/v1` streams without `include_usage`, loads, the repeat guard, a runner that dies, a caller that disconnects, errors
+in mid-stream, routes without a report, answers made in two passes, searches, cached prompts, embeddings, images.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def events(*documents: dict[str, Any], done: bool = False) -> bytes:
 
 
 def ending_of(name: str, body: bytes, *, ends: bool = True, **grant: Any) -> tuple[bytes, AnswerResult]:
-    """What the caller gets of `body`, answered on the surface `name`, and how it is booked."""
+    """The bytes that the caller gets of `body`, answered on the surface `name`, and the result of the answer."""
     surface = BY_NAME[name]
     answer = Answer(grant_for(surface, **{"stream": True, **grant}))
     kind = "application/json" if body.startswith(b"{") and surface.path.startswith("/v1/") else "text/event-stream"
@@ -55,13 +55,13 @@ def ending_of(name: str, body: bytes, *, ends: bool = True, **grant: Any) -> tup
         ("v1_completions_stream_include_usage", "v1_completions_stream"),
     ],
 )
-def test_a_stream_whose_caller_did_not_ask_for_usage_is_exact_and_shows_none(name: str, silent: str) -> None:
-    plain, asked = (
+def test_a_stream_whose_caller_did_not_request_usage_is_exact_and_shows_none(name: str, silent: str) -> None:
+    plain, parameters = (
         transcript(silent),
         read_generation_request(transcript(silent).surface, json.loads(transcript(silent).request)),
     )
-    assert not asked.usage
-    grant = grant_of(plain, strip_usage=not asked.usage)
+    assert not parameters.usage
+    grant = grant_of(plain, strip_usage=not parameters.usage)
     sent = json.loads(rewrite(plain.request, grant).body)
     assert sent["stream_options"] == {"include_usage": True}
     out, ending = ending_of(plain.surface.name, transcript(name).body, strip_usage=True)
@@ -70,7 +70,7 @@ def test_a_stream_whose_caller_did_not_ask_for_usage_is_exact_and_shows_none(nam
 
 
 @pytest.mark.parametrize("silent", ["v1_chat_stream_no_usage", "v1_completions_stream"])
-def test_a_backend_that_ignores_the_wish_for_usage_is_counted(silent: str) -> None:
+def test_a_backend_that_ignores_the_request_for_usage_is_counted(silent: str) -> None:
     _, ending = ending_of(transcript(silent).surface.name, transcript(silent).body, strip_usage=True)
     assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(11, 3, COUNTED))
 
@@ -127,7 +127,7 @@ LOADS = {
 
 
 @pytest.mark.parametrize(("name", "body"), LOADS.values(), ids=LOADS.keys())
-def test_an_answer_that_only_loads_or_unloads_or_renders_is_complete_and_free(name: str, body: bytes) -> None:
+def test_an_answer_that_only_loads_unloads_or_renders_is_complete_and_uses_no_tokens(name: str, body: bytes) -> None:
     out, ending = ending_of(name, body)
     assert out == body
     assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(0, 0, EXACT))
@@ -143,7 +143,7 @@ GUARDED = [
 
 
 @pytest.mark.parametrize("name", GUARDED)
-def test_a_stream_that_the_repeat_guard_ended_is_failed_and_its_pieces_are_counted(name: str) -> None:
+def test_a_stream_that_the_repeat_guard_ended_has_failed_and_its_frames_are_counted(name: str) -> None:
     exchange = transcript(name)
     out, ending = ending_of(exchange.surface.name, exchange.body)
     assert out == exchange.body + error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
@@ -160,7 +160,7 @@ def test_a_stream_that_the_repeat_guard_ended_is_failed_and_its_pieces_are_count
         ("v1_messages", lines({"content": [{"type": "text", "text": "AAAAAAAAAAAA"}], "usage": ZERO_TOKENS})),
     ],
 )
-def test_a_whole_answer_that_the_repeat_guard_ended_is_failed_estimated_and_handed_on(name: str, body: bytes) -> None:
+def test_a_whole_answer_that_the_repeat_guard_ended_has_failed_is_estimated_and_passes(name: str, body: bytes) -> None:
     out, ending = ending_of(name, body, stream=False)
     assert out == body
     assert ending == AnswerResult(*FAILED, Usage(11, 4, ESTIMATED))
@@ -179,7 +179,7 @@ def test_a_runner_that_ends_without_its_stop_event_is_a_failure_and_counted(name
 
 
 @pytest.mark.parametrize("surface", STREAMING, ids=lambda surface: surface.name)
-def test_a_caller_who_leaves_pays_the_prompt_before_the_first_byte_and_what_was_delivered_after_it(
+def test_a_caller_that_disconnects_is_counted_its_prompt_and_after_the_first_byte_what_was_delivered(
     surface: Surface,
 ) -> None:
     nothing = Answer(grant_for(surface, stream=True)).abort()
@@ -204,14 +204,14 @@ def test_a_caller_who_leaves_pays_the_prompt_before_the_first_byte_and_what_was_
         "v1_messages_stream_error_midstream",
     ],
 )  # fmt: skip
-def test_an_error_in_mid_stream_said_or_swallowed_is_a_failure_and_counted(name: str) -> None:
+def test_an_error_in_mid_stream_reported_or_swallowed_is_a_failure_and_its_frames_are_counted(name: str) -> None:
     exchange = transcript(name)
     out, ending = ending_of(exchange.surface.name, exchange.body)
     assert out.count(b'"error"') >= 1
     assert ending == AnswerResult(*FAILED, Usage(11, 3, COUNTED))
 
 
-def test_the_older_embeddings_report_nothing_and_pay_the_estimate_and_transcriptions_are_closed() -> None:
+def test_the_older_embeddings_report_nothing_and_are_estimated_and_transcriptions_are_not_proxied() -> None:
     exchange = transcript("api_embeddings_legacy")
     assert ending_of("embeddings", exchange.body, stream=False)[1] == AnswerResult(
         Outcome.COMPLETE, None, Usage(11, 0, ESTIMATED)
@@ -220,14 +220,14 @@ def test_the_older_embeddings_report_nothing_and_pay_the_estimate_and_transcript
 
 
 def two_passes(pieces: int) -> bytes:
-    """Structured output of a thinking model: the figures are those of the second pass, whose prompt holds the first."""
+    """Structured output of a thinking model: the counts are those of the second pass, whose prompt holds the first."""
     thought = [{"message": {"thinking": "hm"}, "done": False}] * pieces
-    said = [{"message": {"content": "{}"}, "done": False}] * 4
+    answer = [{"message": {"content": "{}"}, "done": False}] * 4
     final = {"message": {}, "done": True, "done_reason": "stop", "prompt_eval_count": 26 + pieces, "eval_count": 4}
-    return lines(*thought, *said, final)
+    return lines(*thought, *answer, final)
 
 
-def test_thinking_whose_figure_is_lost_is_paid_as_the_prompt_of_the_second_pass() -> None:
+def test_thinking_whose_count_is_lost_is_counted_in_the_prompt_of_the_second_pass() -> None:
     assert ending_of("chat", two_passes(9))[1] == AnswerResult(Outcome.COMPLETE, None, Usage(26 + 9, 4, EXACT))
 
 
@@ -237,7 +237,7 @@ def test_two_passes_are_held_to_one_cap() -> None:
 
 
 @pytest.mark.parametrize("name", ["v1_responses", "v1_messages"])
-def test_searches_that_would_add_generations_of_their_own_never_start(name: str) -> None:
+def test_searches_that_would_add_generations_are_denied(name: str) -> None:
     with pytest.raises(Denied) as refused:
         read_request(BY_NAME[name], b'{"model":"m","tools":[{"type":"web_search_20250305"}]}', "")
     assert refused.value.code is Code.INVALID_REQUEST
@@ -248,7 +248,7 @@ def test_searches_that_would_add_generations_of_their_own_never_start(name: str)
     [({"prompt_eval_count": 2}, Usage(2, 4, EXACT)), ({}, Usage(11, 4, COUNTED))],
     ids=["only what was new is reported", "nothing is reported"],
 )
-def test_a_cached_prompt_costs_what_is_reported_and_the_estimate_when_nothing_is(
+def test_a_cached_prompt_counts_as_reported_and_as_estimated_when_nothing_is_reported(
     prompt: dict[str, int], usage: Usage
 ) -> None:
     final = {"message": {"content": "Hi"}, "done": True, "done_reason": "stop", "eval_count": 4, **prompt}
@@ -262,7 +262,7 @@ def test_a_cached_prompt_costs_what_is_reported_and_the_estimate_when_nothing_is
         ("v1_embeddings", {"data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 0, "total_tokens": 0}}),
     ],
 )
-def test_embeddings_that_report_no_tokens_pay_the_estimate(name: str, body: dict[str, Any]) -> None:
+def test_embeddings_that_report_no_tokens_are_estimated(name: str, body: dict[str, Any]) -> None:
     ending = ending_of(name, lines(body), stream=False)[1]
     assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(11, 0, ESTIMATED))
 

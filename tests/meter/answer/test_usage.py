@@ -44,7 +44,7 @@ def test_what_is_counted_only_grows(reads: list[FrameRead]) -> None:
     assert tokens == sorted(tokens)
 
 
-def test_both_figures_of_the_backend_are_exact() -> None:
+def test_both_counts_of_the_backend_are_exact() -> None:
     assert folded(WORD, WORD, FrameRead(usage=reported(26, 4))).usage == Usage(26, 4, EXACT)
 
 
@@ -52,7 +52,7 @@ def test_small_frames_are_counted_as_the_tokens_they_are() -> None:
     assert folded(WORD, WORD, FrameRead(1, COUNTED_TOKEN_BYTES_MAX)).usage == Usage(11, 3, COUNTED)
 
 
-def test_log_probabilities_of_text_that_is_not_shown_yet_count() -> None:
+def test_log_probabilities_count_before_their_text_appears() -> None:
     assert folded(FrameRead(1, 0), FrameRead(1, 0), FrameRead(1, 12)).usage == Usage(11, 3, COUNTED)
 
 
@@ -60,26 +60,26 @@ def test_a_frame_of_many_words_is_estimated_from_its_size() -> None:
     assert folded(WORD, FrameRead(1, 300)).usage == Usage(11, 101, ESTIMATED)
 
 
-def test_a_whole_answer_without_figures_is_estimated_from_its_size() -> None:
+def test_a_whole_answer_without_a_report_is_estimated_from_its_size() -> None:
     assert folded(FrameRead(0, 12, terminal=True)).usage == Usage(11, 4, ESTIMATED)
 
 
-def test_a_report_of_zeros_beside_delivered_text_is_not_believed() -> None:
+def test_a_report_of_zeros_for_delivered_text_is_ignored() -> None:
     assert folded(WORD, WORD, FrameRead(usage=reported(0, 0), finish="stop")).usage == Usage(11, 2, COUNTED)
 
 
-def test_a_report_of_zeros_without_a_reason_to_finish_is_not_believed() -> None:
+def test_a_report_of_zeros_without_a_finish_reason_is_ignored() -> None:
     assert folded(FrameRead(usage=reported(0, 0), terminal=True)).usage == Usage(11, 0, ESTIMATED)
 
 
 @pytest.mark.parametrize(
     "read", [FrameRead(terminal=True, finish="load"), FrameRead(usage=reported(0, 0), finish="stop_sequence")]
 )
-def test_a_load_costs_exactly_nothing(read: FrameRead) -> None:
+def test_a_load_uses_exactly_no_tokens(read: FrameRead) -> None:
     assert folded(read).usage == Usage(0, 0, EXACT)
 
 
-def test_an_answer_without_a_word_keeps_the_figures_of_its_prompt() -> None:
+def test_an_answer_without_text_has_the_reported_count_of_its_prompt() -> None:
     assert folded(FrameRead(usage=reported(26, 0), finish="stop")).usage == Usage(26, 0, EXACT)
 
 
@@ -87,7 +87,7 @@ def test_an_answer_without_a_word_keeps_the_figures_of_its_prompt() -> None:
     ("usage", "expected"),
     [(reported(0, 4), Usage(11, 4, COUNTED)), (reported(26, 0), Usage(26, 1, COUNTED)), (None, Usage(11, 1, COUNTED))],
 )
-def test_a_figure_that_is_missing_is_counted_or_estimated_and_the_other_is_kept(
+def test_a_missing_count_is_counted_or_estimated_and_the_other_is_retained(
     usage: Usage | None, expected: Usage
 ) -> None:
     assert folded(WORD, FrameRead(usage=usage, finish="stop")).usage == expected
@@ -106,7 +106,7 @@ def test_an_embedding_that_cannot_be_read_is_not_over_a_cap_it_does_not_have() -
     assert (fold.over_cap, fold.usage) == (False, Usage(11, 0, ESTIMATED))
 
 
-def test_an_answer_nobody_has_seen_anything_of_costs_its_prompt() -> None:
+def test_an_answer_of_which_nothing_arrived_is_counted_its_prompt() -> None:
     assert folded().usage == Usage(11, 0, ESTIMATED)
 
 
@@ -121,5 +121,5 @@ def test_an_answer_nobody_has_seen_anything_of_costs_its_prompt() -> None:
         ([WORD, FrameRead(usage=reported(26, 11))], True),
     ],
 )
-def test_the_cap_is_passed_only_when_that_is_beyond_doubt(reads: list[FrameRead], over: bool) -> None:
+def test_the_cap_is_exceeded_only_when_that_is_certain(reads: list[FrameRead], over: bool) -> None:
     assert folded(*reads, output_cap=10).over_cap is over

@@ -17,7 +17,7 @@ from tests.meter.wire_corpus import transcript
 NAMES = [surface.name for surface in SURFACES]
 REPORTED = Usage(26, 4, UsageSource.EXACT)
 
-# Documents made of the words the readers look for, in the wrong places and of the wrong types.
+# Documents made of the fields that the readers know, in the wrong places and of the wrong types.
 WORDS = st.sampled_from(
     "message content thinking response tool_calls function name arguments done done_reason prompt_eval_count "
     "eval_count choices delta text reasoning usage prompt_tokens completion_tokens logprobs finish_reason type "
@@ -61,7 +61,7 @@ def test_nesting_beyond_the_recursion_limit_counts_as_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "pieces", "text"),
+    ("name", "tokens", "text"),
     [
         ("api_chat_stream", 3, "Hello there!"),
         ("api_chat_stream_thinking", 5, "The user greets.Hello there!"),
@@ -81,11 +81,11 @@ def test_nesting_beyond_the_recursion_limit_counts_as_text() -> None:
         ("v1_messages_stream_thinking_tool", 4, 'The user greets.get_weather{"city":"Oslo","unit":"C"}'),
     ],
 )
-def test_a_stream_counts_its_pieces_and_its_text_once_and_ends_with_the_figures(
-    name: str, pieces: int, text: str
+def test_a_stream_counts_its_tokens_and_its_text_once_and_ends_with_the_report(
+    name: str, tokens: int, text: str
 ) -> None:
     reads = stream_reads(name)
-    assert sum(read.min_output_tokens for read in reads) == pieces
+    assert sum(read.min_output_tokens for read in reads) == tokens
     assert sum(read.text_bytes for read in reads) == len(text)
     assert [read.terminal for read in reads] == [*(False for _ in reads[1:]), True]
     usages = [read.usage for read in reads if read.usage]
@@ -105,7 +105,7 @@ def test_a_stream_counts_its_pieces_and_its_text_once_and_ends_with_the_figures(
         ("v1_messages_nonstream", "The user greets.Hello there!", "end_turn"),
     ],
 )
-def test_a_whole_answer_has_all_its_text_in_no_pieces(name: str, text: str, finish: str) -> None:
+def test_a_whole_answer_has_all_its_text_and_no_counted_tokens(name: str, text: str, finish: str) -> None:
     exchange = transcript(name)
     read = read_frame(exchange.surface, exchange.body, whole=True)
     assert read == FrameRead(text_bytes=len(text), usage=REPORTED, terminal=True, finish=finish)
@@ -159,19 +159,19 @@ def test_an_error_frame_is_read_in_every_dialect(surface: str, payload: bytes, e
 
 
 @pytest.mark.parametrize("name", ["api_chat_load", "api_chat_unload", "api_generate_load", "api_generate_unload"])
-def test_a_load_says_so_and_reports_nothing(name: str) -> None:
+def test_a_load_is_marked_as_one_and_reports_nothing(name: str) -> None:
     exchange = transcript(name)
     finish = "unload" if name.endswith("unload") else "load"
     assert read_frame(exchange.surface, exchange.body) == FrameRead(terminal=True, finish=finish)
 
 
-def test_a_rendered_prompt_is_no_generation() -> None:
+def test_a_rendered_prompt_is_not_a_generation() -> None:
     read = read_frame(BY_NAME["chat"], b'{"model":"m","done":false,"_debug_info":{"rendered_template":"<|system|>"}}')
     assert read == FrameRead(terminal=True, finish="load")
 
 
 @pytest.mark.parametrize("count", ["true", "-4", "4.5", '"4"', "null", str(2**24 + 1)])
-def test_an_unbelievable_counter_is_no_report(count: str) -> None:
+def test_an_implausible_counter_is_ignored(count: str) -> None:
     line = f'{{"message":{{"content":"a"}},"done":true,"prompt_eval_count":{count},"eval_count":{count}}}'
     assert read_frame(BY_NAME["chat"], line.encode()).usage is None
 
@@ -224,5 +224,5 @@ def test_a_frame_that_only_begins_with_the_done_marker_is_unreadable(name: str) 
         ("v1_responses", {"type": "response.output_text.delta", "delta": "", "logprobs": [{}, {}, {}]}),
     ],
 )
-def test_each_log_probability_is_a_token_even_before_its_text_shows(name: str, document: Any) -> None:
+def test_each_log_probability_is_a_token_even_before_its_text_appears(name: str, document: Any) -> None:
     assert read_frame(BY_NAME[name], json.dumps(document).encode()) == FrameRead(min_output_tokens=3)
