@@ -63,7 +63,9 @@ def demo(
 
     def simulated_ollama(state: StateDirectory, env: Environment) -> Sequence[Child]:
         module = ("ops.simulator", "--listen", str(ollama), "--tokens-per-s", _TOKENS_PER_S)
-        return [services.python_service("ollama", module, state, env, probes.answers(f"http://{ollama}/api/version"))]
+        return [
+            services.python_service("ollama", module, state, env, probes.returns_ok(f"http://{ollama}/api/version"))
+        ]
 
     async def use(stack: Stack) -> None:
         await _prove(stack, progress, f"http://{ollama}")

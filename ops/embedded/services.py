@@ -58,11 +58,15 @@ def gateway_services(
         grpc, http, meter = sockets.authz_grpc(number), sockets.authz_http(number), sockets.meter_grpc(number)
         listen = {**env, **service_env, "AUTHZ_GRPC_LISTEN": grpc, "AUTHZ_HTTP_LISTEN": http}
         children.append(
-            python_service(f"authz-{number}", ("authz",), state, listen, probes.accepts(grpc, http), grace_s)
+            python_service(
+                f"authz-{number}", ("authz",), state, listen, probes.accepts_connections(grpc, http), grace_s
+            )
         )
         listen = {**env, **service_env, "METER_GRPC_LISTEN": meter}
-        children.append(python_service(f"meter-{number}", ("meter",), state, listen, probes.accepts(meter), grace_s))
-    return [*children, python_service("control", ("ops.control",), state, env, probes.always(), grace_s)]
+        children.append(
+            python_service(f"meter-{number}", ("meter",), state, listen, probes.accepts_connections(meter), grace_s)
+        )
+    return [*children, python_service("control", ("ops.control",), state, env, probes.always_ready(), grace_s)]
 
 
 def envoy(settings: Settings, state: StateDirectory, sockets: Sockets) -> Child:
@@ -85,7 +89,7 @@ def envoy(settings: Settings, state: StateDirectory, sockets: Sockets) -> Child:
         env={"PATH": "/usr/bin:/bin", "HOME": str(state.root)},
         cwd=state.root,
         log=state.log_file("envoy"),
-        ready=probes.answers("http://envoy/ready", unix=admin),
+        ready=probes.returns_ok("http://envoy/ready", unix=admin),
         drain=probes.envoy_drain(admin, settings.gateway_shutdown_grace_s),
     )
 
@@ -109,7 +113,7 @@ def caddy(settings: Settings, state: StateDirectory, tls: HostPort, upstream: Ho
         },
         cwd=state.caddy,
         log=state.log_file("caddy"),
-        ready=probes.answers_at_all(f"https://{tls.reachable()}/healthz", authority_root(state)),
+        ready=probes.responds(f"https://{tls.reachable()}/healthz", authority_root(state)),
         stop_grace_s=settings.gateway_shutdown_grace_s + _CLOSING_S,
     )
 
