@@ -1,1 +1,1 @@
-"""What operates the gateway: the command line, the control loop, the embedded stack and the demo."""
+"""Operation of the gateway: the command line, the control loop, the embedded stack and the demo."""

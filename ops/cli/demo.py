@@ -15,7 +15,7 @@ import rich_click as click
 
 from ops.cli.output import print_table
 from ops.cli.up import Address, redis_server, state_home, workers
-from ops.embedded.options import LOOPBACK, HostPort, Options
+from ops.embedded.options import LOOPBACK, HostPort, StackOptions
 from ops.embedded.progress import Progress
 from ops.host.client_environment import environment
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ops.demo.proof import Account, Commands
     from ops.embedded.child import Child
     from ops.embedded.stack import Environment, Stack
-    from ops.embedded.state import State
+    from ops.embedded.state import StateDirectory
 
 TENANT = "demo"
 # Slow enough that the answer visibly streams.
@@ -59,19 +59,21 @@ def demo(
     from ops.embedded import foreground, services
     from ops.host import probes
 
-    ollama = HostPort(LOOPBACK, 0).settled()
+    ollama = HostPort(LOOPBACK, 0).with_free_port()
 
-    def simulated_ollama(state: State, env: Environment) -> Sequence[Child]:
+    def simulated_ollama(state: StateDirectory, env: Environment) -> Sequence[Child]:
         module = ("ops.simulator", "--listen", str(ollama), "--tokens-per-s", _TOKENS_PER_S)
-        return [services.python_service("ollama", module, state, env, probes.answers(f"http://{ollama}/api/version"))]
+        return [
+            services.python_service("ollama", module, state, env, probes.returns_ok(f"http://{ollama}/api/version"))
+        ]
 
     async def use(stack: Stack) -> None:
         await _prove(stack, progress, f"http://{ollama}")
         if not once:
             click.echo("\nServing until Ctrl-C.")
-            await foreground.forever()
+            await foreground.wait_for_interruption()
 
-    options = Options(
+    options = StackOptions(
         state_dir=state_dir or state_home.expanduser() / "neuronetz-gateway-demo",
         listen=listen or HostPort(LOOPBACK, 0),
         backends=(("demo", f"http://{ollama}"),),

@@ -8,7 +8,7 @@ import rich_click as click
 
 from gateway.errors import GatewayError
 from ops.cli.session import Session, pass_session
-from ops.host.probes import envoy_answers, envoy_drain
+from ops.host.probes import envoy_drain, envoy_responds
 
 
 @click.command("drain-envoy")
@@ -27,7 +27,7 @@ def drain_envoy(session: Session) -> None:
 
 async def _drain(admin: str, timeout_s: float) -> bool:
     """False when no Envoy answers at `admin`."""
-    if not await envoy_answers(admin):
+    if not await envoy_responds(admin):
         return False
     await envoy_drain(admin, timeout_s)()
     return True

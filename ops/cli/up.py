@@ -9,7 +9,7 @@ import rich_click as click
 from pydantic import ValidationError
 
 from gateway.settings.backend import Backend
-from ops.embedded.options import HostPort, Options
+from ops.embedded.options import HostPort, StackOptions
 from ops.embedded.progress import Progress
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def up(
         click.echo(f"ready {stack.endpoints.url}")
         if stack.endpoints.tls_url is not None:
             progress.notice(f"TLS: {stack.endpoints.tls_url} (verify with {stack.authority_root})")
-        await foreground.forever()
+        await foreground.wait_for_interruption()
 
-    options = Options(
+    options = StackOptions(
         state_dir=state_dir or state_home.expanduser() / "neuronetz-gateway",
         listen=listen,
         backends=backends,

@@ -1,4 +1,4 @@
-"""What a supervised process is: a description that starts nothing."""
+"""The description of a supervised child process. Creating one starts nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ops.host.probes import Probe
 
 
 class User(NamedTuple):
-    """The numeric identity that a child drops to."""
+    """The numeric user and group that a child runs as."""
 
     uid: int
     gid: int
@@ -22,9 +22,9 @@ class User(NamedTuple):
 class Child:
     """One process of the stack.
 
-    `ready` tells whether it serves; it is asked again and again until `start_timeout_s` and returns soon itself.
-    `start_attempts` is how many exits before the first readiness make the start fail. To stop it, `drain` (which
-    bounds itself) runs first, then `stop_signal` is sent; what is alive `stop_grace_s` after that is killed.
+    `ready` probes whether it serves. It must return quickly, as it is polled until `start_timeout_s`. The start fails
+    after `start_attempts` exits without a readiness. Stopping runs `drain`, which bounds itself, and then sends
+    `stop_signal`; a process that is still alive `stop_grace_s` later is killed.
     """
 
     name: str

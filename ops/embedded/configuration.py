@@ -1,4 +1,4 @@
-"""The settings of the embedded stack: which lines of its env file it decides, and what its children inherit."""
+"""The settings of the embedded stack: the env file lines that it manages, and the environment of its children."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from gateway.settings import Settings, load
 from ops.embedded import stores
 from ops.embedded.errors import StackError
-from ops.embedded.options import HostPort, Options
-from ops.embedded.state import State
+from ops.embedded.options import HostPort, StackOptions
+from ops.embedded.state import StateDirectory
 from ops.host import env_file
 
 DEFAULT_LISTEN = HostPort("127.0.0.1", 8080)
 DEFAULT_BACKEND = "http://127.0.0.1:11434"
 _PREFACE = (
-    "# The configuration of this embedded stack. Lines that you add or change are kept;\n"
-    "# addresses, sockets and passwords of its own servers are set by `neuronetz-gateway up`.\n"
+    "# The configuration of this embedded stack. Lines that you add or change are kept.\n"
+    "# `neuronetz-gateway up` sets the addresses, sockets and passwords of the embedded servers.\n"
 )
-# What programs of this machine go by; everything else of the environment stays outside.
+# Variables that programs of this machine depend on. No other variable is inherited, except settings.
 _SYSTEM = ("HOME", "LANG", "LC_ALL", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ")
 
 
@@ -28,27 +28,27 @@ _SYSTEM = ("HOME", "LANG", "LC_ALL", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "T
 class Sockets:
     """The unix sockets of the workers and of Envoy's admin interface."""
 
-    state: State
+    state: StateDirectory
     workers: int
 
     def authz_grpc(self, worker: int) -> str:
-        """Where worker number `worker` answers Envoy's checks."""
+        """The address where worker number `worker` answers Envoy's checks."""
         return self._address(f"authz-{worker}.sock")
 
     def authz_http(self, worker: int) -> str:
-        """Where it serves the catalog."""
+        """The address where that worker serves the catalog."""
         return self._address(f"authz-{worker}-http.sock")
 
     def meter_grpc(self, worker: int) -> str:
-        """Where the meter's worker takes Envoy's streams."""
+        """The address where worker number `worker` of the meter accepts Envoy's streams."""
         return self._address(f"meter-{worker}.sock")
 
     def envoy_admin(self) -> str:
-        """Envoy's admin interface."""
+        """The address of Envoy's admin interface."""
         return self._address("envoy-admin.sock")
 
     def env(self) -> dict[str, str]:
-        """The settings that say so to Envoy's files and to control."""
+        """The settings with these addresses, for control and the files of Envoy."""
         numbers = range(self.workers)
         return {
             "AUTHZ_GRPC_TARGETS": ",".join(map(self.authz_grpc, numbers)),
@@ -59,33 +59,38 @@ class Sockets:
         }
 
     def _address(self, name: str) -> str:
-        return f"unix:{self.state.run / name}"
+        return f"unix:{self.state.sockets / name}"
 
 
-def listen_address(options: Options, known: Mapping[str, str]) -> HostPort:
-    """Where Envoy listens: the option, else the env file, else the default."""
+def listen_address(options: StackOptions, current: Mapping[str, str]) -> HostPort:
+    """Returns the address of Envoy from the option, else from the `current` env file, else the default.
+
+    Raises StackError for an invalid GATEWAY_BIND_PORT.
+    """
     if options.listen is not None:
-        return options.listen.settled()
-    host, port = known.get("GATEWAY_BIND_HOST"), known.get("GATEWAY_BIND_PORT")
+        return options.listen.with_free_port()
+    host, port = current.get("GATEWAY_BIND_HOST"), current.get("GATEWAY_BIND_PORT")
     if port is not None and not (port.isdecimal() and 0 < int(port) < 65536):
         raise StackError(f"GATEWAY_BIND_PORT={port!r}: expected a port from 1 to 65535")
     return HostPort(host or DEFAULT_LISTEN.host, int(port) if port else DEFAULT_LISTEN.port)
 
 
-def write(state: State, options: Options, listen: HostPort, at: stores.Addresses) -> Sockets:
-    """Brings the env file up to date with what this start decides; all other lines stay as they are."""
-    known = env_file.read(state.env_file)
+def write_env_file(
+    state: StateDirectory, options: StackOptions, listen: HostPort, addresses: stores.Addresses
+) -> Sockets:
+    """Writes the settings that this start determines to the env file, and keeps all other lines."""
+    current = env_file.read(state.env_file)
     sockets = Sockets(state, options.workers)
     values = {
-        **{name: value for name, value in options.defaults.items() if name not in known},
+        **{name: value for name, value in options.defaults.items() if name not in current},
         "GATEWAY_BIND_HOST": listen.host,
         "GATEWAY_BIND_PORT": str(listen.port),
-        **at.env(),
+        **addresses.env(),
         **sockets.env(),
     }
     if options.backends:
-        values["OLLAMA_BACKENDS"] = json.dumps(backends(known.get("OLLAMA_BACKENDS", ""), options.backends))
-    elif not {"OLLAMA_BASE_URL", "OLLAMA_BACKENDS"} & known.keys():
+        values["OLLAMA_BACKENDS"] = json.dumps(merge_backends(current.get("OLLAMA_BACKENDS", ""), options.backends))
+    elif not {"OLLAMA_BASE_URL", "OLLAMA_BACKENDS"} & current.keys():
         values["OLLAMA_BASE_URL"] = DEFAULT_BACKEND
     if not state.env_file.exists():
         env_file.write(state.env_file, _PREFACE)
@@ -93,21 +98,22 @@ def write(state: State, options: Options, listen: HostPort, at: stores.Addresses
     return sockets
 
 
-def backends(known: str, wanted: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The wanted (name, URL) pairs as OLLAMA_BACKENDS takes them.
+def merge_backends(current: str, wanted: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Returns the wanted (name, URL) pairs as the value of OLLAMA_BACKENDS.
 
-    One that is `known` under the same name and URL keeps its other fields; a token never follows a name to another URL.
+    A pair with the same name and URL in `current`, the present value, keeps its other fields. A token never follows a
+    name to another URL.
     """
     try:
-        entries = json.loads(known) if known.strip() else []
+        entries = json.loads(current) if current.strip() else []
     except json.JSONDecodeError:
         entries = []
     kept = {(entry.get("name"), entry.get("base_url")): entry for entry in entries if isinstance(entry, dict)}
     return [kept.get((name, url), {"name": name, "base_url": url}) for name, url in wanted]
 
 
-def decided(options: Options) -> set[str]:
-    """Names of the settings that a variable of the environment may not override in an embedded stack."""
+def managed_settings(options: StackOptions) -> set[str]:
+    """Names of the settings that the stack sets itself, so that no variable of the environment may override them."""
     names = {
         "GATEWAY_BIND_HOST",
         "GATEWAY_BIND_PORT",
@@ -129,15 +135,18 @@ def decided(options: Options) -> set[str]:
     return names | {"OLLAMA_BACKENDS"} if options.backends else names
 
 
-def inherited(environ: Mapping[str, str], options: Options) -> dict[str, str]:
-    """What the gateway's own services get of the environment: the system's variables, and settings that are free."""
-    free = {name.upper() for name in Settings.model_fields} - decided(options)
+def inherited_environment(environ: Mapping[str, str], options: StackOptions) -> dict[str, str]:
+    """Returns the variables that the gateway's services inherit: those of the system, and settings not managed here."""
+    free = {name.upper() for name in Settings.model_fields} - managed_settings(options)
     return {name: value for name, value in environ.items() if name in _SYSTEM or name.upper() in free}
 
 
-def settings(state: State, environ: MutableMapping[str, str], options: Options) -> Settings:
-    """The settings as the services will read them; raises SettingsError. `environ` is this process's environment."""
-    overridden = {name: environ.pop(name) for name in list(environ) if name.upper() in decided(options)}
+def load_settings(state: StateDirectory, environ: MutableMapping[str, str], options: StackOptions) -> Settings:
+    """Loads the settings as the services will load them. `environ` is the environment of this process.
+
+    Raises SettingsError.
+    """
+    overridden = {name: environ.pop(name) for name in list(environ) if name.upper() in managed_settings(options)}
     try:
         return load(state.env_file)
     finally:

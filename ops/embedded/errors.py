@@ -1,4 +1,4 @@
-"""What stops the embedded stack from starting."""
+"""Errors that keep the embedded stack from starting."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from gateway.errors import GatewayError
 
 
 class StackError(GatewayError):
-    """The stack cannot start; the text is one sentence that says what to remedy."""
+    """The stack cannot start. The text is one sentence with the remedy."""
 
 
 class ChildFailed(StackError):
-    """A child did not become ready. `log_tail` holds the last lines it wrote, oldest first."""
+    """A child did not become ready. `log_tail` has the last lines of its log, oldest first."""
 
     def __init__(self, name: str, reason: str, log_tail: tuple[str, ...] = ()) -> None:
         self.name = name

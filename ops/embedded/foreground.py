@@ -1,4 +1,4 @@
-"""A stack in the foreground of a terminal or of a service manager: until it is interrupted or its use is over."""
+"""Runs a stack in the foreground, for a terminal or a service manager, until it is interrupted or no longer used."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from collections.abc import Awaitable, Callable
 
 from ops.embedded import stack
 from ops.embedded.errors import ChildFailed
-from ops.embedded.interrupts import until_interrupted
-from ops.embedded.options import Options
+from ops.embedded.interrupts import run_until_interrupted
+from ops.embedded.options import StackOptions
 from ops.embedded.progress import Progress
-from ops.embedded.stack import Extra, Stack
+from ops.embedded.stack import ExtraChildren, Stack
 
 
 def serve(
-    options: Options, progress: Progress, use: Callable[[Stack], Awaitable[None]], extra: Extra = stack.nothing
+    options: StackOptions,
+    progress: Progress,
+    use: Callable[[Stack], Awaitable[None]],
+    extra_children: ExtraChildren = stack.no_children,
 ) -> None:
-    """Starts the stack, awaits `use` and stops everything; a first SIGINT, SIGTERM or SIGHUP ends it in order.
+    """Starts the stack, awaits `use` and stops the stack.
 
-    Raises what `use` and `stack.running` raise; the log's last lines of a child that failed are shown.
+    The first SIGINT, SIGTERM or SIGHUP cancels `use` and stops in order; a second one stops at once. Shows the last
+    log lines of a child that failed. Raises the errors of `use` and of `stack.running`.
     """
     force_stop = asyncio.Event()
 
     async def work() -> None:
-        async with stack.running(options, progress, force_stop, extra) as running:
+        async with stack.running(options, progress, force_stop, extra_children) as running:
             await use(running)
             progress.step("Stopping")
 
-    def interrupted() -> None:
-        progress.step("Stopping; once more to wait for no request")
+    def on_interrupt() -> None:
+        progress.step("Stopping (interrupt again to stop immediately)")
 
     try:
-        asyncio.run(until_interrupted(work(), first=interrupted, second=force_stop.set))
+        asyncio.run(run_until_interrupted(work(), on_first=on_interrupt, on_further=force_stop.set))
     except ChildFailed as failure:
         progress.done()
         for line in failure.log_tail:
@@ -41,6 +45,6 @@ def serve(
         progress.done()
 
 
-async def forever() -> None:
-    """Waits for the interruption."""
+async def wait_for_interruption() -> None:
+    """Waits until the task is cancelled by an interruption."""
     await asyncio.Event().wait()

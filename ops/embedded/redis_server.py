@@ -8,7 +8,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from ops.embedded.child import Child
-from ops.embedded.state import State
+from ops.embedded.state import StateDirectory
 from ops.host import env_file
 
 HOST = "127.0.0.1"
@@ -17,7 +17,10 @@ _CONFIGURATION = "redis.conf"
 
 
 def configuration(port: int, password: str, *, durable: bool = True) -> str:
-    """The whole configuration: loopback, a password, every write in the append-only file, nothing ever evicted."""
+    """Returns the complete configuration: loopback only, a password, and no eviction.
+
+    With `durable`, every write goes to the append-only file.
+    """
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
     return "\n".join(
         (
@@ -36,8 +39,11 @@ def configuration(port: int, password: str, *, durable: bool = True) -> str:
     )
 
 
-def child(program: Path, state: State, port: int, password: str, *, durable: bool = True) -> Child:
-    """The server, and as a side effect its configuration file (0600: process arguments are public)."""
+def child(program: Path, state: StateDirectory, port: int, password: str, *, durable: bool = True) -> Child:
+    """Describes the server, and writes its configuration file.
+
+    The password is in that file, with mode 0600, because process arguments are public.
+    """
     env_file.write(state.redis / _CONFIGURATION, configuration(port, password, durable=durable))
 
     async def ready() -> bool:
@@ -56,6 +62,6 @@ def child(program: Path, state: State, port: int, password: str, *, durable: boo
         argv=(str(program), _CONFIGURATION),
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
         cwd=state.redis,
-        log=state.log("redis"),
+        log=state.log_file("redis"),
         ready=ready,
     )

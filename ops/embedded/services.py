@@ -1,4 +1,4 @@
-"""The children above the stores: the gateway's own services, Envoy and Caddy."""
+"""Descriptions of the children that use the stores: the gateway's services, Envoy and Caddy."""
 
 from __future__ import annotations
 
@@ -12,50 +12,65 @@ from gateway.settings import Settings
 from ops.embedded.child import Child
 from ops.embedded.configuration import Sockets
 from ops.embedded.options import HostPort
-from ops.embedded.state import State
+from ops.embedded.state import StateDirectory
 from ops.host import binaries, probes
 from ops.host.probes import Probe
 
-# What a service needs, on top of the grace time for its requests, to close its connections.
+# The time that a service needs to close its connections after the grace period of its requests.
 _CLOSING_S = 5.0
 _ENVOY_THREADS_MAX = 4
 _CADDYFILE = Path(ops.__file__).with_name("caddy") / "Caddyfile"
 
 
 def python_service(
-    name: str, module: tuple[str, ...], state: State, env: Mapping[str, str], ready: Probe, stop_grace_s: float = 10.0
+    name: str,
+    module: tuple[str, ...],
+    state: StateDirectory,
+    env: Mapping[str, str],
+    ready: Probe,
+    stop_grace_s: float = 10.0,
 ) -> Child:
-    """A module of this distribution with its arguments, never looked for in the working directory."""
+    """Describes a service that runs a module of this distribution with arguments.
+
+    Python does not search the working directory for the module.
+    """
     return Child(
         name=name,
         argv=(sys.executable, "-P", "-m", *module),
         env={**env, "PYTHONUNBUFFERED": "1"},
         cwd=state.root,
-        log=state.log(name),
+        log=state.log_file(name),
         ready=ready,
         stop_grace_s=stop_grace_s,
     )
 
 
-def workers(
-    settings: Settings, state: State, sockets: Sockets, env: Mapping[str, str], service_env: Mapping[str, str]
+def gateway_services(
+    settings: Settings, state: StateDirectory, sockets: Sockets, env: Mapping[str, str], service_env: Mapping[str, str]
 ) -> list[Child]:
-    """Every authz and meter worker on sockets of its own with `service_env` on top of `env`, and control."""
+    """Describes every authz and meter worker, each with its own sockets, and control.
+
+    `service_env` is added to `env` for authz and meter.
+    """
     grace_s = settings.gateway_shutdown_grace_s + _CLOSING_S
     children = []
     for number in range(sockets.workers):
         grpc, http, meter = sockets.authz_grpc(number), sockets.authz_http(number), sockets.meter_grpc(number)
         listen = {**env, **service_env, "AUTHZ_GRPC_LISTEN": grpc, "AUTHZ_HTTP_LISTEN": http}
         children.append(
-            python_service(f"authz-{number}", ("authz",), state, listen, probes.accepts(grpc, http), grace_s)
+            python_service(
+                f"authz-{number}", ("authz",), state, listen, probes.accepts_connections(grpc, http), grace_s
+            )
         )
         listen = {**env, **service_env, "METER_GRPC_LISTEN": meter}
-        children.append(python_service(f"meter-{number}", ("meter",), state, listen, probes.accepts(meter), grace_s))
-    return [*children, python_service("control", ("ops.control",), state, env, probes.always(), grace_s)]
+        children.append(
+            python_service(f"meter-{number}", ("meter",), state, listen, probes.accepts_connections(meter), grace_s)
+        )
+    return [*children, python_service("control", ("ops.control",), state, env, probes.always_ready(), grace_s)]
 
 
-def envoy(settings: Settings, state: State, sockets: Sockets) -> Child:
-    """Envoy on the files of the state directory. It is stopped once the requests in flight are over."""
+def envoy(settings: Settings, state: StateDirectory, sockets: Sockets) -> Child:
+    """Describes Envoy, which reads the files of the state directory and drains its requests before it stops."""
     threads = min(os.cpu_count() or 1, _ENVOY_THREADS_MAX)
     admin = sockets.envoy_admin()
     return Child(
@@ -68,20 +83,20 @@ def envoy(settings: Settings, state: State, sockets: Sockets) -> Child:
             str(threads),
             "--log-level",
             "warning",
-            # Nothing is handed over to a successor, so there is no shared memory that could be left behind.
+            # No successor takes over, so no shared memory is needed that a crash would leave allocated.
             "--disable-hot-restart",
         ),
         env={"PATH": "/usr/bin:/bin", "HOME": str(state.root)},
         cwd=state.root,
-        log=state.log("envoy"),
-        ready=probes.answers("http://envoy/ready", unix=admin),
+        log=state.log_file("envoy"),
+        ready=probes.returns_ok("http://envoy/ready", unix=admin),
         drain=probes.envoy_drain(admin, settings.gateway_shutdown_grace_s),
     )
 
 
-def caddy(settings: Settings, state: State, tls: HostPort, upstream: HostPort) -> Child:
-    """Caddy with certificates of its own authority, for the address and for `localhost`."""
-    names = dict.fromkeys((tls.reach().host, "localhost", settings.gateway_domain))
+def caddy(settings: Settings, state: StateDirectory, tls: HostPort, upstream: HostPort) -> Child:
+    """Describes Caddy, with certificates of a local authority for the address, `localhost` and the domain."""
+    names = dict.fromkeys((tls.reachable().host, "localhost", settings.gateway_domain))
     return Child(
         name="caddy",
         argv=(str(binaries.caddy()), "run", "--config", str(_CADDYFILE), "--adapter", "caddyfile"),
@@ -97,12 +112,12 @@ def caddy(settings: Settings, state: State, tls: HostPort, upstream: HostPort) -
             "CADDY_GRACE": f"{settings.gateway_shutdown_grace_s:.3f}s",
         },
         cwd=state.caddy,
-        log=state.log("caddy"),
-        ready=probes.answers_at_all(f"https://{tls.reach()}/healthz", authority_root(state)),
+        log=state.log_file("caddy"),
+        ready=probes.responds(f"https://{tls.reachable()}/healthz", authority_root(state)),
         stop_grace_s=settings.gateway_shutdown_grace_s + _CLOSING_S,
     )
 
 
-def authority_root(state: State) -> Path:
-    """The certificate of Caddy's own authority, where Caddy keeps it."""
+def authority_root(state: StateDirectory) -> Path:
+    """Returns the path at which Caddy stores the certificate of its local authority."""
     return state.caddy / "caddy/pki/authorities/local/root.crt"

@@ -1,4 +1,4 @@
-"""The whole stack of one state directory, started in order and stopped in reverse."""
+"""The complete stack of one state directory, started in order and stopped in reverse."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ops.database import migrate
 from ops.embedded import configuration, ports, ready_file, services, stores
 from ops.embedded.child import Child
 from ops.embedded.errors import StackError
-from ops.embedded.options import Options
+from ops.embedded.options import StackOptions
 from ops.embedded.progress import Progress
 from ops.embedded.ready_file import Endpoints
-from ops.embedded.state import State, open_state
+from ops.embedded.state import StateDirectory, open_state
 from ops.embedded.supervisor import Supervisor
 from ops.host import env_file, probes
 
-# Two sockets a stream in Envoy and one in a worker: the usual soft limit of 1024 is soon reached.
+# A stream needs two sockets in Envoy and one in a worker, so the usual soft limit of 1024 is too low.
 _OPEN_FILES_WANTED = 65_536
 _READY_TIMEOUT_S = 60.0
 _READY_POLL_S = 0.05
@@ -36,17 +36,17 @@ _BACKENDS_TIMEOUT_S = 5.0
 _AUTHORITY_ROOT = "caddy-root.crt"
 
 Environment = dict[str, str]
-Extra = Callable[[State, Environment], Sequence[Child]]
+ExtraChildren = Callable[[StateDirectory, Environment], Sequence[Child]]
 
 
-def nothing(_: State, __: Environment) -> Sequence[Child]:
-    """No children beside the services."""
+def no_children(_: StateDirectory, __: Environment) -> Sequence[Child]:
+    """Returns no additional children."""
     return ()
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack that answers. `env` is the environment for more programs of this distribution."""
+    """A ready stack. `env` is the environment for other programs of this distribution."""
 
     endpoints: Endpoints
     settings: Settings
@@ -54,74 +54,88 @@ class Stack:
 
     @property
     def authority_root(self) -> Path:
-        """The certificate that verifies `endpoints.tls_url`."""
+        """The path of the certificate that verifies `endpoints.tls_url`."""
         return self.endpoints.state_dir / _AUTHORITY_ROOT
 
 
 @contextlib.asynccontextmanager
 async def running(
-    options: Options, progress: Progress, force_stop: asyncio.Event, extra: Extra = nothing
+    options: StackOptions,
+    progress: Progress,
+    force_stop: asyncio.Event,
+    extra_children: ExtraChildren = no_children,
 ) -> AsyncIterator[Stack]:
-    """Gives the stack when every part answers, and stops all of it when the context is left.
+    """Starts the stack, yields it when every part is ready, and stops it when the context ends.
 
-    `extra` describes children to start before the services. Once `force_stop` is set, stopping waits for nothing.
-    Must be entered in the main thread. Raises StackError, ProgramNotFound or SettingsError; no process is left then.
+    `extra_children` describes children to start before the services. Once `force_stop` is set, stopping skips all grace
+    periods. Enter it in the main thread. Raises StackError, ProgramNotFound or SettingsError; no process remains
+    then.
     """
     if sys.platform != "linux":
         raise StackError("the embedded stack needs Linux; use Docker Compose on other systems")
     os.umask(0o077)
     _raise_open_files_limit()
     with open_state(options.state_dir) as state:
-        # One that a killed stack left behind would tell lies meanwhile.
-        _remove(options.ready_file)
+        # A file of a stack that was killed would name processes that no longer run.
+        _remove_ready_file(options.ready_file)
         async with Supervisor(progress.notice, force_stop) as supervisor:
             try:
-                stack = await _start(options, state, supervisor, progress, extra)
-                _publish(options.ready_file, stack.endpoints, supervisor, progress)
+                stack = await _start(options, state, supervisor, progress, extra_children)
+                _publish_ready_file(options.ready_file, stack.endpoints, supervisor, progress)
                 progress.done()
                 yield stack
             finally:
-                supervisor.follow(None)
-                _remove(options.ready_file)
+                supervisor.set_pids_listener(None)
+                _remove_ready_file(options.ready_file)
 
 
-async def _start(options: Options, state: State, supervisor: Supervisor, progress: Progress, extra: Extra) -> Stack:
+async def _start(
+    options: StackOptions,
+    state: StateDirectory,
+    supervisor: Supervisor,
+    progress: Progress,
+    extra_children: ExtraChildren,
+) -> Stack:
     listen = configuration.listen_address(options, env_file.read(state.env_file))
     ports.require_free("--listen", listen.host, listen.port)
-    tls = options.tls and options.tls.settled()
+    tls = options.tls and options.tls.with_free_port()
     if tls is not None:
         ports.require_free("--tls", tls.host, tls.port)
-    at = stores.addresses(state)
-    sockets = configuration.write(state, options, listen, at)
-    settings = configuration.settings(state, os.environ, options)
+    addresses = stores.choose_addresses(state)
+    sockets = configuration.write_env_file(state, options, listen, addresses)
+    settings = configuration.load_settings(state, os.environ, options)
     ca_files.read(settings)
-    env = {**configuration.inherited(os.environ, options), "GATEWAY_ENV_FILE": str(state.env_file)}
+    env = {**configuration.inherited_environment(os.environ, options), "GATEWAY_ENV_FILE": str(state.env_file)}
 
     progress.step("Starting PostgreSQL and Redis")
-    await stores.start(supervisor, state, at, redis_program=options.redis_server)
+    await stores.start(supervisor, state, addresses, redis_program=options.redis_server)
     progress.step("Bringing the database schema up to date")
     await migrate.upgrade(settings)
     progress.step("Starting authz, meter and control")
     envoy_files.write(settings, state.envoy)
-    await supervisor.start(*extra(state, env))
-    await supervisor.start(*services.workers(settings, state, sockets, env, at.service_env()))
+    await supervisor.start(*extra_children(state, env))
+    await supervisor.start(*services.gateway_services(settings, state, sockets, env, addresses.service_env()))
     progress.step("Starting Envoy" if tls is None else "Starting Envoy and Caddy")
-    # One stage, so that both stop taking requests at the same moment and wait for the same streams.
+    # One stage, so that both stop accepting requests at the same time and wait for the same streams.
     edge = [services.envoy(settings, state, sockets)]
     if tls is not None:
-        edge.append(services.caddy(settings, state, tls, listen.reach()))
+        edge.append(services.caddy(settings, state, tls, listen.reachable()))
     await supervisor.start(*edge)
     if tls is not None:
         shutil.copyfile(services.authority_root(state), state.root / _AUTHORITY_ROOT)
-    url = f"http://{listen.reach()}"
+    url = f"http://{listen.reachable()}"
     progress.step("Waiting for every part to answer")
-    await _until_serving(url, progress)
-    endpoints = Endpoints(url, f"https://{tls.reach()}" if tls else None, state.env_file, state.root)
+    await _wait_until_ready(url, progress)
+    endpoints = Endpoints(url, f"https://{tls.reachable()}" if tls else None, state.env_file, state.root)
     return Stack(endpoints, settings, env)
 
 
-async def _until_serving(url: str, progress: Progress) -> None:
-    """Returns once `/readyz` says yes. The parts of the stack get a minute; backends, which are none, a few seconds."""
+async def _wait_until_ready(url: str, progress: Progress) -> None:
+    """Returns when `/readyz` returns 200.
+
+    The parts of the stack have _READY_TIMEOUT_S to get ready. Backends are not part of the stack: after
+    _BACKENDS_TIMEOUT_S without one, the stack counts as ready. Raises StackError.
+    """
     started = time.monotonic()
     while True:
         status, text = await probes.get(f"{url}/readyz")
@@ -146,7 +160,7 @@ def _missing(text: str) -> list[str]:
     return [str(name) for name in answer] if isinstance(answer, list) else []
 
 
-def _publish(path: Path | None, endpoints: Endpoints, supervisor: Supervisor, progress: Progress) -> None:
+def _publish_ready_file(path: Path | None, endpoints: Endpoints, supervisor: Supervisor, progress: Progress) -> None:
     if path is None:
         return
     ready_file.write(path, endpoints, supervisor.pids)
@@ -157,10 +171,10 @@ def _publish(path: Path | None, endpoints: Endpoints, supervisor: Supervisor, pr
         except OSError as error:
             progress.notice(f"{path} could not be rewritten: {error.strerror}")
 
-    supervisor.follow(rewrite)
+    supervisor.set_pids_listener(rewrite)
 
 
-def _remove(path: Path | None) -> None:
+def _remove_ready_file(path: Path | None) -> None:
     if path is not None:
         path.unlink(missing_ok=True)
 

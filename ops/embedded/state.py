@@ -1,4 +1,4 @@
-"""The state directory: everything one embedded stack owns, and the lock that makes it one."""
+"""The state directory: the files of one embedded stack, and the lock that excludes a second one."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LOCK = "lock"
 _TEMPORARY_PREFIX = "neuronetz-gateway-"
 
 
-class State:
-    """Paths below `root`, all of them 0700 directories; made by `open_state`."""
+class StateDirectory:
+    """The paths below `root`, all directories with mode 0700. Created by `open_state`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -40,72 +40,72 @@ class State:
         self._temporary_lock: int | None = None
 
     def make_private(self, directory: Path) -> Path:
-        """Creates `directory` with mode 0700, or narrows it to that."""
+        """Creates `directory` with mode 0700, or sets that mode on an existing one."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(directory.stat().st_mode) != 0o700:
             directory.chmod(0o700)
         return directory
 
     @functools.cached_property
-    def run(self) -> Path:
-        """Where the unix sockets are: below `root` unless that makes their paths too long for the kernel."""
-        below = self.root / "run"
-        if len(os.fsencode(below / _LONGEST_SOCKET)) <= SOCKET_PATH_BYTES_MAX:
-            return self.make_private(below)
+    def sockets(self) -> Path:
+        """The directory of the unix sockets, below `root` unless that makes their paths too long for the kernel."""
+        directory = self.root / "run"
+        if len(os.fsencode(directory / _LONGEST_SOCKET)) <= SOCKET_PATH_BYTES_MAX:
+            return self.make_private(directory)
         return self.make_private(self.temporary() / "run")
 
     def temporary(self) -> Path:
-        """A directory of this stack alone outside `root`, gone when the state is closed.
+        """Returns a directory outside `root` that belongs to this stack and is removed when the state is closed.
 
-        It may be passed through but not listed by other users, for what must be reachable by a server that runs
-        as one of them. Found again by a link from `root`, so that one left by a killed stack is removed.
+        Other users may traverse but not list it, so that a server that runs as another user can reach files in it. A
+        link in `root` names it, so that the next stack can remove the directory of one that was killed.
         """
         if self._temporary is None:
             path = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX))
             self._temporary_link.symlink_to(path)
             path.chmod(0o711)
-            # Cleaners of old temporary files leave a locked directory alone (tmpfiles.d(5)).
+            # Cleaners of old temporary files skip a locked directory (tmpfiles.d(5)).
             self._temporary_lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._temporary_lock, fcntl.LOCK_SH)
             self._temporary = path
         return self._temporary
 
     def secret(self, name: str) -> str:
-        """A random password, kept in a file of mode 0600 from its first use on."""
+        """Returns a random password, stored in a file with mode 0600 on its first use."""
         path = self.secrets / name
         if not path.exists():
             env_file.write(path, secrets.token_urlsafe(32))
         return path.read_text()
 
-    def log(self, name: str) -> Path:
-        """The log file of a child."""
+    def log_file(self, name: str) -> Path:
+        """Returns the path of a child's log file."""
         return self.logs / f"{name}.log"
 
-    def drop_temporary(self) -> None:
-        """Removes the temporary directory of this or of an earlier, killed stack."""
+    def remove_temporary(self) -> None:
+        """Removes the temporary directory of this stack, or of an earlier one that was killed."""
         if self._temporary_lock is not None:
             os.close(self._temporary_lock)
             self._temporary_lock = None
         if not self._temporary_link.is_symlink():
             return
         target = self._temporary_link.readlink()
-        ours = target.name.startswith(_TEMPORARY_PREFIX) and target.is_dir() and not target.is_symlink()
-        if ours and target.stat().st_uid == os.geteuid():
+        is_ours = target.name.startswith(_TEMPORARY_PREFIX) and target.is_dir() and not target.is_symlink()
+        if is_ours and target.stat().st_uid == os.geteuid():
             shutil.rmtree(target)
         self._temporary_link.unlink()
         self._temporary = None
 
 
 @contextlib.contextmanager
-def open_state(root: Path) -> Iterator[State]:
-    """Creates what is missing and holds the lock for as long as the context lasts.
+def open_state(root: Path) -> Iterator[StateDirectory]:
+    """Creates missing directories and holds the lock until the context ends.
 
-    Raises StackError when another stack holds it, when the directory is in use for something else, or when it
-    cannot be written.
+    Raises StackError when another stack holds the lock, when the directory contains other files, or when it cannot be
+    written.
     """
-    state = State(root.absolute())
+    state = StateDirectory(root.absolute())
     try:
-        # What is made private here must be ours: never the permissions of somebody's home or of /tmp.
+        # Only directories of a stack may become private: never a user's home or /tmp.
         if root.exists() and not (root / _LOCK).exists() and any(root.iterdir()):
             raise StackError(f"{root} is neither empty nor a state directory; choose another --state-dir")
         for directory in (root, state.logs, state.secrets, state.redis, state.envoy, state.caddy):
@@ -118,10 +118,10 @@ def open_state(root: Path) -> Iterator[State]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StackError(f"another stack is already running on the state directory {root}") from None
-        state.drop_temporary()
+        state.remove_temporary()
         try:
             yield state
         finally:
-            state.drop_temporary()
+            state.remove_temporary()
     finally:
         os.close(lock)

@@ -16,7 +16,7 @@ _POLL_S = 0.1
 _FAILURES = (OSError, TimeoutError, aiohttp.ClientError)
 
 
-def always() -> Probe:
+def always_ready() -> Probe:
     """For a server that has nothing to probe: it is ready once it runs."""
 
     async def ready() -> bool:
@@ -25,7 +25,7 @@ def always() -> Probe:
     return ready
 
 
-def accepts(*addresses: str) -> Probe:
+def accepts_connections(*addresses: str) -> Probe:
     """Whether each of these sockets, written as `unix:/path`, accepts connections."""
 
     async def ready() -> bool:
@@ -41,7 +41,7 @@ def accepts(*addresses: str) -> Probe:
     return ready
 
 
-def answers(url: str, *, unix: str | None = None, ca_file: Path | None = None) -> Probe:
+def returns_ok(url: str, *, unix: str | None = None, ca_file: Path | None = None) -> Probe:
     """Whether a GET of `url` returns 200. `unix` names a socket to use; `ca_file` verifies an https URL."""
 
     async def ready() -> bool:
@@ -50,7 +50,7 @@ def answers(url: str, *, unix: str | None = None, ca_file: Path | None = None) -
     return ready
 
 
-def answers_at_all(url: str, ca_file: Path) -> Probe:
+def responds(url: str, ca_file: Path) -> Probe:
     """Whether a GET of an https URL returns any status, verified against `ca_file`."""
 
     async def ready() -> bool:
@@ -80,7 +80,7 @@ async def get(
         return 0, ""
 
 
-async def envoy_answers(admin: str) -> bool:
+async def envoy_responds(admin: str) -> bool:
     """Whether an Envoy serves its admin interface at `admin`, written as `HOST:PORT` or `unix:/path`."""
     origin, unix = split_listen(admin)
     return (await get(f"{origin}/ready", unix=unix))[0] != 0

@@ -1,4 +1,4 @@
-"""Trivial children for the supervisor, and the ways to wait for what they do."""
+"""Trivial children for the tests of the supervisor, and functions that wait for their processes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ops.embedded.child import Child
 from ops.host.probes import Probe
 from tests.polling import eventually
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 SERVE = "import pathlib, time; pathlib.Path(NAME + '.ready').touch(); time.sleep(600)"
 
 
 def exists(path: Path) -> Probe:
-    """Ready once `path` is there."""
+    """Probes whether `path` exists."""
 
     async def ready() -> bool:
         return path.exists()
@@ -27,7 +27,10 @@ def exists(path: Path) -> Probe:
 
 
 def child(directory: Path, name: str, code: str = SERVE, **changes: Any) -> Child:
-    """A Python child that runs `code` in `directory` with `NAME` set; ready when it has touched `NAME.ready`."""
+    """Describes a Python child that runs `code` in `directory` with `NAME` set.
+
+    It is ready when it has created `NAME.ready`. `changes` replace fields of the description.
+    """
     description: dict[str, Any] = {
         "name": name,
         "argv": (sys.executable, "-I", "-c", f"NAME = {name!r}\n{code}"),
@@ -36,20 +39,20 @@ def child(directory: Path, name: str, code: str = SERVE, **changes: Any) -> Chil
         "log": directory / f"{name}.log",
         "ready": exists(directory / f"{name}.ready"),
         "stop_signal": signal.SIGTERM,
-        "stop_grace_s": PATIENCE_S,
-        "start_timeout_s": PATIENCE_S,
+        "stop_grace_s": TIMEOUT_S,
+        "start_timeout_s": TIMEOUT_S,
     }
     return Child(**{**description, **changes})
 
 
 def wait_until_ended(pids: Iterable[int]) -> None:
-    """Returns once none of the processes runs. Raises AssertionError for one that goes on."""
+    """Returns when none of the processes runs. Raises AssertionError for one that still runs."""
     for pid in pids:
         eventually(lambda pid=pid: not is_running(pid), failure=f"process {pid} still runs")  # type: ignore[misc]
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process exists and is no zombie (its new parent may be slow to notice)."""
+    """Whether the process exists and is not a zombie, which its new parent may be slow to reap."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The real Caddy with the project's Caddyfile, in front of a small upstream."""
+"""The real Caddy with the project's Caddyfile and a small upstream server."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass
 class Edge:
-    """A running Caddy: its address, a client that trusts its authority, and what the upstream saw."""
+    """A running Caddy: its URL, a client that trusts its authority, and the requests that the upstream received.
+
+    The upstream sends the second chunk of `/stream` once `more` is set.
+    """
 
     url: str
     client: aiohttp.ClientSession
-    seen: list[web.Request]
+    received: list[web.Request]
     more: asyncio.Event
 
 
 @asynccontextmanager
-async def _upstream(address: HostPort, seen: list[web.Request], more: asyncio.Event) -> AsyncIterator[None]:
+async def _upstream(address: HostPort, received: list[web.Request], more: asyncio.Event) -> AsyncIterator[None]:
     async def plain(request: web.Request) -> web.Response:
-        seen.append(request)
+        received.append(request)
         return web.Response(text="hello", headers={"Server": "secret/1.0", "X-Request-ID": "upstream"})
 
     async def stream(request: web.Request) -> web.StreamResponse:
@@ -59,18 +62,18 @@ async def _upstream(address: HostPort, seen: list[web.Request], more: asyncio.Ev
 
 @pytest.fixture
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
-    """Caddy as `up --tls` runs it."""
-    upstream = HostPort(LOOPBACK, ports.choose(LOOPBACK))
-    tls = HostPort(LOOPBACK, ports.choose(LOOPBACK))
-    seen: list[web.Request] = []
+    """Caddy with the configuration of `up --tls`."""
+    upstream = HostPort(LOOPBACK, ports.choose_free(LOOPBACK))
+    tls = HostPort(LOOPBACK, ports.choose_free(LOOPBACK))
+    received: list[web.Request] = []
     more = asyncio.Event()
     with open_state(tmp_path / "state") as state:
-        async with Supervisor(notice=lambda _: None) as supervisor, _upstream(upstream, seen, more):
+        async with Supervisor(notice=lambda _: None) as supervisor, _upstream(upstream, received, more):
             await supervisor.start(services.caddy(Settings(gateway_shutdown_grace_s=1.0), state, tls, upstream))
             trust = ssl.create_default_context(cafile=services.authority_root(state))
             connector = aiohttp.TCPConnector(ssl=trust)
             async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(20)) as client:
-                yield Edge(f"https://{tls}", client, seen, more)
+                yield Edge(f"https://{tls}", client, received, more)
 
 
 async def test_the_certificate_verifies_for_the_address_and_for_localhost(edge: Edge) -> None:
@@ -79,25 +82,25 @@ async def test_the_certificate_verifies_for_the_address_and_for_localhost(edge: 
             assert (answer.status, await answer.text()) == (200, "hello")
 
 
-async def test_no_client_without_the_authority_is_satisfied(edge: Edge) -> None:
-    async with aiohttp.ClientSession() as stranger:
+async def test_a_client_without_the_authority_rejects_the_certificate(edge: Edge) -> None:
+    async with aiohttp.ClientSession() as client:
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
-            await stranger.get(edge.url)
+            await client.get(edge.url)
 
 
-async def test_internal_headers_of_a_client_never_arrive(edge: Edge) -> None:
-    edge.seen.clear()
+async def test_internal_headers_of_a_client_are_removed(edge: Edge) -> None:
+    edge.received.clear()
     internal = {"x-nz-grant": "all", "X-Nz-Tenant": "1", "X-Envoy-Original-Path": "/x", "x-envoy-max-retries": "9"}
     async with edge.client.get(edge.url, headers={**internal, "X-Forwarded-For": "192.0.2.7", "X-Other": "kept"}):
         pass
-    headers = edge.seen[-1].headers
+    headers = edge.received[-1].headers
     assert not [name for name in headers if name.lower().startswith(("x-nz-", "x-envoy-"))]
     assert headers["X-Other"] == "kept"
     assert headers["X-Forwarded-For"] == LOOPBACK
     assert "Via" not in headers
 
 
-async def test_answers_carry_the_security_headers_and_no_name_of_a_server(edge: Edge) -> None:
+async def test_responses_have_the_security_headers_and_no_server_name(edge: Edge) -> None:
     async with edge.client.get(edge.url) as answer:
         headers = answer.headers
     assert headers["Strict-Transport-Security"].startswith("max-age=")
@@ -108,19 +111,19 @@ async def test_answers_carry_the_security_headers_and_no_name_of_a_server(edge: 
     assert headers["X-Request-ID"] == "upstream"
 
 
-async def test_a_chunk_arrives_while_the_answer_goes_on(edge: Edge) -> None:
+async def test_chunks_are_forwarded_before_the_response_ends(edge: Edge) -> None:
     async with edge.client.get(f"{edge.url}/stream") as answer:
         assert await answer.content.readline() == b"first\n"
         edge.more.set()
         assert await answer.content.readline() == b"second\n"
 
 
-async def test_an_envoy_that_cannot_be_reached_is_a_503_of_the_callers_dialect(tmp_path: Path) -> None:
-    nobody = HostPort(LOOPBACK, ports.choose(LOOPBACK))
-    tls = HostPort(LOOPBACK, ports.choose(LOOPBACK))
+async def test_an_unreachable_envoy_is_a_503_in_the_dialect_of_the_path(tmp_path: Path) -> None:
+    unreachable = HostPort(LOOPBACK, ports.choose_free(LOOPBACK))
+    tls = HostPort(LOOPBACK, ports.choose_free(LOOPBACK))
     with open_state(tmp_path / "state") as state:
         async with Supervisor(notice=lambda _: None) as supervisor:
-            await supervisor.start(services.caddy(Settings(gateway_shutdown_grace_s=1.0), state, tls, nobody))
+            await supervisor.start(services.caddy(Settings(gateway_shutdown_grace_s=1.0), state, tls, unreachable))
             trust = ssl.create_default_context(cafile=services.authority_root(state))
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as client:
                 bodies = {}

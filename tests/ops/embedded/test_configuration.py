@@ -1,4 +1,4 @@
-"""What `up` decides of its env file, and what it leaves alone."""
+"""The env file of `up`: the lines that it sets, and the lines that it keeps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from gateway.settings import load
 from ops.embedded import configuration
 from ops.embedded.errors import StackError
-from ops.embedded.options import HostPort, Options
-from ops.embedded.state import State, open_state
+from ops.embedded.options import HostPort, StackOptions
+from ops.embedded.state import StateDirectory, open_state
 from ops.embedded.stores import Address, Addresses
 from ops.host import env_file
 
@@ -20,13 +20,13 @@ STORES = Addresses(postgres=Address(20001, "p/w d"), redis=Address(20002, "x@y")
 LISTEN = HostPort("127.0.0.1", 20003)
 
 
-def _write(state: State, **options: object) -> dict[str, str]:
-    chosen = Options(**{"state_dir": state.root, "workers": 2, **options})  # type: ignore[arg-type]
-    configuration.write(state, chosen, LISTEN, STORES)
+def _write(state: StateDirectory, **options: object) -> dict[str, str]:
+    chosen = StackOptions(**{"state_dir": state.root, "workers": 2, **options})  # type: ignore[arg-type]
+    configuration.write_env_file(state, chosen, LISTEN, STORES)
     return env_file.read(state.env_file)
 
 
-def test_the_services_read_what_up_wrote(tmp_path: Path) -> None:
+def test_the_services_load_the_settings_that_up_writes(tmp_path: Path) -> None:
     with open_state(tmp_path / "s") as state:
         _write(state, backends=(("one", "http://127.0.0.1:1"), ("two", "https://two.example")))
         settings = load(state.env_file)
@@ -44,7 +44,7 @@ def test_the_services_read_what_up_wrote(tmp_path: Path) -> None:
     assert settings.envoy_config_dir == state.envoy
 
 
-def test_an_operators_lines_survive_the_next_start(tmp_path: Path) -> None:
+def test_lines_of_the_operator_survive_the_next_start(tmp_path: Path) -> None:
     with open_state(tmp_path / "s") as state:
         _write(state, defaults={"PLAYGROUND_ENABLED": "true"})
         changed = state.env_file.read_text().replace("PLAYGROUND_ENABLED=true", "PLAYGROUND_ENABLED=false")
@@ -54,31 +54,31 @@ def test_an_operators_lines_survive_the_next_start(tmp_path: Path) -> None:
         assert state.env_file.read_text() == before
 
 
-def test_without_any_backend_the_local_ollama_is_it(tmp_path: Path) -> None:
+def test_the_default_backend_is_the_local_ollama(tmp_path: Path) -> None:
     with open_state(tmp_path / "s") as state:
         assert _write(state)["OLLAMA_BASE_URL"] == "http://127.0.0.1:11434"
 
 
-def test_a_token_stays_with_its_name_and_url_and_follows_to_no_other() -> None:
-    known = json.dumps([{"name": "one", "base_url": "http://one", "auth_token": "t", "weight": 2}])
-    assert configuration.backends(known, [("one", "http://one")]) == json.loads(known)
-    assert configuration.backends(known, [("one", "http://elsewhere"), ("two", "http://one")]) == [
+def test_a_token_is_kept_only_for_the_same_name_and_url() -> None:
+    current = json.dumps([{"name": "one", "base_url": "http://one", "auth_token": "t", "weight": 2}])
+    assert configuration.merge_backends(current, [("one", "http://one")]) == json.loads(current)
+    assert configuration.merge_backends(current, [("one", "http://elsewhere"), ("two", "http://one")]) == [
         {"name": "one", "base_url": "http://elsewhere"},
         {"name": "two", "base_url": "http://one"},
     ]
-    assert configuration.backends("[broken", [("a", "http://a")]) == [{"name": "a", "base_url": "http://a"}]
+    assert configuration.merge_backends("[broken", [("a", "http://a")]) == [{"name": "a", "base_url": "http://a"}]
 
 
-def test_the_listen_address_is_the_option_then_the_env_file_then_the_default(tmp_path: Path) -> None:
-    known = {"GATEWAY_BIND_HOST": "127.0.0.2", "GATEWAY_BIND_PORT": "9"}
-    assert configuration.listen_address(Options(state_dir=tmp_path, listen=LISTEN), known) == LISTEN
-    assert configuration.listen_address(Options(state_dir=tmp_path), known) == HostPort("127.0.0.2", 9)
-    assert configuration.listen_address(Options(state_dir=tmp_path), {}) == HostPort("127.0.0.1", 8080)
+def test_the_listen_address_is_from_the_option_then_the_env_file_then_the_default(tmp_path: Path) -> None:
+    current = {"GATEWAY_BIND_HOST": "127.0.0.2", "GATEWAY_BIND_PORT": "9"}
+    assert configuration.listen_address(StackOptions(state_dir=tmp_path, listen=LISTEN), current) == LISTEN
+    assert configuration.listen_address(StackOptions(state_dir=tmp_path), current) == HostPort("127.0.0.2", 9)
+    assert configuration.listen_address(StackOptions(state_dir=tmp_path), {}) == HostPort("127.0.0.1", 8080)
     with pytest.raises(StackError, match="GATEWAY_BIND_PORT='http': expected a port"):
-        configuration.listen_address(Options(state_dir=tmp_path), {"GATEWAY_BIND_PORT": "http"})
+        configuration.listen_address(StackOptions(state_dir=tmp_path), {"GATEWAY_BIND_PORT": "http"})
 
 
-def test_services_inherit_settings_of_the_environment_but_none_that_up_decides(tmp_path: Path) -> None:
+def test_services_inherit_settings_of_the_environment_except_managed_ones(tmp_path: Path) -> None:
     environ = {
         "PATH": "/bin",
         "DEFAULT_RPM": "5",
@@ -87,20 +87,24 @@ def test_services_inherit_settings_of_the_environment_but_none_that_up_decides(t
         "PYTHONPATH": "/elsewhere",
         "AWS_SECRET_ACCESS_KEY": "s",
     }
-    plain = Options(state_dir=tmp_path)
-    assert configuration.inherited(environ, plain) == {"PATH": "/bin", "DEFAULT_RPM": "5", "OLLAMA_BACKENDS": "[]"}
-    given = Options(state_dir=tmp_path, backends=(("a", "http://a"),))
-    assert configuration.inherited(environ, given) == {"PATH": "/bin", "DEFAULT_RPM": "5"}
+    options = StackOptions(state_dir=tmp_path)
+    assert configuration.inherited_environment(environ, options) == {
+        "PATH": "/bin",
+        "DEFAULT_RPM": "5",
+        "OLLAMA_BACKENDS": "[]",
+    }
+    with_backends = StackOptions(state_dir=tmp_path, backends=(("a", "http://a"),))
+    assert configuration.inherited_environment(environ, with_backends) == {"PATH": "/bin", "DEFAULT_RPM": "5"}
 
 
-def test_up_reads_the_settings_as_its_services_will(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_loads_the_same_settings_as_its_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environ = {"DATABASE_URL": "postgresql://elsewhere/x", "DEFAULT_RPM": "5"}
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     with open_state(tmp_path / "s") as state:
-        options = Options(state_dir=state.root)
-        configuration.write(state, options, LISTEN, STORES)
-        settings = configuration.settings(state, os.environ, options)
+        options = StackOptions(state_dir=state.root)
+        configuration.write_env_file(state, options, LISTEN, STORES)
+        settings = configuration.load_settings(state, os.environ, options)
     assert "127.0.0.1:20001" in settings.database_url.get_secret_value()
     assert settings.default_rpm == 5
     assert os.environ["DATABASE_URL"] == "postgresql://elsewhere/x"
@@ -110,17 +114,17 @@ def test_up_reads_the_settings_as_its_services_will(tmp_path: Path, monkeypatch:
     ("text", "host", "port"),
     [("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:8080", "::1", 8080), ("a.example:0", "a.example", 0)],
 )
-def test_an_address_is_read_and_written_alike(text: str, host: str, port: int) -> None:
+def test_an_address_is_parsed_and_formatted(text: str, host: str, port: int) -> None:
     assert HostPort.parse(text) == HostPort(host, port)
     assert str(HostPort(host, port)) == text
 
 
 @pytest.mark.parametrize("text", ["", "8080", ":8080", "::1:8080", "host:", "host:http", "host:65536", "host:-1"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"HOST:PORT|65535"):
         HostPort.parse(text)
 
 
-def test_a_wildcard_address_is_reached_over_loopback() -> None:
-    assert HostPort("0.0.0.0", 1).reach() == HostPort("127.0.0.1", 1)  # noqa: S104 (nothing is bound)
-    assert HostPort("::", 1).reach() == HostPort("::1", 1)
+def test_a_wildcard_address_is_reachable_over_loopback() -> None:
+    assert HostPort("0.0.0.0", 1).reachable() == HostPort("127.0.0.1", 1)  # noqa: S104 (nothing is bound)
+    assert HostPort("::", 1).reachable() == HostPort("::1", 1)

@@ -1,4 +1,4 @@
-"""Bounded log files."""
+"""The bound of log files, and their tails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from ops.embedded import logfile
 
 
-def test_a_log_over_its_bound_moves_to_the_older_generation_and_its_writer_goes_on(tmp_path: Path) -> None:
+def test_a_log_over_its_bound_moves_to_the_older_generation_and_its_writer_continues(tmp_path: Path) -> None:
     path = tmp_path / "child.log"
     descriptor = logfile.open_append(path)
     os.write(descriptor, b"x" * 100)
@@ -20,7 +20,7 @@ def test_a_log_over_its_bound_moves_to_the_older_generation_and_its_writer_goes_
     assert (tmp_path / "child.log.1").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_log_within_its_bound_is_left_alone(tmp_path: Path) -> None:
+def test_a_log_within_its_bound_is_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "child.log"
     path.write_bytes(b"x" * 100)
     logfile.trim(path, bytes_max=100)
@@ -36,7 +36,7 @@ def test_the_tail_is_the_last_lines_of_the_last_bytes(tmp_path: Path) -> None:
     assert logfile.tail(tmp_path / "absent.log") == ()
 
 
-def test_the_tail_of_this_life_holds_nothing_of_an_earlier_one(tmp_path: Path) -> None:
+def test_the_tail_of_this_run_has_no_lines_of_an_earlier_run(tmp_path: Path) -> None:
     path = tmp_path / "child.log"
     path.write_text("before\n")
     start = logfile.size(path)

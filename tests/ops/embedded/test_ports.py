@@ -1,4 +1,4 @@
-"""TCP ports."""
+"""The choice and the check of TCP ports."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ LOOPBACK = "127.0.0.1"
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
-    """A port on which somebody listens."""
+def used() -> Iterator[int]:
+    """A port in use."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         yield listener.getsockname()[1]
 
 
-def test_a_port_that_is_kept_is_the_same_while_it_is_free() -> None:
-    port = ports.choose(LOOPBACK)
-    assert ports.keep_or_choose(LOOPBACK, port, patience_s=0) == port
+def test_a_free_port_is_kept() -> None:
+    port = ports.choose_free(LOOPBACK)
+    assert ports.keep_or_choose(LOOPBACK, port, wait_s=0) == port
 
 
-def test_a_taken_port_is_replaced(taken: int) -> None:
-    other = ports.keep_or_choose(LOOPBACK, taken, patience_s=0)
-    assert other != taken
-    assert ports.obstacle(LOOPBACK, other) is None
+def test_a_port_in_use_is_replaced(used: int) -> None:
+    other = ports.keep_or_choose(LOOPBACK, used, wait_s=0)
+    assert other != used
+    assert ports.bind_error(LOOPBACK, other) is None
 
 
-def test_a_taken_port_is_refused_by_the_name_of_its_option(taken: int) -> None:
-    with pytest.raises(StackError, match=f"--listen {LOOPBACK}:{taken}: another program already listens there"):
-        ports.require_free("--listen", LOOPBACK, taken)
+def test_the_error_for_a_port_in_use_names_the_option(used: int) -> None:
+    with pytest.raises(StackError, match=f"--listen {LOOPBACK}:{used}: another program already listens there"):
+        ports.require_free("--listen", LOOPBACK, used)
 
 
-def test_an_address_of_another_machine_is_refused_with_the_reason() -> None:
+def test_the_error_for_an_address_of_another_machine_has_the_reason() -> None:
     with pytest.raises(StackError, match=r"--tls 192\.0\.2\.1:443 cannot be bound: "):
         ports.require_free("--tls", "192.0.2.1", 443)

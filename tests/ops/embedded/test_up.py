@@ -1,4 +1,4 @@
-"""`up` and `demo` as an operator runs them."""
+"""The commands `up` and `demo` as an operator runs them."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 
 
-def _refusal(*arguments: str) -> str:
-    """The one sentence that a command ends with."""
+def _error(*arguments: str) -> str:
+    """Runs a command that fails and returns its last line on stderr."""
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1, result.output
     assert result.stdout == ""
     return result.stderr.splitlines()[-1]
 
 
-def test_a_second_up_on_one_directory_says_so(tmp_path: Path) -> None:
+def test_a_second_up_on_the_same_directory_is_refused(tmp_path: Path) -> None:
     with open_state(tmp_path / "state"):
-        refusal = _refusal("up", "--state-dir", str(tmp_path / "state"))
-    assert refusal == f"error: another stack is already running on the state directory {tmp_path / 'state'}"
+        error = _error("up", "--state-dir", str(tmp_path / "state"))
+    assert error == f"error: another stack is already running on the state directory {tmp_path / 'state'}"
 
 
-def test_a_port_in_use_is_named_with_its_option(tmp_path: Path) -> None:
+def test_the_error_for_a_port_in_use_names_the_option(tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         taken = f"{LOOPBACK}:{listener.getsockname()[1]}"
-        refusal = _refusal("up", "--state-dir", str(tmp_path / "state"), "--listen", taken)
-    assert refusal == f"error: --listen {taken}: another program already listens there"
+        error = _error("up", "--state-dir", str(tmp_path / "state"), "--listen", taken)
+    assert error == f"error: --listen {taken}: another program already listens there"
 
 
-def test_a_wrong_setting_in_the_env_file_is_named(tmp_path: Path) -> None:
+def test_an_invalid_setting_in_the_env_file_is_named(tmp_path: Path) -> None:
     with open_state(tmp_path / "state") as state:
         state.env_file.write_text("DEFAULT_RPM=often\n")
-    refusal = _refusal("up", "--state-dir", str(tmp_path / "state"), "--listen", f"{LOOPBACK}:0")
-    assert refusal.startswith("error: DEFAULT_RPM='often': ")
+    error = _error("up", "--state-dir", str(tmp_path / "state"), "--listen", f"{LOOPBACK}:0")
+    assert error.startswith("error: DEFAULT_RPM='often': ")
 
 
-def test_an_authority_of_a_backend_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_ca_file_of_a_backend_is_named(tmp_path: Path) -> None:
     with open_state(tmp_path / "state") as state:
         state.env_file.write_text('OLLAMA_BACKENDS=[{"name":"far","base_url":"https://h","ca_file":"/nowhere.pem"}]\n')
-    refusal = _refusal("up", "--state-dir", str(tmp_path / "state"), "--listen", f"{LOOPBACK}:0")
-    assert refusal.startswith("error: OLLAMA_BACKENDS: the ca_file /nowhere.pem of far cannot be used: ")
+    error = _error("up", "--state-dir", str(tmp_path / "state"), "--listen", f"{LOOPBACK}:0")
+    assert error.startswith("error: OLLAMA_BACKENDS: the ca_file /nowhere.pem of far cannot be used: ")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def _up(state_dir: Path, ready_file: Path, backend: str) -> Iterator[subprocess.
 
 @contextmanager
 def _simulated_ollama() -> Iterator[str]:
-    port = ports.choose(LOOPBACK)
+    port = ports.choose_free(LOOPBACK)
     command = [sys.executable, "-m", "ops.simulator", "--listen", f"{LOOPBACK}:{port}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
@@ -106,8 +106,8 @@ def _simulated_ollama() -> Iterator[str]:
             process.terminate()
 
 
-def test_the_demo_proves_itself_and_up_takes_its_state_over(tmp_path: Path) -> None:
-    # Deep enough that the sockets cannot be below it.
+def test_the_demo_verifies_itself_and_up_reuses_its_state(tmp_path: Path) -> None:
+    # Too deep for the paths of the sockets.
     state_dir = tmp_path / ("deep" * 25)
     demo = subprocess.run(
         _cli("demo", "--once", "--state-dir", str(state_dir)), capture_output=True, text=True, timeout=300, check=False

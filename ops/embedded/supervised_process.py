@@ -1,4 +1,4 @@
-"""One child's life: spawned, watched, started again when it dies, terminated when it is stopped."""
+"""A supervised child process: spawned, watched, restarted after it exits, and terminated when it is stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Awaitable, Callable
 
-from ops.embedded import exec_child, logfile
+from ops.embedded import launcher, logfile
 from ops.embedded.child import Child
 from ops.embedded.errors import ChildFailed
 
@@ -21,78 +21,82 @@ PROBE_EVERY_S = 0.03
 KILLED_WAIT_S = 5.0
 
 
-def restart_delay_s(short_lives: int) -> float:
-    """How long to wait before the next start after so many lives in a row that were shorter than STABLE_S."""
-    return _RESTART_DELAYS_S[min(max(short_lives - 1, 0), len(_RESTART_DELAYS_S) - 1)]
+def restart_delay_s(short_runs: int) -> float:
+    """How long to wait before the next start after `short_runs` consecutive runs of less than STABLE_S."""
+    return _RESTART_DELAYS_S[min(max(short_runs - 1, 0), len(_RESTART_DELAYS_S) - 1)]
 
 
 class SupervisedProcess:
-    """Keeps one child; must be created in the main thread, with a running event loop.
+    """Keeps the process of one child running. Create it in the main thread, with a running event loop.
 
-    `changed` is called after each spawn, `notice` with a line for the operator when the child had to be started
-    again. Once `force_stop` is set, stopping waits for nothing.
+    `on_spawn` is called after each spawn, `notice` with a line for the operator before each restart. Once `force_stop`
+    is set, stopping skips the drain and the grace period.
     """
 
     def __init__(
-        self, child: Child, changed: Callable[[], None], notice: Callable[[str], None], force_stop: asyncio.Event
+        self, child: Child, on_spawn: Callable[[], None], notice: Callable[[str], None], force_stop: asyncio.Event
     ) -> None:
         self.child = child
         self.pid: int | None = None
-        self._changed = changed
+        self._on_spawn = on_spawn
         self._notice = notice
         self._force_stop = force_stop
         self._exits = 0
-        self._end = ""
-        self._has_served = False
+        self._last_exit = ""
+        self._was_ready = False
         self._log_start = logfile.size(child.log)
-        self._task = asyncio.create_task(self._keep(), name=f"keep {child.name}")
+        self._task = asyncio.create_task(self._supervise(), name=f"supervise {child.name}")
 
-    async def until_ready(self) -> None:
-        """Returns when the child answers; raises ChildFailed when it is too slow, or at first exits too often."""
+    async def wait_until_ready(self) -> None:
+        """Returns when the child is ready.
+
+        Raises ChildFailed when that takes longer than its start timeout, or when it exits too often before its first
+        readiness.
+        """
         deadline = time.monotonic() + self.child.start_timeout_s
-        while self._has_served or self._exits < self.child.start_attempts:
+        while self._was_ready or self._exits < self.child.start_attempts:
             if self.pid is not None and await self.child.ready():
-                self._has_served = True
+                self._was_ready = True
                 return
             if time.monotonic() > deadline:
-                raise self._failed(f"did not answer within {self.child.start_timeout_s:.0f} s")
+                raise self._failure(f"did not answer within {self.child.start_timeout_s:.0f} s")
             await asyncio.sleep(PROBE_EVERY_S)
-        raise self._failed(self._end)
+        raise self._failure(self._last_exit)
 
     async def stop(self) -> None:
-        """Ends the child: drained, signalled, and killed when its grace is over."""
+        """Drains the child, sends its stop signal, and kills it after its grace period."""
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    def _failed(self, reason: str) -> ChildFailed:
+    def _failure(self, reason: str) -> ChildFailed:
         return ChildFailed(self.child.name, reason, logfile.tail(self.child.log, since=self._log_start))
 
-    async def _keep(self) -> None:
-        short_lives = 0
+    async def _supervise(self) -> None:
+        short_runs = 0
         while True:
             started = time.monotonic()
-            self._end = await self._live()
+            self._last_exit = await self._run()
             self._exits += 1
-            if not self._has_served and self._exits >= self.child.start_attempts:
+            if not self._was_ready and self._exits >= self.child.start_attempts:
                 return
-            short_lives = 0 if time.monotonic() - started >= STABLE_S else short_lives + 1
-            self._notice(f"{self.child.name} {self._end}; starting it again")
-            await asyncio.sleep(restart_delay_s(short_lives))
+            short_runs = 0 if time.monotonic() - started >= STABLE_S else short_runs + 1
+            self._notice(f"{self.child.name} {self._last_exit}; restarting it")
+            await asyncio.sleep(restart_delay_s(short_runs))
 
-    async def _live(self) -> str:
-        """One life of the child, and how it ended."""
+    async def _run(self) -> str:
+        """Runs the process until it exits and returns how it ended, as a phrase."""
         try:
             process = await self._spawn()
         except OSError as error:
             return f"could not be started: {error.strerror or error}"
         self.pid = process.pid
-        self._changed()
+        self._on_spawn()
         try:
             code = await process.wait()
         finally:
             if process.returncode is None:
                 await self._terminate(process)
-            # What the child itself started is in its process group.
+            # Processes that the child has started are in its process group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         return f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
@@ -104,13 +108,13 @@ class SupervisedProcess:
         log = logfile.open_append(child.log)
         try:
             return await asyncio.create_subprocess_exec(
-                *exec_child.command(child.argv, child.user),
+                *launcher.command_line(child.argv, child.user),
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=dict(child.env),
                 cwd=child.cwd,
-                # Away from the terminal's Ctrl-C, which is for the supervisor alone.
+                # The terminal's Ctrl-C must reach the supervisor alone.
                 start_new_session=True,
             )
         finally:
@@ -118,16 +122,16 @@ class SupervisedProcess:
 
     async def _terminate(self, process: Process) -> None:
         if self.child.drain is not None:
-            await self._until_forced(self.child.drain(), None)
+            await self._await_unless_forced(self.child.drain(), None)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(self.child.stop_signal)
-        await self._until_forced(process.wait(), self.child.stop_grace_s)
+        await self._await_unless_forced(process.wait(), self.child.stop_grace_s)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         async with asyncio.timeout(KILLED_WAIT_S):
             await process.wait()
 
-    async def _until_forced(self, work: Awaitable[object], timeout_s: float | None) -> None:
+    async def _await_unless_forced(self, work: Awaitable[object], timeout_s: float | None) -> None:
         tasks = {asyncio.ensure_future(work), asyncio.ensure_future(self._force_stop.wait())}
         await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
