@@ -60,7 +60,7 @@ def test_without_any_backend_the_local_ollama_is_it(tmp_path: Path) -> None:
 
 
 def test_a_token_stays_with_its_name_and_url_and_follows_to_no_other() -> None:
-    known = json.dumps([{"name": "one", "base_url": "http://one", "auth_token": "t", "weight": 2}])
+    known = json.dumps([{"name": "one", "base_url": "http://one", "auth_token": "t", "auth_scheme": "Key"}])
     assert configuration.backends(known, [("one", "http://one")]) == json.loads(known)
     assert configuration.backends(known, [("one", "http://elsewhere"), ("two", "http://one")]) == [
         {"name": "one", "base_url": "http://elsewhere"},
