@@ -154,10 +154,10 @@ class SettingsError(GatewayError):
 
 
 class CannotListen(SettingsError):
-    """The address that a service is configured to listen on is not available."""
+    """A service cannot bind the address that it is configured to listen on."""
 
-    def __init__(self, listen: str) -> None:
-        super().__init__(f"cannot listen on {listen}: another program does, or this machine has no such place")
+    def __init__(self, listen: str, reason: str) -> None:
+        super().__init__(f"cannot listen on {listen}: {reason}")
 
 
 class Conflict(GatewayError):

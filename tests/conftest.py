@@ -19,7 +19,7 @@ from pydantic import SecretStr
 import migrations
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from ops.database.migrate import AUDIT_MONTHS_AHEAD
+from ops.database.retention import AUDIT_MONTHS_AHEAD
 from ops.database.service_role import statements
 from tests import servers
 

@@ -1,14 +1,12 @@
-"""A gRPC server's life, the same for authz and meter: bind one address, serve until told to stop, drain."""
+"""The gRPC servers of authz and meter: their limits, and one address that each of them binds."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import grpc
 import structlog
 
 from gateway.errors import CannotListen
+from gateway.service.listening import bind_failure, private_socket, try_bind
 from gateway.service.tls import ServiceTls
 
 log = structlog.get_logger()
@@ -22,7 +20,7 @@ ANSWER_BYTES_MAX = HELD_BYTES_MAX + (2 << 20)
 
 
 def make_server(message_bytes_max: int) -> grpc.aio.Server:
-    """A server that takes messages of `message_bytes_max` plus room for headers and metadata."""
+    """A server that accepts messages of `message_bytes_max` plus an allowance for headers and metadata."""
     limit = message_bytes_max + _MESSAGE_OVERHEAD_BYTES
     return grpc.aio.server(
         options=[
@@ -38,21 +36,18 @@ def make_server(message_bytes_max: int) -> grpc.aio.Server:
 
 
 async def start(server: grpc.aio.Server, listen: str, tls: ServiceTls | None = None) -> None:
-    """Binds `HOST:PORT` or `unix:/path` (0600, a stale socket is replaced) and starts. Raises CannotListen.
+    """Binds `HOST:PORT` or `unix:/path` (mode 0600, a stale socket is replaced) and starts. Raises CannotListen.
 
-    With `tls` nobody is served who shows no client certificate.
+    With `tls` every client must present a certificate.
     """
-    if listen.startswith("unix:"):
-        Path(listen.removeprefix("unix:")).unlink(missing_ok=True)
-    before = os.umask(0o177)
     try:
-        if tls:
-            server.add_secure_port(listen, tls.grpc_credentials())
-        else:
-            server.add_insecure_port(listen)
+        with private_socket(listen):
+            if tls:
+                server.add_secure_port(listen, tls.grpc_credentials())
+            else:
+                server.add_insecure_port(listen)
     except RuntimeError:
-        raise CannotListen(listen) from None
-    finally:
-        os.umask(before)
+        error = try_bind(listen)
+        raise CannotListen(listen, bind_failure(error) if error else "gRPC could not bind it") from None
     await server.start()
     log.info("serving", listen=listen, tls=tls is not None)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import ssl
-from pathlib import Path
 
 from aiohttp import web
 
 from gateway.errors import CannotListen
+from gateway.service.listening import bind_failure, private_socket
 
-# Envoy lets no request through that has more in its headers (`max_request_headers_kb`). What is over aiohttp's own
-# limits it would answer in words of its own, and log with a traceback in which the header stands.
+# Envoy accepts no more than this in the headers of a request (`max_request_headers_kb`). aiohttp has lower limits:
+# it would answer in its own words, and log a traceback that contains the header.
 HEADER_BYTES_MAX = 64 * 1024
 
 
 def runner_of(application: web.Application) -> web.AppRunner:
-    """What serves the application: without a log of its own, and without unpacking what a caller packed.
+    """A runner for the application, without aiohttp's access log and without decompression of request bodies.
 
-    Nobody here reads a packed body, and one that is broken would otherwise be reported by aiohttp with a traceback when
-    it discards the rest of a refused request.
+    No handler reads a compressed body, and aiohttp would log a traceback for a broken one when it discards the rest of
+    a denied request.
     """
     return web.AppRunner(
         application,
@@ -34,20 +33,14 @@ async def start(runner: web.AppRunner, listen: str, tls: ssl.SSLContext | None =
     """Sets `runner` up and binds it, in plain text without `tls`. Raises CannotListen."""
     await runner.setup()
     try:
-        await _bind(runner, listen, tls)
-    except OSError:
-        raise CannotListen(listen) from None
+        with private_socket(listen):
+            await _site(runner, listen, tls).start()
+    except OSError as error:
+        raise CannotListen(listen, bind_failure(error)) from None
 
 
-async def _bind(runner: web.AppRunner, listen: str, tls: ssl.SSLContext | None) -> None:
-    if not listen.startswith("unix:"):
-        host, _, port = listen.rpartition(":")
-        await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls).start()
-        return
-    path = Path(listen.removeprefix("unix:"))
-    path.unlink(missing_ok=True)
-    before = os.umask(0o177)
-    try:
-        await web.UnixSite(runner, str(path), ssl_context=tls).start()
-    finally:
-        os.umask(before)
+def _site(runner: web.AppRunner, listen: str, tls: ssl.SSLContext | None) -> web.BaseSite:
+    if listen.startswith("unix:"):
+        return web.UnixSite(runner, listen.removeprefix("unix:"), ssl_context=tls)
+    host, _, port = listen.rpartition(":")
+    return web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls)

@@ -1,17 +1,21 @@
-"""One Ollama cluster as it is configured, and the rules for its parts. Pure."""
+"""The configuration of the Ollama backends, and the values that it accepts. Pure."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
+
+from gateway.settings.field_types import HeaderName
 
 
 def _origin(url: str) -> str:
-    """A URL of scheme, host and optional port only: credentials, path and query have no place in it."""
+    """A URL of scheme, host and optional port, without credentials, path or query."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
@@ -33,15 +37,15 @@ def _backend_name(name: str) -> str:
 
 
 def _token(token: SecretStr) -> SecretStr:
-    """A token travels in a header, so it has to be one that a header can hold."""
+    """A token is sent in a header, so it must be a valid header value."""
     text = token.get_secret_value()
     if not all(" " <= character <= "~" for character in text) or text != text.strip():
-        raise ValueError("expected a token of visible ASCII characters, without a line break or a blank around it")
+        raise ValueError("expected a token of visible ASCII characters, without line breaks and surrounding blanks")
     return token
 
 
 def _credential_header(name: str) -> str:
-    """Every backend is stripped of the headers that carry credentials, so none of them may carry anything else."""
+    """A header only for credentials, because Envoy strips the credential headers from the requests to all backends."""
     if name.lower() in _OTHER_HEADERS or name.lower().startswith(("x-envoy-", "x-forwarded-", "x-nz-")):
         raise ValueError("expected a header that carries nothing else, such as Authorization or X-API-Key")
     return name
@@ -54,14 +58,13 @@ _OTHER_HEADERS = frozenset(
 
 
 Origin = Annotated[str, AfterValidator(_origin)]
-HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
 CredentialHeader = Annotated[HeaderName, AfterValidator(_credential_header)]
 CredentialScheme = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{0,64}$")]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 
 
 class Backend(BaseModel):
-    """One Ollama cluster: its replicas answer for the same models with the same credentials."""
+    """One Ollama cluster, whose replicas host the same models and accept the same credentials."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,7 +75,14 @@ class Backend(BaseModel):
     auth_scheme: CredentialScheme = "Bearer"
     replicas: tuple[Origin, ...] = ()
     ca_file: Path | None = None
-    weight: PositiveInt = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_weight(cls, fields: Any) -> Any:
+        # Earlier versions accepted a weight and never used it.
+        if isinstance(fields, dict) and "weight" in fields:
+            raise ValueError("`weight` has no effect, because backends are tried in the order of the list; remove it")
+        return fields
 
     @model_validator(mode="after")
     def _one_scheme(self) -> Backend:
@@ -82,13 +92,13 @@ class Backend(BaseModel):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Every replica's origin, `base_url` first."""
+        """The origins of all replicas, `base_url` first."""
         return tuple(dict.fromkeys((self.base_url, *self.replicas)))
 
     def credential(self) -> tuple[str, SecretStr] | None:
-        """Header name and value that the backend is sent, None without a token.
+        """The header name and value that Envoy sends to the backend, None without a token.
 
-        The scheme goes with `Authorization` only; any other header carries the raw token.
+        Only `Authorization` has the scheme; any other header has the raw token.
         """
         if self.auth_token is None or not self.auth_token.get_secret_value():
             return None
@@ -96,3 +106,24 @@ class Backend(BaseModel):
         if self.auth_header.lower() == "authorization" and self.auth_scheme:
             token = f"{self.auth_scheme} {token}"
         return self.auth_header, SecretStr(token)
+
+
+def _parsed(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return ()
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected a JSON list of backends ({error.msg} at character {error.pos})") from None
+
+
+def _unique_names(value: tuple[Backend, ...]) -> tuple[Backend, ...]:
+    names = [backend.name for backend in value]
+    if len(names) != len(set(names)):
+        raise ValueError("expected every backend to have a different name")
+    return value
+
+
+Backends = Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(_parsed), AfterValidator(_unique_names)]

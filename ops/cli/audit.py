@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import rich_click as click
 
+from gateway.settings import INTEGER_MAX
 from gateway.stores.postgres import Database
 from ops.cli.output import json_text, print_json, print_table, text
-from ops.cli.parameters import INTEGER_MAX, Name, Number, Prefix, Timestamp, json_option
+from ops.cli.parameters import Name, Number, Prefix, Timestamp, json_option
 from ops.cli.session import Session, pass_session
 from ops.database.reports import Filter, Reports
 

@@ -12,14 +12,12 @@ import rich_click as click
 
 from authz.keys import key_format
 from gateway.request.model_name import canonical
+from gateway.settings import INTEGER_MAX, TOKENS_MAX
 from gateway.values import Scope
 from ops.database.policies import PolicyChange, PolicySubject
 
 T = TypeVar("T")
 
-INTEGER_MAX = 2**31 - 1
-# Lua scripts in Redis count tokens in doubles, which are exact up to here.
-TOKENS_MAX = 2**53 - 1
 NAME_LENGTH_MAX = 100
 DURATION_MAX = timedelta(days=36_500)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import rich_click as click
 
+from gateway.settings import TOKENS_MAX
 from ops.cli.output import print_json, text
 from ops.cli.parameters import (
-    TOKENS_MAX,
     Clear,
     Models,
     Number,

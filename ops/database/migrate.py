@@ -23,10 +23,10 @@ from gateway.errors import GatewayError
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, translated_errors
 from ops.database import service_role
+from ops.database.retention import AUDIT_MONTHS_AHEAD
 
 VERSION_SCHEMA = "gateway"
 TIMEOUT_S = 300.0
-AUDIT_MONTHS_AHEAD = 3
 
 _DIRECTORY = Path(migrations.__file__).parent
 _CURRENT = f"SELECT version_num FROM {VERSION_SCHEMA}.alembic_version"  # noqa: S608 (a constant)

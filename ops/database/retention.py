@@ -7,7 +7,7 @@ from datetime import datetime
 
 from gateway.stores.postgres import Database
 
-MONTHS_AHEAD = 3
+AUDIT_MONTHS_AHEAD = 3
 PROMPTS_PER_STATEMENT = 5000
 
 
@@ -34,7 +34,7 @@ class Retention:
 
         Safe to run at any time and more than once. Raises StoreUnavailable.
         """
-        made = await self._database.fetchval("SELECT gateway.ensure_audit_partitions($1)", MONTHS_AHEAD)
+        made = await self._database.fetchval("SELECT gateway.ensure_audit_partitions($1)", AUDIT_MONTHS_AHEAD)
         dropped = await self._database.fetch("SELECT * FROM gateway.drop_audit_partitions($1)", kept_since)
         links = await self._database.fetchval("SELECT gateway.prune_audit_chain($1)", kept_since)
         await self._database.execute("DELETE FROM gateway.ledger_rejects WHERE rejected_at < $1", kept_since)

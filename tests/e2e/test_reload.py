@@ -183,7 +183,7 @@ def test_an_authority_that_is_renewed_at_its_place_is_in_force_and_a_broken_one_
         ('[{"name": "sim", "auth_token": "s3cret"', "expected a JSON list of backends"),
         (
             '[{"name": "sim", "base_url": "http://a", "auth_token": "s3cret"}, {"name": "sim", "base_url": "http://b"}]',
-            "expected every backend to have a name of its own",
+            "expected every backend to have a different name",
         ),
         (
             '[{"name": "sim", "base_url": "https://a", "ca_file": "/nowhere", "auth_token": "s3cret"}]',

@@ -55,6 +55,10 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("CONTROL_HTTP_LISTEN=9004", "CONTROL_HTTP_LISTEN='9004': expected HOST:PORT or unix:/absolute/path"),
         ("SERVICE_TLS_CERT_FILE=/tls/authz.crt", "SERVICE_TLS_CA_FILE=None: expected all three"),
         ('OLLAMA_BACKENDS=[{"name":"A"}]', "OLLAMA_BACKENDS[0].name: expected a name of 1 to 40 lower-case letters"),
+        (
+            'OLLAMA_BACKENDS=[{"name":"a","base_url":"http://a","weight":1}]',
+            "OLLAMA_BACKENDS[0]: `weight` has no effect, because backends are tried in the order of the list",
+        ),
         ("OLLAMA_BASE_URL=http://a b", "OLLAMA_BASE_URL='http://a b': expected a host of letters"),
         ("OLLAMA_AUTH_HEADER=Host", "OLLAMA_AUTH_HEADER='Host': expected a header that carries nothing else"),
         ("OLLAMA_AUTH_HEADER=X-Envoy-Retry-On", "expected a header that carries nothing else"),
@@ -91,6 +95,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(env: Path, line: str, show
         "OLLAMA_BASE_URL=ftp://user:s3cret@h",
         'OLLAMA_BACKENDS=[{"name":"a","base_url":"ftp://h","auth_token":"s3cret"}]',
         'OLLAMA_BACKENDS=[{"name":"a","base_url":"http://h","auth_token":"s3cret"',
+        'OLLAMA_BACKENDS=[{"name":"a","base_url":"http://h","auth_token":"s3cret","weight":1}]',
     ],
 )
 def test_a_wrong_value_that_may_hold_a_secret_is_not_shown(env: Path, line: str) -> None:

@@ -16,7 +16,7 @@ from gateway.settings.backend import Backend
 from ops.backends import env_list
 from ops.host import env_file
 
-NEAR = Backend(name="near", base_url="http://near:1", auth_token=SecretStr("s3cret"), weight=2)
+NEAR = Backend(name="near", base_url="http://near:1", auth_token=SecretStr("s3cret"), auth_scheme="Key")
 FAR = Backend(name="far", base_url="https://far", ca_file=Path("/ca.pem"))
 
 

@@ -40,12 +40,13 @@ def last_line_of(*arguments: str, **settings: str) -> str:
 )
 def test_the_error_for_an_address_in_use_names_it(used_address: str, service: str, setting: str) -> None:
     error = last_line_of("run", service, **{setting: used_address})
-    assert error.startswith(f"error: cannot listen on {used_address}: ")
+    assert error == f"error: cannot listen on {used_address}: address already in use"
 
 
 def test_the_error_for_a_socket_in_a_missing_directory_names_it(tmp_path: Path) -> None:
     listen = f"unix:{tmp_path}/gone/meter.sock"
-    assert last_line_of("run", "meter", METER_GRPC_LISTEN=listen).startswith(f"error: cannot listen on {listen}: ")
+    error = last_line_of("run", "meter", METER_GRPC_LISTEN=listen)
+    assert error == f"error: cannot listen on {listen}: no such file or directory"
 
 
 def test_the_error_for_an_unwritable_envoy_config_dir_names_it(tmp_path: Path) -> None:

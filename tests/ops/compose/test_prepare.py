@@ -104,11 +104,13 @@ def test_authz_and_meter_log_in_as_the_role_that_migrate_makes_and_know_no_other
 
 
 def test_only_control_gets_the_tokens_of_backends(volumes: Path) -> None:
-    backends = json.dumps([{"name": "far", "base_url": "https://far.example", "auth_token": "s3cret", "weight": 2}])
+    backends = json.dumps(
+        [{"name": "far", "base_url": "https://far.example", "auth_token": "s3cret", "auth_scheme": "Key"}]
+    )
     run(volumes, f"OLLAMA_BACKENDS='{backends}'\nOLLAMA_AUTH_TOKEN=other-s3cret\n")
     assert [name for name in ("gateway", "service") if "s3cret" in (volumes / name / "gateway.env").read_text()] == []
     (seen,) = settings(volumes, "service").backends
-    assert (seen.name, seen.weight, seen.auth_token) == ("far", 2, None)
+    assert (seen.name, seen.auth_scheme, seen.auth_token) == ("far", "Key", None)
     (whole,) = settings(volumes, "control").backends
     assert whole.auth_token == SecretStr("s3cret")
 

@@ -25,7 +25,7 @@ def test_the_same_backends_in_the_same_order_are_no_change() -> None:
         (["a", "b"], ["b"], Change((), ("a",), (), ("b",))),
         (["a", "b"], ["b", "a"], Change((), (), (), ("b", "a"))),
         (["a"], [{"name": "a", "auth_token": "t"}], Change((), (), ("a",), ("a",))),
-        (["a", "b"], ["c", {"name": "a", "weight": 2}], Change(("c",), ("b",), ("a",), ("c", "a"))),
+        (["a", "b"], ["c", {"name": "a", "auth_token": "t"}], Change(("c",), ("b",), ("a",), ("c", "a"))),
     ],
     ids=["added", "removed", "order", "token", "all"],
 )

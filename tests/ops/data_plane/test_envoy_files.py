@@ -152,7 +152,7 @@ def test_no_secret_stands_in_a_file_that_envoy_shows(settings: Settings, tmp_pat
     ("change", "is_the_same"),
     [
         ({"auth_token": "another"}, True),
-        ({"weight": 7}, True),
+        ({"ca_file": "/ca.pem"}, False),
         ({"base_url": "http://127.0.0.1:9"}, False),
         ({"replicas": ["http://127.0.0.1:9"]}, False),
         ({"auth_header": "X-API-Key"}, False),

@@ -8,7 +8,7 @@ import pytest
 from gateway.ledger.store import Ledger
 from gateway.stores.postgres import Database
 from meter.prompt_log.store import PromptLog, PromptRecord
-from ops.database.retention import MONTHS_AHEAD, PROMPTS_PER_STATEMENT, Retention
+from ops.database.retention import AUDIT_MONTHS_AHEAD, PROMPTS_PER_STATEMENT, Retention
 from tests.row_builders import entry
 
 NOW = datetime.now(UTC)
@@ -49,13 +49,13 @@ async def _make_partition(database: Database, month: datetime) -> None:
 
 
 async def test_partitions_of_the_coming_months_are_created_once(database: Database) -> None:
-    expected = sorted([*(f"{_month(n):%Y_%m}" for n in range(MONTHS_AHEAD + 1)), "default"])
+    expected = sorted([*(f"{_month(n):%Y_%m}" for n in range(AUDIT_MONTHS_AHEAD + 1)), "default"])
     assert await _partitions(database) == expected
     assert (await Retention(database).prune(LONG_AGO, NOW)).partitions_made == 0
 
 
 async def test_rows_move_from_the_default_partition_to_a_new_one_and_stay_append_only(database: Database) -> None:
-    ahead = MONTHS_AHEAD + 1
+    ahead = AUDIT_MONTHS_AHEAD + 1
     first, last = _month(ahead), _month(ahead + 1) - timedelta(milliseconds=1)
     beyond = _month(ahead + 1)
     ledger = Ledger(database)
@@ -78,7 +78,7 @@ async def test_rows_move_from_the_default_partition_to_a_new_one_and_stay_append
 
 async def test_partitions_are_created_concurrently_without_a_collision(database: Database) -> None:
     made = await asyncio.gather(
-        *(database.fetchval("SELECT gateway.ensure_audit_partitions($1)", MONTHS_AHEAD + 2) for _ in range(4))
+        *(database.fetchval("SELECT gateway.ensure_audit_partitions($1)", AUDIT_MONTHS_AHEAD + 2) for _ in range(4))
     )
     assert sorted(made) == [0, 0, 0, 2]
 

@@ -60,7 +60,7 @@ def test_the_default_backend_is_the_local_ollama(tmp_path: Path) -> None:
 
 
 def test_a_token_is_kept_only_for_the_same_name_and_url() -> None:
-    current = json.dumps([{"name": "one", "base_url": "http://one", "auth_token": "t", "weight": 2}])
+    current = json.dumps([{"name": "one", "base_url": "http://one", "auth_token": "t", "auth_scheme": "Key"}])
     assert configuration.merge_backends(current, [("one", "http://one")]) == json.loads(current)
     assert configuration.merge_backends(current, [("one", "http://elsewhere"), ("two", "http://one")]) == [
         {"name": "one", "base_url": "http://elsewhere"},

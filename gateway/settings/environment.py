@@ -1,0 +1,74 @@
+"""Reads the settings from the environment and an env file. The only reader of the environment.
+
+A setting `x_y` is the environment variable or env-file line `X_Y`; the environment takes precedence.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from gateway.errors import SettingsError
+from gateway.settings.model import SECRET_FIELDS, Settings
+
+
+def default_env_file() -> Path | None:
+    """`$GATEWAY_ENV_FILE`, else `./.env` if it exists, else None."""
+    if named := os.environ.get("GATEWAY_ENV_FILE"):
+        return Path(named)
+    return Path(".env") if Path(".env").is_file() else None
+
+
+def load(env_file: Path | None = None) -> Settings:
+    """Reads the settings from the environment and `env_file` (default: see `default_env_file`).
+
+    Raises SettingsError, which lists each invalid setting: its name, its value unless that may contain a secret, and
+    the expected values.
+    """
+    return _read(Settings, env_file or default_env_file())
+
+
+def load_file_alone(env_file: Path) -> Settings:
+    """The settings of `env_file`, regardless of the environment. Raises SettingsError like `load`."""
+    return _read(_FileAlone, env_file)
+
+
+def _read(kind: type[Settings], path: Path | None) -> Settings:
+    if path is not None and not path.is_file():
+        raise SettingsError(f"the env file {path} does not exist")
+    try:
+        return kind(_env_file=path)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_describe(each) for each in error.errors())) from None
+    except OSError as error:
+        raise SettingsError(f"the env file {path} cannot be read: {error.strerror or type(error).__name__}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"the env file {path} cannot be read: it is not UTF-8 ({error.reason})") from None
+
+
+def _describe(error: ErrorDetails) -> str:
+    field, *rest = (str(part) for part in error["loc"])
+    place = field.upper() + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in rest)
+    # A URL with credentials is invalid where none belong, and its password is still a secret.
+    secret = field in SECRET_FIELDS or "@" in str(error["input"])
+    given = "" if secret else f"={error['input']!r}"
+    return f"{place}{given}: {error['msg'].removeprefix('Value error, ')}"
+
+
+class _FileAlone(Settings):
+    """The settings of an env file, regardless of the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (pydantic-settings' signature)
+        init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (dotenv_settings,)
