@@ -34,7 +34,10 @@ DETACHED_MAX = 1000
 
 
 class CheckPipeline:
-    """The steps of a check and what they need. `detached_max` bounds the verifications that outlive their caller."""
+    """The steps of a check and what they need.
+
+    `timeout_s` is the deadline of a check. `detached_max` bounds the verifications that outlive their caller.
+    """
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class CheckPipeline:
         denials: DenialLog,
         *,
         prefer_loaded: bool,
+        timeout_s: float = CHECK_TIMEOUT_S,
         detached_max: int = DETACHED_MAX,
     ) -> None:
         self._authenticator = authenticator
@@ -55,6 +59,7 @@ class CheckPipeline:
         self._admitter = admitter
         self._denials = denials
         self._prefer_loaded = prefer_loaded
+        self._timeout_s = timeout_s
         self._detached_max = detached_max
         self._detached: set[asyncio.Task[Principal]] = set()
 
@@ -64,7 +69,7 @@ class CheckPipeline:
         surface: Surface | None = None
         read: ReadRequest | None = None
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S) as deadline:
+            async with asyncio.timeout(self._timeout_s) as deadline:
                 principal = await self.identify(checked)
                 surface = _surface_of(checked)
                 read = read_request(surface, checked.body, checked.content_encoding)
@@ -148,8 +153,10 @@ def _surface_of(checked: CheckedRequest) -> Surface:
 
 
 def _raise_if_past(deadline: asyncio.Timeout) -> None:
-    """A decision that the event loop delivers too late is a timeout too: Envoy may have given up. The denial's row
-    voids the hold."""
+    """Raises TimeoutError for a decision that a busy event loop delivers too late, when Envoy may have given up.
+
+    The entry of the denial then voids the hold. If that entry is lost too, the hold expires.
+    """
     when = deadline.when()
     if when is not None and asyncio.get_running_loop().time() >= when:
         raise TimeoutError

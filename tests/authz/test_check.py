@@ -1,14 +1,17 @@
+"""The pipeline over a real PostgreSQL and Redis, with the quota's second implementation."""
+
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
 from pydantic import SecretStr
 
-from authz.admit import Admitter
+from authz.admit import Admitted, Admitter, Denial
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
 from authz.checked_request import CheckedRequest
@@ -17,94 +20,162 @@ from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import generate
 from authz.keys.last_used import LastUsed
 from authz.keys.throttle import FailureThrottle
+from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.catalog.store import CatalogStore
 from gateway.errors import Code, Denied
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
+from gateway.quota.port import Admission, Backlog, ReservationDenied, Reserved
+from gateway.record.entry import Entry
+from gateway.service import lifecycle
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
+from gateway.values import Outcome
 from tests.authz.keys.test_authenticate import Bench
 from tests.gateway.quota.builders import Clock
 from tests.gateway.quota.model.quota import MemoryQuota
 
+CLIENT_IP = "192.0.2.9"
+CATALOG = Catalog((BackendState("near", 1, "0.20.0"),), {"m:latest": HostedModel("m:latest", ("near",), {})})
 
-class BusyHasher(KeyHasher):
-    """One whose queue is long: nothing is verified before `turn`."""
 
-    turn: asyncio.Event
+class GatedHasher(KeyHasher):
+    """A hasher that verifies nothing before `gate` is set."""
+
+    gate: asyncio.Event
 
     async def verify(self, stored: str | None, key: SecretStr) -> bool:
-        await self.turn.wait()
+        await self.gate.wait()
         return await super().verify(stored, key)
 
 
-CLIENT_IP = "192.0.2.9"
+class BlockingQuota(MemoryQuota):
+    """A quota whose admissions block the event loop for `blocks_s`, as a busy process does, after they decided."""
+
+    blocks_s = 0.0
+
+    async def admit(self, admission: Admission) -> Reserved | ReservationDenied:
+        answer = await super().admit(admission)
+        time.sleep(self.blocks_s)  # noqa: ASYNC251 (it is to block the loop)
+        return answer
 
 
 @dataclass
-class Busy:
-    """A pipeline whose hasher is busy, and its throttle, which refuses after one failure."""
+class World:
+    """A pipeline and its parts. The throttle denies an address after one failure."""
 
     pipeline: CheckPipeline
+    bench: Bench
+    hasher: GatedHasher
+    quota: BlockingQuota
     throttle: FailureThrottle
-    hasher: BusyHasher
+    outbox: Outbox
 
-    async def leave(self) -> None:
-        """Asks to be let in with a key that nobody knows, and does not wait for the verdict."""
-        attempt = CheckedRequest("r", "POST", "/api/chat", generate().secret, CLIENT_IP, "", "", b"")
+    async def disconnect(self) -> None:
+        """Presents an unknown key and disconnects before it is verified."""
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
-                await self.pipeline.identify(attempt)
+                await self.pipeline.identify(request(generate().secret))
 
 
-@pytest.fixture
-async def busy(database_url: str, redis_url: str) -> AsyncIterator[Busy]:
+def request(key: SecretStr) -> CheckedRequest:
+    """A chat request."""
+    return CheckedRequest("r", "POST", "/api/chat", key, CLIENT_IP, "", "", b'{"model":"m"}')
+
+
+@asynccontextmanager
+async def world_at(database_url: str, redis_url: str, timeout_s: float = 60.0) -> AsyncIterator[World]:
     settings = Settings(database_url=SecretStr(database_url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
     async with AsyncExitStack() as stack:
         database, redis = Database(settings), connect(settings)
         stack.push_async_callback(database.close)
         stack.push_async_callback(redis.aclose)
         await redis.flushall()
-        hasher = BusyHasher(time_cost=1, memory_cost_kib=64, parallelism=1)
+        store = CatalogStore(redis, settings.redis_timeout_s)
+        await store.publish(CATALOG, ttl_s=600)
+        catalog = CatalogView(store)
+        await catalog.refresh()
+        hasher = GatedHasher(time_cost=1, memory_cost_kib=64, parallelism=1)
         stack.callback(hasher.close)
-        hasher.turn = asyncio.Event()
-        bench, ledger, throttle = (
-            Bench(database, hasher),
-            Ledger(database),
-            FailureThrottle(redis, failures_max=1, timeout_s=5.0),
-        )
-        quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=10, load=ledger.usage_of)
+        hasher.gate = asyncio.Event()
+        bench, ledger = Bench(database, hasher), Ledger(database)
+        listening = asyncio.create_task(bench.change_listener.run())
+        stack.push_async_callback(lifecycle.cancel, [listening])
+        await bench.change_listener.wait_connected()
+        throttle = FailureThrottle(redis, failures_max=1, timeout_s=5.0)
+        quota = BlockingQuota(now_ms=Clock(), lease_s=15, backlog_max=10, load=ledger.usage_of, restore_s=0)
+        stack.push_async_callback(quota.aclose)
+        outbox = Outbox(quota, ledger, 10)
         pipeline = CheckPipeline(
             bench.authenticator,
             throttle,
             LastUsed(bench.key_repository),
-            CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
+            catalog,
             Admitter(quota, settings.max_num_predict),
-            DenialLog(quota, Outbox(quota, ledger, 10)),
+            DenialLog(quota, outbox),
             prefer_loaded=False,
+            timeout_s=timeout_s,
             detached_max=2,
         )
-        yield Busy(pipeline, throttle, hasher)
+        yield World(pipeline, bench, hasher, quota, throttle, outbox)
+
+
+@pytest.fixture
+async def world(database_url: str, redis_url: str) -> AsyncIterator[World]:
+    async with world_at(database_url, redis_url) as world:
+        yield world
 
 
 def detached() -> int:
-    """How many failures are still to be counted for those who left."""
+    """The number of authentications that still run."""
     return sum(task.get_name() == "authentication" for task in asyncio.all_tasks())
 
 
-async def test_a_wrong_key_counts_also_when_nobody_waited_for_the_verdict(busy: Busy) -> None:
-    await busy.leave()
+async def test_a_wrong_key_counts_as_a_failure_after_its_caller_disconnected(world: World) -> None:
+    await world.disconnect()
     assert detached() == 1
-    busy.hasher.turn.set()
+    world.hasher.gate.set()
     async with asyncio.timeout(20):
-        with pytest.raises(Denied) as refused:
+        with pytest.raises(Denied) as denied:
             while True:
-                await busy.throttle.check(CLIENT_IP)
-    assert refused.value.code is Code.AUTH_THROTTLED
+                await world.throttle.check(CLIENT_IP)
+    assert denied.value.code is Code.AUTH_THROTTLED
 
 
-async def test_disconnecting_callers_leave_a_bounded_number_of_verifications(busy: Busy) -> None:
+async def test_disconnecting_callers_leave_a_bounded_number_of_verifications(world: World) -> None:
     for _ in range(4):
-        await busy.leave()
+        await world.disconnect()
     assert detached() == 2
+
+
+@pytest.mark.parametrize(("blocks_s", "is_admitted"), [(0.0, True), (2.5, False)])
+async def test_a_decision_that_comes_after_the_deadline_is_a_denial_and_voids_the_hold(
+    database_url: str, redis_url: str, blocks_s: float, is_admitted: bool
+) -> None:
+    async with world_at(database_url, redis_url, timeout_s=2.0) as world:
+        world.hasher.gate.set()
+        await world.bench.tenants.create_tenant("acme", {"allow_all_models": True})
+        key = await world.bench.new_key()
+        world.quota.blocks_s = blocks_s
+        # The key is verified before the check, so that only the quota is slow.
+        await world.pipeline.identify(request(key.secret))
+        decision = await world.pipeline.check(request(key.secret))
+        if is_admitted:
+            assert isinstance(decision, Admitted)
+            assert await world.quota.backlog() == Backlog(holds=1, events=0)
+            return
+        assert isinstance(decision, Denial)
+        assert decision.denied.code is Code.UNAVAILABLE
+        running = asyncio.create_task(world.outbox.run())
+        assert await world.outbox.wait_idle(timeout_s=10) == 0
+        await lifecycle.cancel([running])
+        assert await world.quota.backlog() == Backlog(holds=0, events=1)
+        (event,) = await world.quota.streams[0].read("test", 10, 0)
+        entry = Entry.from_json(event.text)
+        assert (entry.outcome, entry.code, entry.tenant, entry.model) == (
+            Outcome.DENIED,
+            "unavailable",
+            "acme",
+            "m:latest",
+        )
