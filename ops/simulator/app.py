@@ -90,7 +90,18 @@ class Simulator:
         if isinstance(found, Stray):
             record.status = found.status
             return _stray(found), "complete"
-        exchange = Exchange(request, record, found, body, self.behaviour, self.library, self._loading)
+        faults = self.behaviour.strike(found.path, runs_model=found.route.runs_model)
+        record.faults = tuple(faults)
+        exchange = Exchange(
+            request=request,
+            record=record,
+            body=body,
+            path_parameter=found.segment,
+            faults=faults,
+            behaviour=self.behaviour,
+            library=self.library,
+            loading=self._loading,
+        )
         outcome = await _answer(exchange, found.route)
         return exchange.response or web.Response(status=500), outcome
 

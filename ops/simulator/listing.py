@@ -74,11 +74,11 @@ async def openai_models(exchange: Exchange) -> None:
 
 async def openai_model(exchange: Exchange) -> None:
     """`GET /v1/models/:model`. Raises Refusal."""
-    base, _source = names.split_source(exchange.segment)
+    base, _source = names.split_source(exchange.path_parameter)
     model = exchange.library.find(base)
     if model is None:
-        raise Refusal(404, f"model '{exchange.segment}' not found")
-    await exchange.send(200, JSON, gojson.dump(_openai_row(model, exchange.segment)) + b"\n")
+        raise Refusal(404, f"model '{exchange.path_parameter}' not found")
+    await exchange.send(200, JSON, gojson.dump(_openai_row(model, exchange.path_parameter)) + b"\n")
 
 
 async def reply(exchange: Exchange, body: Any, status: int = 200) -> None:

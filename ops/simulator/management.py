@@ -84,18 +84,18 @@ async def delete(exchange: Exchange) -> None:
 
 async def store_blob(exchange: Exchange) -> None:
     """`POST /api/blobs/:digest`: 201 for a new blob, 200 for a known one. Raises Refusal."""
-    if exchange.segment in exchange.library.blobs:
+    if exchange.path_parameter in exchange.library.blobs:
         return await exchange.send(200, "", b"")
-    if exchange.segment != f"sha256:{hashlib.sha256(exchange.body).hexdigest()}":
+    if exchange.path_parameter != f"sha256:{hashlib.sha256(exchange.body).hexdigest()}":
         raise Refusal(400, "digest mismatch")
-    exchange.library.blobs.add(exchange.segment)
+    exchange.library.blobs.add(exchange.path_parameter)
     return await exchange.send(201, "", b"")
 
 
 async def has_blob(exchange: Exchange) -> None:
     """`HEAD /api/blobs/:digest`: 200 or 404; installed models are blobs too."""
     known = {f"sha256:{model.digest}" for model in exchange.library.newest_first()} | exchange.library.blobs
-    await exchange.send(200 if exchange.segment in known else 404, "", b"")
+    await exchange.send(200 if exchange.path_parameter in known else 404, "", b"")
 
 
 async def me(exchange: Exchange) -> None:
