@@ -4,9 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.simulator import text
-from ops.simulator.generation import Ask, Event, Finish, Piece, Tool, Turn, count_prompt, generate, output_limit
-from ops.simulator.models import Library, Model
+from ops.simulator.generation import text
+from ops.simulator.generation.generator import (
+    Ask,
+    Event,
+    Finish,
+    Piece,
+    Tool,
+    Turn,
+    count_prompt,
+    generate,
+    output_limit,
+)
+from ops.simulator.models.library import Library, Model
 
 
 def model(name: str = "llama3.2") -> Model:

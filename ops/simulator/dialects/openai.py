@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.dialect import (
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import (
     JSON,
     JSON_UTF8,
     SSE,
@@ -24,8 +24,7 @@ from ops.simulator.dialect import (
     native_refusal,
     new_id,
 )
-from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.simulator.gojson import (
+from ops.simulator.dialects.gojson import (
     ANY,
     BOOL,
     INT,
@@ -37,7 +36,8 @@ from ops.simulator.gojson import (
     Kind,
     Struct,
 )
-from ops.simulator.native import TOOL
+from ops.simulator.dialects.native import TOOL
+from ops.simulator.generation.generator import Ask, Finish, Piece, Tool, ToolCall, Turn
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "ultra", "max")
 _MESSAGE = Struct(

@@ -8,15 +8,15 @@ import struct
 import time
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.answer import CRASH, find_model, load, refuse_if_struck
-from ops.simulator.dialect import JSON, Refusal, bind, read_keep_alive, read_options
-from ops.simulator.exchange import Exchange
-from ops.simulator.generation import NUM_CTX
-from ops.simulator.gojson import ANY, INT, MAP, STRING, Struct
-from ops.simulator.listing import reply
-from ops.simulator.models import Model
-from ops.simulator.text import count_tokens, dice
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import JSON, Refusal, bind, read_keep_alive, read_options
+from ops.simulator.dialects.gojson import ANY, INT, MAP, STRING, Struct
+from ops.simulator.generation.generator import NUM_CTX
+from ops.simulator.generation.text import count_tokens, dice
+from ops.simulator.handlers.exchange import Exchange
+from ops.simulator.handlers.generation import CRASH, find_model, load, refuse_if_struck
+from ops.simulator.handlers.listing import reply
+from ops.simulator.models.library import Model
 
 _EMBED = Struct(
     "EmbedRequest",

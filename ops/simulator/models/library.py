@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ops.simulator import names
+from ops.simulator.models import names
 
 MODELS = (
     "llama3.2:latest",

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from http import HTTPStatus
 
-from ops.simulator import names
-from ops.simulator.behaviour import OVER_CAP_TOKENS
-from ops.simulator.dialect import JSON, Dialect, Encoder, Refusal, Said, Timing
-from ops.simulator.exchange import Exchange, Struck
-from ops.simulator.generation import Ask, Event, Finish, Piece, count_prompt, generate, output_limit
-from ops.simulator.models import Model
+from ops.simulator.control.behaviour import OVER_CAP_TOKENS
+from ops.simulator.dialects.base import JSON, Dialect, Encoder, Refusal, Said, Timing
+from ops.simulator.generation.generator import Ask, Event, Finish, Piece, count_prompt, generate, output_limit
+from ops.simulator.handlers.exchange import Exchange, Struck
+from ops.simulator.models import names
+from ops.simulator.models.library import Model
 
 CRASH = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "

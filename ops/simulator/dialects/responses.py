@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.dialect import JSON, SSE, Dialect, Encoder, Refusal, Said, Timing, bind
-from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.simulator.gojson import ANY, OPTIONAL_BOOL, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
-from ops.simulator.openai import image_is_inline, openai_refusal, read_effort
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import JSON, SSE, Dialect, Encoder, Refusal, Said, Timing, bind
+from ops.simulator.dialects.gojson import ANY, OPTIONAL_BOOL, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator.dialects.openai import image_is_inline, openai_refusal, read_effort
+from ops.simulator.generation.generator import Ask, Finish, Piece, Tool, ToolCall, Turn
 
 _TOOL = Struct(
     "ResponsesTool",

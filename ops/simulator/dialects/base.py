@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ops.simulator import gojson
-from ops.simulator.generation import Ask, Finish, Piece, ToolCall
+from ops.simulator.dialects import gojson
+from ops.simulator.generation.generator import Ask, Finish, Piece, ToolCall
 
 JSON_UTF8 = "application/json; charset=utf-8"
 JSON = "application/json"

@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from ops.simulator.behaviour import Behaviour, Fault, FaultKind
-from ops.simulator.models import Library
-from ops.simulator.recorder import Record
+from ops.simulator.control.behaviour import Behaviour, Fault, FaultKind
+from ops.simulator.control.recorder import Record
+from ops.simulator.models.library import Library
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 

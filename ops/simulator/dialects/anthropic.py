@@ -10,10 +10,21 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.dialect import JSON, JSON_UTF8, SSE, Dialect, Encoder, Refusal, Said, Timing, bind, native_refusal
-from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.simulator.gojson import ANY, BOOL, INT, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import (
+    JSON,
+    JSON_UTF8,
+    SSE,
+    Dialect,
+    Encoder,
+    Refusal,
+    Said,
+    Timing,
+    bind,
+    native_refusal,
+)
+from ops.simulator.dialects.gojson import ANY, BOOL, INT, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator.generation.generator import Ask, Finish, Piece, Tool, ToolCall, Turn
 
 _MESSAGE = Struct("MessageParam", {"role": STRING, "content": ANY})
 _TOOL = Struct("Tool", {"type": STRING, "name": STRING, "description": STRING, "input_schema": ANY})

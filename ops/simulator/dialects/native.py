@@ -8,8 +8,8 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.dialect import (
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import (
     JSON_UTF8,
     NDJSON,
     Dialect,
@@ -22,10 +22,10 @@ from ops.simulator.dialect import (
     read_keep_alive,
     read_options,
 )
-from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.simulator.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, Kind, Struct
-from ops.simulator.models import stamp
-from ops.simulator.text import tokenise
+from ops.simulator.dialects.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, Kind, Struct
+from ops.simulator.generation.generator import Ask, Finish, Piece, Tool, ToolCall, Turn
+from ops.simulator.generation.text import tokenise
+from ops.simulator.models.library import stamp
 
 _FUNCTION = Struct("ToolFunction", {"name": STRING, "description": STRING, "parameters": ANY})
 TOOL = Struct("Tool", {"type": STRING, "function": _FUNCTION})

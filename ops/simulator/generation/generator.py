@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from typing import Any, Literal
 
-from ops.simulator import text
-from ops.simulator.models import Model
+from ops.simulator.generation import text
+from ops.simulator.models.library import Model
 
 NUM_CTX = 4096
 IMAGE_TOKENS = 256

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ops.simulator import gojson, models, names
-from ops.simulator.answer import find_model
-from ops.simulator.dialect import JSON, JSON_UTF8, Refusal, bind
-from ops.simulator.exchange import Exchange
-from ops.simulator.gojson import ANY, BOOL, MAP, STRING, Struct
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import JSON, JSON_UTF8, Refusal, bind
+from ops.simulator.dialects.gojson import ANY, BOOL, MAP, STRING, Struct
+from ops.simulator.handlers.exchange import Exchange
+from ops.simulator.handlers.generation import find_model
+from ops.simulator.models import library as models
+from ops.simulator.models import names
 
 _SHOW = Struct(
     "ShowRequest",

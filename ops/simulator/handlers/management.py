@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from ops.simulator import gojson, names
-from ops.simulator.answer import find_model
-from ops.simulator.dialect import NDJSON, Refusal, bind
-from ops.simulator.exchange import Exchange
-from ops.simulator.gojson import ANY, BOOL, MAP, OPTIONAL_BOOL, STRING, Struct
-from ops.simulator.listing import reply
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import NDJSON, Refusal, bind
+from ops.simulator.dialects.gojson import ANY, BOOL, MAP, OPTIONAL_BOOL, STRING, Struct
+from ops.simulator.handlers.exchange import Exchange
+from ops.simulator.handlers.generation import find_model
+from ops.simulator.handlers.listing import reply
+from ops.simulator.models import names
 
 _TRANSFER = Struct("PullRequest", {"model": STRING, "name": STRING, "insecure": BOOL, "stream": OPTIONAL_BOOL})
 _CREATE = Struct(
