@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from ops.simulator.control.behaviour import Behaviour
 from ops.simulator.control.recorder import Recorder
-from ops.simulator.models.library import Library, tags_row
+from ops.simulator.models.descriptions import tags_row
+from ops.simulator.models.library import Library
 
 IDLE_S_MAX = 60.0
 

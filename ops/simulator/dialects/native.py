@@ -25,7 +25,7 @@ from ops.simulator.dialects.base import (
 from ops.simulator.dialects.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, Kind, Struct
 from ops.simulator.generation.generator import Ask, Finish, Piece, Tool, ToolCall, Turn
 from ops.simulator.generation.text import tokenise
-from ops.simulator.models.library import stamp
+from ops.simulator.models.descriptions import format_time
 
 _FUNCTION = Struct("ToolFunction", {"name": STRING, "description": STRING, "parameters": ANY})
 TOOL = Struct("Tool", {"type": STRING, "function": _FUNCTION})
@@ -105,7 +105,7 @@ class _NativeEncoder(Encoder):
         return JSON_UTF8, [gojson.dump(self._frame(Said(), done=True, reason=reason))]
 
     def _frame(self, said: Said, *, done: bool, reason: str = "") -> dict[str, Any]:
-        now = stamp(datetime.datetime.now(datetime.UTC))
+        now = format_time(datetime.datetime.now(datetime.UTC))
         frame = {"model": self.ask.model, "created_at": now, **self.shown(said), "done": done}
         if reason:
             frame["done_reason"] = reason

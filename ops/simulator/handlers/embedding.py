@@ -48,7 +48,7 @@ async def legacy(exchange: Exchange) -> None:
     """`POST /api/embeddings`: one vector, no counts, and names matched with their case. Raises Refusal."""
     bound = bind(exchange.body, _LEGACY, empty="missing request body")
     prompt = bound.get("prompt") or ""
-    _model, vectors = await _embed(exchange, bound, prompt or [], any_case=False)
+    _model, vectors = await _embed(exchange, bound, prompt or [], ignore_case=False)
     await reply(exchange, {"embedding": vectors[0] if vectors else []})
 
 
@@ -72,7 +72,7 @@ async def openai(exchange: Exchange) -> None:
 
 
 async def _embed(
-    exchange: Exchange, bound: dict[str, Any], given: Any, *, any_case: bool = True
+    exchange: Exchange, bound: dict[str, Any], given: Any, *, ignore_case: bool = True
 ) -> tuple[str, list[list[float]]]:
     spelling = bound.get("model") or ""
     exchange.record.model = spelling
@@ -81,7 +81,9 @@ async def _embed(
     inputs = [given] if isinstance(given, str) else given or []
     if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
         raise Refusal(400, "invalid input type")
-    model = find_model(exchange, spelling, any_case=any_case, missing='model "{}" not found, try pulling it first')
+    model = find_model(
+        exchange, spelling, ignore_case=ignore_case, missing='model "{}" not found, try pulling it first'
+    )
     refuse_if_struck(exchange)
     if "error" in exchange.faults:
         raise Refusal(500, CRASH)

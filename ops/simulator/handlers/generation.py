@@ -65,7 +65,7 @@ def find_model(
     spelling: str,
     *,
     required: bool = False,
-    any_case: bool = True,
+    ignore_case: bool = True,
     missing: str = "model '{}' not found",
 ) -> Model:
     """The installed model a spelling means. Raises Refusal as Ollama does for names it does not have, names that
@@ -78,7 +78,7 @@ def find_model(
         raise Refusal(400, "invalid model name") from None
     if source == "cloud":
         raise _cloud_refusal(exchange.behaviour.cloud)
-    model = exchange.library.find(base, any_case=any_case)
+    model = exchange.library.find(base, ignore_case=ignore_case)
     if model is None:
         raise Refusal(404, missing.format(spelling))
     return model
@@ -164,7 +164,7 @@ async def _paced(exchange: Exchange, ask: Ask, model: Model, timing: Timing) -> 
         limit += OVER_CAP_TOKENS
         answer_tokens = limit + 1
     on_done = behaviour.tool_calls == "done_frame" or (
-        behaviour.tool_calls == "by_model" and model.tool_call_on_done and ask.surface == "chat"
+        behaviour.tool_calls == "by_model" and model.has_tool_call_on_done and ask.surface == "chat"
     )
     record.prompt_tokens = count_prompt(ask)
     timing.first_token = time.monotonic_ns()

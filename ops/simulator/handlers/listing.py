@@ -9,8 +9,9 @@ from ops.simulator.dialects.base import JSON, JSON_UTF8, Refusal, bind
 from ops.simulator.dialects.gojson import ANY, BOOL, MAP, STRING, Struct
 from ops.simulator.handlers.exchange import Exchange
 from ops.simulator.handlers.generation import find_model
-from ops.simulator.models import library as models
 from ops.simulator.models import names
+from ops.simulator.models.descriptions import ps_row, show_document, tags_row
+from ops.simulator.models.library import Model
 
 _SHOW = Struct(
     "ShowRequest",
@@ -44,12 +45,12 @@ async def status(exchange: Exchange) -> None:
 
 async def tags(exchange: Exchange) -> None:
     """`GET /api/tags`."""
-    await reply(exchange, {"models": [models.tags_row(model) for model in exchange.library.newest_first()]})
+    await reply(exchange, {"models": [tags_row(model) for model in exchange.library.newest_first()]})
 
 
 async def ps(exchange: Exchange) -> None:
     """`GET /api/ps`."""
-    await reply(exchange, {"models": [models.ps_row(entry) for entry in exchange.library.in_memory()]})
+    await reply(exchange, {"models": [ps_row(entry) for entry in exchange.library.in_memory()]})
 
 
 async def show(exchange: Exchange) -> None:
@@ -60,7 +61,7 @@ async def show(exchange: Exchange) -> None:
     if not spelling:
         raise Refusal(400, "model is required")
     model = find_model(exchange, spelling)
-    await reply(exchange, models.show(model, verbose=bool(bound.get("verbose"))))
+    await reply(exchange, show_document(model, verbose=bool(bound.get("verbose"))))
 
 
 async def recommendations(exchange: Exchange) -> None:
@@ -88,6 +89,6 @@ async def reply(exchange: Exchange, body: Any, status: int = 200) -> None:
     await exchange.send(status, JSON_UTF8, gojson.dump(body))
 
 
-def _openai_row(model: models.Model, identifier: str) -> dict[str, Any]:
+def _openai_row(model: Model, identifier: str) -> dict[str, Any]:
     created = int(model.modified_at.timestamp())
     return {"id": identifier, "object": "model", "created": created, "owned_by": model.name.namespace}

@@ -33,12 +33,12 @@ async def pull(exchange: Exchange) -> None:
     bound = bind(exchange.body, _TRANSFER, empty="missing request body")
     spelling = _spelling(exchange, bound)
     model = exchange.library.add(_local(spelling))
-    layer = {"status": f"pulling {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size}
+    layer = {"status": f"pulling {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size_bytes}
     steps: list[dict[str, Any]] = [
         {"status": "pulling manifest"},
         layer,
-        {**layer, "completed": model.size // 2},
-        {**layer, "completed": model.size},
+        {**layer, "completed": model.size_bytes // 2},
+        {**layer, "completed": model.size_bytes},
         {"status": "verifying sha256 digest"},
         {"status": "writing manifest"},
         {"status": "success"},
@@ -50,7 +50,7 @@ async def push(exchange: Exchange) -> None:
     """`POST /api/push`: only says that it uploads. Raises Refusal."""
     bound = bind(exchange.body, _TRANSFER, empty="missing request body")
     model = find_model(exchange, _spelling(exchange, bound))
-    layer = {"status": f"pushing {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size}
+    layer = {"status": f"pushing {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size_bytes}
     await _progress(exchange, bound, [{"status": "retrieving manifest"}, layer, {"status": "success"}])
 
 

@@ -1,4 +1,4 @@
-"""The models a simulated Ollama has: what is installed, what is loaded, and how they look in listings."""
+"""The models of one simulated Ollama: which are installed and which are loaded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MODELS = (
     "hf.co/bartowski/smollm2:q4_k_m",
 )
 KEEP_ALIVE_S = 300.0
-_FOREVER_S = 9_223_372_036.0
+_KEEP_ALIVE_S_MAX = 9_223_372_036.0
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What the models of one family have in common."""
+    """The properties that the models of one family share. Lengths are in tokens and in vector components."""
 
     name: str
     capabilities: tuple[str, ...]
@@ -32,6 +32,7 @@ class Family:
     embedding_length: int
 
 
+# The first family whose first element occurs in the model's name applies.
 _FAMILIES: tuple[tuple[str, Family], ...] = (
     ("embed", Family("nomic-bert", ("embedding",), 136_727_040, 2048, 768)),
     ("qwen3", Family("qwen3", ("completion", "tools", "thinking"), 8_190_735_360, 40_960, 4096)),
@@ -44,32 +45,32 @@ _FAMILIES: tuple[tuple[str, Family], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An installed model; `digest` is its identity, copies share it."""
+    """An installed model. `digest` is its identity: copies share it."""
 
-    name: names.Name
+    name: names.ModelName
     family: Family
     digest: str
     modified_at: datetime.datetime
     capabilities: tuple[str, ...]
 
     @property
-    def size(self) -> int:
+    def size_bytes(self) -> int:
         """Bytes on disk."""
         return self.family.parameter_count * 5 // 8
 
     @property
-    def tool_call_on_done(self) -> bool:
-        """Whether llama-server itself parses the calls, so that they come on the last frame."""
+    def has_tool_call_on_done(self) -> bool:
+        """Whether llama-server parses the tool calls itself, so that they arrive on the last frame."""
         return self.family.name == "llama"
 
     @property
     def thinks(self) -> bool:
-        """Whether it thinks unless it is told not to."""
+        """Whether the model thinks unless the request disables it."""
         return "thinking" in self.capabilities
 
 
 @dataclass(slots=True)
-class Loaded:
+class LoadedModel:
     """A model in memory until `expires_at` (seconds of the library's clock)."""
 
     model: Model
@@ -79,155 +80,83 @@ class Loaded:
 
 @dataclass
 class Library:
-    """Installed and loaded models of one server. `clock` gives seconds since the epoch."""
+    """The installed and loaded models of one server. `clock` returns seconds since the epoch."""
 
     clock: Callable[[], float]
     installed: dict[str, Model] = field(default_factory=dict)
-    loaded: dict[str, Loaded] = field(default_factory=dict)
+    loaded: dict[str, LoadedModel] = field(default_factory=dict)
     blobs: set[str] = field(default_factory=set)
 
-    def replace_all(self, described: Iterable[str | Mapping[str, Any]]) -> None:
-        """Installs exactly these, newest first: names, or objects with `name` and optionally `capabilities`
-        and `digest`. Raises ValueError for a name Ollama calls invalid."""
-        chosen = [self._describe(item) for item in described]
+    def replace_all(self, entries: Iterable[str | Mapping[str, Any]]) -> None:
+        """Installs exactly these models, newest first. Raises ValueError for a name that Ollama rejects.
+
+        An entry is a name, or an object with `name` and optionally `capabilities` and `digest`.
+        """
+        models = [self._model(entry) for entry in entries]
         now = self._now()
         self.installed = {
             model.name.key: replace(model, modified_at=now - datetime.timedelta(hours=hours))
-            for hours, model in enumerate(chosen)
+            for hours, model in enumerate(models)
         }
         self.loaded = {key: entry for key, entry in self.loaded.items() if key in self.installed}
 
-    def add(self, text: str, like: Model | None = None) -> Model:
-        """Installs a model under a name, with the weights of `like` if given. Raises ValueError."""
-        model = self._describe(text)
-        if like is not None:
-            model = replace(like, name=model.name, modified_at=model.modified_at)
+    def add(self, name: str, source: Model | None = None) -> Model:
+        """Installs a model under `name`, with the weights of `source` if given. Raises ValueError."""
+        model = self._model(name)
+        if source is not None:
+            model = replace(source, name=model.name, modified_at=model.modified_at)
         self.installed[model.name.key] = model
         return model
 
     def remove(self, model: Model) -> None:
-        """Deletes it, from memory too."""
+        """Deletes the model from disk and from memory."""
         self.installed.pop(model.name.key, None)
         self.loaded.pop(model.name.key, None)
 
-    def find(self, text: str, *, any_case: bool = True) -> Model | None:
-        """The installed model that a spelling without source suffix means."""
-        name = names.parse(text)
-        model = self.installed.get(name.key) if name else None
-        if model is None or name is None:
+    def find(self, name: str, *, ignore_case: bool = True) -> Model | None:
+        """The installed model that `name` means, which has no source suffix."""
+        parsed = names.parse(name)
+        model = self.installed.get(parsed.key) if parsed else None
+        if model is None or parsed is None:
             return None
-        return model if any_case or model.name.full == name.full else None
+        return model if ignore_case or model.name.full == parsed.full else None
 
     def newest_first(self) -> list[Model]:
-        """In the order of `/api/tags`."""
+        """The installed models in the order of `/api/tags`."""
         return sorted(self.installed.values(), key=lambda model: model.modified_at, reverse=True)
 
-    def in_memory(self) -> list[Loaded]:
-        """What `/api/ps` lists; entries past their time are dropped first."""
+    def in_memory(self) -> list[LoadedModel]:
+        """The models that `/api/ps` lists. Expired entries are removed first."""
         now = self.clock()
         self.loaded = {key: entry for key, entry in self.loaded.items() if entry.expires_at > now}
         return list(self.loaded.values())
 
     def touch(self, model: Model, keep_alive_s: float | None, context_length: int) -> None:
-        """Notes a use: loads it and sets when it leaves memory; negative is for ever, 0 at once, None the default."""
+        """Loads the model if necessary and sets when it expires.
+
+        A negative `keep_alive_s` never expires, 0 unloads at once, and None is Ollama's default of five minutes.
+        """
         if keep_alive_s == 0 or model.name.key not in self.installed:
             self.loaded.pop(model.name.key, None)
             return
-        stay_s = KEEP_ALIVE_S if keep_alive_s is None else keep_alive_s
-        expires_at = self.clock() + (_FOREVER_S if stay_s < 0 else min(stay_s, _FOREVER_S))
-        self.loaded[model.name.key] = Loaded(model, context_length, expires_at)
+        duration_s = KEEP_ALIVE_S if keep_alive_s is None else keep_alive_s
+        expires_at = self.clock() + (_KEEP_ALIVE_S_MAX if duration_s < 0 else min(duration_s, _KEEP_ALIVE_S_MAX))
+        self.loaded[model.name.key] = LoadedModel(model, context_length, expires_at)
 
-    def _describe(self, item: str | Mapping[str, Any]) -> Model:
-        given: Mapping[str, Any] = {"name": item} if isinstance(item, str) else item
-        name = names.parse(str(given.get("name", "")))
+    def _model(self, entry: str | Mapping[str, Any]) -> Model:
+        fields: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
+        name = names.parse(str(fields.get("name", "")))
         if name is None:
-            raise ValueError(f"invalid model name {given.get('name')!r}")
+            raise ValueError(f"invalid model name {fields.get('name')!r}")
         family = next(family for part, family in _FAMILIES if part in name.model.lower())
         digest = hashlib.sha256(name.key.encode()).hexdigest()
         return Model(
             name=name,
             family=family,
-            digest=str(given.get("digest", digest)),
+            digest=str(fields.get("digest", digest)),
             modified_at=self._now(),
-            capabilities=tuple(given.get("capabilities", family.capabilities)),
+            capabilities=tuple(fields.get("capabilities", family.capabilities)),
         )
 
     def _now(self) -> datetime.datetime:
         return datetime.datetime.fromtimestamp(self.clock(), datetime.UTC)
-
-
-def stamp(moment: datetime.datetime) -> str:
-    """RFC 3339 in UTC with nanoseconds, as Go prints a time."""
-    return f"{moment.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}789Z"
-
-
-def details(model: Model, *, long: bool = False) -> dict[str, Any]:
-    """The `details` object; `long` adds what only `/api/tags` shows."""
-    count = model.family.parameter_count
-    shown: dict[str, Any] = {
-        "parent_model": "",
-        "format": "gguf",
-        "family": model.family.name,
-        "families": [model.family.name],
-        "parameter_size": f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.2f}M",
-        "quantization_level": "Q4_K_M",
-    }
-    if long:
-        shown["context_length"] = model.family.context_length
-        shown["embedding_length"] = model.family.embedding_length
-    return shown
-
-
-def tags_row(model: Model) -> dict[str, Any]:
-    """A row of `/api/tags`."""
-    return {
-        "name": model.name.display,
-        "model": model.name.display,
-        "modified_at": stamp(model.modified_at),
-        "size": model.size,
-        "digest": model.digest,
-        "details": details(model, long=True),
-        "capabilities": list(model.capabilities),
-    }
-
-
-def ps_row(entry: Loaded) -> dict[str, Any]:
-    """A row of `/api/ps`."""
-    model = entry.model
-    return {
-        "name": model.name.display,
-        "model": model.name.display,
-        "size": model.size,
-        "digest": model.digest,
-        "details": details(model),
-        "expires_at": stamp(datetime.datetime.fromtimestamp(entry.expires_at, datetime.UTC)),
-        "size_vram": model.size,
-        "context_length": entry.context_length,
-    }
-
-
-def show(model: Model, *, verbose: bool = False) -> dict[str, Any]:
-    """The answer of `/api/show`, with a system prompt in it that a gateway must not pass on."""
-    family = model.family.name
-    system = "You are the house assistant. The pass phrase of the house is 'quiet otter'."
-    template = "{{ if .System }}{{ .System }}\n{{ end }}{{ .Prompt }}"
-    modelfile = f'# Modelfile generated by "ollama show"\nFROM {model.name.display}\nTEMPLATE """{template}"""\n'
-    info: dict[str, Any] = {
-        "general.architecture": family,
-        "general.parameter_count": model.family.parameter_count,
-        f"{family}.context_length": model.family.context_length,
-        f"{family}.embedding_length": model.family.embedding_length,
-    }
-    if verbose:
-        info["tokenizer.ggml.tokens"] = [f"<token{number}>" for number in range(256)]
-    return {
-        "license": "Simulated; there are no weights.",
-        "modelfile": f'{modelfile}SYSTEM """{system}"""\n',
-        "parameters": 'stop                           "<|eot_id|>"',
-        "template": template,
-        "system": system,
-        "details": details(model),
-        "model_info": info,
-        "capabilities": list(model.capabilities),
-        "modified_at": stamp(model.modified_at),
-    }
