@@ -11,8 +11,8 @@ from typing import Any
 from ops.simulator.dialects import gojson
 from ops.simulator.dialects.base import JSON, Refusal, bind, read_keep_alive, read_options
 from ops.simulator.dialects.gojson import ANY, INT, MAP, STRING, Struct
-from ops.simulator.generation.generator import NUM_CTX
-from ops.simulator.generation.text import count_tokens, dice
+from ops.simulator.generation.request import NUM_CTX
+from ops.simulator.generation.text import count_tokens, seeded_random
 from ops.simulator.handlers.exchange import Exchange
 from ops.simulator.handlers.generation import CRASH, find_model, load, refuse_if_struck
 from ops.simulator.handlers.listing import reply
@@ -99,7 +99,7 @@ def _reported(exchange: Exchange) -> int:
 
 
 def _vector(model: Model, text: str, dimensions: int) -> list[float]:
-    chance = dice(model.digest, text)
+    chance = seeded_random(model.digest, text)
     whole = model.family.embedding_length
     raw = [chance.gauss(0, 1) for _ in range(min(dimensions, whole) if dimensions > 0 else whole)]
     length = math.sqrt(sum(value * value for value in raw))
