@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from ops.simulator.access import Auth
 from ops.simulator.app import Options, serve
-from ops.simulator.behaviour import Behaviour
-from ops.simulator.door import Auth
-from ops.simulator.models import MODELS
+from ops.simulator.control.behaviour import Behaviour
+from ops.simulator.models.library import MODELS
 
 
 def options(arguments: list[str] | None = None) -> Options:

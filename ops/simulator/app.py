@@ -12,15 +12,15 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ops.simulator import door
-from ops.simulator.answer import refuse_if_struck
-from ops.simulator.behaviour import Behaviour
-from ops.simulator.control import Control
-from ops.simulator.dialect import Refusal
-from ops.simulator.door import Auth
-from ops.simulator.exchange import Exchange, Struck
-from ops.simulator.models import MODELS, Library
-from ops.simulator.recorder import Outcome, Record, Recorder
+from ops.simulator import access
+from ops.simulator.access import Auth
+from ops.simulator.control.api import Control
+from ops.simulator.control.behaviour import Behaviour
+from ops.simulator.control.recorder import Outcome, Record, Recorder
+from ops.simulator.dialects.base import Refusal
+from ops.simulator.handlers.exchange import Exchange, Struck
+from ops.simulator.handlers.generation import refuse_if_struck
+from ops.simulator.models.library import MODELS, Library
 from ops.simulator.routes import Route, Stray, find, path_of
 
 BODY_BYTES_MAX = 256 * 2**20
@@ -82,7 +82,7 @@ class Simulator:
     async def _serve(self, request: web.Request, record: Record) -> tuple[web.StreamResponse, Outcome]:
         body = await request.read()
         self.recorder.keep_body(record, body)
-        refused = door.refuse(request, self._auth)
+        refused = access.refuse(request, self._auth)
         if refused is not None:
             record.status = refused.status
             return refused, "complete"
@@ -90,7 +90,18 @@ class Simulator:
         if isinstance(found, Stray):
             record.status = found.status
             return _stray(found), "complete"
-        exchange = Exchange(request, record, found, body, self.behaviour, self.library, self._loading)
+        faults = self.behaviour.strike(found.path, runs_model=found.route.runs_model)
+        record.faults = tuple(faults)
+        exchange = Exchange(
+            request=request,
+            record=record,
+            body=body,
+            path_parameter=found.segment,
+            faults=faults,
+            behaviour=self.behaviour,
+            library=self.library,
+            loading=self._loading,
+        )
         outcome = await _answer(exchange, found.route)
         return exchange.response or web.Response(status=500), outcome
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import unquote, urlsplit
 
-from ops.simulator import anthropic, embedding, listing, management, native, openai, responses, transcription
-from ops.simulator.answer import answer
-from ops.simulator.dialect import Dialect, Refusal, native_refusal
-from ops.simulator.exchange import Exchange
+from ops.simulator.dialects import anthropic, native, openai, responses
+from ops.simulator.dialects.base import Dialect, Refusal, native_refusal
+from ops.simulator.handlers import embedding, listing, management, transcription
+from ops.simulator.handlers.exchange import Exchange
+from ops.simulator.handlers.generation import answer
 
 Handler = Callable[[Exchange], Awaitable[None]]
 RefusalWriter = Callable[[Refusal], tuple[str, bytes]]

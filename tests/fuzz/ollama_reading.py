@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.wire.surfaces import Surface
-from ops.simulator import names
+from ops.simulator.models import names
 from tests.fuzz.go_json import (
     ANY,
     BOOL,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from gateway.wire.surfaces import BY_NAME, Surface
-from ops.simulator import gojson, native, openai
+from ops.simulator.dialects import gojson, native, openai
 from tests.fuzz.bodies import REQUESTS
 from tests.fuzz.go_json import GoRefuses, first_value
 from tests.fuzz.ollama_reading import STRUCTS, identity, understand

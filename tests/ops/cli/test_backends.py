@@ -20,8 +20,8 @@ from gateway.settings import load_file_alone
 from gateway.settings.backend import Backend
 from ops.backends.probe import OllamaClient, ProbeError
 from ops.cli import cli
+from ops.simulator.access import Auth
 from ops.simulator.app import application
-from ops.simulator.door import Auth
 from tests.certificates import self_signed
 from tests.http_servers import Servers, servers
 from tests.ops.cli.conftest import Operator

@@ -21,8 +21,8 @@ from gateway.stores.redis import connect
 from ops.backends.probe import ANSWER_BYTES_MAX, ProbeError
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
+from ops.simulator.access import Auth
 from ops.simulator.app import Options, Running, running
-from ops.simulator.door import Auth
 from tests.polling import eventually_async
 
 MODELS = ("llama3.2:latest", "qwen3:8b")

@@ -7,7 +7,7 @@ from ollama import AsyncClient
 from openai import AsyncOpenAI
 
 from ops.simulator.app import Running
-from ops.simulator.recorder import Record
+from ops.simulator.control.recorder import Record
 
 WEATHER: dict[str, Any] = {
     "type": "function",

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from ops.simulator.app import Running
-from ops.simulator.behaviour import Behaviour, Fault
+from ops.simulator.control.behaviour import Behaviour, Fault
 from tests.ops.simulator import wire
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "Say hello"}]}

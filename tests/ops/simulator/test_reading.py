@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from ops.simulator import gojson, names, native, openai
+from ops.simulator.dialects import gojson, native, openai
+from ops.simulator.models import names
 
 
 @pytest.mark.parametrize(

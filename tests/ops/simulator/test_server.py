@@ -5,9 +5,9 @@ import pytest
 from pydantic import SecretStr
 
 from ops.simulator.__main__ import options
+from ops.simulator.access import Auth, host_is_local
 from ops.simulator.app import Options, Running, running
-from ops.simulator.door import Auth, host_is_local
-from ops.simulator.recorder import RECORDED_BYTES_MAX, RECORDS_MAX, Recorder
+from ops.simulator.control.recorder import RECORDED_BYTES_MAX, RECORDS_MAX, Recorder
 from tests.ops.simulator import wire
 
 CHAT: dict[str, Any] = {"model": "llama3.2", "messages": [{"role": "user", "content": "Say hello"}]}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ops.simulator.app import Options, running
-from ops.simulator.behaviour import Behaviour, Fault
+from ops.simulator.control.behaviour import Behaviour, Fault
 from tests.ops.simulator import wire
 
 CORPUS = sorted((Path(__file__).parents[2] / "corpus" / "ollama").glob("*.txt"))

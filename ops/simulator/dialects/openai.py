@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.dialect import (
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import (
     JSON,
     JSON_UTF8,
     SSE,
@@ -24,8 +24,7 @@ from ops.simulator.dialect import (
     native_refusal,
     new_id,
 )
-from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.simulator.gojson import (
+from ops.simulator.dialects.gojson import (
     ANY,
     BOOL,
     INT,
@@ -37,7 +36,9 @@ from ops.simulator.gojson import (
     Kind,
     Struct,
 )
-from ops.simulator.native import TOOL
+from ops.simulator.dialects.native import TOOL
+from ops.simulator.generation.events import Delta, Finish, ToolCall
+from ops.simulator.generation.request import GenerationRequest, Tool, Turn
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "ultra", "max")
 _MESSAGE = Struct(
@@ -91,24 +92,24 @@ DONE = b"data: [DONE]\n\n"
 
 
 class _ChatEncoder(Encoder):
-    def __init__(self, ask: Ask, timing: Timing) -> None:
-        super().__init__(ask, timing)
+    def __init__(self, request: GenerationRequest, timing: Timing) -> None:
+        super().__init__(request, timing)
         self._id = new_id("chatcmpl")
         self._created = int(time.time())
         self._calls = 0
         self._opened = False
 
-    def piece(self, piece: Piece) -> Iterator[bytes]:
+    def piece(self, delta: Delta) -> Iterator[bytes]:
         """A chunk; the first one names the role."""
-        delta: dict[str, Any] = {} if self._opened else {"role": "assistant"}
+        fields: dict[str, Any] = {} if self._opened else {"role": "assistant"}
         self._opened = True
-        delta["content"] = piece.content
-        if piece.thinking:
-            delta["reasoning"] = piece.thinking
-        if piece.call is not None:
-            delta["tool_calls"] = [tool_call(self._calls, piece.call)]
+        fields["content"] = delta.content
+        if delta.thinking:
+            fields["reasoning"] = delta.thinking
+        if delta.tool_call is not None:
+            fields["tool_calls"] = [tool_call(self._calls, delta.tool_call)]
             self._calls += 1
-        yield self._chunk([self._choice(delta, None, piece.tokens)])
+        yield self._chunk([self._choice(fields, None, delta.visible_tokens)])
 
     def finish(self, finish: Finish) -> Iterator[bytes]:
         """The finish chunk, the usage chunk if it was asked for, and `[DONE]`."""
@@ -127,13 +128,13 @@ class _ChatEncoder(Encoder):
 
     def idle(self, reason: str) -> tuple[str, list[bytes]]:
         """No text, no counts, and the reason `load`."""
-        if self.ask.stream:
+        if self.request.stream:
             return SSE, list(self._end(reason, None))
         return JSON, [self._document(Said(), reason, None)]
 
     def _end(self, reason: str, finish: Finish | None) -> Iterator[bytes]:
         yield self._chunk([self._choice({}, reason)])
-        if self.ask.include_usage:
+        if self.request.include_usage:
             yield self._chunk([], usage=usage(finish))
         yield DONE
 
@@ -144,7 +145,7 @@ class _ChatEncoder(Encoder):
         if said.calls:
             message["tool_calls"] = [tool_call(at, call) for at, call in enumerate(said.calls)]
         choice = {"index": 0, "message": message, "finish_reason": reason, **self._logprobs(tuple(said.tokens))}
-        head = {"id": self._id, "object": "chat.completion", "created": self._created, "model": self.ask.model}
+        head = {"id": self._id, "object": "chat.completion", "created": self._created, "model": self.request.model}
         body = {**head, "system_fingerprint": "fp_ollama", "choices": [choice], "usage": usage(finish)}
         return gojson.dump(body) + b"\n"
 
@@ -152,25 +153,25 @@ class _ChatEncoder(Encoder):
         return {"index": 0, "delta": delta, "finish_reason": reason, **self._logprobs(tokens)}
 
     def _logprobs(self, tokens: tuple[str, ...]) -> dict[str, Any]:
-        if self.ask.top_logprobs is None or not tokens:
+        if self.request.top_logprobs is None or not tokens:
             return {}
-        return {"logprobs": {"content": log_probabilities(tokens, self.ask.top_logprobs)}}
+        return {"logprobs": {"content": log_probabilities(tokens, self.request.top_logprobs)}}
 
     def _chunk(self, choices: list[dict[str, Any]], model: str | None = None, **more: Any) -> bytes:
         head = {"id": self._id, "object": "chat.completion.chunk", "created": self._created}
-        named = self.ask.model if model is None else model
+        named = self.request.model if model is None else model
         return event({**head, "model": named, "system_fingerprint": "fp_ollama", "choices": choices, **more})
 
 
 class _CompletionEncoder(Encoder):
-    def __init__(self, ask: Ask, timing: Timing) -> None:
-        super().__init__(ask, timing)
+    def __init__(self, request: GenerationRequest, timing: Timing) -> None:
+        super().__init__(request, timing)
         self._id = new_id("cmpl")
         self._created = int(time.time())
 
-    def piece(self, piece: Piece) -> Iterator[bytes]:
+    def piece(self, delta: Delta) -> Iterator[bytes]:
         """A chunk of text; thinking is lost, but its frame is sent."""
-        yield self._chunk([self._choice(piece.content, None)])
+        yield self._chunk([self._choice(delta.content, None)])
 
     def finish(self, finish: Finish) -> Iterator[bytes]:
         """The last text chunk, the usage chunk if it was asked for, and `[DONE]`."""
@@ -186,18 +187,18 @@ class _CompletionEncoder(Encoder):
 
     def idle(self, reason: str) -> tuple[str, list[bytes]]:
         """No text, no counts, and the reason `load`."""
-        if self.ask.stream:
+        if self.request.stream:
             return SSE, list(self._end(reason, None))
         return JSON, [self._document("", reason, None)]
 
     def _end(self, reason: str, finish: Finish | None) -> Iterator[bytes]:
         yield self._chunk([self._choice("", reason)])
-        if self.ask.include_usage:
+        if self.request.include_usage:
             yield self._chunk([], counts=usage(finish))
         yield DONE
 
     def _document(self, text: str, reason: str | None, finish: Finish | None) -> bytes:
-        head = {"id": self._id, "object": "text_completion", "created": self._created, "model": self.ask.model}
+        head = {"id": self._id, "object": "text_completion", "created": self._created, "model": self.request.model}
         choices = [self._choice(text, reason)]
         return (
             gojson.dump({**head, "system_fingerprint": "fp_ollama", "choices": choices, "usage": usage(finish)}) + b"\n"
@@ -210,9 +211,9 @@ class _CompletionEncoder(Encoder):
         self, choices: list[dict[str, Any]], model: str | None = None, counts: dict[str, int] | None = None
     ) -> bytes:
         head = {"id": self._id, "object": "text_completion", "created": self._created, "choices": choices}
-        named = self.ask.model if model is None else model
+        named = self.request.model if model is None else model
         # With include_usage every chunk carries counts, and all but the last are zeros.
-        shown = {"usage": counts or usage(None)} if self.ask.include_usage else {}
+        shown = {"usage": counts or usage(None)} if self.request.include_usage else {}
         return event({**head, "model": named, "system_fingerprint": "fp_ollama", **shown})
 
 
@@ -221,7 +222,7 @@ class ChatCompletions(Dialect):
 
     encoder = _ChatEncoder
 
-    def read(self, body: bytes) -> Ask:
+    def read(self, body: bytes) -> GenerationRequest:
         """Raises Refusal."""
         bound = bind(body, CHAT)
         messages = [message or {} for message in bound.get("messages") or ()]
@@ -232,10 +233,10 @@ class ChatCompletions(Dialect):
             raise Refusal(400, "top_logprobs must be between 0 and 20", bound=True)
         turns = tuple(turn for message in messages for turn in _turns(message))
         shaped = bound.get("response_format") or {}
-        return Ask(
-            surface="chat",
+        return GenerationRequest(
+            endpoint="chat",
             turns=turns,
-            loads_only=not turns,
+            load_only=not turns,
             tools=_tools(bound),
             think=_think(bound),
             format={"json_object": "json", "json_schema": _schema(shaped)}.get(shaped.get("type") or ""),
@@ -253,12 +254,12 @@ class Completions(Dialect):
 
     encoder = _CompletionEncoder
 
-    def read(self, body: bytes) -> Ask:
+    def read(self, body: bytes) -> GenerationRequest:
         """Raises Refusal."""
         bound = bind(body, COMPLETION)
         prompt = bound.get("prompt") or ""
         turn = Turn("user", prompt + (bound.get("suffix") or ""))
-        return Ask(surface="generate", turns=(turn,), loads_only=not prompt, **_shared(bound))
+        return GenerationRequest(endpoint="generate", turns=(turn,), load_only=not prompt, **_shared(bound))
 
     def refusal(self, refusal: Refusal) -> tuple[str, bytes]:
         """OpenAI's error object."""

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from http import HTTPStatus
 
-from ops.simulator import names
-from ops.simulator.behaviour import OVER_CAP_TOKENS
-from ops.simulator.dialect import JSON, Dialect, Encoder, Refusal, Said, Timing
-from ops.simulator.exchange import Exchange, Struck
-from ops.simulator.generation import Ask, Event, Finish, Piece, count_prompt, generate, output_limit
-from ops.simulator.models import Model
+from ops.simulator.control.behaviour import OVER_CAP_TOKENS
+from ops.simulator.dialects.base import JSON, Dialect, Encoder, Refusal, Said, Timing
+from ops.simulator.generation.events import Delta, Event, Finish
+from ops.simulator.generation.generator import generate
+from ops.simulator.generation.request import GenerationRequest, count_prompt_tokens
+from ops.simulator.handlers.exchange import Exchange, Struck
+from ops.simulator.models import names
+from ops.simulator.models.library import Model
 
 CRASH = (
     "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, "
@@ -26,37 +28,37 @@ _GUARD_FRAMES = 3
 
 async def answer(exchange: Exchange, dialect: Dialect) -> None:
     """Reads the body, generates and writes. Raises Refusal before the first byte, Struck, ConnectionError."""
-    ask = dialect.read(exchange.body)
-    exchange.record.model = ask.model
+    request = dialect.read(exchange.body)
+    exchange.record.model = request.model
     try:
-        await _answer(exchange, dialect, ask)
+        await _answer(exchange, dialect, request)
     except Refusal as refusal:
-        if ask.stream:
+        if request.stream:
             refusal.headers = dialect.stream_headers
         raise
 
 
-async def _answer(exchange: Exchange, dialect: Dialect, ask: Ask) -> None:
-    model = find_model(exchange, ask.model, required=ask.surface == "chat")
-    _check_capabilities(ask, model)
+async def _answer(exchange: Exchange, dialect: Dialect, request: GenerationRequest) -> None:
+    model = find_model(exchange, request.model, required=request.endpoint == "chat")
+    _check_capabilities(request, model)
     refuse_if_struck(exchange)
-    ask = replace(ask, num_ctx=max(4, min(ask.num_ctx, model.family.context_length)))
+    request = replace(request, num_ctx=max(4, min(request.num_ctx, model.family.context_length)))
     timing = Timing()
-    if ask.loads_only and ask.keep_alive_s == 0:
-        exchange.library.touch(model, 0, ask.num_ctx)
-        return await _idle(exchange, dialect.encoder(ask, timing), ask, "unload")
-    await load(exchange, model, ask.keep_alive_s, ask.num_ctx)
+    if request.load_only and request.keep_alive_s == 0:
+        exchange.library.touch(model, 0, request.num_ctx)
+        return await _idle(exchange, dialect.encoder(request, timing), request, "unload")
+    await load(exchange, model, request.keep_alive_s, request.num_ctx)
     timing.loaded = time.monotonic_ns()
-    if ask.loads_only:
-        return await _idle(exchange, dialect.encoder(ask, timing), ask, "load")
+    if request.load_only:
+        return await _idle(exchange, dialect.encoder(request, timing), request, "load")
     if "no_usage" in exchange.faults:
-        ask = replace(ask, include_usage=False)
+        request = replace(request, include_usage=False)
     try:
-        encoder = dialect.encoder(ask, timing)
-        events = _paced(exchange, ask, model, timing)
-        await (_stream if ask.stream else _whole)(exchange, dialect, encoder, events)
+        encoder = dialect.encoder(request, timing)
+        events = _paced(exchange, request, model, timing)
+        await (_stream if request.stream else _whole)(exchange, dialect, encoder, events)
     finally:
-        exchange.library.touch(model, ask.keep_alive_s, ask.num_ctx)
+        exchange.library.touch(model, request.keep_alive_s, request.num_ctx)
     return None
 
 
@@ -65,7 +67,7 @@ def find_model(
     spelling: str,
     *,
     required: bool = False,
-    any_case: bool = True,
+    ignore_case: bool = True,
     missing: str = "model '{}' not found",
 ) -> Model:
     """The installed model a spelling means. Raises Refusal as Ollama does for names it does not have, names that
@@ -78,7 +80,7 @@ def find_model(
         raise Refusal(400, "invalid model name") from None
     if source == "cloud":
         raise _cloud_refusal(exchange.behaviour.cloud)
-    model = exchange.library.find(base, any_case=any_case)
+    model = exchange.library.find(base, ignore_case=ignore_case)
     if model is None:
         raise Refusal(404, missing.format(spelling))
     return model
@@ -107,7 +109,7 @@ async def load(exchange: Exchange, model: Model, keep_alive_s: float | None, num
 async def _stream(exchange: Exchange, dialect: Dialect, encoder: Encoder, events: AsyncIterator[Event]) -> None:
     opened = False
     async for event in events:
-        if isinstance(event, Piece) and not event.visible:
+        if isinstance(event, Delta) and not event.is_visible:
             continue
         if _due(exchange, "error", 0):
             return await _break(exchange, dialect, encoder, opened=opened)
@@ -147,9 +149,9 @@ async def _break(exchange: Exchange, dialect: Dialect, encoder: Encoder, *, open
     raise Struck("error")
 
 
-async def _idle(exchange: Exchange, encoder: Encoder, ask: Ask, reason: str) -> None:
+async def _idle(exchange: Exchange, encoder: Encoder, request: GenerationRequest, reason: str) -> None:
     content_type, frames = encoder.idle(reason)
-    if not ask.stream or len(frames) == 1:
+    if not request.stream or len(frames) == 1:
         return await exchange.send(200, content_type, frames[0])
     await exchange.stream(200, content_type)
     for frame in frames:
@@ -157,28 +159,33 @@ async def _idle(exchange: Exchange, encoder: Encoder, ask: Ask, reason: str) -> 
     return await exchange.end()
 
 
-async def _paced(exchange: Exchange, ask: Ask, model: Model, timing: Timing) -> AsyncIterator[Event]:
+async def _paced(exchange: Exchange, request: GenerationRequest, model: Model, timing: Timing) -> AsyncIterator[Event]:
     behaviour, record = exchange.behaviour, exchange.record
-    limit, answer_tokens = output_limit(ask), behaviour.answer_tokens
+    limit, answer_tokens = request.output_tokens_max, behaviour.answer_tokens
     if "over_cap" in exchange.faults:
         limit += OVER_CAP_TOKENS
         answer_tokens = limit + 1
     on_done = behaviour.tool_calls == "done_frame" or (
-        behaviour.tool_calls == "by_model" and model.tool_call_on_done and ask.surface == "chat"
+        behaviour.tool_calls == "by_model" and model.has_tool_call_on_done and request.endpoint == "chat"
     )
-    record.prompt_tokens = count_prompt(ask)
+    record.prompt_tokens = count_prompt_tokens(request)
     timing.first_token = time.monotonic_ns()
     for event in generate(
-        ask, model, limit=limit, seed=behaviour.seed, answer_tokens=answer_tokens, call_on_done=on_done
+        request,
+        model,
+        output_tokens_max=limit,
+        seed=behaviour.seed,
+        answer_tokens=answer_tokens,
+        tool_call_on_done=on_done,
     ):
         if isinstance(event, Finish):
             yield replace(event, prompt_tokens=0, output_tokens=0) if "no_usage" in exchange.faults else event
             return
-        record.output_tokens += event.generated
+        record.output_tokens += event.generated_tokens
         if behaviour.tokens_per_s:
             due_s = timing.first_token / 1e9 + record.output_tokens / behaviour.tokens_per_s
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-        elif event.visible:
+        elif event.is_visible:
             # Without this a fast answer would never let the event loop notice that the client has gone.
             await asyncio.sleep(0)
         yield event
@@ -191,16 +198,16 @@ def _due(exchange: Exchange, kind: str, default_frames: int) -> bool:
     return exchange.record.frames >= (default_frames if fault.after_frames is None else fault.after_frames)
 
 
-def _check_capabilities(ask: Ask, model: Model) -> None:
+def _check_capabilities(request: GenerationRequest, model: Model) -> None:
     missing = ""
     if "completion" not in model.capabilities:
-        missing = ask.surface
-    elif ask.think and not model.thinks:
+        missing = request.endpoint
+    elif request.think and not model.thinks:
         missing = "thinking"
-    elif ask.tools and "tools" not in model.capabilities:
+    elif request.tools and "tools" not in model.capabilities:
         missing = "tools"
     if missing:
-        raise Refusal(400, f'"{ask.model}" does not support {missing}')
+        raise Refusal(400, f'"{request.model}" does not support {missing}')
 
 
 def _cloud_refusal(state: str) -> Refusal:

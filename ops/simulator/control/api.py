@@ -17,9 +17,10 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from ops.simulator.behaviour import Behaviour
-from ops.simulator.models import Library, tags_row
-from ops.simulator.recorder import Recorder
+from ops.simulator.control.behaviour import Behaviour
+from ops.simulator.control.recorder import Recorder
+from ops.simulator.models.descriptions import tags_row
+from ops.simulator.models.library import Library
 
 IDLE_S_MAX = 60.0
 

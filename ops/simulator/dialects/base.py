@@ -1,4 +1,4 @@
-"""What the surfaces have in common: reading into an `Ask`, writing events as frames, refusing in their own shape."""
+"""What the surfaces have in common: reading requests, writing events as frames, and errors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ops.simulator import gojson
-from ops.simulator.generation import Ask, Finish, Piece, ToolCall
+from ops.simulator.dialects import gojson
+from ops.simulator.generation.events import Delta, Finish, ToolCall
+from ops.simulator.generation.request import GenerationRequest
 
 JSON_UTF8 = "application/json; charset=utf-8"
 JSON = "application/json"
@@ -76,26 +77,26 @@ class Said:
     calls: list[ToolCall] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
 
-    def add(self, piece: Piece | None) -> None:
+    def add(self, delta: Delta | None) -> None:
         """Appends what one piece shows."""
-        if piece is None:
+        if delta is None:
             return
-        self.content += piece.content
-        self.thinking += piece.thinking
-        self.tokens += piece.tokens
-        if piece.call is not None:
-            self.calls.append(piece.call)
+        self.content += delta.content
+        self.thinking += delta.thinking
+        self.tokens += delta.visible_tokens
+        if delta.tool_call is not None:
+            self.calls.append(delta.tool_call)
 
 
 class Encoder(ABC):
     """Writes one answer; made anew for each request. Every `bytes` it yields is one flush."""
 
-    def __init__(self, ask: Ask, timing: Timing) -> None:
-        self.ask = ask
+    def __init__(self, request: GenerationRequest, timing: Timing) -> None:
+        self.request = request
         self.timing = timing
 
     @abstractmethod
-    def piece(self, piece: Piece) -> Iterator[bytes]:
+    def piece(self, delta: Delta) -> Iterator[bytes]:
         """The frames of a visible step."""
 
     @abstractmethod
@@ -124,7 +125,7 @@ class Dialect(ABC):
     encoder: ClassVar[type[Encoder]]
 
     @abstractmethod
-    def read(self, body: bytes) -> Ask:
+    def read(self, body: bytes) -> GenerationRequest:
         """What the body asks for. Raises Refusal."""
 
     @abstractmethod
@@ -147,7 +148,7 @@ def native_refusal(refusal: Refusal) -> tuple[str, bytes]:
 
 
 def read_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The fields of `Ask` that runner options set. Keys are exact, unknown ones ignored, null is unset; numbers
+    """The request fields that runner options set. Keys are exact, unknown ones ignored, null is unset; numbers
     are cut to int64 as Go cuts a float64. Raises Refusal (500) for a wrong type, as Ollama does."""
     asked: dict[str, Any] = {}
     for name, value in (options or {}).items():

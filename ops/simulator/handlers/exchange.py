@@ -6,16 +6,14 @@ import asyncio
 import socket
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 from aiohttp import web
 
-from ops.simulator.behaviour import Behaviour, Fault, FaultKind
-from ops.simulator.models import Library
-from ops.simulator.recorder import Record
-
-if TYPE_CHECKING:
-    from ops.simulator.routes import Match
+from ops.simulator.control.behaviour import Behaviour, Fault, FaultKind
+from ops.simulator.control.recorder import Record
+from ops.simulator.models.library import Library
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -24,37 +22,30 @@ class Struck(Exception):
     """A fault ended the exchange on the socket; nothing more can be sent."""
 
 
+@dataclass
 class Exchange:
-    """What a handler works with: the request's parts, the server's state, and `send` or `frame` to answer."""
+    """One request and the state of its server, with `send` and `stream` for the response.
 
-    def __init__(
-        self,
-        request: web.Request,
-        record: Record,
-        match: Match,
-        body: bytes,
-        behaviour: Behaviour,
-        library: Library,
-        loading: asyncio.Lock,
-    ) -> None:
-        self.request = request
-        self.record = record
-        self.segment = match.segment
-        self.body = body
-        self.behaviour = behaviour
-        self.library = library
-        self.loading = loading
-        self.faults: dict[FaultKind, Fault] = behaviour.strike(match.path, runs_model=match.route.runs_model)
-        record.faults = tuple(self.faults)
-        self.response: web.StreamResponse | None = None
-        self._transport_fault = next((self.faults[k] for k in ("reset", "close", "stall") if k in self.faults), None)
+    `path_parameter` is the last segment of the path, which routes such as `/v1/models/:model` read. `faults` are
+    those that this request suffers. `loading` serialises the loading of models.
+    """
+
+    request: web.Request
+    record: Record
+    body: bytes
+    path_parameter: str
+    faults: Mapping[FaultKind, Fault]
+    behaviour: Behaviour
+    library: Library
+    loading: asyncio.Lock
+    response: web.StreamResponse | None = field(default=None, init=False)
 
     async def send(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """A whole answer with its length. Raises Struck, ConnectionError."""
         response = web.StreamResponse(status=status, headers=self._head(content_type, headers))
         response.content_length = len(body)
         await self._open(response)
-        fault = self._transport_fault
+        fault = self._transport_fault()
         if fault is not None and fault.after_frames:
             await response.write(body[: len(body) // 2])
             await self._strike(fault)
@@ -82,6 +73,9 @@ class Exchange:
         if self.response is not None:
             await self.response.write_eof()
 
+    def _transport_fault(self) -> Fault | None:
+        return next((self.faults[kind] for kind in ("reset", "close", "stall") if kind in self.faults), None)
+
     def _head(self, content_type: str, headers: Mapping[str, str] | None) -> dict[str, str]:
         typed = {"Content-Type": content_type} if content_type else {}
         return {**self.behaviour.headers, **(headers or {}), **typed}
@@ -94,7 +88,7 @@ class Exchange:
         await self._strike_at(0)
 
     async def _strike_at(self, place: int | None) -> None:
-        fault = self._transport_fault
+        fault = self._transport_fault()
         if fault is not None and fault.after_frames == place:
             await self._strike(fault)
 

@@ -1,7 +1,8 @@
-"""Model names as Ollama understands them: which spellings mean the same model.
+"""Model names by Ollama's rules: which spellings mean the same model.
 
-A name is `[scheme://][host/][namespace/]model[:tag]`, parsed from the right, compared without case. A last part
-`:cloud` or `:local`, or a tag that ends in `-cloud`, says where the model runs and is no part of the name.
+A name is `[scheme://][host/][namespace/]model[:tag]`. It is parsed from the right and compared without regard to case.
+A final part `:cloud` or `:local`, or a tag that ends in `-cloud`, selects where the model runs; it does not belong to
+the name.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ Source = Literal["", "local", "cloud"]
 
 
 class ConflictingSource(ValueError):
-    """The name asks for two places at once, such as `m:cloud:local`."""
+    """The name selects two sources at once, such as `m:cloud:local`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """A full name; two names are the same model when their `key` is equal."""
+class ModelName:
+    """A complete name. Two names mean the same model when their `key` is equal."""
 
     host: str
     namespace: str
@@ -33,17 +34,17 @@ class Name:
 
     @property
     def full(self) -> str:
-        """The spelling with every part, letters as given."""
+        """The name with every part, in the caller's letter case."""
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
     @property
     def key(self) -> str:
-        """What names are compared by."""
+        """The form in which names are compared."""
         return self.full.lower()
 
     @property
     def display(self) -> str:
-        """The shortest spelling that keeps the tag, as `/api/tags` shows it."""
+        """The shortest form that includes the tag, as `/api/tags` shows it."""
         short = f"{self.model}:{self.tag}"
         if self.host.lower() != "registry.ollama.ai":
             return f"{self.host}/{self.namespace}/{short}"
@@ -51,15 +52,15 @@ class Name:
 
 
 def split_source(text: str) -> tuple[str, Source]:
-    """The name without its place, and the place it names. Raises ConflictingSource."""
-    base, source = _cut_source(text.strip(_GO_SPACE))
-    if source and _cut_source(base)[1]:
+    """The name without its source suffix, and the source that the suffix selects. Raises ConflictingSource."""
+    base, source = _split_suffix(text.strip(_GO_SPACE))
+    if source and _split_suffix(base)[1]:
         raise ConflictingSource(text)
     return base, source
 
 
-def parse(text: str) -> Name | None:
-    """The name with defaults filled in; None when Ollama calls it invalid."""
+def parse(text: str) -> ModelName | None:
+    """The name with defaults for missing parts, or None when Ollama rejects it as invalid."""
     rest, tag = text, "latest"
     if rest.rfind(":") > rest.rfind("/"):
         rest, _, tag = rest.rpartition(":")
@@ -69,14 +70,14 @@ def parse(text: str) -> Name | None:
         rest, slash, namespace = rest.rpartition("/")
     if slash:
         host = rest.partition("://")[2] if "://" in rest else rest
-    name = Name(host, namespace, model, tag)
+    name = ModelName(host, namespace, model, tag)
     valid = (
         _HOST.fullmatch(host) and _NAMESPACE.fullmatch(namespace) and _PART.fullmatch(model) and _PART.fullmatch(tag)
     )
     return name if valid else None
 
 
-def _cut_source(text: str) -> tuple[str, Source]:
+def _split_suffix(text: str) -> tuple[str, Source]:
     base, colon, suffix = text.rpartition(":")
     if not colon:
         return text, ""

@@ -10,10 +10,22 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.dialect import JSON, JSON_UTF8, SSE, Dialect, Encoder, Refusal, Said, Timing, bind, native_refusal
-from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.simulator.gojson import ANY, BOOL, INT, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import (
+    JSON,
+    JSON_UTF8,
+    SSE,
+    Dialect,
+    Encoder,
+    Refusal,
+    Said,
+    Timing,
+    bind,
+    native_refusal,
+)
+from ops.simulator.dialects.gojson import ANY, BOOL, INT, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator.generation.events import Delta, Finish, ToolCall
+from ops.simulator.generation.request import GenerationRequest, Tool, Turn
 
 _MESSAGE = Struct("MessageParam", {"role": STRING, "content": ANY})
 _TOOL = Struct("Tool", {"type": STRING, "name": STRING, "description": STRING, "input_schema": ANY})
@@ -42,28 +54,28 @@ _ERROR_TYPES = {
 
 
 class _MessagesEncoder(Encoder):
-    def __init__(self, ask: Ask, timing: Timing) -> None:
-        super().__init__(ask, timing)
+    def __init__(self, request: GenerationRequest, timing: Timing) -> None:
+        super().__init__(request, timing)
         self._id = f"msg_{secrets.token_hex(12)}"
         self._opened = False
         self._block = ""
         self._index = 0
         self._called = False
 
-    def piece(self, piece: Piece) -> Iterator[bytes]:
+    def piece(self, delta: Delta) -> Iterator[bytes]:
         """The events of one step, with `message_start` before the first."""
         yield from self._open()
-        if piece.thinking:
+        if delta.thinking:
             yield from self._enter("thinking", {"type": "thinking", "thinking": ""})
-            yield self._delta({"type": "thinking_delta", "thinking": piece.thinking})
-        if piece.content:
+            yield self._delta({"type": "thinking_delta", "thinking": delta.thinking})
+        if delta.content:
             yield from self._enter("text", {"type": "text", "text": ""})
-            yield self._delta({"type": "text_delta", "text": piece.content})
-        if piece.call is not None:
+            yield self._delta({"type": "text_delta", "text": delta.content})
+        if delta.tool_call is not None:
             self._called = True
             yield from self._leave()
-            yield from self._enter("tool_use", {**_tool_use(piece.call), "input": {}})
-            arguments = gojson.dump(piece.call.arguments).decode()
+            yield from self._enter("tool_use", {**_tool_use(delta.tool_call), "input": {}})
+            arguments = gojson.dump(delta.tool_call.arguments).decode()
             yield self._delta({"type": "input_json_delta", "partial_json": arguments})
             yield from self._leave()
 
@@ -84,15 +96,15 @@ class _MessagesEncoder(Encoder):
 
     def idle(self, reason: str) -> tuple[str, list[bytes]]:
         """A message without content and with counts of zero."""
-        if not self.ask.stream:
+        if not self.request.stream:
             return JSON, [self._document(Said(), _stop_reason(reason, called=False), None)]
         return SSE, [*self._open(), *self._end(_stop_reason(reason, called=False), None)]
 
     def _open(self) -> Iterator[bytes]:
         if not self._opened:
             self._opened = True
-            estimate = {"input_tokens": self.ask.prompt_bytes // 4, "output_tokens": 0}
-            message = {"id": self._id, "type": "message", "role": "assistant", "model": self.ask.model}
+            estimate = {"input_tokens": self.request.prompt_bytes // 4, "output_tokens": 0}
+            message = {"id": self._id, "type": "message", "role": "assistant", "model": self.request.model}
             yield _event("message_start", message={**message, "content": [], "usage": estimate})
 
     def _enter(self, block: str, content: dict[str, Any]) -> Iterator[bytes]:
@@ -123,7 +135,7 @@ class _MessagesEncoder(Encoder):
         if said.content:
             content.append({"type": "text", "text": said.content})
         content += [{**_tool_use(call), "input": call.arguments} for call in said.calls]
-        head = {"id": self._id, "type": "message", "role": "assistant", "model": self.ask.model, "content": content}
+        head = {"id": self._id, "type": "message", "role": "assistant", "model": self.request.model, "content": content}
         stop = {"stop_reason": reason} if reason else {}
         return gojson.dump({**head, **stop, "usage": _usage(finish)}) + b"\n"
 
@@ -134,7 +146,7 @@ class Messages(Dialect):
     encoder = _MessagesEncoder
     stream_headers = {"Cache-Control": "no-cache"}  # noqa: RUF012 - the base class says it is a class variable
 
-    def read(self, body: bytes) -> Ask:
+    def read(self, body: bytes) -> GenerationRequest:
         """Raises Refusal."""
         bound = bind(body, _REQUEST)
         messages = [message or {} for message in bound.get("messages") or ()]
@@ -148,11 +160,11 @@ class Messages(Dialect):
         system = tuple(_turns("system", bound.get("system") or []))
         tools = [tool for tool in bound.get("tools") or () if tool]
         kind = (bound.get("thinking") or {}).get("type")
-        return Ask(
-            surface="chat",
+        return GenerationRequest(
+            endpoint="chat",
             model=bound["model"],
             turns=(*system, *turns),
-            loads_only=not turns,
+            load_only=not turns,
             stream=bool(bound.get("stream")),
             num_predict=bound["max_tokens"],
             stop=tuple(bound.get("stop_sequences") or ()),

@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.dialect import JSON, SSE, Dialect, Encoder, Refusal, Said, Timing, bind
-from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.simulator.gojson import ANY, OPTIONAL_BOOL, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
-from ops.simulator.openai import image_is_inline, openai_refusal, read_effort
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import JSON, SSE, Dialect, Encoder, Refusal, Said, Timing, bind
+from ops.simulator.dialects.gojson import ANY, OPTIONAL_BOOL, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator.dialects.openai import image_is_inline, openai_refusal, read_effort
+from ops.simulator.generation.events import Delta, Finish, ToolCall
+from ops.simulator.generation.request import GenerationRequest, Tool, Turn
 
 _TOOL = Struct(
     "ResponsesTool",
@@ -39,8 +40,8 @@ _REQUEST = Struct(
 
 
 class _ResponsesEncoder(Encoder):
-    def __init__(self, ask: Ask, timing: Timing) -> None:
-        super().__init__(ask, timing)
+    def __init__(self, request: GenerationRequest, timing: Timing) -> None:
+        super().__init__(request, timing)
         self._number = time.monotonic_ns() // 1000 % 1_000_000
         self._created = int(time.time())
         self._sequence = 0
@@ -49,16 +50,16 @@ class _ResponsesEncoder(Encoder):
         self._opened = False
         self._item = ""
 
-    def piece(self, piece: Piece) -> Iterator[bytes]:
+    def piece(self, delta: Delta) -> Iterator[bytes]:
         """The events of one step, with the two that open the answer before the first."""
         yield from self._open()
-        if piece.thinking:
-            yield from self._think(piece.thinking)
-        if piece.content:
-            yield from self._say(piece.content)
-        if piece.call is not None:
+        if delta.thinking:
+            yield from self._think(delta.thinking)
+        if delta.content:
+            yield from self._say(delta.content)
+        if delta.tool_call is not None:
             yield from self._close_item()
-            yield from self._call(piece.call)
+            yield from self._call(delta.tool_call)
 
     def finish(self, finish: Finish) -> Iterator[bytes]:
         """The end of the open item, then `response.completed`."""
@@ -82,7 +83,7 @@ class _ResponsesEncoder(Encoder):
 
     def idle(self, reason: str) -> tuple[str, list[bytes]]:  # noqa: ARG002
         """An answer without output and with counts of zero."""
-        if not self.ask.stream:
+        if not self.request.stream:
             return JSON, [self.whole(Said(), None)]
         return SSE, [*self._open(), *self._complete(None)]
 
@@ -160,7 +161,7 @@ class _ResponsesEncoder(Encoder):
 
     def _response(self, output: list[dict[str, Any]], finish: Finish | None, *, status: str) -> dict[str, Any]:
         completed = status == "completed"
-        asked = self.ask.echo
+        asked = self.request.echoed_fields
         return {
             "id": f"resp_{self._number}",
             "object": "response",
@@ -168,7 +169,7 @@ class _ResponsesEncoder(Encoder):
             "completed_at": int(time.time()) if completed else None,
             "status": status,
             "incomplete_details": None,
-            "model": self.ask.model,
+            "model": self.request.model,
             "previous_response_id": None,
             "instructions": asked["instructions"],
             "output": output,
@@ -202,7 +203,7 @@ class Responses(Dialect):
     encoder = _ResponsesEncoder
     stream_headers = {"Cache-Control": "no-cache"}  # noqa: RUF012 - the base class says it is a class variable
 
-    def read(self, body: bytes) -> Ask:
+    def read(self, body: bytes) -> GenerationRequest:
         """Raises Refusal."""
         bound = bind(body, _REQUEST)
         limit = bound.get("max_output_tokens")
@@ -210,17 +211,17 @@ class Responses(Dialect):
         system = (Turn("system", instructions),) if instructions else ()
         turns = tuple(_turns(bound.get("input")))
         tools = [tool for tool in bound.get("tools") or () if tool]
-        return Ask(
-            surface="chat",
+        return GenerationRequest(
+            endpoint="chat",
             model=bound.get("model") or "",
             turns=(*system, *turns),
-            loads_only=not turns,
+            load_only=not turns,
             stream=bool(bound.get("stream")),
             num_predict=-1 if limit is None else limit,
             think=read_effort((bound.get("reasoning") or {}).get("effort")),
             tools=tuple(Tool(tool.get("name") or "", tool.get("parameters")) for tool in tools),
             format=_format(bound.get("text")),
-            echo=_echo(bound, tools),
+            echoed_fields=_echo(bound, tools),
         )
 
     def refusal(self, refusal: Refusal) -> tuple[str, bytes]:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from pydantic import SecretStr
 
-from ops.simulator.dialect import JSON_UTF8
+from ops.simulator.dialects.base import JSON_UTF8
 from ops.simulator.routes import path_of
 
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")

@@ -8,8 +8,8 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.dialect import (
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import (
     JSON_UTF8,
     NDJSON,
     Dialect,
@@ -22,10 +22,11 @@ from ops.simulator.dialect import (
     read_keep_alive,
     read_options,
 )
-from ops.simulator.generation import Ask, Finish, Piece, Tool, ToolCall, Turn
-from ops.simulator.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, Kind, Struct
-from ops.simulator.models import stamp
-from ops.simulator.text import tokenise
+from ops.simulator.dialects.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, Kind, Struct
+from ops.simulator.generation.events import Delta, Finish, ToolCall
+from ops.simulator.generation.request import GenerationRequest, Tool, Turn
+from ops.simulator.generation.text import tokenise
+from ops.simulator.models.descriptions import format_time
 
 _FUNCTION = Struct("ToolFunction", {"name": STRING, "description": STRING, "parameters": ANY})
 TOOL = Struct("Tool", {"type": STRING, "function": _FUNCTION})
@@ -79,9 +80,9 @@ class _NativeEncoder(Encoder):
         """What the last frame has before its counts."""
         return {}
 
-    def piece(self, piece: Piece) -> Iterator[bytes]:
+    def piece(self, delta: Delta) -> Iterator[bytes]:
         """One line."""
-        yield gojson.dump(self._frame(_said(piece), done=False)) + b"\n"
+        yield gojson.dump(self._frame(_said(delta), done=False)) + b"\n"
 
     def finish(self, finish: Finish) -> Iterator[bytes]:
         """The line with the counts."""
@@ -105,12 +106,12 @@ class _NativeEncoder(Encoder):
         return JSON_UTF8, [gojson.dump(self._frame(Said(), done=True, reason=reason))]
 
     def _frame(self, said: Said, *, done: bool, reason: str = "") -> dict[str, Any]:
-        now = stamp(datetime.datetime.now(datetime.UTC))
-        frame = {"model": self.ask.model, "created_at": now, **self.shown(said), "done": done}
+        now = format_time(datetime.datetime.now(datetime.UTC))
+        frame = {"model": self.request.model, "created_at": now, **self.shown(said), "done": done}
         if reason:
             frame["done_reason"] = reason
-        if self.ask.top_logprobs is not None and said.tokens:
-            frame["logprobs"] = log_probabilities(said.tokens, self.ask.top_logprobs)
+        if self.request.top_logprobs is not None and said.tokens:
+            frame["logprobs"] = log_probabilities(said.tokens, self.request.top_logprobs)
         return frame
 
 
@@ -132,9 +133,9 @@ class _GenerateEncoder(_NativeEncoder):
 
     def context(self, said: Said) -> dict[str, Any]:
         """The tokens of prompt and answer as numbers, unless the request was raw."""
-        if self.ask.raw:
+        if self.request.raw:
             return {}
-        tokens = [token for turn in self.ask.turns for token in tokenise(turn.content)] + said.tokens
+        tokens = [token for turn in self.request.turns for token in tokenise(turn.content)] + said.tokens
         return {"context": [zlib.crc32(token.encode()) % 150_000 for token in tokens]}
 
 
@@ -145,7 +146,7 @@ class Chat(Dialect):
     whole_type = JSON_UTF8
     encoder = _ChatEncoder
 
-    def read(self, body: bytes) -> Ask:
+    def read(self, body: bytes) -> GenerationRequest:
         """Raises Refusal."""
         bound = bind(body, CHAT, empty="missing request body")
         if not bound.get("model"):
@@ -156,7 +157,7 @@ class Chat(Dialect):
         )
         functions = [(tool or {}).get("function") or {} for tool in bound.get("tools") or ()]
         tools = tuple(Tool(f.get("name") or "", f.get("parameters")) for f in functions)
-        return Ask(surface="chat", turns=turns, tools=tools, loads_only=not turns, **_shared(bound))
+        return GenerationRequest(endpoint="chat", turns=turns, tools=tools, load_only=not turns, **_shared(bound))
 
     def refusal(self, refusal: Refusal) -> tuple[str, bytes]:
         """`{"error": text}`."""
@@ -170,16 +171,16 @@ class Generate(Dialect):
     whole_type = JSON_UTF8
     encoder = _GenerateEncoder
 
-    def read(self, body: bytes) -> Ask:
+    def read(self, body: bytes) -> GenerationRequest:
         """Raises Refusal."""
         bound = bind(body, GENERATE, empty="missing request body")
         prompt, raw = bound.get("prompt") or "", bool(bound.get("raw"))
         system = () if raw or not bound.get("system") else (Turn("system", bound["system"]),)
         suffix = bound.get("suffix") or ""
-        return Ask(
-            surface="generate",
+        return GenerationRequest(
+            endpoint="generate",
             turns=(*system, Turn("user", prompt + suffix, len(bound.get("images") or ()))),
-            loads_only=not prompt,
+            load_only=not prompt,
             raw=raw,
             context_tokens=len(bound.get("context") or ()),
             **_shared(bound),
@@ -214,9 +215,9 @@ def _shared(bound: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _said(piece: Piece | None) -> Said:
+def _said(delta: Delta | None) -> Said:
     said = Said()
-    said.add(piece)
+    said.add(delta)
     return said
 
 

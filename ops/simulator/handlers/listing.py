@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ops.simulator import gojson, models, names
-from ops.simulator.answer import find_model
-from ops.simulator.dialect import JSON, JSON_UTF8, Refusal, bind
-from ops.simulator.exchange import Exchange
-from ops.simulator.gojson import ANY, BOOL, MAP, STRING, Struct
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import JSON, JSON_UTF8, Refusal, bind
+from ops.simulator.dialects.gojson import ANY, BOOL, MAP, STRING, Struct
+from ops.simulator.handlers.exchange import Exchange
+from ops.simulator.handlers.generation import find_model
+from ops.simulator.models import names
+from ops.simulator.models.descriptions import ps_row, show_document, tags_row
+from ops.simulator.models.library import Model
 
 _SHOW = Struct(
     "ShowRequest",
@@ -42,12 +45,12 @@ async def status(exchange: Exchange) -> None:
 
 async def tags(exchange: Exchange) -> None:
     """`GET /api/tags`."""
-    await reply(exchange, {"models": [models.tags_row(model) for model in exchange.library.newest_first()]})
+    await reply(exchange, {"models": [tags_row(model) for model in exchange.library.newest_first()]})
 
 
 async def ps(exchange: Exchange) -> None:
     """`GET /api/ps`."""
-    await reply(exchange, {"models": [models.ps_row(entry) for entry in exchange.library.in_memory()]})
+    await reply(exchange, {"models": [ps_row(entry) for entry in exchange.library.in_memory()]})
 
 
 async def show(exchange: Exchange) -> None:
@@ -58,7 +61,7 @@ async def show(exchange: Exchange) -> None:
     if not spelling:
         raise Refusal(400, "model is required")
     model = find_model(exchange, spelling)
-    await reply(exchange, models.show(model, verbose=bool(bound.get("verbose"))))
+    await reply(exchange, show_document(model, verbose=bool(bound.get("verbose"))))
 
 
 async def recommendations(exchange: Exchange) -> None:
@@ -74,11 +77,11 @@ async def openai_models(exchange: Exchange) -> None:
 
 async def openai_model(exchange: Exchange) -> None:
     """`GET /v1/models/:model`. Raises Refusal."""
-    base, _source = names.split_source(exchange.segment)
+    base, _source = names.split_source(exchange.path_parameter)
     model = exchange.library.find(base)
     if model is None:
-        raise Refusal(404, f"model '{exchange.segment}' not found")
-    await exchange.send(200, JSON, gojson.dump(_openai_row(model, exchange.segment)) + b"\n")
+        raise Refusal(404, f"model '{exchange.path_parameter}' not found")
+    await exchange.send(200, JSON, gojson.dump(_openai_row(model, exchange.path_parameter)) + b"\n")
 
 
 async def reply(exchange: Exchange, body: Any, status: int = 200) -> None:
@@ -86,6 +89,6 @@ async def reply(exchange: Exchange, body: Any, status: int = 200) -> None:
     await exchange.send(status, JSON_UTF8, gojson.dump(body))
 
 
-def _openai_row(model: models.Model, identifier: str) -> dict[str, Any]:
+def _openai_row(model: Model, identifier: str) -> dict[str, Any]:
     created = int(model.modified_at.timestamp())
     return {"id": identifier, "object": "model", "created": created, "owned_by": model.name.namespace}

@@ -6,12 +6,12 @@ from email.message import Message
 from email.parser import BytesParser
 from itertools import islice
 
-from ops.simulator import gojson
-from ops.simulator.answer import CRASH, find_model, load, refuse_if_struck
-from ops.simulator.dialect import NDJSON, Refusal
-from ops.simulator.exchange import Exchange
-from ops.simulator.generation import NUM_CTX
-from ops.simulator.text import count_tokens, dice, sentences
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import NDJSON, Refusal
+from ops.simulator.generation.request import NUM_CTX
+from ops.simulator.generation.text import count_tokens, seeded_random, sentences
+from ops.simulator.handlers.exchange import Exchange
+from ops.simulator.handlers.generation import CRASH, find_model, load, refuse_if_struck
 
 _AUDIO_BYTES_PER_TOKEN = 640
 
@@ -29,7 +29,7 @@ async def transcribe(exchange: Exchange) -> None:
     if "error" in exchange.faults:
         raise Refusal(500, CRASH)
     await load(exchange, model, None, NUM_CTX)
-    said = "".join(islice(sentences("", dice(model.digest, fields["file"])), 2))
+    said = "".join(islice(sentences("", seeded_random(model.digest, fields["file"])), 2))
     exchange.record.prompt_tokens = 1 + len(fields["file"]) // _AUDIO_BYTES_PER_TOKEN
     exchange.record.output_tokens = count_tokens(said)
     await exchange.stream(200, NDJSON)

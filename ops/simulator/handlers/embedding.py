@@ -8,15 +8,15 @@ import struct
 import time
 from typing import Any
 
-from ops.simulator import gojson
-from ops.simulator.answer import CRASH, find_model, load, refuse_if_struck
-from ops.simulator.dialect import JSON, Refusal, bind, read_keep_alive, read_options
-from ops.simulator.exchange import Exchange
-from ops.simulator.generation import NUM_CTX
-from ops.simulator.gojson import ANY, INT, MAP, STRING, Struct
-from ops.simulator.listing import reply
-from ops.simulator.models import Model
-from ops.simulator.text import count_tokens, dice
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import JSON, Refusal, bind, read_keep_alive, read_options
+from ops.simulator.dialects.gojson import ANY, INT, MAP, STRING, Struct
+from ops.simulator.generation.request import NUM_CTX
+from ops.simulator.generation.text import count_tokens, seeded_random
+from ops.simulator.handlers.exchange import Exchange
+from ops.simulator.handlers.generation import CRASH, find_model, load, refuse_if_struck
+from ops.simulator.handlers.listing import reply
+from ops.simulator.models.library import Model
 
 _EMBED = Struct(
     "EmbedRequest",
@@ -48,7 +48,7 @@ async def legacy(exchange: Exchange) -> None:
     """`POST /api/embeddings`: one vector, no counts, and names matched with their case. Raises Refusal."""
     bound = bind(exchange.body, _LEGACY, empty="missing request body")
     prompt = bound.get("prompt") or ""
-    _model, vectors = await _embed(exchange, bound, prompt or [], any_case=False)
+    _model, vectors = await _embed(exchange, bound, prompt or [], ignore_case=False)
     await reply(exchange, {"embedding": vectors[0] if vectors else []})
 
 
@@ -72,7 +72,7 @@ async def openai(exchange: Exchange) -> None:
 
 
 async def _embed(
-    exchange: Exchange, bound: dict[str, Any], given: Any, *, any_case: bool = True
+    exchange: Exchange, bound: dict[str, Any], given: Any, *, ignore_case: bool = True
 ) -> tuple[str, list[list[float]]]:
     spelling = bound.get("model") or ""
     exchange.record.model = spelling
@@ -81,7 +81,9 @@ async def _embed(
     inputs = [given] if isinstance(given, str) else given or []
     if not isinstance(inputs, list) or not all(isinstance(text, str) for text in inputs):
         raise Refusal(400, "invalid input type")
-    model = find_model(exchange, spelling, any_case=any_case, missing='model "{}" not found, try pulling it first')
+    model = find_model(
+        exchange, spelling, ignore_case=ignore_case, missing='model "{}" not found, try pulling it first'
+    )
     refuse_if_struck(exchange)
     if "error" in exchange.faults:
         raise Refusal(500, CRASH)
@@ -97,7 +99,7 @@ def _reported(exchange: Exchange) -> int:
 
 
 def _vector(model: Model, text: str, dimensions: int) -> list[float]:
-    chance = dice(model.digest, text)
+    chance = seeded_random(model.digest, text)
     whole = model.family.embedding_length
     raw = [chance.gauss(0, 1) for _ in range(min(dimensions, whole) if dimensions > 0 else whole)]
     length = math.sqrt(sum(value * value for value in raw))

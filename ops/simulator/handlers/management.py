@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from ops.simulator import gojson, names
-from ops.simulator.answer import find_model
-from ops.simulator.dialect import NDJSON, Refusal, bind
-from ops.simulator.exchange import Exchange
-from ops.simulator.gojson import ANY, BOOL, MAP, OPTIONAL_BOOL, STRING, Struct
-from ops.simulator.listing import reply
+from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import NDJSON, Refusal, bind
+from ops.simulator.dialects.gojson import ANY, BOOL, MAP, OPTIONAL_BOOL, STRING, Struct
+from ops.simulator.handlers.exchange import Exchange
+from ops.simulator.handlers.generation import find_model
+from ops.simulator.handlers.listing import reply
+from ops.simulator.models import names
 
 _TRANSFER = Struct("PullRequest", {"model": STRING, "name": STRING, "insecure": BOOL, "stream": OPTIONAL_BOOL})
 _CREATE = Struct(
@@ -32,12 +33,12 @@ async def pull(exchange: Exchange) -> None:
     bound = bind(exchange.body, _TRANSFER, empty="missing request body")
     spelling = _spelling(exchange, bound)
     model = exchange.library.add(_local(spelling))
-    layer = {"status": f"pulling {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size}
+    layer = {"status": f"pulling {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size_bytes}
     steps: list[dict[str, Any]] = [
         {"status": "pulling manifest"},
         layer,
-        {**layer, "completed": model.size // 2},
-        {**layer, "completed": model.size},
+        {**layer, "completed": model.size_bytes // 2},
+        {**layer, "completed": model.size_bytes},
         {"status": "verifying sha256 digest"},
         {"status": "writing manifest"},
         {"status": "success"},
@@ -49,7 +50,7 @@ async def push(exchange: Exchange) -> None:
     """`POST /api/push`: only says that it uploads. Raises Refusal."""
     bound = bind(exchange.body, _TRANSFER, empty="missing request body")
     model = find_model(exchange, _spelling(exchange, bound))
-    layer = {"status": f"pushing {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size}
+    layer = {"status": f"pushing {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size_bytes}
     await _progress(exchange, bound, [{"status": "retrieving manifest"}, layer, {"status": "success"}])
 
 
@@ -84,18 +85,18 @@ async def delete(exchange: Exchange) -> None:
 
 async def store_blob(exchange: Exchange) -> None:
     """`POST /api/blobs/:digest`: 201 for a new blob, 200 for a known one. Raises Refusal."""
-    if exchange.segment in exchange.library.blobs:
+    if exchange.path_parameter in exchange.library.blobs:
         return await exchange.send(200, "", b"")
-    if exchange.segment != f"sha256:{hashlib.sha256(exchange.body).hexdigest()}":
+    if exchange.path_parameter != f"sha256:{hashlib.sha256(exchange.body).hexdigest()}":
         raise Refusal(400, "digest mismatch")
-    exchange.library.blobs.add(exchange.segment)
+    exchange.library.blobs.add(exchange.path_parameter)
     return await exchange.send(201, "", b"")
 
 
 async def has_blob(exchange: Exchange) -> None:
     """`HEAD /api/blobs/:digest`: 200 or 404; installed models are blobs too."""
     known = {f"sha256:{model.digest}" for model in exchange.library.newest_first()} | exchange.library.blobs
-    await exchange.send(200 if exchange.segment in known else 404, "", b"")
+    await exchange.send(200 if exchange.path_parameter in known else 404, "", b"")
 
 
 async def me(exchange: Exchange) -> None:
