@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ONCE ?=
 PYTEST_ARGS ?=
+# Each worker starts its own PostgreSQL and Redis. TEST_REDIS_URL names one server, which workers cannot share.
+PYTEST_WORKERS ?= $(if $(TEST_REDIS_URL),0,$(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && n=4; echo $$n))
 FUZZ_REQUESTS ?= 100000
 FUZZ_SEED ?= 1
 BENCH_ARGS ?=
@@ -23,7 +25,7 @@ demo: $(VENV)/.runtime ## run the real stack on loopback with a simulated Ollama
 	@$(BIN)/neuronetz-gateway demo $(if $(ONCE),--once)
 
 test: $(VENV)/.dev ## run every test: unit, property, contract and end-to-end
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
 
 fuzz-stack: $(VENV)/.dev ## send unusual requests to the running stack, with disconnecting callers and failing backends; FUZZ_REQUESTS=100000 FUZZ_SEED=1
 	@FUZZ_REQUESTS=$(FUZZ_REQUESTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_fuzz_stack.py

@@ -4,6 +4,7 @@ engine answers, else the embedded binaries."""
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -32,6 +33,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("suite")
+
+
+# The folders whose tests start programs and wait for them: seconds each, where the others take milliseconds.
+SLOW = tuple(Path(__file__).parent / name for name in ("e2e", "ops"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses several workers on the one Redis server that the environment names.
+
+    The tests empty that server, publish on it and change its configuration. All of this concerns every database of a
+    server, so that a database for each worker would not separate them.
+    """
+    if os.environ.get("TEST_REDIS_URL") and len(config.getoption("tx", None) or ()) > 1:
+        raise pytest.UsageError(
+            "TEST_REDIS_URL names one server, and each worker needs its own: run with -n 0 or unset TEST_REDIS_URL"
+        )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the slow folders first, so that at the end no worker waits long for another one's last file."""
+    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in SLOW))
 
 
 @pytest.fixture(scope="session")

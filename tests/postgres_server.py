@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import asyncpg
 
 from tests.polling import eventually
+from tests.ports import free_port
 
 
 class Server:
@@ -23,9 +23,7 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         self._data = directory / "data"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.url = f"postgresql://app:test@127.0.0.1:{self._port}/postgres"
         self._process: subprocess.Popen[bytes] | None = None
         self._install = _reachable_install(directory)

@@ -6,9 +6,7 @@ All on loopback, in a temporary folder.
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +19,7 @@ from typing import Any
 import redis
 
 from tests.polling import eventually
+from tests.ports import free_port
 
 SLOTS = 16384
 
@@ -38,7 +37,7 @@ class Server:
     """One server; it can be killed and started again on its data."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        self.port = _free_port()
+        self.port = free_port(with_bus=True)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._options = options
@@ -175,16 +174,3 @@ def _form(servers: list[Server]) -> None:
 def _info(client: Any) -> bytes:
     client.set_response_callback("CLUSTER INFO", lambda reply, **_: reply)
     return bytes(client.execute_command("CLUSTER INFO"))
-
-
-def _free_port() -> int:
-    """A port that is free together with the one 10000 above it, which is a cluster node's bus."""
-    while True:
-        port = random.randrange(20_000, 30_000)  # noqa: S311 (no secret)
-        try:
-            for each in (port, port + 10_000):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", each))
-        except OSError:
-            continue
-        return port

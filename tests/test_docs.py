@@ -49,10 +49,9 @@ def test_the_table_of_surfaces_says_what_reader_and_rewriter_do() -> None:
     assert rows == table().splitlines()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_in_the_table_of_commands(command: str) -> None:
-    rows = [line.split("|")[1] for line in read("commands.md").splitlines() if line.startswith("| `")]
-    assert any(f"`{command}`" in first_cell for first_cell in rows)
+def test_every_command_is_in_the_table_of_commands() -> None:
+    first_cells = "".join(line.split("|")[1] for line in read("commands.md").splitlines() if line.startswith("| `"))
+    assert [command for command in COMMANDS if f"`{command}`" not in first_cells] == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OVERVIEWS], ids=lambda page: str(page.relative_to(ROOT)))

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import httpx
 
 from tests import polling
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 T = TypeVar("T")
 

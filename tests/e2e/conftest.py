@@ -12,7 +12,8 @@ import pytest
 from ops.embedded import logfile
 from tests.e2e import patience
 from tests.e2e.sockets import Answer
-from tests.e2e.stack import Simulator, Stack, free_port, set_env, simulator, up
+from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
+from tests.ports import free_port
 
 # More than all tests together fail from their own address within a minute.
 AUTH_FAILURES_MAX = 60

@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx
 
 from ops.host import binaries
-from tests.e2e.stack import START_TIMEOUT_S, Stack, free_port
+from tests.e2e.stack import START_TIMEOUT_S, Stack
 from tests.polling import eventually
+from tests.ports import free_port
 
 MAKE_CERTIFICATES = Path(__file__).parents[2] / "deploy/tls/make-certificates"
 # Short, so that a test need not wait long for what the reaper does.

@@ -23,14 +23,6 @@ START_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 20.0
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Simulator:
     """A simulated Ollama in a process of its own, and what it saw. It can be stopped and started again."""
 

@@ -19,8 +19,9 @@ from gateway.errors import StoreUnavailable
 from gateway.quota.port import Counters
 from tests.e2e.books import Books, opened
 from tests.e2e.load import Ask, Seen, client, load, send
-from tests.e2e.stack import Simulator, Stack, free_port, simulator, up
+from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.polling import eventually_async
+from tests.ports import free_port
 
 # What takes a minute passes it while these tests run.
 pytestmark = pytest.mark.usefixtures("comebacks", "slow_body")

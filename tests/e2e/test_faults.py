@@ -12,8 +12,9 @@ import pytest
 
 from tests.e2e.books import opened, row_of
 from tests.e2e.load import STREAMS, Ask, Seen, client, send
-from tests.e2e.stack import Simulator, Stack, free_port, up
+from tests.e2e.stack import Simulator, Stack, up
 from tests.polling import eventually
+from tests.ports import free_port
 
 MODEL = "llama3.2:latest"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 
 from tests.certificates import self_signed
-from tests.e2e.stack import Simulator, Stack, free_port, simulator, up
+from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
+from tests.ports import free_port
 
 MODEL = "llama3.2:latest"
 """On all of them. Each backend also has a model that is named after it and is nowhere else."""

@@ -9,12 +9,14 @@ import pytest
 from tests.fuzz import __main__ as runner
 from tests.fuzz import targets
 
-SEEDS = [(name, seed) for name in targets.TARGETS for seed in targets.seeds(name)]
 
-
-@pytest.mark.parametrize(("target", "seed"), SEEDS, ids=lambda value: value if isinstance(value, str) else "")
-def test_every_claim_holds_for_recorded_exchanges_and_for_what_once_broke_one(target: str, seed: bytes) -> None:
-    targets.TARGETS[target](seed)
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_every_claim_holds_for_recorded_exchanges_and_for_what_once_broke_one(
+    target: str, subtests: pytest.Subtests
+) -> None:
+    for seed in targets.seeds(target):
+        with subtests.test(seed=seed):
+            targets.TARGETS[target](seed)
 
 
 def test_the_targets_that_can_be_named_are_those_that_there_are() -> None:

@@ -55,34 +55,33 @@ def test_the_cap_is_the_granted_one_for_every_requested_one(surface: Surface, re
     assert out == cap
 
 
-@pytest.mark.parametrize("surface", GENERATING, ids=lambda surface: surface.name)
-@pytest.mark.parametrize("cap", [0, -1])
+@given(st.sampled_from(GENERATING), st.integers(max_value=0))
 def test_a_generating_request_without_a_cap_is_never_sent(surface: Surface, cap: int) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         rewrite(b'{"model":"M"}', grant_for(surface, output_cap=cap))
 
 
-@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
-def test_the_model_is_the_canonical_one_and_the_body_is_compact(surface: Surface) -> None:
-    body = rewrite(b' {"prompt" : "\\u00fc" , "model" : "LLAMA3.2" } \n', grant_for(surface)).body
-    assert json.loads(body)["model"] == "llama3.2:latest"
-    assert body.startswith('{"prompt":"ü","model":"llama3.2:latest"'.encode())
-    assert body.endswith(b"}")
+def test_the_model_is_the_canonical_one_and_the_body_has_no_spare_byte() -> None:
+    body = b' {"prompt" : "\\u00fc" , "model" : "LLAMA3.2" } \n'
+    out = {surface.name: rewrite(body, grant_for(surface)).body for surface in SURFACES}
+    start = '{"prompt":"ü","model":"llama3.2:latest"'.encode()
+    assert {name: each for name, each in out.items() if not (each.startswith(start) and each.endswith(b"}"))} == {}
+    assert {json.loads(each)["model"] for each in out.values()} == {"llama3.2:latest"}
 
 
-@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_stream_flag_is_explicit_where_the_surface_streams(surface: Surface, stream: bool) -> None:
-    out = rewritten(surface, {"model": "M"}, stream=stream)
-    assert out.get("stream") is (stream if surface.streams_by_default is not None else None)
+def test_the_stream_flag_is_explicit_where_the_surface_streams(stream: bool) -> None:
+    assert {surface.name: rewritten(surface, {"model": "M"}, stream=stream).get("stream") for surface in SURFACES} == {
+        surface.name: stream if surface.streams_by_default is not None else None for surface in SURFACES
+    }
 
 
-@pytest.mark.parametrize("name", ["v1_chat", "v1_completions"])
-@pytest.mark.parametrize("options", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}])
-def test_an_openai_stream_always_requests_its_usage(name: str, options: dict[str, Any]) -> None:
-    out = rewritten(BY_NAME[name], {"model": "M", **options}, stream=True)
-    assert out["stream_options"] == {"include_usage": True}
-    assert "stream_options" not in rewritten(BY_NAME[name], {"model": "M"}, stream=False)
+@pytest.mark.parametrize("requested", [{}, {"stream_options": None}, {"stream_options": {"include_usage": False}}])
+def test_an_openai_stream_always_requests_its_usage(requested: dict[str, Any]) -> None:
+    for surface in (BY_NAME["v1_chat"], BY_NAME["v1_completions"]):
+        out = rewritten(surface, {"model": "M", **requested}, stream=True)
+        assert out["stream_options"] == {"include_usage": True}, surface.name
+        assert "stream_options" not in rewritten(surface, {"model": "M"}, stream=False), surface.name
 
 
 def test_max_completion_tokens_which_ollama_ignores_is_removed_from_a_chat() -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.request.generation import OUTPUT_TOKENS_MAX, GenerationRequest, read_generation_request
-from gateway.wire.surfaces import BY_NAME, SURFACES
+from gateway.wire.surfaces import BY_NAME, SURFACES, Surface
 
 GENERATING = [surface for surface in SURFACES if surface.cap_field]
 
@@ -17,22 +19,45 @@ def body_with_cap(surface_name: str, value: object) -> dict[str, Any]:
     return dict(body)
 
 
-@pytest.mark.parametrize("surface", GENERATING, ids=lambda surface: surface.name)
+def caps_read(value: object) -> dict[str, int | None]:
+    """The cap that each surface reads when its field has this value."""
+    return {
+        surface.name: read_generation_request(surface, body_with_cap(surface.name, value)).output_tokens
+        for surface in GENERATING
+    }
+
+
 @pytest.mark.parametrize(
     ("value", "tokens"),
     [(1, 1), (64, 64), (64.0, 64), (0, None), (-1, None), (-2, None), (None, None), (2**63, None), (1e300, None)],
 )
 def test_a_cap_is_read_from_the_field_of_its_surface_and_unlimited_values_are_none(
-    surface: Any, value: object, tokens: int | None
+    value: object, tokens: int | None
 ) -> None:
-    assert read_generation_request(surface, body_with_cap(surface.name, value)).output_tokens == tokens
+    assert caps_read(value) == {surface.name: tokens for surface in GENERATING}
 
 
-@pytest.mark.parametrize("surface", GENERATING, ids=lambda surface: surface.name)
+@given(st.integers() | st.floats().filter(float.is_integer))
+def test_every_whole_number_is_a_cap_or_unlimited_on_every_surface(value: float) -> None:
+    tokens = int(value) if 0 < value <= OUTPUT_TOKENS_MAX else None
+    assert caps_read(value) == {surface.name: tokens for surface in GENERATING}
+
+
+def refusal(surface: Surface, body: dict[str, Any]) -> str | None:
+    """The words with which a body is refused, None when it is taken."""
+    try:
+        read_generation_request(surface, body)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("value", [True, "64", 0.9, 64.5, [64], {"a": 1}])
-def test_a_cap_of_another_type_is_refused_by_its_name(surface: Any, value: object) -> None:
-    with pytest.raises(ValueError, match=r"the field '[a-z_.]+' must be a whole number of tokens"):
-        read_generation_request(surface, body_with_cap(surface.name, value))
+def test_a_cap_of_another_type_is_refused_by_its_name(value: object) -> None:
+    assert {surface.name: refusal(surface, body_with_cap(surface.name, value)) for surface in GENERATING} == {
+        surface.name: f"the field '{'.'.join(surface.cap_field or ())}' must be a whole number of tokens"
+        for surface in GENERATING
+    }
 
 
 def test_the_largest_cap_that_ollama_keeps_is_a_cap() -> None:
@@ -60,10 +85,11 @@ def test_options_that_are_no_object_are_refused() -> None:
         read_generation_request(BY_NAME["chat"], {"options": [1]})
 
 
-@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
 @pytest.mark.parametrize("body", [{}, {"stream": None}])
-def test_an_absent_or_null_stream_is_the_default_of_its_surface(surface: Any, body: dict[str, Any]) -> None:
-    assert read_generation_request(surface, body).stream is bool(surface.streams_by_default)
+def test_an_absent_or_null_stream_is_the_default_of_its_surface(body: dict[str, Any]) -> None:
+    assert {surface.name: read_generation_request(surface, body).stream for surface in SURFACES} == {
+        surface.name: bool(surface.streams_by_default) for surface in SURFACES
+    }
 
 
 def test_a_stream_that_is_no_boolean_is_refused() -> None:
@@ -77,7 +103,6 @@ def test_an_embedding_never_streams_whatever_it_says() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["v1_chat", "v1_completions"])
 @pytest.mark.parametrize(
     ("body", "usage"),
     [
@@ -89,8 +114,9 @@ def test_an_embedding_never_streams_whatever_it_says() -> None:
         ({"stream": False}, True),
     ],
 )
-def test_only_a_stream_that_did_not_ask_carries_no_usage_report(name: str, body: dict[str, Any], usage: bool) -> None:
-    assert read_generation_request(BY_NAME[name], body).usage is usage
+def test_only_a_stream_that_did_not_ask_carries_no_usage_report(body: dict[str, Any], usage: bool) -> None:
+    reported = {name: read_generation_request(BY_NAME[name], body).usage for name in ("v1_chat", "v1_completions")}
+    assert reported == {"v1_chat": usage, "v1_completions": usage}
 
 
 @pytest.mark.parametrize("options", [{"include_usage": 1}, [], "yes"])

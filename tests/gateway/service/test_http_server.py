@@ -5,7 +5,7 @@ import pytest
 from aiohttp import web
 
 from gateway.service import http_server
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 
 async def test_a_broken_packed_body_that_nobody_reads_is_no_accident(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from ops.simulator.app import application
 from tests.certificates import self_signed
 from tests.http_servers import Servers, servers
 from tests.ops.cli.conftest import Operator
+from tests.ports import free_port
 
 TOKEN = "s3cret-token"
 
@@ -179,9 +179,7 @@ def test_a_file_that_cannot_be_written_is_reported(operator: Operator, tmp_path:
 
 
 def unused_port(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}", (), "refuses connections"
+    return f"http://127.0.0.1:{free_port()}", (), "refuses connections"
 
 
 def wrong_token(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:

@@ -18,7 +18,7 @@ from gateway.stores.redis import connect
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
 from ops.simulator.app import Options, running
-from tests.e2e.stack import free_port
+from tests.ports import free_port
 
 
 class Scene:

@@ -19,8 +19,9 @@ from ops.control.rollout import Rollout
 from ops.data_plane import envoy_files, validate
 from ops.data_plane.admin import ClusterState, EnvoyAdmin, NotTaken, healthy, parse
 from ops.host import binaries
-from tests.e2e.stack import free_port, simulator
+from tests.e2e.stack import simulator
 from tests.polling import eventually_async
+from tests.ports import free_port
 
 TOKEN = "s3cret-token"
 A = {"name": "a", "base_url": "http://127.0.0.1:1", "auth_token": TOKEN}

@@ -14,10 +14,11 @@ import pytest
 from aiohttp import web
 
 from gateway.settings import Settings
-from ops.embedded import ports, services
+from ops.embedded import services
 from ops.embedded.options import HostPort
 from ops.embedded.state import open_state
 from ops.embedded.supervisor import Supervisor
+from tests.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 
@@ -63,8 +64,8 @@ async def _upstream(address: HostPort, received: list[web.Request], more: asynci
 @pytest.fixture
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     """Caddy with the configuration of `up --tls`."""
-    upstream = HostPort(LOOPBACK, ports.choose_free(LOOPBACK))
-    tls = HostPort(LOOPBACK, ports.choose_free(LOOPBACK))
+    upstream = HostPort(LOOPBACK, free_port())
+    tls = HostPort(LOOPBACK, free_port())
     received: list[web.Request] = []
     more = asyncio.Event()
     with open_state(tmp_path / "state") as state:
@@ -119,8 +120,8 @@ async def test_chunks_are_forwarded_before_the_response_ends(edge: Edge) -> None
 
 
 async def test_an_unreachable_envoy_is_a_503_in_the_dialect_of_the_path(tmp_path: Path) -> None:
-    unreachable = HostPort(LOOPBACK, ports.choose_free(LOOPBACK))
-    tls = HostPort(LOOPBACK, ports.choose_free(LOOPBACK))
+    unreachable = HostPort(LOOPBACK, free_port())
+    tls = HostPort(LOOPBACK, free_port())
     with open_state(tmp_path / "state") as state:
         async with Supervisor(notice=lambda _: None) as supervisor:
             await supervisor.start(services.caddy(Settings(gateway_shutdown_grace_s=1.0), state, tls, unreachable))

@@ -20,10 +20,10 @@ import pytest
 from click.testing import CliRunner
 
 from ops.cli import cli
-from ops.embedded import ports
 from ops.embedded.state import open_state
 from tests.ops.embedded.children import is_running, wait_until_ended
 from tests.polling import eventually
+from tests.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 120.0
@@ -97,7 +97,7 @@ def _up(state_dir: Path, ready_file: Path, backend: str) -> Iterator[subprocess.
 
 @contextmanager
 def _simulated_ollama() -> Iterator[str]:
-    port = ports.choose_free(LOOPBACK)
+    port = free_port()
     command = [sys.executable, "-m", "ops.simulator", "--listen", f"{LOOPBACK}:{port}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
