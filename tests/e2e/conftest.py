@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from ops.embedded import logfile
-from tests.e2e import patience
+from tests.e2e import retry_after
 from tests.e2e.sockets import Answer
 from tests.e2e.stack import Simulator, Stack, free_port, set_env, simulator, up
 
@@ -71,15 +71,15 @@ def key(stack: Stack) -> str:
 @pytest.fixture(scope="session")
 def comebacks(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, httpx.Response]]]]:
     """Callers who were refused and wait, up to a minute, before they ask again; other tests run meanwhile."""
-    with ThreadPoolExecutor(len(patience.KINDS)) as callers:
-        yield {kind: callers.submit(patience.come_back, stack, kind) for kind in patience.KINDS}
+    with ThreadPoolExecutor(len(retry_after.KINDS)) as callers:
+        yield {kind: callers.submit(retry_after.come_back, stack, kind) for kind in retry_after.KINDS}
 
 
 @pytest.fixture(scope="session")
 def slow_body(stack: Stack, key: str) -> Iterator[Future[Answer]]:
     """A request whose body takes more than a minute to arrive; other tests run meanwhile."""
     with ThreadPoolExecutor(1) as caller:
-        yield caller.submit(patience.trickle, stack, key)
+        yield caller.submit(retry_after.trickle, stack, key)
 
 
 @pytest.fixture(autouse=True)

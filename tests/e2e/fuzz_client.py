@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tests.e2e.fuzz_shots import Shot
+from tests.e2e.fuzz_requests import Shot
 
 # How long a caller waits for the answer to a request whose end nobody can see; then it leaves.
 PATIENCE_S = 1.0

@@ -10,7 +10,7 @@ import ollama as ollama_client
 import openai
 import pytest
 
-from tests.e2e.books import row_of
+from tests.e2e.ledger_view import row_of
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from gateway.errors import MESSAGE, Code
-from tests.e2e.books import opened, row_of
+from tests.e2e.ledger_view import opened, row_of
 from tests.e2e.official_clients import Clients
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually

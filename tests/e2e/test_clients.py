@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.books import row_of
+from tests.e2e.ledger_view import row_of
 from tests.e2e.official_clients import Clients
 from tests.e2e.stack import Stack
 

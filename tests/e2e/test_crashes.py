@@ -17,7 +17,7 @@ import pytest
 from authz.keys.key_format import generate
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import Counters
-from tests.e2e.books import Books, opened
+from tests.e2e.ledger_view import Books, opened
 from tests.e2e.load import Ask, Seen, client, load, send
 from tests.e2e.stack import Simulator, Stack, free_port, simulator, up
 from tests.polling import eventually_async

@@ -12,8 +12,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.e2e.books import opened, row_of
 from tests.e2e.conftest import REQUEST_ID_HEADER
+from tests.e2e.ledger_view import opened, row_of
 from tests.e2e.sockets import NOTHING, Answer, connected, read_answer, send, send_h2
 from tests.e2e.stack import Simulator, Stack
 

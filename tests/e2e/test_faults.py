@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.books import opened, row_of
+from tests.e2e.ledger_view import opened, row_of
 from tests.e2e.load import STREAMS, Ask, Seen, client, send
 from tests.e2e.stack import Simulator, Stack, free_port, up
 from tests.polling import eventually

@@ -17,11 +17,11 @@ from typing import Any
 
 from gateway.errors import MESSAGE, Code
 from gateway.values import Period
-from tests.e2e.books import Books, opened
-from tests.e2e.cases import THINKER
 from tests.e2e.fuzz_client import Reply, Shooter
-from tests.e2e.fuzz_shots import Gun
+from tests.e2e.fuzz_requests import Gun
+from tests.e2e.ledger_view import Books, opened
 from tests.e2e.stack import Simulator, Stack
+from tests.e2e.surface_cases import THINKER
 
 REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "1500"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))

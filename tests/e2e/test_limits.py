@@ -11,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e import patience
-from tests.e2e.books import opened, row_of
+from tests.e2e import retry_after
+from tests.e2e.ledger_view import opened, row_of
 from tests.e2e.load import Ask, client
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
@@ -40,7 +40,7 @@ def test_requests_over_the_limit_are_told_when_to_come_back(stack: Stack) -> Non
     assert row_of(stack, refused.headers["x-request-id"])["code"] == "rate_limit_exceeded"
 
 
-@pytest.mark.parametrize("kind", patience.KINDS)
+@pytest.mark.parametrize("kind", retry_after.KINDS)
 def test_who_waits_as_long_as_retry_after_says_is_let_in(
     comebacks: dict[str, Future[tuple[httpx.Response, httpx.Response]]], kind: str
 ) -> None:

@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 
 from gateway.settings import load
-from tests.e2e.books import row_of
+from tests.e2e.ledger_view import row_of
 from tests.e2e.stack import Stack
 from tests.polling import eventually
 

@@ -17,8 +17,8 @@ import pytest
 
 from ops.host import env_file
 from tests.certificates import self_signed
-from tests.e2e.books import row_of
 from tests.e2e.conftest import BACKEND_TOKEN
+from tests.e2e.ledger_view import row_of
 from tests.e2e.stack import Simulator, Stack, set_env, simulator
 from tests.polling import eventually
 

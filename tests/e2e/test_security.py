@@ -14,8 +14,8 @@ import pytest
 
 from authz.keys.key_format import generate
 from gateway.settings import load
-from tests.e2e.books import row_of
 from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN, REQUEST_ID_HEADER
+from tests.e2e.ledger_view import row_of
 from tests.e2e.stack import Simulator, Stack, listening
 from tests.polling import eventually
 

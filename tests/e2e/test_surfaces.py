@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 
 from gateway.wire.surfaces import BY_NAME, SURFACES
-from tests.e2e import said
-from tests.e2e.books import row_of
-from tests.e2e.cases import CASES, HELLO, LLAMA, PNG, VECTORS, Case
+from tests.e2e import client_results
+from tests.e2e.client_results import Said
+from tests.e2e.ledger_view import row_of
 from tests.e2e.official_clients import Clients
-from tests.e2e.said import Said
 from tests.e2e.stack import Simulator, Stack
+from tests.e2e.surface_cases import CASES, HELLO, LLAMA, PNG, VECTORS, Case
 from tests.polling import eventually
 
 CALLS: dict[str, Callable[..., Said]] = {
-    "chat": said.native_chat,
-    "generate": said.native_generate,
-    "embed": said.native_embed,
-    "embeddings": said.native_embeddings,
-    "v1_chat": said.v1_chat,
-    "v1_completions": said.v1_completions,
-    "v1_embeddings": said.v1_embeddings,
-    "v1_responses": said.v1_responses,
-    "v1_messages": said.v1_messages,
+    "chat": client_results.native_chat,
+    "generate": client_results.native_generate,
+    "embed": client_results.native_embed,
+    "embeddings": client_results.native_embeddings,
+    "v1_chat": client_results.v1_chat,
+    "v1_completions": client_results.v1_completions,
+    "v1_embeddings": client_results.v1_embeddings,
+    "v1_responses": client_results.v1_responses,
+    "v1_messages": client_results.v1_messages,
 }
 
 
@@ -95,8 +95,8 @@ def test_vectors_are_counted_as_the_backend_counts_their_prompt(
 def test_a_usage_report_that_was_asked_for_is_in_the_stream(stack: Stack, ollama: Simulator, clients: Clients) -> None:
     asked = {"model": LLAMA, "stream_options": {"include_usage": True}}
     for answer in (
-        said.v1_chat(clients, True, messages=HELLO, **asked),
-        said.v1_completions(clients, True, prompt="Once upon a time", **asked),
+        client_results.v1_chat(clients, True, messages=HELLO, **asked),
+        client_results.v1_completions(clients, True, prompt="Once upon a time", **asked),
     ):
         truth = truth_of(ollama, answer.request_id)
         assert answer.usage == (truth["prompt_tokens"], truth["output_tokens"])

@@ -10,7 +10,7 @@ import json
 from hypothesis import strategies as st
 
 from gateway.wire.surfaces import SURFACES, Surface
-from tests.fuzz.ollama_reading import STRUCTS
+from tests.fuzz.ollama_parser import STRUCTS
 
 MODELS = st.sampled_from(
     [

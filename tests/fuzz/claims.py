@@ -23,7 +23,7 @@ from meter.answer.result import AnswerResult
 from meter.answer.whole import WHOLE_BYTES_MAX
 from meter.rewrite import rewrite
 from tests.fuzz.go_json import GoRefuses
-from tests.fuzz.ollama_reading import Understood, identity, understand
+from tests.fuzz.ollama_parser import Understood, identity, understand
 from tests.meter.wire_corpus import grant_for
 
 NUM_PREDICT_MAX = 4096

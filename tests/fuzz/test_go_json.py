@@ -11,7 +11,7 @@ from gateway.wire.surfaces import BY_NAME, Surface
 from ops.simulator.dialects import gojson, native, openai
 from tests.fuzz.bodies import REQUESTS
 from tests.fuzz.go_json import GoRefuses, first_value
-from tests.fuzz.ollama_reading import STRUCTS, identity, understand
+from tests.fuzz.ollama_parser import STRUCTS, identity, understand
 
 CHAT = STRUCTS["chat"]
 SIMULATED = {"chat": native.CHAT, "generate": native.GENERATE, "v1_chat": openai.CHAT}

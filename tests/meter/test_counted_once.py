@@ -26,7 +26,7 @@ from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
 from ops.control.reaper import Reaper
 from ops.database.tenants import TenantRepository
-from tests.e2e.books import Books
+from tests.e2e.ledger_view import Books
 from tests.gateway.quota.builders import asks, hold_of
 from tests.meter.wire_corpus import draft_of, grant_for
 from tests.polling import eventually_async

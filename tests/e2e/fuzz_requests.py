@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.wire.surfaces import BY_NAME
-from tests.e2e.cases import CASES, VECTORS
+from tests.e2e.surface_cases import CASES, VECTORS
 
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 7, 2**31, 2**63 - 1, 2**63, -(2**64), 10**40, 0.5, -0.0, 1e308, "", "x", "0", "null",

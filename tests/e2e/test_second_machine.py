@@ -20,8 +20,8 @@ from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2, external_processor_pb2_grpc
 
 from gateway.wire.names import AUTHZ_TLS_NAME, METER_TLS_NAME
-from tests.e2e.books import row_of
-from tests.e2e.site import Site, make_certificates, site
+from tests.e2e.ledger_view import row_of
+from tests.e2e.second_machine import Site, make_certificates, site
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
