@@ -80,7 +80,7 @@ class LedgerView:
         """The values that the live counters of a tenant must have when all its requests are settled."""
         now_ms = int(time.time() * 1000)
         used = total(await Ledger(self._database).usage_of(tenant_id, periods.at(now_ms), ()), (), now_ms)
-        return Counters({(who, period): tokens for (who, period, _), tokens in used.items()}, {}, {})
+        return Counters({(subject, period): tokens for (subject, period, _), tokens in used.items()}, {}, {})
 
     async def wait_until_settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Waits until no request is held and no event waits for PostgreSQL."""

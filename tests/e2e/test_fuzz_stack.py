@@ -12,13 +12,13 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gateway.errors import MESSAGE, Code
 from gateway.values import Period
 from tests.e2e.fuzz_client import FuzzClient, PartialAnswer
-from tests.e2e.fuzz_requests import RequestGenerator
+from tests.e2e.fuzz_requests import RawRequest, RequestGenerator
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.stack import Simulator, Stack
 from tests.e2e.surface_cases import THINKER
@@ -71,7 +71,7 @@ FAULTS: tuple[dict[str, Any], ...] = (
 )
 
 
-def test_after_any_requests_every_one_is_accounted_for(stack: Stack, ollama: Simulator, spare: Simulator) -> None:
+def test_every_fuzzed_request_is_accounted_for(stack: Stack, ollama: Simulator, spare: Simulator) -> None:
     keys = [stack.new_key(TENANT)]
     keys += (
         stack.cli("create-key", "--tenant", TENANT, "--name", scopes, "--scopes", scopes)["key"]
@@ -121,8 +121,8 @@ class Fuzz:
         rate = requests / (time.monotonic() - started)
         print(f"\n{requests} requests, {rate:.0f}/s; answers: {dict(sorted(self._answer_counts.items()))}")  # noqa: T201
 
-    async def _send_all(self, client: FuzzClient, requests_of_round: Any) -> list[PartialAnswer]:
-        answers = [await client.send(request) for request in requests_of_round]
+    async def _send_all(self, client: FuzzClient, requests: Iterable[RawRequest]) -> list[PartialAnswer]:
+        answers = [await client.send(request) for request in requests]
         await client.close()
         return [answer for answer in answers if answer is not None]
 
