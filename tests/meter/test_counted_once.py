@@ -38,7 +38,7 @@ LEASE_S = 0.5
 
 @dataclass
 class Gateway:
-    """What keeps the ledger_view, over a Redis of its own; it drains when told to."""
+    """The quota, the ledger and the drain of a gateway, with a separate Redis. The drain runs only in `drain`."""
 
     redis: Server
     quota: RedisQuota
