@@ -1,4 +1,4 @@
-"""What the gateway costs: measured on the whole stack, always beside the same requests without it.
+"""Measures the cost of the gateway on the whole stack, next to the same requests without it.
 
-LimitStatus of one run belong together. Compare their ratios between machines, not the figures themselves.
+Only measurements of one run are comparable. Between machines, compare their ratios and not the values.
 """

@@ -1,7 +1,7 @@
-"""`python -m bench.overhead`: the same requests to a simulated Ollama directly and through the gateway.
+"""`python -m bench.overhead`: sends the same requests to a simulated Ollama directly and through the gateway.
 
 The simulated Ollama, the client and the gateway share the machine's cores, and the first two are Python. The direct
-figures are therefore no property of Ollama; they are what the gateway's figures of the same run are held against.
+measurements therefore do not describe Ollama. They are the baseline for the gateway's measurements of the same run.
 """
 
 from __future__ import annotations
@@ -30,56 +30,57 @@ MODEL = "llama3.2:latest"
 CHATS_AT_ONCE = 16
 CHAT_TOKENS = 8
 STREAMS = 40
-# Some tokens are no frame of their own; both sides must deliver the same number of frames.
+# Not every token has a separate frame. Both sides must deliver the same number of frames.
 STREAM_TOKENS = 100
 STREAM_TOKENS_PER_S = 25.0
 WARM_UP_S = 1.0
 _TIMEOUT = aiohttp.ClientTimeout(total=60.0, connect=5.0)
 
-LimitStatus = dict[str, float]
+Measurements = dict[str, float]
+"""Values by name. The names of times end with their unit."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the requests of one side go; `session` carries the key if there is one."""
+    """The destination of one side's requests. `session` sends the key, if the side needs one."""
 
     url: str
     session: aiohttp.ClientSession
 
-    def ask(self, *, stream: bool) -> aiohttp.client._RequestContextManager:
-        """A chat on Ollama's own surface."""
+    def chat(self, *, stream: bool) -> aiohttp.client._RequestContextManager:
+        """Sends a chat on Ollama's native surface."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": "How are you?"}], "stream": stream}
         return self.session.post(f"{self.url}/api/chat", json=body)
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """One streamed answer: seconds to its first frame, and of every frame the seconds since Ollama made it."""
+    """One streamed answer: the seconds to its first frame, and for each frame the seconds since Ollama created it."""
 
     first_frame_s: float
     frames_s: Sequence[float]
     complete: bool
 
 
-async def chats(target: Target, seconds: float) -> LimitStatus:
-    """Short whole answers, CHATS_AT_ONCE clients that ask again at once, for `seconds`."""
-    taken_s: list[float] = []
+async def chats(target: Target, seconds: float) -> Measurements:
+    """Measures short complete answers for `seconds`, with CHATS_AT_ONCE clients that send without a pause."""
+    durations_s: list[float] = []
     started = time.perf_counter()
 
     async def client() -> None:
-        while (asked := time.perf_counter()) < started + seconds:
-            async with target.ask(stream=False) as answer:
+        while (sent := time.perf_counter()) < started + seconds:
+            async with target.chat(stream=False) as answer:
                 await _expect_ok(answer)
                 await answer.read()
-            taken_s.append(time.perf_counter() - asked)
+            durations_s.append(time.perf_counter() - sent)
 
     await asyncio.gather(*(client() for _ in range(CHATS_AT_ONCE)))
-    per_s = len(taken_s) / (time.perf_counter() - started)
-    return {"requests": len(taken_s), "requests_per_s": per_s, **_percentiles_ms("latency", taken_s)}
+    per_s = len(durations_s) / (time.perf_counter() - started)
+    return {"requests": len(durations_s), "requests_per_s": per_s, **_percentiles_ms("latency", durations_s)}
 
 
-async def streams(target: Target, at_once: int) -> LimitStatus:
-    """As many answers of STREAM_TOKENS tokens at once, at the pace of the simulated Ollama."""
+async def streams(target: Target, at_once: int) -> Measurements:
+    """Measures `at_once` concurrent streams of STREAM_TOKENS tokens, at the pace of the simulated Ollama."""
     answers = await asyncio.gather(*(_stream(target) for _ in range(at_once)))
     return {
         **_percentiles_ms("first_frame", [answer.first_frame_s for answer in answers]),
@@ -90,27 +91,27 @@ async def streams(target: Target, at_once: int) -> LimitStatus:
 
 
 async def _stream(target: Target) -> Streamed:
-    asked = time.time()
-    async with target.ask(stream=True) as answer:
+    sent = time.time()
+    async with target.chat(stream=True) as answer:
         await _expect_ok(answer)
         arrived = [(time.time(), line) async for line in answer.content]
     # Parsed afterwards, so that the client's own work does not delay the frames it times.
     frames = [(at, json.loads(line)) for at, line in arrived]
     if not frames or "error" in frames[-1][1]:
         raise BenchFailed(f"a stream ended with {frames[-1][1] if frames else 'no frame'}")
-    made = [datetime.fromisoformat(frame["created_at"]).timestamp() for _, frame in frames]
-    late_s = [at - since for (at, _), since in zip(frames, made, strict=True)]
-    return Streamed(frames[0][0] - asked, late_s, bool(frames[-1][1].get("done")))
+    created = [datetime.fromisoformat(frame["created_at"]).timestamp() for _, frame in frames]
+    late_s = [at - since for (at, _), since in zip(frames, created, strict=True)]
+    return Streamed(frames[0][0] - sent, late_s, bool(frames[-1][1].get("done")))
 
 
 async def measure(
-    stack: Stack, seconds: float, rounds: int, streams_at_once: int, tell: Callable[[str], None]
+    stack: Stack, seconds: float, rounds: int, streams_at_once: int, report: Callable[[str], None]
 ) -> dict[str, object]:
-    """The document that `--json` prints. Raises BenchFailed when an answer is none."""
-    whole: dict[str, list[LimitStatus]] = {"direct": [], "gateway": []}
-    streamed: dict[str, list[LimitStatus]] = {"direct": [], "gateway": []}
-    cpu_us: list[LimitStatus] = []
-    frame_cpu_us: list[LimitStatus] = []
+    """Returns the document that `--json` prints. Raises BenchFailed if a request fails."""
+    whole: dict[str, list[Measurements]] = {"direct": [], "gateway": []}
+    streamed: dict[str, list[Measurements]] = {"direct": [], "gateway": []}
+    cpu_us: list[Measurements] = []
+    frame_cpu_us: list[Measurements] = []
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, connector_owner=False) as open_session,
@@ -120,25 +121,25 @@ async def measure(
     ):
         targets = {"direct": Target(stack.ollama_url, open_session), "gateway": Target(stack.url, keyed_session)}
         await _behave(targets["direct"], CHAT_TOKENS, 0.0)
-        tell("warming up")
+        report("warming up")
         for target in targets.values():
             await chats(target, WARM_UP_S)
         for number in range(1, rounds + 1):
-            tell(f"round {number} of {rounds}")
+            report(f"round {number} of {rounds}")
             await _behave(targets["direct"], CHAT_TOKENS, 0.0)
             for side, target in targets.items():
                 before = stack.cpu_us()
-                figures = await chats(target, seconds)
-                whole[side].append(figures)
+                measured = await chats(target, seconds)
+                whole[side].append(measured)
                 if side == "gateway":
-                    cpu_us.append(_spent(before, stack.cpu_us(), figures["requests"]))
+                    cpu_us.append(_spent(before, stack.cpu_us(), measured["requests"]))
             await _behave(targets["direct"], STREAM_TOKENS, STREAM_TOKENS_PER_S)
             for side, target in targets.items():
                 before = stack.cpu_us()
-                figures = await streams(target, streams_at_once)
-                streamed[side].append(figures)
+                measured = await streams(target, streams_at_once)
+                streamed[side].append(measured)
                 if side == "gateway":
-                    frame_cpu_us.append(_spent(before, stack.cpu_us(), figures["frames"]))
+                    frame_cpu_us.append(_spent(before, stack.cpu_us(), measured["frames"]))
     return {
         "setup": {
             "cores": os.cpu_count(),
@@ -157,7 +158,7 @@ async def measure(
     }
 
 
-def _spent(before: LimitStatus, after: LimitStatus, units: float) -> LimitStatus:
+def _spent(before: Measurements, after: Measurements, units: float) -> Measurements:
     return {service: (after[service] - before[service]) / units for service in after}
 
 
@@ -172,18 +173,18 @@ async def _expect_ok(answer: aiohttp.ClientResponse) -> None:
         raise BenchFailed(f"{answer.url} answered {answer.status}: {(await answer.text())[:300]}")
 
 
-def _percentiles_ms(name: str, taken_s: Iterable[float]) -> LimitStatus:
+def _percentiles_ms(name: str, durations_s: Iterable[float]) -> Measurements:
     """The nearest-rank percentiles 50 and 99."""
-    ordered = sorted(taken_s)
+    ordered = sorted(durations_s)
     return {f"{name}_p{p}_ms": ordered[math.ceil(len(ordered) * p / 100) - 1] * 1000 for p in (50, 99)}
 
 
-def _medians(figures: Sequence[LimitStatus]) -> LimitStatus:
-    return {name: round(median(each[name] for each in figures), 3) for name in figures[0]}
+def _medians(measured: Sequence[Measurements]) -> Measurements:
+    return {name: round(median(each[name] for each in measured), 3) for name in measured[0]}
 
 
-def _sides(measured: Mapping[str, Sequence[LimitStatus]]) -> dict[str, LimitStatus]:
-    """Each side's medians, and the gateway's beside the direct ones: `ratio` of all, `added_ms` of times."""
+def _sides(measured: Mapping[str, Sequence[Measurements]]) -> dict[str, Measurements]:
+    """The medians of both sides, their `ratio` (gateway/direct), and the difference of the times as `added_ms`."""
     direct, gateway = _medians(measured["direct"]), _medians(measured["gateway"])
     ratio = {name: round(gateway[name] / value, 3) for name, value in direct.items() if value}
     added = {name: round(gateway[name] - value, 3) for name, value in direct.items() if name.endswith("_ms")}
@@ -191,7 +192,7 @@ def _sides(measured: Mapping[str, Sequence[LimitStatus]]) -> dict[str, LimitStat
 
 
 def table(document: Mapping[str, object]) -> Table:
-    """The document for people."""
+    """The document as a table for the terminal."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Medians of the rounds", title_justify="left")
     shown.add_column("measure")
     for column in ("direct", "gateway", "gateway/direct", "added ms"):
@@ -213,8 +214,8 @@ def table(document: Mapping[str, object]) -> Table:
 
 
 def main() -> int:
-    """Measures and prints; 0, 1 with a sentence on stderr, or 130 when interrupted."""
-    parser = argparse.ArgumentParser("python -m bench.overhead", description="What the gateway costs.")
+    """Measures and prints. Returns 0, 1 with a sentence on stderr, or 130 if interrupted."""
+    parser = argparse.ArgumentParser("python -m bench.overhead", description="Measures the cost of the gateway.")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a round of short chats")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="workers each of authz and meter")
@@ -223,7 +224,7 @@ def main() -> int:
     given = parser.parse_args()
     if min(given.rounds, given.seconds, given.workers, given.streams) <= 0:
         parser.error("all numbers must be positive")
-    # Ends the contexts, and with them every program that was started.
+    # Exits the contexts, which stop all programs that were started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     errors = Console(stderr=True, highlight=False, markup=False)
     try:

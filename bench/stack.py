@@ -1,4 +1,4 @@
-"""The programs under measurement, started as an operator starts them and stopped again."""
+"""Starts and stops the measured programs, as an operator would."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from typing import Any
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 60.0
-# What is measured is work, not refusals.
+# High limits, so that no request is refused.
 _LIMITS = {"DEFAULT_RPM": "100000000", "DEFAULT_TPM": "100000000000", "DEFAULT_CONCURRENT": "10000"}
 _TICK_US = 1_000_000 / os.sysconf("SC_CLK_TCK")
 
 
 class BenchFailed(Exception):
-    """There is nothing to measure; the text says why."""
+    """The measurement is impossible. The message states the reason."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class Stack:
     pids: Mapping[str, int]
 
     def cpu_us(self) -> dict[str, float]:
-        """CPU time of authz, meter and Envoy since their start, all workers of a service together; see proc(5)."""
-        spent = dict.fromkeys(("authz", "meter", "envoy"), 0.0)
+        """CPU time in µs of authz, meter and Envoy since their start, summed over the workers of each. See proc(5)."""
+        cpu_us = dict.fromkeys(("authz", "meter", "envoy"), 0.0)
         for name, pid in self.pids.items():
             service = name.partition("-")[0]
-            if service in spent:
+            if service in cpu_us:
                 # The program's name, in parentheses, may hold spaces. utime and stime are fields 14 and 15.
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                spent[service] += (int(fields[11]) + int(fields[12])) * _TICK_US
-        return spent
+                cpu_us[service] += (int(fields[11]) + int(fields[12])) * _TICK_US
+        return cpu_us
 
 
 @contextmanager
 def running(workers: int) -> Iterator[Stack]:
-    """The whole stack in a directory of its own, with `workers` each of authz and meter, until the context ends.
+    """Runs the whole stack in a temporary directory, with `workers` workers each of authz and meter.
 
-    Raises BenchFailed when it does not start.
+    Raises BenchFailed if it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="neuronetz-bench-") as directory, _ollama() as ollama_url:
         root = Path(directory)

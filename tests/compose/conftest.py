@@ -6,7 +6,7 @@ import pytest
 
 from ops.compose.prepare import SERVICE_ROLE
 from tests.compose import project as compose
-from tests.compose.load import answered
+from tests.compose.load import complete_chat
 from tests.compose.project import Project, run
 
 PROJECT = "neuronetz-gateway-test"
@@ -16,41 +16,41 @@ BACKEND_TOKEN = "token-of-the-backend-4711"
 
 @pytest.fixture(scope="session")
 def images() -> Iterator[None]:
-    """The images of this project; nothing else that the engine has is touched."""
-    made = compose.build_images()
+    """Builds the images of this project and removes them afterwards. Other images are not touched."""
+    built = compose.build_images()
     yield
-    run("docker", "image", "rm", *made)
+    run("docker", "image", "rm", *built)
 
 
 @pytest.fixture(scope="session")
-def former(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """An earlier installation: its volumes hold a tenant and a model, and nothing of it runs any more.
+def earlier(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """An earlier installation that no longer runs. Its volumes contain a tenant and a model.
 
-    Its PostgreSQL knows the owner of the tables and no service role.
+    Its PostgreSQL has the owner of the tables but no service role.
     """
     settings = {"POSTGRES_PASSWORD": f'"{POSTGRES_PASSWORD}"'}
-    former = Project(f"{PROJECT}-former", tmp_path_factory.mktemp("former"), settings)
-    former.down()
-    # What a run that was killed left behind, while the volumes of the former one are not yet part of it.
-    Project(PROJECT, former.directory).down()
+    earlier = Project(f"{PROJECT}-earlier", tmp_path_factory.mktemp("earlier"), settings)
+    earlier.down()
+    # Removes the remains of a killed run, before the project uses the volumes of the earlier installation.
+    Project(PROJECT, earlier.directory).down()
     try:
-        former.compose("run", "--rm", "--quiet-pull", "migrate", "migrate")
-        former.compose("run", "--rm", "migrate", "create-tenant", "--name", "adopted", "--allow-all-models")
-        former.sql(f"DROP OWNED BY {SERVICE_ROLE}; DROP ROLE {SERVICE_ROLE}")
-        former.compose("run", "--rm", "--no-deps", "ollama", "pull", "adopted-model")
-        former.compose("down", "--timeout", "30")
-        yield former
+        earlier.compose("run", "--rm", "--quiet-pull", "migrate", "migrate")
+        earlier.compose("run", "--rm", "migrate", "create-tenant", "--name", "adopted", "--allow-all-models")
+        earlier.sql(f"DROP OWNED BY {SERVICE_ROLE}; DROP ROLE {SERVICE_ROLE}")
+        earlier.compose("run", "--rm", "--no-deps", "ollama", "pull", "adopted-model")
+        earlier.compose("down", "--timeout", "30")
+        yield earlier
     finally:
-        former.down()
+        earlier.down()
 
 
 @pytest.fixture(scope="session")
-def project(former: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The project that all tests share, on the volumes of the former one. It must end without leaving anything."""
+def project(earlier: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The project that all tests share, on the volumes of the earlier installation. Fails if `down` leaves anything."""
     settings = {
         "POSTGRES_PASSWORD": f'"{POSTGRES_PASSWORD}"',
-        "POSTGRES_DATA_VOLUME": f"{former.name}_postgres-data",
-        "OLLAMA_DATA_VOLUME": f"{former.name}_ollama-data",
+        "POSTGRES_DATA_VOLUME": f"{earlier.name}_postgres-data",
+        "OLLAMA_DATA_VOLUME": f"{earlier.name}_ollama-data",
         "OLLAMA_AUTH_TOKEN": BACKEND_TOKEN,
     }
     project = Project(PROJECT, tmp_path_factory.mktemp("project"), settings)
@@ -59,12 +59,12 @@ def project(former: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield project
     finally:
         project.down()
-    assert project.left() == []
+    assert project.remaining_resources() == []
 
 
 @pytest.fixture(scope="session")
 def key(project: Project) -> str:
-    """A key of the tenant that was there before; the gateway admits requests."""
+    """A key of the tenant of the earlier installation, returned when the gateway answers a chat with it."""
     key: str = project.cli("create-key", "--tenant", "adopted", "--name", "laptop")["key"]
-    answered(project, key)
+    complete_chat(project, key)
     return key

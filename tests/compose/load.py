@@ -1,4 +1,4 @@
-"""Chats that go on while something happens to the project, and what came of each."""
+"""Continuous chats while the project changes, and their results."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from tests.compose.project import Project, eventually
 MODEL = "adopted-model:latest"
 
 
-def chat(words: int = 8) -> dict[str, object]:
-    """A streamed chat of at most so many tokens."""
+def chat_body(tokens: int = 8) -> dict[str, object]:
+    """The body of a streamed chat of at most `tokens` tokens."""
     return {
         "model": MODEL,
-        "messages": [{"role": "user", "content": "Tell me a story."}],
-        "options": {"num_predict": words},
+        "messages": [{"role": "user", "content": "Write a story."}],
+        "options": {"num_predict": tokens},
     }
 
 
-def answered(project: Project, key: str) -> str:
-    """Chats until an answer is whole; gives the id of that request."""
+def complete_chat(project: Project, key: str) -> str:
+    """Sends chats until one is answered completely. Returns the id of that request."""
 
-    def look() -> str:
+    def chat() -> str:
         with project.client(key) as client:
-            answer = client.post("/api/chat", json=chat())
+            answer = client.post("/api/chat", json=chat_body())
         assert answer.status_code == 200, answer.text
         return str(answer.headers["x-request-id"])
 
-    return eventually(look, "a chat is answered")
+    return eventually(chat, "a chat is answered")
 
 
 @dataclass
-class Seen:
-    """Ids of the requests that were answered whole, and what went wrong with the others."""
+class LoadResult:
+    """The ids of the requests that were answered completely, and the failures of the others."""
 
     complete: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def load(project: Project, key: str, callers: int = 3) -> Iterator[Seen]:
-    """Lets `callers` chat one request after the other until the context ends."""
-    seen, over = Seen(), threading.Event()
+def load(project: Project, key: str, callers: int = 3) -> Iterator[LoadResult]:
+    """Sends chats from `callers` threads, one after another, until the context ends. Yields the growing result."""
+    result, stop = LoadResult(), threading.Event()
 
     def call() -> None:
         with project.client(key) as client:
-            while not over.is_set():
+            while not stop.is_set():
                 try:
-                    answer = client.post("/api/chat", json=chat())
+                    answer = client.post("/api/chat", json=chat_body())
                 except httpx.TransportError as error:
-                    seen.failed.append(repr(error))
+                    result.failed.append(repr(error))
                     continue
                 if answer.status_code == 200 and '"done":true' in answer.text:
-                    seen.complete.append(answer.headers["x-request-id"])
+                    result.complete.append(answer.headers["x-request-id"])
                 else:
-                    seen.failed.append(f"{answer.status_code} {answer.text[-200:]}")
+                    result.failed.append(f"{answer.status_code} {answer.text[-200:]}")
 
     threads = [threading.Thread(target=call) for _ in range(callers)]
     for thread in threads:
         thread.start()
     try:
-        yield seen
+        yield result
     finally:
-        over.set()
+        stop.set()
         for thread in threads:
             thread.join()

@@ -1,7 +1,7 @@
-"""compose.yaml as an operator runs it, under a project of its own: started, asked, broken and taken down by the tests.
+"""compose.yaml as an operator runs it, as a separate project that the tests start, query, break and remove.
 
-Images come from the variables of .env.example, so that a machine with other ones names them in the environment. Only
-the model server is replaced, by one that simulates its command (`ollama_image/`), because no test downloads a model.
+The variables of .env.example name the images, so the environment can name other ones. Only the image of the model
+server is replaced, by a simulation of its command (`ollama_image/`), because no test downloads a model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SERVICES = ("authz", "meter", "control", "envoy", "caddy", "postgres", "redis", 
 
 
 def run(*command: str, env: Mapping[str, str] | None = None, stdin: bytes | None = None) -> str:
-    """What a command prints; fails with what it says on stderr when it fails."""
+    """Runs a command and returns its stdout. Raises AssertionError with its output if it fails."""
     done = subprocess.run(command, env=env, input=stdin, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout.decode()[-2000:]}{done.stderr.decode()[-4000:]}"
     return done.stdout.decode()
@@ -45,20 +45,23 @@ def eventually(condition: Callable[[], T | None], expected: str) -> T:
 
 
 def build_images() -> list[str]:
-    """Builds the gateway's image, unless $GATEWAY_IMAGE names one to test, and the simulated `ollama` on top of it."""
-    made = [OLLAMA_IMAGE]
+    """Builds the gateway's image, unless $GATEWAY_IMAGE names one, and the simulated `ollama` on top of it.
+
+    Returns the names of the images that it built.
+    """
+    built = [OLLAMA_IMAGE]
     if "GATEWAY_IMAGE" not in os.environ:
         base = ["--build-arg", f"BASE_IMAGE={os.environ['BASE_IMAGE']}"] if "BASE_IMAGE" in os.environ else []
         run("docker", "build", "-q", *base, "-t", GATEWAY_IMAGE, str(ROOT))
-        made.append(GATEWAY_IMAGE)
+        built.append(GATEWAY_IMAGE)
     here = Path(__file__).parent / "ollama_image"
     run("docker", "build", "-q", "--build-arg", f"GATEWAY_IMAGE={GATEWAY_IMAGE}", "-t", OLLAMA_IMAGE, str(here))
-    return made
+    return built
 
 
 @dataclass
 class Project:
-    """One project. `settings` are its .env, beside which nothing of the caller's own .env counts."""
+    """One project. `settings` are the values of its .env file; the operator's own .env file is not read."""
 
     name: str
     directory: Path
@@ -77,7 +80,7 @@ class Project:
             "HTTPS_PORT": str(self.https_port),
             "EDGE_SUBNET": "172.16.237.0/28",
             "GATEWAY_ENV_FILE": str(self.env_file),
-            # What is tested is what happens, not how fast a machine that runs other things is.
+            # The tests must not depend on the speed of a busy machine.
             "REDIS_TIMEOUT_S": "3",
             "DATABASE_TIMEOUT_S": "10",
             "MODEL_DISCOVERY_REFRESH_S": "2",
@@ -90,11 +93,11 @@ class Project:
 
     @property
     def env_file(self) -> Path:
-        """Its .env."""
+        """The path of its .env file."""
         return self.directory / f"{self.name}.env"
 
     def write_settings(self) -> None:
-        """As an operator does: .env.example with some lines changed."""
+        """Writes .env.example with the values of `settings`, as an operator would."""
         lines = [
             line
             for line in (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
@@ -116,25 +119,25 @@ class Project:
         }
 
     def compose(self, *arguments: str, stdin: bytes | None = None) -> str:
-        """`docker compose …`."""
+        """Runs `docker compose` with these arguments and returns its stdout."""
         return run("docker", "compose", *arguments, env=self.environ, stdin=stdin)
 
     def up(self, *arguments: str) -> None:
-        """Starts what is not running, and waits until all of it is healthy."""
+        """Starts the services that do not run, and waits until all are healthy."""
         self.compose("up", "-d", "--wait", "--no-build", *arguments)
 
     def down(self) -> None:
-        """Removes containers, networks and every volume of the project."""
+        """Removes the containers, networks and volumes of the project."""
         self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
 
-    def left(self) -> list[str]:
-        """What Docker still has of this project."""
-        mine = ("--filter", f"label=com.docker.compose.project={self.name}")
+    def remaining_resources(self) -> list[str]:
+        """The ids of the containers, volumes and networks of this project."""
+        label = ("--filter", f"label=com.docker.compose.project={self.name}")
         kinds = {"container": ("-a", "-q"), "volume": ("-q",), "network": ("-q",)}
-        return [each for kind, options in kinds.items() for each in run("docker", kind, "ls", *options, *mine).split()]
+        return [each for kind, options in kinds.items() for each in run("docker", kind, "ls", *options, *label).split()]
 
     def containers(self, service: str) -> list[str]:
-        """Ids of the containers of a service, stopped ones too."""
+        """The ids of the containers of a service, including stopped ones."""
         return self.compose("ps", "-a", "-q", service).split()
 
     def inspect(self, service: str) -> dict[str, Any]:
@@ -143,49 +146,49 @@ class Project:
         return found[0]
 
     def execute(self, service: str, *command: str) -> str:
-        """Runs a command in a running service."""
+        """Runs a command in a running service and returns its stdout."""
         return self.compose("exec", "-T", service, *command)
 
     def cli(self, *arguments: str) -> Any:
-        """An operator's command, in control."""
+        """Runs an operator command in control and returns its parsed output."""
         return json.loads(self.execute("control", "neuronetz-gateway", *arguments, "--json"))
 
     def sql(self, query: str) -> list[list[str]]:
-        """Rows of a query as psql prints them."""
+        """The rows of a query, as text."""
         psql = ("psql", "-h", "127.0.0.1", "-U", "gateway", "-d", "gateway", "-At", "-c", query)
         return [line.split("|") for line in self.execute("postgres", *psql).splitlines()]
 
     def kill(self, service: str) -> None:
-        """Kills the service's first process from outside, as the kernel would; the engine must start it again."""
+        """Kills the main process of a service from outside, as the kernel would. Waits until the engine restarts it."""
         container = self.containers(service)[0]
         before, pid = run("docker", "inspect", "-f", "{{.RestartCount}} {{.State.Pid}}", container).split()
         helper = ("docker", "run", "--rm", "--pid", "host", "--network", "none", "--user", "0", "--cap-drop", "ALL")
         script = "import os, sys; os.kill(int(sys.argv[1]), 9)"
         run(*helper, "--cap-add", "KILL", "--entrypoint", "python", GATEWAY_IMAGE, "-c", script, pid)
 
-        def again() -> bool:
+        def restarted() -> bool:
             count = run("docker", "inspect", "-f", "{{.RestartCount}}", container).strip()
             return count != before
 
-        eventually(again, f"{service} is started again")
+        eventually(restarted, f"{service} is restarted")
 
     @property
     def url(self) -> str:
-        """Where Caddy answers."""
+        """The URL of Caddy."""
         return f"https://localhost:{self.https_port}"
 
     def authority(self) -> ssl.SSLContext:
-        """Trust in Caddy's own authority and in no other."""
+        """A TLS context that trusts only Caddy's internal authority."""
         root = self.execute("caddy", "cat", "/data/caddy/pki/authorities/local/root.crt")
         return ssl.create_default_context(cadata=root)
 
     @contextmanager
     def client(self, key: str = "") -> Iterator[httpx.Client]:
-        """A client of the gateway, through Caddy."""
+        """An HTTP client that reaches the gateway through Caddy."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         with httpx.Client(base_url=self.url, verify=self.authority(), headers=headers, timeout=30.0) as client:
             yield client
 
 
-# These come from the environment when it names them, and else from compose.yaml's own defaults.
+# The environment may name these images. Otherwise the defaults of compose.yaml apply.
 _IMAGES = ("BASE_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE", "ENVOY_IMAGE", "CADDY_IMAGE")

@@ -1,4 +1,4 @@
-"""The demo overlay: nothing but the gateway's own image, and a chat that is answered."""
+"""The demo overlay answers a chat with only the gateway's own image."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ def test_the_demo_answers_a_chat_without_a_model(images: None, tmp_path: Path) -
         assert json.loads(lines[-1])["done"]
     finally:
         demo.down()
-    assert demo.left() == []
+    assert demo.remaining_resources() == []

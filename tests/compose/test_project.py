@@ -1,6 +1,6 @@
-"""compose.yaml on a real engine: what is published, what may reach what, and that chats and rows are right.
+"""compose.yaml on a real engine: published ports, reachability between services, chats and audit rows.
 
-Run by `make compose-test`; `make test` needs no Docker and leaves this folder out.
+`make compose-test` runs these tests. `make test` needs no Docker and skips this folder.
 """
 
 from __future__ import annotations
@@ -15,56 +15,56 @@ import pytest
 
 from ops.compose.prepare import SERVICE_ROLE
 from tests.compose.conftest import BACKEND_TOKEN, POSTGRES_PASSWORD
-from tests.compose.load import MODEL, answered, chat, load
+from tests.compose.load import MODEL, chat_body, complete_chat, load
 from tests.compose.project import ROOT, SERVICES, Project, eventually, run
 
 
-def rows_of(project: Project, ids: list[str]) -> dict[str, list[list[str]]]:
-    """The audit rows of these requests, once none is missing."""
+def audit_rows(project: Project, ids: list[str]) -> dict[str, list[list[str]]]:
+    """Waits until each of these requests has an audit row. Returns (outcome, output tokens) by request id."""
 
-    def look() -> dict[str, list[list[str]]] | None:
+    def read() -> dict[str, list[list[str]]] | None:
         found: dict[str, list[list[str]]] = {each: [] for each in ids}
         for request_id, *rest in project.sql("SELECT request_id, outcome, output_tokens FROM gateway.audit_log"):
             if request_id in found:
                 found[request_id].append(rest)
         return found if all(found.values()) else None
 
-    return eventually(look, "every request has its row")
+    return eventually(read, "every request has its row")
 
 
-def test_a_chat_streams_through_caddy_with_tls_and_leaves_its_row(project: Project, key: str) -> None:
-    with project.client(key) as client, client.stream("POST", "/api/chat", json=chat(40)) as answer:
+def test_a_chat_streams_through_caddy_with_tls_and_has_a_row(project: Project, key: str) -> None:
+    with project.client(key) as client, client.stream("POST", "/api/chat", json=chat_body(40)) as answer:
         assert answer.status_code == 200, answer.read()
         frames = [json.loads(line) for line in answer.iter_lines()]
     assert frames[-1]["done"]
     assert len(frames) > 10
-    (row,) = rows_of(project, [answer.headers["x-request-id"]]).popitem()[1]
+    (row,) = audit_rows(project, [answer.headers["x-request-id"]]).popitem()[1]
     assert row == ["complete", str(frames[-1]["eval_count"])]
 
 
-def test_the_first_chunk_arrives_while_the_answer_goes_on(project: Project, key: str) -> None:
-    # An answer of a minute: were it held back, nothing would come before the client's own deadline.
-    with project.client(key) as client, client.stream("POST", "/api/chat", json=chat(3600)) as answer:
+def test_the_first_chunk_arrives_before_the_answer_is_complete(project: Project, key: str) -> None:
+    # The answer takes a minute. If it were buffered, the client would time out before the first chunk.
+    with project.client(key) as client, client.stream("POST", "/api/chat", json=chat_body(3600)) as answer:
         first = json.loads(next(answer.iter_lines()))
     assert first["message"]["content"]
     assert not first["done"]
 
 
-def test_the_volumes_of_an_earlier_installation_are_used_in_place(project: Project, former: Project, key: str) -> None:
+def test_the_volumes_of_an_earlier_installation_are_used_in_place(project: Project, earlier: Project, key: str) -> None:
     used = {
         mount["Destination"]: mount["Name"]
         for service in ("postgres", "ollama")
         for mount in project.inspect(service)["Mounts"]
         if mount["Type"] == "volume"
     }
-    assert used["/var/lib/postgresql"] == f"{former.name}_postgres-data"
-    assert used["/root/.ollama"] == f"{former.name}_ollama-data"
+    assert used["/var/lib/postgresql"] == f"{earlier.name}_postgres-data"
+    assert used["/root/.ollama"] == f"{earlier.name}_ollama-data"
     assert "adopted" in [tenant["name"] for tenant in project.cli("list-tenants")]
     with project.client(key) as client:
         assert MODEL in [model["name"] for model in client.get("/api/tags").json()["models"]]
 
 
-def test_caddy_alone_is_published(project: Project) -> None:
+def test_only_caddy_publishes_ports(project: Project) -> None:
     published = {
         (service, binding["HostIp"], port, binding["HostPort"])
         for service in SERVICES
@@ -80,25 +80,25 @@ def test_caddy_alone_is_published(project: Project) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_only_caddy_is_on_a_network_with_a_way_out(project: Project, service: str) -> None:
+def test_only_caddy_is_on_a_network_with_internet_access(project: Project, service: str) -> None:
     networks = json.loads(run("docker", "network", "inspect", *project.inspect(service)["NetworkSettings"]["Networks"]))
-    outward = {network["Name"].removeprefix(f"{project.name}_") for network in networks if not network["Internal"]}
-    assert outward == ({"public"} if service == "caddy" else set())
+    external = {network["Name"].removeprefix(f"{project.name}_") for network in networks if not network["Internal"]}
+    assert external == ({"public"} if service == "caddy" else set())
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_ollama_is_known_to_envoy_and_control_alone(project: Project, service: str) -> None:
+def test_only_envoy_and_control_can_resolve_ollama(project: Project, service: str) -> None:
     name = "ollama" if service != "ollama" else "postgres"
-    asked = subprocess.run(
+    lookup = subprocess.run(
         ["docker", "exec", project.containers(service)[0], "timeout", "5", "getent", "hosts", name],
         capture_output=True,
         check=False,
     )
-    assert (asked.returncode == 0) is (service in {"envoy", "control"})
+    assert (lookup.returncode == 0) is (service in {"envoy", "control"})
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_container_has_no_privileges_and_nothing_to_write_to(project: Project, service: str) -> None:
+def test_a_container_has_no_privileges_and_a_read_only_root(project: Project, service: str) -> None:
     host = project.inspect(service)["HostConfig"]
     assert host["ReadonlyRootfs"]
     assert host["CapDrop"] == ["ALL"]
@@ -117,13 +117,13 @@ def test_a_container_has_no_privileges_and_nothing_to_write_to(project: Project,
     assert set(status["Uid"].split()) == {users.get(service, "10001")}
 
 
-def test_no_secret_shows_in_what_the_engine_tells(project: Project, key: str) -> None:
+def test_no_output_of_the_engine_contains_a_secret(project: Project, key: str) -> None:
     redis_password = project.execute("redis", "cat", "/run/secrets/redis/password").strip()
     service_password = project.execute("authz", "cat", "/run/gateway/postgres-password").strip()
     passwords = [POSTGRES_PASSWORD, POSTGRES_PASSWORD.partition("$")[0], service_password, redis_password]
     secrets = [*passwords, BACKEND_TOKEN, key]
     ids = project.compose("ps", "-a", "-q").split()
-    told = [
+    outputs = [
         run("docker", "inspect", *ids),
         project.compose("logs", "--no-color"),
         project.compose("config"),
@@ -133,7 +133,7 @@ def test_no_secret_shows_in_what_the_engine_tells(project: Project, key: str) ->
         ),
         *(project.compose("top", service) for service in SERVICES),
     ]
-    assert [secret for secret in secrets for text in told if secret in text] == []
+    assert [secret for secret in secrets for text in outputs if secret in text] == []
 
 
 def test_authz_and_meter_never_see_a_backends_token(project: Project) -> None:
@@ -153,16 +153,16 @@ def test_authz_and_meter_never_see_a_backends_token(project: Project) -> None:
         "SELECT * FROM pg_authid",
     ],
 )
-def test_what_authz_and_meter_know_of_postgresql_lets_nobody_rewrite_or_run_anything(
+def test_the_database_login_of_authz_and_meter_can_neither_rewrite_records_nor_run_programs(
     project: Project, service: str, statement: str
 ) -> None:
-    said = project.execute(service, "python", "-P", "-c", _AS_THE_SERVICE, statement)
-    assert said.split() == [SERVICE_ROLE, "InsufficientPrivilegeError"]
+    output = project.execute(service, "python", "-P", "-c", _EXECUTE_AS_SERVICE, statement)
+    assert output.split() == [SERVICE_ROLE, "InsufficientPrivilegeError"]
     assert POSTGRES_PASSWORD not in project.execute(service, "sh", "-c", "cat /run/gateway/*")
 
 
-# Executes a statement with the login that the service has, and prints whose that is and what came of it.
-_AS_THE_SERVICE = """
+# Executes a statement with the login of the service, and prints the user and the result.
+_EXECUTE_AS_SERVICE = """
 import asyncio, sys, asyncpg
 from gateway.settings import load
 
@@ -181,7 +181,7 @@ asyncio.run(main())
 
 def test_answers_carry_the_security_headers_and_name_no_server(project: Project, key: str) -> None:
     with project.client(key) as client:
-        answers = [client.get("/healthz"), client.post("/api/chat", json=chat()), client.get("/nowhere")]
+        answers = [client.get("/healthz"), client.post("/api/chat", json=chat_body()), client.get("/nowhere")]
     for answer in answers:
         assert answer.headers["Strict-Transport-Security"] == "max-age=63072000; includeSubDomains; preload"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
@@ -191,7 +191,7 @@ def test_answers_carry_the_security_headers_and_name_no_server(project: Project,
         assert "Via" not in answer.headers
 
 
-def test_http_2_is_spoken_http_3_offered_and_plain_http_redirected(project: Project) -> None:
+def test_http_2_is_served_http_3_offered_and_plain_http_redirected(project: Project) -> None:
     trust = project.authority()
     trust.set_alpn_protocols(["h2"])
     with (
@@ -206,16 +206,16 @@ def test_http_2_is_spoken_http_3_offered_and_plain_http_redirected(project: Proj
     assert "Server" not in redirect.headers
 
 
-def test_the_audit_names_the_client_not_a_proxy(project: Project, key: str) -> None:
-    request_id = answered(project, key)
-    rows_of(project, [request_id])
+def test_the_audit_row_has_the_address_of_the_client_and_not_of_a_proxy(project: Project, key: str) -> None:
+    request_id = complete_chat(project, key)
+    audit_rows(project, [request_id])
     addresses = dict(project.sql("SELECT request_id, client_ip FROM gateway.audit_log"))
-    # From this machine a client appears as the public network's gateway, and nobody else has that address.
+    # A client on this machine has the address of the public network's gateway, which no service has.
     public = json.loads(run("docker", "network", "inspect", f"{project.name}_public"))[0]
     assert addresses[request_id] == public["IPAM"]["Config"][0]["Gateway"]
 
 
-def test_a_pulled_model_is_served_without_a_way_out_for_the_server(project: Project, key: str) -> None:
+def test_a_pulled_model_is_served_without_internet_access_for_the_server(project: Project, key: str) -> None:
     project.compose("run", "--rm", "pull", "pulled-model")
     project.compose("restart", "ollama")
 
@@ -227,20 +227,22 @@ def test_a_pulled_model_is_served_without_a_way_out_for_the_server(project: Proj
 
 
 @pytest.mark.parametrize("service", ["authz", "meter", "control", "envoy", "caddy", "redis", "postgres", "ollama"])
-def test_what_is_killed_comes_back_and_no_row_is_missing_or_twice(project: Project, key: str, service: str) -> None:
-    before = [answered(project, key) for _ in range(3)]
-    with load(project, key) as seen:
-        eventually(lambda: len(seen.complete) >= 3, "the load has begun")
+def test_a_killed_service_restarts_and_no_row_is_missing_or_duplicated(
+    project: Project, key: str, service: str
+) -> None:
+    before = [complete_chat(project, key) for _ in range(3)]
+    with load(project, key) as result:
+        eventually(lambda: len(result.complete) >= 3, "the load has started")
         project.kill(service)
-    after = answered(project, key)
-    rows = rows_of(project, [*before, *seen.complete, after])
+    after = complete_chat(project, key)
+    rows = audit_rows(project, [*before, *result.complete, after])
     assert {
         request_id: found for request_id, found in rows.items() if [each[0] for each in found] != ["complete"]
     } == {}
     assert project.sql("SELECT request_id FROM gateway.audit_log GROUP BY request_id HAVING count(*) > 1") == []
 
 
-def test_replicas_share_the_requests(project: Project, key: str) -> None:
+def test_requests_are_balanced_over_the_replicas(project: Project, key: str) -> None:
     project.up("--no-recreate", "--scale", "authz=3", "--scale", "meter=3")
 
     def totals(service: str) -> list[int]:
@@ -250,35 +252,35 @@ def test_replicas_share_the_requests(project: Project, key: str) -> None:
 
     eventually(lambda: len(totals("authz")) == len(totals("meter")) == 3, "Envoy has found every replica")
     before = {service: totals(service) for service in ("authz", "meter")}
-    with load(project, key) as seen:
-        eventually(lambda: len(seen.complete) >= 60, "the load goes on")
-    assert seen.failed == []
+    with load(project, key) as result:
+        eventually(lambda: len(result.complete) >= 60, "the load continues")
+    assert result.failed == []
     for service in ("authz", "meter"):
         shares = [now - then for now, then in zip(totals(service), before[service], strict=True)]
         assert min(shares) >= sum(shares) / 6, (service, shares)
     project.up("--no-recreate")
 
 
-def test_replacing_every_authz_and_meter_refuses_and_breaks_nothing(project: Project, key: str) -> None:
+def test_replacing_every_authz_and_meter_fails_no_request(project: Project, key: str) -> None:
     old = {*project.containers("authz"), *project.containers("meter")}
-    with load(project, key) as seen:
+    with load(project, key) as result:
         run(str(ROOT / "ops/compose/roll.sh"), env=project.environ)
-    assert seen.failed == []
+    assert result.failed == []
     assert old.isdisjoint({*project.containers("authz"), *project.containers("meter")})
-    rows = rows_of(project, seen.complete)
+    rows = audit_rows(project, result.complete)
     assert {
         request_id: found for request_id, found in rows.items() if [each[0] for each in found] != ["complete"]
     } == {}
 
 
-def test_a_backend_that_changes_in_the_env_file_takes_effect_without_a_restart(project: Project, key: str) -> None:
+def test_a_backend_changed_in_the_env_file_is_applied_without_a_restart(project: Project, key: str) -> None:
     project.settings["OLLAMA_BACKENDS"] = '[{"name": "renamed", "base_url": "http://ollama:11434"}]'
     project.write_settings()
     project.compose("run", "--rm", "prepare")
 
     def in_use() -> bool:
-        request_id = answered(project, key)
-        rows_of(project, [request_id])
+        request_id = complete_chat(project, key)
+        audit_rows(project, [request_id])
         return dict(project.sql("SELECT request_id, backend FROM gateway.audit_log"))[request_id] == "renamed"
 
     eventually(in_use, "requests go to the backend of the env file")
@@ -287,18 +289,20 @@ def test_a_backend_that_changes_in_the_env_file_takes_effect_without_a_restart(p
     project.compose("run", "--rm", "prepare")
 
 
-def test_a_restart_of_everything_keeps_the_data(project: Project, key: str) -> None:
-    request_id = answered(project, key)
-    rows_of(project, [request_id])
+def test_a_restart_of_all_services_retains_the_data(project: Project, key: str) -> None:
+    request_id = complete_chat(project, key)
+    audit_rows(project, [request_id])
     project.compose("down", "--timeout", "40")
     project.up()
-    answered(project, key)
-    assert [each[0] for each in rows_of(project, [request_id])[request_id]] == ["complete"]
+    complete_chat(project, key)
+    assert [each[0] for each in audit_rows(project, [request_id])[request_id]] == ["complete"]
 
 
-def test_a_backup_restores_keys_policy_and_books_on_an_empty_server(project: Project, key: str, tmp_path: Path) -> None:
-    request_id = answered(project, key)
-    rows_of(project, [request_id])
+def test_a_backup_restores_keys_policies_and_the_ledger_on_an_empty_server(
+    project: Project, key: str, tmp_path: Path
+) -> None:
+    request_id = complete_chat(project, key)
+    audit_rows(project, [request_id])
     backup = subprocess.run(
         [
             "docker",
@@ -318,7 +322,7 @@ def test_a_backup_restores_keys_policy_and_books_on_an_empty_server(project: Pro
         capture_output=True,
         check=True,
     ).stdout
-    books = project.sql("SELECT * FROM gateway.budget_usage ORDER BY 1, 2, 3, 4")
+    budgets = project.sql("SELECT * FROM gateway.budget_usage ORDER BY 1, 2, 3, 4")
     audit = project.sql("SELECT * FROM gateway.audit_log ORDER BY request_id")
 
     restored = Project(f"{project.name}-restored", tmp_path, {"EDGE_SUBNET": "172.16.236.0/28"})
@@ -341,13 +345,13 @@ def test_a_backup_restores_keys_policy_and_books_on_an_empty_server(project: Pro
         )
         restored.compose("run", "--rm", "--no-deps", "ollama", "pull", "adopted-model")
         restored.up()
-        assert restored.sql("SELECT * FROM gateway.budget_usage ORDER BY 1, 2, 3, 4") == books
+        assert restored.sql("SELECT * FROM gateway.budget_usage ORDER BY 1, 2, 3, 4") == budgets
         assert restored.sql("SELECT * FROM gateway.audit_log ORDER BY request_id") == audit
-        answered(restored, key)
+        complete_chat(restored, key)
     finally:
         restored.down()
         project.up()
-    assert restored.left() == []
+    assert restored.remaining_resources() == []
 
 
 @pytest.mark.parametrize("overlay", sorted(path.name for path in ROOT.glob("compose.*.yaml")))

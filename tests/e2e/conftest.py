@@ -1,4 +1,4 @@
-"""One stack for all end-to-end tests: two workers of each service, TLS, a backend with a token and a spare one."""
+"""One stack for all end-to-end tests: two workers per service, TLS, a backend with a token, and a spare backend."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from ops.embedded import logfile
-from tests.e2e import patience
-from tests.e2e.sockets import Answer
+from tests.e2e.retry_after import CODES, retry_after_refusal
+from tests.e2e.sockets import Answer, send_slow_body
 from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
 from tests.ports import free_port
 
-# More than all tests together fail from their own address within a minute.
+# More than the failures that all tests together cause from their shared address within a minute.
 AUTH_FAILURES_MAX = 60
 REQUEST_ID_HEADER = "X-Correlation-ID"
 BACKEND_TOKEN = "backend-token-of-the-tests"
@@ -23,7 +23,7 @@ BACKEND_TOKEN = "backend-token-of-the-tests"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Shows with a failed test what the services of its stacks logged last."""
+    """Adds the last log lines of the services to the report of a failed test."""
     report = yield
     if report.failed:
         stacks = [each for each in getattr(item, "funcargs", {}).values() if isinstance(each, Stack)]
@@ -42,7 +42,7 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
 
 @pytest.fixture(scope="session")
 def spare() -> Iterator[Simulator]:
-    """The second backend in priority order, which demands no token."""
+    """The second backend in priority order. It requires no token."""
     with simulator() as running:
         yield running
 
@@ -70,25 +70,25 @@ def key(stack: Stack) -> str:
 
 
 @pytest.fixture(scope="session")
-def comebacks(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, httpx.Response]]]]:
-    """Callers who were refused and wait, up to a minute, before they ask again; other tests run meanwhile."""
-    with ThreadPoolExecutor(len(patience.KINDS)) as callers:
-        yield {kind: callers.submit(patience.come_back, stack, kind) for kind in patience.KINDS}
+def retries(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, httpx.Response]]]]:
+    """One client per error code that is refused and retries, up to a minute later, while other tests run."""
+    with ThreadPoolExecutor(len(CODES)) as clients:
+        yield {code: clients.submit(retry_after_refusal, stack, code) for code in CODES}
 
 
 @pytest.fixture(scope="session")
 def slow_body(stack: Stack, key: str) -> Iterator[Future[Answer]]:
-    """A request whose body takes more than a minute to arrive; other tests run meanwhile."""
-    with ThreadPoolExecutor(1) as caller:
-        yield caller.submit(patience.trickle, stack, key)
+    """A request whose body takes more than a minute to arrive, while other tests run."""
+    with ThreadPoolExecutor(1) as client:
+        yield client.submit(send_slow_body, stack.url, key)
 
 
 @pytest.fixture(autouse=True)
-def _backends_as_at_first(request: pytest.FixtureRequest) -> Iterator[None]:
+def _reset_backends(request: pytest.FixtureRequest) -> Iterator[None]:
     used = sorted({"ollama", "spare"} & set(request.fixturenames))
     for name in used:
-        # What it remembers is bounded, so that a count of everything would not hold for a whole run.
-        request.getfixturevalue(name).forget()
+        # The simulator keeps a limited number of records, so tests that count them start with none.
+        request.getfixturevalue(name).clear_records()
     yield
     for name in used:
         request.getfixturevalue(name).behave()

@@ -1,4 +1,4 @@
-"""A real Envoy that does nothing but route, retry and hold: two clusters in order, each behind the hold filter."""
+"""A real Envoy that only routes, retries and holds: two clusters in priority order, each with the hold filter."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ops.host import binaries
 from tests.polling import eventually_async
 
 HOLD_RESPONSE_WASM = HOLD_RESPONSE_WAT.with_suffix(".wasm")
-BARE, IMPATIENT = "/bare", "/impatient"
-"""Prefixes of paths that go to clusters without the filter, or that are given up after a short while."""
+UNFILTERED, SHORT_TIMEOUT = "/unfiltered", "/short-timeout"
+"""Path prefixes: clusters without the filter, and routes with a short timeout per attempt."""
 
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
@@ -42,7 +42,7 @@ _CODEC = {
     "name": "envoy.filters.http.upstream_codec",
     "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.upstream_codec.v3.UpstreamCodec"},
 }
-# What the filter lets a held body grow to, 16 MiB, and room for one read more.
+# The filter holds a body of up to 16 MiB; one more read must fit as well.
 _BUFFER_BYTES_MAX = 18 * 1024 * 1024
 
 
@@ -93,13 +93,13 @@ def _route(prefix: str, clusters: list[str], **retry_policy: Any) -> dict[str, A
 
 
 def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
-    held, bare = list(ports), [f"bare-{name}" for name in ports]
+    held, unfiltered = list(ports), [f"unfiltered-{name}" for name in ports]
     loopback = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     router = {
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
     }
-    routes = [_route(BARE, bare), _route(IMPATIENT, held, per_try_timeout="0.2s"), _route("/", held)]
+    routes = [_route(UNFILTERED, unfiltered), _route(SHORT_TIMEOUT, held, per_try_timeout="0.2s"), _route("/", held)]
     connection_manager = {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "hold",
@@ -111,14 +111,14 @@ def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
     listener = {"name": "all", "address": loopback, "filter_chains": [{"filters": [network_filter]}]}
     clusters = [
         *(_cluster(name, port, [_HOLD_RESPONSE]) for name, port in ports.items()),
-        *(_cluster(f"bare-{name}", port, []) for name, port in ports.items()),
+        *(_cluster(f"unfiltered-{name}", port, []) for name, port in ports.items()),
     ]
     return {"admin": {"address": loopback}, "static_resources": {"listeners": [listener], "clusters": clusters}}
 
 
 @asynccontextmanager
 async def running_envoy(directory: Path, ports: Mapping[str, int]) -> AsyncIterator[str]:
-    """Starts Envoy with two workers in front of `ports`, in their order, and gives its URL."""
+    """Starts Envoy with two workers in front of `ports`, in their order, and yields its URL."""
     config, admin, log = directory / "envoy.json", directory / "admin", directory / "envoy.log"
     config.write_text(json.dumps(_bootstrap(ports)))
     arguments = ["--use-dynamic-base-id", "--concurrency", "2", "--admin-address-path", str(admin)]
@@ -138,7 +138,7 @@ async def running_envoy(directory: Path, ports: Mapping[str, int]) -> AsyncItera
 
 
 async def _listener_address(admin: Path) -> str | None:
-    """Where Envoy listens, or None as long as it does not."""
+    """The address of Envoy's listener, None until it listens."""
     if not (admin.exists() and (host := admin.read_text())):
         return None
     async with aiohttp.ClientSession(f"http://{host}") as session, session.get("/ready") as ready:

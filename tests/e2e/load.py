@@ -1,4 +1,4 @@
-"""Callers of all kinds at once, and what each of them saw."""
+"""Concurrent clients that send generation requests, and the result of each request."""
 
 from __future__ import annotations
 
@@ -13,62 +13,68 @@ from typing import Any
 import aiohttp
 
 MODEL = "llama3.2:latest"
-# A request that takes this long hangs, which nothing excuses.
+# A request that takes longer hangs, and hanging is always a defect.
 REQUEST_TIMEOUT_S = 30.0
 UNREACHABLE_PAUSE_S = 0.05
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One kind of request: `words` is how long an answer it wishes for, `output_max` the cap it asks for; with
-    `leaves_after` its caller disconnects when so many frames with content have come."""
+class GenerationRequest:
+    """One kind of generation request.
+
+    The prompt requests an answer of `words` words, and the request sets `output_tokens_max` as its cap. With
+    `disconnect_after_frames`, the client disconnects after that number of frames with content.
+    """
 
     path: str
     key: str
     stream: bool = True
     words: int = 10
     model: str = MODEL
-    output_max: int = 4096
-    leaves_after: int | None = None
+    output_tokens_max: int = 4096
+    disconnect_after_frames: int | None = None
 
     @property
     def body(self) -> Document:
-        """The request in the words of its surface."""
-        wish = f"Answer in {self.words} words."
-        turns = [{"role": "user", "content": wish}]
+        """The JSON body that the surface at `path` expects."""
+        prompt = f"Answer in {self.words} words."
+        turns = [{"role": "user", "content": prompt}]
         capped: dict[str, Document] = {
-            "/api/chat": {"messages": turns, "options": {"num_predict": self.output_max}},
-            "/api/generate": {"prompt": wish, "options": {"num_predict": self.output_max}},
-            "/v1/chat/completions": {"messages": turns, "max_tokens": self.output_max},
-            "/v1/completions": {"prompt": wish, "max_tokens": self.output_max},
-            "/v1/responses": {"input": wish, "max_output_tokens": self.output_max},
-            "/v1/messages": {"messages": turns, "max_tokens": self.output_max},
+            "/api/chat": {"messages": turns, "options": {"num_predict": self.output_tokens_max}},
+            "/api/generate": {"prompt": prompt, "options": {"num_predict": self.output_tokens_max}},
+            "/v1/chat/completions": {"messages": turns, "max_tokens": self.output_tokens_max},
+            "/v1/completions": {"prompt": prompt, "max_tokens": self.output_tokens_max},
+            "/v1/responses": {"input": prompt, "max_output_tokens": self.output_tokens_max},
+            "/v1/messages": {"messages": turns, "max_tokens": self.output_tokens_max},
         }
         return {"model": self.model, "stream": self.stream, **capped[self.path]}
 
     @property
     def headers(self) -> dict[str, str]:
-        """Who asks."""
+        """The credential."""
         return {"Authorization": f"Bearer {self.key}"}
 
 
 @dataclass(slots=True)
-class Seen:
-    """What a caller saw: no `request_id` when no headers came, `frames` with content, and whether the answer was
-    `whole`, that is a 200 that ended as its surface ends."""
+class CallResult:
+    """What the client received.
 
-    ask: Ask
+    `request_id` is None if no headers arrived. `content_frames` counts the frames with content. `complete` means that
+    the answer had status 200 and ended with the end marker of its surface.
+    """
+
+    request: GenerationRequest
     request_id: str | None = None
     status: int = 0
     code: str | None = None
-    frames: int = 0
-    whole: bool = False
+    content_frames: int = 0
+    complete: bool = False
 
 
 @asynccontextmanager
 async def client(url: str, user_agent: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session with as many connections as it has requests. `user_agent` marks their audit rows."""
+    """A session without a limit on connections. `user_agent` marks the audit rows of its requests."""
     async with aiohttp.ClientSession(
         url,
         connector=aiohttp.TCPConnector(limit=0),
@@ -79,68 +85,73 @@ async def client(url: str, user_agent: str) -> AsyncIterator[aiohttp.ClientSessi
 
 
 @asynccontextmanager
-async def load(url: str, asks: Sequence[Ask], connections: int, user_agent: str) -> AsyncIterator[list[Seen]]:
-    """Sends the requests over and over on so many connections for as long as the context lasts, then lets those that
-    run come to their end. Raises TimeoutError when one hangs."""
-    seen: list[Seen] = []
-    mix, stop = cycle(asks), asyncio.Event()
+async def load(
+    url: str, requests: Sequence[GenerationRequest], connections: int, user_agent: str
+) -> AsyncIterator[list[CallResult]]:
+    """Repeats `requests` on `connections` connections until the context ends, then waits for the running ones.
+
+    Yields the list of results, which grows meanwhile. Raises TimeoutError if a request hangs.
+    """
+    results: list[CallResult] = []
+    mix, stop = cycle(requests), asyncio.Event()
 
     async def caller() -> None:
         while not stop.is_set():
-            one = Seen(next(mix))
-            seen.append(one)
-            await send(session, one)
-            if one.request_id is None:
+            result = CallResult(next(mix))
+            results.append(result)
+            await send(session, result)
+            if result.request_id is None:
                 await asyncio.sleep(UNREACHABLE_PAUSE_S)
 
     async with client(url, user_agent) as session, asyncio.TaskGroup() as callers:
         for _ in range(connections):
             callers.create_task(caller())
         try:
-            yield seen
+            yield results
         finally:
             stop.set()
 
 
-async def send(session: aiohttp.ClientSession, seen: Seen) -> None:
-    """Sends one request and notes what comes. A connection that is refused or breaks is an end like any other."""
-    ask = seen.ask
+async def send(session: aiohttp.ClientSession, result: CallResult) -> None:
+    """Sends the request of `result` and fills in the rest. A refused or broken connection raises nothing."""
+    request = result.request
     try:
-        async with session.post(ask.path, json=ask.body, headers=ask.headers) as answer:
-            seen.request_id = answer.headers.get("x-request-id")
-            seen.status, seen.code = answer.status, answer.headers.get("x-gateway-error")
+        async with session.post(request.path, json=request.body, headers=request.headers) as answer:
+            result.request_id = answer.headers.get("x-request-id")
+            result.status, result.code = answer.status, answer.headers.get("x-gateway-error")
             if answer.status != 200:
                 await answer.read()
-            elif not ask.stream:
-                seen.whole = "error" not in json.loads(await answer.read())
+            elif not request.stream:
+                result.complete = "error" not in json.loads(await answer.read())
             else:
-                await _read_stream(answer, seen)
+                await _read_stream(answer, result)
     except aiohttp.ClientError:
         return
 
 
-async def _read_stream(answer: aiohttp.ClientResponse, seen: Seen) -> None:
-    has_content, is_end = _FRAMES[seen.ask.path]
+async def _read_stream(answer: aiohttp.ClientResponse, result: CallResult) -> None:
+    has_content, is_end = _FRAMES[result.request.path]
     async for line in answer.content:
         text = line.strip().removeprefix(b"data: ")
         if text == b"[DONE]":
-            seen.whole = True
+            result.complete = True
         if not text.startswith(b"{"):
             continue
         frame = json.loads(text)
-        seen.frames += bool(has_content(frame))
-        seen.whole = seen.whole or is_end(frame)
-        if seen.ask.leaves_after is not None and seen.frames >= seen.ask.leaves_after:
+        result.content_frames += bool(has_content(frame))
+        result.complete = result.complete or is_end(frame)
+        disconnect_after = result.request.disconnect_after_frames
+        if disconnect_after is not None and result.content_frames >= disconnect_after:
             answer.close()
             return
 
 
 def _never(_: Document) -> bool:
-    """The end is no JSON frame there."""
+    """For surfaces whose end marker is not a JSON frame."""
     return False
 
 
-# Per streaming surface: whether a frame says something, and whether it is the last.
+# Per streaming surface: whether a frame has content, and whether it is the last one.
 _FRAMES: dict[str, tuple[Callable[[Document], object], Callable[[Document], bool]]] = {
     "/api/chat": (lambda frame: frame.get("message", {}).get("content"), lambda frame: bool(frame.get("done"))),
     "/api/generate": (lambda frame: frame.get("response"), lambda frame: bool(frame.get("done"))),
@@ -155,4 +166,4 @@ _FRAMES: dict[str, tuple[Callable[[Document], object], Callable[[Document], bool
         lambda frame: frame["type"] == "message_stop",
     ),
 }
-STREAMS = tuple(_FRAMES)
+STREAMING_PATHS = tuple(_FRAMES)

@@ -1,4 +1,4 @@
-"""The official clients as their users make them: the three environment lines that `create-key` prints, and no more."""
+"""The official clients, configured by nothing but the base URLs and the key that `create-key` prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tests.e2e.stack import Stack
 
 @dataclass
 class Clients:
-    """One of each with the same key. `ids` are those of the answers that the Ollama client got, which hides them."""
+    """One client of each kind, with the same key.
+
+    `ids` are the request ids of the answers to the Ollama client, which does not expose headers.
+    """
 
     openai: openai.OpenAI
     anthropic: anthropic.Anthropic
@@ -23,7 +26,7 @@ class Clients:
 
     @classmethod
     def of(cls, stack: Stack, key: str, **options: Any) -> Clients:
-        """`options` go to the clients that retry by themselves."""
+        """Clients of `stack`. `options` go to the OpenAI and the Anthropic client, which retry by default."""
         ids: list[str] = []
 
         def note(response: Any) -> None:

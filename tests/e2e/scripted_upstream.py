@@ -1,7 +1,7 @@
-"""Upstreams whose every byte a test writes itself: raw TCP, one script per path.
+"""Upstreams whose bytes the test writes itself: raw TCP, one script per path.
 
-A server would never send half an answer and a reset on purpose; a script does. Each path has a script for the first
-upstream and one for the second, and `asked` tells which of them a request came to, in order.
+Unlike a server, a script can send half an answer and a reset. Each path has a script for the first upstream and one for
+the second. `contacted` lists the upstreams that received a request for a path, in order.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Exchange:
-    """One request on one connection, and the means to answer it in any broken way."""
+    """One request on one connection, which can be answered in any broken way."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def send(self, *parts: bytes) -> None:
-        """Writes the parts and waits until the kernel has taken them."""
+        """Writes the parts and waits until the kernel has accepted them."""
         for part in parts:
             self._writer.write(part)
             await self._writer.drain()
@@ -40,8 +40,8 @@ class Exchange:
         """Ends the connection with a FIN."""
         self._writer.close()
 
-    async def gone(self) -> None:
-        """Returns when the other side has given the connection up."""
+    async def wait_disconnected(self) -> None:
+        """Waits until the other side closes the connection."""
         while await self._reader.read(4096):
             pass
 
@@ -50,17 +50,17 @@ Script = Callable[[Exchange], Awaitable[None]]
 
 
 def head(content_type: str | None, *framing: str, status: str = "200 OK") -> bytes:
-    """A response's head. `framing` are whole header lines; without any the body is chunked."""
+    """The head of a response. `framing` are complete header lines; without them the body is chunked."""
     lines = [f"HTTP/1.1 {status}", *([f"content-type: {content_type}"] if content_type is not None else [])]
     return "\r\n".join([*lines, *(framing or ("transfer-encoding: chunked",)), "", ""]).encode()
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body; the empty one ends it."""
+    """One chunk of a chunked body. An empty chunk ends the body."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-def says(*parts: bytes) -> Script:
+def sends(*parts: bytes) -> Script:
     """Sends the parts and leaves the connection open for the next request."""
 
     async def script(exchange: Exchange) -> None:
@@ -90,35 +90,35 @@ def closes_after(*parts: bytes) -> Script:
 
 
 def stalls_after(*parts: bytes) -> Script:
-    """Sends the parts, then nothing, until the other side gives up."""
+    """Sends the parts, then nothing until the other side disconnects."""
 
     async def script(exchange: Exchange) -> None:
         await exchange.send(*parts)
-        await exchange.gone()
+        await exchange.wait_disconnected()
 
     return script
 
 
 class Upstreams:
-    """Two upstreams on loopback ports of their own."""
+    """Two upstreams, each on its own loopback port."""
 
     def __init__(self) -> None:
         self.ports: dict[str, int] = {}
-        self.asked: dict[str, list[str]] = {}
+        self.contacted: dict[str, list[str]] = {}
         self._scripts: dict[str, dict[str, Script]] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
 
     def path(self, *, first: Script, second: Script, under: str = "") -> str:
-        """A fresh path that is answered by these scripts."""
+        """A new path that these scripts answer."""
         path = f"{under}/{next(self._numbers)}"
         self._scripts[path] = {FIRST: first, SECOND: second}
-        self.asked[path] = []
+        self.contacted[path] = []
         return path
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Upstreams]:
-        """Listens while the context lasts, then ends what is still connected."""
+        """Listens until the context ends, then closes the remaining connections."""
         async with await self._listen(FIRST), await self._listen(SECOND):
             try:
                 yield self
@@ -143,9 +143,9 @@ class Upstreams:
             while True:
                 request = await reader.readuntil(b"\r\n\r\n")  # no request of these tests has a body
                 path = request.split(b" ", 2)[1].decode()
-                self.asked[path].append(name)
+                self.contacted[path].append(name)
                 await self._scripts[path][name](exchange)
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # Envoy hung up, between requests or on an attempt that it gave up.
+            pass  # Envoy closed the connection, between requests or when it abandoned an attempt.
         finally:
             writer.close()

@@ -1,4 +1,4 @@
-"""The whole stack as an operator starts it, for tests: `neuronetz-gateway up` over a simulated Ollama."""
+"""Starts the whole stack as an operator does, with `neuronetz-gateway up`, over a simulated Ollama."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAIT_TIMEOUT_S = 20.0
 
 
 class Simulator:
-    """A simulated Ollama in a process of its own, and what it saw. It can be stopped and started again."""
+    """A simulated Ollama in a separate process, with a record of its requests. It can be stopped and started again."""
 
     def __init__(self, *arguments: str, trust: ssl.SSLContext | bool = True) -> None:
         self._arguments = arguments
@@ -33,7 +33,7 @@ class Simulator:
         self.start()
 
     def start(self) -> None:
-        """Starts it, where it was before if it was; its records begin anew."""
+        """Starts it without records. A restarted one listens on its former port."""
         command = [sys.executable, "-m", "ops.simulator", "--listen", self._listen, *self._arguments]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -42,7 +42,7 @@ class Simulator:
         self._client = httpx.Client(verify=self._trust, base_url=self.url, timeout=2 * WAIT_TIMEOUT_S)
 
     def stop(self) -> None:
-        """Stops it; its port then refuses connections."""
+        """Stops it. Its port then refuses connections."""
         self._client.close()
         self.process.terminate()
         self.process.wait(timeout=20)
@@ -50,27 +50,30 @@ class Simulator:
             self.process.stdout.close()
 
     def requests(self, request_id: str | None = None) -> list[dict[str, Any]]:
-        """What reached it, health checks and discovery left out; of one gateway request if asked."""
-        wanted = {"method": "POST", **({"request_id": request_id} if request_id is not None else {})}
-        seen: list[dict[str, Any]] = self._client.get("/_sim/requests", params=wanted).json()
-        return [each for each in seen if each["path"] != "/api/show"]
+        """Records of the requests it received, without health checks and discovery.
 
-    def idle(self) -> None:
-        """Waits until no request runs there."""
+        With `request_id`, only those of that gateway request.
+        """
+        wanted = {"method": "POST", **({"request_id": request_id} if request_id is not None else {})}
+        records: list[dict[str, Any]] = self._client.get("/_sim/requests", params=wanted).json()
+        return [record for record in records if record["path"] != "/api/show"]
+
+    def wait_until_idle(self) -> None:
+        """Waits until it processes no request."""
         self._client.get("/_sim/requests", params={"idle_s": WAIT_TIMEOUT_S, "request_id": "none"}).raise_for_status()
 
-    def forget(self) -> None:
-        """Drops what it saw."""
+    def clear_records(self) -> None:
+        """Deletes the records."""
         self._client.delete("/_sim/requests").raise_for_status()
 
     def behave(self, **behaviour: Any) -> None:
-        """Sets how it answers from now on; without arguments, as at first."""
+        """Sets how it answers from now on. Without arguments, restores the default behaviour."""
         self._client.put("/_sim/behaviour", json=behaviour).raise_for_status()
 
 
 @contextmanager
 def simulator(*arguments: str, trust: ssl.SSLContext | bool = True) -> Iterator[Simulator]:
-    """Starts a simulated Ollama on a free port; `trust` verifies it where it speaks TLS."""
+    """Starts a simulated Ollama on a free port. `trust` verifies its certificate if it uses TLS."""
     running = Simulator(*arguments, trust=trust)
     try:
         yield running
@@ -80,7 +83,7 @@ def simulator(*arguments: str, trust: ssl.SSLContext | bool = True) -> Iterator[
 
 @dataclass
 class Stack:
-    """A running stack. `ready` is what the ready file says, `environ` the environment it was started in."""
+    """A running stack. `ready` is the content of the ready file, `environ` the environment it was started in."""
 
     process: subprocess.Popen[bytes]
     state_dir: Path
@@ -90,31 +93,31 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where Envoy listens."""
+        """The URL of Envoy's listener."""
         url: str = self.ready["url"]
         return url
 
     def pids(self, prefix: str) -> list[int]:
-        """The processes whose name begins so, as they are now."""
+        """The current process ids of the processes whose name starts with `prefix`."""
         now = json.loads(self.ready_file.read_text())
         return [pid for name, pid in now["pids"].items() if name.startswith(prefix)]
 
     def cli(self, *arguments: str) -> Any:
-        """Runs an operator command with --json and returns what it printed."""
+        """Runs an operator command with --json and returns the parsed output."""
         command = [sys.executable, "-m", "ops.cli", "--env-file", self.ready["env_file"], *arguments, "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=self.environ)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def new_key(self, tenant: str, *options: str, models: bool = True) -> str:
-        """A key of a new tenant, which may use all models."""
+        """A key of a new tenant. With `models`, the tenant may use all models."""
         self.cli("create-tenant", "--name", tenant, *(["--allow-all-models"] if models else []))
         key: str = self.cli("create-key", "--tenant", tenant, "--name", "k", *options)["key"]
         return key
 
     @contextmanager
     def frozen(self, prefix: str) -> Iterator[None]:
-        """Stops the processes whose name begins so, as if they hung, and lets them go on afterwards."""
+        """Suspends the processes whose name starts with `prefix`, as if they hung, until the context ends."""
         pids = [each for pid in self.pids(prefix) for each in (pid, *_children(pid))]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -127,7 +130,10 @@ class Stack:
 
 @contextmanager
 def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
-    """`neuronetz-gateway up` until the context ends; it must then stop cleanly. `settings` go into its environment."""
+    """Runs `neuronetz-gateway up` until the context ends, with `settings` in its environment.
+
+    Raises AssertionError if it does not start or does not stop cleanly.
+    """
     environ = {**os.environ, **settings}
     ready_file = state_dir.with_suffix(".ready")
     ready_file.unlink(missing_ok=True)
@@ -148,7 +154,7 @@ def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
 
 
 def listening(pids: list[int]) -> set[str]:
-    """The TCP addresses on which these processes listen, as HOST:PORT; read from proc(5)."""
+    """The TCP addresses on which these processes listen, as HOST:PORT. Source: proc(5)."""
     inodes = {
         target.removeprefix("socket:[").removesuffix("]")
         for pid in pids
@@ -167,7 +173,7 @@ def listening(pids: list[int]) -> set[str]:
 
 
 def _children(parent: int) -> list[int]:
-    """PostgreSQL serves each connection in a process of its own."""
+    """The child processes. PostgreSQL serves each connection in a separate one."""
     return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
@@ -179,7 +185,7 @@ def _target(link: Path) -> str:
 
 
 def set_env(state_dir: Path, **values: str) -> None:
-    """Edits the env file of a state directory as an operator would."""
+    """Sets values in the env file of a state directory, as an operator would."""
     path = state_dir / ".env"
     lines = [line for line in path.read_text().splitlines() if line.partition("=")[0] not in values]
     path.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in values.items())]) + "\n")

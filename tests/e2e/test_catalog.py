@@ -1,4 +1,4 @@
-"""The catalog's pages through Envoy: what a key gets to see, however a model's name is spelled on the way."""
+"""The catalog through Envoy: which models a key can see, in every spelling of a model's name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ollama as ollama_client
 import openai
 import pytest
 
-from tests.e2e.books import row_of
+from tests.e2e.ledger_view import audit_row
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
@@ -20,13 +20,13 @@ SLASHED = "hf.co/bartowski/smollm2:q4_k_m"
 
 @pytest.fixture(scope="module")
 def narrow(stack: Stack) -> str:
-    """A key that may use two models that are there and one that is not."""
+    """A key that may use two existing models and one that does not exist."""
     stack.cli("create-tenant", "--name", "two", "--models", f"{MODEL},{SLASHED},missing")
     key: str = stack.cli("create-key", "--tenant", "two", "--name", "k")["key"]
     return key
 
 
-def ask(stack: Stack, key: str | None, raw_path: str, method: str = "GET", json: Any = None) -> httpx.Response:
+def request(stack: Stack, key: str | None, raw_path: str, method: str = "GET", json: Any = None) -> httpx.Response:
     url = httpx.URL(stack.url).copy_with(raw_path=raw_path.encode())
     return httpx.request(method, url, json=json, headers={"x-api-key": key} if key else {}, timeout=30)
 
@@ -40,26 +40,26 @@ def without_id(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
     return answer.status_code, answer.content, headers
 
 
-def test_openais_client_finds_a_model_whose_name_has_slashes(stack: Stack, narrow: str) -> None:
-    seen: list[str] = []
+def test_the_openai_client_retrieves_a_model_whose_name_has_slashes(stack: Stack, narrow: str) -> None:
+    paths: list[str] = []
     client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key=narrow, max_retries=0)
     for name in (SLASHED, "HF.co/Bartowski/SmolLM2:Q4_K_M", "registry.ollama.ai/library/llama3.2", MODEL):
         answer = client.models.with_raw_response.retrieve(name)
-        seen.append(answer.http_request.url.raw_path.decode())
+        paths.append(answer.http_request.url.raw_path.decode())
         assert answer.parse().id == name
-    assert "%2F" in seen[0]
+    assert "%2F" in paths[0]
     assert client.models.retrieve(SLASHED).owned_by == "bartowski"
 
 
 @pytest.mark.parametrize("spelling", [SLASHED, SLASHED.replace("/", "%2F"), SLASHED.replace("/", "%2f"), "x%2F..%2F.."])
 def test_a_slash_in_a_models_name_may_be_escaped_or_not(stack: Stack, narrow: str, spelling: str) -> None:
-    answer = ask(stack, narrow, f"/v1/models/{spelling}")
+    answer = request(stack, narrow, f"/v1/models/{spelling}")
     assert answer.status_code == (200 if "hf.co" in spelling else 400)
-    assert ask(stack, None, f"/v1/models/{spelling}").status_code == 401
-    assert ask(stack, narrow, f"/v1/models/{spelling}", "POST").status_code == (400 if "%" in spelling else 405)
+    assert request(stack, None, f"/v1/models/{spelling}").status_code == 401
+    assert request(stack, narrow, f"/v1/models/{spelling}", "POST").status_code == (400 if "%" in spelling else 405)
 
 
-def test_an_escaped_slash_passes_through_caddy_too(stack: Stack, narrow: str) -> None:
+def test_caddy_forwards_an_escaped_slash(stack: Stack, narrow: str) -> None:
     trust = ssl.create_default_context(cafile=str(stack.state_dir / "caddy-root.crt"))
     with httpx.Client(verify=trust) as client:
         url = httpx.URL(stack.ready["tls_url"])
@@ -92,10 +92,12 @@ def test_an_escaped_slash_passes_through_caddy_too(stack: Stack, narrow: str) ->
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_escaped_slash_opens_nothing_else(stack: Stack, ollama: Simulator, key: str, path: str, method: str) -> None:
+def test_an_escaped_slash_gives_access_to_no_other_path(
+    stack: Stack, ollama: Simulator, key: str, path: str, method: str
+) -> None:
     before = len(ollama.requests())
     body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
-    answer = ask(stack, key, path, method, body)
+    answer = request(stack, key, path, method, body)
     assert answer.status_code in (400, 403, 404, 405), answer.text
     if "%252" not in path:
         assert answer.status_code == 400
@@ -103,22 +105,22 @@ def test_an_escaped_slash_opens_nothing_else(stack: Stack, ollama: Simulator, ke
     assert len(ollama.requests()) == before
 
 
-def test_forbidden_and_missing_models_are_the_same_bytes_on_every_page(stack: Stack, narrow: str) -> None:
-    forbidden, missing, nobodys = "qwen3:8b", "missing", "no-such-model"
-    for page in ("/v1/models/{}", "/api/show"):
-        post = page == "/api/show"
+def test_forbidden_and_missing_models_get_the_same_bytes_on_every_path(stack: Stack, narrow: str) -> None:
+    forbidden, missing, unknown = "qwen3:8b", "missing", "no-such-model"
+    for path in ("/v1/models/{}", "/api/show"):
+        post = path == "/api/show"
         answers = [
-            ask(stack, narrow, page.format(name), "POST" if post else "GET", {"model": name} if post else None)
-            for name in (forbidden, missing, nobodys)
+            request(stack, narrow, path.format(name), "POST" if post else "GET", {"model": name} if post else None)
+            for name in (forbidden, missing, unknown)
         ]
         assert len({str(without_id(answer)) for answer in answers}) == 1
         assert (answers[0].status_code, answers[0].headers["x-gateway-error"]) == (403, "model_not_allowed")
-        row = row_of(stack, answers[0].headers["x-request-id"])
+        row = audit_row(stack, answers[0].headers["x-request-id"])
         assert (row["tenant"], row["key_prefix"], row["code"]) == ("two", narrow[:12], "model_not_allowed")
 
 
-def test_show_says_what_a_client_needs_and_nothing_of_the_operators(stack: Stack, narrow: str) -> None:
-    answer = ask(stack, narrow, "/api/show", "POST", {"model": "llama3.2", "verbose": True})
+def test_show_returns_what_clients_need_and_not_the_system_prompt(stack: Stack, narrow: str) -> None:
+    answer = request(stack, narrow, "/api/show", "POST", {"model": "llama3.2", "verbose": True})
     shown = answer.json()
     assert shown["model_info"]["llama.context_length"] == 131_072
     assert shown["capabilities"] == ["completion", "tools"]
@@ -128,28 +130,35 @@ def test_show_says_what_a_client_needs_and_nothing_of_the_operators(stack: Stack
     assert client.show(MODEL).modelinfo == shown["model_info"]
 
 
-def test_listings_are_the_effective_set_once_over_all_backends(stack: Stack, narrow: str) -> None:
-    assert sorted(row["name"] for row in ask(stack, narrow, "/api/tags").json()["models"]) == sorted([MODEL, SLASHED])
-    assert sorted(row["id"] for row in ask(stack, narrow, "/v1/models").json()["data"]) == sorted([MODEL, SLASHED])
+def test_a_listing_contains_each_permitted_model_of_all_backends_once(stack: Stack, narrow: str) -> None:
+    native, openai_listing = (request(stack, narrow, path).json() for path in ("/api/tags", "/v1/models"))
+    assert sorted(row["name"] for row in native["models"]) == sorted([MODEL, SLASHED])
+    assert sorted(row["id"] for row in openai_listing["data"]) == sorted([MODEL, SLASHED])
 
 
-def test_ps_shows_no_other_tenants_models(stack: Stack, ollama: Simulator, narrow: str, key: str) -> None:
+def test_ps_shows_only_the_models_that_the_tenant_may_use(
+    stack: Stack, ollama: Simulator, narrow: str, key: str
+) -> None:
     for model in (MODEL, "qwen3:8b"):
         body = {"model": model, "prompt": "Hello", "stream": False}
-        assert ask(stack, key, "/api/generate", "POST", body).status_code == 200
-    everything = eventually(
-        lambda: names if {MODEL, "qwen3:8b"} <= (names := _running(stack, key)) else None  # at the next refresh
-    )
-    assert _running(stack, narrow) == everything & {MODEL, SLASHED}
+        assert request(stack, key, "/api/generate", "POST", body).status_code == 200
+
+    def both_running() -> set[str] | None:
+        """Both models are listed after the next refresh."""
+        names = running_models(stack, key)
+        return names if {MODEL, "qwen3:8b"} <= names else None
+
+    running = eventually(both_running)
+    assert running_models(stack, narrow) == running & {MODEL, SLASHED}
 
 
-def _running(stack: Stack, key: str) -> set[str]:
-    return {row["model"] for row in ask(stack, key, "/api/ps").json()["models"]}
+def running_models(stack: Stack, key: str) -> set[str]:
+    return {row["model"] for row in request(stack, key, "/api/ps").json()["models"]}
 
 
-def test_the_version_is_the_lowest_of_those_that_answer(stack: Stack, spare: Simulator, key: str) -> None:
+def test_the_version_is_the_lowest_among_the_backends_that_answer(stack: Stack, spare: Simulator, key: str) -> None:
     def version() -> str:
-        document = ask(stack, key, "/api/version").json()
+        document = request(stack, key, "/api/version").json()
         assert document["gateway"]
         return str(document["version"])
 
@@ -162,18 +171,18 @@ def test_the_version_is_the_lowest_of_those_that_answer(stack: Stack, spare: Sim
 
 @pytest.mark.parametrize("path", ["/api/tags", "/api/version", "/v1/models"])
 def test_head_answers_without_a_body(stack: Stack, key: str, path: str) -> None:
-    answer, full = ask(stack, key, path, "HEAD"), ask(stack, key, path)
+    answer, full = request(stack, key, path, "HEAD"), request(stack, key, path)
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"] == full.headers["content-type"]
-    assert ask(stack, None, path, "HEAD").status_code == 401
+    assert request(stack, None, path, "HEAD").status_code == 401
 
 
-def test_a_pulled_model_is_usable_at_the_next_refresh(stack: Stack, spare: Simulator, key: str, narrow: str) -> None:
+def test_a_pulled_model_is_usable_after_the_next_refresh(stack: Stack, spare: Simulator, key: str, narrow: str) -> None:
     body = {"model": "hf.co/Org/Fresh", "prompt": "Hello", "stream": False}
-    assert ask(stack, key, "/api/generate", "POST", body).status_code == 403
+    assert request(stack, key, "/api/generate", "POST", body).status_code == 403
     httpx.post(f"{spare.url}/api/pull", json={"model": "hf.co/org/fresh", "stream": False}).raise_for_status()
-    answer = eventually(lambda: ok if (ok := ask(stack, key, "/api/generate", "POST", body)).is_success else None)
-    assert row_of(stack, answer.headers["x-request-id"])["backend"] == "spare"
-    assert ask(stack, narrow, "/api/generate", "POST", body).status_code == 403
+    answer = eventually(lambda: ok if (ok := request(stack, key, "/api/generate", "POST", body)).is_success else None)
+    assert audit_row(stack, answer.headers["x-request-id"])["backend"] == "spare"
+    assert request(stack, narrow, "/api/generate", "POST", body).status_code == 403
     httpx.request("DELETE", f"{spare.url}/api/delete", json={"model": "hf.co/org/fresh"}).raise_for_status()
-    eventually(lambda: ask(stack, key, "/api/generate", "POST", body).status_code == 403)
+    eventually(lambda: request(stack, key, "/api/generate", "POST", body).status_code == 403)

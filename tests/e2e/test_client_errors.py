@@ -1,4 +1,4 @@
-"""What goes wrong, as the official clients tell it: by their own exceptions, in words, before the 200 and after it."""
+"""Errors in the official clients: each raises its own exception with our message, before and after status 200."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from gateway.errors import MESSAGE, Code
-from tests.e2e.books import opened, row_of
+from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.official_clients import Clients
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
@@ -23,23 +23,25 @@ HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 UNKNOWN_KEY = "nz_" + "a" * 42
 
 
-def by_openai(clients: Clients, **asked: Any) -> list[Any]:
-    answer: Any = clients.openai.chat.completions.create(**{"model": MODEL, "messages": HELLO, "stream": True, **asked})
+def by_openai(clients: Clients, **arguments: Any) -> list[Any]:
+    answer: Any = clients.openai.chat.completions.create(
+        **{"model": MODEL, "messages": HELLO, "stream": True, **arguments}
+    )
     return list(answer)
 
 
-def by_anthropic(clients: Clients, **asked: Any) -> list[Any]:
-    body = {"model": MODEL, "messages": HELLO, "stream": True, "max_tokens": 500, **asked}
+def by_anthropic(clients: Clients, **arguments: Any) -> list[Any]:
+    body = {"model": MODEL, "messages": HELLO, "stream": True, "max_tokens": 500, **arguments}
     answer: Any = clients.anthropic.messages.create(**body)
     return list(answer)
 
 
-def by_ollama(clients: Clients, **asked: Any) -> list[Any]:
-    answer: Any = clients.ollama.chat(**{"model": MODEL, "messages": HELLO, "stream": True, **asked})
+def by_ollama(clients: Clients, **arguments: Any) -> list[Any]:
+    answer: Any = clients.ollama.chat(**{"model": MODEL, "messages": HELLO, "stream": True, **arguments})
     return list(answer)
 
 
-CALLS: list[Callable[..., list[Any]]] = [by_openai, by_anthropic, by_ollama]
+CALLERS: list[Callable[..., list[Any]]] = [by_openai, by_anthropic, by_ollama]
 EXCEPTIONS: dict[int, tuple[type[Exception], type[Exception]]] = {
     400: (openai.BadRequestError, anthropic.BadRequestError),
     401: (openai.AuthenticationError, anthropic.AuthenticationError),
@@ -54,18 +56,18 @@ EXCEPTIONS: dict[int, tuple[type[Exception], type[Exception]]] = {
 }
 
 
-def check_raised(call: Callable[..., list[Any]], clients: Clients, status: int, says: str, **asked: Any) -> str:
-    """The client raises its own exception for this status, in these words; returns the request id."""
+def check_raised(call: Callable[..., list[Any]], clients: Clients, status: int, message: str, **arguments: Any) -> str:
+    """Checks that the client raises its exception for `status` with `message` in its text. Returns the request id."""
     if call is by_ollama:
         with pytest.raises(ollama_client.ResponseError) as native:
-            call(clients, **asked)
-        assert (native.value.status_code, says in native.value.error) == (status, True), native.value.error
+            call(clients, **arguments)
+        assert (native.value.status_code, message in native.value.error) == (status, True), native.value.error
         return clients.ids[-1]
     expected = EXCEPTIONS[status][call is by_anthropic]
     with pytest.raises(expected) as raised:
-        call(clients, **asked)
+        call(clients, **arguments)
     error: Any = raised.value
-    assert (error.status_code, says in error.message) == (status, True), error.message
+    assert (error.status_code, message in error.message) == (status, True), error.message
     request_id: str = error.response.headers["x-request-id"]
     if call is by_openai:
         assert error.request_id == request_id
@@ -80,24 +82,24 @@ def clients(stack: Stack) -> Clients:
     return Clients.of(stack, stack.new_key("errors"), max_retries=0)
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_wrong_key(stack: Stack, call: Callable[..., list[Any]]) -> None:
-    wrong = Clients.of(stack, UNKNOWN_KEY, max_retries=0)
-    check_raised(call, wrong, 401, MESSAGE[Code.INVALID_API_KEY])
+@pytest.mark.parametrize("call", CALLERS)
+def test_an_unknown_key_is_an_authentication_error(stack: Stack, call: Callable[..., list[Any]]) -> None:
+    unknown = Clients.of(stack, UNKNOWN_KEY, max_retries=0)
+    check_raised(call, unknown, 401, MESSAGE[Code.INVALID_API_KEY])
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_model_that_is_not_there(clients: Clients, call: Callable[..., list[Any]]) -> None:
+@pytest.mark.parametrize("call", CALLERS)
+def test_an_unknown_model_is_a_permission_error(clients: Clients, call: Callable[..., list[Any]]) -> None:
     check_raised(call, clients, 403, MESSAGE[Code.MODEL_NOT_ALLOWED], model="no-such-model")
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_prompt_that_is_too_large(clients: Clients, call: Callable[..., list[Any]]) -> None:
+@pytest.mark.parametrize("call", CALLERS)
+def test_a_large_prompt_is_a_request_too_large_error(clients: Clients, call: Callable[..., list[Any]]) -> None:
     large = [{"role": "user", "content": "x" * 300_000}]
     check_raised(call, clients, 413, MESSAGE[Code.REQUEST_TOO_LARGE], messages=large)
 
 
-def test_a_path_that_is_not_offered(clients: Clients) -> None:
+def test_a_blocked_path_is_a_permission_error(clients: Clients) -> None:
     with pytest.raises(openai.PermissionDeniedError, match="not available through the gateway"):
         clients.openai.files.list()
     with pytest.raises(anthropic.PermissionDeniedError, match="not available through the gateway"):
@@ -106,9 +108,9 @@ def test_a_path_that_is_not_offered(clients: Clients) -> None:
         clients.ollama.pull(MODEL)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", CALLERS)
 @pytest.mark.parametrize(
-    ("status", "seen", "says"),
+    ("status", "client_status", "message"),
     [
         (400, 400, "context is too long"),
         (404, 404, "model 'x' not found"),
@@ -117,49 +119,49 @@ def test_a_path_that_is_not_offered(clients: Clients) -> None:
         (503, 503, "server busy"),
     ],
 )
-def test_a_backend_that_refuses(
+def test_an_error_of_the_backend_is_reported_with_its_message_or_ours(
     stack: Stack,
     ollama: Simulator,
     spare: Simulator,
     clients: Clients,
     call: Callable[..., list[Any]],
     status: int,
-    seen: int,
-    says: str,
+    client_status: int,
+    message: str,
 ) -> None:
-    message = says if status in (400, 404) else None
+    backend_message = message if status in (400, 404) else None
     for backend in (ollama, spare):
-        backend.behave(faults=[{"kind": "status", "status": status, "message": message}])
-    row = row_of(stack, check_raised(call, clients, seen, says))
-    assert (row["status"], row["outcome"], row["output_tokens"]) == (seen, "upstream_error", 0)
+        backend.behave(faults=[{"kind": "status", "status": status, "message": backend_message}])
+    row = audit_row(stack, check_raised(call, clients, client_status, message))
+    assert (row["status"], row["outcome"], row["output_tokens"]) == (client_status, "upstream_error", 0)
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_backends_that_hang_up_at_once(
+@pytest.mark.parametrize("call", CALLERS)
+def test_backends_that_reset_every_connection_are_reported_as_unavailable(
     stack: Stack, ollama: Simulator, spare: Simulator, clients: Clients, call: Callable[..., list[Any]]
 ) -> None:
     for backend in (ollama, spare):
         backend.behave(faults=[{"kind": "reset"}])
-    row = row_of(stack, check_raised(call, clients, 503, MESSAGE[Code.BACKEND_UNAVAILABLE]))
+    row = audit_row(stack, check_raised(call, clients, 503, MESSAGE[Code.BACKEND_UNAVAILABLE]))
     assert (row["status"], row["code"], row["output_tokens"]) == (503, "backend_unavailable", 0)
 
 
-def test_more_requests_than_a_minute_has(stack: Stack) -> None:
-    rated = Clients.of(stack, stack.new_key("one-a-minute", "--rpm", "1"), max_retries=0)
-    by_openai(rated)
-    for call in CALLS:
-        row = row_of(stack, check_raised(call, rated, 429, MESSAGE[Code.RATE_LIMIT_EXCEEDED]))
+def test_a_request_over_the_rate_limit_is_a_rate_limit_error(stack: Stack) -> None:
+    limited = Clients.of(stack, stack.new_key("one-a-minute", "--rpm", "1"), max_retries=0)
+    by_openai(limited)
+    for call in CALLERS:
+        row = audit_row(stack, check_raised(call, limited, 429, MESSAGE[Code.RATE_LIMIT_EXCEEDED]))
         assert (row["status"], row["outcome"], row["code"]) == (429, "denied", "rate_limit_exceeded")
 
 
-def test_clients_that_retry_by_themselves_ask_once_when_the_budget_is_used_up(stack: Stack) -> None:
-    key = stack.new_key("used-up")
-    stack.cli("set-budget", "--tenant", "used-up", "--total", "1")
-    patient = Clients.of(stack, key)
-    assert patient.openai.max_retries == patient.anthropic.max_retries == 2
+def test_retrying_clients_send_one_request_when_the_budget_is_exhausted(stack: Stack) -> None:
+    key = stack.new_key("budget-exhausted")
+    stack.cli("set-budget", "--tenant", "budget-exhausted", "--total", "1")
+    retrying = Clients.of(stack, key)
+    assert retrying.openai.max_retries == retrying.anthropic.max_retries == 2
 
     def refused() -> bool:
-        # The budget is heard of within a second.
+        # The workers apply a changed budget within a second.
         with suppress(openai.RateLimitError):
             by_openai(Clients.of(stack, key, max_retries=0))
             return False
@@ -168,49 +170,48 @@ def test_clients_that_retry_by_themselves_ask_once_when_the_budget_is_used_up(st
     eventually(refused)
 
     async def exhausted() -> int:
-        async with opened(stack) as books:
-            await books.settled()
-            rows = await books.tenant_rows(await books.tenant_id("used-up"))
+        async with open_ledger_view(stack) as ledger_view:
+            await ledger_view.wait_until_settled()
+            rows = await ledger_view.tenant_rows(await ledger_view.tenant_id("budget-exhausted"))
         return sum(row["code"] == "budget_exhausted" for row in rows)
 
     before = asyncio.run(exhausted())
-    for call in CALLS:
-        check_raised(call, patient, 429, MESSAGE[Code.BUDGET_EXHAUSTED])
-    assert asyncio.run(exhausted()) == before + len(CALLS)
+    for call in CALLERS:
+        check_raised(call, retrying, 429, MESSAGE[Code.BUDGET_EXHAUSTED])
+    assert asyncio.run(exhausted()) == before + len(CALLERS)
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", CALLERS)
 @pytest.mark.parametrize("fault", ["error", "repeat_guard"])
-def test_an_answer_that_breaks_off(
+def test_an_answer_that_breaks_off_raises_an_error_and_never_ends_normally(
     stack: Stack, ollama: Simulator, clients: Clients, call: Callable[..., list[Any]], fault: str
 ) -> None:
-    """The caller got its 200 and some words; then there is an error, and never an end that looks like one."""
     ollama.behave(faults=[{"kind": fault, "after_frames": 4}])
-    began = len(clients.ids)
+    ids_before = len(clients.ids)
     if call is by_ollama:
         with pytest.raises(ollama_client.ResponseError) as native:
             call(clients)
         assert native.value.error
-        assert len(clients.ids) == began + 1
+        assert len(clients.ids) == ids_before + 1
     else:
         expected = anthropic.APIStatusError if call is by_anthropic else openai.APIError
         with pytest.raises(expected) as raised:
             call(clients)
         assert "backend" in str(raised.value)
-    (asked,) = eventually(lambda: [each for each in ollama.requests()[-1:] if each["ended_at"]])
-    row = row_of(stack, asked["headers"]["x-request-id"])
+    (attempt,) = eventually(lambda: [each for each in ollama.requests()[-1:] if each["ended_at"]])
+    row = audit_row(stack, attempt["headers"]["x-request-id"])
     assert (row["status"], row["outcome"], row["code"]) == (200, "upstream_error", "backend_error")
-    assert 0 < row["output_tokens"] <= asked["output_tokens"]
+    assert 0 < row["output_tokens"] <= attempt["output_tokens"]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_an_answer_that_goes_past_its_cap(
+@pytest.mark.parametrize("call", CALLERS)
+def test_an_answer_that_exceeds_its_cap_is_cut_with_an_error(
     stack: Stack, ollama: Simulator, clients: Clients, call: Callable[..., list[Any]]
 ) -> None:
     ollama.behave(faults=[{"kind": "over_cap"}])
-    asked = {"options": {"num_predict": 9}} if call is by_ollama else {"max_tokens": 9}
+    arguments = {"options": {"num_predict": 9}} if call is by_ollama else {"max_tokens": 9}
     with pytest.raises((ollama_client.ResponseError, openai.APIError, anthropic.APIStatusError)) as raised:
-        call(clients, **asked)
+        call(clients, **arguments)
     assert "exceeded the output limit" in str(raised.value)
     request_id = ollama.requests()[-1]["headers"]["x-request-id"]
-    assert (row_of(stack, request_id)["outcome"], row_of(stack, request_id)["output_tokens"]) == ("cut", 9)
+    assert (audit_row(stack, request_id)["outcome"], audit_row(stack, request_id)["output_tokens"]) == ("cut", 9)

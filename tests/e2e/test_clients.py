@@ -1,4 +1,4 @@
-"""The official clients, unchanged: the lines of a stream, listings, and the way through Caddy."""
+"""The official clients, unmodified: the lines of a stream, listings, and streaming through Caddy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.books import row_of
+from tests.e2e.ledger_view import audit_row
 from tests.e2e.official_clients import Clients
 from tests.e2e.stack import Stack
 
@@ -22,7 +22,7 @@ def clients(stack: Stack, key: str) -> Clients:
     return Clients.of(stack, key, max_retries=0)
 
 
-def test_a_report_that_was_not_asked_for_is_not_in_the_stream(clients: Clients) -> None:
+def test_a_stream_has_no_usage_report_that_was_not_requested(clients: Clients) -> None:
     with clients.openai.chat.completions.with_streaming_response.create(
         model=MODEL, messages=QUESTION, stream=True
     ) as answer:
@@ -31,7 +31,7 @@ def test_a_report_that_was_not_asked_for_is_not_in_the_stream(clients: Clients) 
     assert not any("usage" in line for line in lines)
 
 
-def test_listings_show_what_the_key_may_use(stack: Stack, clients: Clients) -> None:
+def test_listings_contain_the_models_that_the_key_may_use(stack: Stack, clients: Clients) -> None:
     ids = {model.id for model in clients.openai.models.list()}
     assert MODEL in ids
     assert ids == {model.model for model in clients.ollama.list().models}
@@ -42,7 +42,7 @@ def test_listings_show_what_the_key_may_use(stack: Stack, clients: Clients) -> N
     assert [model.id for model in listed] == [MODEL]
 
 
-def test_a_chat_streams_through_caddy_with_a_certificate_of_its_own_authority(stack: Stack, key: str) -> None:
+def test_a_chat_streams_through_caddy_with_a_certificate_of_its_internal_authority(stack: Stack, key: str) -> None:
     trust = ssl.create_default_context(cafile=str(stack.state_dir / "caddy-root.crt"))
     with (
         httpx.Client(verify=trust) as client,
@@ -58,4 +58,4 @@ def test_a_chat_streams_through_caddy_with_a_certificate_of_its_own_authority(st
     assert '"done":true' in lines[-1]
     assert answer.headers["strict-transport-security"].startswith("max-age=")
     assert "server" not in answer.headers
-    assert row_of(stack, answer.headers["x-request-id"])["outcome"] == "complete"
+    assert audit_row(stack, answer.headers["x-request-id"])["outcome"] == "complete"

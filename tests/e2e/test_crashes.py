@@ -1,4 +1,4 @@
-"""Whatever dies under load: every request has one row, nothing is held afterwards, and the counters are right."""
+"""Processes that are killed or suspended under load: each request has one row, no hold remains, counters are right."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ import pytest
 from authz.keys.key_format import generate
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import Counters
-from tests.e2e.books import Books, opened
-from tests.e2e.load import Ask, Seen, client, load, send
+from tests.e2e.ledger_view import LedgerView, open_ledger_view
+from tests.e2e.load import CallResult, GenerationRequest, client, load, send
 from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
 
-# What takes a minute passes it while these tests run.
-pytestmark = pytest.mark.usefixtures("comebacks", "slow_body")
+# The requests that wait for a minute do so while these tests run.
+pytestmark = pytest.mark.usefixtures("retries", "slow_body")
 
 CONNECTIONS = 16
-# Fewer than the connections, so that some requests find no place.
-CONCURRENT = 12
-SERVED = 15
+# Fewer than the connections, so that some requests exceed the limit.
+CONCURRENT_MAX = 12
+SERVED_MIN = 15
 PACE_TOKENS_PER_S = 60
-FREE_TIMEOUT_S = 30.0
-# Leases must run out, and PostgreSQL may have to recover.
+RELEASE_TIMEOUT_S = 30.0
+# Leases must expire first, and PostgreSQL may have to recover.
 ROWS_TIMEOUT_S = 40.0
-# What dies with a request in its hands leaves it to the reaper.
-ON_THE_WAY = ("authz-0", "meter-0", "envoy")
-ROOM = 20
+# These processes serve requests. If one of them is killed, the reaper settles its requests as lost.
+ON_REQUEST_PATH = ("authz-0", "meter-0", "envoy")
+AUDIT_BUFFER_SIZE = 20
 SETTINGS = {
     "HOLD_LEASE_S": "4",
     "MODEL_DISCOVERY_REFRESH_S": "1",
     "DEFAULT_RPM": "1000000",
     "DEFAULT_TPM": "1000000000",
     "AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN": "1000000",
-    # The load is there to be accounted, not to hash.
+    # These tests are about accounting, so hashing is cheap.
     "ARGON2_TIME_COST": "1",
     "ARGON2_MEMORY_COST_KIB": "1024",
 }
@@ -51,33 +51,37 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Trial:
-    """A stack in which everything may die, what it stands before, and its callers. `key` may run CONCURRENT at once."""
+    """A stack whose processes are killed, its backend, and its load. `key` may run CONCURRENT_MAX requests at once."""
 
     stack: Stack
     upstream: Simulator
     key: str
-    mix: Sequence[Ask]
+    mix: Sequence[GenerationRequest]
 
     @asynccontextmanager
-    async def load(self, name: str, *, may_be_lost: bool = False) -> AsyncIterator[list[Seen]]:
-        """Load before, during and after what the block does. In the end everything is free again and the books are
-        right. The audit rows of this load carry its name; `may_be_lost` says that some may have that outcome."""
-        self.upstream.forget()
-        async with load(self.stack.url, self.mix, CONNECTIONS, name) as seen:
-            await served(seen)
-            yield seen
-            await served(seen)
-        await eventually_async(self.all_is_free, FREE_TIMEOUT_S, failure="concurrency was not given back")
-        async with opened(self.stack) as books:
-            await every_request_has_one_row(books, self.upstream, name, seen, may_be_lost=may_be_lost)
-            await counters_are_right(books, "loaded")
+    async def load(self, name: str, *, may_be_lost: bool = False) -> AsyncIterator[list[CallResult]]:
+        """Runs load before, during and after the block, then checks that all concurrency is free and the ledger right.
 
-    async def all_is_free(self) -> bool:
-        """Whether as many streams as the key may have are open at the same time."""
-        ask = Ask("/api/chat", self.key, words=3000)
+        `name` is the user agent of the load. With `may_be_lost`, its requests may have the outcome `lost`.
+        """
+        self.upstream.clear_records()
+        async with load(self.stack.url, self.mix, CONNECTIONS, name) as results:
+            await wait_until_served(results)
+            yield results
+            await wait_until_served(results)
+        await eventually_async(self.is_all_released, RELEASE_TIMEOUT_S, failure="concurrency was not released")
+        async with open_ledger_view(self.stack) as ledger_view:
+            await check_rows(ledger_view, self.upstream, name, results, may_be_lost=may_be_lost)
+            await check_counters(ledger_view, "loaded")
+
+    async def is_all_released(self) -> bool:
+        """Whether CONCURRENT_MAX streams can be open at the same time."""
+        request = GenerationRequest("/api/chat", self.key, words=3000)
         async with client(self.stack.url, "all at once") as session, AsyncExitStack() as streams:
-            requests = [session.post(ask.path, json=ask.body, headers=ask.headers) for _ in range(CONCURRENT)]
-            answers = await asyncio.gather(*map(streams.enter_async_context, requests))
+            posts = [
+                session.post(request.path, json=request.body, headers=request.headers) for _ in range(CONCURRENT_MAX)
+            ]
+            answers = await asyncio.gather(*map(streams.enter_async_context, posts))
             return {answer.status for answer in answers} == {200}
 
 
@@ -90,155 +94,159 @@ def upstream() -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def trial(upstream: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """Every kind of caller: patient ones, some who leave, and some who are refused."""
+    """Load with clients that read the complete answer, clients that disconnect, and clients that are refused."""
     state_dir = tmp_path_factory.mktemp("trial") / "state"
     here = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={upstream.url}")
     with up(state_dir, *here, "--workers", "2", **SETTINGS) as stack:
-        key, poor = stack.new_key("loaded"), stack.new_key("poor")
-        stack.cli("set-limits", "--tenant", "loaded", "--concurrent", str(CONCURRENT))
-        stack.cli("set-budget", "--tenant", "poor", "--total", "1")
+        key, exhausted = stack.new_key("loaded"), stack.new_key("exhausted")
+        stack.cli("set-limits", "--tenant", "loaded", "--concurrent", str(CONCURRENT_MAX))
+        stack.cli("set-budget", "--tenant", "exhausted", "--total", "1")
         mix = [
-            Ask("/api/chat", key),
-            Ask("/v1/chat/completions", key, words=60),
-            Ask("/v1/messages", key),
-            Ask("/api/chat", key, stream=False),
-            Ask("/v1/chat/completions", key, leaves_after=3, words=60),
-            Ask("/api/chat", generate().secret.get_secret_value()),
-            Ask("/v1/chat/completions", key, stream=False),
-            Ask("/api/chat", key, words=120),
-            Ask("/v1/messages", key, stream=False, model="unheard-of"),
-            Ask("/v1/messages", key, leaves_after=5, words=120),
-            Ask("/v1/chat/completions", poor),
-            Ask("/v1/messages", key, stream=False),
-            Ask("/api/chat", key, leaves_after=1, words=30),
+            GenerationRequest("/api/chat", key),
+            GenerationRequest("/v1/chat/completions", key, words=60),
+            GenerationRequest("/v1/messages", key),
+            GenerationRequest("/api/chat", key, stream=False),
+            GenerationRequest("/v1/chat/completions", key, disconnect_after_frames=3, words=60),
+            GenerationRequest("/api/chat", generate().secret.get_secret_value()),
+            GenerationRequest("/v1/chat/completions", key, stream=False),
+            GenerationRequest("/api/chat", key, words=120),
+            GenerationRequest("/v1/messages", key, stream=False, model="unknown"),
+            GenerationRequest("/v1/messages", key, disconnect_after_frames=5, words=120),
+            GenerationRequest("/v1/chat/completions", exhausted),
+            GenerationRequest("/v1/messages", key, stream=False),
+            GenerationRequest("/api/chat", key, disconnect_after_frames=1, words=30),
         ]
         yield Trial(stack, upstream, key, mix)
 
 
-async def served(seen: Sequence[Seen]) -> None:
-    """Returns when so many requests that begin from now on have been served."""
-    before = len(seen)
+async def wait_until_served(results: Sequence[CallResult]) -> None:
+    """Waits until SERVED_MIN requests that start after this call are served."""
+    before = len(results)
 
     async def enough() -> bool:
-        return sum(one.whole for one in seen[before:]) >= SERVED
+        return sum(result.complete for result in results[before:]) >= SERVED_MIN
 
-    await eventually_async(enough, failure=lambda: Counter((one.status, one.code) for one in seen[before:]))
+    await eventually_async(enough, failure=lambda: Counter((result.status, result.code) for result in results[before:]))
 
 
-async def every_request_has_one_row(
-    books: Books, upstream: Simulator, name: str, seen: Sequence[Seen], *, may_be_lost: bool = False
+async def check_rows(
+    ledger_view: LedgerView, upstream: Simulator, name: str, results: Sequence[CallResult], *, may_be_lost: bool = False
 ) -> None:
-    """What a caller or the backend has seen has a row, and that row tells the same."""
+    """Checks that each request that a client or the backend saw has one row, and that the row agrees with both."""
     reached = {record["headers"]["x-request-id"]: record for record in upstream.requests()}
-    answered = {one.request_id: one for one in seen if one.request_id}
+    answered = {result.request_id: result for result in results if result.request_id}
     expected = answered.keys() | reached.keys()
-    rows = await books.rows_once_there(expected, ROWS_TIMEOUT_S)
+    rows = await ledger_view.wait_for_rows(expected, ROWS_TIMEOUT_S)
     missing = [answered.get(request_id, reached.get(request_id)) for request_id in expected - rows.keys()]
     assert not missing, "\n".join([f"{len(missing)} of {len(expected)} have no row:", *map(str, missing[:10])])
-    unseen = await books.request_ids(name) - answered.keys()
-    assert len(unseen) <= sum(one.request_id is None for one in seen), "rows of requests that nobody made"
+    unanswered = await ledger_view.request_ids(name) - answered.keys()
+    assert len(unanswered) <= sum(result.request_id is None for result in results), (
+        "rows of requests that no client sent"
+    )
     for request_id, found in rows.items():
         assert len(found) == 1, found
-        if one := answered.get(request_id):
-            the_row_tells_what_happened(found[0], one, reached.get(request_id), may_be_lost=may_be_lost)
+        if result := answered.get(request_id):
+            check_row(found[0], result, reached.get(request_id), may_be_lost=may_be_lost)
 
 
-def the_row_tells_what_happened(
-    row: dict[str, Any], one: Seen, truth: dict[str, Any] | None, *, may_be_lost: bool
-) -> None:
-    """`truth` is what the backend says of it, None when it never heard of it."""
-    told = (row, one, truth)
-    generated = truth["output_tokens"] if truth else 0
-    assert row["output_tokens"] <= generated, told
+def check_row(row: dict[str, Any], result: CallResult, record: dict[str, Any] | None, *, may_be_lost: bool) -> None:
+    """Checks a row. `record` is the record of the backend, None if the request did not reach it."""
+    context = (row, result, record)
+    generated = record["output_tokens"] if record else 0
+    assert row["output_tokens"] <= generated, context
     match row["outcome"]:
         case "denied":
-            assert truth is None, told
-            # The meter passes a refusal on; when it dies meanwhile, the caller hears of that instead.
-            assert one.code in (row["code"], "unavailable"), told
+            assert record is None, context
+            # A refusal passes through the meter. If the meter is killed meanwhile, the client gets `unavailable`.
+            assert result.code in (row["code"], "unavailable"), context
         case "lost":
-            # It stands at the progress that its meter had told last, which may be less than what was delivered.
-            assert may_be_lost, told
+            # The row has the progress that the meter reported last, which may be less than what was delivered.
+            assert may_be_lost, context
         case "complete":
-            assert truth, told
-            assert (row["input_tokens"], row["output_tokens"]) == (truth["prompt_tokens"], generated), told
+            assert record, context
+            assert (row["input_tokens"], row["output_tokens"]) == (record["prompt_tokens"], generated), context
         case _:
-            assert not one.whole, told
-            assert one.frames <= row["output_tokens"], told
+            assert not result.complete, context
+            assert result.content_frames <= row["output_tokens"], context
 
 
-async def counters_are_right(books: Books, tenant: str) -> None:
-    """Nothing is held, nothing waits, and what is used is what the ledger says."""
-    tenant_id = await books.tenant_id(tenant)
-    await books.settled(ROWS_TIMEOUT_S)
+async def check_counters(ledger_view: LedgerView, tenant: str) -> None:
+    """Checks that nothing is held, no event waits, and the live counters equal the totals of the ledger."""
+    tenant_id = await ledger_view.tenant_id(tenant)
+    await ledger_view.wait_until_settled(ROWS_TIMEOUT_S)
     found: list[Counters | None] = []
 
     async def equal() -> bool:
-        found[:] = [await books.counters(tenant_id), await books.recorded(tenant_id)]
+        found[:] = [await ledger_view.counters(tenant_id), await ledger_view.expected_counters(tenant_id)]
         return found[0] == found[1]
 
     await eventually_async(equal, retry_on=(StoreUnavailable,), failure=lambda: found)
 
 
 @pytest.mark.parametrize("victim", ["authz-0", "meter-0", "control", "redis", "postgres", "envoy"])
-async def test_a_process_killed_under_load_costs_no_row_and_leaves_nothing_held(trial: Trial, victim: str) -> None:
+async def test_a_process_killed_under_load_loses_no_row_and_leaves_no_hold(trial: Trial, victim: str) -> None:
     (pid,) = trial.stack.pids(victim)
 
     async def replaced() -> bool:
         return bool(trial.stack.pids(victim)) and pid not in trial.stack.pids(victim)
 
-    async with trial.load(victim, may_be_lost=victim in ON_THE_WAY):
+    async with trial.load(victim, may_be_lost=victim in ON_REQUEST_PATH):
         os.kill(pid, signal.SIGKILL)
         await eventually_async(replaced)
 
 
-async def test_redis_losing_its_data_under_load_costs_no_row_and_no_count(trial: Trial) -> None:
-    async with opened(trial.stack) as books, trial.load("flushall"):
-        await books.redis.flushall()
+async def test_redis_losing_its_data_under_load_loses_no_row_and_no_count(trial: Trial) -> None:
+    async with open_ledger_view(trial.stack) as ledger_view, trial.load("flushall"):
+        await ledger_view.redis.flushall()
 
 
-async def test_while_redis_hangs_running_requests_finish_and_new_ones_are_told_503(trial: Trial) -> None:
-    async with trial.load("hanging redis") as seen, client(trial.stack.url, "during") as session:
+async def test_while_redis_hangs_running_requests_finish_and_new_ones_get_503(trial: Trial) -> None:
+    async with trial.load("hanging redis") as results, client(trial.stack.url, "during") as session:
         with trial.stack.frozen("redis"):
-            running = [one for one in seen if one.status == 200 and one.ask.leaves_after is None and not one.whole]
+            running = [
+                result
+                for result in results
+                if result.status == 200 and not result.complete and result.request.disconnect_after_frames is None
+            ]
 
             async def finished() -> bool:
-                return all(one.whole for one in running)
+                return all(result.complete for result in running)
 
-            new = Seen(Ask("/api/chat", trial.key))
+            new = CallResult(GenerationRequest("/api/chat", trial.key))
             await send(session, new)
             assert (new.status, new.code) == (503, "unavailable")
             assert running
             await eventually_async(finished, failure=lambda: running)
-        seen.append(new)
+        results.append(new)
 
 
-async def test_without_postgresql_verified_keys_go_on_until_the_backlog_is_full(
+async def test_without_postgresql_verified_keys_are_served_until_the_backlog_is_full(
     upstream: Simulator, tmp_path: Path
 ) -> None:
-    upstream.forget()
+    upstream.clear_records()
     here = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={upstream.url}")
-    with up(tmp_path / "state", *here, "--workers", "1", AUDIT_BUFFER_SIZE=str(ROOM), **SETTINGS) as stack:
+    with up(tmp_path / "state", *here, "--workers", "1", AUDIT_BUFFER_SIZE=str(AUDIT_BUFFER_SIZE), **SETTINGS) as stack:
         verified, unknown = stack.new_key("verified"), stack.new_key("unknown")
-        seen: list[Seen] = []
+        results: list[CallResult] = []
         async with client(stack.url, "backlog") as session:
 
-            async def ask(key: str) -> Seen:
-                seen.append(Seen(Ask("/api/chat", key, words=2)))
-                await send(session, seen[-1])
-                return seen[-1]
+            async def chat(key: str) -> CallResult:
+                results.append(CallResult(GenerationRequest("/api/chat", key, words=2)))
+                await send(session, results[-1])
+                return results[-1]
 
-            assert (await ask(verified)).whole
+            assert (await chat(verified)).complete
             with stack.frozen("postgres"):
-                while (last := await ask(verified)).status == 200 and len(seen) < 2 * ROOM:
-                    assert last.whole
+                while (last := await chat(verified)).status == 200 and len(results) < 2 * AUDIT_BUFFER_SIZE:
+                    assert last.complete
                 assert (last.status, last.code) == (503, "audit_backlog")
-                stranger = await ask(unknown)
-                assert (stranger.status, stranger.code) == (503, "unavailable")
+                refused = await chat(unknown)
+                assert (refused.status, refused.code) == (503, "unavailable")
 
             async def served_again() -> bool:
-                return (await ask(unknown)).whole
+                return (await chat(unknown)).complete
 
             await eventually_async(served_again)
-        async with opened(stack) as books:
-            await every_request_has_one_row(books, upstream, "backlog", seen)
-            await counters_are_right(books, "verified")
+        async with open_ledger_view(stack) as ledger_view:
+            await check_rows(ledger_view, upstream, "backlog", results)
+            await check_counters(ledger_view, "verified")

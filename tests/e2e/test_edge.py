@@ -1,4 +1,4 @@
-"""Envoy's edge: every odd request has one allowed answer, and a backend sees nothing of it, or what it should."""
+"""Envoy's edge: each unusual request has one permitted answer; backends receive nothing or the plain request."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from contextlib import closing
 
 import pytest
 
-from tests.e2e.books import opened, row_of
 from tests.e2e.conftest import REQUEST_ID_HEADER
-from tests.e2e.sockets import NOTHING, Answer, connected, read_answer, send, send_h2
+from tests.e2e.ledger_view import audit_row, open_ledger_view
+from tests.e2e.sockets import NO_ANSWER, Answer, connect, read_answer, send, send_h2
 from tests.e2e.stack import Simulator, Stack
 
 CHAT = {"model": "llama3.2:latest", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
 BODY = json.dumps(CHAT).encode()
 CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
-LENGTH = b"Content-Length: %d" % len(BODY)
-# All that a backend may be told; its credential is its own.
-TOLD = {"host", "authorization", "content-type", "content-length", "accept", "x-request-id"}
-CURIOUS = {
+CONTENT_LENGTH = b"Content-Length: %d" % len(BODY)
+# The only headers that a backend may receive. `authorization` is its own credential.
+FORWARDED_HEADERS = {"host", "authorization", "content-type", "content-length", "accept", "x-request-id"}
+SPOOFED_HEADERS = {
     "X-Request-ID": "mine",
     "X-Nz-Peer": "203.0.113.9",
     "X-Nz-Anything": "1",
@@ -43,42 +43,42 @@ CURIOUS = {
 
 
 class Edge:
-    """Sends requests with a valid key; `asked` is what both backends saw since."""
+    """Builds requests with a valid key, and counts the requests that both backends have received since."""
 
     def __init__(self, stack: Stack, key: str, backends: tuple[Simulator, Simulator]) -> None:
         self.url = stack.url
         self.key = key.encode()
         self._backends = backends
-        self._before = self._seen()
+        self._before = self._received()
 
-    def bytes_of(
+    def request_bytes(
         self,
         target: bytes = b"/api/chat",
         *lines: bytes,
         method: bytes = b"POST",
         version: bytes = b"HTTP/1.1",
         body: bytes = BODY,
-        framing: bytes | None = LENGTH,
+        framing: bytes | None = CONTENT_LENGTH,
         key: bool = True,
         host: bytes | None = b"Host: gateway.example",
     ) -> bytes:
-        """A request; `lines` are more header lines."""
+        """The bytes of a request. `lines` are additional header lines."""
         authorization = b"Authorization: Bearer " + self.key if key else None
         head = [b"%s %s %s" % (method, target, version), host, authorization, framing, *lines]
         return b"\r\n".join([*(line for line in head if line is not None), b"", body])
 
-    def asked(self) -> int:
-        """How many requests reached a backend since this was made."""
-        return self._seen() - self._before
+    def backend_requests(self) -> int:
+        """The number of requests that reached a backend since this object was created."""
+        return self._received() - self._before
 
-    def _seen(self) -> int:
+    def _received(self) -> int:
         return sum(len(backend.requests()) for backend in self._backends)
 
 
 @pytest.fixture(scope="module")
 def slow_headers(stack: Stack) -> Iterator[socket.socket]:
-    """A connection whose request never has all its headers, opened before the other tests and looked at after them."""
-    with closing(connected(stack.url)) as connection:
+    """A connection with an unfinished request head, opened before the other tests and checked after them."""
+    with closing(connect(stack.url)) as connection:
         connection.sendall(b"POST /api/chat HTTP/1.1\r\nHost: gateway.example\r\nX-Slow: ")
         yield connection
 
@@ -89,24 +89,24 @@ def edge(stack: Stack, key: str, ollama: Simulator, spare: Simulator, slow_heade
 
 
 def check_served(stack: Stack, ollama: Simulator, edge: Edge, answer: Answer) -> None:
-    """One backend saw one request, as it would have seen the plainest one, and there is one row."""
+    """Checks that one backend received one request, the same as for a plain one, and that there is one row."""
     assert answer.status == 200, answer
     assert json.loads(answer.body)["done"]
     assert answer.headers[REQUEST_ID_HEADER.lower()] == answer.request_id
-    assert edge.asked() == 1
-    (seen,) = ollama.requests(answer.request_id)
-    assert (seen["method"], seen["path"], seen["query"]) == ("POST", "/api/chat", "")
-    assert set(seen["headers"]) <= TOLD
-    assert seen["headers"]["content-type"] == "application/json"
-    assert int(seen["headers"]["content-length"]) == len(seen["body"].encode())
-    assert edge.key.decode() not in str(seen)
-    assert json.loads(seen["body"])["messages"] == CHAT["messages"]
-    row = row_of(stack, answer.request_id)
+    assert edge.backend_requests() == 1
+    (record,) = ollama.requests(answer.request_id)
+    assert (record["method"], record["path"], record["query"]) == ("POST", "/api/chat", "")
+    assert set(record["headers"]) <= FORWARDED_HEADERS
+    assert record["headers"]["content-type"] == "application/json"
+    assert int(record["headers"]["content-length"]) == len(record["body"].encode())
+    assert edge.key.decode() not in str(record)
+    assert json.loads(record["body"])["messages"] == CHAT["messages"]
+    row = audit_row(stack, answer.request_id)
     assert (row["path"], row["outcome"], row["status"]) == ("/api/chat", "complete", 200)
 
 
 def check_refused(edge: Edge, answer: Answer, status: int, code: str) -> None:
-    """A documented error with words and an id, and no backend heard of it."""
+    """Checks that the answer is a documented error with a body and a request id, and that no backend was contacted."""
     assert (answer.status, answer.code) == (status, code), answer
     assert answer.headers["content-type"] == "application/json"
     assert re.fullmatch(r"[0-9a-f-]{36}", answer.request_id)
@@ -114,7 +114,7 @@ def check_refused(edge: Edge, answer: Answer, status: int, code: str) -> None:
     assert "server" not in answer.headers
     if answer.body:
         assert json.loads(answer.body)["error"]
-    assert edge.asked() == 0
+    assert edge.backend_requests() == 0
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def check_refused(edge: Edge, answer: Answer, status: int, code: str) -> None:
         b"http://evil.example/api/chat",
     ],
 )
-def test_another_spelling_of_a_surface_is_that_surface(
+def test_an_equivalent_spelling_of_a_surface_reaches_that_surface(
     stack: Stack, ollama: Simulator, edge: Edge, target: bytes
 ) -> None:
-    check_served(stack, ollama, edge, send(edge.url, edge.bytes_of(target)))
+    check_served(stack, ollama, edge, send(edge.url, edge.request_bytes(target)))
 
 
 @pytest.mark.parametrize(
@@ -162,26 +162,28 @@ def test_another_spelling_of_a_surface_is_that_surface(
         (b"/" + b"a" * 40_000, 413, "request_too_large"),
     ],
 )
-def test_a_path_that_is_no_surface_never_reaches_a_backend(edge: Edge, target: bytes, status: int, code: str) -> None:
-    check_refused(edge, send(edge.url, edge.bytes_of(target)), status, code)
+def test_a_path_that_is_not_a_surface_never_reaches_a_backend(
+    edge: Edge, target: bytes, status: int, code: str
+) -> None:
+    check_refused(edge, send(edge.url, edge.request_bytes(target)), status, code)
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"PATCH", b"DELETE"])
-def test_a_surface_answers_to_post_alone(edge: Edge, method: bytes) -> None:
-    answer = send(edge.url, edge.bytes_of(method=method, body=b"", framing=None), method.decode())
+def test_a_surface_accepts_only_post(edge: Edge, method: bytes) -> None:
+    answer = send(edge.url, edge.request_bytes(method=method, body=b"", framing=None), method.decode())
     check_refused(edge, answer, 405, "method_not_allowed")
     assert bool(answer.body) == (method != b"HEAD")
 
 
 @pytest.mark.parametrize("method", [b"post", b"FOO", b"PRI", b"PO ST", b"CONNECT", b"G\x00T"])
-def test_a_method_that_is_none_is_refused(edge: Edge, method: bytes) -> None:
-    check_refused(edge, send(edge.url, edge.bytes_of(method=method)), 400, "invalid_request")
+def test_an_invalid_method_is_refused(edge: Edge, method: bytes) -> None:
+    check_refused(edge, send(edge.url, edge.request_bytes(method=method)), 400, "invalid_request")
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        [f"{name}: {value}".encode() for name, value in CURIOUS.items()],
+        [f"{name}: {value}".encode() for name, value in SPOOFED_HEADERS.items()],
         [b"Content-Type: text/plain", b"Content-Type: application/x-www-form-urlencoded"],
         [b"x-api-key: nz_another"],
         [b"X-Folded: a", b" b"],
@@ -195,24 +197,24 @@ def test_a_method_that_is_none_is_refused(edge: Edge, method: bytes) -> None:
     ],
     ids=lambda lines: lines[0][:24].decode(),
 )
-def test_what_a_caller_adds_stays_at_the_gateway(
+def test_additional_headers_of_a_client_are_not_forwarded(
     stack: Stack, ollama: Simulator, edge: Edge, lines: list[bytes]
 ) -> None:
-    answer = send(edge.url, edge.bytes_of(b"/api/chat", *lines))
+    answer = send(edge.url, edge.request_bytes(b"/api/chat", *lines))
     check_served(stack, ollama, edge, answer)
     assert answer.request_id != "mine"
     assert "content-encoding" not in answer.headers
 
 
-def test_headers_of_trust_are_not_believed_from_an_address_that_is_not_trusted(stack: Stack, edge: Edge) -> None:
-    spoofed = [f"{name}: {value}".encode() for name, value in CURIOUS.items()]
+def test_forwarding_headers_from_an_untrusted_address_are_ignored(stack: Stack, edge: Edge) -> None:
+    spoofed = [f"{name}: {value}".encode() for name, value in SPOOFED_HEADERS.items()]
     for target, method in ((b"/api/pull", b"POST"), (b"/api/tags", b"GET")):
-        data = edge.bytes_of(target, *spoofed, method=method, body=b"", framing=None, key=False)
-        with connected(stack.url, source="127.0.0.2") as connection:
+        data = edge.request_bytes(target, *spoofed, method=method, body=b"", framing=None, key=False)
+        with connect(stack.url, source="127.0.0.2") as connection:
             connection.sendall(data)
             answer = read_answer(connection)
         check_refused(edge, answer, 401, "invalid_api_key")
-        assert row_of(stack, answer.request_id)["client_ip"] == "127.0.0.2"
+        assert audit_row(stack, answer.request_id)["client_ip"] == "127.0.0.2"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_headers_of_trust_are_not_believed_from_an_address_that_is_not_trusted(s
         ([b"Content-Encoding: gzip"], 400, "invalid_request"),
         ([b"Content-Encoding: identity", b"Content-Encoding: zstd"], 400, "invalid_request"),
         ([b"Content-Length: 5"], 400, "invalid_request"),
-        ([LENGTH], 400, "invalid_request"),
+        ([CONTENT_LENGTH], 400, "invalid_request"),
         ([b"Transfer-Encoding: chunked"], 400, "invalid_request"),
         ([b"X_Nz_Peer: 203.0.113.9"], 400, "invalid_request"),
         ([b"X-Space : a"], 400, "invalid_request"),
@@ -235,8 +237,10 @@ def test_headers_of_trust_are_not_believed_from_an_address_that_is_not_trusted(s
     ],
     ids=lambda value: value[0][:24].decode() if isinstance(value, list) else None,
 )
-def test_headers_that_contradict_or_mislead_are_refused(edge: Edge, lines: list[bytes], status: int, code: str) -> None:
-    check_refused(edge, send(edge.url, edge.bytes_of(b"/api/chat", *lines)), status, code)
+def test_contradictory_or_misleading_headers_are_refused(
+    edge: Edge, lines: list[bytes], status: int, code: str
+) -> None:
+    check_refused(edge, send(edge.url, edge.request_bytes(b"/api/chat", *lines)), status, code)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +255,10 @@ def test_headers_that_contradict_or_mislead_are_refused(edge: Edge, lines: list[
         ),
     ],
 )
-def test_a_chunked_body_is_that_body(stack: Stack, ollama: Simulator, edge: Edge, framing: bytes, body: bytes) -> None:
-    check_served(stack, ollama, edge, send(edge.url, edge.bytes_of(framing=framing, body=body)))
+def test_a_chunked_body_reaches_the_backend_as_a_plain_body(
+    stack: Stack, ollama: Simulator, edge: Edge, framing: bytes, body: bytes
+) -> None:
+    check_served(stack, ollama, edge, send(edge.url, edge.request_bytes(framing=framing, body=body)))
 
 
 @pytest.mark.parametrize(
@@ -271,8 +277,8 @@ def test_a_chunked_body_is_that_body(stack: Stack, ollama: Simulator, edge: Edge
         (None, b""),
     ],
 )
-def test_a_body_whose_length_is_unclear_is_refused(edge: Edge, framing: bytes | None, body: bytes) -> None:
-    check_refused(edge, send(edge.url, edge.bytes_of(framing=framing, body=body)), 400, "invalid_request")
+def test_a_body_with_an_ambiguous_length_is_refused(edge: Edge, framing: bytes | None, body: bytes) -> None:
+    check_refused(edge, send(edge.url, edge.request_bytes(framing=framing, body=body)), 400, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -288,52 +294,53 @@ def test_a_body_whose_length_is_unclear_is_refused(edge: Edge, framing: bytes | 
         b"POST /api/chat HTTP/1.1\r\n: a\r\n\r\n",
     ],
 )
-def test_what_is_not_http_1_1_is_refused_with_words(edge: Edge, data: bytes) -> None:
+def test_anything_but_http_1_1_is_refused_with_an_error_body(edge: Edge, data: bytes) -> None:
     check_refused(edge, send(edge.url, data), 400, "invalid_request")
 
 
 @pytest.mark.parametrize("size", ["0x5", "-1", "fffffffffffffffff", ""])
-def test_a_body_whose_chunks_are_none_is_given_up(edge: Edge, size: str) -> None:
+def test_a_body_with_invalid_chunks_is_refused(edge: Edge, size: str) -> None:
     body = f"{size}\r\n".encode() + BODY + b"\r\n0\r\n\r\n"
-    answer = send(edge.url, edge.bytes_of(framing=b"Transfer-Encoding: chunked", body=body))
-    assert answer == NOTHING or (answer.status, answer.code) == (400, "invalid_request")
-    assert edge.asked() == 0
+    answer = send(edge.url, edge.request_bytes(framing=b"Transfer-Encoding: chunked", body=body))
+    assert answer == NO_ANSWER or (answer.status, answer.code) == (400, "invalid_request")
+    assert edge.backend_requests() == 0
 
 
-def test_nothing_is_smuggled_behind_a_body_with_two_lengths(edge: Edge) -> None:
-    smuggled = edge.bytes_of(b"/api/generate")
-    with connected(edge.url) as connection:
-        connection.sendall(edge.bytes_of(b"/api/chat", b"Transfer-Encoding: chunked", body=CHUNKED + smuggled))
+def test_no_request_is_smuggled_after_a_body_with_two_lengths(edge: Edge) -> None:
+    smuggled = edge.request_bytes(b"/api/generate")
+    with connect(edge.url) as connection:
+        connection.sendall(edge.request_bytes(b"/api/chat", b"Transfer-Encoding: chunked", body=CHUNKED + smuggled))
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"400"]
-    assert edge.asked() == 0
+    assert edge.backend_requests() == 0
 
 
-def test_requests_on_one_connection_are_answered_in_order_and_each_is_checked(edge: Edge) -> None:
-    last = edge.bytes_of(b"/nowhere", b"Connection: close", method=b"GET", body=b"", framing=None)
-    data = edge.bytes_of() + edge.bytes_of(key=False) + edge.bytes_of(b"/api/pull") + edge.bytes_of() + last
-    with connected(edge.url) as connection:
+def test_pipelined_requests_are_answered_in_order_and_each_is_checked(edge: Edge) -> None:
+    last = edge.request_bytes(b"/nowhere", b"Connection: close", method=b"GET", body=b"", framing=None)
+    valid, blocked = edge.request_bytes(), edge.request_bytes(b"/api/pull")
+    data = valid + edge.request_bytes(key=False) + blocked + valid + last
+    with connect(edge.url) as connection:
         connection.sendall(data)
         received = b"".join(iter(lambda: connection.recv(65536), b""))
     assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"200", b"401", b"403", b"200", b"404"]
-    assert edge.asked() == 2
+    assert edge.backend_requests() == 2
 
 
 PLAIN_H2 = {":method": "POST", ":scheme": "http", ":path": "/api/chat", ":authority": "gateway.example"}
 
 
-def h2(edge: Edge, *more: tuple[str, str], **pseudo: str) -> Answer:
+def send_chat_h2(edge: Edge, *more: tuple[str, str], **pseudo: str) -> Answer:
     headers = {**PLAIN_H2, **{f":{name}": value for name, value in pseudo.items()}}
     authorization = ("authorization", f"Bearer {edge.key.decode()}")
     return send_h2(edge.url, [*headers.items(), authorization, *more], BODY)
 
 
 def test_http_2_is_served_like_http_1_1(stack: Stack, ollama: Simulator, edge: Edge) -> None:
-    curious = [(name.lower(), value) for name, value in CURIOUS.items()]
-    check_served(stack, ollama, edge, h2(edge, *curious, path="/api//chat?x=y"))
+    spoofed = [(name.lower(), value) for name, value in SPOOFED_HEADERS.items()]
+    check_served(stack, ollama, edge, send_chat_h2(edge, *spoofed, path="/api//chat?x=y"))
 
 
-def test_http_2_trailers_stay_at_the_gateway(stack: Stack, ollama: Simulator, edge: Edge) -> None:
+def test_http_2_trailers_are_not_forwarded(stack: Stack, ollama: Simulator, edge: Edge) -> None:
     authorization = ("authorization", f"Bearer {edge.key.decode()}")
     trailers = [("x-nz-peer", "203.0.113.9"), ("authorization", "Bearer nz_another")]
     check_served(stack, ollama, edge, send_h2(edge.url, [*PLAIN_H2.items(), authorization], BODY, trailers))
@@ -350,7 +357,7 @@ def test_http_2_trailers_stay_at_the_gateway(stack: Stack, ollama: Simulator, ed
     ],
 )
 def test_http_2_is_refused_like_http_1_1(edge: Edge, pseudo: dict[str, str], status: int, code: str) -> None:
-    check_refused(edge, h2(edge, **pseudo), status, code)
+    check_refused(edge, send_chat_h2(edge, **pseudo), status, code)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +369,7 @@ def test_http_2_is_refused_like_http_1_1(edge: Edge, pseudo: dict[str, str], sta
         ({"path": "/api/chat x"}, []),
         ({"path": "/api/chat\r\nx: y"}, []),
         ({"method": "CONNECT", "protocol": "websocket"}, []),
-        ({"unheard-of": "x"}, []),
+        ({"unknown": "x"}, []),
         ({}, [(":path", "/api/pull")]),
         ({}, [("x-after", "1"), (":method", "GET")]),
         ({}, [("X-Upper", "a")]),
@@ -374,40 +381,42 @@ def test_http_2_is_refused_like_http_1_1(edge: Edge, pseudo: dict[str, str], sta
         ({}, [("x-long", "a" * 40_000)]),
     ],
 )
-def test_http_2_against_its_rules_is_ended_without_an_answer(
+def test_http_2_that_breaks_the_protocol_is_closed_without_an_answer(
     edge: Edge, pseudo: dict[str, str], more: list[tuple[str, str]]
 ) -> None:
-    assert h2(edge, *more, **pseudo) == NOTHING
-    assert edge.asked() == 0
+    assert send_chat_h2(edge, *more, **pseudo) == NO_ANSWER
+    assert edge.backend_requests() == 0
 
 
-def test_what_envoy_refuses_by_itself_leaves_no_row(stack: Stack, edge: Edge) -> None:
+def test_a_request_that_envoy_refuses_itself_has_no_row(stack: Stack, edge: Edge) -> None:
     refused = [
-        send(edge.url, edge.bytes_of(b"/nowhere")),
-        send(edge.url, edge.bytes_of(method=b"PUT")),
-        send(edge.url, edge.bytes_of(b"/api%2fchat")),
-        send(edge.url, edge.bytes_of(b"/api/chat", b"X_A: b")),
+        send(edge.url, edge.request_bytes(b"/nowhere")),
+        send(edge.url, edge.request_bytes(method=b"PUT")),
+        send(edge.url, edge.request_bytes(b"/api%2fchat")),
+        send(edge.url, edge.request_bytes(b"/api/chat", b"X_A: b")),
     ]
     assert [answer.status for answer in refused] == [404, 405, 400, 400]
-    denied = send(edge.url, edge.bytes_of(key=False))
+    denied = send(edge.url, edge.request_bytes(key=False))
 
     async def recorded() -> set[str]:
-        async with opened(stack) as books:
-            await books.settled()
-            return set(await books.rows([answer.request_id for answer in (*refused, denied)]))
+        async with open_ledger_view(stack) as ledger_view:
+            await ledger_view.wait_until_settled()
+            return set(await ledger_view.rows([answer.request_id for answer in (*refused, denied)]))
 
     assert asyncio.run(recorded()) == {denied.request_id}
 
 
-def test_headers_that_never_end_are_given_up(edge: Edge, slow_headers: socket.socket) -> None:
+def test_headers_that_never_end_time_out(edge: Edge, slow_headers: socket.socket) -> None:
     check_refused(edge, read_answer(slow_headers), 408, "request_timeout")
 
 
-def test_a_body_that_trickles_is_given_up_and_recorded(stack: Stack, edge: Edge, slow_body: Future[Answer]) -> None:
+def test_a_body_that_arrives_too_slowly_times_out_and_is_recorded(
+    stack: Stack, edge: Edge, slow_body: Future[Answer]
+) -> None:
     answer = slow_body.result(timeout=180)
     check_refused(edge, answer, 408, "request_timeout")
-    assert json.loads(answer.body)["request_id"] == answer.request_id, "in the words of the surface"
-    row = row_of(stack, answer.request_id)
+    assert json.loads(answer.body)["request_id"] == answer.request_id, "the error has the format of the surface"
+    row = audit_row(stack, answer.request_id)
     assert (row["path"], row["outcome"], row["status"], row["code"]) == (
         "/v1/messages",
         "denied",

@@ -1,4 +1,4 @@
-"""The hold filter, envoy/hold_response.wat, in a real Envoy: what fails over, what streams, what passes whole."""
+"""The hold filter, envoy/hold_response.wat, in a real Envoy: which answers fail over, stream or pass unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT, compile_wat
-from tests.e2e.hold_filter_envoy import BARE, HOLD_RESPONSE_WASM, IMPATIENT, running_envoy
+from tests.e2e.hold_filter_envoy import HOLD_RESPONSE_WASM, SHORT_TIMEOUT, UNFILTERED, running_envoy
 from tests.e2e.scripted_upstream import (
     FIRST,
     SECOND,
@@ -22,16 +22,16 @@ from tests.e2e.scripted_upstream import (
     closes_after,
     head,
     resets_after,
-    says,
+    sends,
     stalls_after,
 )
 
 JSON, NDJSON, SSE = "application/json", "application/x-ndjson", "text/event-stream"
 HELD_WHOLE = (JSON, "application/json; charset=utf-8", "Application/JSON", "application/json\t;q=1")
 STREAMED = (NDJSON, SSE, "application/json-seq", "application/jsonl", "application/jso", "text/plain", "", None)
-DiesAfter = Callable[..., Script]
+FailsAfter = Callable[..., Script]
 GOOD = b'{"from":"second"}\n'
-WRONG = says(head("text/plain", "content-length: 5"), b"wrong")
+WRONG = sends(head("text/plain", "content-length: 5"), b"wrong")
 MIB = 1024 * 1024
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @dataclass(frozen=True)
 class Bench:
-    """A running Envoy, the upstreams behind it, and a client in front of it."""
+    """A running Envoy, its upstreams, and a client."""
 
     upstreams: Upstreams
     client: aiohttp.ClientSession
@@ -58,79 +58,81 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
             yield Bench(upstreams, client)
 
 
-def whole(content_type: str | None, body: bytes = GOOD) -> Script:
-    return says(head(content_type, f"content-length: {len(body)}"), body)
+def complete_answer(content_type: str | None, body: bytes = GOOD) -> Script:
+    return sends(head(content_type, f"content-length: {len(body)}"), body)
 
 
-async def test_the_committed_module_is_its_compiled_source() -> None:
+async def test_the_committed_module_equals_the_compiled_source() -> None:
     assert HOLD_RESPONSE_WASM.read_bytes() == compile_wat(HOLD_RESPONSE_WAT.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("content_type", [JSON, NDJSON, SSE, None])
-@pytest.mark.parametrize("dies_after", [resets_after, closes_after])
-async def test_a_backend_that_dies_after_its_headers_is_replaced_invisibly(
-    bench: Bench, dies_after: DiesAfter, content_type: str | None
+@pytest.mark.parametrize("fails_after", [resets_after, closes_after])
+async def test_a_backend_that_fails_after_its_headers_is_replaced_invisibly(
+    bench: Bench, fails_after: FailsAfter, content_type: str | None
 ) -> None:
-    path = bench.upstreams.path(first=dies_after(head(content_type)), second=whole(content_type))
+    path = bench.upstreams.path(first=fails_after(head(content_type)), second=complete_answer(content_type))
     assert await bench.get(path) == (200, GOOD)
-    assert bench.upstreams.asked[path] == [FIRST, SECOND]
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND]
 
 
-async def test_without_the_filter_the_same_death_would_reach_the_caller(bench: Bench) -> None:
-    path = bench.upstreams.path(first=closes_after(head(JSON)), second=whole(JSON), under=BARE)
+async def test_without_the_filter_the_same_failure_reaches_the_client(bench: Bench) -> None:
+    path = bench.upstreams.path(first=closes_after(head(JSON)), second=complete_answer(JSON), under=UNFILTERED)
     async with bench.client.get(path) as response:
         assert response.status == 200
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
-    assert bench.upstreams.asked[path] == [FIRST]
+    assert bench.upstreams.contacted[path] == [FIRST]
 
 
 @pytest.mark.parametrize(("content_type", "sent"), [(NDJSON, b""), (SSE, b""), (JSON, b""), (JSON, chunk(b'{"half":'))])
-async def test_a_backend_that_stalls_before_its_answer_may_go_down_is_replaced_invisibly(
+async def test_a_backend_that_stalls_while_its_answer_is_held_is_replaced_invisibly(
     bench: Bench, content_type: str, sent: bytes
 ) -> None:
     stalling = stalls_after(head(content_type), sent)
-    path = bench.upstreams.path(first=stalling, second=whole(content_type), under=IMPATIENT)
+    path = bench.upstreams.path(first=stalling, second=complete_answer(content_type), under=SHORT_TIMEOUT)
     assert await bench.get(path) == (200, GOOD)
-    assert bench.upstreams.asked[path] == [FIRST, SECOND]
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("content_type", HELD_WHOLE)
 @pytest.mark.parametrize("framing", ["content-length: 1000", "transfer-encoding: chunked"])
-@pytest.mark.parametrize("dies_after", [resets_after, closes_after])
+@pytest.mark.parametrize("fails_after", [resets_after, closes_after])
 async def test_a_json_answer_cut_in_the_middle_is_replaced_invisibly(
-    bench: Bench, dies_after: DiesAfter, framing: str, content_type: str
+    bench: Bench, fails_after: FailsAfter, framing: str, content_type: str
 ) -> None:
     half = b'{"half":' + b" " * 400
     sent = chunk(half) if "chunked" in framing else half
-    path = bench.upstreams.path(first=dies_after(head(content_type, framing), sent), second=whole(content_type))
+    path = bench.upstreams.path(
+        first=fails_after(head(content_type, framing), sent), second=complete_answer(content_type)
+    )
     assert await bench.get(path) == (200, GOOD)
-    assert bench.upstreams.asked[path] == [FIRST, SECOND]
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND]
 
 
 async def test_a_large_json_answer_cut_near_its_end_is_replaced_invisibly(bench: Bench) -> None:
-    dying = resets_after(head(JSON, f"content-length: {8 * MIB}"), b"a" * (8 * MIB - 1))
-    path = bench.upstreams.path(first=dying, second=whole(JSON))
+    failing = resets_after(head(JSON, f"content-length: {8 * MIB}"), b"a" * (8 * MIB - 1))
+    path = bench.upstreams.path(first=failing, second=complete_answer(JSON))
     assert await bench.get(path) == (200, GOOD)
-    assert bench.upstreams.asked[path] == [FIRST, SECOND]
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND]
 
 
 async def test_a_gateway_error_with_a_held_json_body_is_replaced_invisibly(bench: Bench) -> None:
-    refusing = says(head(JSON, "content-length: 2", status="503 Service Unavailable"), b"{}")
-    path = bench.upstreams.path(first=refusing, second=whole(JSON))
+    refusing = sends(head(JSON, "content-length: 2", status="503 Service Unavailable"), b"{}")
+    path = bench.upstreams.path(first=refusing, second=complete_answer(JSON))
     assert await bench.get(path) == (200, GOOD)
-    assert bench.upstreams.asked[path] == [FIRST, SECOND]
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("content_type", [JSON, NDJSON])
-async def test_nothing_of_a_held_answer_is_shown_when_every_backend_dies(bench: Bench, content_type: str) -> None:
+async def test_no_byte_of_a_held_answer_is_sent_when_every_backend_fails(bench: Bench, content_type: str) -> None:
     sent = chunk(b'{"half":') if content_type == JSON else b""
-    dying = resets_after(head(content_type), sent)
-    path = bench.upstreams.path(first=dying, second=dying)
+    failing = resets_after(head(content_type), sent)
+    path = bench.upstreams.path(first=failing, second=failing)
     status, body = await bench.get(path)
     assert status == 502
     assert b"half" not in body
-    assert bench.upstreams.asked[path] == [FIRST, SECOND]
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("content_type", STREAMED)
@@ -166,16 +168,16 @@ async def test_a_stream_cut_after_its_first_byte_is_not_continued_by_another_bac
         seen.set()
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
-    assert bench.upstreams.asked[path] == [FIRST]
+    assert bench.upstreams.contacted[path] == [FIRST]
 
 
-async def test_a_caller_who_leaves_ends_a_held_answer_at_its_backend(bench: Bench) -> None:
+async def test_a_disconnect_cancels_a_held_answer_at_its_backend(bench: Bench) -> None:
     answering, ended = asyncio.Event(), asyncio.Event()
 
     async def script(exchange: Exchange) -> None:
         await exchange.send(head(JSON), chunk(b'{"half":'))
         answering.set()
-        await exchange.gone()
+        await exchange.wait_disconnected()
         ended.set()
 
     path = bench.upstreams.path(first=script, second=WRONG)
@@ -184,18 +186,18 @@ async def test_a_caller_who_leaves_ends_a_held_answer_at_its_backend(bench: Benc
         await answering.wait()
         caller.cancel()
         await ended.wait()
-    assert bench.upstreams.asked[path] == [FIRST]
+    assert bench.upstreams.contacted[path] == [FIRST]
 
 
 @pytest.mark.parametrize("framing", [f"content-length: {8 * MIB}", "transfer-encoding: chunked"])
-async def test_a_large_json_answer_passes_whole(bench: Bench, framing: str) -> None:
+async def test_a_large_json_answer_passes_unchanged(bench: Bench, framing: str) -> None:
     body = bytes(range(256)) * (8 * MIB // 256)
     parts = [chunk(body), chunk(b"")] if "chunked" in framing else [body]
-    path = bench.upstreams.path(first=says(head(JSON, framing), *parts), second=WRONG)
+    path = bench.upstreams.path(first=sends(head(JSON, framing), *parts), second=WRONG)
     assert await bench.get(path) == (200, body)
 
 
-async def test_a_json_answer_over_sixteen_mebibytes_is_let_go_and_passes_whole(bench: Bench) -> None:
+async def test_a_json_answer_over_sixteen_mebibytes_is_released_and_passes_unchanged(bench: Bench) -> None:
     start, rest = b"a" * (17 * MIB), b"b" * (17 * MIB)
     seen = asyncio.Event()
 
@@ -225,30 +227,30 @@ async def test_a_json_answer_over_sixteen_mebibytes_is_let_go_and_passes_whole(b
 async def test_an_answer_without_a_body_passes(
     bench: Bench, method: str, status: str, framing: str, sent: bytes, content_type: str
 ) -> None:
-    path = bench.upstreams.path(first=says(head(content_type, framing, status=status), sent), second=WRONG)
+    path = bench.upstreams.path(first=sends(head(content_type, framing, status=status), sent), second=WRONG)
     async with bench.client.request(method, path) as response:
         assert (response.status, await response.read()) == (int(status[:3]), b"")
-    assert bench.upstreams.asked[path] == [FIRST]
+    assert bench.upstreams.contacted[path] == [FIRST]
 
 
 @pytest.mark.parametrize("content_type", [JSON, NDJSON])
 async def test_trailers_end_the_hold(bench: Bench, content_type: str) -> None:
-    answer = says(head(content_type), chunk(b"[1]"), b"0\r\nx-sum: 1\r\n\r\n")
+    answer = sends(head(content_type), chunk(b"[1]"), b"0\r\nx-sum: 1\r\n\r\n")
     assert await bench.get(bench.upstreams.path(first=answer, second=WRONG)) == (200, b"[1]")
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """One of many answers at once: how it goes, and what its caller must see."""
+class ConcurrentCase:
+    """One of many concurrent answers, and what its client must receive."""
 
     path: str
     halves: tuple[bytes, bytes]
     seen: asyncio.Event
-    asked: list[str]
+    contacted: list[str]
 
 
-def mixed(upstreams: Upstreams, number: int, all_are_here: asyncio.Barrier) -> Mixed:
-    """Every fourth a JSON answer, one cut in the middle, a stream, and one that dies after its headers."""
+def concurrent_case(upstreams: Upstreams, number: int, all_started: asyncio.Barrier) -> ConcurrentCase:
+    """Four kinds in rotation: a JSON answer, one cut in the middle, a stream, and a failure after the headers."""
     halves = (b"%d " % number * 100, b"%d.\n" % number * 1000)
     kind, seen = number % 4, asyncio.Event()
     content_type = JSON if kind < 2 else (NDJSON, SSE)[number // 4 % 2]
@@ -257,22 +259,22 @@ def mixed(upstreams: Upstreams, number: int, all_are_here: asyncio.Barrier) -> M
         await exchange.send(head(content_type), *([chunk(halves[0])] if kind != 3 else []))
         if kind == 2:
             await seen.wait()
-        await all_are_here.wait()
+        await all_started.wait()
         if kind in (1, 3):
             exchange.reset()
         else:
             await exchange.send(chunk(halves[1]), chunk(b""))
 
     fails_over = kind in (1, 3)
-    path = upstreams.path(first=script, second=whole(content_type, b"".join(halves)) if fails_over else WRONG)
-    return Mixed(path, halves, seen, [FIRST, SECOND] if fails_over else [FIRST])
+    path = upstreams.path(first=script, second=complete_answer(content_type, b"".join(halves)) if fails_over else WRONG)
+    return ConcurrentCase(path, halves, seen, [FIRST, SECOND] if fails_over else [FIRST])
 
 
-async def test_two_hundred_mixed_answers_at_once_stay_themselves(bench: Bench) -> None:
-    all_are_here = asyncio.Barrier(200)
-    answers = [mixed(bench.upstreams, number, all_are_here) for number in range(200)]
+async def test_two_hundred_concurrent_answers_are_not_mixed_up(bench: Bench) -> None:
+    all_started = asyncio.Barrier(200)
+    answers = [concurrent_case(bench.upstreams, number, all_started) for number in range(200)]
 
-    async def fetch(answer: Mixed) -> bytes:
+    async def fetch(answer: ConcurrentCase) -> bytes:
         async with bench.client.get(answer.path) as response:
             first = await response.content.readexactly(len(answer.halves[0]))
             answer.seen.set()
@@ -280,4 +282,4 @@ async def test_two_hundred_mixed_answers_at_once_stay_themselves(bench: Bench) -
 
     bodies = await asyncio.gather(*(fetch(answer) for answer in answers))
     assert bodies == [b"".join(answer.halves) for answer in answers]
-    assert [bench.upstreams.asked[answer.path] for answer in answers] == [answer.asked for answer in answers]
+    assert [bench.upstreams.contacted[answer.path] for answer in answers] == [answer.contacted for answer in answers]

@@ -1,4 +1,4 @@
-"""What operators are told about a running stack."""
+"""What `doctor` and `list-models` report about a running stack."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.polling import eventually
 MODEL = "llama3.2:latest"
 
 
-def examine(stack: Stack) -> list[tuple[str, str, str]]:
-    """Name, status and detail of everything that is not as it should be."""
+def problems(stack: Stack) -> list[tuple[str, str, str]]:
+    """The findings of `doctor` as (name, status, line), without those that are ok."""
     command = [sys.executable, "-m", "ops.cli", "--env-file", stack.ready["env_file"], "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
@@ -28,12 +28,16 @@ def examine(stack: Stack) -> list[tuple[str, str, str]]:
     return [row for row in rows if row[1] != "ok"]
 
 
-def test_a_stack_that_is_well_has_nothing_to_mend(stack: Stack, ollama: Simulator, spare: Simulator, key: str) -> None:
-    # A worker or a backend of which an earlier test made an end is healthy again.
-    eventually(lambda: not examine(stack), 60)
+def test_doctor_finds_no_problem_in_a_healthy_stack(
+    stack: Stack, ollama: Simulator, spare: Simulator, key: str
+) -> None:
+    # A worker or backend that an earlier test stopped becomes healthy again.
+    eventually(lambda: not problems(stack), 60)
 
 
-def test_what_is_wrong_with_the_parts_is_found(stack: Stack, ollama: Simulator, spare: Simulator, key: str) -> None:
+def test_doctor_finds_problems_of_backends_the_catalog_and_workers(
+    stack: Stack, ollama: Simulator, spare: Simulator, key: str
+) -> None:
     installed = httpx.get(f"{spare.url}/_sim/models").json()
     other = [{"name": MODEL, "digest": "f" * 64}, *(row["name"] for row in installed if row["name"] != MODEL)]
     httpx.put(f"{spare.url}/_sim/models", json=other).raise_for_status()
@@ -42,7 +46,7 @@ def test_what_is_wrong_with_the_parts_is_found(stack: Stack, ollama: Simulator, 
     try:
         listed = eventually(lambda: found if (found := stack.cli("list-models"))["warnings"][1:] else None)
         os.kill(worker, signal.SIGSTOP)
-        found = {name: status for name, status, _ in examine(stack)}
+        found = {name: status for name, status, _ in problems(stack)}
     finally:
         os.kill(worker, signal.SIGCONT)
         spare.behave()
@@ -53,7 +57,7 @@ def test_what_is_wrong_with_the_parts_is_found(stack: Stack, ollama: Simulator, 
     eventually(lambda: not stack.cli("list-models")["warnings"])
 
 
-def test_models_are_listed_by_backend_together_and_by_tenant(stack: Stack, ollama: Simulator, key: str) -> None:
+def test_models_are_listed_by_backend_combined_and_by_tenant(stack: Stack, ollama: Simulator, key: str) -> None:
     stack.cli("create-tenant", "--name", "lists", "--models", f"{MODEL},missing")
     body: Any = {"model": MODEL, "prompt": "Hello", "stream": False}
     httpx.post(f"{stack.url}/api/generate", json=body, headers={"x-api-key": key}).raise_for_status()
@@ -68,6 +72,6 @@ def test_models_are_listed_by_backend_together_and_by_tenant(stack: Stack, ollam
     assert [(backend["name"], backend["answers"]) for backend in listed["backends"]] == [("sim", True), ("spare", True)]
     (model,) = (model for model in listed["models"] if model["name"] == MODEL)
     assert model["backends"] == ["sim", "spare"]
-    (there,) = (row for row in listed["backends"][0]["models"] if row["name"] == MODEL)
-    assert there["loaded"]
-    assert len(there["digest"]) == 64
+    (on_sim,) = (row for row in listed["backends"][0]["models"] if row["name"] == MODEL)
+    assert on_sim["loaded"]
+    assert len(on_sim["digest"]) == 64

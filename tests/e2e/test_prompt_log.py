@@ -1,4 +1,4 @@
-"""The prompt log holds what keys that ask for it sent and got, and nothing of anybody else."""
+"""The prompt log records requests and answers of keys with `--log-prompts`, and of no other key."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import asyncpg
 import httpx
 
 from gateway.settings import load
-from tests.e2e.books import row_of
+from tests.e2e.ledger_view import audit_row
 from tests.e2e.stack import Stack
 from tests.polling import eventually
 
 BODY = '{"model": "llama3.2", "messages": [{"role": "user", "content": "Grüß mich"}]}'
 
 
-def logged(stack: Stack) -> list[Any]:
+def prompt_log(stack: Stack) -> list[Any]:
     async def read() -> list[Any]:
         connection = await asyncpg.connect(load(Path(stack.ready["env_file"])).database_url.get_secret_value())
         try:
@@ -29,13 +29,13 @@ def logged(stack: Stack) -> list[Any]:
     return asyncio.run(read())
 
 
-def test_only_what_a_key_with_log_prompts_sends_and_gets_is_kept(stack: Stack, key: str) -> None:
-    watched = stack.new_key("watched", "--log-prompts")
-    for each in (key, watched):
+def test_only_prompts_and_answers_of_a_key_with_log_prompts_are_recorded(stack: Stack, key: str) -> None:
+    logged = stack.new_key("logged", "--log-prompts")
+    for each in (key, logged):
         headers = {"Authorization": f"Bearer {each}", "Content-Type": "application/json"}
         answer = httpx.post(f"{stack.url}/api/chat", content=BODY.encode(), headers=headers)
         assert answer.status_code == 200
-        row_of(stack, answer.headers["x-request-id"])
-    (row,) = eventually(lambda: logged(stack))
+        audit_row(stack, answer.headers["x-request-id"])
+    (row,) = eventually(lambda: prompt_log(stack))
     assert row["request_id"] == answer.headers["x-request-id"]
     assert (row["request"], row["response"], row["model"]) == (BODY, answer.text, "llama3.2:latest")

@@ -1,4 +1,4 @@
-"""Backends that come, change and go in the env file of a running stack, as operators change it."""
+"""Backends that are added, changed and removed in the env file of a running stack."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ import pytest
 
 from ops.host import env_file
 from tests.certificates import self_signed
-from tests.e2e.books import row_of
 from tests.e2e.conftest import BACKEND_TOKEN
+from tests.e2e.ledger_view import audit_row
 from tests.e2e.stack import Simulator, Stack, set_env, simulator
 from tests.polling import eventually
 
 SHARED, OWN = "llama3.2:latest", "fresh:1b"
-OLD_TOKEN, NEW_TOKEN = "old-token-of-the-newcomer", "new-token-of-the-newcomer"
+OLD_TOKEN, NEW_TOKEN = "old-token-of-the-new-backend", "new-token-of-the-new-backend"
 
 
 @pytest.fixture(scope="module")
-def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    """Hosts a model of its own, and takes two tokens while one is rotated into the other."""
+def new_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """A backend that hosts its own model. It accepts two tokens, as during a rotation."""
     tokens = tmp_path_factory.mktemp("tokens") / "both"
     tokens.write_text(f"{OLD_TOKEN}\n{NEW_TOKEN}\n")
     with simulator("--auth-token-file", str(tokens), "--models", f"{SHARED},{OWN}") as running:
@@ -36,24 +36,24 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
 
 
 @pytest.fixture(autouse=True)
-def _env_file_as_it_was(stack: Stack) -> Iterator[None]:
+def _restore_env_file(stack: Stack) -> Iterator[None]:
     path = Path(stack.ready["env_file"])
     before = path.read_text()
     yield
     env_file.write(path, before)
-    eventually(lambda: list(published(stack)) == ["sim", "spare"])
+    eventually(lambda: list(active_backends(stack)) == ["sim", "spare"])
 
 
-def logged(stack: Stack, event: str) -> list[dict[str, Any]]:
-    """What control has logged under this name."""
+def log_records(stack: Stack, event: str) -> list[dict[str, Any]]:
+    """The log records of control with this event name."""
     lines = (stack.state_dir / "logs" / "control.log").read_text().splitlines()
     documents = [json.loads(line) for line in lines if line.startswith("{")]
     return [document for document in documents if document["event"] == event]
 
 
-def published(stack: Stack) -> list[str]:
-    """The backends in force, in order."""
-    changes = logged(stack, "backends_changed")
+def active_backends(stack: Stack) -> list[str]:
+    """The names of the active backends, in order."""
+    changes = log_records(stack, "backends_changed")
     return list(changes[-1]["order"]) if changes else ["sim", "spare"]
 
 
@@ -70,26 +70,26 @@ def chat(stack: Stack, key: str, model: str, output: int) -> httpx.Response:
 
 @contextmanager
 def load(stack: Stack, key: str) -> Iterator[list[httpx.Response]]:
-    """Two callers who never pause, and all that they were answered."""
+    """Two clients that send requests without a pause until the context ends. Yields the growing list of answers."""
     answers: list[httpx.Response] = []
-    over = threading.Event()
+    stop = threading.Event()
 
     def call() -> None:
-        while not over.is_set():
+        while not stop.is_set():
             answers.append(chat(stack, key, SHARED, 1))
 
-    with ThreadPoolExecutor(2) as callers:
-        calling = [callers.submit(call) for _ in range(2)]
+    with ThreadPoolExecutor(2) as clients:
+        running = [clients.submit(call) for _ in range(2)]
         try:
             yield answers
         finally:
-            over.set()
-    for each in calling:
+            stop.set()
+    for each in running:
         each.result()
 
 
-def test_backends_come_change_and_go_without_a_failed_request_or_a_broken_stream(
-    stack: Stack, newcomer: Simulator, key: str, tmp_path: Path
+def test_a_backend_is_added_changed_and_removed_without_a_failed_request_or_a_broken_stream(
+    stack: Stack, new_backend: Simulator, key: str, tmp_path: Path
 ) -> None:
     path = stack.ready["env_file"]
     write = ("--write-env", path)
@@ -99,21 +99,21 @@ def test_backends_come_change_and_go_without_a_failed_request_or_a_broken_stream
         return str(tmp_path / "token")
 
     def credentials() -> set[str]:
-        return {request["headers"].get("authorization", "") for request in newcomer.requests()}
+        return {request["headers"].get("authorization", "") for request in new_backend.requests()}
 
-    newcomer.behave(tokens_per_s=5, answer_tokens=100_000)
+    new_backend.behave(tokens_per_s=5, answer_tokens=100_000)
     with load(stack, key) as answers, ThreadPoolExecutor(1) as background:
-        stack.cli("add-backend", "new", newcomer.url, "--token-file", token_file(OLD_TOKEN), *write)
+        stack.cli("add-backend", "new", new_backend.url, "--token-file", token_file(OLD_TOKEN), *write)
         eventually(lambda: chat(stack, key, OWN, 1).status_code == 200)
         stream = background.submit(chat, stack, key, OWN, 2_000)
-        eventually(lambda: any(request["output_tokens"] > 1 for request in newcomer.requests()))
+        eventually(lambda: any(request["output_tokens"] > 1 for request in new_backend.requests()))
 
         sim, spare, new = json.loads(env_file.read(Path(path))["OLLAMA_BACKENDS"])
         env_file.update(Path(path), {"OLLAMA_BACKENDS": json.dumps([new, sim, spare])})
-        eventually(lambda: any(request["model"] == SHARED for request in newcomer.requests()))
+        eventually(lambda: any(request["model"] == SHARED for request in new_backend.requests()))
         assert credentials() == {f"Bearer {OLD_TOKEN}"}
 
-        stack.cli("add-backend", "new", newcomer.url, "--token-file", token_file(NEW_TOKEN), "--replace", *write)
+        stack.cli("add-backend", "new", new_backend.url, "--token-file", token_file(NEW_TOKEN), "--replace", *write)
         eventually(lambda: credentials() == {f"Bearer {OLD_TOKEN}", f"Bearer {NEW_TOKEN}"})
 
         stack.cli("remove-backend", "new", *write)
@@ -121,13 +121,13 @@ def test_backends_come_change_and_go_without_a_failed_request_or_a_broken_stream
         assert not stream.done()
         served = len(answers)
         eventually(lambda: len(answers) > served + 2)
-        newcomer.behave()
+        new_backend.behave()
         answer = stream.result(timeout=60)
 
     assert {each.status_code for each in answers} == {200}
     assert all('"done":true' in each.text for each in answers)
     assert (answer.status_code, '"done":true' in answer.text.splitlines()[-1]) == (200, True)
-    row = row_of(stack, answer.headers["x-request-id"])
+    row = audit_row(stack, answer.headers["x-request-id"])
     assert (row["backend"], row["outcome"], row["output_tokens"]) == ("new", "complete", 2_000)
     assert chat(stack, key, OWN, 1).status_code == 403
 
@@ -139,14 +139,14 @@ def test_backends_come_change_and_go_without_a_failed_request_or_a_broken_stream
     assert not any(NEW_TOKEN in file.read_text() for file in (stack.state_dir / "envoy").glob("*.token"))
 
 
-def test_an_authority_that_is_renewed_at_its_place_is_in_force_and_a_broken_one_is_not(
+def test_an_authority_renewed_in_place_is_applied_and_a_broken_one_is_not(
     stack: Stack, key: str, tmp_path: Path
 ) -> None:
     authority, shown, private = tmp_path / "ca.pem", tmp_path / "shown.pem", tmp_path / "private.pem"
     trust = ssl.create_default_context()
 
     def issue(name: str) -> Path:
-        """The backend shows a new certificate when it starts next."""
+        """Issues a certificate that the backend presents after its next start. Returns the path of its authority."""
         (tmp_path / name).mkdir()
         made = self_signed(tmp_path / name, "127.0.0.1")
         shutil.copy(made.certificate, shown)
@@ -165,20 +165,20 @@ def test_an_authority_that_is_renewed_at_its_place_is_in_force_and_a_broken_one_
         set_env(stack.state_dir, OLLAMA_BACKENDS=json.dumps([*before, added]))
         eventually(answers)
 
-        refused = len(logged(stack, "backends_refused"))
+        refused = len(log_records(stack, "backends_refused"))
         authority.write_text("no certificate")
-        eventually(lambda: len(logged(stack, "backends_refused")) > refused)
+        eventually(lambda: len(log_records(stack, "backends_refused")) > refused)
         assert answers()
 
         backend.stop()
         shutil.copy(issue("second"), authority)
         backend.start()
-        eventually(lambda: logged(stack, "backends_changed")[-1]["changed"] == ["private"])
+        eventually(lambda: log_records(stack, "backends_changed")[-1]["changed"] == ["private"])
         eventually(answers)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "reason"),
+    ("invalid", "reason"),
     [
         ('[{"name": "sim", "auth_token": "s3cret"', "expected a JSON list of backends"),
         (
@@ -192,27 +192,27 @@ def test_an_authority_that_is_renewed_at_its_place_is_in_force_and_a_broken_one_
     ],
     ids=["no JSON", "one name twice", "no authority"],
 )
-def test_a_wrong_change_is_one_line_in_the_log_and_changes_nothing_and_the_next_right_one_is_taken(
-    stack: Stack, key: str, wrong: str, reason: str
+def test_an_invalid_change_is_logged_once_and_ignored_and_the_next_valid_one_is_applied(
+    stack: Stack, key: str, invalid: str, reason: str
 ) -> None:
-    right = json.loads(env_file.read(Path(stack.ready["env_file"]))["OLLAMA_BACKENDS"])
-    refused, changed = len(logged(stack, "backends_refused")), len(logged(stack, "backends_changed"))
+    valid = json.loads(env_file.read(Path(stack.ready["env_file"]))["OLLAMA_BACKENDS"])
+    refused, changed = len(log_records(stack, "backends_refused")), len(log_records(stack, "backends_changed"))
     clusters = admin(stack, "/stats?filter=cds.version_text")
-    set_env(stack.state_dir, OLLAMA_BACKENDS=wrong)
-    eventually(lambda: len(logged(stack, "backends_refused")) > refused)
+    set_env(stack.state_dir, OLLAMA_BACKENDS=invalid)
+    eventually(lambda: len(log_records(stack, "backends_refused")) > refused)
     assert chat(stack, key, SHARED, 1).status_code == 200
-    set_env(stack.state_dir, OLLAMA_BACKENDS=json.dumps(right[::-1]))
-    eventually(lambda: len(logged(stack, "backends_changed")) > changed)
-    assert published(stack) == ["spare", "sim"]
-    (line,) = logged(stack, "backends_refused")[refused:]
+    set_env(stack.state_dir, OLLAMA_BACKENDS=json.dumps(valid[::-1]))
+    eventually(lambda: len(log_records(stack, "backends_changed")) > changed)
+    assert active_backends(stack) == ["spare", "sim"]
+    (line,) = log_records(stack, "backends_refused")[refused:]
     assert reason in line["reason"]
     assert "s3cret" not in json.dumps(line)
-    assert admin(stack, "/stats?filter=cds.version_text") == clusters, "a new order is nothing to Envoy"
+    assert admin(stack, "/stats?filter=cds.version_text") == clusters, "a new order changes no cluster"
 
 
-def test_other_settings_are_named_once_as_needing_a_restart(stack: Stack) -> None:
-    before = len(logged(stack, "restart_needed"))
+def test_a_change_of_other_settings_is_logged_once_as_needing_a_restart(stack: Stack) -> None:
+    before = len(log_records(stack, "restart_needed"))
     set_env(stack.state_dir, DEFAULT_RPM="9999", DEFAULT_TPM="9999999")
-    eventually(lambda: len(logged(stack, "restart_needed")) > before)
-    (line,) = logged(stack, "restart_needed")[before:]
+    eventually(lambda: len(log_records(stack, "restart_needed")) > before)
+    (line,) = log_records(stack, "restart_needed")[before:]
     assert line["settings"] == ["DEFAULT_RPM", "DEFAULT_TPM"]

@@ -1,4 +1,4 @@
-"""Workers replaced one after another, as an upgrade does it, while requests are served."""
+"""Workers are replaced one after another while requests are served, as in an upgrade."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.e2e.stack import Stack
 from tests.polling import eventually
 
 CALLERS = 3
-# A worker may use all of its grace time, and a new one takes its time to start on a busy machine.
+# A worker may use its whole grace period, and a new worker starts slowly on a busy machine.
 REPLACED_TIMEOUT_S = 120.0
 MODEL = "llama3.2:latest"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
 
 
 def all_healthy(stack: Stack, cluster: str, workers: int) -> bool:
-    """Whether Envoy believes in every worker of a service."""
+    """Whether Envoy reports exactly `workers` healthy hosts of a cluster."""
     admin = env_file.read(stack.state_dir / ".env")["ENVOY_ADMIN_LISTEN"].removeprefix("unix:")
     with httpx.Client(transport=httpx.HTTPTransport(uds=admin)) as client:
         statuses = client.get("http://envoy/clusters?format=json").json()["cluster_statuses"]
@@ -34,11 +34,11 @@ def all_healthy(stack: Stack, cluster: str, workers: int) -> bool:
 
 def test_every_worker_is_replaced_without_a_refused_request(stack: Stack, key: str) -> None:
     statuses: Counter[Any] = Counter()
-    enough = threading.Event()
+    stop = threading.Event()
 
     def call() -> None:
         with httpx.Client(timeout=30, headers={"Authorization": f"Bearer {key}"}) as client:
-            while not enough.is_set():
+            while not stop.is_set():
                 for answer in (client.post(f"{stack.url}/api/chat", json=CHAT), client.get(f"{stack.url}/api/tags")):
                     statuses[answer.status_code, answer.headers.get("x-gateway-error")] += 1
 
@@ -56,7 +56,7 @@ def test_every_worker_is_replaced_without_a_refused_request(stack: Stack, key: s
                 eventually(lambda service=service: all_healthy(stack, service, 2), REPLACED_TIMEOUT_S)  # type: ignore[misc]
                 eventually(lambda served=served: statuses.total() > served + CALLERS)  # type: ignore[misc]
     finally:
-        enough.set()
+        stop.set()
         for caller in callers:
             caller.join(60)
     assert set(statuses) == {(200, None)}, json.dumps({str(each): count for each, count in statuses.items()})

@@ -1,5 +1,8 @@
-"""A stack over three backends, one of each kind, in this order: `twin` (two replicas, a bearer token), `safe` (TLS with
-an authority of its own, a token in another header) and `bare` (no token)."""
+"""A stack with three backends of different kinds.
+
+In priority order: `twin` (two replicas, a bearer token), `safe` (TLS with a separate authority, a token in another
+header) and `bare` (no token).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tests.polling import eventually
 from tests.ports import free_port
 
 MODEL = "llama3.2:latest"
-"""On all of them. Each backend also has a model that is named after it and is nowhere else."""
+"""The model that all backends host. Each backend also hosts a model with its own name, which no other one hosts."""
 
 READ_TIMEOUT_S = 3
 CONNECTIONS_MAX = 4
@@ -30,20 +33,20 @@ CREDENTIALS = {
     "safe": {"x-api-key": _SAFE_TOKEN},
     "bare": {},
 }
-_OF_CREDENTIALS = ("authorization", "x-api-key", "x-safe-token", "proxy-authorization", "cookie")
+_CREDENTIAL_HEADERS = ("authorization", "x-api-key", "x-safe-token", "proxy-authorization", "cookie")
 
 
 @dataclass(frozen=True)
-class CheckedRequest:
-    """One time that a backend heard of a request."""
+class Attempt:
+    """A request as it reached one backend."""
 
     backend: str
     record: dict[str, Any]
 
 
 @dataclass
-class Site:
-    """The running stack and its backends: name -> replicas."""
+class BackendStack:
+    """The running stack. `backends` maps the name of a backend to its replicas."""
 
     stack: Stack
     operator: Operator
@@ -53,31 +56,31 @@ class Site:
 
     @property
     def replicas(self) -> list[Simulator]:
-        """All simulated servers, in the order of their backends."""
+        """All replicas, in the order of their backends."""
         return [replica for replicas in self.backends.values() for replica in replicas]
 
-    def ask(self, path: str = "/api/chat", *, stream: bool = False, model: str = MODEL) -> httpx.Response:
-        """One request, through Envoy."""
-        return self.client.post(path, json=body_of(path, stream, model), headers={"x-api-key": self.key})
+    def send(self, path: str = "/api/chat", *, stream: bool = False, model: str = MODEL) -> httpx.Response:
+        """Sends one request through Envoy."""
+        return self.client.post(path, json=request_body(path, stream, model), headers={"x-api-key": self.key})
 
-    def heard(self) -> dict[str, list[CheckedRequest]]:
-        """Request id -> every attempt that reached a running replica, in order of time.
+    def attempts(self) -> dict[str, list[Attempt]]:
+        """Request id -> all attempts that reached a running replica, in chronological order.
 
-        Each must have carried its backend's credential alone.
+        Raises AssertionError if an attempt carried anything but the credential of its backend.
         """
-        found: dict[str, list[CheckedRequest]] = {}
+        found: dict[str, list[Attempt]] = {}
         for backend, replicas in self.backends.items():
             running = (replica for replica in replicas if replica.process.poll() is None)
             for record in (record for replica in running for record in replica.requests()):
-                sent = {name: value for name, value in record["headers"].items() if name in _OF_CREDENTIALS}
+                sent = {name: value for name, value in record["headers"].items() if name in _CREDENTIAL_HEADERS}
                 assert sent == CREDENTIALS[backend], f"{backend} was sent {sorted(sent)}"
-                found.setdefault(record["headers"]["x-request-id"], []).append(CheckedRequest(backend, record))
+                found.setdefault(record["headers"]["x-request-id"], []).append(Attempt(backend, record))
         for attempts in found.values():
             attempts.sort(key=lambda attempt: float(attempt.record["started_at"]))
         return found
 
-    def heal(self) -> None:
-        """Everything works again: each replica has answered once more, so that nobody is close to being ejected."""
+    def restore(self) -> None:
+        """Restores all replicas and gets an answer from each, which resets the count of failures before an ejection."""
         for replica in self.replicas:
             if replica.process.poll() is not None:
                 replica.start()
@@ -85,10 +88,10 @@ class Site:
         for backend, replicas in self.backends.items():
             for replica in replicas:
                 before = len(replica.requests())
-                eventually(lambda: self.ask(model=backend) and len(replica.requests()) > before, 60)  # noqa: B023
+                eventually(lambda: self.send(model=backend) and len(replica.requests()) > before, 60)  # noqa: B023
 
     def rows(self, request_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Request id -> audit row, once these requests have theirs. There is never more than one."""
+        """Request id -> audit row, when all these requests have one. Raises AssertionError if one has two."""
         wanted = set(request_ids)
 
         def read() -> dict[str, dict[str, Any]] | None:
@@ -99,8 +102,8 @@ class Site:
 
         return eventually(read, 60)
 
-    def nothing_is_held(self) -> int:
-        """Waits until no hold is left of any request. Returns what was used of the budget."""
+    def used_once_settled(self) -> int:
+        """Waits until no request is held. Returns the tokens used of the budget."""
 
         def budget() -> dict[str, Any]:
             (budget,) = self.operator.reads("show-usage", "--tenant", "matrix")["budgets"]
@@ -109,8 +112,8 @@ class Site:
         return int(eventually(lambda: found if (found := budget())["reserved"] == 0 else None)["used"])
 
 
-def body_of(path: str, stream: bool, model: str = MODEL) -> dict[str, Any]:
-    """A request of that surface for a short answer."""
+def request_body(path: str, stream: bool, model: str = MODEL) -> dict[str, Any]:
+    """The body of a request for a short answer on the surface at `path`."""
     if path == "/v1/embeddings":
         return {"model": model, "input": "Hello"}
     body: dict[str, Any] = {"model": model, "stream": stream}
@@ -121,8 +124,8 @@ def body_of(path: str, stream: bool, model: str = MODEL) -> dict[str, Any]:
 
 
 @contextmanager
-def three_backends(directory: Path) -> Iterator[Site]:
-    """Starts everything; one worker of each service, a key without limits that matter, and a budget to watch."""
+def three_backends(directory: Path) -> Iterator[BackendStack]:
+    """Starts the backends and the stack, with one worker per service, a key with high limits and a high budget."""
     with ExitStack() as stack:
         directory.joinpath("twin").write_text(_TWIN_TOKEN)
         directory.joinpath("safe").write_text(_SAFE_TOKEN)
@@ -163,15 +166,15 @@ def three_backends(directory: Path) -> Iterator[Site]:
                 DEFAULT_TPM="1000000000",
                 DEFAULT_CONCURRENT="1000",
                 AUDIT_BUFFER_SIZE="10000",
-                # So much at once is no reason to be refused by a busy machine.
+                # The load of these tests must not time out on a busy machine.
                 REDIS_TIMEOUT_S="3",
                 DATABASE_TIMEOUT_S="10",
             )
         )
-        # In this process: a program of its own for each look would take longer than all the requests.
+        # In this process: a new process for each query would take longer than all the requests.
         operator = Operator(Path(running.ready["env_file"]))
         operator.does("create-tenant", "--name", "matrix", "--allow-all-models")
         operator.does("set-budget", "--tenant", "matrix", "--total", "1000000000")
         key = operator.reads("create-key", "--tenant", "matrix", "--name", "k")["key"]
         with httpx.Client(base_url=running.url, timeout=60) as client:
-            yield Site(running, operator, client, backends, key)
+            yield BackendStack(running, operator, client, backends, key)

@@ -1,19 +1,19 @@
-"""Answers that Ollama really gives, taken from the transcripts, and taken apart for the fuzzers to tamper with."""
+"""Recorded answers of Ollama, split into frames that the fuzzers modify."""
 
 from __future__ import annotations
 
 from functools import cache
 
 from meter.answer.framing import NdjsonSplitter, Splitter, SseSplitter
-from tests.fuzz.claims import Answered
+from tests.fuzz.claims import BackendAnswer
 from tests.meter.wire_corpus import grant_of, transcripts
 
 
 @cache
-def recorded() -> list[Answered]:
-    """Every answer of the corpus, with the grant that its request would get."""
+def recorded() -> list[BackendAnswer]:
+    """All answers of the transcripts, with the grants that their requests get."""
     return [
-        Answered(one.surface, grant_of(one).stream, False, one.status, one.content_type, one.body)
+        BackendAnswer(one.surface, grant_of(one).stream, False, one.status, one.content_type, one.body)
         for one in transcripts()
     ]
 

@@ -1,6 +1,6 @@
-"""Request bodies as Hypothesis strategies: good ones, and good ones that somebody has tampered with.
+"""Request bodies as Hypothesis strategies: valid ones, and valid ones with modifications.
 
-Written as text, pair by pair, because what has to be tried is what no dict can hold.
+They are built as text, pair by pair, because a dict cannot hold duplicate names and unusual spellings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from hypothesis import strategies as st
 
 from gateway.wire.surfaces import SURFACES, Surface
-from tests.fuzz.ollama_reading import STRUCTS
+from tests.fuzz.ollama_parser import STRUCTS
 
 MODELS = st.sampled_from(
     [
@@ -41,7 +41,7 @@ def _joined(pairs: list[tuple[str, str]]) -> str:
 
 
 def _spellings(name: str, usual: int = 14) -> list[str]:
-    """Ways to write a key: `usual` times its own, then others that Go, Python, both or neither take for it."""
+    """Spellings of a key: `usual` times the plain one, then others that Go, Python, both or neither accept for it."""
     odd = [name.upper(), name.title(), name.replace("s", "\u017f"), name.replace("k", "\u212a"), name + " "]
     escaped = f'"\\u{ord(name[0]):04x}{name[1:]}"'
     return [json.dumps(name)] * usual + [escaped] * 3 + [json.dumps(key, ensure_ascii=False) for key in odd]
@@ -95,7 +95,7 @@ def _pairs_of(surface: Surface) -> st.SearchStrategy[list[tuple[str, str]]]:
     fields = STRUCTS[surface.name].fields
     known = sorted({*fields, *_SENSITIVE})
     pair = st.sampled_from(known).flatmap(lambda name: _named([name], _SENSITIVE.get(name, _JSON) | _ODD))
-    # Most values are of the right kind, or most bodies would be refused for the same dull reasons.
+    # Most values have the right type. Otherwise most bodies would be refused for the same few reasons.
     own = st.sampled_from(sorted(_SENSITIVE.keys() & fields.keys())).flatmap(
         lambda name: st.tuples(st.just(json.dumps(name)), _SENSITIVE[name])
     )
@@ -106,7 +106,7 @@ def _pairs_of(surface: Surface) -> st.SearchStrategy[list[tuple[str, str]]]:
 def _body(draw: st.DrawFn, surface: Surface) -> bytes:
     pairs = draw(_pairs_of(surface))
     if draw(st.integers(0, 9)):
-        # Without a model nothing is admitted; most bodies are to be.
+        # A body without a model is never admitted, and most bodies should be.
         named = [('"model"', json.dumps(draw(st.sampled_from(["llama3.2", "LLAMA3.2:Latest", "user/m:t"]))))]
         pairs = [pair for pair in pairs if pair[0] != '"model"']
         pairs = pairs + named if draw(st.booleans()) else named + pairs

@@ -1,6 +1,6 @@
 """Claims about every request body and every answer, which the fuzzers try to break.
 
-Each raises AssertionError when it is broken.
+Each check raises AssertionError if its claim is broken.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from meter.answer.framing import SseSplitter
 from meter.answer.result import AnswerResult
 from meter.answer.whole import WHOLE_BYTES_MAX
 from meter.rewrite import rewrite
-from tests.fuzz.go_json import GoRefuses
-from tests.fuzz.ollama_reading import Understood, identity, understand
+from tests.fuzz.go_json import GoError
+from tests.fuzz.ollama_parser import ParsedRequest, identity, parse_request
 from tests.meter.wire_corpus import grant_for
 
 NUM_PREDICT_MAX = 4096
 SINGLE_BYTES_MAX = 256
 
-# What the gateway writes or takes out itself.
+# The fields that the gateway writes or removes itself.
 _GRANTED = {"model", "stream", "stream_options", "options", "max_tokens", "max_completion_tokens", "max_output_tokens"}
 _RUNNER = {"keep_alive", "shift", "_debug_render_only"}
 
 
 def check_request(surface: Surface, body: bytes, *, runner_options: bool = False) -> bool:
-    """One body, from the strict reader over the rewriter to Ollama. Returns whether it was admitted."""
+    """Checks one body through the strict parser, the rewriter and Ollama's parser. Returns whether it was admitted."""
     try:
         read = read_request(surface, body, "")
     except Denied as refused:
@@ -46,7 +46,7 @@ def check_request(surface: Surface, body: bytes, *, runner_options: bool = False
     grant = _grant(surface, read, runner_options=runner_options)
     rewritten = rewrite(body, grant)
     _check_rewritten(surface, rewritten.body, grant)
-    _check_kept(read, json.loads(rewritten.body), runner_options=runner_options)
+    _check_unchanged(read, json.loads(rewritten.body), runner_options=runner_options)
     again = read_request(surface, rewritten.body, "")
     assert (again.model, again.generation.stream) == (read.model, read.generation.stream)
     assert rewrite(rewritten.body, grant).body == rewritten.body
@@ -61,18 +61,18 @@ def _grant(surface: Surface, read: ReadRequest, *, runner_options: bool) -> Gran
     )  # fmt: skip
 
 
-def _understood(surface: Surface, body: bytes) -> Understood | None:
+def _parsed(surface: Surface, body: bytes) -> ParsedRequest | None:
     try:
-        return understand(surface, body)
-    except GoRefuses:
+        return parse_request(surface, body)
+    except GoError:
         return None
 
 
 def _check_original(surface: Surface, body: bytes, read: ReadRequest) -> None:
-    """What was judged is what Ollama would have read in the caller's own bytes."""
+    """Checks that the gateway read the client's bytes as Ollama reads them."""
     cap = read.generation.output_tokens
     assert cap is None or 0 < cap <= OUTPUT_TOKENS_MAX
-    original = _understood(surface, body)
+    original = _parsed(surface, body)
     if original is None:
         return
     assert identity(original.model) == identity(read.model)
@@ -86,8 +86,8 @@ def _check_original(surface: Surface, body: bytes, read: ReadRequest) -> None:
 
 
 def _check_rewritten(surface: Surface, body: bytes, grant: Grant) -> None:
-    """What Ollama reads in the new body is what was granted, to the letter."""
-    sent = _understood(surface, body)
+    """Checks that Ollama reads exactly what was granted in the rewritten body."""
+    sent = _parsed(surface, body)
     if sent is None:
         return
     assert sent.model == grant.model
@@ -98,8 +98,8 @@ def _check_rewritten(surface: Surface, body: bytes, grant: Grant) -> None:
     assert grant.runner_options or not sent.runner
 
 
-def _check_kept(read: ReadRequest, sent: dict[str, object], *, runner_options: bool) -> None:
-    """Nothing else was touched: same fields, same values, same order."""
+def _check_unchanged(read: ReadRequest, sent: dict[str, object], *, runner_options: bool) -> None:
+    """Checks that all other fields are unchanged: names, values and order."""
     ours = _GRANTED if runner_options else _GRANTED | _RUNNER
     before = [(name, value) for name, value in read.document.items() if name not in ours]
     after = [(name, value) for name, value in sent.items() if name not in ours]
@@ -107,8 +107,8 @@ def _check_kept(read: ReadRequest, sent: dict[str, object], *, runner_options: b
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer of a backend, and what its request was granted."""
+class BackendAnswer:
+    """An answer of a backend, and the grant of its request."""
 
     surface: Surface
     stream: bool
@@ -119,13 +119,13 @@ class Answered:
     output_cap: int = 100
 
 
-def check_answer(answered: Answered, places: Sequence[int]) -> AnswerResult:
-    """One answer, delivered whole, in the pieces that `places` cut, and in single bytes, or in sevens when it is long.
+def check_answer(answered: BackendAnswer, cuts: Sequence[int]) -> AnswerResult:
+    """Checks one answer, delivered as a whole, cut at `cuts`, and byte by byte, or seven bytes at a time if it is long.
 
-    Returns how it ended.
+    Returns the result of the answer.
     """
     body = answered.body
-    edges = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
+    edges = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
     out, ending = _delivered(answered, [body])
     assert _delivered(answered, [body[start:end] for start, end in pairwise(edges)]) == (out, ending)
     step = 1 if len(body) <= SINGLE_BYTES_MAX else 7
@@ -135,7 +135,7 @@ def check_answer(answered: Answered, places: Sequence[int]) -> AnswerResult:
     return ending
 
 
-def _delivered(answered: Answered, chunks: list[bytes]) -> tuple[bytes, AnswerResult]:
+def _delivered(answered: BackendAnswer, chunks: list[bytes]) -> tuple[bytes, AnswerResult]:
     surface = answered.surface
     answer = Answer(
         grant_for(
@@ -156,14 +156,17 @@ def _delivered(answered: Answered, chunks: list[bytes]) -> tuple[bytes, AnswerRe
     return out, answer.result
 
 
-def _check_usage(answered: Answered, usage: Usage) -> None:
+def _check_usage(answered: BackendAnswer, usage: Usage) -> None:
     assert 0 <= usage.output_tokens <= (answered.output_cap if answered.surface.cap_field else 0)
     assert 0 <= usage.input_tokens < 2**53
 
 
-def _check_client(answered: Answered, out: bytes) -> None:
-    """The guarantees for clients: JSON in every line and a string in `error` for ollama-python, and for all of them a
-    usage report exactly when they requested it."""
+def _check_client(answered: BackendAnswer, out: bytes) -> None:
+    """Checks what the clients rely on.
+
+    ollama-python requires JSON in every line and a string in `error`. All clients require that the usage report is
+    present exactly when they requested it.
+    """
     surface = answered.surface
     generates = surface.cap_field is not None
     if not 200 <= answered.status < 300:

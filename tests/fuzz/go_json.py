@@ -1,10 +1,10 @@
-"""A second reader of JSON: bytes into struct fields, as Go's encoding/json does it.
+"""A second JSON parser: bytes into struct fields, as Go's encoding/json does.
 
-Written from the documentation and from nothing that the gateway reads with, so that the two can be held against each
-other: https://pkg.go.dev/encoding/json#Unmarshal (names matched in any case, null, maps and slices that are read into
-again, invalid UTF-8 and surrogates), https://pkg.go.dev/encoding/json#Decoder.Decode (the first value, whatever
-follows), https://pkg.go.dev/unicode#SimpleFold (the long s is an s, the Kelvin sign is a k) and
-https://pkg.go.dev/strconv#ParseInt (what an int field takes).
+It shares no code with the gateway's parser, so that the two can be compared. Sources:
+https://pkg.go.dev/encoding/json#Unmarshal (case-insensitive names, null, maps and slices that are decoded into again,
+invalid UTF-8 and surrogates), https://pkg.go.dev/encoding/json#Decoder.Decode (the first value only),
+https://pkg.go.dev/unicode#SimpleFold (the long s is an s, the Kelvin sign is a k) and
+https://pkg.go.dev/strconv#ParseInt (the syntax of an int field).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-# Go stops at 10,000 levels; what the gateway admits stops far earlier, and so may this.
+# Go stops at 10,000 levels. The gateway admits far fewer, so this limit may be lower too.
 DEPTH_MAX = 200
 
 _SPACE = b" \t\r\n"
@@ -26,36 +26,36 @@ _ESCAPES = {
 }  # fmt: skip
 
 
-class GoRefuses(Exception):
-    """Go reports an error, which Ollama answers with a 400."""
+class GoError(Exception):
+    """Go reports an error, which Ollama answers with status 400."""
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as it was written; what it means depends on the field it goes into."""
+    """A number as written. Its meaning depends on the type of the field."""
 
     text: str
 
     def as_int64(self) -> int:
-        """For an int field: neither a fraction nor an exponent."""
+        """The value for an int field, which accepts neither a fraction nor an exponent. Raises GoError."""
         if not _INTEGER.fullmatch(self.text) or len(self.text) > 20 or not -(2**63) <= int(self.text) < 2**63:
-            raise GoRefuses(f"number {self.text[:40]} into int")
+            raise GoError(f"number {self.text[:40]} into int")
         return int(self.text)
 
     def as_float64(self) -> float:
-        """For a float64 field, and for every number that has no type of its own."""
+        """The value for a float64 field and for a field of type `any`. Raises GoError."""
         value = float(self.text)
         if value in (float("inf"), float("-inf")):
-            raise GoRefuses(f"number {self.text[:40]} into float64")
+            raise GoError(f"number {self.text[:40]} into float64")
         return value
 
 
 class Object(list[tuple[str, Any]]):
-    """Every pair of an object in the order they were written, equal names included."""
+    """The pairs of an object as written, in order, including duplicate names."""
 
 
 def first_value(body: bytes) -> Any:
-    """The first JSON value of `body`: Object, list, str, Number, bool or None. Raises GoRefuses."""
+    """The first JSON value of `body`: Object, list, str, Number, bool or None. Raises GoError."""
     return _Reader(body).value(0)
 
 
@@ -66,7 +66,7 @@ class _Reader:
 
     def value(self, depth: int) -> Any:
         if depth > DEPTH_MAX:
-            raise GoRefuses("exceeded max depth")
+            raise GoError("exceeded max depth")
         self._skip_space()
         match self._peek():
             case 0x7B:
@@ -155,7 +155,7 @@ class _Reader:
 
     def _peek(self) -> int:
         if self._at >= len(self._body):
-            raise GoRefuses("unexpected end of JSON input")
+            raise GoError("unexpected end of JSON input")
         return self._body[self._at]
 
     def _skip_space(self) -> None:
@@ -173,12 +173,12 @@ class _Reader:
         if not self._next_is(mark):
             raise self._invalid()
 
-    def _invalid(self) -> GoRefuses:
-        return GoRefuses(f"invalid character at {self._at}")
+    def _invalid(self) -> GoError:
+        return GoError(f"invalid character at {self._at}")
 
 
 def _text(raw: bytes) -> str:
-    """UTF-8 in which every byte that does not belong to a character becomes U+FFFD."""
+    """Decodes UTF-8. Each byte that is not part of a character becomes U+FFFD."""
     return re.sub("[\udc80-\udcff]", "\ufffd", raw.decode("utf-8", "surrogateescape"))
 
 
@@ -186,13 +186,13 @@ class Kind(Protocol):
     """The type of a struct field."""
 
     def read(self, new: Any, old: Any) -> Any:
-        """What the field holds after `new` was read into it while it held `old`. Raises GoRefuses."""
+        """The value of the field after `new` is decoded over the value `old`. Raises GoError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """`string`, `bool`, `int` or `float64`. Null leaves it alone, and makes a pointer nil."""
+    """`string`, `bool`, `int` or `float64`. Null leaves a value unchanged and sets a pointer to nil."""
 
     kind: Literal["string", "bool", "int", "float64"]
     pointer: bool = False
@@ -206,12 +206,12 @@ class Scalar:
             return new
         if isinstance(new, Number) and self.kind in ("int", "float64"):
             return new.as_int64() if self.kind == "int" else new.as_float64()
-        raise GoRefuses(f"{type(new).__name__} into {self.kind}")
+        raise GoError(f"{type(new).__name__} into {self.kind}")
 
 
 @dataclass(frozen=True, slots=True)
 class Anything:
-    """`any`: what comes last, whole, every number a float64 and every object a map."""
+    """`any`: the last value replaces earlier ones. Every number is a float64 and every object a map."""
 
     def read(self, new: Any, old: Any) -> Any:  # noqa: ARG002
         if isinstance(new, Object):
@@ -223,19 +223,19 @@ class Anything:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """`map[string]any`: exact names; a map that is there already gets more entries."""
+    """`map[string]any`: exact names. Entries are added to an existing map."""
 
     def read(self, new: Any, old: Any) -> Any:
         if new is None:
             return None
         if not isinstance(new, Object):
-            raise GoRefuses(f"{type(new).__name__} into map")
+            raise GoError(f"{type(new).__name__} into map")
         return {**(old or {}), **ANY.read(new, None)}
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """`[]T`: a later array is read over the elements of an earlier one."""
+    """`[]T`: a later array is decoded over the elements of an earlier one."""
 
     item: Kind
 
@@ -243,14 +243,14 @@ class Slice:
         if new is None:
             return None
         if not isinstance(new, list) or isinstance(new, Object):
-            raise GoRefuses(f"{type(new).__name__} into slice")
+            raise GoError(f"{type(new).__name__} into slice")
         stale = old or []
         return [self.item.read(value, stale[at] if at < len(stale) else None) for at, value in enumerate(new)]
 
 
 @dataclass(frozen=True, slots=True)
 class Struct:
-    """Fields by their JSON names; a name that is none of them, in whatever case, is ignored."""
+    """Fields by their JSON names, which match in any case. Unknown names are ignored."""
 
     fields: Mapping[str, Kind]
     pointer: bool = False
@@ -259,17 +259,17 @@ class Struct:
         if new is None:
             return None if self.pointer else old
         if not isinstance(new, Object):
-            raise GoRefuses(f"{type(new).__name__} into struct")
-        held = dict(old or {})
+            raise GoError(f"{type(new).__name__} into struct")
+        values = dict(old or {})
         for name, value in new:
             field = name if name in self.fields else fold(name)
             if field in self.fields:
-                held[field] = self.fields[field].read(value, held.get(field))
-        return held
+                values[field] = self.fields[field].read(value, values.get(field))
+        return values
 
 
 def fold(name: str) -> str:
-    """The lower-case ASCII name that Go takes `name` for. Only two letters beyond ASCII fold into it."""
+    """The lower-case ASCII name that Go matches `name` with. Only two non-ASCII letters fold to ASCII."""
     return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else {"\u017f": "s", "\u212a": "k"}.get(c, c) for c in name)
 
 

@@ -1,4 +1,4 @@
-"""The claims as functions of bytes, for whoever makes bytes: atheris, or chance where there is no atheris."""
+"""The claims as functions of bytes, for atheris or for random inputs."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from gateway.wire.surfaces import SURFACES
 from tests.fuzz.answers import recorded
 from tests.fuzz.claims import check_answer, check_request
 from tests.fuzz.test_requests import (
-    test_no_body_is_read_one_way_at_the_gateway_and_another_way_at_the_backend as shaped,
+    test_the_gateway_and_the_backend_read_every_body_in_the_same_way as shaped,
 )
 from tests.meter.wire_corpus import transcripts
 
 CORPUS = Path(__file__).parent / "corpus"
-# Longer inputs find nothing that shorter ones do not; an answer is delivered in many ways.
+# Longer inputs find nothing more. Answers are shorter because each one is delivered in several ways.
 BYTES_MAX = {"requests": 4096, "shaped-requests": 4096, "answers": 512}
 
 
 def requests(data: bytes) -> None:
-    """A digit that chooses the surface, then a request body."""
+    """Input: a digit that selects the surface, then a request body."""
     surface = SURFACES[(data[0] - ord("0")) % len(SURFACES)] if data else SURFACES[0]
     for runner_options in (False, True):
         check_request(surface, data[1:], runner_options=runner_options)
 
 
 def shaped_requests(data: bytes) -> None:
-    """The choices of the Hypothesis strategies, so that bodies are JSON to begin with."""
+    """Input: the choices of the Hypothesis strategies, so that the bodies are based on valid JSON."""
     shaped.hypothesis.fuzz_one_input(data)  # type: ignore[attr-defined]
 
 
 def answers(data: bytes) -> None:
-    """Two letters, then the body of an answer: which exchange of the corpus it stands for, and what was granted."""
+    """Input: one byte that selects a recorded exchange, one byte that selects the grant, then the body of an answer."""
     known = recorded()
     first, second = data[:2] if len(data) > 1 else (0, 0)
     answered = replace(
@@ -54,15 +54,15 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def seeds(target: str) -> list[bytes]:
-    """What to begin with: the recorded exchanges, and the inputs that once broke a claim."""
-    kept = [path.read_bytes() for path in sorted((CORPUS / target).glob("*"))]
+    """The initial inputs: the recorded exchanges, and the inputs that once broke a claim."""
+    corpus = [path.read_bytes() for path in sorted((CORPUS / target).glob("*"))]
     match target:
         case "requests":
-            return kept + [b"%d%b" % (SURFACES.index(one.surface), one.request) for one in transcripts()]
+            return corpus + [b"%d%b" % (SURFACES.index(one.surface), one.request) for one in transcripts()]
         case "answers":
             indexed = enumerate(recorded())
-            return kept + [bytes([at, 1 + 2 * strip]) + one.body for at, one in indexed for strip in (0, 1)]
+            return corpus + [bytes([at, 1 + 2 * strip]) + one.body for at, one in indexed for strip in (0, 1)]
         case _:
-            # Choices are drawn from these; any bytes are a body.
-            chance = random.Random(0)  # noqa: S311
-            return kept + [chance.randbytes(1024) for _ in range(50)]
+            # The strategies draw their choices from these bytes. Any bytes result in a body.
+            rng = random.Random(0)  # noqa: S311
+            return corpus + [rng.randbytes(1024) for _ in range(50)]

@@ -1,4 +1,4 @@
-"""Whatever a backend sends, in whatever pieces: it is counted once, within bounds, and a client can read what comes."""
+"""Any answer in any chunks is counted once and within bounds, and clients can parse what they receive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.answers import frames_of, recorded
-from tests.fuzz.claims import Answered, check_answer
+from tests.fuzz.claims import BackendAnswer, check_answer
 
 NOISE = st.binary(max_size=6) | st.sampled_from(
     [b"\n", b"\r\n", b"\n\n", b"data: ", b"data: [DONE]\n\n", b": ping\n\n", b"event: x\n", b"null\n", b"data: 5\n\n",
@@ -22,7 +22,7 @@ COUNTS = st.sampled_from("0 1 -1 99 100 101 4.5 true null 9007199254740992 12345
 
 
 @st.composite
-def _answer(draw: st.DrawFn) -> Answered:
+def _answer(draw: st.DrawFn) -> BackendAnswer:
     real = draw(st.sampled_from(recorded()))
     frames = list(frames_of(real.body, real.content_type))
     for _ in range(draw(st.integers(0, 2))):
@@ -49,5 +49,7 @@ def _answer(draw: st.DrawFn) -> Answered:
 
 @settings(max_examples=300)
 @given(_answer(), st.lists(st.integers(0, 2000), max_size=5))
-def test_an_answer_is_the_same_in_any_pieces_and_counted_within_bounds(answered: Answered, places: list[int]) -> None:
-    event(check_answer(answered, places).outcome)
+def test_an_answer_is_the_same_in_any_chunks_and_counted_within_bounds(
+    answered: BackendAnswer, cuts: list[int]
+) -> None:
+    event(check_answer(answered, cuts).outcome)

@@ -1,4 +1,4 @@
-"""The model of Ollama's reading is held against answers of the real one, and against the simulated Ollama."""
+"""The model of Ollama's parser against recorded behaviour of the real one, and against the simulated Ollama."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given
 from gateway.wire.surfaces import BY_NAME, Surface
 from ops.simulator.dialects import gojson, native, openai
 from tests.fuzz.bodies import REQUESTS
-from tests.fuzz.go_json import GoRefuses, first_value
-from tests.fuzz.ollama_reading import STRUCTS, identity, understand
+from tests.fuzz.go_json import GoError, first_value
+from tests.fuzz.ollama_parser import STRUCTS, identity, parse_request
 
 CHAT = STRUCTS["chat"]
 SIMULATED = {"chat": native.CHAT, "generate": native.GENERATE, "v1_chat": openai.CHAT}
@@ -22,7 +22,7 @@ def read(body: bytes, surface: str = "chat") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("body", "held"),
+    ("body", "values"),
     [
         (b'{"model":"ok","Model":"evil"}', {"model": "evil"}),
         (b'{"MODEL":"evil"}', {"model": "evil"}),
@@ -50,8 +50,8 @@ def read(body: bytes, surface: str = "chat") -> Any:
         (b"null", None),
     ],
 )
-def test_a_body_is_read_as_go_reads_it(body: bytes, held: Any) -> None:
-    assert read(body) == held
+def test_a_body_is_read_as_go_reads_it(body: bytes, values: Any) -> None:
+    assert read(body) == values
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_a_body_is_read_as_go_reads_it(body: bytes, held: Any) -> None:
         b"[" * 20_000,
     ],
 )  # fmt: skip
-def test_what_go_refuses_is_refused(body: bytes) -> None:
-    with pytest.raises(GoRefuses):
+def test_a_body_that_go_refuses_is_refused(body: bytes) -> None:
+    with pytest.raises(GoError):
         read(body)
 
 
@@ -77,37 +77,37 @@ def test_what_go_refuses_is_refused(body: bytes) -> None:
         ("12345678901234567890", None), ("1e2", 100),
     ],
 )  # fmt: skip
-def test_an_option_is_cut_to_an_integer_and_one_below_one_bounds_nothing(number: str, cap: int | None) -> None:
+def test_an_option_is_truncated_to_an_integer_and_a_value_below_one_is_no_limit(number: str, cap: int | None) -> None:
     body = b'{"model":"m","options":{"num_predict":' + number.encode() + b"}}"
-    assert understand(BY_NAME["chat"], body).output_cap == cap
+    assert parse_request(BY_NAME["chat"], body).output_cap == cap
 
 
 def test_stream_options_merge_until_null_resets_them() -> None:
-    kept = read(b'{"stream_options":{"include_usage":true},"stream_options":{}}', "v1_chat")
+    merged = read(b'{"stream_options":{"include_usage":true},"stream_options":{}}', "v1_chat")
     reset = read(b'{"stream_options":{"include_usage":true},"stream_options":null}', "v1_chat")
-    assert (kept, reset) == ({"stream_options": {"include_usage": True}}, {"stream_options": None})
+    assert (merged, reset) == ({"stream_options": {"include_usage": True}}, {"stream_options": None})
 
 
 @pytest.mark.parametrize(
     "name", [" llama3.2\n", "\u00a0LLAMA3.2", "llama3.2: local", "foo://registry.ollama.ai/library/llama3.2"]
 )
-def test_names_that_only_ollama_takes_for_one_are_one(name: str) -> None:
+def test_different_spellings_that_ollama_accepts_are_one_model(name: str) -> None:
     assert identity(name) == identity("llama3.2")
 
 
 @given(REQUESTS)
-def test_the_simulated_ollama_reads_a_body_as_the_model_of_the_real_one_does(request: tuple[Surface, bytes]) -> None:
+def test_the_simulated_ollama_reads_a_body_as_the_model_of_the_parser_does(request: tuple[Surface, bytes]) -> None:
     surface, body = request
     if (simulated := SIMULATED.get(surface.name)) is None:
         return
     try:
-        there: Any = gojson.bind(body, simulated)
+        simulator_values: Any = gojson.bind(body, simulated)
     except ValueError:
-        there = None
+        simulator_values = None
     try:
-        here = read(body, surface.name) or {}
-    except GoRefuses:
-        here = None
-    if there is not None and here is not None:
+        model_values = read(body, surface.name) or {}
+    except GoError:
+        model_values = None
+    if simulator_values is not None and model_values is not None:
         for field in ("model", "stream", "max_tokens", "stream_options"):
-            assert there.get(field) == here.get(field), field
+            assert simulator_values.get(field) == model_values.get(field), field

@@ -1,4 +1,4 @@
-"""What was checked is what is executed: the strict reader and the rewriter against a model of how Ollama reads."""
+"""The strict parser and the rewriter against a model of Ollama's parser: what is checked is what is executed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fuzz.claims import check_request
 
 @settings(max_examples=400)
 @given(REQUESTS, st.booleans())
-def test_no_body_is_read_one_way_at_the_gateway_and_another_way_at_the_backend(
+def test_the_gateway_and_the_backend_read_every_body_in_the_same_way(
     request: tuple[Surface, bytes], runner_options: bool
 ) -> None:
     surface, body = request

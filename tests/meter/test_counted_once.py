@@ -26,7 +26,7 @@ from gateway.wire.surfaces import BY_NAME
 from meter.drain import Drain
 from ops.control.reaper import Reaper
 from ops.database.tenants import TenantRepository
-from tests.e2e.books import Books
+from tests.e2e.ledger_view import LedgerView
 from tests.gateway.quota.builders import asks, hold_of
 from tests.meter.wire_corpus import draft_of, grant_for
 from tests.polling import eventually_async
@@ -38,11 +38,11 @@ LEASE_S = 0.5
 
 @dataclass
 class Gateway:
-    """What keeps the books, over a Redis of its own; it drains when told to."""
+    """The quota, the ledger and the drain of a gateway, with a separate Redis. The drain runs only in `drain`."""
 
     redis: Server
     quota: RedisQuota
-    books: Books
+    ledger_view: LedgerView
     tenant_id: int
     key_id: int
     _drain: Drain
@@ -82,7 +82,7 @@ class Gateway:
         counters = await self.quota.counters(self.tenant_id)
         assert counters is not None
         assert counters.used
-        assert counters == await self.books.recorded(self.tenant_id)
+        assert counters == await self.ledger_view.expected_counters(self.tenant_id)
 
 
 def ended(hold: Hold) -> Entry:
@@ -106,8 +106,8 @@ async def gateway_over(redis: Server, database_url: str) -> AsyncIterator[Gatewa
     try:
         tenant = await tenants.create_tenant("acme", {})
         key = await add_key(tenants)
-        books = Books(database, connection, quota)
-        yield Gateway(redis, quota, books, tenant.id, key.id, Drain(quota, ledger, "one"))
+        ledger_view = LedgerView(database, connection, quota)
+        yield Gateway(redis, quota, ledger_view, tenant.id, key.id, Drain(quota, ledger, "one"))
     finally:
         await quota.aclose()
         await connection.aclose()

@@ -1,7 +1,7 @@
 #!/opt/gateway/bin/python
-"""The command `ollama` of the official image, over the simulated server: the same words, ports and data directory.
+"""The command `ollama` of the official image, with the simulated server: the same arguments, ports and data directory.
 
-Models are the manifests below ~/.ollama, as the real one keeps them.
+The models are the manifests below ~/.ollama, as in the real Ollama.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ LIBRARY = Path("/root/.ollama/models/manifests/registry.ollama.ai/library")
 
 
 def installed() -> list[str]:
-    """Names of the models on disk, with their tags."""
+    """The names of the models on disk, with their tags."""
     return sorted(f"{path.parent.name}:{path.name}" for path in LIBRARY.glob("*/*"))
 
 
 def serve() -> None:
-    """Serves what is installed, at $OLLAMA_HOST."""
+    """Serves the installed models at $OLLAMA_HOST."""
     listen = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434")
     module = ["-P", "-m", "ops.simulator", "--tokens-per-s", "60"]
     options = ["--listen", listen, "--models", ",".join(installed())]
@@ -28,14 +28,14 @@ def serve() -> None:
 
 
 def ls() -> None:
-    """Exits 0 when the server answers."""
+    """Exits with 0 if the server answers, else with 1."""
     connection = HTTPConnection("127.0.0.1", 11434, timeout=5)
     connection.request("GET", "/api/tags")
     sys.exit(connection.getresponse().status != 200)
 
 
 def pull(name: str) -> None:
-    """Installs a model; unlike the real one it fetches nothing."""
+    """Installs a model. Unlike the real command, it downloads nothing."""
     model, _, tag = name.partition(":")
     path = LIBRARY / model / (tag or "latest")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Two Envoys, each with a control of its own, over the same stores; the second reaches its workers by mutual TLS.
+"""Two Envoys, each with its own control, over the same stores. The second one reaches its workers by mutual TLS.
 
-The last two tests take parts of the second machine away for good.
+The last two tests stop parts of the second machine permanently.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 from envoy.service.ext_proc.v3 import external_processor_pb2, external_processor_pb2_grpc
 
 from gateway.wire.names import AUTHZ_TLS_NAME, METER_TLS_NAME
-from tests.e2e.books import row_of
-from tests.e2e.site import Site, make_certificates, site
+from tests.e2e.ledger_view import audit_row
+from tests.e2e.second_machine import SecondMachine, make_certificates, second_machine
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
@@ -32,8 +32,8 @@ TLS_PORTS = (*GRPC_PORTS, "authz_http")
 
 
 @pytest.fixture(scope="module")
-def second(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site(stack, tmp_path_factory.mktemp("second")) as running:
+def second(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecondMachine]:
+    with second_machine(stack, tmp_path_factory.mktemp("second")) as running:
         yield running
 
 
@@ -41,8 +41,8 @@ def chat(url: str, key: str) -> httpx.Response:
     return httpx.post(f"{url}/api/chat", json=CHAT, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
 
-def grpc_code(second: Site, port: str, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:
-    """How a call of the service ends for somebody with these credentials, None for plain text."""
+def grpc_code(second: SecondMachine, port: str, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:
+    """The status of a call to the service with these credentials, or over plain text with None."""
     target, name = f"127.0.0.1:{second.ports[port]}", AUTHZ_TLS_NAME if port == "authz_grpc" else METER_TLS_NAME
     options = [("grpc.ssl_target_name_override", name)]
     channel = grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target)
@@ -60,6 +60,7 @@ def grpc_code(second: Site, port: str, credentials: grpc.ChannelCredentials | No
 
 
 def credentials(directory: Path, holder: str | None) -> grpc.ChannelCredentials:
+    """Credentials with the client certificate of `holder`, None for no client certificate."""
     ca = (directory / "ca.crt").read_bytes()
     if holder is None:
         return grpc.ssl_channel_credentials(ca)
@@ -74,14 +75,14 @@ def http_context(directory: Path, holder: str | None) -> ssl.SSLContext:
     return context
 
 
-def health(second: Site, context: ssl.SSLContext) -> int:
+def health_status(second: SecondMachine, context: ssl.SSLContext) -> int:
     url = f"https://127.0.0.1:{second.ports['authz_http']}/healthz"
     with httpx.Client(verify=context) as client:
         return client.get(url, extensions={"sni_hostname": AUTHZ_TLS_NAME}).status_code
 
 
-def shown_certificate(second: Site, port: str) -> bytes:
-    """What a server shows to anybody, before it asks who that is."""
+def server_certificate(second: SecondMachine, port: str) -> bytes:
+    """The certificate that a server presents before it verifies the client, in DER."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"] if port in GRPC_PORTS else ["http/1.1"])
@@ -92,11 +93,11 @@ def shown_certificate(second: Site, port: str) -> bytes:
         return connection.getpeercert(binary_form=True) or b""
 
 
-def test_both_envoys_serve_and_offer_the_same_models(stack: Stack, second: Site, key: str) -> None:
+def test_both_envoys_serve_requests_and_list_the_same_models(stack: Stack, second: SecondMachine, key: str) -> None:
     for url in (stack.url, second.url()):
         answer = chat(url, key)
         assert answer.status_code == 200
-        assert row_of(stack, answer.headers["x-request-id"])["outcome"] == "complete"
+        assert audit_row(stack, answer.headers["x-request-id"])["outcome"] == "complete"
 
     def models(url: str) -> Any:
         return httpx.get(f"{url}/api/tags", headers={"Authorization": f"Bearer {key}"}).json()["models"]
@@ -105,68 +106,70 @@ def test_both_envoys_serve_and_offer_the_same_models(stack: Stack, second: Site,
 
 
 @pytest.mark.parametrize("port", GRPC_PORTS)
-def test_a_grpc_service_answers_envoys_certificate_and_nothing_else(second: Site, port: str, tmp_path: Path) -> None:
-    make_certificates(stranger := tmp_path / "stranger")
-    known = second.certificates
-    assert grpc_code(second, port, credentials(known, "envoy")) is not grpc.StatusCode.UNAVAILABLE
-    stolen = grpc.ssl_channel_credentials(
-        (known / "ca.crt").read_bytes(), (stranger / "envoy.key").read_bytes(), (stranger / "envoy.crt").read_bytes()
+def test_a_grpc_service_accepts_only_the_certificate_of_envoy(second: SecondMachine, port: str, tmp_path: Path) -> None:
+    make_certificates(foreign := tmp_path / "foreign")
+    own = second.certificates
+    assert grpc_code(second, port, credentials(own, "envoy")) is not grpc.StatusCode.UNAVAILABLE
+    forged = grpc.ssl_channel_credentials(
+        (own / "ca.crt").read_bytes(), (foreign / "envoy.key").read_bytes(), (foreign / "envoy.crt").read_bytes()
     )
-    for refused in (None, credentials(known, None), credentials(known, "meter"), stolen):
+    for refused in (None, credentials(own, None), credentials(own, "meter"), forged):
         assert grpc_code(second, port, refused) is grpc.StatusCode.UNAVAILABLE
 
 
-def test_the_catalog_answers_envoys_certificate_and_nothing_else(second: Site, tmp_path: Path) -> None:
-    make_certificates(stranger := tmp_path / "stranger")
-    assert health(second, http_context(second.certificates, "envoy")) == 200
-    stolen = http_context(second.certificates, None)
-    stolen.load_cert_chain(stranger / "envoy.crt", stranger / "envoy.key")
-    for refused in (http_context(second.certificates, None), http_context(second.certificates, "authz"), stolen):
+def test_the_catalog_accepts_only_the_certificate_of_envoy(second: SecondMachine, tmp_path: Path) -> None:
+    make_certificates(foreign := tmp_path / "foreign")
+    assert health_status(second, http_context(second.certificates, "envoy")) == 200
+    forged = http_context(second.certificates, None)
+    forged.load_cert_chain(foreign / "envoy.crt", foreign / "envoy.key")
+    for refused in (http_context(second.certificates, None), http_context(second.certificates, "authz"), forged):
         with pytest.raises(httpx.TransportError):
-            health(second, refused)
+            health_status(second, refused)
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{second.url('authz_http')}/healthz")
 
 
-def test_renewed_certificates_are_taken_up_while_requests_are_served(second: Site, key: str) -> None:
-    before = {port: shown_certificate(second, port) for port in TLS_PORTS}
-    shown_by_envoy = httpx.get(f"{second.url('admin')}/certs").json()["certificates"]
+def test_renewed_certificates_are_loaded_while_requests_are_served(second: SecondMachine, key: str) -> None:
+    before = {port: server_certificate(second, port) for port in TLS_PORTS}
+    before_envoy = httpx.get(f"{second.url('admin')}/certs").json()["certificates"]
     make_certificates(second.certificates)
     for port in TLS_PORTS:
         file = second.certificates / f"{port.partition('_')[0]}.crt"
         renewed = ssl.PEM_cert_to_DER_cert(file.read_text())
-        eventually(lambda port=port, renewed=renewed: shown_certificate(second, port) == renewed)  # type: ignore[misc]
+        eventually(lambda port=port, renewed=renewed: server_certificate(second, port) == renewed)  # type: ignore[misc]
         assert renewed != before[port]
         assert chat(second.url(), key).status_code == 200
-    eventually(lambda: httpx.get(f"{second.url('admin')}/certs").json()["certificates"] != shown_by_envoy)
+    eventually(lambda: httpx.get(f"{second.url('admin')}/certs").json()["certificates"] != before_envoy)
     assert chat(second.url(), key).status_code == 200
 
 
-def test_envoys_key_is_in_no_dump_of_envoy(second: Site) -> None:
+def test_the_config_dump_does_not_contain_the_private_key(second: SecondMachine) -> None:
     dump = httpx.get(f"{second.url('admin')}/config_dump").text
     assert "service-certificate" in dump
     secret = (second.certificates / "envoy.key").read_text().splitlines()[1]
     assert secret not in dump
 
 
-def test_two_controls_settle_a_lost_request_once(stack: Stack, second: Site, ollama: Simulator, key: str) -> None:
+def test_two_controls_settle_a_lost_request_once(
+    stack: Stack, second: SecondMachine, ollama: Simulator, key: str
+) -> None:
     ollama.behave(tokens_per_s=5)
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me a long story."}]}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Write a long story."}]}
     meter = second.processes["meter"]
     with httpx.stream(
         "POST", f"{second.url()}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30
     ) as answer:
         next(answer.iter_lines())
         os.kill(meter.pid, signal.SIGKILL)
-    row = row_of(stack, answer.headers["x-request-id"])
+    row = audit_row(stack, answer.headers["x-request-id"])
     assert row["outcome"] == "lost"
     assert row["input_tokens"] + row["output_tokens"] <= row["reserved_tokens"]
 
 
-def test_an_envoy_goes_on_without_its_control(stack: Stack, second: Site, key: str) -> None:
+def test_an_envoy_keeps_serving_without_its_control(stack: Stack, second: SecondMachine, key: str) -> None:
     second.processes["control"].kill()
     second.processes["control"].wait(10)
-    assert not second.answers("control", "/healthz")
+    assert not second.is_ok("control", "/healthz")
     listing = httpx.get(f"{second.url()}/api/tags", headers={"Authorization": f"Bearer {key}"})
     assert listing.status_code == 200
     assert chat(stack.url, key).status_code == 200

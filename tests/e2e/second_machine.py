@@ -1,4 +1,4 @@
-"""A second machine of a running stack, on loopback: its own Envoy and control, and workers reached over mutual TLS."""
+"""A second machine of a running stack, on loopback: a separate Envoy and control, and workers behind mutual TLS."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from tests.polling import eventually
 from tests.ports import free_port
 
 MAKE_CERTIFICATES = Path(__file__).parents[2] / "deploy/tls/make-certificates"
-# Short, so that a test need not wait long for what the reaper does.
+# Short, so that the reaper settles lost requests soon.
 LEASE_S = 2
 
 
 def make_certificates(directory: Path) -> None:
-    """Makes or renews them as an operator would."""
+    """Creates or renews the certificates in `directory`, as an operator would."""
     done = subprocess.run([MAKE_CERTIFICATES, directory], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @dataclass
-class Site:
-    """What runs on the second machine. Ports are of loopback."""
+class SecondMachine:
+    """The processes of the second machine and their loopback ports."""
 
     certificates: Path
     ports: dict[str, int]
     processes: dict[str, subprocess.Popen[bytes]]
 
     def url(self, port: str = "envoy") -> str:
-        """The address of an HTTP port, Envoy's listener unless said otherwise."""
+        """The URL of an HTTP port; the default is Envoy's listener."""
         return f"http://127.0.0.1:{self.ports[port]}"
 
-    def answers(self, port: str, path: str) -> bool:
-        """Whether a page says 200."""
+    def is_ok(self, port: str, path: str) -> bool:
+        """Whether `path` answers with status 200."""
         try:
             return httpx.get(f"{self.url(port)}{path}", timeout=5).status_code == 200
         except httpx.TransportError:
@@ -49,8 +49,8 @@ class Site:
 
 
 @contextmanager
-def site(stack: Stack, directory: Path) -> Iterator[Site]:
-    """Starts it over the stores of `stack`, and ends what it started."""
+def second_machine(stack: Stack, directory: Path) -> Iterator[SecondMachine]:
+    """Starts the machine on the stores of `stack` and stops it when the context ends."""
     certificates, envoy_dir = directory / "tls", directory / "envoy"
     make_certificates(certificates)
     names = ("envoy", "admin", "control", "authz_grpc", "authz_http", "meter_grpc")
@@ -67,31 +67,34 @@ def site(stack: Stack, directory: Path) -> Iterator[Site]:
     }
     for name in ("authz_grpc", "authz_http", "meter_grpc"):
         env[f"{name.upper()}_LISTEN"] = f"127.0.0.1:{ports[name]}"
-        # By name, as across machines, and not by address.
+        # Across machines, targets are names and not addresses.
         env[f"{name.upper()}_TARGETS"] = f"localhost:{ports[name]}"
 
     with ExitStack() as running:
-        started = Site(certificates, ports, {})
+        machine = SecondMachine(certificates, ports, {})
 
         def start(name: str, *command: str, identity: str = "") -> None:
-            own = {f"SERVICE_TLS_{part}_FILE": str(certificates / f"{identity}.{end}") for part, end in _PAIR}
+            own = {
+                f"SERVICE_TLS_{part}_FILE": str(certificates / f"{identity}.{suffix}")
+                for part, suffix in _CERTIFICATE_FILES
+            }
             log = running.enter_context((directory / f"{name}.log").open("ab"))
             process = subprocess.Popen(command, env={**env, **own}, stdout=log, stderr=log)
             running.callback(process.wait, 30)
             running.callback(process.terminate)
-            started.processes[name] = process
+            machine.processes[name] = process
 
         for name, module, identity in _SERVICES:
             start(name, sys.executable, "-P", "-m", module, identity=identity)
-        eventually(lambda: started.answers("control", "/readyz"), START_TIMEOUT_S)
+        eventually(lambda: machine.is_ok("control", "/readyz"), START_TIMEOUT_S)
         bootstrap = str(envoy_dir / "bootstrap.yaml")
         start(
             "envoy", str(binaries.envoy()), "--config-path", bootstrap, "--disable-hot-restart", "--log-level", "error"
         )
-        eventually(lambda: started.answers("envoy", "/readyz"), START_TIMEOUT_S)
-        yield started
+        eventually(lambda: machine.is_ok("envoy", "/readyz"), START_TIMEOUT_S)
+        yield machine
 
 
-_PAIR = (("CERT", "crt"), ("KEY", "key"))
-# Name, module and whose certificate it has: control hands Envoy's on to Envoy.
+_CERTIFICATE_FILES = (("CERT", "crt"), ("KEY", "key"))
+# Name, module and owner of its certificate. Control passes Envoy's certificate on to Envoy.
 _SERVICES = (("authz", "authz", "authz"), ("meter", "meter", "meter"), ("control", "ops.control", "envoy"))

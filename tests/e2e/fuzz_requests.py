@@ -1,4 +1,4 @@
-"""Requests for a gateway to be shot at with: valid ones of every surface, and what can be done to them. Pure."""
+"""Generates requests: valid ones of every surface, and mutations of them. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.wire.surfaces import BY_NAME
-from tests.e2e.cases import CASES, VECTORS
+from tests.e2e.surface_cases import EMBEDDING_CASES, GENERATION_CASES
 
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 7, 2**31, 2**63 - 1, 2**63, -(2**64), 10**40, 0.5, -0.0, 1e308, "", "x", "0", "null",
@@ -47,71 +47,72 @@ _LINES = (
 
 
 @dataclass(frozen=True)
-class Shot:
+class RawRequest:
     """The bytes of one request and how they are sent.
 
-    `pieces` are written one after the other. `well_framed`: the answer's end is known, and another request may follow
-    on the connection. `reads_bytes_max`: the client leaves after so many bytes of the answer; None: it stays.
+    `pieces` are written one after the other. With `well_framed`, the end of the answer is recognisable and another
+    request may follow on the connection. The client disconnects after `read_bytes_max` bytes of the answer; None means
+    that it reads the whole answer.
     """
 
     pieces: tuple[bytes, ...]
     method: bytes
     well_framed: bool
-    reads_bytes_max: int | None = None
+    read_bytes_max: int | None = None
 
 
-class Gun:
-    """Makes shots. The same seed and keys give the same shots."""
+class RequestGenerator:
+    """A sequence of requests, determined by the seed and the keys."""
 
     def __init__(self, seed: int, keys: Sequence[str]) -> None:
-        self._dice = random.Random(seed)  # noqa: S311 - nothing secret
+        self._random = random.Random(seed)  # noqa: S311 - nothing secret
         self._keys = keys
 
-    def shot(self) -> Shot:
-        """The next one. Two in five are valid to the last byte."""
-        dice = self._dice
+    def next_request(self) -> RawRequest:
+        """The next request. Two in five are entirely valid."""
+        rng = self._random
         target, document = self._valid()
-        body, method, lines, valid = b"", b"POST", [self._authorization()], dice.random() < 0.4
-        if not valid and dice.random() < 0.6:
+        body, method, lines, valid = b"", b"POST", [self._authorization()], rng.random() < 0.4
+        if not valid and rng.random() < 0.6:
             document = self._mutated(document)
-        body = json.dumps(document, ensure_ascii=dice.random() < 0.5).encode("utf-8", "surrogatepass")
-        if not valid and dice.random() < 0.2:
-            body = self._spoiled(body)
-        if not valid and dice.random() < 0.15:
-            target = dice.choice(_TARGETS)
-        if not valid and dice.random() < 0.1:
-            method = dice.choice(_METHODS)
-        odd = not valid and dice.random() < 0.25
-        if odd:
-            lines += dice.sample(_LINES, dice.randint(1, 3))
-        return self._sent(method, target, lines, body, well_framed=not odd and method in (b"POST", b"GET"))
+        body = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+        if not valid and rng.random() < 0.2:
+            body = self._corrupted(body)
+        if not valid and rng.random() < 0.15:
+            target = rng.choice(_TARGETS)
+        if not valid and rng.random() < 0.1:
+            method = rng.choice(_METHODS)
+        unusual = not valid and rng.random() < 0.25
+        if unusual:
+            lines += rng.sample(_LINES, rng.randint(1, 3))
+        return self._framed(method, target, lines, body, well_framed=not unusual and method in (b"POST", b"GET"))
 
     def _valid(self) -> tuple[bytes, dict[str, Any]]:
-        case = self._dice.choice((*CASES, *CASES, *VECTORS))
+        case = self._random.choice((*GENERATION_CASES, *GENERATION_CASES, *EMBEDDING_CASES))
         surface = BY_NAME[case.surface]
-        document = copy.deepcopy(case.asked)
+        document = copy.deepcopy(case.arguments)
         if surface.streams_by_default is not None:
-            document["stream"] = self._dice.random() < 0.6
-        if surface.name == "v1_messages" or (surface.cap_field == ("max_tokens",) and self._dice.random() < 0.3):
-            document["max_tokens"] = self._dice.choice((1, 5, 300))
+            document["stream"] = self._random.random() < 0.6
+        if surface.name == "v1_messages" or (surface.cap_field == ("max_tokens",) and self._random.random() < 0.3):
+            document["max_tokens"] = self._random.choice((1, 5, 300))
         return surface.path.encode(), document
 
     def _authorization(self) -> bytes:
-        key = self._dice.choice((*self._keys, *self._keys, "nz_" + "a" * 42, "sk-none", ""))
-        # Most are the valid ones; what is left shows what a stranger can do.
-        key = key if self._dice.random() < 0.3 else self._dice.choice(self._keys)
-        return self._dice.choice((b"Authorization: Bearer %s", b"x-api-key: %s")) % key.encode()
+        key = self._random.choice((*self._keys, *self._keys, "nz_" + "a" * 42, "sk-none", ""))
+        # Most requests have a valid key. The others show what is possible without one.
+        key = key if self._random.random() < 0.3 else self._random.choice(self._keys)
+        return self._random.choice((b"Authorization: Bearer %s", b"x-api-key: %s")) % key.encode()
 
     def _mutated(self, document: dict[str, Any]) -> dict[str, Any]:
-        for _ in range(self._dice.choice((1, 1, 2, 5))):
-            parent, key = self._place(document)
-            change: Callable[[], None] = self._dice.choice(
+        for _ in range(self._random.choice((1, 1, 2, 5))):
+            parent, key = self._random_location(document)
+            change: Callable[[], None] = self._random.choice(
                 (
                     lambda parent=parent, key=key: parent.__setitem__(key, self._value()),
                     lambda parent=parent, key=key: parent.__delitem__(key),
-                    lambda: document.__setitem__(self._dice.choice(_KEYS), self._value()),
-                    lambda: document.__setitem__("model", self._dice.choice(_MODELS)),
-                    lambda: document.__setitem__("options", {self._dice.choice(_KEYS): self._value()}),
+                    lambda: document.__setitem__(self._random.choice(_KEYS), self._value()),
+                    lambda: document.__setitem__("model", self._random.choice(_MODELS)),
+                    lambda: document.__setitem__("options", {self._random.choice(_KEYS): self._value()}),
                 )
             )
             if document:
@@ -119,31 +120,31 @@ class Gun:
         return document
 
     def _value(self) -> Any:
-        """A value of its own: one that stands in two places could be put into itself."""
-        return copy.deepcopy(self._dice.choice(_VALUES))
+        """A fresh copy: a shared value could be inserted into itself."""
+        return copy.deepcopy(self._random.choice(_VALUES))
 
-    def _place(self, document: dict[str, Any]) -> tuple[Any, Any]:
-        """Some key or index anywhere in the document; in an empty one, a key it does not have."""
+    def _random_location(self, document: dict[str, Any]) -> tuple[Any, Any]:
+        """A random container in the document and one of its keys or indexes; `model` for an empty document."""
         node: Any = document
         while True:
             keys = list(node) if isinstance(node, dict) else list(range(len(node)))
             if not keys:
                 return document, next(iter(document), "model")
-            key = self._dice.choice(keys)
+            key = self._random.choice(keys)
             child = node[key]
-            if not isinstance(child, dict | list) or not child or self._dice.random() < 0.3:
+            if not isinstance(child, dict | list) or not child or self._random.random() < 0.3:
                 return node, key
             node = child
 
-    def _spoiled(self, body: bytes) -> bytes:
-        """Bytes that are JSON no longer, or JSON that two readers read differently."""
-        dice = self._dice
-        at = dice.randrange(len(body) + 1)
-        return dice.choice(
+    def _corrupted(self, body: bytes) -> bytes:
+        """Bytes that are no longer JSON, or JSON that two parsers may read differently."""
+        rng = self._random
+        at = rng.randrange(len(body) + 1)
+        return rng.choice(
             (
                 lambda: body[:at],
-                lambda: body[:at] + bytes([dice.randrange(256)]) + body[at:],
-                lambda: body[:at] + bytes([dice.randrange(256)]) + body[at + 1 :],
+                lambda: body[:at] + bytes([rng.randrange(256)]) + body[at:],
+                lambda: body[:at] + bytes([rng.randrange(256)]) + body[at + 1 :],
                 lambda: body + b" " * 3000,
                 lambda: body + body,
                 lambda: b"\xef\xbb\xbf" + body,
@@ -152,26 +153,28 @@ class Gun:
                 lambda: b"[" * 2000 + body,
                 lambda: body.replace(b":", b":" + b" " * 300_000, 1),
                 lambda: b"",
-                lambda: dice.randbytes(200),
+                lambda: rng.randbytes(200),
             )
         )()
 
-    def _sent(self, method: bytes, target: bytes, lines: list[bytes], body: bytes, *, well_framed: bool) -> Shot:
-        dice = self._dice
-        if dice.random() < 0.2:
-            framing, body = b"Transfer-Encoding: chunked", _chunked(body, dice.randint(1, 4))
+    def _framed(
+        self, method: bytes, target: bytes, lines: list[bytes], body: bytes, *, well_framed: bool
+    ) -> RawRequest:
+        rng = self._random
+        if rng.random() < 0.2:
+            framing, body = b"Transfer-Encoding: chunked", _chunked(body, rng.randint(1, 4))
         else:
             framing = b"Content-Length: %d" % len(body)
         head = b"\r\n".join([b"%s %s HTTP/1.1" % (method, target), b"Host: gateway.example", framing, *lines, b"", b""])
         data = head + body
-        fate = dice.random()
-        if fate < 0.08:
-            # The caller leaves in the middle of its own request.
-            return Shot((data[: dice.randrange(1, len(data))],), method, well_framed=False, reads_bytes_max=0)
-        if fate < 0.16:
-            return Shot((data,), method, well_framed=False, reads_bytes_max=dice.choice((0, 1, 200, 1500)))
-        cut = dice.randrange(len(data)) if fate < 0.3 else 0
-        return Shot((data[:cut], data[cut:]) if cut else (data,), method, well_framed)
+        delivery = rng.random()
+        if delivery < 0.08:
+            # The client disconnects in the middle of its request.
+            return RawRequest((data[: rng.randrange(1, len(data))],), method, well_framed=False, read_bytes_max=0)
+        if delivery < 0.16:
+            return RawRequest((data,), method, well_framed=False, read_bytes_max=rng.choice((0, 1, 200, 1500)))
+        cut = rng.randrange(len(data)) if delivery < 0.3 else 0
+        return RawRequest((data[:cut], data[cut:]) if cut else (data,), method, well_framed)
 
 
 def _chunked(body: bytes, count: int) -> bytes:

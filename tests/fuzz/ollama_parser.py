@@ -1,8 +1,8 @@
-"""What Ollama would do with a request body: its request structs, read as Go reads them.
+"""How Ollama parses a request body: its request structs, decoded as Go decodes them.
 
-Structs: ollama/ollama api/types.go, openai/openai.go, openai/responses.go, anthropic/anthropic.go, with the types their
-fields have there. `gin` decodes the first value of the body and nothing else (github.com/gin-gonic/gin
-binding/json.go). A field whose type reads itself is `any` here, which refuses less than Ollama does.
+The structs and the types of their fields are those of ollama/ollama api/types.go, openai/openai.go, openai/responses.go
+and anthropic/anthropic.go. `gin` decodes only the first value of the body (github.com/gin-gonic/gin binding/json.go). A
+field whose type has its own decoder is `any` here, which accepts more than Ollama does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.fuzz.go_json import (
     MAP,
     STRING,
     STRING_POINTER,
-    GoRefuses,
+    GoError,
     Kind,
     Slice,
     Struct,
@@ -74,16 +74,17 @@ STRUCTS: dict[str, Struct] = {
     }),
 }  # fmt: skip
 
-# Of api.Options: what api.Runner holds is set when a model is loaded, so another value loads it again.
+# The fields of api.Options in api.Runner are set when a model is loaded, so another value reloads the model.
 _RUNNER_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 
 
 @dataclass(frozen=True, slots=True)
-class Understood:
-    """What a body makes Ollama do.
+class ParsedRequest:
+    """The effect of a body on Ollama.
 
-    `output_cap` is None where nothing bounds the output. `runner` are the fields and options that reload, keep or
-    unload the model for everybody or show the rendered prompt, `searches` whether a tool is Ollama's own web search.
+    `output_cap` is None if the output is unlimited. `runner` contains the fields and options that reload, retain or
+    unload the model for all clients, or show the rendered prompt. `searches` is true if a tool is Ollama's own web
+    search.
     """
 
     model: str
@@ -94,33 +95,33 @@ class Understood:
     searches: bool
 
 
-def understand(surface: Surface, body: bytes) -> Understood:
-    """Reads `body` as the handler of `surface` does. Raises GoRefuses where that answers with an error."""
-    held = STRUCTS[surface.name].read(first_value(body), None) or {}
-    options = held.get("options") or {}
-    return Understood(
-        model=held.get("model") or "",
-        stream=_stream(surface, held.get("stream")),
-        output_cap=_output_cap(surface, held, options),
-        include_usage=bool((held.get("stream_options") or {}).get("include_usage")),
+def parse_request(surface: Surface, body: bytes) -> ParsedRequest:
+    """Parses `body` as the handler of `surface` does. Raises GoError if the handler answers with an error."""
+    fields = STRUCTS[surface.name].read(first_value(body), None) or {}
+    options = fields.get("options") or {}
+    return ParsedRequest(
+        model=fields.get("model") or "",
+        stream=_stream(surface, fields.get("stream")),
+        output_cap=_output_cap(surface, fields, options),
+        include_usage=bool((fields.get("stream_options") or {}).get("include_usage")),
         runner=frozenset(
-            [name for name in ("keep_alive", "shift") if held.get(name) is not None]
-            + (["_debug_render_only"] if held.get("_debug_render_only") else [])
+            [name for name in ("keep_alive", "shift") if fields.get(name) is not None]
+            + (["_debug_render_only"] if fields.get("_debug_render_only") else [])
             + [f"options.{name}" for name in _RUNNER_OPTIONS if options.get(name) is not None]
         ),
-        searches=any(_is_search(tool) for tool in held.get("tools") or ()),
+        searches=any(_is_search(tool) for tool in fields.get("tools") or ()),
     )
 
 
 def identity(model: str) -> tuple[str, str]:
-    """Which model a name means and where it would run. Raises GoRefuses for what Ollama calls no name."""
+    """The model that a name refers to, and where it runs: `cloud` or `here`. Raises GoError for an invalid name."""
     try:
         base, source = names.split_source(model)
     except names.ConflictingSource:
-        raise GoRefuses("conflicting sources") from None
+        raise GoError("conflicting sources") from None
     name = names.parse(base)
     if name is None:
-        raise GoRefuses("invalid model name")
+        raise GoError("invalid model name")
     return name.key, "cloud" if source == "cloud" else "here"
 
 
@@ -130,22 +131,22 @@ def _stream(surface: Surface, stream: bool | None) -> bool:
     return surface.streams_by_default if stream is None else stream
 
 
-def _output_cap(surface: Surface, held: Mapping[str, Any], options: Mapping[str, Any]) -> int | None:
+def _output_cap(surface: Surface, fields: Mapping[str, Any], options: Mapping[str, Any]) -> int | None:
     if surface.cap_field is None:
         return 0
     if surface.cap_field[0] == "options":
         cap = _as_option_int(options.get("num_predict"))
     else:
-        cap = held.get(surface.cap_field[0])
+        cap = fields.get(surface.cap_field[0])
     return cap if cap is not None and cap > 0 else None
 
 
 def _as_option_int(value: object) -> int | None:
-    """As `Options.FromMap` makes an int of a float64: cut off; beyond 64 bits amd64 gives the least integer."""
+    """Truncates a float64 to an int as `Options.FromMap` does. Beyond 64 bits, amd64 returns the lowest integer."""
     if value is None:
         return None
     if not isinstance(value, float):
-        raise GoRefuses("option must be of type integer")
+        raise GoError("option must be of type integer")
     return int(value) if -(2.0**63) <= value < 2.0**63 else -(2**63)
 
 

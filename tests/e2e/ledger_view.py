@@ -1,4 +1,4 @@
-"""The gateway's books, read where they are kept: audit rows and sums in PostgreSQL, live counters in Redis."""
+"""Reads the ledger of a running stack: audit rows and totals in PostgreSQL, live counters in Redis."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.polling import eventually_async
 Rows = Mapping[str, list[dict[str, Any]]]
 
 
-class Books:
-    """Of one running stack. `rows` and the like are what is recorded now; `settled` waits."""
+class LedgerView:
+    """The ledger of one stack. Methods that wait have `wait` in their names; the others return the current state."""
 
     def __init__(self, database: Database, redis: Redis, quota: RedisQuota) -> None:
         self.redis = redis
@@ -34,28 +34,28 @@ class Books:
         self._quota = quota
 
     async def rows(self, request_ids: Collection[str]) -> Rows:
-        """Every audit row of these requests, by request id."""
+        """All audit rows of these requests, by request id."""
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         query = "SELECT * FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
         for row in await self._database.fetch(query, list(request_ids)):
             found[row["request_id"]].append(dict(row))
         return found
 
-    async def rows_once_there(self, request_ids: Collection[str], timeout_s: float = WAIT_TIMEOUT_S) -> Rows:
-        """The same once each of them has one, or what there is when that never happens."""
+    async def wait_for_rows(self, request_ids: Collection[str], timeout_s: float = WAIT_TIMEOUT_S) -> Rows:
+        """Waits until each of these requests has a row. After `timeout_s`, returns the rows that exist."""
         rows: Rows = {}
 
-        async def all_there() -> bool:
+        async def all_have_rows() -> bool:
             nonlocal rows
             rows = await self.rows(request_ids)
             return set(request_ids) <= rows.keys()
 
         with suppress(AssertionError):
-            await eventually_async(all_there, timeout_s, retry_on=(StoreUnavailable,))
+            await eventually_async(all_have_rows, timeout_s, retry_on=(StoreUnavailable,))
         return rows
 
     async def request_ids(self, user_agent: str) -> set[str]:
-        """Every request that came from this client and has a row."""
+        """The ids of all requests with this user agent that have a row."""
         query = "SELECT request_id FROM gateway.audit_log WHERE user_agent = $1"
         return {row["request_id"] for row in await self._database.fetch(query, user_agent)}
 
@@ -65,24 +65,24 @@ class Books:
         return found
 
     async def tenant_rows(self, tenant_id: int) -> list[dict[str, Any]]:
-        """Every audit row of a tenant, oldest first."""
+        """All audit rows of a tenant, oldest first."""
         query = "SELECT * FROM gateway.audit_log WHERE tenant_id = $1 ORDER BY ts"
         return [dict(row) for row in await self._database.fetch(query, tenant_id)]
 
     async def counters(self, tenant_id: int) -> Counters | None:
-        """The live counters of a tenant. Where the drain was in doubt they are rebuilt, as an admission would do it."""
+        """The live counters of a tenant. If they are invalid, they are rebuilt first, as an admission would do."""
         if (found := await self._quota.counters(tenant_id)) is None:
             await self._quota._rebuilder.rebuild(tenant_id)
             found = await self._quota.counters(tenant_id)
         return found
 
-    async def recorded(self, tenant_id: int) -> Counters:
-        """What the live counters of a tenant must say once all of its requests are settled."""
+    async def expected_counters(self, tenant_id: int) -> Counters:
+        """The values that the live counters of a tenant must have when all its requests are settled."""
         now_ms = int(time.time() * 1000)
         used = total(await Ledger(self._database).usage_of(tenant_id, periods.at(now_ms), ()), (), now_ms)
-        return Counters({(who, period): tokens for (who, period, _), tokens in used.items()}, {}, {})
+        return Counters({(subject, period): tokens for (subject, period, _), tokens in used.items()}, {}, {})
 
-    async def settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+    async def wait_until_settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Waits until no request is held and no event waits for PostgreSQL."""
         await eventually_async(self._is_idle, timeout_s, failure="a hold or an event remained")
 
@@ -92,25 +92,25 @@ class Books:
 
 
 @asynccontextmanager
-async def opened(stack: Stack) -> AsyncIterator[Books]:
-    """The books of `stack`, as long as the context lasts."""
+async def open_ledger_view(stack: Stack) -> AsyncIterator[LedgerView]:
+    """A view of the ledger of `stack`, open until the context ends."""
     loaded = settings.load(Path(stack.ready["env_file"]))
     database, redis = Database(loaded), connect(loaded)
     quota = RedisQuota(redis, loaded, Ledger(database).usage_of)
     try:
-        yield Books(database, redis, quota)
+        yield LedgerView(database, redis, quota)
     finally:
         await quota.aclose()
         await redis.aclose()
         await database.close()
 
 
-def row_of(stack: Stack, request_id: str) -> dict[str, Any]:
-    """The audit row of a request, once it is there. There is never more than one."""
+def audit_row(stack: Stack, request_id: str) -> dict[str, Any]:
+    """Waits for the audit row of a request and returns it. Raises ValueError if there is more than one."""
 
     async def look() -> dict[str, Any]:
-        async with opened(stack) as books:
-            rows = await books.rows_once_there([request_id])
+        async with open_ledger_view(stack) as ledger_view:
+            rows = await ledger_view.wait_for_rows([request_id])
         (row,) = rows[request_id]
         return row
 
