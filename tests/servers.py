@@ -16,7 +16,7 @@ from docker.errors import DockerException
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
-from tests.postgres_server import Server, answers
+from tests.postgres_server import PostgresServer, answers
 from tests.redis_server import one_server
 
 POSTGRES_IMAGE = os.environ.get("POSTGRES_IMAGE", "postgres:18")
@@ -39,7 +39,7 @@ def postgres() -> Iterator[str]:
             _wait(lambda: answers(url))
             yield url
     else:
-        with Server.temporary() as server:
+        with PostgresServer.temporary() as server:
             server.start()
             yield server.url
 

@@ -37,15 +37,18 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
-def table() -> str:
-    """The table in Markdown, one row a field, one column a surface."""
+def render_table() -> str:
+    """Returns the table in Markdown, with one row per field and one column per surface."""
     head = ["field", *(f"`{surface.path}`" for surface in SURFACES)]
-    rows = [[name, *(verdict(surface, fragment) for surface in SURFACES)] for name, fragment in FIELDS.items()]
+    rows = [[name, *(treatment(surface, fragment) for surface in SURFACES)] for name, fragment in FIELDS.items()]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def verdict(surface: Surface, fragment: dict[str, Any]) -> str:
-    """The word for the last field of `fragment`: with and without the scope `runner`, and when it is absent."""
+def treatment(surface: Surface, fragment: dict[str, Any]) -> str:
+    """Returns what happens to the last field of `fragment`, as the cell of the table.
+
+    `dropped¹` is a field that only the scope `runner` keeps. `added` means that an absent field is added.
+    """
     body = json.dumps({"model": "m", **fragment}).encode()
     try:
         read = read_request(surface, body, "")
@@ -53,16 +56,16 @@ def verdict(surface: Surface, fragment: dict[str, Any]) -> str:
         return "refused"
     result, privileged = (_rewritten(surface, read, body, runner_options=scope) for scope in (False, True))
     path = _path(fragment)
-    before, after = _at(json.loads(body), path), _at(json.loads(result.body), path)
+    before, after = _value_at(json.loads(body), path), _value_at(json.loads(result.body), path)
     if ".".join(path) in result.dropped_options:
-        assert _at(json.loads(privileged.body), path) == before
+        assert _value_at(json.loads(privileged.body), path) == before
         return "dropped¹"
     if after is None:
         return "removed"
     verb = "passes" if after == before else "capped" if after == GRANTED else "set"
     streamed = read_request(surface, b'{"model":"m","stream":true}', "")
     alone = _rewritten(surface, streamed, b'{"model":"m"}', runner_options=False)
-    is_added = path != ("model",) and _at(json.loads(alone.body), path) is not None
+    is_added = path != ("model",) and _value_at(json.loads(alone.body), path) is not None
     return f"{verb}, added" if is_added else verb
 
 
@@ -79,11 +82,11 @@ def _path(fragment: dict[str, Any]) -> tuple[str, ...]:
     return (name, *value) if isinstance(value, dict) else (name,)
 
 
-def _at(document: Any, path: tuple[str, ...]) -> Any:
+def _value_at(document: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         document = document.get(name) if isinstance(document, dict) else None
     return document
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table() + "\n")
+    sys.stdout.write(render_table() + "\n")

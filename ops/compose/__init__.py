@@ -1,1 +1,1 @@
-"""What compose.yaml needs beside images: the secrets and settings of its services, and the scripts that run in them."""
+"""The parts of compose.yaml that are not images: secrets and settings of the services, and scripts that run in them."""

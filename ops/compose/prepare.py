@@ -1,9 +1,9 @@
-"""The first step of every `docker compose up`: hands each service the secrets and settings it needs, and no other.
+"""The first step of every `docker compose up`: gives each service the secrets and settings that it needs, no others.
 
-Compose binds a secret's file with the owner and mode it has on the host, which a service under a uid of its own cannot
-read. So one short-lived root, without a network, reads the operator's env file and places a copy for each service in a
-volume of that service's own. Passwords that the operator does not choose are made once and kept. Run again, it changes
-what the env file changed and nothing else.
+Compose mounts a secret's file with its owner and mode on the host, which a service with a separate uid cannot read. A
+short-lived container as root, without a network, therefore reads the operator's env file and writes a copy for each
+service to a volume of that service. Passwords that the operator does not choose are generated once and kept. A further
+run applies the changes of the env file and changes nothing else.
 """
 
 from __future__ import annotations
@@ -20,23 +20,28 @@ from urllib.parse import quote
 from gateway.settings import Settings
 from ops.host import env_file
 
-GATEWAY_UID = 10001
-# The uid of the account `postgres` in the official image.
-POSTGRES_UID = 999
 REDIS_MEMORY_MIB = 384
 
-# What authz and meter log in to PostgreSQL as; `migrate` makes it.
+# The login of authz and meter at PostgreSQL, created by `migrate`.
 SERVICE_ROLE = "gateway_service"
 
-# Compose runs these servers itself, so it decides how they are reached, and as whom.
-_DECIDED = {"DATABASE_URL", "DATABASE_SERVICE_ROLE", "DATABASE_SERVICE_PASSWORD", "REDIS_URL"}
-# Logins that an operator adds are those of the owner, and not for the services.
-_OWNERS = {"DATABASE_LISTEN_URL", "DATABASE_REPORT_URL"}
+# Compose runs these servers itself, so it sets their addresses and logins.
+_MANAGED = {"DATABASE_URL", "DATABASE_SERVICE_ROLE", "DATABASE_SERVICE_PASSWORD", "REDIS_URL"}
+# Further logins that an operator sets are those of the owner. The services do not get them.
+_OWNER_ONLY = {"DATABASE_LISTEN_URL", "DATABASE_REPORT_URL"}
+
+
+@dataclass(frozen=True)
+class Uids:
+    """The uids that the services run as: those of the gateway's images, and `postgres` in the official image."""
+
+    gateway: int = 10001
+    postgres: int = 999
 
 
 @dataclass(frozen=True)
 class Passwords:
-    """Of PostgreSQL's owner, of the role that authz and meter log in as, and of Redis."""
+    """The passwords of PostgreSQL's owner, of the role of authz and meter, and of Redis."""
 
     postgres: str
     service: str
@@ -44,42 +49,47 @@ class Passwords:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """One file for one service: `path` below the directory of all volumes."""
+class ServiceFile:
+    """A file for one service. `path` is relative to the directory of all volumes."""
 
     path: str
     uid: int
     text: str
 
 
-def placements(given: Mapping[str, str], passwords: Passwords, user: str, database: str) -> list[Placed]:
-    """The files that follow from the operator's env file. Pure."""
-    names = {name.upper() for name in Settings.model_fields} - _DECIDED
-    settings = {name: value for name, value in given.items() if name.upper() in names}
+def service_files(
+    operator_settings: Mapping[str, str], passwords: Passwords, user: str, database: str, uids: Uids
+) -> list[ServiceFile]:
+    """Returns the files that follow from the operator's env file. Pure."""
+    names = {name.upper() for name in Settings.model_fields} - _MANAGED
+    settings = {name: value for name, value in operator_settings.items() if name.upper() in names}
     settings["REDIS_URL"] = f"redis://:{quote(passwords.redis, safe='')}@redis:6379/0"
-    service = {name: value for name, value in without_backend_tokens(settings).items() if name.upper() not in _OWNERS}
+    tokenless = without_backend_tokens(settings)
+    service = {name: value for name, value in tokenless.items() if name.upper() not in _OWNER_ONLY}
     service["DATABASE_URL"] = _database_url(SERVICE_ROLE, passwords.service, database)
-    settings["DATABASE_URL"] = _database_url(user, passwords.postgres, database)
-    settings["DATABASE_SERVICE_ROLE"] = SERVICE_ROLE
-    migrate = {**without_backend_tokens(settings), "DATABASE_SERVICE_PASSWORD": passwords.service}
+    owner = {
+        "DATABASE_URL": _database_url(user, passwords.postgres, database),
+        "DATABASE_SERVICE_ROLE": SERVICE_ROLE,
+    }
+    control = {**settings, **owner}
+    migrate = {**tokenless, **owner, "DATABASE_SERVICE_PASSWORD": passwords.service}
     return [
-        # Workers of an earlier version, which know no service role, still read this one while they are replaced.
-        Placed("gateway/gateway.env", GATEWAY_UID, _lines(migrate)),
-        Placed("service/gateway.env", GATEWAY_UID, _lines(service)),
-        Placed("service/postgres-password", GATEWAY_UID, passwords.service),
-        Placed("control/gateway.env", GATEWAY_UID, _lines(settings)),
-        Placed("postgres/password", POSTGRES_UID, passwords.postgres),
-        Placed("redis/password", GATEWAY_UID, passwords.redis),
-        Placed("redis/redis.conf", GATEWAY_UID, _redis_conf(passwords.redis)),
+        # Workers of an earlier version, which has no service role, still read this file while they are replaced.
+        ServiceFile("gateway/gateway.env", uids.gateway, _lines(migrate)),
+        ServiceFile("service/gateway.env", uids.gateway, _lines(service)),
+        ServiceFile("service/postgres-password", uids.gateway, passwords.service),
+        ServiceFile("control/gateway.env", uids.gateway, _lines(control)),
+        ServiceFile("postgres/password", uids.postgres, passwords.postgres),
+        ServiceFile("redis/password", uids.gateway, passwords.redis),
+        ServiceFile("redis/redis.conf", uids.gateway, _redis_conf(passwords.redis)),
     ]
 
 
-def _database_url(user: str, password: str, database: str) -> str:
-    return f"postgresql://{quote(user)}:{quote(password, safe='')}@postgres:5432/{database}"
-
-
 def without_backend_tokens(settings: Mapping[str, str]) -> dict[str, str]:
-    """The settings of authz and meter, which never speak to a backend. A list that cannot be read is left out whole."""
+    """Returns the settings for authz and meter, which never connect to a backend.
+
+    An OLLAMA_BACKENDS that cannot be parsed is dropped completely.
+    """
     kept = {name: value for name, value in settings.items() if name.upper() != "OLLAMA_AUTH_TOKEN"}
     for name in [name for name in kept if name.upper() == "OLLAMA_BACKENDS"]:
         try:
@@ -92,11 +102,15 @@ def without_backend_tokens(settings: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
+def _database_url(user: str, password: str, database: str) -> str:
+    return f"postgresql://{quote(user)}:{quote(password, safe='')}@postgres:5432/{database}"
+
+
 def _redis_conf(password: str) -> str:
     quoted = password.replace("\\", "\\\\").replace('"', '\\"')
     return (
         f'requirepass "{quoted}"\n'
-        # Counters are never dropped silently, and what was settled survives a restart up to the last second.
+        # Counters are never evicted, and settled usage survives a restart except for the last second.
         f"maxmemory {REDIS_MEMORY_MIB}mb\nmaxmemory-policy noeviction\n"
         "appendonly yes\nappendfsync everysec\ndir /data\n"
     )
@@ -106,31 +120,31 @@ def _lines(settings: Mapping[str, str]) -> str:
     return "".join(f"{env_file.line(name, value)}\n" for name, value in settings.items())
 
 
-def _password(chosen: str | None, kept: Path) -> str:
-    """The operator's choice, else the one made before, else a new one."""
-    return chosen or (kept.read_text() if kept.exists() else secrets.token_urlsafe(32))
+def _password(chosen: str | None, stored: Path) -> str:
+    """Returns the operator's choice, else the stored password, else a new one."""
+    return chosen or (stored.read_text() if stored.exists() else secrets.token_urlsafe(32))
 
 
-def _place(volumes: Path, placed: Placed) -> None:
-    path = volumes / placed.path
-    if path.exists() and path.read_text() == placed.text:
+def _write(volumes: Path, file: ServiceFile) -> None:
+    path = volumes / file.path
+    if path.exists() and path.read_text() == file.text:
         return
-    env_file.write(path, placed.text)
-    os.chown(path, placed.uid, placed.uid)
+    env_file.write(path, file.text)
+    os.chown(path, file.uid, file.uid)
 
 
-def prepare(source: Path, volumes: Path, user: str, database: str) -> None:
-    """Writes the files (0600, each its service's own) and gives every volume to its service."""
-    given = env_file.read(source)
+def prepare(source: Path, volumes: Path, user: str, database: str, uids: Uids) -> None:
+    """Writes the files with mode 0600 and gives each file and each volume to its service."""
+    operator_settings = env_file.read(source)
     passwords = Passwords(
-        postgres=_password(given.get("POSTGRES_PASSWORD"), volumes / "postgres/password"),
+        postgres=_password(operator_settings.get("POSTGRES_PASSWORD"), volumes / "postgres/password"),
         service=_password(None, volumes / "service/postgres-password"),
         redis=_password(None, volumes / "redis/password"),
     )
-    for placed in placements(given, passwords, user, database):
-        _place(volumes, placed)
+    for file in service_files(operator_settings, passwords, user, database, uids):
+        _write(volumes, file)
     for volume in volumes.iterdir():
-        uid = POSTGRES_UID if volume.name == "postgres" else GATEWAY_UID
+        uid = uids.postgres if volume.name == "postgres" else uids.gateway
         volume.chmod(0o700)
         os.chown(volume, uid, uid)
 
@@ -142,8 +156,8 @@ def main() -> None:
     parser.add_argument("volumes", type=Path)
     parser.add_argument("--postgres-user", required=True)
     parser.add_argument("--postgres-db", required=True)
-    given = parser.parse_args()
-    prepare(given.env_file, given.volumes, given.postgres_user, given.postgres_db)
+    arguments = parser.parse_args()
+    prepare(arguments.env_file, arguments.volumes, arguments.postgres_user, arguments.postgres_db, Uids())
 
 
 if __name__ == "__main__":

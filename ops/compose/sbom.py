@@ -1,7 +1,7 @@
 """The bill of materials of the image: every pinned package, as CycloneDX (https://cyclonedx.org/docs/1.5/json/).
 
-`python -m ops.compose.sbom requirements-image.lock` takes the packages from the lock and their licences from what is
-installed. The same lock gives the same document, so that two can be compared.
+`python -m ops.compose.sbom requirements-image.lock` reads the packages from the lock file and their licences from the
+installed distributions. The same lock file always gives the same document, so that documents can be compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
 def pins(lock: str) -> list[tuple[str, str, list[str]]]:
-    """Name, version and sha256 hashes of each package of a lock file, in its order."""
+    """Returns name, version and SHA-256 hashes of each package of a lock file, in its order."""
     found: list[tuple[str, str, list[str]]] = []
     for line in lock.splitlines():
         if pin := _PIN.match(line):
@@ -31,7 +31,7 @@ def pins(lock: str) -> list[tuple[str, str, list[str]]]:
 
 
 def document(lock: str) -> dict[str, Any]:
-    """The CycloneDX document of a lock file."""
+    """Returns the CycloneDX document of a lock file."""
     gateway = {"type": "application", "bom-ref": "neuronetz-gateway", "name": "neuronetz-gateway"}
     return {
         "bomFormat": "CycloneDX",
@@ -44,7 +44,8 @@ def document(lock: str) -> dict[str, Any]:
 
 def _component(name: str, version: str, hashes: list[str]) -> dict[str, Any]:
     purl = f"pkg:pypi/{name}@{version}"
-    # The hashes are those of the package's files, one of which is installed; a component's own would be of one file.
+    # A component's `hashes` are those of a single file. The lock has the hashes of all files of a package, of which one
+    # is installed.
     properties = [{"name": "pypi:file:sha256", "value": value} for value in hashes]
     component = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
     return {**component, **_licences(name), "properties": properties}
@@ -54,7 +55,7 @@ def _licences(name: str) -> dict[str, Any]:
     try:
         about = metadata.metadata(name).json
     except metadata.PackageNotFoundError:
-        return {}  # Pinned for another platform.
+        return {}  # The package is pinned for another platform.
     if expression := about.get("license_expression"):
         return {"licenses": [{"expression": expression}]}
     classified = [each.rpartition(" :: ")[2] for each in about.get("classifier", ()) if each.startswith("License :: ")]

@@ -27,6 +27,7 @@ from ops.control.reload import Reload
 from ops.control.rollout import Rollout
 from ops.control.upkeep import RetentionJob
 from ops.data_plane.admin import EnvoyAdmin
+from ops.data_plane.validation import find_envoy
 from ops.database.retention import Retention
 
 log = structlog.get_logger()
@@ -45,7 +46,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         prober = Prober(session, settings.ollama_connect_timeout_s)
         discovery = Discovery(settings, prober, CatalogStore(redis, settings.redis_timeout_s))
-        rollout = Rollout(settings.envoy_config_dir, EnvoyAdmin(settings.envoy_admin_listen))
+        rollout = Rollout(settings.envoy_config_dir, EnvoyAdmin(settings.envoy_admin_listen), find_envoy())
         reload = Reload(settings, default_env_file(), rollout, discovery)
         begun = asyncio.Event()
         background = [

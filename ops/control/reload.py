@@ -25,7 +25,7 @@ from gateway.wire.timeouts import CHECK_TIMEOUT_S
 from ops.control.discovery import Discovery
 from ops.control.file_watch import FilesWatch
 from ops.control.rollout import Rollout
-from ops.data_plane.admin import NotTaken
+from ops.data_plane.admin import ClustersNotApplied
 
 log = structlog.get_logger()
 
@@ -104,7 +104,7 @@ class Reload:
     async def start(self) -> None:
         """Returns when a request may name the backends; they must not be published before. Raises SettingsError."""
         start = partial(self._rollout.start, self._settings)
-        await retry(start, on_error="backends_postponed", backoff=_ENVOY_BACKOFF, errors=(NotTaken,))
+        await retry(start, on_error="backends_postponed", backoff=_ENVOY_BACKOFF, errors=(ClustersNotApplied,))
 
     async def run(self) -> None:
         """Follows the files until cancelled."""
@@ -131,7 +131,7 @@ class Reload:
         except (SettingsError, OSError) as error:
             log.error("backends_refused", reason=str(error))
             return
-        except NotTaken as error:
+        except ClustersNotApplied as error:
             log.error("backends_postponed", reason=str(error), retry_in_s=RETRY_S)
             self._retry_at = self._monotonic() + RETRY_S
             return
@@ -154,7 +154,7 @@ class Reload:
     async def _retire(self) -> None:
         try:
             await self._rollout.retire(self._settings)
-        except (NotTaken, OSError) as error:
+        except (ClustersNotApplied, OSError) as error:
             log.error("backends_not_retired", reason=str(error), retry_in_s=RETRY_S)
             self._retire_at = self._monotonic() + RETRY_S
         else:

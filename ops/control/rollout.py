@@ -1,4 +1,4 @@
-"""Puts clusters and credentials where Envoy finds them, in the order of ops/cds.py, and waits for Envoy."""
+"""Puts clusters and credentials where Envoy finds them, in the order of ops/data_plane/cds.py, and waits for Envoy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 from gateway.errors import SettingsError
 from gateway.settings import Settings
-from ops.data_plane import cds, envoy_files, validate
-from ops.data_plane.admin import EnvoyAdmin, NotTaken, Rejected
-from ops.data_plane.clusters import authority_name
+from ops.data_plane import cds, envoy_files
+from ops.data_plane.admin import ClustersNotApplied, ClustersRejected, EnvoyAdmin
+from ops.data_plane.backend_secrets import authority_name
+from ops.data_plane.cluster_json import Clusters
+from ops.data_plane.validation import validate_clusters
 from ops.host.atomic_write import write_atomically
 
 TAKEN_WITHIN_S = 10.0
@@ -23,15 +25,16 @@ UNSEEN_GRACE_S = 1.0
 class Rollout:
     """The files of one directory. One call of `advance` or `retire` at a time."""
 
-    def __init__(self, directory: Path, admin: EnvoyAdmin) -> None:
+    def __init__(self, directory: Path, admin: EnvoyAdmin, envoy_program: Path | None) -> None:
         self._directory = directory
         self._admin = admin
-        self._present: cds.Clusters = {}
+        self._envoy_program = envoy_program
+        self._present: Clusters = {}
 
     async def start(self, settings: Settings) -> None:
         """Writes what does not depend on the backends, then as `advance`. An Envoy that runs goes on meanwhile."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._put(envoy_files.render_fixed(settings, self._directory))
+        self._put(envoy_files.render_static(settings, self._directory))
         if await self._admin.clusters() is None:
             envoy_files.write(settings, self._directory)
         try:
@@ -41,26 +44,26 @@ class Rollout:
         await self.advance(settings)
 
     async def advance(self, settings: Settings) -> None:
-        """Gives Envoy the backends of `settings`, beside those that it has; returns when a request may name them.
+        """Adds the backends of `settings` to those that Envoy has. Returns when a request may name them.
 
-        Raises SettingsError when they are wrong and NotTaken when Envoy does not answer for them. Then Envoy has, or
-        will have, what it had before.
+        Raises SettingsError for invalid backends, and ClustersNotApplied when Envoy does not confirm them. In both
+        cases Envoy keeps, or returns to, the previous backends.
         """
         authorities = envoy_files.render_authorities(settings)
-        plan = cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
+        plan = cds.plan_rollout(self._present, envoy_files.clusters_of(settings, self._directory))
         if plan.steps:
-            await validate.clusters(settings)
+            await validate_clusters(settings, self._envoy_program)
         secrets = {**envoy_files.render_secrets(settings), **envoy_files.render_sds(settings, self._directory)}
         files = {**authorities, **secrets}
-        in_use = cds.secrets_of(self._present)
+        in_use = cds.secret_names(self._present)
         self._put({name: content for name, content in files.items() if Path(name).stem not in in_use})
         try:
             for step in plan.steps:
                 await self._give(step)
-        except (NotTaken, OSError) as error:
+        except (ClustersNotApplied, OSError) as error:
             self._put({envoy_files.CLUSTERS_FILE: cds.document(self._present)})
-            envoy_files.forget_secrets(self._directory, keep=in_use)
-            if isinstance(error, Rejected):
+            envoy_files.delete_secrets(self._directory, keep=in_use)
+            if isinstance(error, ClustersRejected):
                 raise SettingsError(f"OLLAMA_BACKENDS: {error}") from None
             raise
         # Tokens and authorities of clusters that are there already, whose address is the same: last, so that a refusal
@@ -79,23 +82,23 @@ class Rollout:
     async def retire(self, settings: Settings) -> None:
         """Takes away what the backends of `settings` do not need, once no request can name it any more.
 
-        Raises NotTaken when Envoy does not answer for it; then it may be called again.
+        Raises ClustersNotApplied when Envoy does not answer for it; then it may be called again.
         """
-        plan = cds.rollout(self._present, envoy_files.clusters(settings, self._directory))
-        if cds.version_of(plan.last) != cds.version_of(self._present):
-            await self._give(plan.last)
-            self._present = plan.last
+        plan = cds.plan_rollout(self._present, envoy_files.clusters_of(settings, self._directory))
+        if cds.version_of(plan.final) != cds.version_of(self._present):
+            await self._give(plan.final)
+            self._present = plan.final
         # Not before Envoy has let go of them: it would complain that they cannot be read.
-        envoy_files.forget_secrets(self._directory, keep=cds.secrets_of(plan.last))
+        envoy_files.delete_secrets(self._directory, keep=cds.secret_names(plan.final))
 
-    async def _give(self, clusters: cds.Clusters) -> None:
+    async def _give(self, clusters: Clusters) -> None:
         before = await self._admin.clusters()
         self._put({envoy_files.CLUSTERS_FILE: cds.document(clusters)})
         if before is None:
             await asyncio.sleep(UNSEEN_GRACE_S)
         else:
-            await self._admin.until_taken(cds.version_of(clusters), before.rejections, TAKEN_WITHIN_S)
-            await self._admin.until_healthy(clusters.keys() - self._present.keys(), HEALTHY_WITHIN_S)
+            await self._admin.wait_until_applied(cds.version_of(clusters), before.rejections, TAKEN_WITHIN_S)
+            await self._admin.wait_until_healthy(clusters.keys() - self._present.keys(), HEALTHY_WITHIN_S)
 
     def _put(self, files: dict[str, bytes]) -> None:
         """Writes those that say something new, each by a rename."""

@@ -1,1 +1,1 @@
-"""What Envoy reads and answers: its clusters, files and local replies, its admin interface, the hold filter."""
+"""Envoy's configuration: clusters, files, local replies and the hold filter, and the client of its admin interface."""

@@ -1,4 +1,4 @@
-"""What Envoy says of itself on its admin interface: which clusters it has taken."""
+"""A client of Envoy's admin interface: the clusters that Envoy has applied, and their health."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ _TIMEOUT_S = 1.0
 _POLL_S = 0.05
 
 
-class NotTaken(Exception):
-    """Envoy answers, and has not taken the clusters in time."""
+class ClustersNotApplied(Exception):
+    """Envoy has not applied the clusters in time, or does not report its state."""
 
 
-class Rejected(NotTaken):
-    """Envoy has read the clusters and refuses some of them."""
+class ClustersRejected(ClustersNotApplied):
+    """Envoy has read the clusters and rejects some of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """The version that Envoy took last, how many clusters are not in use yet, and how many updates it refused."""
+    """The version that Envoy applied last, and the counts of warming clusters and of rejected updates.
+
+    A warming cluster is not in use yet. A version that was never set is empty.
+    """
 
     version: str
     warming: int
@@ -35,65 +38,71 @@ class ClusterState:
 
 
 class EnvoyAdmin:
-    """The admin interface at `listen`, `HOST:PORT` or `unix:/path`."""
+    """The admin interface at `listen`, written as `HOST:PORT` or `unix:/path`."""
 
     def __init__(self, listen: str) -> None:
         self._unix = listen.removeprefix("unix:") if listen.startswith("unix:") else None
         self._origin = "http://envoy" if self._unix else f"http://{listen}"
 
     async def clusters(self) -> ClusterState | None:
-        """The state now; None when nobody listens there. Raises NotTaken when the answer is late or none of Envoy's."""
+        """Returns the current state, None when nothing listens there.
+
+        Raises ClustersNotApplied when the response is late or is not one of Envoy.
+        """
         try:
-            return parse(await self._get("/stats", filter=_STATS))
+            return parse_stats(await self._get("/stats", filter=_STATS))
         except aiohttp.ClientConnectorError:
             return None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise NotTaken("Envoy's admin interface gives no answer") from error
+            raise ClustersNotApplied("Envoy's admin interface does not respond") from error
 
     async def _get(self, path: str, **parameters: str) -> str:
         connector = aiohttp.UnixConnector(self._unix) if self._unix else aiohttp.TCPConnector()
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(_TIMEOUT_S)) as session,
-            session.get(f"{self._origin}{path}", params=parameters) as answer,
+            session.get(f"{self._origin}{path}", params=parameters) as response,
         ):
-            return await answer.text()
+            return await response.text()
 
-    async def until_taken(self, version: str, rejections: int, patience_s: float) -> None:
-        """Returns when Envoy uses exactly the clusters of `version`; `rejections` is how many it had refused before.
+    async def wait_until_applied(self, version: str, rejections_before: int, timeout_s: float) -> None:
+        """Returns when Envoy uses exactly the clusters of `version`.
 
-        Raises Rejected, and NotTaken after `patience_s`, also when it was not there all the while.
+        `rejections_before` is the count of rejected updates before this one. Raises ClustersRejected, and
+        ClustersNotApplied after `timeout_s`, also when Envoy was unreachable all the time.
         """
-        deadline = asyncio.get_running_loop().time() + patience_s
-        problem = "Envoy did not take its clusters in time"
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        problem = "Envoy did not apply its clusters in time"
         while asyncio.get_running_loop().time() < deadline:
             try:
                 state = await self.clusters()
-            except NotTaken as error:
+            except ClustersNotApplied as error:
                 state, problem = None, str(error)
             if state is not None:
                 if state.version == version and not state.warming:
                     return
-                if state.rejections > rejections:
-                    raise Rejected("Envoy refuses some of its clusters; its log says why")
+                if state.rejections > rejections_before:
+                    raise ClustersRejected("Envoy rejects some of its clusters; its log has the reason")
             await asyncio.sleep(_POLL_S)
-        raise NotTaken(problem)
+        raise ClustersNotApplied(problem)
 
-    async def until_healthy(self, names: Collection[str], patience_s: float) -> None:
-        """Returns when each of these clusters has a host that answers, after `patience_s` in any case: one may be down.
+    async def wait_until_healthy(self, names: Collection[str], timeout_s: float) -> None:
+        """Returns when each of these clusters has a healthy host, or after `timeout_s`, since a backend may be down.
 
-        A cluster whose hosts have names is taken before these are looked up, because its tombstone needs no look-up.
+        Envoy applies a cluster before it has resolved the names of its hosts, because the tombstone needs no DNS.
         """
         with suppress(TimeoutError, aiohttp.ClientError, OSError, ValueError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 missing = set(names)
                 while missing:
-                    missing -= healthy(await self._get("/clusters", format="json"))
+                    missing -= healthy_clusters(await self._get("/clusters", format="json"))
                     await asyncio.sleep(_POLL_S if missing else 0)
 
 
-def healthy(clusters: str) -> frozenset[str]:
-    """Names of the clusters that have a host which passes its checks, from `/clusters?format=json`. A tombstone, which
-    has a lower priority, is none. Raises ValueError for anything else."""
+def healthy_clusters(clusters: str) -> frozenset[str]:
+    """Returns the names of the clusters with a healthy host, from the text of `/clusters?format=json`.
+
+    The tombstone, which has a lower priority, does not count. Raises ValueError for any other text.
+    """
     try:
         return frozenset(
             cluster["name"]
@@ -105,15 +114,15 @@ def healthy(clusters: str) -> frozenset[str]:
         raise ValueError("not a list of clusters") from error
 
 
-def parse(stats: str) -> ClusterState:
-    """Reads the text of `/stats`. Raises ValueError when a figure is missing. A version that was never set is empty."""
+def parse_stats(stats: str) -> ClusterState:
+    """Parses the text of `/stats`. Raises ValueError when a statistic is missing."""
     found = dict(re.findall(r"^cluster_manager\.(?:cds\.)?(\w+): (.*)$", stats, re.MULTILINE))
     try:
         return ClusterState(
             version=found.get("version_text", "").strip('"'),
             warming=int(found["warming_clusters"]),
-            # A cluster that is wrong is a rejection, a file that cannot be read at all a failure.
+            # Envoy counts an invalid cluster as a rejection, and an unreadable file as a failure.
             rejections=int(found["update_rejected"]) + int(found["update_failure"]),
         )
     except KeyError as error:
-        raise ValueError(f"no {error.args[0]} among Envoy's figures") from None
+        raise ValueError(f"Envoy's statistics have no {error.args[0]}") from None

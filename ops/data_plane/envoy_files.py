@@ -1,7 +1,7 @@
-"""Renders and writes everything Envoy reads: bootstrap, listener, clusters, and the secrets behind SDS.
+"""Renders and writes every file that Envoy reads: bootstrap, listener, clusters, and the secrets that SDS serves.
 
-Rendering is pure, but for the authorities, which it reads; `write` replaces files one by one, each by an atomic rename,
-which is how Envoy notices a change.
+Rendering is pure, except that it reads the authorities. `write` replaces each file by an atomic rename, by which Envoy
+notices the change.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from gateway.service import grpc_server
 from gateway.settings import Settings
 from ops.backends import ca_files
 from ops.data_plane import cds
-from ops.data_plane.clusters import HOLD_RESPONSE_WASM, authority_name, render_clusters, secret_name
+from ops.data_plane.backend_secrets import authority_name, secret_name
+from ops.data_plane.cluster_json import Clusters
+from ops.data_plane.clusters import render_clusters
 from ops.data_plane.local_replies import local_reply_config
-from ops.data_plane.service_tls import render_service_secrets, transports
+from ops.data_plane.service_tls import render_service_secrets, transport_sockets
+from ops.data_plane.upstream_filters import HOLD_RESPONSE_WASM
 from ops.host.atomic_write import write_atomically
 
 # The meter's rewriting may lengthen a body a little: escapes, the cap, include_usage.
 _REWRITING_BYTES = 65_536
 _SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
-# betterproto2's own casings misspell names such as `consecutive_5xx`; protobuf JSON takes the declared names as well.
+# The casings of betterproto2 misspell names such as `consecutive_5xx`. Protobuf JSON accepts the declared names too.
 _AS_DECLARED = cast("betterproto2.Casing", str)
 _SECRET_FILE = re.compile(r"(authority|credential)-[a-z0-9-]+-[0-9a-f]{8}\.(yaml|token)")
 CLUSTERS_FILE = "cds.yaml"
@@ -36,22 +39,22 @@ _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 
 def source_directory() -> Path:
-    """Where the hand-written files are: in an installed wheel beside this module, in a checkout at its root."""
+    """Returns the directory of the hand-written files, in the installed package or at the root of a checkout."""
     packaged = Path(__file__).parents[1] / "_envoy"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "envoy"
 
 
 def render(settings: Settings, directory: Path) -> dict[str, bytes]:
-    """File name -> content of everything but secrets and authorities, for Envoy to read from `directory`."""
+    """Returns all files except secrets and authorities by name. Envoy reads them from `directory`."""
     return {
-        **render_fixed(settings, directory),
+        **render_static(settings, directory),
         **render_sds(settings, directory),
-        CLUSTERS_FILE: cds.document(clusters(settings, directory)),
+        CLUSTERS_FILE: cds.document(clusters_of(settings, directory)),
     }
 
 
-def render_fixed(settings: Settings, directory: Path) -> dict[str, bytes]:
-    """The files that know of no backend: bootstrap, listener and the hold filter."""
+def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
+    """Returns the files that do not depend on the backends by name: bootstrap, listener and the hold filter."""
     values = {
         "NODE_ID": json.dumps(f"gateway-{settings.gateway_bind_port}"),
         "DIRECTORY": str(directory),
@@ -59,7 +62,7 @@ def render_fixed(settings: Settings, directory: Path) -> dict[str, bytes]:
         **_targets("AUTHZ_GRPC", settings.authz_grpc_targets),
         **_targets("AUTHZ_HTTP", settings.authz_http_targets),
         **_targets("METER_GRPC", settings.meter_grpc_targets),
-        **{name: json.dumps(socket) for name, socket in transports(settings.service_tls, directory).items()},
+        **{name: json.dumps(socket) for name, socket in transport_sockets(settings.service_tls, directory).items()},
         "BIND_HOST": json.dumps(settings.gateway_bind_host),
         "BIND_PORT": str(settings.gateway_bind_port),
         "REQUEST_ID_HEADER": json.dumps(settings.gateway_request_id_header),
@@ -81,7 +84,7 @@ def render_fixed(settings: Settings, directory: Path) -> dict[str, bytes]:
 
 
 def render_sds(settings: Settings, directory: Path) -> dict[str, bytes]:
-    """One file per backend with a credential, which says where Envoy reads it."""
+    """Returns the SDS resource of each backend's credential by file name. It has the path of the credential."""
     return {
         f"{secret_name(backend)}.yaml": _sds(secret_name(backend), directory)
         for backend in settings.backends
@@ -89,14 +92,14 @@ def render_sds(settings: Settings, directory: Path) -> dict[str, bytes]:
     }
 
 
-def clusters(settings: Settings, directory: Path) -> cds.Clusters:
-    """Every backend's cluster as it stands in cds.yaml."""
+def clusters_of(settings: Settings, directory: Path) -> Clusters:
+    """Returns the cluster of every backend in the form of cds.yaml."""
     rendered = [cluster.to_dict(casing=_AS_DECLARED) for cluster in render_clusters(settings, directory)]
     return {cluster["name"]: {"@type": _CLUSTER_TYPE, **cluster} for cluster in rendered}
 
 
 def render_secrets(settings: Settings) -> dict[str, bytes]:
-    """File name -> credential, one per backend that has one. To be written with mode 0600."""
+    """Returns the credential of each backend that has one by file name. Write the files with mode 0600."""
     return {
         f"{secret_name(backend)}.token": credential[1].get_secret_value().encode()
         for backend in settings.backends
@@ -105,7 +108,10 @@ def render_secrets(settings: Settings) -> dict[str, bytes]:
 
 
 def render_authorities(settings: Settings) -> dict[str, bytes]:
-    """File name -> what the `ca_file`s hold now, one per https backend that has one. Raises SettingsError."""
+    """Returns the current content of each https backend's `ca_file` as an SDS resource, by file name.
+
+    Raises SettingsError.
+    """
     found = ca_files.read(settings)
     return {
         f"{authority_name(backend)}.yaml": _authority(authority_name(backend), found[backend.name])
@@ -115,19 +121,19 @@ def render_authorities(settings: Settings) -> dict[str, bytes]:
 
 
 def write(settings: Settings, directory: Path) -> None:
-    """Writes all files into `directory` (0700), secrets first and the clusters that name them last.
+    """Writes all files to `directory` (mode 0700), the clusters after the secrets that they name.
 
-    Raises SettingsError, before anything is written, for a `ca_file` that cannot be used.
+    Raises SettingsError, before the first write, for an unusable `ca_file`.
     """
     files = {**render_authorities(settings), **render_secrets(settings), **render(settings, directory)}
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in sorted(files, key=lambda name: (name == CLUSTERS_FILE, name)):
         write_atomically(directory / name, files[name])
-    forget_secrets(directory, keep={Path(name).stem for name in files})
+    delete_secrets(directory, keep={Path(name).stem for name in files})
 
 
-def forget_secrets(directory: Path, keep: Collection[str]) -> None:
-    """Deletes credentials and authorities in `directory` that have none of the names `keep`, and no other file."""
+def delete_secrets(directory: Path, keep: Collection[str]) -> None:
+    """Deletes the credentials and authorities in `directory` except those named in `keep`, and no other file."""
     for path in directory.iterdir():
         if _SECRET_FILE.fullmatch(path.name) and path.stem not in keep:
             path.unlink(missing_ok=True)
@@ -141,13 +147,13 @@ def _address(listen: str) -> dict[str, dict[str, object]]:
 
 
 def _targets(name: str, targets: list[str]) -> dict[str, str]:
-    """How the workers of one service are found: sockets as they stand, names by DNS, a record for each replica."""
+    """Returns the endpoints of one service and their discovery: static for sockets, DNS with one record per worker."""
     addresses = [_address(target) for target in targets]
     for pipe in (address["pipe"] for address in addresses if "pipe" in address):
-        del pipe["mode"]  # Only a listening socket has one.
+        del pipe["mode"]  # Only a listening socket has a mode.
     endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}} for address in addresses]}]
-    by_name = any("socket_address" in address for address in addresses)
-    return {f"{name}_ENDPOINTS": json.dumps(endpoints), f"{name}_DISCOVERY": "STRICT_DNS" if by_name else "STATIC"}
+    is_dns = any("socket_address" in address for address in addresses)
+    return {f"{name}_ENDPOINTS": json.dumps(endpoints), f"{name}_DISCOVERY": "STRICT_DNS" if is_dns else "STATIC"}
 
 
 def _sds(name: str, directory: Path) -> bytes:

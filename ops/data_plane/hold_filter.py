@@ -1,8 +1,7 @@
 """Compiles the hold filter, envoy/hold_response.wat, to the module that Envoy loads.
 
-Run it as `python -m ops.data_plane.hold_filter`.
-
-The binary is committed, so running the gateway needs no compiler; changing the filter needs wasmtime (extra `dev`).
+Run it as `python -m ops.data_plane.hold_filter`. The binary is committed, so running the gateway needs no compiler.
+Changing the filter needs wasmtime (extra `dev`).
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ HOLD_RESPONSE_WAT = Path(__file__).parents[2] / "envoy" / "hold_response.wat"
 
 
 def compile_wat(text: str) -> bytes:
-    """WebAssembly text to a valid binary module. Raises wasmtime.WasmtimeError, which says where the text is wrong."""
+    """Compiles WebAssembly text to a valid binary module. Raises wasmtime.WasmtimeError with the place of an error."""
     module = bytes(wat2wasm(text))
     Module.validate(Engine(), module)
     return module
 
 
 def main() -> None:
-    """Writes the compiled hold filter beside its source."""
+    """Writes the compiled hold filter next to its source."""
     target = HOLD_RESPONSE_WAT.with_suffix(".wasm")
     module = compile_wat(HOLD_RESPONSE_WAT.read_text(encoding="utf-8"))
     target.write_bytes(module)

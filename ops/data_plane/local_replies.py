@@ -1,6 +1,7 @@
-"""What Envoy answers by itself, put into the caller's dialect: its `local_reply_config`, made from the one error table.
+"""Renders Envoy's `local_reply_config`, which writes Envoy's own replies in the caller's dialect. Pure.
 
-Pure. Envoy says a local reply with a status and response flags only, so those are what is mapped to a code.
+Envoy identifies a local reply only by its status and response flags, so these are mapped to the codes of the error
+table.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from gateway.wire.dialects import error_object
 from gateway.wire.names import ERROR_HEADER, REQUEST_ID_HEADER
 from gateway.wire.surfaces import SURFACES, Dialect
 
-# Which paths speak which dialect; the first match wins. The counterpart of gateway.wire.surfaces.dialect_of. Malformed
-# HTTP has no path at all, so the last one asks for none.
+# The dialect of each path, in which the first match wins, as in gateway.wire.surfaces.dialect_of. Malformed HTTP has no
+# path, so the last entry needs none.
 _PATHS: tuple[tuple[Dialect, str | None], ...] = (
     (Dialect.ANTHROPIC, r"/v1/messages([/?].*)?"),
     (Dialect.OPENAI, r"/v1/.*"),
@@ -24,13 +25,13 @@ _SURFACE_PATHS: tuple[tuple[Dialect, str], ...] = tuple(
     (dialect, "|".join(surface.path for surface in SURFACES if surface.dialect is dialect)) for dialect in Dialect
 )
 
-# Envoy's response flags for a backend that is away (no healthy host, connection failed or cut, breaker, retries used
-# up) and for one that is too slow. On other paths they speak of our own services.
+# Envoy's response flags for an unavailable backend (no healthy host, failed or broken connection, open circuit breaker,
+# retries exhausted) and for a slow one. On paths without a backend they refer to our own services.
 _BACKEND_FLAGS = ("UH", "UF", "UO", "URX", "UC", "UR", "LR", "UPE")
 _TIMEOUT_FLAGS = ("UT", "SI")
 
-# What authz and the meter answer goes out through Envoy as well, and is in its final form already.
-_OURS = {
+# Replies of authz and the meter also pass through this configuration. They are in their final form.
+_REPLY_OF_A_SERVICE = {
     "extension_filter": {
         "name": "envoy.access_loggers.extension_filters.cel",
         "typed_config": {
@@ -40,12 +41,12 @@ _OURS = {
     }
 }
 
-# Envoy gives a request its id only when it has understood it; an answer before that gets one of its own.
+# Envoy assigns a request id only after it has parsed the request. An earlier reply gets a new id.
 _REQUEST_ID = '%COALESCE({"operators": [{"command": "REQ", "param": "X-REQUEST-ID"}, "UNIQUE_ID"]})%'
 
 
 def local_reply_config() -> dict[str, Any]:
-    """Envoy's LocalReplyConfig as JSON: one mapper per code and dialect, of which the first that matches is taken."""
+    """Returns Envoy's LocalReplyConfig as JSON, with one mapper per code and dialect. The first match wins."""
     about_backends = [(_TIMEOUT_FLAGS, Code.BACKEND_TIMEOUT), (_BACKEND_FLAGS, Code.BACKEND_UNAVAILABLE)]
     by_status = [
         *((_status("EQ", status), code) for status, code in LOCAL_CODES.items()),
@@ -55,7 +56,7 @@ def local_reply_config() -> dict[str, Any]:
     ]
     return {
         "mappers": [
-            {"filter": _OURS},
+            {"filter": _REPLY_OF_A_SERVICE},
             *(_mapper(_flags(flags), code, *path) for flags, code in about_backends for path in _SURFACE_PATHS),
             *(_mapper(when, code, *path) for when, code in by_status for path in _PATHS),
         ]
@@ -73,7 +74,7 @@ def _status(op: str, status: int) -> dict[str, Any]:
 
 def _mapper(when: dict[str, Any], code: Code, dialect: Dialect, path: str | None) -> dict[str, Any]:
     matcher = {"name": ":path", "string_match": {"safe_regex": {"regex": path}}}
-    # The message texts hold no percent sign, which would be one of Envoy's format operators.
+    # A percent sign starts one of Envoy's format operators, so it is doubled.
     body = error_object(dialect, code, re.sub("%", "%%", MESSAGE[code]), f"%RESP({REQUEST_ID_HEADER})%")
     return {
         "filter": when if path is None else {"and_filter": {"filters": [when, {"header_filter": {"header": matcher}}]}},

@@ -1,7 +1,7 @@
-"""Envoy's side of mutual TLS with authz and meter: what it shows, and whom it believes. Pure.
+"""Envoy's side of mutual TLS with authz and meter: its certificate, and the authority that it trusts. Pure.
 
-Both secrets come over SDS from files, whose directories Envoy watches: it takes up a renewed certificate or authority
-when the file, or a symbolic link above it, is replaced by a rename.
+Envoy reads both secrets by SDS from files and watches their directories. It applies a renewed certificate or authority
+when the file, or a symbolic link in its path, is replaced by a rename.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _PLAIN: Json = {
 }
 
 
-def transports(tls: TlsFiles | None, directory: Path) -> dict[str, Json]:
-    """Placeholder of the bootstrap -> transport socket of that cluster; plain text without `tls`."""
+def transport_sockets(tls: TlsFiles | None, directory: Path) -> dict[str, Json]:
+    """Returns the transport socket for each placeholder of the bootstrap, plain text without `tls`."""
     return {
         "AUTHZ_GRPC_TRANSPORT": _mutual(AUTHZ_TLS_NAME, "h2", directory) if tls else _PLAIN,
         "METER_GRPC_TRANSPORT": _mutual(METER_TLS_NAME, "h2", directory) if tls else _PLAIN,
@@ -33,7 +33,7 @@ def transports(tls: TlsFiles | None, directory: Path) -> dict[str, Json]:
 
 
 def render_service_secrets(tls: TlsFiles | None) -> dict[str, bytes]:
-    """File name -> SDS resource. They name Envoy's own files and hold nothing of them."""
+    """Returns the SDS resources by file name. They contain the paths of Envoy's files, not their content."""
     if tls is None:
         return {}
     certificate = {

@@ -11,7 +11,7 @@ from gateway.errors import SettingsError
 from gateway.settings import Settings
 from gateway.wire.names import cluster_name
 from ops.data_plane.cds import parse
-from ops.data_plane.envoy_files import CLUSTERS_FILE, clusters, render, render_authorities, render_secrets
+from ops.data_plane.envoy_files import CLUSTERS_FILE, clusters_of, render, render_authorities, render_secrets
 from ops.doctor.check import ANSWER_TIMEOUT_S, Check, failed, ok, warning
 from ops.host import probes
 from ops.host.client_environment import base_url
@@ -40,7 +40,7 @@ def _check_files(settings: Settings) -> Check:
     if stale := [name for name, content in actual.items() if content != expected[name] and name != CLUSTERS_FILE]:
         return warning(_NAME, f"{', '.join(stale)} in {directory} differs from the settings", remedy)
     # The file may still hold clusters of backends that were removed a moment ago.
-    if absent := clusters(settings, directory).keys() - parse(actual[CLUSTERS_FILE] or b"").keys():
+    if absent := clusters_of(settings, directory).keys() - parse(actual[CLUSTERS_FILE] or b"").keys():
         return warning(_NAME, f"{CLUSTERS_FILE} in {directory} has no {', '.join(sorted(absent))}", remedy)
     return ok(_NAME, f"its files in {directory} match the settings")
 

@@ -1,4 +1,4 @@
-"""The systemd units: confined, and in agreement with the settings and with each other."""
+"""The systemd units: their confinement, and their agreement with the settings and with each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIX = "neuronetz-gateway-"
 DROP_IN = UNITS / f"{PREFIX}.service.d/10-confined.conf"
 SERVICES = sorted(UNITS.glob("*.service"), key=str)
 EXPOSURE_MAX = 2.0
-# What must hold for every unit, whether or not this machine has systemd to ask for its opinion.
+# Required of every unit, also on a machine without systemd-analyze.
 CONFINED = {
     "DevicePolicy": "closed", "KeyringMode": "private", "LockPersonality": "yes", "NoNewPrivileges": "yes",
     "PrivateDevices": "yes", "PrivateTmp": "yes", "ProcSubset": "pid", "ProtectClock": "yes",
@@ -34,7 +34,7 @@ Directives = dict[str, list[str]]
 
 
 def read(*files: Path) -> Directives:
-    """Every directive with its values in order; names of different sections never coincide here."""
+    """Reads every directive with its values in order. No two sections of our units share a directive."""
     found: Directives = defaultdict(list)
     for file in files:
         for line in file.read_text().splitlines():
@@ -55,7 +55,7 @@ def environment(path: Path, instance: str = "0") -> dict[str, str]:
 
 
 def own_settings(path: Path, instance: str = "0") -> Settings:
-    """The settings of a unit, without its env file."""
+    """Returns the settings that a unit sets itself, without its env file."""
     return Settings.model_validate({name.lower(): value for name, value in environment(path, instance).items()})
 
 
@@ -78,7 +78,7 @@ def test_every_unit_is_confined(path: Path) -> None:
 
 def _exposure(program: str, path: Path) -> float:
     name = path.name.replace("@.", "@0.")
-    said = subprocess.run(
+    report = subprocess.run(
         [program, "security", "--offline=true", "--no-pager", name],
         env={"SYSTEMD_UNIT_PATH": str(UNITS)},
         capture_output=True,
@@ -86,24 +86,24 @@ def _exposure(program: str, path: Path) -> float:
         timeout=60,
         check=False,
     )
-    found = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", said.stdout)
-    assert found, said.stdout + said.stderr
+    found = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", report.stdout)
+    assert found, report.stdout + report.stderr
     return float(found[1])
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
-def test_no_unit_says_what_the_drop_in_would_overrule(path: Path) -> None:
-    once = read(path).keys() & read(DROP_IN).keys()
-    assert once <= {"Environment"}
+def test_no_unit_sets_a_directive_of_the_drop_in(path: Path) -> None:
+    shared = read(path).keys() & read(DROP_IN).keys()
+    assert shared <= {"Environment"}
     names = [pair.partition("=")[0] for value in service(path)["Environment"] for pair in value.split()]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
-def test_what_a_unit_starts_is_a_command_and_its_environment_is_settings(path: Path) -> None:
+def test_units_run_our_commands_with_settings_as_environment(path: Path) -> None:
     commands = {name for panel in PANELS.values() for name in panel}
     for line in (line for name in ("ExecStart", "ExecStop") for line in service(path)[name]):
-        # A leading hyphen: a failure is none of the unit.
+        # With a leading hyphen, systemd ignores a failure of the command.
         program, *arguments = line.removeprefix("-").split()
         assert program.startswith("/opt/neuronetz-gateway/bin/")
         if program.endswith("/neuronetz-gateway"):
@@ -112,14 +112,14 @@ def test_what_a_unit_starts_is_a_command_and_its_environment_is_settings(path: P
             own_settings(path)
 
 
-def test_the_env_file_is_handed_over_as_a_credential_to_those_who_read_it() -> None:
+def test_exactly_the_units_that_read_the_env_file_get_it_as_a_credential() -> None:
     for path in SERVICES:
         reads = any("neuronetz-gateway run" in line or "migrate" in line for line in service(path)["ExecStart"])
         assert service(path)["LoadCredential"] == (["gateway.env:/etc/neuronetz-gateway/gateway.env"] if reads else [])
         assert environment(path).get("GATEWAY_ENV_FILE") == ("%d/gateway.env" if reads else None)
 
 
-def test_the_workers_listen_where_envoy_looks_for_them(tmp_path: Path) -> None:
+def test_the_workers_listen_on_the_targets_of_envoy(tmp_path: Path) -> None:
     control = own_settings(unit("control"))
     started = {name for line in read(UNITS / "neuronetz-gateway.target")["Wants"] for name in line.split()}
     for kind, targets in (("authz", control.authz_grpc_targets), ("meter", control.meter_grpc_targets)):
@@ -136,7 +136,7 @@ def test_the_workers_listen_where_envoy_looks_for_them(tmp_path: Path) -> None:
     assert "bootstrap.yaml" in envoy_files.render(control, tmp_path)
 
 
-def test_a_worker_counts_as_started_once_its_socket_is_there() -> None:
+def test_a_worker_counts_as_started_once_its_socket_exists() -> None:
     for kind, setting in (("authz", "authz_grpc_listen"), ("meter", "meter_grpc_listen")):
         (waits,) = service(unit(f"{kind}@"))["ExecStartPost"]
         (removes,) = service(unit(f"{kind}@"))["ExecStopPost"]
@@ -145,13 +145,13 @@ def test_a_worker_counts_as_started_once_its_socket_is_there() -> None:
             assert path in line.replace("%i", "0").replace("'", " ").replace(";", " ").split()
 
 
-def test_a_stop_leaves_requests_their_grace_time() -> None:
+def test_the_stop_timeout_covers_the_grace_period_of_requests() -> None:
     needed_s = Settings().gateway_shutdown_grace_s + 10
     for name in ("authz@", "meter@", "control", "envoy", "caddy"):
         assert int(service(unit(name))["TimeoutStopSec"][0]) >= needed_s
 
 
-def test_a_new_version_restarts_no_worker_by_migrating() -> None:
+def test_a_migration_restarts_no_worker() -> None:
     for path in SERVICES:
         assert not any("migrate" in line for name in ("Requires", "BindsTo") for line in service(path)[name])
     assert any("migrate" in line for line in service(unit("authz@"))["Wants"])

@@ -30,7 +30,7 @@ from tests.e2e.ledger_view import LedgerView
 from tests.gateway.quota.builders import asks, hold_of
 from tests.meter.wire_corpus import draft_of, grant_for
 from tests.polling import eventually_async
-from tests.redis_server import Server, one_server
+from tests.redis_server import RedisServer, one_server
 from tests.row_builders import add_key
 
 LEASE_S = 0.5
@@ -40,7 +40,7 @@ LEASE_S = 0.5
 class Gateway:
     """The quota, the ledger and the drain of a gateway, with a separate Redis. The drain runs only in `drain`."""
 
-    redis: Server
+    redis: RedisServer
     quota: RedisQuota
     ledger_view: LedgerView
     tenant_id: int
@@ -93,7 +93,7 @@ def ended(hold: Hold) -> Entry:
 
 
 @asynccontextmanager
-async def gateway_over(redis: Server, database_url: str) -> AsyncIterator[Gateway]:
+async def gateway_over(redis: RedisServer, database_url: str) -> AsyncIterator[Gateway]:
     settings = Settings(
         redis_url=SecretStr(redis.url),
         database_url=SecretStr(database_url),
@@ -120,11 +120,11 @@ async def test_a_hold_that_comes_back_with_a_log_cut_short_is_reaped_and_not_cou
         async with gateway_over(server, database_url) as gateway:
             hold = await gateway.admit()
             assert await gateway.quota.renew(hold, Progress(input_tokens=10, output_tokens=40, response_bytes=2))
-            on_disk = server.log_bytes()
+            on_disk = server.aof_bytes()
             assert await gateway.quota.settle(ended(hold))
             await gateway.drain()
             server.kill()
-            server.cut_log(on_disk)
+            server.truncate_aof(on_disk)
             server.start()
             assert (await gateway.quota.backlog()).holds == 1
             # The counters are rebuilt, with what the hold that nobody has any more holds.

@@ -10,7 +10,7 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database, storable
 from tests.polling import eventually_async
 from tests.postgres_relay import Relay
-from tests.postgres_server import Server
+from tests.postgres_server import PostgresServer
 
 ANSWER = "SELECT 42"
 
@@ -20,7 +20,7 @@ def _settings(url: str, **values: object) -> Settings:
 
 
 async def test_a_server_that_is_away_at_first_and_comes_back_is_found() -> None:
-    with Server.temporary() as server:
+    with PostgresServer.temporary() as server:
         database = Database(_settings(server.url, database_timeout_s=2))
         with pytest.raises(StoreUnavailable, match="cannot be reached"):
             await database.ping()

@@ -22,7 +22,7 @@ from ops.cli import cli
 from ops.simulator.access import Auth
 from ops.simulator.app import application
 from tests.certificates import self_signed
-from tests.http_servers import Servers, servers
+from tests.http_servers import HttpServers, servers
 from tests.ops.cli.conftest import Operator
 from tests.ports import free_port
 
@@ -30,13 +30,13 @@ TOKEN = "s3cret-token"
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Servers]:
+def running() -> Iterator[HttpServers]:
     with servers() as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def ollama(running: Servers) -> str:
+def ollama(running: HttpServers) -> str:
     """An Ollama that requires the token."""
     return running.serve(application(models=("a:1b", "b:1b"), auth=Auth(SecretStr(TOKEN))))
 
@@ -178,90 +178,90 @@ def test_a_file_that_cannot_be_written_is_reported(operator: Operator, tmp_path:
     assert "cannot be written" in sentence
 
 
-def unused_port(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def unused_port(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return f"http://127.0.0.1:{free_port()}", (), "refuses connections"
 
 
-def wrong_token(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def wrong_token(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     url = running.serve(application(auth=Auth(SecretStr("another"))))
     return url, ("--token", TOKEN), "rejects the token in the header Authorization (401)"
 
 
-def wrong_header(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def wrong_header(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     url = running.serve(application(auth=Auth(SecretStr(TOKEN), "X-Key")))
     return url, ("--token", TOKEN), "the header and scheme that the server expects"
 
 
-def no_token(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def no_token(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return running.serve(application(auth=Auth(SecretStr(TOKEN)))), (), "requires a token (401)"
 
 
-def forbidden(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def forbidden(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return running.serve(answering(status=403)), (), "denies /api/tags (403)"
 
 
-def web_page(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def web_page(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     page = answering(text="<html>hello</html>", content_type="text/html")
     return running.serve(page), (), "is not an Ollama: /api/tags returned no JSON;"
 
 
-def another_shape(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def another_shape(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return running.serve(answering(text='{"data": []}')), (), "is not an Ollama: /api/tags returned no list of models"
 
 
-def a_list(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def a_list(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return running.serve(answering(text="[]")), (), "is not an Ollama: /api/tags returned no JSON object"
 
 
-def no_such_path(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def no_such_path(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return running.serve(answering("/other")), (), "is not an Ollama: it has no /api/tags (404)"
 
 
-def broken(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def broken(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return running.serve(answering(status=500)), (), "returned 500 for /api/tags; see that server's log"
 
 
-def moved(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def moved(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     to = "https://user:s3cret-token@elsewhere.example/api/tags?s3cret-token"
     return running.serve(answering(status=301, headers={"Location": to})), (), "to https://elsewhere.example (301)"
 
 
-def self_signed_certificate(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def self_signed_certificate(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     url = running.serve(application(), self_signed(directory, "127.0.0.1"))
     return url, (), "by an authority that is not trusted; set the backend's ca_file to its authority's certificate"
 
 
-def another_authority(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def another_authority(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     other = self_signed(directory, "other.example").certificate
     url = running.serve(application(), self_signed(directory, "127.0.0.1"))
     return url, ("--ca-file", str(other)), "by none of the authorities in"
 
 
-def another_name(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def another_name(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     certificate = self_signed(directory, "ollama.example")
     url = running.serve(application(), certificate)
     return url, ("--ca-file", str(certificate.certificate)), "is not for 127.0.0.1; use a host name that it covers"
 
 
-def expired(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def expired(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     certificate = self_signed(directory, "127.0.0.1", days=-1)
     url = running.serve(application(), certificate)
     return url, ("--ca-file", str(certificate.certificate)), "has expired"
 
 
-def no_tls(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def no_tls(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return running.serve(application()).replace("http:", "https:"), (), "use http://"
 
 
-def tls(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def tls(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return running.serve(application(), self_signed(directory, "127.0.0.1")).replace("https:", "http:"), (), "127.0.0.1"
 
 
-def no_authority_file(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def no_authority_file(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return "https://127.0.0.1:1", ("--ca-file", str(directory / "nowhere")), "nowhere cannot be read as PEM"
 
 
-def unknown_host(running: Servers, directory: Path) -> tuple[str, tuple[str, ...], str]:
+def unknown_host(running: HttpServers, directory: Path) -> tuple[str, tuple[str, ...], str]:
     return "http://absent.invalid:1", (), "the host name absent.invalid of http://absent.invalid:1 does not resolve"
 
 
@@ -290,7 +290,7 @@ def unknown_host(running: Servers, directory: Path) -> tuple[str, tuple[str, ...
     ],
 )
 def test_a_backend_that_fails_its_probe_is_not_added_and_the_error_says_how_to_fix_it(
-    operator: Operator, running: Servers, tmp_path: Path, case: Any
+    operator: Operator, running: HttpServers, tmp_path: Path, case: Any
 ) -> None:
     url, options, expected = case(running, tmp_path)
     before = operator.env_file.read_text()
@@ -302,7 +302,7 @@ def test_a_backend_that_fails_its_probe_is_not_added_and_the_error_says_how_to_f
 
 
 def test_a_backend_with_a_private_certificate_authority_is_added(
-    operator: Operator, running: Servers, tmp_path: Path
+    operator: Operator, running: HttpServers, tmp_path: Path
 ) -> None:
     certificate = self_signed(tmp_path, "127.0.0.1")
     url = running.serve(application(models=("a:1b",)), certificate)
@@ -310,7 +310,7 @@ def test_a_backend_with_a_private_certificate_authority_is_added(
     assert json.loads(document.stdout)["probe"]["ok"] is True
 
 
-async def test_the_probe_of_a_silent_backend_times_out(running: Servers) -> None:
+async def test_the_probe_of_a_silent_backend_times_out(running: HttpServers) -> None:
     async def silent(request: web.Request) -> web.Response:
         await asyncio.Event().wait()
         return web.Response()
@@ -325,7 +325,7 @@ async def test_the_probe_of_a_silent_backend_times_out(running: Servers) -> None
 
 
 def test_every_replica_is_probed_and_one_failure_is_exit_code_1(
-    operator: Operator, ollama: str, running: Servers
+    operator: Operator, ollama: str, running: HttpServers
 ) -> None:
     dead, _, _ = unused_port(running, Path())
     backends: list[dict[str, Any]] = [

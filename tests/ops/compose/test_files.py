@@ -1,4 +1,4 @@
-"""The rules that compose.yaml, its overlays and the Dockerfile keep, read without a Docker engine."""
+"""The rules that compose.yaml, its overlays and the Dockerfile follow, checked without a Docker engine."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ FILES = [ROOT / "compose.yaml", *(ROOT / name for name in OVERLAYS)]
 EXAMPLE = dict(
     line.split("=", 1) for line in (ROOT / ".env.example").read_text().splitlines() if line and line[0] != "#"
 )
-# Read from the env file by ops/compose/prepare.py and by nothing else, so that no container's environment has it.
-UNNAMED = {"POSTGRES_PASSWORD"}
+# Read from the env file by ops/compose/prepare.py only, so that no container has it in its environment.
+PREPARE_ONLY = {"POSTGRES_PASSWORD"}
 
 _VARIABLE = re.compile(r"\$\{([A-Z_]+)(?::([-+?])([^${}]*))?")
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if name != "caddy"])
-def test_nothing_but_caddy_is_published(name: str) -> None:
+def test_only_caddy_is_published(name: str) -> None:
     assert "ports" not in SERVICES[name]
     assert SERVICES[name].get("network_mode") != "host"
     assert [overlay for overlay in OVERLAYS if "ports" in OVERLAYS[overlay]["services"].get(name, {})] == []
 
 
-def test_every_network_is_internal_but_those_of_caddy_and_of_model_downloads() -> None:
+def test_only_the_network_of_caddy_and_of_model_downloads_is_not_internal() -> None:
     outward = {name for name, network in COMPOSE["networks"].items() if not network.get("internal")}
     assert outward == {"public"}
     assert {name for name, service in SERVICES.items() if outward & set(service.get("networks", ()))} == {
@@ -42,7 +42,7 @@ def test_every_network_is_internal_but_those_of_caddy_and_of_model_downloads() -
     }
 
 
-def test_ollama_shares_a_network_with_envoy_and_control_alone() -> None:
+def test_only_envoy_and_control_share_a_network_with_ollama() -> None:
     networks = set(SERVICES["ollama"]["networks"])
     assert {name for name, service in SERVICES.items() if networks & set(service.get("networks", ()))} == {
         "ollama", "envoy", "control",
@@ -50,7 +50,7 @@ def test_ollama_shares_a_network_with_envoy_and_control_alone() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_is_hardened_and_bounded(name: str) -> None:
+def test_every_service_is_hardened_and_bounded(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -63,28 +63,28 @@ def test_a_service_is_hardened_and_bounded(name: str) -> None:
     assert name in ONE_OFF or service["healthcheck"]["test"]
 
 
-def test_capabilities_are_added_to_the_two_that_need_them() -> None:
+def test_only_prepare_and_caddy_have_added_capabilities() -> None:
     assert {name: service["cap_add"] for name, service in SERVICES.items() if "cap_add" in service} == {
         "prepare": ["CHOWN", "DAC_OVERRIDE", "FOWNER"],
         "caddy": ["NET_BIND_SERVICE"],
     }
 
 
-def test_only_the_first_step_and_ollama_run_as_root() -> None:
+def test_only_prepare_and_ollama_run_as_root() -> None:
     assert {name for name, service in SERVICES.items() if service.get("user", "0").startswith("0")} == {
         "prepare", "ollama", "pull",
     }  # fmt: skip
     assert SERVICES["prepare"]["network_mode"] == "none"
 
 
-def test_a_service_waits_until_what_it_needs_is_ready() -> None:
+def test_a_service_waits_until_its_dependencies_are_ready() -> None:
     for name, service in SERVICES.items():
         for needed, condition in service.get("depends_on", {}).items():
             wanted = "service_completed_successfully" if needed in ONE_OFF else "service_healthy"
             assert condition == {"condition": wanted}, (name, needed)
 
 
-def test_images_have_a_version_and_can_be_replaced() -> None:
+def test_images_have_a_pinned_version_and_can_be_replaced() -> None:
     for name, service in SERVICES.items():
         image = _VARIABLE.fullmatch(service["image"].rstrip("}"))
         assert image is not None, name
@@ -93,7 +93,7 @@ def test_images_have_a_version_and_can_be_replaced() -> None:
         assert "latest" not in default
 
 
-def test_no_environment_names_a_secret() -> None:
+def test_no_secret_is_in_an_environment() -> None:
     secret = re.compile(r"PASSWORD(?!_FILE)|TOKEN|SECRET|DATABASE_URL|REDIS_URL|OLLAMA_BACKENDS")
     for document in (COMPOSE, *OVERLAYS.values()):
         for name, service in document["services"].items():
@@ -102,26 +102,26 @@ def test_no_environment_names_a_secret() -> None:
             assert "env_file" not in service, name
 
 
-def test_envoys_admin_interface_is_a_socket_that_only_control_shares() -> None:
+def test_envoys_admin_interface_is_a_socket_shared_with_control_only() -> None:
     assert SERVICES["envoy"].get("environment") is None
     assert SERVICES["control"]["environment"]["ENVOY_ADMIN_LISTEN"].startswith("unix:/run/envoy-admin/")
     shared = {name for name, service in SERVICES.items() if "envoy-admin:" in str(service.get("volumes"))}
     assert shared == {"control", "envoy"}
 
 
-def test_envoys_files_are_in_memory_and_its_own_only_to_read() -> None:
+def test_envoys_files_are_in_memory_and_read_only_for_envoy() -> None:
     assert COMPOSE["volumes"]["envoy-files"]["driver_opts"]["type"] == "tmpfs"
     assert "envoy-files:/run/envoy:ro" in SERVICES["envoy"]["volumes"]
     assert SERVICES["envoy"]["user"] == SERVICES["control"]["user"]
 
 
-def test_the_bundled_ollama_runs_nothing_elsewhere() -> None:
+def test_the_bundled_ollama_uses_no_cloud_models() -> None:
     assert SERVICES["ollama"]["environment"]["OLLAMA_NO_CLOUD"] == "1"
     assert SERVICES["pull"]["environment"]["OLLAMA_NO_CLOUD"] == "1"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_variable_stands_in_the_example_with_the_default_it_has_here(path: Path) -> None:
+def test_every_variable_is_in_the_example_with_the_same_default(path: Path) -> None:
     for name, kind, default in _VARIABLE.findall(path.read_text()):
         if name in {"COMPOSE_PROJECT_NAME", "GATEWAY_ENV_FILE"}:
             continue
@@ -130,12 +130,12 @@ def test_every_variable_stands_in_the_example_with_the_default_it_has_here(path:
             assert EXAMPLE[name] == default, name
 
 
-def test_the_example_has_no_line_that_nothing_reads() -> None:
+def test_every_line_of_the_example_is_used() -> None:
     read = {name for path in FILES for name, _, _ in _VARIABLE.findall(path.read_text())}
-    assert set(EXAMPLE) <= {name.upper() for name in Settings.model_fields} | read | UNNAMED
+    assert set(EXAMPLE) <= {name.upper() for name in Settings.model_fields} | read | PREPARE_ONLY
 
 
-def test_the_final_image_has_no_pip_no_compiler_and_no_root() -> None:
+def test_the_final_image_has_no_pip_and_no_compiler_and_does_not_run_as_root() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert not re.search(r"--mount|<<|# *syntax", dockerfile)
     build, final = re.split(r"^FROM ", dockerfile, flags=re.MULTILINE)[1:]
@@ -147,7 +147,7 @@ def test_the_final_image_has_no_pip_no_compiler_and_no_root() -> None:
     assert final.index("USER 10001") < final.index("ENTRYPOINT")
 
 
-def test_the_image_is_built_from_what_is_named_and_from_nothing_else() -> None:
+def test_the_build_context_has_exactly_the_copied_files() -> None:
     first, *named = [
         line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")
     ]
@@ -161,7 +161,7 @@ def test_the_image_is_built_from_what_is_named_and_from_nothing_else() -> None:
     assert {line.removeprefix("!") for line in named if line.startswith("!")} == copied
 
 
-def test_the_image_has_the_very_versions_that_are_tested() -> None:
+def test_the_image_has_the_tested_versions() -> None:
     def pins(name: str) -> set[str]:
         return set(re.findall(r"^[A-Za-z0-9_.\[\]-]+==[^ \\]+", (ROOT / name).read_text(), re.MULTILINE))
 

@@ -16,10 +16,8 @@ VOLUMES = ("gateway", "service", "control", "postgres", "redis", "redis-data")
 
 
 @pytest.fixture
-def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty volumes of services that all run as the user of these tests."""
-    monkeypatch.setattr(prepare, "GATEWAY_UID", os.geteuid())
-    monkeypatch.setattr(prepare, "POSTGRES_UID", os.geteuid())
+def volumes(tmp_path: Path) -> Path:
+    """The empty volumes of all services."""
     for name in VOLUMES:
         (tmp_path / "volumes" / name).mkdir(parents=True)
     return tmp_path / "volumes"
@@ -28,14 +26,16 @@ def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(volumes: Path, text: str) -> None:
     source = volumes.parent / "env"
     source.write_text(text)
-    prepare.prepare(source, volumes, "gateway", "gateway")
+    # All services run as the user of these tests.
+    uids = prepare.Uids(gateway=os.geteuid(), postgres=os.geteuid())
+    prepare.prepare(source, volumes, "gateway", "gateway", uids)
 
 
 def settings(volumes: Path, service: str) -> Settings:
     return load(volumes / service / "gateway.env")
 
 
-def test_passwords_are_made_once_and_kept(volumes: Path) -> None:
+def test_passwords_are_generated_once_and_kept(volumes: Path) -> None:
     run(volumes, "")
     first = {path: path.read_text() for path in volumes.rglob("*") if path.is_file()}
     run(volumes, "")
@@ -47,27 +47,23 @@ def test_passwords_are_made_once_and_kept(volumes: Path) -> None:
     assert all(len(password) >= 32 for password in made)
 
 
-def test_files_and_volumes_are_their_owners_alone(volumes: Path) -> None:
+def test_files_and_volumes_are_accessible_to_their_owners_only(volumes: Path) -> None:
     run(volumes, "")
     assert {stat.S_IMODE(path.stat().st_mode) for path in volumes.rglob("*") if path.is_file()} == {0o600}
     assert {stat.S_IMODE((volumes / name).stat().st_mode) for name in VOLUMES} == {0o700}
 
 
 @pytest.mark.parametrize("password", ["simple", "p@ss/w:rd?#%", "with space", "d$ollar"])
-def test_a_chosen_password_reaches_postgres_and_the_services_alike(volumes: Path, password: str) -> None:
+def test_postgres_and_the_services_get_the_chosen_password(volumes: Path, password: str) -> None:
     run(volumes, f"POSTGRES_PASSWORD='{password}'\n")
     assert (volumes / "postgres/password").read_text() == password
     url = settings(volumes, "gateway").database_url.get_secret_value()
     assert url.startswith("postgresql://gateway:")
     assert url.endswith("@postgres:5432/gateway")
-    assert password == prepare_unquoted(url)
+    assert password == unquote(urlsplit(url).password or "")
 
 
-def prepare_unquoted(url: str) -> str:
-    return unquote(urlsplit(url).password or "")
-
-
-def test_the_operators_settings_arrive_and_what_compose_decides_does_not(volumes: Path) -> None:
+def test_settings_of_the_operator_are_passed_on_except_managed_ones(volumes: Path) -> None:
     run(volumes, "DEFAULT_RPM=7\nDATABASE_URL=postgresql://elsewhere/db\nHTTP_PORT=81\nUNKNOWN=x\n")
     assert settings(volumes, "control").default_rpm == 7
     text = (volumes / "control/gateway.env").read_text()
@@ -76,7 +72,7 @@ def test_the_operators_settings_arrive_and_what_compose_decides_does_not(volumes
     assert "UNKNOWN" not in text
 
 
-def test_a_changed_setting_changes_the_file_and_no_password(volumes: Path) -> None:
+def test_a_changed_setting_changes_no_password(volumes: Path) -> None:
     run(volumes, "DEFAULT_RPM=7\n")
     password = (volumes / "redis/password").read_text()
     run(volumes, "DEFAULT_RPM=8\n")
@@ -85,7 +81,7 @@ def test_a_changed_setting_changes_the_file_and_no_password(volumes: Path) -> No
     assert password in settings(volumes, "service").redis_url.get_secret_value()
 
 
-def test_authz_and_meter_log_in_as_the_role_that_migrate_makes_and_know_no_other_login(volumes: Path) -> None:
+def test_authz_and_meter_have_only_the_login_that_migrate_creates(volumes: Path) -> None:
     run(
         volumes,
         "POSTGRES_PASSWORD=0wner\nDATABASE_LISTEN_URL=postgresql://gateway:0wner@postgres/gateway\nDEFAULT_RPM=7\n",
@@ -115,7 +111,7 @@ def test_only_control_gets_the_tokens_of_backends(volumes: Path) -> None:
     assert whole.auth_token == SecretStr("s3cret")
 
 
-def test_a_list_of_backends_that_cannot_be_read_is_reported_by_control_and_leaks_nowhere(volumes: Path) -> None:
+def test_an_invalid_list_of_backends_reaches_control_only(volumes: Path) -> None:
     run(volumes, 'OLLAMA_BACKENDS=\'[{"auth_token":"s3cret"\'\n')
     assert [name for name in ("gateway", "service") if "s3cret" in (volumes / name / "gateway.env").read_text()] == []
     assert "s3cret" in (volumes / "control/gateway.env").read_text()

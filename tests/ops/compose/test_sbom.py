@@ -18,11 +18,11 @@ def test_every_pin_is_a_component_with_its_version_and_hashes() -> None:
     assert sum(len(each["properties"]) for each in components) == LOCK.count("--hash=sha256:")
 
 
-def test_what_is_installed_says_the_licence() -> None:
+def test_licences_are_those_of_the_installed_distributions() -> None:
     licences = {each["name"]: each.get("licenses") for each in document(LOCK)["components"]}
     assert licences["redis"]
     assert licences["grpcio"]
 
 
-def test_one_lock_gives_one_document() -> None:
+def test_the_same_lock_file_gives_the_same_document() -> None:
     assert document(LOCK) == document(LOCK)

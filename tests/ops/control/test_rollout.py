@@ -16,8 +16,9 @@ import pytest
 from gateway.errors import SettingsError
 from gateway.settings import Settings
 from ops.control.rollout import Rollout
-from ops.data_plane import envoy_files, validate
-from ops.data_plane.admin import ClusterState, EnvoyAdmin, NotTaken, healthy, parse
+from ops.data_plane import envoy_files
+from ops.data_plane.admin import ClustersNotApplied, ClusterState, EnvoyAdmin, healthy_clusters, parse_stats
+from ops.data_plane.validation import find_envoy
 from ops.host import binaries
 from tests.e2e.stack import simulator
 from tests.polling import eventually_async
@@ -37,7 +38,7 @@ class Running:
         self.directory = directory
         self.pid = pid
         self.admin = EnvoyAdmin(f"unix:{directory}/admin.sock")
-        self.rollout = Rollout(directory, self.admin)
+        self.rollout = Rollout(directory, self.admin, find_envoy())
 
     def settings(self, *backends: dict[str, Any], **others: Any) -> Settings:
         return settings(self.directory, *backends, **others)
@@ -61,7 +62,7 @@ class Running:
             aiohttp.ClientSession(connector=connector) as session,
             session.get("http://envoy/clusters?format=json") as answer,
         ):
-            return healthy(await answer.text())
+            return healthy_clusters(await answer.text())
 
     def tokens(self) -> list[str]:
         return [path.read_text() for path in self.directory.glob("credential-*.token")]
@@ -137,14 +138,12 @@ async def test_the_admin_interface_shows_no_token(envoy: Running) -> None:
     assert "credential-a-" in await envoy.dump()
 
 
-@pytest.mark.parametrize("binary_is_at_hand", [True, False])
-async def test_what_envoy_refuses_leaves_what_was_in_force(
-    envoy: Running, binary_is_at_hand: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not binary_is_at_hand:
-        monkeypatch.setattr(validate, "envoy_program", lambda: None)
+@pytest.mark.parametrize("program", [find_envoy(), None], ids=["validated", "rejected by the running Envoy"])
+async def test_a_rejected_change_leaves_the_previous_backends_in_force(envoy: Running, program: Path | None) -> None:
+    envoy.rollout = Rollout(envoy.directory, envoy.admin, program)
+    await envoy.rollout.start(envoy.settings(A))
     changed = {**A, "auth_token": "another"}
-    with pytest.raises(SettingsError, match=r"^OLLAMA_BACKENDS: Envoy refuses"):
+    with pytest.raises(SettingsError, match=r"^OLLAMA_BACKENDS: Envoy rejects"):
         await envoy.rollout.advance(envoy.settings(changed, B).model_copy(update=TOO_LONG_FOR_ENVOY))
     assert envoy.tokens() == [f"Bearer {TOKEN}"]
     assert await envoy.clusters() == {"backend:a"}
@@ -163,7 +162,7 @@ async def test_an_authority_that_cannot_be_read_is_refused_by_name(envoy: Runnin
 
 async def test_a_control_that_starts_again_goes_on_in_order(envoy: Running) -> None:
     """What it finds in the directory is what Envoy has, also of a backend that has gone meanwhile."""
-    again = Rollout(envoy.directory, envoy.admin)
+    again = Rollout(envoy.directory, envoy.admin, find_envoy())
     await again.start(envoy.settings(B))
     assert await envoy.clusters() == {"backend:a", "backend:b"}
     await again.retire(envoy.settings(B))
@@ -173,7 +172,7 @@ async def test_a_control_that_starts_again_goes_on_in_order(envoy: Running) -> N
 async def test_an_envoy_that_hangs_gets_nothing_new(envoy: Running) -> None:
     os.kill(envoy.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(NotTaken):
+        with pytest.raises(ClustersNotApplied):
             await envoy.rollout.advance(envoy.settings(A, B))
     finally:
         os.kill(envoy.pid, signal.SIGCONT)
@@ -184,7 +183,7 @@ async def test_an_envoy_that_hangs_gets_nothing_new(envoy: Running) -> None:
 
 async def test_without_an_envoy_the_files_are_written_for_its_start(tmp_path: Path) -> None:
     directory = tmp_path / "envoy"
-    rollout = Rollout(directory, EnvoyAdmin(f"unix:{tmp_path}/nobody.sock"))
+    rollout = Rollout(directory, EnvoyAdmin(f"unix:{tmp_path}/absent.sock"), find_envoy())
     await rollout.start(settings(directory, A))
     await rollout.advance(settings(directory, B))
     await rollout.retire(settings(directory, B))
@@ -199,6 +198,6 @@ async def test_without_an_envoy_the_files_are_written_for_its_start(tmp_path: Pa
 def test_envoys_figures_are_read() -> None:
     text = "cluster_manager.cds.update_failure: 1\ncluster_manager.cds.update_rejected: 2\n"
     text += 'cluster_manager.cds.version_text: "v1"\n'
-    assert parse(text + "cluster_manager.warming_clusters: 4\n") == ClusterState("v1", 4, 3)
+    assert parse_stats(text + "cluster_manager.warming_clusters: 4\n") == ClusterState("v1", 4, 3)
     with pytest.raises(ValueError, match="warming_clusters"):
-        parse(text)
+        parse_stats(text)

