@@ -25,7 +25,7 @@ class RetentionJob:
 
     async def run(self) -> None:
         """Prunes now and then every INTERVAL_S, until cancelled."""
-        await forever(self._prune, INTERVAL_S, on_error="retention_postponed", backoff=_BACKOFF)
+        await forever(self._prune, INTERVAL_S, on_error="retention_postponed", backoff=_BACKOFF, jitter=0.25)
 
     async def _prune(self) -> None:
         now = datetime.now(UTC)
