@@ -91,9 +91,9 @@ class ChangeListener:
         self._on_gap(since)
 
     async def _heartbeat(self, connection: Connection) -> None:
-        asked = self._monotonic()
+        requested_at = self._monotonic()
         self._server_time = await connection.fetchval("SELECT clock_timestamp()")
-        self.last_contact_monotonic = asked
+        self.last_contact_monotonic = requested_at
         self._up.set()
 
     def _on_revoked_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

@@ -165,7 +165,7 @@ async def test_an_entry_is_recorded_once_however_often_the_ledger_fails(quota: O
     assert len(recorder.entries) == 2
 
 
-@pytest.mark.parametrize("refusal", [DataRefused("PostgreSQL refuses the data"), Conflict("a constraint")])
+@pytest.mark.parametrize("refusal", [DataRefused("PostgreSQL rejects the data"), Conflict("a constraint")])
 async def test_an_entry_that_postgresql_refuses_is_set_aside_and_holds_up_no_other(
     quota: Outage, refusal: Exception
 ) -> None:

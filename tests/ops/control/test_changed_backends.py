@@ -53,7 +53,7 @@ async def scene(redis_url: str) -> AsyncIterator[Scene]:
         stack.push_async_callback(redis.aclose)
         await redis.flushall()
         store = CatalogStore(redis, settings.redis_timeout_s)
-        yield Scene(near.url, far.url, store, Discovery(settings, Prober(session, 30), store, first_look_s=30))
+        yield Scene(near.url, far.url, store, Discovery(settings, Prober(session, 30), store, first_publish_s=30))
 
 
 async def test_a_new_list_is_published_at_once_and_in_its_order(scene: Scene) -> None:

@@ -117,7 +117,7 @@ async def test_a_silent_backend_keeps_its_last_word_for_a_while_and_then_nobody_
         behave(site.servers["near"], faults=[{"kind": "reset", "paths": ["/api/tags"]}])
         with capture_logs() as logs:
             assert not await discovery.refresh()
-        assert [(entry["event"], entry["backend"]) for entry in logs] == [("backend_not_seen", "near")]
+        assert [(entry["event"], entry["backend"]) for entry in logs] == [("backend_unavailable", "near")]
         catalog = await site.published()
         assert catalog is not None
         assert [(state.name, state.answers) for state in catalog.backends] == [("near", False), ("far", True)]
