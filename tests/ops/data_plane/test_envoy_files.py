@@ -104,7 +104,7 @@ def own_clusters(settings: Settings, directory: Path) -> dict[str, dict[str, Any
     return {cluster["name"]: cluster for cluster in bootstrap["static_resources"]["clusters"]}
 
 
-def test_sockets_are_found_as_they_stand_and_names_by_asking_for_every_address(tmp_path: Path) -> None:
+def test_sockets_are_static_and_names_are_resolved_to_every_address(tmp_path: Path) -> None:
     assert own_clusters(Settings.model_validate(ONE_MACHINE), tmp_path)["authz"]["type"] == "STATIC"
     assert own_clusters(Settings.model_validate(MORE_MACHINES), tmp_path)["authz"]["type"] == "STRICT_DNS"
 
@@ -139,7 +139,7 @@ def test_every_route_to_a_backend_passes_authz_and_the_meter_and_no_other_route_
             assert "envoy.filters.http.ext_proc" not in filters
 
 
-def test_no_secret_stands_in_a_file_that_envoy_shows(settings: Settings, tmp_path: Path) -> None:
+def test_no_secret_is_in_a_file_that_envoy_shows(settings: Settings, tmp_path: Path) -> None:
     assert all(TOKEN.encode() not in content for content in render(settings, tmp_path).values())
     near, far, _ = settings.backends
     assert render_secrets(settings) == {
@@ -170,10 +170,10 @@ def test_credentials_that_no_backend_has_any_more_are_deleted_and_nothing_else(
     settings: Settings, tmp_path: Path
 ) -> None:
     write(settings, tmp_path)
-    (tmp_path / "credential-of-somebody-else.token").write_text("kept")
+    (tmp_path / "credential-of-another-program.token").write_text("kept")
     bare = settings.model_copy(update={"ollama_backends": settings.backends[2:]})
     write(bare, tmp_path)
-    assert {path.name for path in tmp_path.glob("credential*")} == {"credential-of-somebody-else.token"}
+    assert {path.name for path in tmp_path.glob("credential*")} == {"credential-of-another-program.token"}
 
 
 def test_every_file_is_private(settings: Settings, tmp_path: Path) -> None:
