@@ -98,6 +98,7 @@ class PromptWriter:
 
     async def run(self) -> None:
         """Writes until cancelled."""
+        # Not `forever`: it waits for transcripts and not for time, and `_write` retries by itself.
         while True:
             await self._submitted.wait()
             self._submitted.clear()
