@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 Sleep = Callable[[float], Awaitable[None]]
+Uniform = Callable[[float, float], float]
+
+# A step that ran this long before it failed had succeeded, such as a connection that was followed until it broke.
+LASTING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,12 @@ class Backoff:
     first_s: float
     max_s: float
 
-    def pause_s(self, failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
+    def pause_s(self, failures: int, uniform: Uniform = random.uniform) -> float:
         """The pause in seconds after `failures` failures in a row, which are at least 1."""
         return min(self.first_s * 2.0 ** min(failures - 1, 30), self.max_s) * uniform(0.75, 1.0)
 
 
-# The usual back-off from a store: soon at first, since most outages are short.
+# The usual back-off from a store. The first retry comes soon, because most outages are short.
 STORE_BACKOFF = Backoff(first_s=0.25, max_s=2.0)
 
 
@@ -47,26 +52,33 @@ async def forever(
     on_error: str,
     backoff: Backoff = STORE_BACKOFF,
     errors: tuple[type[Exception], ...] = (StoreUnavailable,),
+    jitter: float = 0.0,
     wake: asyncio.Event | None = None,
     sleep: Sleep = asyncio.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+    uniform: Uniform = random.uniform,
 ) -> None:
     """Runs `step` until cancelled. Never returns.
 
-    `step` returns the seconds to wait before it runs again, or None for `every_s`. After one of `errors` the loop logs
-    the event `on_error` with its reason and backs off; in a row of failures it logs the 1st, 2nd, 4th, 8th and so on.
-    `wake` ends a wait early and is cleared.
+    `step` returns the seconds to wait before it runs again, or None for `every_s`. For jobs that many processes do at
+    once, `jitter` is the share of `every_s` by which each wait is at most shortened at random. `wake` ends a wait early
+    and is cleared.
+
+    After one of `errors` the loop logs the event `on_error` with its reason and backs off. In a row of failures it logs
+    the 1st, 2nd, 4th, 8th and so on. A step that succeeds, or fails only after LASTING_S, ends the row.
     """
     failures = 0
     while True:
+        started = monotonic()
         try:
             pause_s = await step()
         except errors as error:
-            failures += 1
-            pause_s = backoff.pause_s(failures)
+            failures = 1 if monotonic() - started >= LASTING_S else failures + 1
+            pause_s = backoff.pause_s(failures, uniform)
             _log_failure(on_error, error, failures)
         else:
             failures = 0
-        await _pause(every_s if pause_s is None else pause_s, wake, sleep)
+        await _pause(every_s * uniform(1.0 - jitter, 1.0) if pause_s is None else pause_s, wake, sleep)
 
 
 async def retry(

@@ -57,14 +57,18 @@ class Drain:
             nonlocal claim_at
             if loop.time() >= claim_at:
                 claim_at = loop.time() + CLAIM_EVERY_S
-                await self._record(stream, await stream.claim(self._consumer, BATCH_MAX, self._claim_after_ms))
+                await self.record(stream, await stream.claim(self._consumer, BATCH_MAX, self._claim_after_ms))
             events = await stream.read(self._consumer, BATCH_MAX, BLOCK_MS)
-            await self._record(stream, events)
+            await self.record(stream, events)
             return GATHER_S if 0 < len(events) < BATCH_MAX else 0.0
 
         await forever(step, GATHER_S, on_error="drain_postponed")
 
-    async def _record(self, stream: EventStream, events: list[Event]) -> None:
+    async def record(self, stream: EventStream, events: list[Event]) -> None:
+        """Records events that were read or claimed, and acknowledges them.
+
+        Raises StoreUnavailable before the acknowledgement; the events are then delivered again.
+        """
         if not events:
             return
         entries = []

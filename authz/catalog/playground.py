@@ -1,4 +1,4 @@
-"""The playground: one page that asks this gateway from a browser, and the headers that confine it."""
+"""The playground: one page that sends requests to this gateway from a browser, and the headers that confine it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ PAGE = Path(__file__).with_name("playground.html").read_bytes()
 
 
 def _source(page: bytes, tag: str) -> str:
-    """What Content-Security-Policy (level 3, 2.3.1) calls a hash-source, for the one element `tag` of `page`."""
+    """The hash-source (Content-Security-Policy level 3, 2.3.1) of the only element `tag` of `page`."""
     name = re.escape(tag.encode())
     (inline,) = re.findall(rb"<%b>(.*?)</%b>" % (name, name), page, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(inline).digest()).decode()}'"
 
 
-# The page may run its own script, use its own style and talk to its own origin. Trusted Types without any policy
-# make the browser refuse every way to turn text into markup. The icon is an empty data: address.
+# The page may run its own script, use its own style and connect to its own origin. Trusted Types without any policy
+# make the browser block every conversion of text into markup. The icon is an empty data: address.
 HEADERS = {
     "Content-Security-Policy": "; ".join(
         [

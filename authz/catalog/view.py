@@ -10,8 +10,6 @@ from gateway.catalog.store import POLL_S, CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.loops import forever
 
-RETRY_S = 0.5
-
 
 class CatalogView:
     """`current` is the catalog; `run` keeps it fresh. `poll_s` covers notifications that were lost."""
@@ -50,7 +48,7 @@ class CatalogView:
 
     async def run(self) -> None:
         """Follows the snapshot until cancelled. While Redis is unavailable the copy ages and then expires."""
-        await forever(self._follow, RETRY_S, on_error="catalog_not_refreshed")
+        await forever(self._follow, 0.0, on_error="catalog_not_refreshed")
 
     async def _follow(self) -> None:
         async with self._store.changes() as next_change:

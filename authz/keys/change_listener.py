@@ -15,7 +15,6 @@ from gateway.loops import forever
 from gateway.stores.postgres import Connection, Database, translated_errors
 
 HEARTBEAT_S = 1.0
-RETRY_S = 0.5
 # A revocation carries the time at which its row was made, which is a moment before the notification.
 OVERLAP = timedelta(minutes=1)
 
@@ -68,7 +67,7 @@ class ChangeListener:
 
     async def run(self) -> None:
         """Listens until cancelled, and connects again whenever the connection fails."""
-        await forever(self._listen, RETRY_S, on_error="revocations_not_received")
+        await forever(self._listen, 0.0, on_error="revocations_not_received")
 
     async def _listen(self) -> None:
         connection = await self._database.connect()
@@ -92,9 +91,9 @@ class ChangeListener:
         self._on_gap(since)
 
     async def _heartbeat(self, connection: Connection) -> None:
-        asked = self._monotonic()
+        requested_at = self._monotonic()
         self._server_time = await connection.fetchval("SELECT clock_timestamp()")
-        self.last_contact_monotonic = asked
+        self.last_contact_monotonic = requested_at
         self._up.set()
 
     def _on_revoked_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

@@ -1,7 +1,7 @@
-"""Argon2id for API keys; the only home of argon2.
+"""Argon2id for API keys. No other module imports argon2.
 
-Hashing is slow on purpose, so it runs in a small thread pool with a bounded queue: a flood of unknown keys costs
-a refusal, not the event loop.
+Hashing is slow on purpose, so it runs in a small thread pool with a bounded queue. A flood of unknown keys is denied
+instead of blocking the event loop.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 THREADS = 2
 WAITERS_MAX = 64
-# By how much hashing stands behind everything else that the machine does, and no more: a new key waits for it, also
-# beside a model that uses every core. The lanes of Argon2 inherit it.
+# nice(2) increment of the hashing threads, which the lanes of Argon2 inherit. It is small, because the first use of a
+# key must not starve next to a model that uses all cores.
 HASHING_NICE = 5
 
 
 class KeyHasher:
-    """Hashes and verifies whole keys. Shared by all tasks of one event loop; `close` it at the end."""
+    """Hashes and verifies whole keys, for all tasks of one event loop. Close it at the end."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class KeyHasher:
         self._argon2 = PasswordHasher(
             time_cost=time_cost, memory_cost=memory_cost_kib, parallelism=parallelism, type=Type.ID
         )
-        self._nobody = _unmatchable(self._argon2)
+        self._unmatchable = _unmatchable(self._argon2)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="argon2", initializer=_lower_priority)
         self._slots = BoundedSemaphore(threads + waiters_max)
 
@@ -66,17 +66,17 @@ class KeyHasher:
     async def verify(self, stored: str | None, key: SecretStr) -> bool:
         """Whether `key` is the one that `stored` was made from.
 
-        None stands for an unknown prefix: the same work is done and the answer is False. Raises StoreUnavailable
-        when too many callers wait, or when the work itself could not be done.
+        With None, for an unknown prefix, the same work is done and the result is False. Raises StoreUnavailable when
+        too many callers wait, and when the hash cannot be computed.
         """
-        return await self._run(lambda: self._verify(stored or self._nobody, key.get_secret_value()))
+        return await self._run(lambda: self._verify(stored or self._unmatchable, key.get_secret_value()))
 
     def needs_rehash(self, stored: str) -> bool:
-        """Whether `stored` was made with other costs than today's."""
+        """Whether `stored` was made with other costs than the current ones."""
         return self._argon2.check_needs_rehash(stored)
 
     def close(self) -> None:
-        """Lets running work finish and drops what waits."""
+        """Lets running work finish and cancels waiting work."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _verify(self, stored: str, key: str) -> bool:
@@ -93,7 +93,7 @@ class KeyHasher:
         except RuntimeError:
             self._slots.release()
             raise StoreUnavailable("the key hasher is closed") from None
-        # The place is free when the thread is done, not when its caller gave up.
+        # The slot is released when the thread is done, not when its caller stops waiting.
         future.add_done_callback(lambda _: self._slots.release())
         try:
             return await asyncio.wrap_future(future)
@@ -102,16 +102,16 @@ class KeyHasher:
 
 
 def _lower_priority() -> None:
-    """Lowers this thread's priority: whoever brings keys that nobody knows must not slow those down whom we know.
+    """Lowers the priority of this thread: verifying unknown keys must not slow down requests with known ones.
 
-    Only on Linux this is about the thread and not about the whole process.
+    Linux only; elsewhere nice(2) applies to the whole process.
     """
     if sys.platform == "linux":
         os.nice(HASHING_NICE)
 
 
 def _unmatchable(argon2: PasswordHasher) -> str:
-    """A hash with `argon2`'s costs that was made from no key: its digest is random."""
+    """A hash with the costs of `argon2` and a random digest, which no key matches."""
     salt, digest = (base64.b64encode(os.urandom(n)).rstrip(b"=").decode() for n in (argon2.salt_len, argon2.hash_len))
     costs = f"m={argon2.memory_cost},t={argon2.time_cost},p={argon2.parallelism}"
     return f"$argon2id$v=19${costs}${salt}${digest}"

@@ -23,7 +23,7 @@ class LastUsed:
 
     async def run(self) -> None:
         """Writes until cancelled. While PostgreSQL is unavailable the ids wait."""
-        await forever(self._write, self._interval_s, on_error="last_used_not_written")
+        await forever(self._write, self._interval_s, on_error="last_used_not_written", jitter=0.25)
 
     async def _write(self) -> None:
         if not self._key_ids:

@@ -1,4 +1,4 @@
-"""What authz asks PostgreSQL: who a key belongs to and which policy is in force for it."""
+"""The keys in PostgreSQL as authz reads them: the owner of a key and the policy that applies to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.values import Budgets, Limits, Principal, Scope
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key as stored, with the principal it would make. `hash` is Argon2id of the whole key."""
+    """A key as stored, with its principal. `hash` is Argon2id of the whole key."""
 
     hash: str
     revoked: bool
@@ -23,20 +23,20 @@ class StoredKey:
     principal: Principal
 
     def is_usable(self, now: datetime) -> bool:
-        """Whether the key opens anything at `now` (aware), given that it is verified."""
+        """Whether the key is valid at `now` (aware), given that it is verified."""
         expired = self.expires_at is not None and self.expires_at <= now
         return not (self.revoked or self.tenant_disabled or expired)
 
 
 class KeyRepository:
-    """Keys and their policy. `defaults` are the limits of a tenant that has none of its own."""
+    """Keys and their policy. `defaults` are the limits of a tenant without its own."""
 
     def __init__(self, database: Database, defaults: Limits) -> None:
         self._database = database
         self._defaults = defaults
 
     async def find_key(self, prefix: str) -> StoredKey | None:
-        """The key with that prefix, in whatever state; None when there is none. Raises StoreUnavailable."""
+        """The key with that prefix, in any state; None when there is none. Raises StoreUnavailable."""
         row = await self._database.fetchrow(_FIND_KEY, prefix)
         return None if row is None else _stored_key(row, self._defaults)
 
@@ -46,11 +46,11 @@ class KeyRepository:
         return [row["prefix"] for row in rows]
 
     async def touch(self, key_ids: Collection[int]) -> None:
-        """Notes that these keys were used now. A key that another worker is noting is left to it."""
+        """Records that these keys were used now. A key whose row another worker is updating is skipped."""
         await self._database.execute(_TOUCH, sorted(key_ids))
 
     async def store_hash(self, key_id: int, old: str, new: str) -> None:
-        """Replaces the hash `old` by `new`, made from the same key with other costs; nothing if it has changed."""
+        """Replaces the hash `old` by `new`, which has other costs. No effect if the hash has changed meanwhile."""
         await self._database.execute(
             "UPDATE gateway.api_keys SET hash = $3 WHERE id = $1 AND hash = $2", key_id, old, new
         )
@@ -108,7 +108,7 @@ def _stored_key(row: asyncpg.Record, defaults: Limits) -> StoredKey:
 
 
 def _models(row: asyncpg.Record) -> tuple[bool, frozenset[str]]:
-    """A key's own flag or list wins; a list of its own also ends the inheritance of the tenant's flag."""
+    """The flag or list of the key takes precedence. A key with a list does not inherit the tenant's flag either."""
     own_list, own_flag = row["allowed_models"], row["allow_all_models"]
     models = frozenset(own_list if own_list is not None else row["tenant_models"] or ())
     if own_flag is not None:

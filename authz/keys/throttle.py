@@ -31,7 +31,7 @@ class FailureThrottle:
             pipeline.ttl(key)
             failures, ttl_s = await pipeline.execute()
         if failures is not None and int(failures) >= self._failures_max:
-            # The counter may live up to a second longer than its whole seconds say.
+            # TTL is in whole seconds, and the counter may live up to a second longer.
             raise Denied(Code.AUTH_THROTTLED, retry_after_s=max(ttl_s, 0) + 1)
 
     async def count(self, address: str) -> None:

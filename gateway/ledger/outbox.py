@@ -160,6 +160,7 @@ class _Lane:
         await self._idle.wait()
 
     async def _work(self) -> None:
+        # Not `forever`: a worker waits for an entry and not for time, and retries that entry only.
         while True:
             await self._added.acquire()
             entry = self._waiting.popleft()

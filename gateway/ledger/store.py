@@ -69,7 +69,7 @@ class Ledger:
         await self._database.execute(_REJECT, _stored(entry.request_id), _stored(reason), storable(entry.to_json()))
 
     async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Which of these requests have their row, whoever wrote it. Raises StoreUnavailable."""
+        """Which of these requests have their row, regardless of which process wrote it. Raises StoreUnavailable."""
         if not entries:
             return frozenset()
         times_ms = [entry.ts_ms for entry in entries]

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     """Loads the settings, runs `serve(settings, stop)` and sets `stop` on SIGTERM or SIGINT. Returns the exit code.
 
-    A wrong setting is one sentence on stderr and 1, also one that `serve` finds, and so is a file that it cannot use.
+    An invalid setting, or a file that `serve` cannot use, is one sentence on stderr and exit code 1.
     """
 
     async def main(settings: Settings) -> None:
@@ -44,20 +44,20 @@ def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, 
         sentence = f"{error.filename}: {error.strerror}"
     else:
         return 0
-    print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 (whoever starts a service reads a sentence, not a log line)
+    print(f"error: {sentence}", file=sys.stderr)  # noqa: T201 (an operator who starts a service reads a sentence, not a log line)
     return 1
 
 
 async def until_stopped(stop: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
-    """Waits for `stop`. A background task that ends before is a defect: its error is raised, so the process ends."""
-    waiting = asyncio.create_task(stop.wait())
+    """Waits for `stop`. A background task that ends earlier is a defect: its error is raised and ends the process."""
+    stopped = asyncio.create_task(stop.wait())
     try:
-        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {waiting}:
+        done, _ = await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopped}:
             task.result()
             raise RuntimeError(f"the background task {task.get_name()} ended")
     finally:
-        waiting.cancel()
+        stopped.cancel()
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

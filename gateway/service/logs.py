@@ -1,4 +1,4 @@
-"""Structured logs to stderr. One line an event, bounded, never with a secret, a prompt or an answer."""
+"""Structured logs on stderr: one bounded line per event, without secrets, prompts and answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _bounded(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping
 
 
 def configure(settings: Settings, service: str, stream: TextIO | None = None) -> None:
-    """Sets up logging for the whole process; every line carries `service`."""
+    """Configures logging for the whole process. Every line contains `service`."""
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if settings.gateway_log_format == "json"

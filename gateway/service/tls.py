@@ -1,7 +1,7 @@
-"""The servers' side of mutual TLS: only who holds a client certificate of our authority may connect.
+"""The server side of mutual TLS: a client needs a certificate of the configured authority to connect.
 
-The files are looked at whenever a connection is made, so that a renewed certificate or authority needs no restart.
-Files that do not fit together, as in the middle of a renewal, leave those in use that did.
+The files are checked for every connection, so a renewed certificate or authority needs no restart. While the files do
+not match each other, as in the middle of a renewal, the last matching ones stay in use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Loaded:
 
 
 class ServiceTls:
-    """What one process shows and demands. Raises SettingsError when its files cannot be used at the start."""
+    """The certificate of one process and its demands on clients. Raises SettingsError if the files are not usable."""
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
@@ -37,42 +37,42 @@ class ServiceTls:
             self._loaded = self._load(self._stamp())
         except OSError as error:
             raise SettingsError(f"SERVICE_TLS_CERT_FILE, SERVICE_TLS_KEY_FILE, SERVICE_TLS_CA_FILE: {error}") from None
-        self._refused: _Stamp | None = None
+        self._rejected: _Stamp | None = None
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """For `add_secure_port` of one server."""
-        given = self._loaded.configuration
+        current = self._loaded.configuration
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal given
+            nonlocal current
             newest = self._newest().configuration
-            if newest is given:
+            if newest is current:
                 return None
-            given = newest
+            current = newest
             return newest
 
-        # The stubs forget that the answer may be None, for no change.
-        return grpc.dynamic_ssl_server_credentials(given, renewed, True)  # type: ignore[arg-type]
+        # The stubs omit that the result may be None, for no change.
+        return grpc.dynamic_ssl_server_credentials(current, renewed, True)  # type: ignore[arg-type]
 
     def http_context(self) -> ssl.SSLContext:
         """For an aiohttp site."""
         context = self._load(self._stamp()).context
-        # GenerationRequest at each handshake, whether or not the client names a host.
+        # Called at each handshake, with or without a host name.
         context.sni_callback = lambda connection, _name, _context: setattr(
             connection, "context", self._newest().context
         )
         return context
 
     def _newest(self) -> _Loaded:
-        """What is in the files now, else what was in them when they last fitted. May be called by any thread."""
+        """The content of the files, or the last content that matched. Any thread may call it."""
         stamp = self._stamp()
-        if stamp in (self._loaded.stamp, self._refused):
+        if stamp in (self._loaded.stamp, self._rejected):
             return self._loaded
         try:
             self._loaded = self._load(stamp)
             log.info("certificate_renewed", cert=str(self._files.cert))
         except OSError as error:
-            self._refused = stamp
+            self._rejected = stamp
             log.warning("certificate_not_renewed", cert=str(self._files.cert), reason=str(error))
         return self._loaded
 

@@ -14,7 +14,7 @@ _EXPECTED = "expected redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,HOST[:PORT
 
 @dataclass(frozen=True, slots=True)
 class SentinelUrl:
-    """Where the Sentinels are, what they call the service, and how its master is logged in to."""
+    """The addresses of the Sentinels, their name of the service, and the login of its master."""
 
     sentinels: tuple[tuple[str, int], ...]
     service: str
@@ -26,7 +26,7 @@ class SentinelUrl:
 
 
 def is_sentinel_url(url: str) -> bool:
-    """Whether the URL's scheme says that Sentinels are to be asked."""
+    """Whether the scheme of the URL is one of Sentinels."""
     return url.partition("://")[0] in SCHEMES
 
 
@@ -35,7 +35,7 @@ def parse(url: str) -> SentinelUrl:
     found = _PARTS.fullmatch(url)
     if found is None:
         raise ValueError(_EXPECTED)
-    # Only what is behind the hosts is left to urlsplit, which takes brackets for those of a single host.
+    # urlsplit parses only the part after the hosts, because it allows brackets only around a single host.
     scheme, authority, rest = found.groups()
     parts = urlsplit(rest)
     login, _, places = authority.rpartition("@")

@@ -1,4 +1,4 @@
-"""The way to PostgreSQL: a lazy pool with deadlines, and the one place where driver errors become ours."""
+"""The connection to PostgreSQL: a lazy pool with deadlines, and the one place that translates driver errors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SESSION = {"application_name": "neuronetz-gateway", "timezone": "UTC"}
 
 
 class Database:
-    """A pool of connections that opens none before the first use and finds back to a server that was away.
+    """A pool of connections that opens none before the first use and reconnects after an outage.
 
-    Every step (connect, wait for a free connection, each command) has `database_timeout_s`; `command_timeout_s`
-    gives the commands another deadline, and with `report` the pool is that of DATABASE_REPORT_URL. Raises SettingsError
-    for an address that is no URL. Methods raise StoreUnavailable when PostgreSQL cannot answer, DataRefused when it
-    cannot hold what it is given, and Conflict when a constraint refuses the change.
+    Every step (connecting, waiting for a free connection, each command) has a deadline of `database_timeout_s`;
+    `command_timeout_s` replaces that of the commands. With `report` the pool connects to DATABASE_REPORT_URL. Raises
+    SettingsError for an invalid URL. Methods raise StoreUnavailable when PostgreSQL cannot answer, DataRefused when it
+    cannot store the data, and Conflict when a constraint rejects the change.
     """
 
     def __init__(self, settings: Settings, command_timeout_s: float | None = None, *, report: bool = False) -> None:
@@ -45,14 +45,14 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[PooledConnection]:
-        """A connection of the pool. What fails inside the block is translated too."""
+        """A connection of the pool. Errors inside the block are translated too."""
         with translated_errors():
             pool = self._pool or await self._open()
             async with pool.acquire(timeout=self.timeout_s) as connection:
                 try:
                     yield connection
                 except (asyncio.CancelledError, TimeoutError):
-                    # To clean the connection up would take another answer from a server that may be frozen.
+                    # A cleanup would need another answer from a server that may be frozen.
                     connection.terminate()
                     raise
 
@@ -67,7 +67,7 @@ class Database:
             try:
                 yield connection
             except (asyncio.CancelledError, TimeoutError):
-                raise  # The connection is cut, which undoes the transaction.
+                raise  # The connection is terminated, which rolls the transaction back.
             except BaseException:
                 await transaction.rollback()
                 raise
@@ -89,7 +89,7 @@ class Database:
             return await connection.fetchval(query, *args)
 
     async def execute(self, query: str, *args: object) -> None:
-        """One statement whose rows nobody wants."""
+        """One statement without a result."""
         async with self.connection() as connection:
             await connection.execute(query, *args)
 
@@ -108,7 +108,7 @@ class Database:
         await self.fetchval("SELECT 1")
 
     async def close(self) -> None:
-        """Closes the pool: running commands get `timeout_s` to finish, then their connections are cut."""
+        """Closes the pool. Running commands have `timeout_s` to finish; then their connections are terminated."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -133,7 +133,7 @@ class Database:
 
 
 def _checked(name: str, dsn: SecretStr) -> SecretStr:
-    # What the driver would find out later, with an exception of no particular kind.
+    # The driver would report it later and with an unspecific exception.
     try:
         _ = urlsplit(dsn.get_secret_value()).port
     except ValueError:
@@ -148,21 +148,21 @@ def storable(text: str) -> str:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turns what the driver raises into Conflict, DataRefused or StoreUnavailable. No text has the DSN or a value."""
+    """Translates driver errors into Conflict, DataRefused or StoreUnavailable. No text contains the DSN or a value."""
     try:
         yield
     except asyncpg.IntegrityConstraintViolationError as error:
-        raise Conflict(f"PostgreSQL refuses the change ({error.constraint_name or type(error).__name__})") from error
+        raise Conflict(f"PostgreSQL rejects the change ({error.constraint_name or type(error).__name__})") from error
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        if _is_of_the_data(error):
-            raise DataRefused(f"PostgreSQL refuses the data ({type(error).__name__})") from error
+        if _is_data_error(error):
+            raise DataRefused(f"PostgreSQL rejects the data ({type(error).__name__})") from error
         raise StoreUnavailable(_sentence(error)) from error
 
 
-def _is_of_the_data(error: Exception) -> bool:
-    """Whether PostgreSQL would say so again: a value out of range, a row too large, a trigger that raises.
+def _is_data_error(error: Exception) -> bool:
+    """Whether a retry would fail too: a value out of range, a row too large, a trigger that raises.
 
-    What the driver cannot encode is an InterfaceError too, of a class that it does not export.
+    A value that the driver cannot encode is an InterfaceError of a class that it does not export.
     """
     if isinstance(error, asyncpg.InterfaceError):
         return isinstance(error, ValueError) and not isinstance(error, asyncpg.ClientConfigurationError)
@@ -176,7 +176,7 @@ def _sentence(error: Exception) -> str:
         case asyncpg.ClientConfigurationError():
             return "DATABASE_URL is not a PostgreSQL address"
         case asyncpg.InvalidAuthorizationSpecificationError():
-            return "PostgreSQL refused the login of DATABASE_URL"
+            return "PostgreSQL rejected the login of DATABASE_URL"
         case asyncpg.InvalidCatalogNameError():
             return "the database that DATABASE_URL names does not exist"
         case asyncpg.InsufficientPrivilegeError():

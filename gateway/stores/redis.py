@@ -1,4 +1,4 @@
-"""The connection to Redis: one factory, and one place where its failures become StoreUnavailable."""
+"""The connection to Redis: one factory, and the one place that translates its failures into StoreUnavailable."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Redis: TypeAlias = driver.Redis | driver.RedisCluster
 CONNECTIONS_MAX = 32
 HEALTH_CHECK_INTERVAL_S = 15
 RETRIES = 1
-# The cluster client counts looking up the nodes anew as a retry too.
+# The cluster client counts a new lookup of the nodes as a retry too.
 CLUSTER_RETRIES = 3
-# Per node, and beyond it a command fails at once: the cluster client does not wait for a free one.
+# Per node. Beyond it a command fails at once, because the cluster client does not wait for a free connection.
 CLUSTER_CONNECTIONS_MAX = 256
 
 
 def connect(settings: Settings) -> Redis:
-    """A client of REDIS_URL that replies in bytes; nothing is sent before its first command.
+    """A client of REDIS_URL that replies in bytes. It connects at its first command.
 
-    REDIS_SHARDS > 1 says that the URL is a node of a Redis Cluster; a URL of Sentinels leads to the master that they
-    name at the time. Connecting and reading are bounded by `redis_timeout_s`, and so is waiting for one of the
-    CONNECTIONS_MAX connections. When a connection breaks, a command may be sent once more although the first was
-    carried out: whoever uses this must bear that.
+    With REDIS_SHARDS > 1 the URL is a node of a Redis Cluster; with a URL of Sentinels the client connects to the
+    master that they report. `redis_timeout_s` bounds connecting, reading, and waiting for one of the CONNECTIONS_MAX
+    connections. When a connection breaks, the client may send a command again that was already executed, so commands
+    must be idempotent.
     """
     url = settings.redis_url.get_secret_value()
     timeout_s = settings.redis_timeout_s
@@ -48,7 +48,7 @@ def connect(settings: Settings) -> Redis:
         "protocol": 2,
     }
     if settings.redis_shards > 1:
-        # No full look-up after several MOVED: it closes connections that are in use, and each MOVED mends its slot.
+        # No full lookup after several MOVED: it closes connections in use, and each MOVED corrects its slot.
         options |= {"reinitialize_steps": 0, "max_connections": CLUSTER_CONNECTIONS_MAX}
         return _Cluster.from_url(url, retry=Retry(NoBackoff(), CLUSTER_RETRIES), **options)
     options["retry"] = Retry(NoBackoff(), RETRIES, (exceptions.ConnectionError,))
@@ -59,9 +59,9 @@ def connect(settings: Settings) -> Redis:
 
 
 class _MasterPool(SentinelConnectionPool, driver.BlockingConnectionPool):
-    """Connections to the master that Sentinels watch: they are asked for it whenever a connection is made.
+    """Connections to the master that Sentinels watch. Each new connection queries the Sentinels for it.
 
-    redis-py's own pool of this kind fails when its connections are all in use; this one waits as the other does.
+    redis-py's own Sentinel pool fails when all connections are in use; this one waits, like BlockingConnectionPool.
     """
 
     async def aclose(self) -> None:
@@ -70,34 +70,34 @@ class _MasterPool(SentinelConnectionPool, driver.BlockingConnectionPool):
         await self.sentinel_manager.aclose()
 
 
-def _master_pool(place: SentinelUrl, timeout_s: float, options: dict[str, Any]) -> _MasterPool:
-    # The first Sentinel that answers is believed, and asked first from then on. Together they get less than one
-    # deadline, so that those that are away do not use it up.
-    each_s = timeout_s / (len(place.sentinels) + 1)
+def _master_pool(address: SentinelUrl, timeout_s: float, options: dict[str, Any]) -> _MasterPool:
+    # The client uses the first Sentinel that answers, and starts with that one from then on. All Sentinels together
+    # have less than one deadline, so that unreachable ones do not consume it.
+    each_s = timeout_s / (len(address.sentinels) + 1)
     sentinel_options = {
         "socket_connect_timeout": each_s,
         "socket_timeout": each_s,
-        "password": place.sentinel_password,
-        "ssl": place.tls,
+        "password": address.sentinel_password,
+        "ssl": address.tls,
         "retry": Retry(NoBackoff(), 0),
     }
-    login = {"username": place.username, "password": place.password, "db": place.db, "ssl": place.tls}
+    login = {"username": address.username, "password": address.password, "db": address.db, "ssl": address.tls}
     # redis-py leaves both constructors untyped.
-    sentinel: Any = Sentinel(place.sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-    return _MasterPool(place.service, sentinel, timeout=timeout_s, **login, **options)  # type: ignore[no-untyped-call]
+    sentinel: Any = Sentinel(address.sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+    return _MasterPool(address.service, sentinel, timeout=timeout_s, **login, **options)  # type: ignore[no-untyped-call]
 
 
 class _Cluster(driver.RedisCluster):
-    """redis-py's cluster client, made safe for commands that run at once."""
+    """redis-py's cluster client, made safe for concurrent commands."""
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """A command's reply."""
-        # Before it knows the nodes, redis-py sends a command to any of them.
+        """The reply of a command."""
+        # Until it knows the nodes, redis-py would send a command to any of them.
         await self.initialize()
         try:
             return await super().execute_command(*args, **kwargs)
         except AttributeError as error:
-            # On CLUSTERDOWN it closes every connection, those included that another command is just opening.
+            # On CLUSTERDOWN redis-py closes every connection, including those that another command is opening.
             raise exceptions.ConnectionError("the connection was closed while it was in use") from error
 
 
@@ -121,7 +121,7 @@ def _sentence(error: Exception) -> str:
         case TimeoutError() | exceptions.TimeoutError():
             return "Redis did not answer in time"
         case exceptions.AuthenticationError() | exceptions.NoPermissionError():
-            return "Redis refused the login of REDIS_URL"
+            return "Redis rejected the login of REDIS_URL"
         case exceptions.ConnectionError() | OSError() if not isinstance(error, exceptions.BusyLoadingError):
             return "Redis does not answer at the address of REDIS_URL"
         case _:
@@ -130,16 +130,16 @@ def _sentence(error: Exception) -> str:
 
 @contextmanager
 def _cancellation_kept() -> Iterator[None]:
-    """A cancellation within the block leaves it, also where the driver lost it.
+    """Raises a cancellation that happened within the block, also when the driver lost it.
 
-    redis-py sends through `asyncio.wait_for`, which before Python 3.12 returns as if nothing had been when it is
-    cancelled in the very step in which the sending ends. A loop that asks Redis again would then never end.
+    redis-py sends through `asyncio.wait_for`. Before Python 3.12 that returns normally when it is cancelled in the same
+    step in which the sending ends. A loop that repeats a command would then never end.
     https://github.com/python/cpython/issues/86296
     """
     task = asyncio.current_task()
-    asked_before = task.cancelling() if task else 0
+    requests_before = task.cancelling() if task else 0
     try:
         yield
     finally:
-        if task and task.cancelling() > asked_before:
+        if task and task.cancelling() > requests_before:
             raise asyncio.CancelledError

@@ -113,13 +113,15 @@ class DisconnectCauses:
         await asyncio.sleep(self._orphan_after_s)
         try:
             hold = await self._quota.held(request_id)
-        except StoreUnavailable as error:
-            log.info("cause_unknown", request_id=request_id, reason=str(error))
-        else:
             if hold is not None:
                 self._submit(settled_entry(hold.grant(), CLIENT_GONE))
+        except StoreUnavailable as error:
+            log.info("cause_unknown", request_id=request_id, reason=str(error))
+        except ValueError as error:
+            log.error("hold_unreadable", request_id=request_id, reason=str(error))
 
     async def _reset_by_upstream(self, request_id: str) -> bool:
+        # Not `forever`: it ends with a result, and an error ends the wait too.
         while True:
             if (died := await self._shared.by_upstream(request_id)) is not None:
                 return died

@@ -1,4 +1,4 @@
-"""The prompt log in PostgreSQL: what keys created with `--log-prompts` asked and were answered."""
+"""The prompt log in PostgreSQL: requests and answers of keys created with `--log-prompts`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class PromptRecord:
 
 
 class PromptLog:
-    """Appends records; reading them is left to the operator's own SQL."""
+    """Appends records. Operators read them with SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def append(self, records: Sequence[PromptRecord]) -> None:
-        """Records them in one transaction; those that are recorded already change nothing.
+        """Records them in one transaction. Records that exist already have no effect.
 
-        Raises DataRefused or Conflict when PostgreSQL refuses one of them, and StoreUnavailable; then none is recorded.
+        Raises DataRefused or Conflict when PostgreSQL rejects one of them, and StoreUnavailable; then none is recorded.
         """
         async with self._database.transaction() as connection:
             await connection.executemany(_APPEND, [_row(record) for record in records])

@@ -1,7 +1,7 @@
 """Prompts and answers of keys created with `--log-prompts`, on their way into the prompt log.
 
-The prompt log is no part of accounting. A transcript that finds no capacity, or whose meter dies, is missing from the
-prompt log and not from the ledger.
+The prompt log is separate from accounting. A transcript that finds no capacity, or whose meter dies, is missing from
+the prompt log and not from the ledger.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class PromptWriter:
 
     async def run(self) -> None:
         """Writes until cancelled."""
+        # Not `forever`: it waits for transcripts and not for time, and `_write` retries by itself.
         while True:
             await self._submitted.wait()
             self._submitted.clear()
@@ -107,9 +108,9 @@ class PromptWriter:
                 self.waiting_bytes -= sum(transcript.size_bytes for transcript in batch)
 
     async def _write(self, records: Sequence[PromptRecord]) -> None:
-        """Waits while PostgreSQL is unavailable.
+        """Writes the records, as soon as PostgreSQL is available.
 
-        Halves a batch that it refuses until the refused row is alone, and drops that row.
+        Halves a batch that PostgreSQL rejects until the rejected row is alone, and drops that row.
         """
         append = partial(self._sink.append, records)
         try:

@@ -1,1 +1,1 @@
-"""The control loop beside each Envoy: discovery of models, Envoy's files, the reaper of lost holds, retention."""
+"""The control process next to each Envoy: discovery of models, Envoy's files, the reaper of lost holds, retention."""

@@ -1,4 +1,4 @@
-"""control's composition root: discovery, the reaper, and the files that Envoy reads, now and when backends change."""
+"""control's composition root: discovery, the reaper, retention, and the files that Envoy reads."""
 
 from __future__ import annotations
 
@@ -48,31 +48,31 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         discovery = Discovery(settings, prober, CatalogStore(redis, settings.redis_timeout_s))
         rollout = Rollout(settings.envoy_config_dir, EnvoyAdmin(settings.envoy_admin_listen), find_envoy())
         reload = Reload(settings, default_env_file(), rollout, discovery)
-        begun = asyncio.Event()
+        files_written = asyncio.Event()
         background = [
-            asyncio.create_task(_follow_backends(reload, discovery, begun), name="backends"),
+            asyncio.create_task(_follow_backends(reload, discovery, files_written), name="backends"),
             asyncio.create_task(EpochWatch(quota, discovery.at_once).run(), name="epoch"),
             asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
             asyncio.create_task(RetentionJob(Retention(database), settings).run(), name="upkeep"),
         ]
         if settings.control_http_listen:
             readiness = Readiness(database, quota, lambda: discovery.current)
-            pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, begun)
+            pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, files_written)
             background.append(asyncio.create_task(pages, name="health"))
         stack.push_async_callback(lifecycle.cancel, background)
         await lifecycle.until_stopped(stop, *background)
 
 
-async def _follow_backends(reload: Reload, discovery: Discovery, begun: asyncio.Event) -> None:
-    """Discovery names backends to authz, so it begins when Envoy has them."""
+async def _follow_backends(reload: Reload, discovery: Discovery, files_written: asyncio.Event) -> None:
+    """Discovery publishes backends to authz, so it starts only when Envoy has them."""
     await reload.start()
-    begun.set()
+    files_written.set()
     await asyncio.gather(reload.run(), discovery.run())
 
 
-async def _serve_health(application: web.Application, listen: str, begun: asyncio.Event) -> None:
-    """For ever, once Envoy's files are there: whoever starts Envoy waits for these pages."""
-    await begun.wait()
+async def _serve_health(application: web.Application, listen: str, files_written: asyncio.Event) -> None:
+    """Serves the pages until cancelled, once Envoy's files exist: the start of Envoy waits for these pages."""
+    await files_written.wait()
     pages = http_server.runner_of(application)
     await http_server.start(pages, listen)
     try:

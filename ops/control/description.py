@@ -1,7 +1,7 @@
-"""What `/api/show` says of a model, reduced to what a tenant may read. Pure.
+"""The answer of `/api/show` for a model, reduced to the fields that a tenant may read. Pure.
 
-Modelfile, system prompt, template, example messages and licence belong to the operator, and of the model's own
-metadata the vocabulary is too much. So fields are picked by name, and of metadata only plain short values.
+Modelfile, system prompt, template, example messages and licence belong to the operator, and the vocabulary in a model's
+metadata is too large. So fields are selected by name, and metadata only if it is a short plain value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PARAMETERS_CHARACTERS_MAX = 4096
 
 
 def described(show: Mapping[str, Any]) -> dict[str, Any]:
-    """`model_info`, always, and `projector_info` and `parameters` where there are any."""
+    """`model_info`, always, and `projector_info` and `parameters` if the model has them."""
     shown: dict[str, Any] = {"model_info": _plain(show.get("model_info"))}
     if projector := _plain(show.get("projector_info")):
         shown["projector_info"] = projector

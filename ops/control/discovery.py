@@ -1,7 +1,8 @@
-"""Asks every backend what it hosts, and publishes the answer as one snapshot.
+"""Queries every backend for its models, and publishes the answers as one snapshot.
 
-A backend that does not answer keeps its last word for MODEL_DISCOVERY_CACHE_TTL_S, so that a short outage is left to
-Envoy's fail-over instead of making its models vanish. When nobody has a word left, the snapshot expires: 503.
+The last observation of a backend that does not answer stays valid for MODEL_DISCOVERY_CACHE_TTL_S, so that a short
+outage is left to Envoy's fail-over instead of making its models vanish. When no observation is valid any more, the
+snapshot expires, and requests receive 503.
 """
 
 from __future__ import annotations
@@ -28,16 +29,18 @@ from ops.control.prober import Prober
 
 log = structlog.get_logger()
 
-# What is known after so long is published without waiting for slower backends.
-FIRST_LOOK_S = 1.0
+# The observations of fast backends are published after this time, without waiting for slower ones.
+FIRST_PUBLISH_S = 1.0
+# The longest interval while a backend does not answer.
+RETRY_S = 2.0
 DESCRIPTIONS_AT_ONCE = 4
 DESCRIPTIONS_TIMEOUT_S = 30.0
 
-Looks = Mapping[str, "asyncio.Task[Observation]"]
+Probes = Mapping[str, "asyncio.Task[Observation]"]
 
 
 class Discovery:
-    """`refresh` runs once; `run` repeats it every MODEL_DISCOVERY_REFRESH_S, sooner while a backend is away."""
+    """`refresh` runs once. `run` repeats it every MODEL_DISCOVERY_REFRESH_S, sooner while a backend does not answer."""
 
     def __init__(
         self,
@@ -45,7 +48,7 @@ class Discovery:
         prober: Prober,
         store: CatalogStore,
         monotonic: Callable[[], float] = time.monotonic,
-        first_look_s: float = FIRST_LOOK_S,
+        first_publish_s: float = FIRST_PUBLISH_S,
     ) -> None:
         self._settings = settings
         self._prober = prober
@@ -57,18 +60,18 @@ class Discovery:
         self._reported: frozenset[Finding] = frozenset()
         self._published_at: float | None = None
         self._wake = asyncio.Event()
-        self._first_look_s = first_look_s
+        self._first_publish_s = first_publish_s
         self._publishing = asyncio.Lock()
 
     def at_once(self) -> None:
-        """The next refresh comes now: the store may have lost the snapshot."""
+        """Refreshes now, because the store may have lost the snapshot."""
         self._wake.set()
 
     async def use(self, backends: tuple[Backend, ...]) -> None:
-        """Publishes these backends, in this order, and asks them from now on; no other is published afterwards.
+        """Publishes these backends, in this order, and queries them from now on. No other is published afterwards.
 
-        What is known of a backend stays known while one of its addresses does. Raises StoreUnavailable; it may be
-        called again with the same backends.
+        The last observation of a backend stays valid if one of its addresses is unchanged. Raises StoreUnavailable;
+        then it may be called again with the same backends.
         """
         before, self._last = self._last, {}
         self._backends = backends
@@ -76,13 +79,13 @@ class Discovery:
             at, seen = before.get(backend.name, (0.0, None))
             if seen is not None and set(seen.backend.urls) & set(backend.urls):
                 self._last[backend.name] = (at, replace(seen, backend=backend))
-        looks = self._look(backend for backend in backends if backend.name not in self._last)
+        probes = self._probe(backend for backend in backends if backend.name not in self._last)
         try:
-            if looks:
-                await asyncio.wait(looks.values(), timeout=self._first_look_s)
-            self._note({name: look for name, look in looks.items() if look.done()})
+            if probes:
+                await asyncio.wait(probes.values(), timeout=self._first_publish_s)
+            self._note({name: probe for name, probe in probes.items() if probe.done()})
         finally:
-            await cancel(looks.values())
+            await cancel(probes.values())
         await self._publish(backends)
         self.at_once()
 
@@ -93,54 +96,53 @@ class Discovery:
         return self._published_at is not None and self._monotonic() - self._published_at < ttl_s
 
     async def refresh(self) -> bool:
-        """Asks all backends in parallel and publishes what is known. True when every backend answered."""
+        """Queries all backends in parallel and publishes their observations. True when every backend answered."""
         backends, complete = self._backends, True
-        looks = self._look(backends)
+        probes = self._probe(backends)
         try:
-            _, late = await asyncio.wait(looks.values(), timeout=self._first_look_s)
+            _, late = await asyncio.wait(probes.values(), timeout=self._first_publish_s)
             if late and backends is self._backends:
-                complete = self._note({name: look for name, look in looks.items() if look not in late})
+                complete = self._note({name: probe for name, probe in probes.items() if probe not in late})
                 await self._publish(backends)
-                looks = {name: look for name, look in looks.items() if look in late}
+                probes = {name: probe for name, probe in probes.items() if probe in late}
                 await asyncio.wait(late)
         finally:
-            await cancel(looks.values())
+            await cancel(probes.values())
         if backends is not self._backends:
             return True
-        complete &= self._note(looks)
+        complete &= self._note(probes)
         await self._publish(backends)
         if await self._describe():
             await self._publish(backends)
         return complete
 
-    def _look(self, backends: Iterable[Backend]) -> dict[str, asyncio.Task[Observation]]:
+    def _probe(self, backends: Iterable[Backend]) -> dict[str, asyncio.Task[Observation]]:
         return {backend.name: asyncio.create_task(self._prober.observe(backend)) for backend in backends}
 
-    def _note(self, looks: Looks) -> bool:
-        """Keeps what the looks saw. True when all of them saw something."""
+    def _note(self, probes: Probes) -> bool:
+        """Stores the observations. True when every probe succeeded."""
         complete = True
-        for name, look in looks.items():
+        for name, probe in probes.items():
             try:
-                self._last[name] = (self._monotonic(), look.result())
+                self._last[name] = (self._monotonic(), probe.result())
             except ProbeError as error:
                 complete = False
-                log.warning("backend_not_seen", backend=name, reason=str(error))
+                log.warning("backend_unavailable", backend=name, reason=str(error))
                 if name in self._last:
                     at, last = self._last[name]
                     self._last[name] = (at, replace(last, answers=False))
         return complete
 
     def _fresh(self, backends: tuple[Backend, ...]) -> list[Observation]:
-        """What each of them said last, as long as it is believed, in their order."""
+        """The valid observations of these backends, in their order."""
         oldest = self._monotonic() - self._settings.model_discovery_cache_ttl_s
         known = (self._last.get(backend.name) for backend in backends)
         return [seen for at, seen in filter(None, known) if at > oldest]
 
     async def _publish(self, backends: tuple[Backend, ...]) -> None:
-        """What is known of them, unless others have taken their place by now.
+        """Publishes the valid observations, unless other backends have replaced these by now.
 
-        When nothing is known, the snapshot is left to expire; but one that names a backend which has gone gives way to
-        one that says so.
+        Without any, the snapshot is left to expire, or replaced by an empty one if it names a removed backend.
         """
         ttl_s = self._settings.model_discovery_cache_ttl_s
         async with self._publishing:
@@ -156,7 +158,7 @@ class Discovery:
                 self._published_at = None
 
     def _report(self, found: frozenset[Finding]) -> None:
-        """Says what is to be mended, once until it changes."""
+        """Logs each finding once, until the findings change."""
         for finding in found - self._reported:
             log.warning(finding.kind, subject=finding.subject, reason=finding.text, remedy=finding.remedy)
         self._reported = found
@@ -167,14 +169,14 @@ class Discovery:
         return not {state.name for state in published} <= {backend.name for backend in backends}
 
     async def _describe(self) -> bool:
-        """Asks for what /api/tags leaves out, once for each digest. True when there is something new."""
+        """Fetches the details that /api/tags omits, once for each digest. True when there are new ones."""
         hosts = first_hosts(self._fresh(self._backends))
         self._descriptions = {digest: self._descriptions[digest] for digest in hosts if digest in self._descriptions}
         before = len(self._descriptions)
-        places = asyncio.Semaphore(DESCRIPTIONS_AT_ONCE)
+        slots = asyncio.Semaphore(DESCRIPTIONS_AT_ONCE)
 
-        async def ask(digest: str) -> None:
-            async with places:
+        async def describe(digest: str) -> None:
+            async with slots:
                 try:
                     self._descriptions[digest] = described(await self._prober.show(*hosts[digest]))
                 except ProbeError as error:
@@ -182,7 +184,7 @@ class Discovery:
 
         try:
             async with asyncio.timeout(DESCRIPTIONS_TIMEOUT_S):
-                await asyncio.gather(*(ask(digest) for digest in hosts.keys() - self._descriptions.keys()))
+                await asyncio.gather(*(describe(digest) for digest in hosts.keys() - self._descriptions.keys()))
         except TimeoutError:
             log.warning("models_not_described", reason=f"not all within {DESCRIPTIONS_TIMEOUT_S:.0f} s")
         return len(self._descriptions) > before
@@ -194,4 +196,4 @@ class Discovery:
         )
 
     async def _step(self) -> float | None:
-        return None if await self.refresh() else min(self._settings.model_discovery_refresh_s, 2.0)
+        return None if await self.refresh() else min(self._settings.model_discovery_refresh_s, RETRY_S)

@@ -1,4 +1,4 @@
-"""Notices that files have changed, however they were changed."""
+"""Notices changes of files, by any kind of edit."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ Signature = tuple[int, int, int, int]
 
 
 class FileWatch:
-    """`changed` is to be asked again and again, a fraction of a second apart.
+    """Poll `changed` a fraction of a second apart.
 
-    Editors replace a file or write it anew in place, and links may be turned to another one; all of it changes what
-    stat(2) says. A file is believed once it has stayed the same between two looks, because one that is being written
-    is whole only at the end. One that is empty, or not there, is such a file. The first file that is seen counts as a
-    change.
+    Editors replace a file or rewrite it in place, and a link may get another target. Each of these changes the result
+    of stat(2). A change counts once the file is the same at two polls, because a file that is being written is complete
+    only at the end. A missing or empty file counts as incomplete. The first complete file counts as a change.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: Signature | None = None
-        self._seen: Signature | None = None
+        self._reported: Signature | None = None
+        self._polled: Signature | None = None
 
     def changed(self) -> bool:
-        """True once for each change, when it is over."""
-        before, self._seen = self._seen, self._look()
-        if self._seen is None or self._seen != before or self._seen == self._known:
+        """True once for each change, when it is complete."""
+        before, self._polled = self._polled, self._signature()
+        if self._polled is None or self._polled != before or self._polled == self._reported:
             return False
-        self._known = self._seen
+        self._reported = self._polled
         return True
 
-    def _look(self) -> Signature | None:
+    def _signature(self) -> Signature | None:
         try:
             status = self._path.stat()
         except OSError:
@@ -39,13 +38,13 @@ class FileWatch:
 
 
 class FilesWatch:
-    """The same for several files, which may become others between two looks."""
+    """The same for several files, which may differ from poll to poll."""
 
     def __init__(self) -> None:
         self._watches: dict[Path, FileWatch] = {}
 
     def changed(self, paths: Iterable[Path]) -> bool:
-        """Whether a change of one of them is over. One that was not among them before is one that is first seen."""
+        """Whether a change of one of them is complete. A new path counts as a change too."""
         self._watches = {path: self._watches.get(path) or FileWatch(path) for path in paths}
         changed = [path for path, watch in self._watches.items() if watch.changed()]
         return bool(changed)

@@ -1,4 +1,4 @@
-"""How control is, for probes: it lives (`/healthz`), and its loops have what they need (`/readyz`)."""
+"""control's health for probes: the process runs (`/healthz`), and its dependencies are available (`/readyz`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aiohttp import web
 
 
 def application(missing: Callable[[], Awaitable[list[str]]]) -> web.Application:
-    """Two pages, nothing else."""
+    """Serves the two pages. `missing` returns the names of unavailable dependencies."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

@@ -1,4 +1,4 @@
-"""What several backends say, merged into one catalog. Pure."""
+"""Merges the observations of several backends into one catalog. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.request.model_name import canonical, is_cloud
 from gateway.settings.backend import Backend
 
-# What /api/tags and /api/ps say of a model that callers are shown; nothing of the host it lies on.
+# The fields of /api/tags and /api/ps that callers see. None of them describes the host of the model.
 _SHOWN = ("modified_at", "size", "digest", "details", "capabilities")
 _RUNNING_SHOWN = ("size", "digest", "details", "expires_at", "size_vram", "context_length")
 
@@ -22,7 +22,10 @@ Rows = dict[str, dict[str, Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One backend's answers: version, rows of /api/tags and of /api/ps. `answers` is False for its last word."""
+    """One backend's answers: version, rows of /api/tags and of /api/ps.
+
+    `answers` is False when the backend does not answer any more and this is its last observation.
+    """
 
     backend: Backend
     version: str | None
@@ -37,12 +40,12 @@ def merge(
     *,
     allow_cloud: bool = False,
 ) -> Catalog:
-    """One catalog of all backends, in configuration order. Rows that are no model are left out.
+    """One catalog of all backends, in configuration order. Rows without a valid model name are left out.
 
-    A model of several backends is described by the first of them, by the digest it has there if `descriptions` knows
-    it. Remote stubs and cloud models run elsewhere, on the account of the backend's owner: they are left out unless
-    `allow_cloud`, and then too wherever another backend runs a model of the same name itself. What a backend that does
-    not answer has in memory is not known.
+    A model of several backends has the details of the first one, by its digest there if `descriptions` contains it.
+    Remote stubs and cloud models run elsewhere, on the account of the backend's owner. They are left out unless
+    `allow_cloud`, and also then where another backend runs a model of the same name itself. For a backend that does not
+    answer, the models in memory are unknown.
     """
     tags: Rows = {}
     stubs: Rows = {}
@@ -69,7 +72,7 @@ def merge(
 
 
 def first_hosts(observations: Sequence[Observation]) -> dict[str, tuple[Backend, str]]:
-    """Digest -> the first answering backend that has such weights, and the name to ask it by."""
+    """Digest -> the first answering backend that has these weights, and its name for the model."""
     hosts: dict[str, tuple[Backend, str]] = {}
     for seen in observations:
         for row in seen.tags if seen.answers else ():

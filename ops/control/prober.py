@@ -1,4 +1,4 @@
-"""What discovery asks of a backend, with exactly the headers and the TLS trust that Envoy uses for it."""
+"""The queries of discovery to a backend, with exactly the headers and the TLS trust that Envoy uses for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ops.control.merge import Observation
 
 
 class Prober:
-    """Asks the replicas of a backend in turn; the first that answers speaks for all."""
+    """Queries the replicas of a backend one after another, until one answers for all."""
 
     def __init__(self, session: aiohttp.ClientSession, connect_timeout_s: float) -> None:
         self._client = OllamaClient(session, connect_timeout_s)
@@ -35,7 +35,7 @@ class Prober:
         raise problem
 
     async def show(self, backend: Backend, model: str) -> dict[str, Any]:
-        """What /api/show says of a model, the operator's own words included. Raises ProbeError."""
+        """The answer of /api/show for a model, including the operator's texts. Raises ProbeError."""
         problem = ProbeError(f"backend {backend.name} has no address")
         for url in backend.urls:
             try:

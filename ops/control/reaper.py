@@ -42,7 +42,7 @@ class Reaper:
 
     async def run(self) -> None:
         """Reaps until cancelled."""
-        await forever(self._step, self._interval_s, on_error="reaper_postponed")
+        await forever(self._step, self._interval_s, on_error="reaper_postponed", jitter=0.25)
 
     async def _step(self) -> float | None:
         try:

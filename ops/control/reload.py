@@ -1,9 +1,9 @@
-"""Backends that change in the env file, and authorities that change in a `ca_file`, take effect while everything runs.
+"""Applies changes of the backends in the env file, and of the authorities in a `ca_file`, without a restart.
 
-A change is read with all the rules of a start. One that is wrong is refused with one line in the log, and what was in
-force stays so. The order, in which no request ever names a cluster that Envoy does not have: Envoy gets what is new and
-says that it uses it; then the published snapshot names the backends as they are wanted; when no check can be under way
-that read the one before, Envoy loses what is gone.
+A change is validated by the same rules as a start. An invalid change is rejected with one line in the log, and the
+former configuration stays in force. In this order no request names a cluster that Envoy does not have: Envoy receives
+the new clusters and confirms that it uses them; then the snapshot with the new backends is published; when no running
+check can have read the former snapshot, the removed clusters are taken from Envoy.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ENVOY_BACKOFF = Backoff(first_s=RETRY_S, max_s=RETRY_S)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of the backends: names, each in the order of the configuration."""
+    """The names of the added, removed and changed backends, and of all in their new order."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -47,9 +47,9 @@ class Change:
 def compare(
     before: tuple[Backend, ...], after: tuple[Backend, ...], renewed: frozenset[str] = frozenset()
 ) -> Change | None:
-    """None when they are the same in the same order and no authority of one is `renewed`.
+    """None when the backends are the same in the same order and none has a `renewed` authority.
 
-    Says nothing of what changed in a backend: it may be a token.
+    The result does not contain what changed in a backend, because that may be a token.
     """
     if before == after and not renewed:
         return None
@@ -63,23 +63,23 @@ def compare(
 
 
 def need_restart(running: Settings, read: Settings) -> frozenset[str]:
-    """The settings, as an env file names them, that are read differently now and take effect at the next start."""
+    """The names, as in an env file, of the settings that have changed and take effect at the next start."""
     names = set(Settings.model_fields) - set(BACKEND_SETTINGS)
     return frozenset(name.upper() for name in names if getattr(running, name) != getattr(read, name))
 
 
 def retirement_s(redis_timeout_s: float) -> float:
-    """How long after a snapshot is published a check may still be answered by the one before.
+    """How long after a snapshot is published a check may still use the former one, in seconds.
 
-    An authz is told at once, or looks within POLL_S, with two calls to Redis, and a check that read the old one is over
-    within CHECK_TIMEOUT_S. One that cannot reach Redis meanwhile admits nobody.
+    An authz is notified at once or polls within SNAPSHOT_POLL_S, with two calls to Redis, and a check that read the
+    former snapshot ends within CHECK_TIMEOUT_S. An authz that cannot reach Redis meanwhile admits no request.
     """
     return SNAPSHOT_POLL_S + 2 * redis_timeout_s + CHECK_TIMEOUT_S + 1.0
 
 
 class Reload:
-    """`start` brings Envoy up to the settings of the start; `run` follows the env file, if there is one, and the
-    backends' authorities."""
+    """`start` applies the initial settings to Envoy. `run` follows the env file, if there is one, and the authorities
+    of the backends."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Reload:
         self._settings = settings
         self._env_file = env_file
         self._files = FilesWatch()
-        self._asked_for = settings.backends
+        self._requested = settings.backends
         self._rollout = rollout
         self._discovery = discovery
         self._monotonic = monotonic
@@ -108,7 +108,7 @@ class Reload:
 
     async def run(self) -> None:
         """Follows the files until cancelled."""
-        await self._name()
+        await self._publish()
         await forever(self._poll, POLL_S, on_error="backends_not_polled")
 
     async def _poll(self) -> None:
@@ -119,15 +119,15 @@ class Reload:
             await self._retire()
 
     def _sources(self) -> set[Path]:
-        """The env file, and the authorities of the backends in force and of those that were refused last."""
-        authorities = (backend.ca_file for backend in (*self._settings.backends, *self._asked_for))
+        """The env file, and the authorities of the backends in force and of those that were rejected last."""
+        authorities = (backend.ca_file for backend in (*self._settings.backends, *self._requested))
         return {path for path in (self._env_file, *authorities) if path is not None}
 
     async def _read(self) -> None:
         try:
             read = load(self._env_file)
-            self._asked_for = read.backends
-            await self._take(self._started_with.with_backends_of(read))
+            self._requested = read.backends
+            await self._apply(self._started_with.with_backends_of(read))
         except (SettingsError, OSError) as error:
             log.error("backends_refused", reason=str(error))
             return
@@ -140,13 +140,13 @@ class Reload:
             log.warning("restart_needed", settings=sorted(needed))
         self._restart_needed = needed
 
-    async def _take(self, wanted: Settings) -> None:
+    async def _apply(self, wanted: Settings) -> None:
         change = compare(self._settings.backends, wanted.backends, self._rollout.renewed(wanted))
         if change is None:
             return
         await self._rollout.advance(wanted)
         self._settings = wanted
-        await self._name()
+        await self._publish()
         log.info(
             "backends_changed", added=change.added, removed=change.removed, changed=change.changed, order=change.order
         )
@@ -160,7 +160,7 @@ class Reload:
         else:
             self._retire_at = None
 
-    async def _name(self) -> None:
+    async def _publish(self) -> None:
         """Publishes the backends. Until Redis has accepted them, Envoy keeps those that were removed."""
         await retry(partial(self._discovery.use, self._settings.backends), on_error="snapshot_not_published")
         self._retire_at = self._monotonic() + retirement_s(self._settings.redis_timeout_s)

@@ -1,4 +1,4 @@
-"""Puts clusters and credentials where Envoy finds them, in the order of ops/data_plane/cds.py, and waits for Envoy."""
+"""Writes clusters and credentials for Envoy, in the order of ops/data_plane/cds.py, and waits until it uses them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ops.data_plane.validation import validate_clusters
 from ops.host.atomic_write import write_atomically
 
 TAKEN_WITHIN_S = 10.0
-# How long a new backend may take to be looked up and to answer its first health check, before it is named all the same.
+# How long Envoy waits for the DNS lookup and the first health check of a new backend, before it is published anyway.
 HEALTHY_WITHIN_S = 1.0
-# Where nobody answers on the admin interface, Envoy either is not there, and will read all files when it starts, or
-# cannot be asked: it notices a renamed file at once and needs a moment to connect.
+# Without an answer on the admin interface, Envoy either does not run, and reads all files when it starts, or cannot be
+# queried: then it notices a renamed file at once and needs a moment to connect.
 UNSEEN_GRACE_S = 1.0
 
 
 class Rollout:
-    """The files of one directory. One call of `advance` or `retire` at a time."""
+    """The files in one directory. Only one call of `advance` or `retire` may run at a time."""
 
     def __init__(self, directory: Path, admin: EnvoyAdmin, envoy_program: Path | None) -> None:
         self._directory = directory
@@ -32,7 +32,7 @@ class Rollout:
         self._present: Clusters = {}
 
     async def start(self, settings: Settings) -> None:
-        """Writes what does not depend on the backends, then as `advance`. An Envoy that runs goes on meanwhile."""
+        """Writes the files that do not depend on the backends, then calls `advance`. A running Envoy keeps running."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._put(envoy_files.render_static(settings, self._directory))
         if await self._admin.clusters() is None:
@@ -59,20 +59,20 @@ class Rollout:
         self._put({name: content for name, content in files.items() if Path(name).stem not in in_use})
         try:
             for step in plan.steps:
-                await self._give(step)
+                await self._apply(step)
         except (ClustersNotApplied, OSError) as error:
             self._put({envoy_files.CLUSTERS_FILE: cds.document(self._present)})
             envoy_files.delete_secrets(self._directory, keep=in_use)
             if isinstance(error, ClustersRejected):
                 raise SettingsError(f"OLLAMA_BACKENDS: {error}") from None
             raise
-        # Tokens and authorities of clusters that are there already, whose address is the same: last, so that a refusal
-        # leaves them.
+        # Tokens and authorities of clusters that exist already, with the same address. They come last, so that a
+        # rejection leaves them unchanged.
         self._put(files)
         self._present = plan.steps[-1] if plan.steps else self._present
 
     def renewed(self, settings: Settings) -> frozenset[str]:
-        """Names of the backends whose `ca_file` holds something else than Envoy was given. Raises SettingsError."""
+        """Names of the backends whose `ca_file` differs from the content that Envoy has. Raises SettingsError."""
         authorities = envoy_files.render_authorities(settings)
         files = {backend.name: f"{authority_name(backend)}.yaml" for backend in settings.backends}
         return frozenset(
@@ -80,18 +80,18 @@ class Rollout:
         )
 
     async def retire(self, settings: Settings) -> None:
-        """Takes away what the backends of `settings` do not need, once no request can name it any more.
+        """Removes what the backends of `settings` do not need. Call it when no request can name that any more.
 
-        Raises ClustersNotApplied when Envoy does not answer for it; then it may be called again.
+        Raises ClustersNotApplied when Envoy does not apply it; then it may be called again.
         """
         plan = cds.plan_rollout(self._present, envoy_files.clusters_of(settings, self._directory))
         if cds.version_of(plan.final) != cds.version_of(self._present):
-            await self._give(plan.final)
+            await self._apply(plan.final)
             self._present = plan.final
-        # Not before Envoy has let go of them: it would complain that they cannot be read.
+        # Only after Envoy has stopped using them, or it would report that they cannot be read.
         envoy_files.delete_secrets(self._directory, keep=cds.secret_names(plan.final))
 
-    async def _give(self, clusters: Clusters) -> None:
+    async def _apply(self, clusters: Clusters) -> None:
         before = await self._admin.clusters()
         self._put({envoy_files.CLUSTERS_FILE: cds.document(clusters)})
         if before is None:
@@ -101,7 +101,7 @@ class Rollout:
             await self._admin.wait_until_healthy(clusters.keys() - self._present.keys(), HEALTHY_WITHIN_S)
 
     def _put(self, files: dict[str, bytes]) -> None:
-        """Writes those that say something new, each by a rename."""
+        """Writes the files whose content is new, each by a rename."""
         for name, content in files.items():
             if not self._has(name, content):
                 write_atomically(self._directory / name, content)

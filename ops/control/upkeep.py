@@ -1,4 +1,4 @@
-"""Retention, and the audit log's partitions of the coming months."""
+"""The job that enforces retention and prepares the audit partitions of the coming months."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _BACKOFF = Backoff(first_s=60.0, max_s=600.0)
 
 
 class RetentionJob:
-    """Several of them may run at once."""
+    """Several jobs may run at once."""
 
     def __init__(self, retention: Retention, settings: Settings) -> None:
         self._retention = retention
-        self._kept = timedelta(days=settings.audit_log_default_retention_days)
+        self._retention_period = timedelta(days=settings.audit_log_default_retention_days)
 
     async def run(self) -> None:
         """Prunes now and then every INTERVAL_S, until cancelled."""
-        await forever(self._prune, INTERVAL_S, on_error="retention_postponed", backoff=_BACKOFF)
+        await forever(self._prune, INTERVAL_S, on_error="retention_postponed", backoff=_BACKOFF, jitter=0.25)
 
     async def _prune(self) -> None:
         now = datetime.now(UTC)
-        pruned = await self._retention.prune(now - self._kept, now)
+        pruned = await self._retention.prune(now - self._retention_period, now)
         log.info("pruned", audit_partitions=pruned.audit_partitions, prompts=pruned.prompts)

@@ -1,4 +1,4 @@
-"""What is kept how long: months of the audit log and prompts past their time."""
+"""Retention: drops old months of the audit log and expired prompts, and prepares the partitions of coming months."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PROMPTS_PER_STATEMENT = 5000
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What one run did: names of dropped audit partitions, deleted prompt rows, partitions made for the future, and
-    links taken from the audit chain."""
+    """The result of one run: names of the dropped audit partitions, and the numbers of deleted prompts, of partitions
+    created for coming months, and of links removed from the audit chain."""
 
     audit_partitions: tuple[str, ...]
     prompts: int

@@ -6,7 +6,7 @@ import pytest
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.loops import Backoff, forever, retry
+from gateway.loops import LASTING_S, Backoff, forever, retry
 
 BACKOFF = Backoff(first_s=1.0, max_s=5.0)
 
@@ -54,6 +54,34 @@ async def test_failures_in_a_row_double_the_pause_up_to_its_maximum_and_a_succes
     assert all(least <= pause <= most for pause, (least, most) in zip(steps.pauses, ranges, strict=True)), steps.pauses
     assert [entry["failures"] for entry in logs] == [1, 2, 4, 1]
     assert {(entry["event"], entry["reason"]) for entry in logs} == {("step_failed", "Redis did not answer in time")}
+
+
+async def test_a_failure_after_a_step_that_lasted_begins_a_new_row() -> None:
+    failure = StoreUnavailable("the connection broke")
+    steps = Steps(failure, failure, failure)
+    # A reading before and one after each step: the first and the third fail at once.
+    times = iter([0.0, 0.0, 1.0, 1.0 + LASTING_S, 20.0, 20.0, 21.0])
+    with structlog.testing.capture_logs() as logs, pytest.raises(Stop):
+        await forever(
+            steps,
+            7.0,
+            on_error="step_failed",
+            backoff=BACKOFF,
+            sleep=steps.sleep,
+            monotonic=lambda: next(times),
+            uniform=lambda _, most: most,
+        )
+    assert steps.pauses == [1.0, 1.0, 2.0]
+    assert [entry["failures"] for entry in logs] == [1, 1, 2]
+
+
+async def test_jitter_shortens_the_interval_and_no_other_pause() -> None:
+    steps = Steps(None, 3.0)
+    with pytest.raises(Stop):
+        await forever(
+            steps, 8.0, on_error="step_failed", jitter=0.25, sleep=steps.sleep, uniform=lambda least, _: least
+        )
+    assert steps.pauses == [6.0, 3.0]
 
 
 async def test_an_error_that_is_not_transient_ends_the_loop() -> None:

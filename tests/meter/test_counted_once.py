@@ -1,6 +1,6 @@
-"""Redis forgot a request that PostgreSQL knows, or is about to know: it counts once all the same.
+"""Redis lost a request that PostgreSQL has recorded or is about to record: the request still counts once.
 
-Real Redis, real PostgreSQL, and between them what runs in a meter and in control.
+Real Redis and real PostgreSQL, with the drain of a meter and the reaper of control.
 """
 
 from __future__ import annotations
@@ -38,37 +38,38 @@ LEASE_S = 0.5
 
 @dataclass
 class Gateway:
-    """The quota, the ledger and the drain of a gateway, with a separate Redis. The drain runs only in `drain`."""
+    """The accounting over a separate Redis, which drains only when a test calls for it."""
 
     redis: RedisServer
     quota: RedisQuota
     ledger_view: LedgerView
     tenant_id: int
     key_id: int
-    _drain: Drain
+    ledger: Ledger
+    drain: Drain
 
     async def admit(self) -> Hold:
         """A hold with the grant in it."""
-        asked = asks(tenant=self.tenant_id, key=self.key_id)
+        request = asks(tenant=self.tenant_id, key=self.key_id)
         grant = grant_for(
             BY_NAME["chat"],
-            request_id=asked.request_id,
+            request_id=request.request_id,
             tenant_id=self.tenant_id,
             key_id=self.key_id,
             log_prompts=False,
         )
-        asked = replace(asked, grant_draft=draft_of(grant))
-        answer = await self.quota.admit(asked)
+        request = replace(request, grant_draft=draft_of(grant))
+        answer = await self.quota.admit(request)
         assert isinstance(answer, Reserved)
-        return hold_of(asked, answer)
+        return hold_of(request, answer)
 
-    async def drain(self) -> None:
-        """Everything that waits goes into the ledger."""
+    async def drain_all(self) -> None:
+        """Records every event that waits in the ledger."""
 
         async def wait_idle() -> bool:
             return not (await self.quota.backlog()).events
 
-        task = asyncio.create_task(self._drain.run())
+        task = asyncio.create_task(self.drain.run())
         try:
             await eventually_async(wait_idle, retry_on=(StoreUnavailable,))
         finally:
@@ -76,9 +77,9 @@ class Gateway:
             await asyncio.gather(task, return_exceptions=True)
 
     async def counters_are_right(self) -> None:
-        """Another request comes and goes; then live counters say what the ledger says."""
+        """Runs another request, after which the live counters equal the ledger."""
         assert await self.quota.settle(ended(await self.admit()))
-        await self.drain()
+        await self.drain_all()
         counters = await self.quota.counters(self.tenant_id)
         assert counters is not None
         assert counters.used
@@ -107,7 +108,7 @@ async def gateway_over(redis: RedisServer, database_url: str) -> AsyncIterator[G
         tenant = await tenants.create_tenant("acme", {})
         key = await add_key(tenants)
         ledger_view = LedgerView(database, connection, quota)
-        yield Gateway(redis, quota, ledger_view, tenant.id, key.id, Drain(quota, ledger, "one"))
+        yield Gateway(redis, quota, ledger_view, tenant.id, key.id, ledger, Drain(quota, ledger, "one"))
     finally:
         await quota.aclose()
         await connection.aclose()
@@ -115,44 +116,44 @@ async def gateway_over(redis: RedisServer, database_url: str) -> AsyncIterator[G
 
 
 async def test_a_hold_that_comes_back_with_a_log_cut_short_is_reaped_and_not_counted(database_url: str) -> None:
-    """Redis replies before its log is on the disk, so a crash may leave what was before the settlement."""
+    """Redis replies before its log is on the disk, so a crash may restore the state before the settlement."""
     with one_server("--appendonly", "yes", "--appendfsync", "always") as server:
         async with gateway_over(server, database_url) as gateway:
             hold = await gateway.admit()
             assert await gateway.quota.renew(hold, Progress(input_tokens=10, output_tokens=40, response_bytes=2))
             on_disk = server.aof_bytes()
             assert await gateway.quota.settle(ended(hold))
-            await gateway.drain()
+            await gateway.drain_all()
             server.kill()
             server.truncate_aof(on_disk)
             server.start()
             assert (await gateway.quota.backlog()).holds == 1
-            # The counters are rebuilt, with what the hold that nobody has any more holds.
+            # The counters are rebuilt, including the tokens of the hold that no process owns any more.
             assert await gateway.quota.settle(ended(await gateway.admit()))
             await eventually_async(Reaper(gateway.quota, LEASE_S).reap, retry_on=(StoreUnavailable,))
-            await gateway.drain()
+            await gateway.drain_all()
             await gateway.counters_are_right()
 
 
-@pytest.mark.parametrize("told", ["by the one who got no answer the first time", "by a renewal that was overtaken"])
-async def test_what_is_told_again_behind_a_rebuild_is_counted_once(database_url: str, told: str) -> None:
+@pytest.mark.parametrize("late_renewal", [False, True], ids=["settlement", "settlement and a late renewal"])
+async def test_an_entry_resubmitted_after_a_rebuild_is_counted_once(database_url: str, late_renewal: bool) -> None:
     with one_server() as server:
         async with gateway_over(server, database_url) as gateway:
             hold = await gateway.admit()
             assert await gateway.quota.settle(ended(hold))
-            await gateway.drain()
+            await gateway.drain_all()
             with server.client() as client:
                 client.flushall()
             assert await gateway.quota.settle(ended(await gateway.admit()))
-            if "renewal" in told:
+            if late_renewal:
                 assert await gateway.quota.renew(hold, Progress())
             assert await gateway.quota.settle(ended(hold))
-            await gateway.drain()
+            await gateway.drain_all()
             await gateway.counters_are_right()
 
 
-async def test_what_is_recorded_only_after_redis_lost_it_is_counted(database_url: str) -> None:
-    """Its maker would tell it again, unless that died too or is the reaper."""
+async def test_an_entry_recorded_only_after_redis_lost_it_is_counted(database_url: str) -> None:
+    """Its process would resubmit it, unless that died too or is the reaper."""
     with one_server() as server:
         async with gateway_over(server, database_url) as gateway:
             assert await gateway.quota.settle(ended(await gateway.admit()))
@@ -161,7 +162,7 @@ async def test_what_is_recorded_only_after_redis_lost_it_is_counted(database_url
             with server.client() as client:
                 client.flushall()
             assert await gateway.quota.settle(ended(await gateway.admit()))
-            await gateway._drain._record(stream, events)
+            await gateway.drain.record(stream, events)
             await gateway.counters_are_right()
 
 
@@ -172,6 +173,6 @@ async def test_an_event_whose_acknowledgement_was_lost_is_counted_once(database_
             assert await gateway.quota.settle(ended(hold))
             [stream] = gateway.quota.streams
             [event] = await stream.read("dead", 10, 10)
-            await gateway._drain._ledger.append([Entry.from_json(event.text)])
-            await gateway._drain._record(stream, await stream.claim("heir", 10, 0))
+            await gateway.ledger.append([Entry.from_json(event.text)])
+            await gateway.drain.record(stream, await stream.claim("heir", 10, 0))
             await gateway.counters_are_right()

@@ -1,10 +1,11 @@
-"""From the end of a request to its row: outbox, renewal, drain and reaper on the quota's second implementation."""
+"""From the end of a request to its row: outbox, renewal, drain and reaper over the in-memory quota."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import structlog
 from gateway.errors import Conflict, DataRefused, StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.quota.epoch import EpochWatch
-from gateway.quota.port import Backlog, Progress, Reserved
+from gateway.quota.port import Backlog, ExpiredHold, Hold, Progress, Reserved
 from gateway.record.entry import Entry
 from gateway.record.grant import Grant
 from gateway.values import Outcome
@@ -85,16 +86,16 @@ async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def admit(quota: MemoryQuota, **options: Any) -> tuple[Grant, Any]:
-    asked = asks(**options)
-    answer = await quota.admit(asked)
+    request = asks(**options)
+    answer = await quota.admit(request)
     assert isinstance(answer, Reserved)
     grant = grant_for(
-        BY_NAME["chat"], request_id=asked.request_id, key_id=asked.key_id, admitted_at_ms=answer.admitted_at_ms
+        BY_NAME["chat"], request_id=request.request_id, key_id=request.key_id, admitted_at_ms=answer.admitted_at_ms
     )
-    return grant, hold_of(asked, answer)
+    return grant, hold_of(request, answer)
 
 
-async def test_what_ends_while_the_store_is_away_is_settled_when_it_is_back(quota: Outage) -> None:
+async def test_requests_that_end_during_an_outage_are_settled_after_it(quota: Outage) -> None:
     outbox = Outbox(quota, Recorder(), size_max=2)
     holds = [(await admit(quota))[1] for _ in range(3)]
     quota.available = False
@@ -109,16 +110,16 @@ async def test_what_ends_while_the_store_is_away_is_settled_when_it_is_back(quot
     assert await quota.backlog() == Backlog(holds=0, events=3)
 
 
-async def test_what_the_store_loses_before_it_is_in_the_ledger_is_told_again(
-    quota: Outage, monkeypatch: pytest.MonkeyPatch
+async def test_entries_that_the_store_loses_before_they_are_recorded_are_resubmitted(
+    quota: Outage,
 ) -> None:
     recorder = Recorder()
     outbox = Outbox(quota, recorder, size_max=10, confirm_every_s=0.01)
     clock = quota.clock
     first, second = [(await admit(quota))[1] for _ in range(2)]
-    refused = denial()
-    await quota.record(refused)
-    outbox.retain(refused)
+    denied = denial()
+    await quota.record(denied)
+    outbox.retain(denied)
     async with background(outbox.run(), EpochWatch(quota, outbox.resubmit_unconfirmed, poll_s=0.01).run()):
         outbox.submit(entry(first))
         await outbox.wait_idle(timeout_s=10)
@@ -130,12 +131,12 @@ async def test_what_the_store_loses_before_it_is_in_the_ledger_is_told_again(
         clock.forward(1)
         quota.lose_everything()
         await eventually_async(lambda: len(quota.streams[0]) == 2)
-        told = {Entry.from_json(each.text).request_id for each in await quota.streams[0].read("test", 10, 0)}
-    assert told == {refused.request_id, second.request_id}
+        resubmitted = {Entry.from_json(each.text).request_id for each in await quota.streams[0].read("test", 10, 0)}
+    assert resubmitted == {denied.request_id, second.request_id}
 
 
-async def test_after_a_loss_the_holds_of_running_requests_are_taken_again_before_anything_is_admitted(
-    quota: Outage, monkeypatch: pytest.MonkeyPatch
+async def test_after_a_loss_the_holds_of_running_requests_are_restored_before_a_request_is_admitted(
+    quota: Outage,
 ) -> None:
     clock = quota.clock
     grant, _ = await admit(quota)
@@ -165,7 +166,7 @@ async def test_an_entry_is_recorded_once_however_often_the_ledger_fails(quota: O
     assert len(recorder.entries) == 2
 
 
-@pytest.mark.parametrize("refusal", [DataRefused("PostgreSQL refuses the data"), Conflict("a constraint")])
+@pytest.mark.parametrize("refusal", [DataRefused("PostgreSQL rejects the data"), Conflict("a constraint")])
 async def test_an_entry_that_postgresql_refuses_is_set_aside_and_holds_up_no_other(
     quota: Outage, refusal: Exception
 ) -> None:
@@ -198,7 +199,7 @@ async def test_an_entry_that_postgresql_refuses_is_set_aside_and_holds_up_no_oth
     assert Entry.from_json(kept) == refused
 
 
-async def test_an_event_that_is_no_entry_does_not_stop_those_behind_it(quota: Outage) -> None:
+async def test_a_malformed_event_is_a_value_error() -> None:
     good = denial()
     for wrong in ("", "{}", '{"request_id": 5}', good.to_json().replace('"status":', '"status":"x","y":')):
         with pytest.raises(ValueError, match="validation error"):
@@ -225,13 +226,12 @@ async def test_a_running_request_keeps_its_hold_and_one_that_stopped_does_not(qu
 
 async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) -> None:
     clock = quota.clock
-    asked = asks()
-    draft = grant_for(BY_NAME["chat"], request_id=asked.request_id, key_id=asked.key_id)
-    asked = asks(request_id=asked.request_id)
-    object.__setattr__(asked, "grant_draft", draft_of(draft))
-    answer = await quota.admit(asked)
+    request = asks()
+    draft = grant_for(BY_NAME["chat"], request_id=request.request_id, key_id=request.key_id)
+    request = replace(request, grant_draft=draft_of(draft))
+    answer = await quota.admit(request)
     assert isinstance(answer, Reserved)
-    hold = hold_of(asked, answer)
+    hold = hold_of(request, answer)
     assert await quota.renew(hold, Progress(input_tokens=7, output_tokens=5, response_bytes=50))
     reaper = Reaper(quota, LEASE_S)
     assert await reaper.reap() == 0
@@ -245,7 +245,7 @@ async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) 
     assert (await quota.backlog()).holds == 0
 
 
-async def test_a_request_that_somebody_else_settled_is_cut(quota: Outage) -> None:
+async def test_a_request_that_was_settled_elsewhere_is_cut(quota: Outage) -> None:
     grant, hold = await admit(quota)
     exchange = Exchange(grant, json_of(grant), asyncio.get_running_loop().time)
     assert await quota.settle(entry(hold))
@@ -255,28 +255,31 @@ async def test_a_request_that_somebody_else_settled_is_cut(quota: Outage) -> Non
         await eventually_async(lambda: exchange.phase is Phase.CUT)
 
 
-async def test_behind_an_outage_running_requests_may_renew_before_they_are_reaped(
-    quota: Outage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The reaper is told to wait for a lease, and while it waits the hold that looked expired is renewed."""
-    clock = quota.clock
-    _, hold = await admit(quota)
-    asked = 0
-    ask = quota.expired
+class BrieflyUnavailable(Outage):
+    """A quota whose first query for expired holds fails. After the second one the meter renews `hold`."""
 
-    async def expired(limit: int) -> list[Any]:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            clock.forward(2 * LEASE_S)
-            raise StoreUnavailable("away")
-        found = await ask(limit)
-        if asked == 2:
-            assert [each.hold.request_id for each in found] == [hold.request_id]
-            assert await quota.renew(hold, Progress())
+    queries = 0
+    hold: Hold | None = None
+
+    async def expired(self, limit: int) -> list[ExpiredHold]:
+        self.queries += 1
+        if self.queries == 1:
+            self.clock.forward(2 * LEASE_S)
+            raise StoreUnavailable("unavailable")
+        found = await super().expired(limit)
+        if self.queries == 2:
+            assert self.hold is not None
+            assert [each.hold.request_id for each in found] == [self.hold.request_id]
+            assert await self.renew(self.hold, Progress())
         return found
 
-    monkeypatch.setattr(quota, "expired", expired)
-    async with background(Reaper(quota, LEASE_S).run()):
-        await eventually_async(lambda: asked >= 4)
+
+async def test_after_an_outage_running_requests_may_renew_before_they_are_reaped() -> None:
+    """The reaper waits for a lease, and meanwhile the hold that seemed expired is renewed."""
+    quota = BrieflyUnavailable(Clock())
+    quota.clock.forward((await quota.epoch()).opens_in_s)
+    _, quota.hold = await admit(quota)
+    async with background(Reaper(quota, LEASE_S, interval_s=0.01).run()):
+        await eventually_async(lambda: quota.queries >= 4)
     assert await quota.backlog() == Backlog(holds=1, events=0)
+    await quota.aclose()

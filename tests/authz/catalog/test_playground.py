@@ -238,11 +238,11 @@ async def test_the_page_does_not_exist_where_it_is_not_switched_on(serve: Serve)
         assert json.loads(body) == {"error": "not found"}
 
 
-async def test_what_the_page_asks_is_never_answered_without_the_stores_that_check_the_key(serve: Serve) -> None:
+async def test_a_request_of_the_page_is_denied_without_the_stores_that_check_the_key(serve: Serve) -> None:
     client = await serve(True)
     async with client.get("/api/tags") as answer:
         assert answer.status == 503
 
 
-def test_the_playground_is_off_unless_somebody_switches_it_on() -> None:
+def test_the_playground_is_off_by_default() -> None:
     assert Settings.model_fields["playground_enabled"].default is False

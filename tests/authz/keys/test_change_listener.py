@@ -19,8 +19,8 @@ from tests.postgres_relay import Relay
 from tests.row_builders import HASH, add_key, new_key
 
 
-class Heard:
-    """A running change_listener and what it has told."""
+class Received:
+    """A change listener and the calls that it has made."""
 
     def __init__(self, database: Database) -> None:
         self.revoked: list[str] = []
@@ -36,21 +36,21 @@ class Heard:
 
 
 @asynccontextmanager
-async def listening(database: Database) -> AsyncIterator[Heard]:
-    heard = Heard(database)
-    task = asyncio.create_task(heard.change_listener.run())
+async def listening(database: Database) -> AsyncIterator[Received]:
+    received = Received(database)
+    task = asyncio.create_task(received.change_listener.run())
     try:
-        yield heard
+        yield received
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture
-async def heard(service_database: Database) -> AsyncIterator[Heard]:
-    async with listening(service_database) as heard:
-        await asyncio.wait_for(heard.change_listener.wait_connected(), 10)
-        yield heard
+async def received(service_database: Database) -> AsyncIterator[Received]:
+    async with listening(service_database) as received:
+        await asyncio.wait_for(received.change_listener.wait_connected(), 10)
+        yield received
 
 
 @pytest.fixture
@@ -60,35 +60,35 @@ async def key(database: Database) -> Key:
     return await add_key(tenants)
 
 
-async def test_the_first_connection_is_a_gap_since_ever(heard: Heard) -> None:
-    assert heard.gaps == [None]
-    assert heard.change_listener.connected
-    assert heard.change_listener.staleness_s < 10
+async def test_the_first_connection_reports_a_gap_without_a_start(received: Received) -> None:
+    assert received.gaps == [None]
+    assert received.change_listener.connected
+    assert received.change_listener.staleness_s < 10
 
 
-async def test_a_feed_that_never_connected_has_been_silent_for_ever(database: Database) -> None:
-    change_listener = Heard(database).change_listener
+async def test_staleness_is_infinite_before_the_first_connection(database: Database) -> None:
+    change_listener = Received(database).change_listener
     assert not change_listener.connected
     assert change_listener.staleness_s == float("inf")
 
 
-async def test_a_revocation_is_heard(key: Key, heard: Heard, database: Database) -> None:
+async def test_a_revocation_is_received(key: Key, received: Received, database: Database) -> None:
     await TenantRepository(database).revoke_key(key.prefix, "lost")
-    await eventually_async(lambda: heard.revoked == [key.prefix])
+    await eventually_async(lambda: received.revoked == [key.prefix])
 
 
 @pytest.mark.parametrize("column", ["key_id", "prefix"])
 async def test_a_bare_insert_into_revocations_is_a_whole_revocation(
-    key: Key, heard: Heard, database: Database, column: str
+    key: Key, received: Received, database: Database, column: str
 ) -> None:
     value = key.id if column == "key_id" else key.prefix
     await database.execute(f"INSERT INTO gateway.revocations ({column}) VALUES ($1)", value)  # noqa: S608
-    await eventually_async(lambda: heard.revoked == [key.prefix])
+    await eventually_async(lambda: received.revoked == [key.prefix])
     assert (await TenantRepository(database).list_keys(None))[0].status == "revoked"
 
 
-async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
-    key: Key, heard: Heard, database: Database
+async def test_every_policy_change_is_received_with_its_tenant_id(
+    key: Key, received: Received, database: Database
 ) -> None:
     tenants = TenantRepository(database)
     tenant_id = (await tenants.list_tenants())[0].id
@@ -100,59 +100,61 @@ async def test_every_change_of_a_tenants_policy_is_heard_with_its_id(
         lambda: database.execute("UPDATE gateway.api_keys SET scopes = '{chat}'"),
     )
     for change in changes:
-        heard.changed.clear()
+        received.changed.clear()
         await change()
-        await eventually_async(lambda: heard.changed == [tenant_id])
+        await eventually_async(lambda: received.changed == [tenant_id])
 
 
 async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
-    key: Key, heard: Heard, database: Database, service_database: Database
+    key: Key, received: Received, database: Database, service_database: Database
 ) -> None:
     key_repository = KeyRepository(service_database, Limits(1, 1, 1))
     await key_repository.touch([key.id])
     await key_repository.store_hash(key.id, HASH, HASH.replace("t=1", "t=2"))
     await TenantRepository(database).set_tenant_enabled(
         "acme", True
-    )  # Heard after whatever the others would have caused.
-    await eventually_async(lambda: bool(heard.changed))
-    assert len(heard.changed) == 1
+    )  # Received after the notifications that the others would have caused.
+    await eventually_async(lambda: bool(received.changed))
+    assert len(received.changed) == 1
 
 
-async def test_what_was_revoked_while_the_connection_was_lost_is_told_before_contact_counts(
-    key: Key, heard: Heard, database: Database
+async def test_a_revocation_during_an_outage_is_received_before_the_listener_counts_as_connected(
+    key: Key, received: Received, database: Database
 ) -> None:
     # In one transaction, so that the listener is gone before the revocation can be notified.
     async with database.transaction() as connection:
         await connection.execute(_END_LISTENERS)
         await connection.execute("INSERT INTO gateway.revocations (prefix) VALUES ($1)", key.prefix)
-        await eventually_async(lambda: not heard.change_listener.connected)
-    await eventually_async(lambda: heard.change_listener.connected)
-    assert key.prefix in heard.revoked
-    first, *later = heard.gaps
+        await eventually_async(lambda: not received.change_listener.connected)
+    await eventually_async(lambda: received.change_listener.connected)
+    assert key.prefix in received.revoked
+    first, *later = received.gaps
     assert first is None
     assert later
     assert None not in later
 
 
-async def test_a_connection_that_goes_silent_without_closing_is_noticed_and_replaced(database_url: str) -> None:
+async def test_a_connection_that_stops_answering_without_closing_is_replaced(database_url: str) -> None:
     async with Relay.to(database_url) as relay:
         settings = Settings(database_url=relay.url, database_timeout_s=0.3)
         database = Database(settings)
-        async with listening(database) as heard:
-            await asyncio.wait_for(heard.change_listener.wait_connected(), 10)
+        async with listening(database) as received:
+            await asyncio.wait_for(received.change_listener.wait_connected(), 10)
             relay.open.clear()
-            await eventually_async(lambda: not heard.change_listener.connected)
-            before = heard.change_listener.staleness_s
-            await eventually_async(lambda: heard.change_listener.staleness_s > before)
+            await eventually_async(lambda: not received.change_listener.connected)
+            before = received.change_listener.staleness_s
+            await eventually_async(lambda: received.change_listener.staleness_s > before)
             relay.open.set()
-            await eventually_async(lambda: heard.change_listener.connected)
-            assert len(heard.gaps) == 2
+            await eventually_async(lambda: received.change_listener.connected)
+            assert len(received.gaps) == 2
         await database.close()
 
 
-async def test_a_rotated_key_without_grace_is_heard_as_revoked(key: Key, heard: Heard, database: Database) -> None:
+async def test_a_rotated_key_without_grace_is_received_as_revoked(
+    key: Key, received: Received, database: Database
+) -> None:
     await TenantRepository(database).rotate_key(key.prefix, new_key(), timedelta())
-    await eventually_async(lambda: heard.revoked == [key.prefix])
+    await eventually_async(lambda: received.revoked == [key.prefix])
 
 
 _END_LISTENERS = """

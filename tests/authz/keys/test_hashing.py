@@ -49,7 +49,7 @@ async def test_an_unknown_prefix_costs_the_same_work_and_is_refused(
     assert unknown == known
 
 
-async def test_a_hash_with_other_costs_verifies_and_asks_to_be_made_anew(hasher: KeyHasher) -> None:
+async def test_a_hash_with_other_costs_verifies_and_needs_a_rehash(hasher: KeyHasher) -> None:
     key = generate().secret
     cheaper = KeyHasher(time_cost=1, memory_cost_kib=32, parallelism=1)
     stored = await cheaper.hash(key)
@@ -59,7 +59,7 @@ async def test_a_hash_with_other_costs_verifies_and_asks_to_be_made_anew(hasher:
     assert not hasher.needs_rehash(await hasher.hash(key))
 
 
-async def test_more_callers_than_may_wait_are_refused_and_room_comes_back() -> None:
+async def test_callers_beyond_the_queue_are_refused_until_it_has_capacity_again() -> None:
     hasher = KeyHasher(time_cost=1, memory_cost_kib=64, parallelism=1, threads=1, waiters_max=2)
     key = generate().secret
     stored = await hasher.hash(key)
@@ -83,7 +83,7 @@ async def test_a_caller_that_gives_up_keeps_its_place_until_the_work_is_done() -
     hasher.close()
 
 
-async def test_a_stored_hash_that_is_none_is_a_failed_dependency_not_a_wrong_key(hasher: KeyHasher) -> None:
+async def test_an_invalid_stored_hash_is_a_failed_dependency_not_a_wrong_key(hasher: KeyHasher) -> None:
     with pytest.raises(StoreUnavailable):
         await hasher.verify("$argon2id$broken", generate().secret)
 
@@ -94,7 +94,7 @@ async def test_a_closed_hasher_is_unavailable(hasher: KeyHasher) -> None:
         await hasher.hash(SecretStr("x"))
 
 
-async def test_hashing_gives_way_to_everything_else(hasher: KeyHasher) -> None:
+async def test_hashing_threads_have_a_lower_priority(hasher: KeyHasher) -> None:
     before = {thread.native_id for thread in threading.enumerate()}
     await hasher.hash(generate().secret)
     (worker,) = {thread.native_id for thread in threading.enumerate()} - before

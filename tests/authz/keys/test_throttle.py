@@ -40,7 +40,7 @@ async def test_every_counter_ends(redis: Redis) -> None:
     assert 0 < await redis.ttl(key) <= 60
 
 
-async def test_without_redis_nobody_is_let_through() -> None:
+async def test_without_redis_every_check_is_unavailable() -> None:
     client = connect(Settings(redis_url=SecretStr("redis://127.0.0.1:1/0"), redis_timeout_s=0.5))
     with pytest.raises(StoreUnavailable):
         await FailureThrottle(client, 3, timeout_s=5.0).check("192.0.2.1")

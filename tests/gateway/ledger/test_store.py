@@ -83,11 +83,11 @@ async def test_recording_twice_in_one_batch_or_in_two_counts_once(ledger: Ledger
     assert (await _sums(database))["tenant", 1, "total", TOTAL_START] == (9, 12, 3)
 
 
-async def test_it_says_whose_entries_came_more_than_once_and_refusals_have_nothing_to_count(ledger: Ledger) -> None:
+async def test_append_returns_the_tenants_of_repeated_entries_but_not_of_denials(ledger: Ledger) -> None:
     others: dict[str, Any] = {"tenant_id": 2, "key_id": 2}
     denied: dict[str, Any] = {"outcome": Outcome.DENIED}
-    nobody: dict[str, Any] = {**denied, "tenant_id": None, "key_id": None}
-    batch = [entry("a"), entry("b", **others), entry("c", **denied), entry("d", **nobody)]
+    keyless: dict[str, Any] = {**denied, "tenant_id": None, "key_id": None}
+    batch = [entry("a"), entry("b", **others), entry("c", **denied), entry("d", **keyless)]
     assert await ledger.append(batch) == set()
     assert await ledger.append([entry("e"), *batch[1:]]) == {2}
     assert await ledger.append([entry("f"), entry("g", **others), entry("f"), *batch[2:]]) == {1}
@@ -105,11 +105,9 @@ async def test_writers_with_the_same_batches_at_once_count_each_request_once(
     assert sum(sums["tenant", tenant_id, "total", TOTAL_START][2] for tenant_id in range(3)) == 100
 
 
-async def test_denied_requests_and_requests_of_nobody_leave_a_row_and_no_usage(
-    ledger: Ledger, database: Database
-) -> None:
-    nobody: dict[str, Any] = {"tenant_id": None, "tenant": None, "key_id": None, "key_prefix": None}
-    await ledger.append([entry("a", outcome=Outcome.DENIED), entry("b", outcome=Outcome.DENIED, **nobody)])
+async def test_denials_with_and_without_a_key_leave_a_row_and_no_usage(ledger: Ledger, database: Database) -> None:
+    keyless: dict[str, Any] = {"tenant_id": None, "tenant": None, "key_id": None, "key_prefix": None}
+    await ledger.append([entry("a", outcome=Outcome.DENIED), entry("b", outcome=Outcome.DENIED, **keyless)])
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 2
     assert await _sums(database) == {}
 

@@ -8,7 +8,7 @@ from gateway.service import http_server
 from tests.ports import free_port
 
 
-async def test_a_broken_packed_body_that_nobody_reads_is_no_accident(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_broken_compressed_body_that_no_handler_reads_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(status=400)
 
@@ -30,7 +30,7 @@ async def test_a_broken_packed_body_that_nobody_reads_is_no_accident(caplog: pyt
 
 
 @pytest.mark.parametrize("place", ["path", "header"])
-async def test_what_envoy_lets_through_is_not_too_long(caplog: pytest.LogCaptureFixture, place: str) -> None:
+async def test_the_longest_request_that_envoy_accepts_is_accepted(caplog: pytest.LogCaptureFixture, place: str) -> None:
     async def length(request: web.Request) -> web.Response:
         return web.Response(text=str(len(request.path) + len(request.headers.get("X-Long", ""))))
 

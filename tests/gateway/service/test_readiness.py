@@ -17,7 +17,7 @@ from gateway.stores.redis import connect
 
 
 class CountingDatabase(Database):
-    """PostgreSQL, and how often it was asked whether it is there."""
+    """PostgreSQL, which counts its pings."""
 
     pings = 0
 
@@ -45,7 +45,7 @@ async def quota(settings: Settings, database: Database) -> AsyncIterator[RedisQu
     await redis.aclose()
 
 
-async def test_many_who_ask_at_once_are_one_question_to_the_stores(
+async def test_concurrent_readiness_requests_share_one_query_of_the_stores(
     database: CountingDatabase, quota: RedisQuota
 ) -> None:
     ready = Readiness(database, quota, lambda: True)
@@ -55,7 +55,7 @@ async def test_many_who_ask_at_once_are_one_question_to_the_stores(
     assert 1 <= database.pings < 30
 
 
-async def test_what_is_missing_is_named_and_no_longer_when_it_is_back(
+async def test_a_missing_dependency_is_named_until_it_is_available(
     settings: Settings, quota: RedisQuota, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = [False]

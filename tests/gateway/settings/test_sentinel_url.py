@@ -18,7 +18,7 @@ def test_a_whole_url_is_read_part_by_part() -> None:
     )
 
 
-def test_what_is_not_said_is_the_usual() -> None:
+def test_omitted_parts_have_defaults() -> None:
     assert parse("redis+sentinel://[::1]/main") == SentinelUrl((("::1", 26379),), "main", 0, tls=False)
 
 
@@ -27,7 +27,7 @@ def test_no_password_is_in_a_representation() -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://h", "rediss://h", "unix:///run/redis.sock"])
-def test_other_urls_are_none_of_sentinels(url: str) -> None:
+def test_other_urls_are_not_sentinel_urls(url: str) -> None:
     assert not is_sentinel_url(url)
 
 

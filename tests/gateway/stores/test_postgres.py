@@ -19,7 +19,7 @@ def _settings(url: str, **values: object) -> Settings:
     return Settings.model_validate({"database_url": url, "database_timeout_s": 0.3, **values})
 
 
-async def test_a_server_that_is_away_at_first_and_comes_back_is_found() -> None:
+async def test_a_server_is_used_once_it_starts_and_again_after_an_outage() -> None:
     with PostgresServer.temporary() as server:
         database = Database(_settings(server.url, database_timeout_s=2))
         with pytest.raises(StoreUnavailable, match="cannot be reached"):
@@ -46,15 +46,15 @@ async def test_behind_a_pooler_no_statement_stays_prepared(database_url: str, si
 
 
 async def test_listening_goes_past_the_pooler_and_reports_go_to_the_replica(database_url: str) -> None:
-    away = "postgresql://u:p@127.0.0.1:1/db"
-    behind_a_pooler = Database(_settings(away, database_listen_url=database_url, database_timeout_s=5))
+    unreachable = "postgresql://u:p@127.0.0.1:1/db"
+    behind_a_pooler = Database(_settings(unreachable, database_listen_url=database_url, database_timeout_s=5))
     connection = await behind_a_pooler.connect()
     assert await connection.fetchval(ANSWER) == 42
     await connection.close()
     with pytest.raises(StoreUnavailable):
         await behind_a_pooler.ping()
 
-    settings = _settings(away, database_report_url=database_url, database_timeout_s=5)
+    settings = _settings(unreachable, database_report_url=database_url, database_timeout_s=5)
     reporting, serving = Database(settings, report=True), Database(settings)
     assert await reporting.fetchval(ANSWER) == 42
     with pytest.raises(StoreUnavailable):
@@ -159,10 +159,10 @@ async def test_a_constraint_is_a_conflict_and_the_transaction_is_undone(database
     ],
     ids=["a wrong value", "a value out of range", "one too large", "a function that raises"],
 )
-async def test_what_postgresql_will_never_take_is_told_from_being_away_and_not_shown(
+async def test_data_that_postgresql_never_accepts_is_data_refused_and_not_shown(
     database: Database, query: str, value: object
 ) -> None:
-    with pytest.raises(DataRefused, match="refuses the data") as refusal:
+    with pytest.raises(DataRefused, match="rejects the data") as refusal:
         await database.execute(query, *([] if value is None else [value]))
     assert "secret" not in str(refusal.value)
     assert str(value) not in str(refusal.value)
@@ -176,14 +176,14 @@ async def test_what_postgresql_will_never_take_is_told_from_being_away_and_not_s
         ("postgresql://app:test@nowhere.invalid/postgres", "cannot be reached"),
     ],
 )
-async def test_an_address_where_nobody_answers_is_one_sentence(url: str, reason: str) -> None:
+async def test_the_error_for_an_unreachable_address_is_one_sentence(url: str, reason: str) -> None:
     with pytest.raises(StoreUnavailable, match=reason):
         await Database(_settings(url)).ping()
 
 
 async def test_a_wrong_password_and_a_missing_database_are_named_without_the_password(postgres_url: str) -> None:
     wrong = postgres_url.replace(":test@", ":wr0ng-s3cret@")
-    with pytest.raises(StoreUnavailable, match="refused the login") as refusal:
+    with pytest.raises(StoreUnavailable, match="rejected the login") as refusal:
         await Database(_settings(wrong)).ping()
     assert "s3cret" not in str(refusal.value)
     with pytest.raises(StoreUnavailable, match="does not exist"):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+import structlog
 from pydantic import SecretStr
 
 from gateway.quota.port import Backlog, Hold
@@ -42,7 +43,7 @@ async def quota() -> AsyncIterator[MemoryQuota]:
 
 
 async def test_a_hold_of_a_request_that_no_meter_received_is_settled_without_waiting_for_the_reaper(
-    shared: DisconnectStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
+    shared: DisconnectStore, quota: MemoryQuota
 ) -> None:
     grant = grant_for(BY_NAME["chat"], request_id="orphan", tenant_id=1, key_id=11)
     admission = replace(asks(request_id="orphan"), grant_draft=draft_of(grant))
@@ -80,9 +81,7 @@ async def test_the_cause_may_arrive_before_or_after_and_at_another_meter(
     assert [(each.outcome, each.code, each.output_tokens) for each in final] == [(*expected, 3)] * 2
 
 
-async def test_without_a_cause_the_caller_is_presumed(
-    shared: DisconnectStore, quota: MemoryQuota, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_a_cause_the_caller_is_presumed(shared: DisconnectStore, quota: MemoryQuota) -> None:
     final: list[Entry] = []
     DisconnectCauses(shared, quota, final.append, wait_s=0.1, orphan_after_s=0.05).settle(LEFT)
     await eventually_async(lambda: final == [LEFT])
@@ -95,6 +94,16 @@ async def test_a_meter_that_stops_does_not_wait_for_causes(shared: DisconnectSto
     await asyncio.sleep(0)
     await disconnect_causes.close()
     assert final == [LEFT]
+
+
+async def test_a_malformed_hold_of_an_orphan_is_logged(shared: DisconnectStore, quota: MemoryQuota) -> None:
+    await admitted(quota, replace(asks(request_id="orphan"), grant_draft="{}"))
+    final: list[Entry] = []
+    with structlog.testing.capture_logs() as logs:
+        DisconnectCauses(shared, quota, final.append, orphan_after_s=0.0).settle_orphan("orphan")
+        await eventually_async(lambda: bool(logs))
+    assert [(each["event"], each["request_id"]) for each in logs] == [("hold_unreadable", "orphan")]
+    assert final == []
 
 
 async def test_an_outage_delays_no_entry(quota: MemoryQuota) -> None:

@@ -1,4 +1,4 @@
-"""What is published when the backends change, with a real Redis and simulated Ollamas."""
+"""The published snapshot when the backends change, with a real Redis and simulated Ollamas."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.ports import free_port
 
 
 class Scene:
-    """Two Ollamas, `near` with the models a and b and `far` with b and c, one that is away, and a store."""
+    """Two Ollamas, `near` with the models a and b and `far` with b and c, an unreachable one, and a store."""
 
     def __init__(self, near: str, far: str, store: CatalogStore, discovery: Discovery) -> None:
         self.near = Backend(name="near", base_url=near)
         self.far = Backend(name="far", base_url=far)
-        self.away = Backend(name="away", base_url=f"http://127.0.0.1:{free_port()}")
+        self.unreachable = Backend(name="unreachable", base_url=f"http://127.0.0.1:{free_port()}")
         self.store = store
         self.discovery = discovery
 
@@ -53,7 +53,7 @@ async def scene(redis_url: str) -> AsyncIterator[Scene]:
         stack.push_async_callback(redis.aclose)
         await redis.flushall()
         store = CatalogStore(redis, settings.redis_timeout_s)
-        yield Scene(near.url, far.url, store, Discovery(settings, Prober(session, 30), store, first_look_s=30))
+        yield Scene(near.url, far.url, store, Discovery(settings, Prober(session, 30), store, first_publish_s=30))
 
 
 async def test_a_new_list_is_published_at_once_and_in_its_order(scene: Scene) -> None:
@@ -71,34 +71,34 @@ async def test_a_name_with_another_address_is_another_backend(scene: Scene) -> N
     assert await scene.published() == {"b:1": ("near",), "c:1": ("near",)}
 
 
-async def test_one_that_is_away_does_not_hold_up_the_others(scene: Scene) -> None:
-    await scene.discovery.use((scene.away, scene.near))
+async def test_an_unreachable_backend_does_not_delay_the_others(scene: Scene) -> None:
+    await scene.discovery.use((scene.unreachable, scene.near))
     assert await scene.published() == {"a:1": ("near",), "b:1": ("near",)}
     assert not await scene.discovery.refresh()
 
 
-async def test_nothing_is_said_of_one_that_has_gone_even_when_nothing_is_known_of_the_rest(scene: Scene) -> None:
-    await scene.discovery.use((scene.near, scene.away))
+async def test_a_removed_backend_is_not_published_even_without_an_observation_of_the_rest(scene: Scene) -> None:
+    await scene.discovery.use((scene.near, scene.unreachable))
     view = CatalogView(scene.store)
     await view.refresh()
     assert view.current().models
-    await scene.discovery.use((scene.away,))
+    await scene.discovery.use((scene.unreachable,))
     assert await scene.published() == {}
     await view.refresh()
     with pytest.raises(StoreUnavailable):
         view.current()
 
 
-async def test_an_outage_of_all_leaves_the_last_word(scene: Scene) -> None:
+async def test_an_outage_of_all_backends_leaves_the_last_snapshot(scene: Scene) -> None:
     await scene.discovery.use((scene.near,))
-    gone = Backend(name="near", base_url=scene.away.base_url)
+    gone = Backend(name="near", base_url=scene.unreachable.base_url)
     await scene.discovery.use((gone,))
     assert await scene.published() == {"a:1": ("near",), "b:1": ("near",)}
 
 
-async def test_a_look_that_was_under_way_says_nothing_of_those_that_went_meanwhile(scene: Scene) -> None:
-    looking = asyncio.create_task(scene.discovery.refresh())
+async def test_a_running_refresh_does_not_publish_backends_that_were_removed_meanwhile(scene: Scene) -> None:
+    refreshing = asyncio.create_task(scene.discovery.refresh())
     await asyncio.sleep(0)
     await scene.discovery.use((scene.far,))
-    await looking
+    await refreshing
     assert await scene.published() == {"b:1": ("far",), "c:1": ("far",)}

@@ -1,4 +1,4 @@
-"""Discovery over simulated backends: what it asks, what it publishes, what it says to the log."""
+"""Discovery over simulated backends: its queries, its snapshots and its log events."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def behave(server: Running, **changes: Any) -> None:
     behaviour.become(changes, type(behaviour)())
 
 
-async def test_every_backend_is_asked_with_its_own_token_and_the_answers_are_one_snapshot(site: Site) -> None:
+async def test_every_backend_is_queried_with_its_own_token_and_the_answers_are_one_snapshot(site: Site) -> None:
     async with site.discovering() as discovery:
         assert await discovery.refresh()
         catalog = await site.published()
@@ -110,14 +110,14 @@ async def test_a_model_is_described_once_for_each_digest(site: Site) -> None:
     assert shown == ["/api/show"] * 3
 
 
-async def test_a_silent_backend_keeps_its_last_word_for_a_while_and_then_nobody_has_one(site: Site) -> None:
+async def test_the_last_observation_of_a_failed_backend_expires_after_the_cache_ttl(site: Site) -> None:
     async with site.discovering(model_discovery_cache_ttl_s=120) as discovery:
         await discovery.refresh()
         site.now += 100
         behave(site.servers["near"], faults=[{"kind": "reset", "paths": ["/api/tags"]}])
         with capture_logs() as logs:
             assert not await discovery.refresh()
-        assert [(entry["event"], entry["backend"]) for entry in logs] == [("backend_not_seen", "near")]
+        assert [(entry["event"], entry["backend"]) for entry in logs] == [("backend_unavailable", "near")]
         catalog = await site.published()
         assert catalog is not None
         assert [(state.name, state.answers) for state in catalog.backends] == [("near", False), ("far", True)]
@@ -134,7 +134,7 @@ async def test_a_silent_backend_keeps_its_last_word_for_a_while_and_then_nobody_
         assert await site.published() is None
 
 
-async def test_a_slow_backend_does_not_hold_the_others_up(site: Site) -> None:
+async def test_a_slow_backend_does_not_delay_the_others(site: Site) -> None:
     behave(site.servers["near"], faults=[{"kind": "stall", "paths": ["/api/tags"]}], stall_s=3600)
     async with site.discovering() as discoverer:
         refreshing = asyncio.create_task(discoverer.refresh())
@@ -143,19 +143,19 @@ async def test_a_slow_backend_does_not_hold_the_others_up(site: Site) -> None:
         await asyncio.gather(refreshing, return_exceptions=True)
 
 
-async def test_what_is_to_be_mended_is_said_once_and_again_when_it_changes(site: Site) -> None:
+async def test_a_finding_is_logged_once_and_again_when_it_changes(site: Site) -> None:
     near, far = site.servers["near"], site.servers["far"]
     near.simulator.library.replace_all([{"name": "qwen3:8b", "digest": "f" * 64}])
     async with site.discovering() as discovery:
-        said = []
+        logged = []
         for version in ("0.17.0", "0.17.0", "0.16.0", "0.33.0", "0.33.0"):
             behave(far, version=version)
             with capture_logs() as logs:
                 await discovery.refresh()
-            said.append([(entry["event"], entry["subject"]) for entry in logs])
+            logged.append([(entry["event"], entry["subject"]) for entry in logs])
     old = ("version_too_old", "far")
-    assert sorted(said[0]) == [("digests_differ", "qwen3:8b"), old]
-    assert said[1:] == [[], [old], [], []]
+    assert sorted(logged[0]) == [("digests_differ", "qwen3:8b"), old]
+    assert logged[1:] == [[], [old], [], []]
 
 
 async def test_a_newly_pulled_model_is_there_at_the_next_refresh(site: Site) -> None:
@@ -178,7 +178,7 @@ async def test_a_newly_pulled_model_is_there_at_the_next_refresh(site: Site) -> 
     ],
     ids=["endless", "a list", "no JSON", "bottomless"],
 )
-async def test_an_answer_that_is_no_ollamas_is_one_sentence(body: bytes, reason: str) -> None:
+async def test_the_error_for_an_invalid_answer_is_one_sentence(body: bytes, reason: str) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
@@ -191,14 +191,14 @@ async def test_an_answer_that_is_no_ollamas_is_one_sentence(body: bytes, reason:
             await Prober(session, 5).observe(backend)
 
 
-async def test_a_second_replica_is_asked_when_the_first_is_away(site: Site) -> None:
+async def test_the_second_replica_is_queried_when_the_first_is_unreachable(site: Site) -> None:
     near = site.backends[0]
     backend = near.model_copy(update={"base_url": "http://127.0.0.1:1", "replicas": (near.base_url,)})
     async with aiohttp.ClientSession() as session:
         assert len((await Prober(session, 5).observe(backend)).tags) == len(MODELS)
 
 
-async def test_a_missing_certificate_file_is_one_sentence(site: Site, tmp_path: Path) -> None:
+async def test_the_error_for_a_missing_certificate_file_is_one_sentence(site: Site, tmp_path: Path) -> None:
     backend = site.backends[0].model_copy(update={"ca_file": tmp_path / "nowhere"})
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ProbeError, match="cannot be read as PEM"):

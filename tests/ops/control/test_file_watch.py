@@ -17,12 +17,12 @@ def by_rename(path: Path) -> None:
     env_file.update(path, {"A": "2"})
 
 
-def moved_away_and_written_anew(path: Path) -> None:
+def moved_and_rewritten(path: Path) -> None:
     path.rename(path.with_suffix(".bak"))
     path.write_text("A=2\n")
 
 
-def by_a_link_that_is_turned(path: Path) -> None:
+def by_another_link_target(path: Path) -> None:
     other = path.with_suffix(".other")
     other.write_text("A=2\n")
     link = path.with_suffix(".link")
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("change", [in_place, by_rename, moved_away_and_written_anew, by_a_link_that_is_turned])
+@pytest.mark.parametrize("change", [in_place, by_rename, moved_and_rewritten, by_another_link_target])
 def test_every_way_of_changing_a_file_is_noticed_once(path: Path, change: Callable[[Path], None]) -> None:
     watch = FileWatch(path)
     assert [watch.changed() for _ in range(3)] == [False, True, False], "the file as it is found"
@@ -45,7 +45,7 @@ def test_every_way_of_changing_a_file_is_noticed_once(path: Path, change: Callab
     assert [watch.changed() for _ in range(4)] == [False, True, False, False]
 
 
-def test_a_file_that_is_being_written_is_left_alone(path: Path) -> None:
+def test_a_file_that_is_being_written_is_no_change_until_it_is_complete(path: Path) -> None:
     watch = FileWatch(path)
     assert [watch.changed() for _ in range(2)] == [False, True]
     for size in range(1, 5):
@@ -54,7 +54,7 @@ def test_a_file_that_is_being_written_is_left_alone(path: Path) -> None:
     assert watch.changed()
 
 
-def test_one_that_is_empty_or_not_there_is_not_believed(path: Path) -> None:
+def test_an_empty_or_missing_file_is_no_change(path: Path) -> None:
     watch = FileWatch(path)
     assert [watch.changed() for _ in range(2)] == [False, True]
     path.write_text("")
@@ -65,7 +65,7 @@ def test_one_that_is_empty_or_not_there_is_not_believed(path: Path) -> None:
     assert [watch.changed() for _ in range(3)] == [False, True, False]
 
 
-def test_files_come_and_go_among_those_that_are_watched(path: Path) -> None:
+def test_the_set_of_watched_files_may_change(path: Path) -> None:
     other = path.with_suffix(".other")
     other.write_text("A=1\n")
     watch = FilesWatch()
@@ -74,6 +74,6 @@ def test_files_come_and_go_among_those_that_are_watched(path: Path) -> None:
     in_place(other)
     assert not watch.changed([path, other])
     in_place(path)
-    assert [watch.changed([path, other]) for _ in range(3)] == [True, True, False], "each of them when it is over"
+    assert [watch.changed([path, other]) for _ in range(3)] == [True, True, False], "each of them when it is complete"
     in_place(other)
     assert not any(watch.changed([path]) for _ in range(3))

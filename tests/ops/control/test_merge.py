@@ -91,7 +91,7 @@ def test_a_model_is_described_by_the_digest_it_has_on_its_first_backend() -> Non
     assert catalog.models["b:latest"].shown == {}
 
 
-def test_a_description_is_asked_of_the_first_backend_that_answers() -> None:
+def test_a_description_comes_from_the_first_backend_that_answers() -> None:
     silent, same = replace(seen("near", "a:latest"), answers=False), {"model": "b:latest", "digest": "d"}
     hosts = first_hosts([silent, seen("mid", same), seen("far", {**same, "model": "c:latest"}, {"model": "d:latest"})])
     assert [(digest, backend.name, name) for digest, (backend, name) in hosts.items()] == [("d", "mid", "b:latest")]

@@ -29,7 +29,7 @@ def test_the_same_backends_in_the_same_order_are_no_change() -> None:
     ],
     ids=["added", "removed", "order", "token", "all"],
 )
-def test_a_change_says_which_names_it_is_about(before: list[Any], after: list[Any], change: Change) -> None:
+def test_a_change_contains_the_names_of_its_backends(before: list[Any], after: list[Any], change: Change) -> None:
     assert compare(backends(*before), backends(*after)) == change
 
 

@@ -1,4 +1,4 @@
-"""Other backends for a real Envoy, which runs with nothing behind it."""
+"""Changes of the backends of a real Envoy, which runs without any backend process."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ TOKEN = "s3cret-token"
 A = {"name": "a", "base_url": "http://127.0.0.1:1", "auth_token": TOKEN}
 B = {"name": "b", "base_url": "http://127.0.0.1:2"}
 TOO_LONG_FOR_ENVOY = {"ollama_connect_timeout_s": 4e11}
-"""Longer than a protobuf duration may be; the settings would refuse it too, if they were asked."""
+"""Longer than a protobuf duration may be. The settings would reject it too, but validation is skipped here."""
 
 
 class Running:
-    """An Envoy, its directory, and what it says on its admin interface."""
+    """An Envoy, its directory, and the state that its admin interface reports."""
 
     def __init__(self, directory: Path, pid: int) -> None:
         self.directory = directory
