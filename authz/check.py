@@ -116,7 +116,11 @@ class CheckPipeline:
         return Denied(Code.AUDIT_BACKLOG)
 
     async def _authenticate_detached(self, presented: PresentedKey, client_ip: str) -> Principal:
-        """A wrong key counts as a failure even if the caller disconnects or times out before Argon2 finishes."""
+        """A wrong key counts as a failure even if the caller disconnects or times out before Argon2 finishes.
+
+        There is one task per caller, because each caller's failure counts. The Authenticator shares the verification
+        itself between callers with the same key.
+        """
         if len(self._detached) >= self._detached_max:
             return await self._authenticate(presented, client_ip)
         task = asyncio.create_task(self._authenticate(presented, client_ip), name="authentication")

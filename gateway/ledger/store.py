@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 from gateway.quota import periods
 from gateway.quota.port import PeriodUsage, TenantUsage
@@ -16,8 +16,8 @@ from gateway.values import Outcome, Period, UsageSource
 
 BATCH_MAX = 500
 
-# The times of two entries of one request differ: a settlement has that of the admission, a denial its own.
-_APART_MAX = timedelta(hours=1)
+# The times of two entries of one request differ: a settlement has the time of the admission, a denial its own.
+_TIMES_DIFFER_MAX = timedelta(hours=1)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SQL_TYPES = {str: "text", int: "bigint", bool: "boolean", Outcome: "text", UsageSource: "text"}
@@ -25,17 +25,18 @@ _ENUMS = {Outcome: "gateway.outcome", UsageSource: "gateway.usage_source"}
 
 
 def _column_types() -> dict[str, tuple[str, str]]:
-    """Column -> the SQL type that its values are sent as, and the expression that converts them to the column's.
+    """Per column, in the order of the entry's fields: the SQL type of its parameter, and the inserted expression.
 
-    A column is named like the field of the entry, but `ts_ms` is `ts`.
+    The columns are named like the fields, except that `ts_ms` is stored as `ts`.
     """
     columns = {}
     for name, annotation in get_type_hints(Entry).items():
-        kind = next(kind for kind in (annotation, *getattr(annotation, "__args__", ())) if kind in _SQL_TYPES)
+        if name == "ts_ms":
+            columns["ts"] = ("timestamptz", "ts")
+            continue
+        kind = next(kind for kind in (annotation, *get_args(annotation)) if kind in _SQL_TYPES)
         columns[name] = (_SQL_TYPES[kind], f"{name}::{_ENUMS[kind]}" if kind in _ENUMS else name)
-    return {("ts" if name == "ts_ms" else name): column for name, column in columns.items()} | {
-        "ts": ("timestamptz", "ts")
-    }
+    return columns
 
 
 _COLUMNS = _column_types()
@@ -44,18 +45,18 @@ COLUMNS = tuple(_COLUMNS)
 
 
 class Ledger:
-    """Appends entries and reads the sums back."""
+    """Appends entries, and reads sums and recorded requests."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def append(self, entries: Sequence[Entry]) -> frozenset[int]:
-        """Records the entries in one transaction; those that are recorded already change nothing.
+        """Records the entries in one transaction. An entry that was recorded before changes nothing.
 
-        Returns the ids of the tenants that such an entry was of, refusals left out: it may have been counted twice.
-
-        Usage is added to the tenant and to the key, for the day, the month and the total of the entry's own time, for
-        every new row but denied ones. Raises StoreUnavailable, DataRefused or Conflict, and then nothing was recorded.
+        For each new row that is not a denial, its usage is added to the tenant and to the key, for the day, the month
+        and the total of the entry's own time. Returns the tenants of the entries that were recorded before, denials
+        excepted: these may have been counted twice. Raises StoreUnavailable, DataRefused or Conflict, and then nothing
+        was recorded.
         """
         known = Counter(entry.tenant_id for entry in entries if entry.outcome is not Outcome.DENIED)
         async with self._database.transaction() as connection:
@@ -69,19 +70,19 @@ class Ledger:
         await self._database.execute(_REJECT, _stored(entry.request_id), _stored(reason), storable(entry.to_json()))
 
     async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Which of these requests have their row, regardless of which process wrote it. Raises StoreUnavailable."""
+        """The request ids of `entries` that have a row, written by any process. Raises StoreUnavailable."""
         if not entries:
             return frozenset()
         times_ms = [entry.ts_ms for entry in entries]
-        since, until = _time(min(times_ms)) - _APART_MAX, _time(max(times_ms)) + _APART_MAX
+        since, until = _time(min(times_ms)) - _TIMES_DIFFER_MAX, _time(max(times_ms)) + _TIMES_DIFFER_MAX
         rows = await self._database.fetch(_RECORDED_BETWEEN, [entry.request_id for entry in entries], since, until)
         return frozenset(row["request_id"] for row in rows)
 
     async def usage_of(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:
-        """What a tenant and its keys used in the periods that `now` (aware) is in, and what of `waiting` is in it.
+        """The usage of a tenant and its keys in the periods of `now` (aware), and which of `waiting` it includes.
 
-        A `gateway.quota.port.UsageLoader`: both answers come from one snapshot. Periods without usage are left out.
-        Raises StoreUnavailable.
+        A `gateway.quota.port.UsageLoader`: both come from one snapshot. Periods without usage are left out. Raises
+        StoreUnavailable.
         """
         starts = periods.starts(now)
         async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
@@ -96,7 +97,7 @@ class Ledger:
         )
 
 
-# Rows are sorted so that two writers with the same requests or tenants wait for each other in one order.
+# Rows are sorted, so that two writers with the same requests or tenants lock them in the same order.
 _APPEND = f"""
 WITH added AS (
     INSERT INTO gateway.audit_log ({", ".join(COLUMNS)})

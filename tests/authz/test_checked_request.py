@@ -22,13 +22,13 @@ PROXIES: Networks = (ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_net
         ("fd00::1", "2001:db8::5", PROXIES, "2001:db8::5"),
     ],
 )
-def test_the_client_is_the_nearest_address_that_is_no_trusted_proxy(
+def test_the_client_is_the_nearest_address_that_is_not_a_trusted_proxy(
     peer: str, forwarded: str | None, trusted: Networks, expected: str
 ) -> None:
     assert client_ip(peer, forwarded, trusted) == expected
 
 
-def test_an_address_that_a_client_invents_is_never_believed() -> None:
+def test_a_forged_address_is_never_used() -> None:
     assert client_ip("203.0.113.9", "1.2.3.4", LOOPBACK) == "203.0.113.9"
     assert client_ip("127.0.0.1", "not an address", LOOPBACK) == "127.0.0.1"
 
@@ -45,7 +45,7 @@ def test_an_address_that_a_client_invents_is_never_believed() -> None:
         ("", None, None),
     ],
 )
-def test_a_key_comes_as_a_bearer_or_as_an_api_key(
+def test_a_key_is_presented_as_a_bearer_token_or_as_an_api_key(
     authorization: str | None, api_key: str | None, expected: str | None
 ) -> None:
     key = presented_key(authorization, api_key)

@@ -12,7 +12,7 @@ from gateway.wire.surfaces import BY_NAME, SURFACES
 CHAT = BY_NAME["chat"]
 
 AMBIGUOUS = {
-    "another spelling of model beside it": b'{"model":"ok","Model":"evil"}',
+    "another spelling of model next to it": b'{"model":"ok","Model":"evil"}',
     "another spelling of model alone": b'{"MODEL":"evil"}',
     "a model that null does not unset": b'{"model":"evil","model":null}',
     "the long s that folds to s": '{"model":"a","\u017ftream":false}'.encode(),
@@ -27,7 +27,7 @@ AMBIGUOUS = {
     "a key and its Unicode fold": '{"model":"a","\u017feed":1,"seed":2}'.encode(),
     "an escaped duplicate": b'{"model":"a","m\\u006fdel":"b"}',
     "a second value": b'{"model":"a"} {"model":"b"}',
-    "something behind the value": b'{"model":"a"}junk',
+    "text after the value": b'{"model":"a"}junk',
     "a byte order mark": b'\xef\xbb\xbf{"model":"a"}',
     "UTF-16": '{"model":"a"}'.encode("utf-16"),
     "UTF-32": '{"model":"a"}'.encode("utf-32"),
@@ -39,7 +39,7 @@ AMBIGUOUS = {
     "a float beyond all bounds": b'{"model":"a","x":1e400}',
     "an integer beyond 64 bits": b'{"model":"a","options":{"num_predict":12345678901234567890}}',
     "an integer of five thousand digits": b'{"model":"a","x":' + b"1" * 5000 + b"}",
-    "a nesting that no reader needs": b'{"model":"a","x":' + b"[" * DEPTH_MAX + b"]" * DEPTH_MAX + b"}",
+    "a nesting deeper than the limit": b'{"model":"a","x":' + b"[" * DEPTH_MAX + b"]" * DEPTH_MAX + b"}",
     "a nesting that overflows stacks": b'{"model":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "null": b"null",
     "a list": b'[{"model":"a"}]',
@@ -60,46 +60,46 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("body", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
-def test_what_two_readers_could_read_differently_is_refused(body: bytes) -> None:
-    with pytest.raises(Denied) as refused:
+def test_an_ambiguous_body_is_denied(body: bytes) -> None:
+    with pytest.raises(Denied) as denied:
         read_request(CHAT, body, "")
-    assert refused.value.code is Code.INVALID_REQUEST
-    assert refused.value.message
+    assert denied.value.code is Code.INVALID_REQUEST
+    assert denied.value.message
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd", "br", "gzip, identity"])
-def test_a_compressed_body_is_refused(encoding: str) -> None:
+def test_a_compressed_body_is_denied(encoding: str) -> None:
     with pytest.raises(Denied, match="Content-Encoding"):
         read_request(CHAT, b'{"model":"a"}', encoding)
 
 
-def test_a_schema_may_name_its_properties_as_it_likes() -> None:
+def test_a_schema_may_have_properties_of_any_name() -> None:
     schema = {"type": "object", "properties": {"Model": {"type": "string"}, "Stream": {"type": "boolean"}}}
     body = json.dumps({"model": "a", "format": schema}).encode()
     assert read_request(CHAT, body, "identity").document["format"] == schema
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
-def test_the_model_is_read_in_its_canonical_spelling_on_every_surface(surface: Any) -> None:
+def test_the_model_is_read_as_its_canonical_name_on_every_surface(surface: Any) -> None:
     assert read_request(surface, b'{"model":"LLAMA3.2:Latest"}', "").model == "llama3.2:latest"
 
 
 @pytest.mark.parametrize("name", ["gpt-oss:20b-cloud", "gpt-oss:20b:CLOUD", "llama3.2:cloud"])
-def test_a_model_in_the_cloud_never_gets_the_name_of_a_local_one(name: str) -> None:
+def test_a_cloud_model_never_has_the_name_of_a_local_one(name: str) -> None:
     assert as_model_name(name) in ("gpt-oss:20b-cloud", "llama3.2:cloud")
 
 
-def test_show_takes_the_older_field_when_there_is_no_model() -> None:
+def test_show_reads_the_older_field_when_there_is_no_model() -> None:
     assert read_model(b'{"name":"m"}', "") == "m:latest"
     assert read_model(b'{"name":"m","model":"n"}', "") == "n:latest"
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_raise_anything_but_a_refusal(body: bytes) -> None:
+def test_any_bytes_are_read_or_denied(body: bytes) -> None:
     try:
         read_request(CHAT, body, "")
-    except Denied as refused:
-        assert refused.code is Code.INVALID_REQUEST
+    except Denied as denied:
+        assert denied.code is Code.INVALID_REQUEST
 
 
 _VALUES = st.recursive(
@@ -110,6 +110,6 @@ _VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.text("qwxyz", min_size=1, max_size=4), _VALUES, max_size=4))
-def test_what_is_admitted_is_what_was_sent(fields: dict[str, Any]) -> None:
+def test_the_document_is_the_one_that_was_sent(fields: dict[str, Any]) -> None:
     document = {"model": "m", **fields}
     assert read_request(CHAT, json.dumps(document).encode(), "").document == document

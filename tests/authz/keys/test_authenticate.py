@@ -113,7 +113,7 @@ async def test_a_good_key_has_its_principal(bench: Bench) -> None:
     assert principal.key_limits == Limits(60, 1000, 4)
 
 
-async def test_nothing_else_opens_the_bench(bench: Bench) -> None:
+async def test_any_other_key_is_denied(bench: Bench) -> None:
     key = await bench.new_key()
     other = generate().secret.get_secret_value()
     for wrong in ("", "nz_", other, key.prefix + other[12:], key.secret.get_secret_value()[:-1] + "0"):
@@ -148,7 +148,7 @@ async def test_a_revocation_during_the_verification_is_not_overwritten_by_it(ben
     assert bench.verified.get(bench.verified.digest(key.secret)) is None
 
 
-async def test_a_changed_policy_is_in_force_once_it_is_notified(bench: Bench) -> None:
+async def test_a_changed_policy_applies_once_it_is_notified(bench: Bench) -> None:
     key = await bench.new_key()
     assert not (await bench.authenticate(key.secret)).allow_all_models
     changes = bench.verified.changes
@@ -168,7 +168,7 @@ async def test_a_key_expires_while_it_is_in_use(bench: Bench) -> None:
     assert not await bench.accepts(key.secret)
 
 
-async def test_requests_that_come_at_once_with_a_new_key_verify_it_once(bench: Bench) -> None:
+async def test_concurrent_requests_with_a_new_key_verify_it_once(bench: Bench) -> None:
     key = await bench.new_key()
     tasks = [asyncio.create_task(bench.authenticate(key.secret)) for _ in range(50)]
     await asyncio.sleep(0)
@@ -220,7 +220,7 @@ async def test_an_unavailable_database_is_no_statement_about_a_key() -> None:
     bench.hasher.close()
 
 
-def test_the_least_recently_used_key_leaves_a_full_cache() -> None:
+def test_a_full_cache_evicts_the_least_recently_used_key() -> None:
     keys = VerifiedKeyCache(size_max=2)
     assert keys.digest(SecretStr("a")) != VerifiedKeyCache().digest(SecretStr("a"))
     for name in (b"1", b"2"):

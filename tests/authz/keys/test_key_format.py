@@ -27,7 +27,7 @@ def test_a_thousand_keys_share_neither_prefix_nor_secret() -> None:
 
 
 @given(st.text())
-def test_any_text_is_judged_without_an_exception(text: str) -> None:
+def test_any_text_is_parsed_without_an_exception(text: str) -> None:
     parsed = parse(text)
     assert parsed is None or parsed.secret.get_secret_value() == text
 
@@ -46,12 +46,12 @@ def test_one_changed_character_is_noticed(position: int, character: str) -> None
 
 
 @pytest.mark.parametrize("wrap", ["{} ", " {}", "{}\n", "Bearer {}", "{}x", "\ufeff{}", "{}\0"])
-def test_a_key_with_anything_around_it_is_none(wrap: str) -> None:
+def test_a_key_with_text_around_it_is_not_a_key(wrap: str) -> None:
     assert parse(wrap.format(generate().secret.get_secret_value())) is None
 
 
 @pytest.mark.parametrize("text", ["", "nz_", "nz_" + "٣" * 41, "nz_" + "\ud800" * 41, "NZ_" + "a" * 41])
-def test_what_only_resembles_a_key_is_none(text: str) -> None:
+def test_a_text_that_only_resembles_a_key_is_not_one(text: str) -> None:
     assert parse(text) is None
 
 

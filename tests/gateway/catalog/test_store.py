@@ -1,4 +1,4 @@
-"""The catalog in a real Redis: published, notified, read, expired."""
+"""The catalog in a real Redis: published, notified, read and expired."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def store(servers: tuple[str, int]) -> AsyncIterator[CatalogStore]:
     await redis.aclose()
 
 
-async def test_what_was_published_is_fetched_once(store: CatalogStore) -> None:
+async def test_a_published_snapshot_is_fetched_once(store: CatalogStore) -> None:
     assert await store.fetch(unless_version="") is None
     await store.publish(catalog("a:latest"), ttl_s=60)
     first = await store.fetch(unless_version="")
@@ -63,7 +63,7 @@ async def test_a_change_is_pushed_to_the_view(store: CatalogStore) -> None:
     view = CatalogView(store, poll_s=3600.0)
     running = asyncio.create_task(view.run())
     try:
-        # The view may find the first one by polling; of the others it is only notified.
+        # The view may find the first one by polling. It learns of the others only from notifications.
         for models in (["a:latest"], ["a:latest", "b:latest"], []):
             await store.publish(catalog(*models), ttl_s=60)
             await eventually_async(lambda models=models: _models_of(view) == models)  # type: ignore[misc]
@@ -79,7 +79,7 @@ def _models_of(view: CatalogView) -> list[str] | None:
         return None
 
 
-async def test_a_view_uses_a_snapshot_only_until_it_expires(store: CatalogStore) -> None:
+async def test_a_snapshot_is_valid_for_its_time_to_live(store: CatalogStore) -> None:
     now = 1000.0
     view = CatalogView(store, monotonic=lambda: now)
     with pytest.raises(StoreUnavailable):
@@ -105,7 +105,7 @@ async def test_a_snapshot_without_backends_is_unavailable_until_the_next_one(sto
             view.current()
 
 
-async def test_a_snapshot_that_redis_lost_is_used_until_it_would_have_expired(
+async def test_a_snapshot_that_redis_lost_is_valid_until_it_would_have_expired(
     store: CatalogStore, servers: tuple[str, int]
 ) -> None:
     now = 1000.0
@@ -123,7 +123,7 @@ async def test_a_snapshot_that_redis_lost_is_used_until_it_would_have_expired(
         view.current()
 
 
-async def test_without_redis_every_call_is_unavailable() -> None:
+async def test_an_unreachable_redis_is_unavailable() -> None:
     redis = connect(Settings(redis_url=SecretStr("redis://127.0.0.1:1/0")))
     store = CatalogStore(redis, 0.5)
     for call in (store.publish(catalog(), 60), store.fetch(""), store.changes().__aenter__()):

@@ -1,1 +1,1 @@
-"""The quota, in memory and on real Redis servers that the tests start."""
+"""The quota: its model in memory, and the real one on Redis servers that the tests start."""

@@ -1,4 +1,4 @@
-"""What the tests are built from: admissions, entries, a clock, and a ledger that is a dict."""
+"""Builders of admissions and entries, a clock that tests set, and a ledger in a dict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Clock:
         return self.now_ms
 
     def forward(self, seconds: float) -> None:
-        """Moves on, or back."""
+        """Moves the clock forward, or back."""
         self.now_ms += int(seconds * 1000)
 
 
@@ -47,7 +47,7 @@ def asks(
     output: int = 90,
     request_id: str | None = None,
 ) -> Admission:
-    """An admission with a request id of its own and, unless given, without any limit that matters."""
+    """An admission with a new request id and, by default, limits that never apply."""
     return Admission(
         request_id or f"r{next(_ids)}",
         tenant,
@@ -64,12 +64,12 @@ def asks(
 
 
 def again(admission: Admission) -> Admission:
-    """The same request once more."""
+    """The same request with a new request id."""
     return replace(admission, request_id=f"r{next(_ids)}")
 
 
 def hold_of(admission: Admission, admitted: Reserved) -> Hold:
-    """What the meter of the admitted request knows."""
+    """The hold as the meter of the admitted request has it."""
     return Hold(
         admission.request_id,
         admission.tenant_id,
@@ -84,7 +84,7 @@ def hold_of(admission: Admission, admitted: Reserved) -> Hold:
 def entry(
     hold: Hold, input_tokens: int | None = None, output_tokens: int = 0, outcome: Outcome = Outcome.COMPLETE
 ) -> Entry:
-    """The ledger entry of a hold; the input is what was estimated unless given."""
+    """The ledger entry of a hold; by default with the estimated input."""
     return Entry(
         request_id=hold.request_id,
         ts_ms=hold.admitted_at_ms,
@@ -121,7 +121,7 @@ def denial(tenant: int | None = None) -> Entry:
 
 
 async def admitted(quota: Quota, admission: Admission) -> Hold:
-    """Admits a request that must be admitted."""
+    """Admits a request. Raises AssertionError when it is denied."""
     answer = await quota.admit(admission)
     assert isinstance(answer, Reserved), answer
     return hold_of(admission, answer)
@@ -129,14 +129,14 @@ async def admitted(quota: Quota, admission: Admission) -> Hold:
 
 @dataclass
 class Ledger:
-    """The ledger as the quota sees it: every request once, and the sums of it. `away` makes it fail."""
+    """The ledger as the quota sees it: every request once, and their sums. It fails while it is `unavailable`."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
-    away: bool = False
+    unavailable: bool = False
     loads: int = 0
 
     def append(self, events: Collection[Event]) -> set[int]:
-        """Records events; what is recorded already changes nothing, and its tenant is returned."""
+        """Records events. Returns the tenants of those that were recorded before, which change nothing."""
         tenants = set()
         for event in events:
             each = Entry.from_json(event.text)
@@ -155,10 +155,10 @@ class Ledger:
         return used
 
     async def load(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:  # noqa: ARG002
-        """A UsageLoader. It hands out every period there is, which does no harm."""
+        """A UsageLoader. It returns past periods too, which the quota ignores."""
         self.loads += 1
-        if self.away:
-            raise StoreUnavailable("the ledger is away")
+        if self.unavailable:
+            raise StoreUnavailable("the ledger is unavailable")
         return TenantUsage(
             [
                 PeriodUsage("tenant" if key is None else "key", tenant_id if key is None else key, period, start, n)
@@ -169,7 +169,7 @@ class Ledger:
 
 
 async def drain(quota: Quota, ledger: Ledger, *, acknowledge: bool = True) -> int:
-    """Writes what waits in the streams to the ledger, and returns how many events that were."""
+    """Records the waiting events of all streams in the ledger, and returns their number."""
     drained = 0
     for stream in quota.streams:
         while events := await stream.read("test", 100, 0):

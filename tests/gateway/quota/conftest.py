@@ -27,7 +27,7 @@ BACKLOG_MAX = 1000
 
 @dataclass
 class Bench:
-    """A quota, its clock, the ledger behind it, and a way to lose all that the store has."""
+    """A quota, its clock, the ledger that it reads, and a way to lose all that the store has."""
 
     quota: Quota
     clock: Clock

@@ -1,4 +1,4 @@
-"""A TCP relay in front of Redis that can lose the answers: commands are carried out, and nobody learns of it."""
+"""A TCP relay in front of Redis that can lose the replies of commands that Redis has executed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class Answers(Enum):
-    """What becomes of Redis' answers."""
+    """The fate of Redis' replies."""
 
     ARRIVE = "arrive"
     VANISH = "vanish"
@@ -18,7 +18,7 @@ class Answers(Enum):
 
 
 class Relay:
-    """Relays connections to `port`. `lost` counts the answers that did not arrive."""
+    """Relays connections to `port`. `lost` counts the replies that did not arrive."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -27,7 +27,7 @@ class Relay:
         self.one_lost = asyncio.Event()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client."""
+        """Serves one client."""
         to_redis = await asyncio.open_connection("127.0.0.1", self._port)
         forth = asyncio.create_task(self._copy(reader, to_redis[1]))
         try:

@@ -8,12 +8,14 @@ import pytest
 
 from gateway.errors import Code, StoreUnavailable
 from gateway.quota.port import Admission, Backlog, Counters, LimitStatus, Progress, ReservationDenied, Reserved
+from gateway.record import grant
+from gateway.record.request import RequestRecord, record_fields
 from gateway.values import Budgets, Limits, Period
 from tests.gateway.quota.builders import WIDE, admitted, again, asks, denial, drain, entry, hold_of
 from tests.gateway.quota.conftest import Bench
 
 
-async def refusal(bench: Bench, admission: Admission) -> ReservationDenied:
+async def denial_of(bench: Bench, admission: Admission) -> ReservationDenied:
     before = await bench.quota.counters(admission.tenant_id) or Counters({}, {}, {}), await bench.quota.backlog()
     answer = await bench.quota.admit(admission)
     assert isinstance(answer, ReservationDenied), answer
@@ -21,16 +23,16 @@ async def refusal(bench: Bench, admission: Admission) -> ReservationDenied:
     return answer
 
 
-async def keeps_its_promise(bench: Bench, admission: Admission, refused: ReservationDenied) -> None:
-    """Waiting as long as Retry-After says is enough, and one second less is not."""
-    assert refused.retry_after_s is not None
-    bench.clock.forward(refused.retry_after_s - 1)
+async def admitted_after_retry(bench: Bench, admission: Admission, denied: ReservationDenied) -> None:
+    """Asserts that the request is admitted after `retry_after_s`, and not one second earlier."""
+    assert denied.retry_after_s is not None
+    bench.clock.forward(denied.retry_after_s - 1)
     assert isinstance(await bench.quota.admit(again(admission)), ReservationDenied)
     bench.clock.forward(1)
     await admitted(bench.quota, again(admission))
 
 
-async def test_an_admission_reserves_for_key_and_tenant_and_tells_the_figures(bench: Bench) -> None:
+async def test_an_admission_reserves_for_key_and_tenant_and_returns_the_limit_status(bench: Bench) -> None:
     admission = asks(
         limits=Limits(rpm=5, tpm=1000, concurrent=2),
         tenant_limits=Limits(rpm=9, tpm=900, concurrent=9),
@@ -45,24 +47,53 @@ async def test_an_admission_reserves_for_key_and_tenant_and_tells_the_figures(be
     )
 
 
-async def test_headers_without_a_budget_name_none(bench: Bench) -> None:
+async def test_the_hold_stores_the_grant_that_authz_passes_on(bench: Bench) -> None:
+    """The script and `seal` append the quota's decision in the same way, byte for byte."""
+    record = RequestRecord(
+        "r-sealed",
+        2**53 - 1,
+        'a"b\\',
+        2**53 - 3,
+        "nz_abc",
+        "::1",
+        'ü\ud800 {"}',
+        "POST",
+        "/api/chat",
+        "chat",
+        "m",
+        True,
+        3,
+    )
+    draft = grant.draft(record, strip_usage=False, runner_options=True, show_backend=False, log_prompts=True)
+    admission = replace(asks(request_id=record.request_id, input_tokens=20), grant_draft=draft)
+    answer = await bench.quota.admit(admission)
+    assert isinstance(answer, Reserved)
+    sealed = grant.seal(draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap)
+    stored = await bench.quota.held(record.request_id)
+    assert stored is not None
+    assert stored.grant_json == sealed
+    assert record_fields(stored.grant()) == record_fields(record)
+    assert (stored.grant().admitted_at_ms, stored.grant().output_cap) == (answer.admitted_at_ms, answer.output_cap)
+
+
+async def test_without_a_budget_the_limit_status_has_none(bench: Bench) -> None:
     answer = await bench.quota.admit(asks())
     assert (answer.limit_status.budget_period, answer.limit_status.budget_remaining) == (None, None)
 
 
 @pytest.mark.parametrize("whose", ["limits", "tenant_limits"])
-async def test_requests_beyond_the_rate_are_refused_until_the_promised_second(bench: Bench, whose: str) -> None:
+async def test_requests_beyond_the_rate_are_denied_until_the_retry_time(bench: Bench, whose: str) -> None:
     admission = asks(**{whose: replace(WIDE, rpm=3)})  # type: ignore[arg-type]  # one of two keywords
     for wait_s in (0.3, 7.1, 0):
         await admitted(bench.quota, again(admission))
         bench.clock.forward(wait_s)
-    refused = await refusal(bench, admission)
-    assert (refused.code, refused.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, 53)
-    assert (refused.limit_status.requests_limit, refused.limit_status.requests_remaining) == (3, 0)
-    await keeps_its_promise(bench, admission, refused)
+    denied = await denial_of(bench, admission)
+    assert (denied.code, denied.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, 53)
+    assert (denied.limit_status.requests_limit, denied.limit_status.requests_remaining) == (3, 0)
+    await admitted_after_retry(bench, admission, denied)
 
 
-async def test_no_window_of_60_seconds_ever_holds_more_requests_than_the_rate(bench: Bench) -> None:
+async def test_no_60_seconds_contain_more_requests_than_the_rate(bench: Bench) -> None:
     admission, times = asks(limits=replace(WIDE, rpm=7)), list[int]()
     for step_ms in (0, 999, 1, 400, 58_000, 598, 2, 1, 999, 1, 30_000, 500, 29_499, 1, 999, 1, 1, 998, 2) * 3:
         bench.clock.now_ms += step_ms
@@ -72,10 +103,10 @@ async def test_no_window_of_60_seconds_ever_holds_more_requests_than_the_rate(be
     assert all(later - earlier >= 60_000 for earlier, later in zip(times, times[7:], strict=False))
 
 
-async def test_the_keys_of_a_tenant_share_its_rate_and_tenants_share_nothing(bench: Bench) -> None:
+async def test_the_keys_of_a_tenant_share_its_rate_and_tenants_do_not(bench: Bench) -> None:
     shared = replace(WIDE, rpm=1)
     await admitted(bench.quota, asks(key=11, tenant_limits=shared))
-    assert (await refusal(bench, asks(key=12, tenant_limits=shared))).code == Code.RATE_LIMIT_EXCEEDED
+    assert (await denial_of(bench, asks(key=12, tenant_limits=shared))).code == Code.RATE_LIMIT_EXCEEDED
     await admitted(bench.quota, asks(tenant=2, key=12, tenant_limits=shared))
 
 
@@ -83,57 +114,57 @@ async def test_tokens_are_reserved_in_the_window_and_corrected_by_the_settlement
     admission = asks(limits=replace(WIDE, tpm=250))
     hold = await admitted(bench.quota, admission)
     await admitted(bench.quota, again(admission))
-    refused = await refusal(bench, again(admission))
-    assert (refused.code, refused.retry_after_s) == (Code.TOKEN_RATE_EXCEEDED, 60)
-    assert (refused.limit_status.tokens_limit, refused.limit_status.tokens_remaining) == (250, 50)
+    denied = await denial_of(bench, again(admission))
+    assert (denied.code, denied.retry_after_s) == (Code.TOKEN_RATE_EXCEEDED, 60)
+    assert (denied.limit_status.tokens_limit, denied.limit_status.tokens_remaining) == (250, 50)
     await bench.quota.settle(entry(hold, output_tokens=20))
     answer = await bench.quota.admit(again(admission))
     assert isinstance(answer, Reserved)
     assert answer.limit_status.tokens_remaining == 250 - 30 - 100 - 100
 
 
-async def test_a_token_refusal_keeps_its_promise(bench: Bench) -> None:
+async def test_a_request_denied_for_its_tokens_is_admitted_after_the_retry_time(bench: Bench) -> None:
     admission = asks(limits=replace(WIDE, tpm=250))
     for wait_s in (0.7, 12.9):
         await admitted(bench.quota, again(admission))
         bench.clock.forward(wait_s)
-    await keeps_its_promise(bench, admission, await refusal(bench, again(admission)))
+    await admitted_after_retry(bench, admission, await denial_of(bench, again(admission)))
 
 
-async def test_a_request_larger_than_the_token_rate_is_cut_to_fit_it(bench: Bench) -> None:
+async def test_the_output_of_a_request_larger_than_the_token_rate_is_capped(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks(limits=replace(WIDE, tpm=60)))
     assert hold.output_cap == 50
 
 
-async def test_an_input_larger_than_the_token_rate_never_fits(bench: Bench) -> None:
-    refused = await refusal(bench, asks(input_tokens=60, limits=replace(WIDE, tpm=60)))
-    assert (refused.code, refused.retry_after_s) == (Code.TOKEN_RATE_EXCEEDED, None)
+async def test_an_input_larger_than_the_token_rate_is_always_denied(bench: Bench) -> None:
+    denied = await denial_of(bench, asks(input_tokens=60, limits=replace(WIDE, tpm=60)))
+    assert (denied.code, denied.retry_after_s) == (Code.TOKEN_RATE_EXCEEDED, None)
     await admitted(bench.quota, asks(input_tokens=60, output=0, limits=replace(WIDE, tpm=60)))
 
 
 @pytest.mark.parametrize("whose", ["limits", "tenant_limits"])
-async def test_requests_at_once_are_limited_until_one_is_settled(bench: Bench, whose: str) -> None:
+async def test_requests_in_flight_are_limited_until_one_is_settled(bench: Bench, whose: str) -> None:
     admission = asks(**{whose: replace(WIDE, concurrent=2)})  # type: ignore[arg-type]  # one of two keywords
     first = await admitted(bench.quota, again(admission))
     await admitted(bench.quota, again(admission))
-    refused = await refusal(bench, admission)
-    assert (refused.code, refused.retry_after_s) == (Code.CONCURRENCY_EXCEEDED, None)
+    denied = await denial_of(bench, admission)
+    assert (denied.code, denied.retry_after_s) == (Code.CONCURRENCY_EXCEEDED, None)
     await bench.quota.settle(entry(first))
     await admitted(bench.quota, again(admission))
 
 
-async def test_a_lease_that_expired_counts_until_it_is_reaped(bench: Bench) -> None:
+async def test_an_expired_hold_counts_until_it_is_settled(bench: Bench) -> None:
     admission = asks(limits=replace(WIDE, concurrent=1))
     hold = await admitted(bench.quota, again(admission))
     bench.clock.forward(3600)
-    assert (await refusal(bench, admission)).code == Code.CONCURRENCY_EXCEEDED
+    assert (await denial_of(bench, admission)).code == Code.CONCURRENCY_EXCEEDED
     await bench.quota.settle(entry(hold), only_if_expired=True)
     await admitted(bench.quota, again(admission))
 
 
 @pytest.mark.parametrize("whose", ["budgets", "tenant_budgets"])
 @pytest.mark.parametrize("period", list(Period))
-async def test_the_output_is_cut_to_what_the_budget_leaves(bench: Bench, whose: str, period: Period) -> None:
+async def test_the_output_is_capped_to_what_the_budget_leaves(bench: Bench, whose: str, period: Period) -> None:
     admission = asks(**{whose: Budgets(**{period: 150})})  # type: ignore[arg-type]  # one of two keywords
     assert (await admitted(bench.quota, again(admission))).output_cap == 90
     answer = await bench.quota.admit(again(admission))
@@ -145,11 +176,11 @@ async def test_the_output_is_cut_to_what_the_budget_leaves(bench: Bench, whose: 
     )
 
 
-async def test_a_budget_that_running_requests_hold_is_reserved_and_not_exhausted(bench: Bench) -> None:
+async def test_a_budget_that_running_requests_hold_is_reserved_not_exhausted(bench: Bench) -> None:
     admission = asks(budgets=Budgets(day=100))
     hold = await admitted(bench.quota, again(admission))
-    refused = await refusal(bench, admission)
-    assert (refused.code, refused.retry_after_s) == (Code.BUDGET_RESERVED, None)
+    denied = await denial_of(bench, admission)
+    assert (denied.code, denied.retry_after_s) == (Code.BUDGET_RESERVED, None)
     await bench.quota.settle(entry(hold, output_tokens=20))
     assert (await admitted(bench.quota, again(admission))).output_cap == 60
 
@@ -169,11 +200,11 @@ async def test_a_used_up_budget_is_exhausted_until_its_period_ends(
 ) -> None:
     admission = asks(budgets=budgets)
     await bench.quota.settle(entry(await admitted(bench.quota, again(admission)), output_tokens=90))
-    refused = await refusal(bench, admission)
-    assert (refused.code, refused.retry_after_s) == (Code.BUDGET_EXHAUSTED, retry_after_s)
-    assert refused.limit_status.budget_remaining == 0
+    denied = await denial_of(bench, admission)
+    assert (denied.code, denied.retry_after_s) == (Code.BUDGET_EXHAUSTED, retry_after_s)
+    assert denied.limit_status.budget_remaining == 0
     if retry_after_s:
-        await keeps_its_promise(bench, admission, refused)
+        await admitted_after_retry(bench, admission, denied)
 
 
 @pytest.mark.parametrize(
@@ -191,24 +222,24 @@ async def test_a_used_up_budget_is_exhausted_until_its_period_ends(
         ("2027-07-31", 1),
     ],
 )
-async def test_a_month_ends_when_the_calendar_says(bench: Bench, now: str, days: int) -> None:
+async def test_a_month_ends_as_in_the_calendar(bench: Bench, now: str, days: int) -> None:
     bench.clock.now_ms = int(datetime.fromisoformat(f"{now}T00:00:00+00:00").timestamp()) * 1000
     admission = asks(budgets=Budgets(month=100))
     await bench.quota.settle(entry(await admitted(bench.quota, again(admission)), output_tokens=90))
-    refused = await refusal(bench, admission)
-    assert (refused.code, refused.retry_after_s) == (Code.BUDGET_EXHAUSTED, days * 86_400)
-    await keeps_its_promise(bench, admission, refused)
+    denied = await denial_of(bench, admission)
+    assert (denied.code, denied.retry_after_s) == (Code.BUDGET_EXHAUSTED, days * 86_400)
+    await admitted_after_retry(bench, admission, denied)
 
 
-async def test_a_request_larger_than_the_budget_itself_gets_no_time_to_retry(bench: Bench) -> None:
-    refused = await refusal(bench, asks(input_tokens=100, budgets=Budgets(day=100)))
-    assert (refused.code, refused.retry_after_s) == (Code.BUDGET_EXHAUSTED, None)
+async def test_a_request_larger_than_the_budget_has_no_retry_time(bench: Bench) -> None:
+    denied = await denial_of(bench, asks(input_tokens=100, budgets=Budgets(day=100)))
+    assert (denied.code, denied.retry_after_s) == (Code.BUDGET_EXHAUSTED, None)
 
 
-async def test_embeddings_need_no_room_for_output(bench: Bench) -> None:
+async def test_embeddings_reserve_no_output(bench: Bench) -> None:
     admission = asks(input_tokens=100, output=0, budgets=Budgets(day=100))
     assert (await admitted(bench.quota, admission)).output_cap == 0
-    assert (await refusal(bench, again(admission))).code == Code.BUDGET_RESERVED
+    assert (await denial_of(bench, again(admission))).code == Code.BUDGET_RESERVED
 
 
 @pytest.mark.parametrize("backlog_max", [3])
@@ -216,59 +247,59 @@ async def test_admissions_stop_when_holds_and_events_fill_the_backlog(bench: Ben
     hold = await admitted(bench.quota, asks())
     await admitted(bench.quota, asks())
     await bench.quota.record(denial())
-    refused = await refusal(bench, asks())
-    assert (refused.code, refused.retry_after_s) == (Code.AUDIT_BACKLOG, None)
+    denied = await denial_of(bench, asks())
+    assert (denied.code, denied.retry_after_s) == (Code.AUDIT_BACKLOG, None)
     await bench.quota.settle(entry(hold))
-    assert (await refusal(bench, asks())).code == Code.AUDIT_BACKLOG
+    assert (await denial_of(bench, asks())).code == Code.AUDIT_BACKLOG
     await drain(bench.quota, bench.ledger)
     await admitted(bench.quota, asks())
 
 
-async def test_the_first_check_that_refuses_gives_the_code(bench: Bench) -> None:
+async def test_the_code_is_that_of_the_first_check_that_denies(bench: Bench) -> None:
     blocked = asks(
         limits=Limits(rpm=1, tpm=100, concurrent=1), budgets=Budgets(day=100), tenant_budgets=Budgets(month=100)
     )
     hold = await admitted(bench.quota, blocked)
-    assert (await refusal(bench, again(blocked))).code == Code.RATE_LIMIT_EXCEEDED
+    assert (await denial_of(bench, again(blocked))).code == Code.RATE_LIMIT_EXCEEDED
     for limits, code in [
         (Limits(rpm=9, tpm=100, concurrent=1), Code.CONCURRENCY_EXCEEDED),
         (Limits(rpm=9, tpm=100, concurrent=9), Code.BUDGET_RESERVED),
     ]:
-        assert (await refusal(bench, again(replace(blocked, key_limits=limits)))).code == code
+        assert (await denial_of(bench, again(replace(blocked, key_limits=limits)))).code == code
     await bench.quota.settle(entry(hold, output_tokens=90))
     exhausted = replace(blocked, key_limits=Limits(rpm=9, tpm=100, concurrent=9))
-    assert (await refusal(bench, again(exhausted))).code == Code.BUDGET_EXHAUSTED
+    assert (await denial_of(bench, again(exhausted))).code == Code.BUDGET_EXHAUSTED
     unlimited = replace(exhausted, key_budgets=Budgets(), tenant_budgets=Budgets())
-    assert (await refusal(bench, again(unlimited))).code == Code.TOKEN_RATE_EXCEEDED
+    assert (await denial_of(bench, again(unlimited))).code == Code.TOKEN_RATE_EXCEEDED
 
 
-async def test_a_promise_to_retry_weighs_what_the_other_checks_would_say_then(bench: Bench) -> None:
+async def test_the_retry_time_takes_all_checks_into_account(bench: Bench) -> None:
     admission = asks(limits=Limits(rpm=2, tpm=150, concurrent=9))
     await admitted(bench.quota, again(replace(admission, requested_output_tokens=0)))
     bench.clock.forward(20)
     await admitted(bench.quota, again(admission))
-    refused = await refusal(bench, admission)
-    assert (refused.code, refused.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, 60)
-    await keeps_its_promise(bench, admission, refused)
+    denied = await denial_of(bench, admission)
+    assert (denied.code, denied.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, 60)
+    await admitted_after_retry(bench, admission, denied)
 
 
-async def test_a_promise_to_retry_weighs_the_output_that_a_new_day_will_allow_again(bench: Bench) -> None:
+async def test_the_retry_time_assumes_the_output_that_a_new_day_allows(bench: Bench) -> None:
     bench.clock.forward(12 * 3600 - 50)
     admission = asks(limits=Limits(rpm=2, tpm=150, concurrent=9), budgets=Budgets(day=140))
     for output, wait_s in ((0, 20), (90, 0)):
         hold = await admitted(bench.quota, again(replace(admission, requested_output_tokens=output)))
         await bench.quota.settle(entry(hold, output_tokens=output))
         bench.clock.forward(wait_s)
-    refused = await refusal(bench, admission)
-    assert (refused.code, refused.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, 60)
-    await keeps_its_promise(bench, admission, refused)
+    denied = await denial_of(bench, admission)
+    assert (denied.code, denied.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, 60)
+    await admitted_after_retry(bench, admission, denied)
 
 
-async def test_no_time_to_retry_is_promised_while_running_requests_stand_in_the_way_as_well(bench: Bench) -> None:
+async def test_there_is_no_retry_time_while_running_requests_block_too(bench: Bench) -> None:
     admission = asks(limits=Limits(rpm=1, tpm=10_000, concurrent=1))
     await admitted(bench.quota, again(admission))
-    refused = await refusal(bench, admission)
-    assert (refused.code, refused.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, None)
+    denied = await denial_of(bench, admission)
+    assert (denied.code, denied.retry_after_s) == (Code.RATE_LIMIT_EXCEEDED, None)
 
 
 async def test_a_hold_belongs_to_the_day_of_its_admission(bench: Bench) -> None:
@@ -283,42 +314,42 @@ async def test_a_hold_belongs_to_the_day_of_its_admission(bench: Bench) -> None:
     assert (11, Period.DAY) not in counters.used
     assert counters.used[11, Period.MONTH] == 60
     await bench.quota.settle(entry(after, output_tokens=90))
-    assert (await refusal(bench, again(admission))).code == Code.BUDGET_EXHAUSTED
+    assert (await denial_of(bench, again(admission))).code == Code.BUDGET_EXHAUSTED
 
 
-async def test_a_clock_that_goes_back_over_midnight_gives_no_budget_back(bench: Bench) -> None:
+async def test_a_clock_that_goes_back_over_midnight_restores_no_budget(bench: Bench) -> None:
     admission = asks(budgets=Budgets(day=100))
     await bench.quota.settle(entry(await admitted(bench.quota, again(admission)), output_tokens=90))
     bench.clock.forward(24 * 3600)
     await admitted(bench.quota, asks())
     bench.clock.forward(-24 * 3600)
-    refused = await bench.quota.admit(again(admission))
-    assert isinstance(refused, ReservationDenied)
-    assert refused.code == Code.BUDGET_EXHAUSTED
+    denied = await bench.quota.admit(again(admission))
+    assert isinstance(denied, ReservationDenied)
+    assert denied.code == Code.BUDGET_EXHAUSTED
 
 
-async def test_a_clock_that_returns_to_a_day_it_has_seen_finds_the_budget_as_it_was(bench: Bench) -> None:
+async def test_a_clock_that_returns_to_an_earlier_day_finds_its_usage(bench: Bench) -> None:
     admission = asks(budgets=Budgets(day=100))
     await bench.quota.settle(entry(await admitted(bench.quota, again(admission)), output_tokens=90))
     bench.clock.forward(-48 * 3600)
     for _ in range(2):
         await admitted(bench.quota, again(admission))
         bench.clock.forward(24 * 3600)
-    assert (await refusal(bench, again(admission))).code == Code.BUDGET_EXHAUSTED
+    assert (await denial_of(bench, again(admission))).code == Code.BUDGET_EXHAUSTED
 
 
-async def test_a_clock_that_goes_back_a_little_leaves_nothing_behind_in_the_window(bench: Bench) -> None:
+async def test_a_small_step_back_of_the_clock_leaves_no_stale_bucket(bench: Bench) -> None:
     admission = asks(limits=replace(WIDE, rpm=3))
     for step_s in (-5, 35, 31):
         await admitted(bench.quota, again(admission))
         bench.clock.forward(step_s)
     await admitted(bench.quota, again(admission))
     await admitted(bench.quota, again(admission))
-    assert (await refusal(bench, again(admission))).code == Code.RATE_LIMIT_EXCEEDED
+    assert (await denial_of(bench, again(admission))).code == Code.RATE_LIMIT_EXCEEDED
 
 
 @pytest.mark.parametrize(("back_s", "free_after_s"), [(5, 65), (3600, 0)])
-async def test_a_clock_that_goes_back_blocks_nobody_for_longer_than_two_windows(
+async def test_a_step_back_of_the_clock_blocks_for_at_most_two_windows(
     bench: Bench, back_s: int, free_after_s: int
 ) -> None:
     admission = asks(limits=replace(WIDE, rpm=1))
@@ -333,7 +364,7 @@ async def test_a_clock_that_goes_back_blocks_nobody_for_longer_than_two_windows(
     assert isinstance(answer, Reserved)
 
 
-async def test_a_request_id_takes_one_hold_in_its_life(bench: Bench) -> None:
+async def test_a_request_id_is_admitted_only_once(bench: Bench) -> None:
     admission = asks()
     hold = await admitted(bench.quota, admission)
     with pytest.raises(StoreUnavailable):
@@ -345,7 +376,7 @@ async def test_a_request_id_takes_one_hold_in_its_life(bench: Bench) -> None:
     assert await bench.quota.backlog() == Backlog(holds=0, events=1)
 
 
-async def test_200_at_once_on_a_budget_for_about_20_overspend_nothing_and_none_is_refused_needlessly(
+async def test_200_concurrent_requests_on_a_budget_for_20_neither_overspend_nor_waste_it(
     bench: Bench,
 ) -> None:
     limit = 20 * 100 + 37

@@ -12,23 +12,23 @@ from tests.gateway.quota.model.calibration import Calibration, learn
 
 
 async def held(bench: Bench, estimate: int, *, tenant: int = 1, model: str = "small") -> int:
-    """What is held for an input of that estimate; the hold is let go again."""
+    """The input tokens held for that estimate. The hold is released again."""
     hold = await admitted(bench.quota, asks(tenant=tenant, model=model, input_tokens=estimate))
     assert await bench.quota.release(hold.request_id, hold.tenant_id, hold.key_id)
     return hold.input_tokens
 
 
 async def count(bench: Bench, estimate: int, counted: int) -> None:
-    """One request of that estimate, of which the backend counted so many input tokens."""
+    """Settles one request with that estimate and `counted` input tokens."""
     hold = await admitted(bench.quota, asks(model="small", input_tokens=estimate))
     assert await bench.quota.settle(entry(hold, input_tokens=counted))
 
 
-async def test_an_estimate_stands_until_a_backend_has_counted(bench: Bench) -> None:
+async def test_an_estimate_is_not_corrected_before_a_backend_has_counted(bench: Bench) -> None:
     assert await held(bench, 300) == 300
 
 
-async def test_estimates_come_to_what_the_backend_counts_and_stay_above_it(bench: Bench) -> None:
+async def test_estimates_approach_the_counts_from_above(bench: Bench) -> None:
     for _ in range(40):
         await count(bench, 300, 600)
     assert 600 <= await held(bench, 300) <= 620
@@ -37,22 +37,22 @@ async def test_estimates_come_to_what_the_backend_counts_and_stay_above_it(bench
     assert 150 <= await held(bench, 300) <= 200
 
 
-async def test_neither_other_models_nor_other_tenants_are_touched(bench: Bench) -> None:
+async def test_other_models_and_tenants_are_not_affected(bench: Bench) -> None:
     await count(bench, 300, 900)
     assert await held(bench, 300, model="large") == 300
     assert await held(bench, 300, tenant=2) == 300
     assert await held(bench, 300) > 900
 
 
-async def test_what_was_not_counted_teaches_nothing(bench: Bench) -> None:
+async def test_an_estimated_usage_is_not_a_sample(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks(model="small", input_tokens=300))
-    guessed = entry(hold, input_tokens=2400)
-    object.__setattr__(guessed, "usage_source", "estimated")
-    assert await bench.quota.settle(guessed)
+    estimated = entry(hold, input_tokens=2400)
+    object.__setattr__(estimated, "usage_source", "estimated")
+    assert await bench.quota.settle(estimated)
     assert await held(bench, 300) == 300
 
 
-async def test_a_budget_and_the_token_rate_are_held_to_the_corrected_estimate(bench: Bench) -> None:
+async def test_budget_and_token_rate_use_the_corrected_estimate(bench: Bench) -> None:
     await count(bench, 100, 200)
     admission = asks(model="small", input_tokens=100, output=50, budgets=Budgets(total=1000))
     answer = await bench.quota.admit(admission)
@@ -68,13 +68,13 @@ async def test_a_budget_and_the_token_rate_are_held_to_the_corrected_estimate(be
 
 
 @pytest.mark.parametrize("counted", [0, 1, 10_000_000])
-def test_one_absurd_figure_moves_the_factor_within_bounds(counted: int) -> None:
+def test_an_absurd_count_changes_the_factor_within_bounds(counted: int) -> None:
     learned = learn(None, 100, counted)
     assert learned is not None
     assert 20 <= learned.corrected(100) <= 800
 
 
-def test_short_inputs_teach_nothing() -> None:
+def test_short_inputs_are_not_samples() -> None:
     assert learn(None, 19, 60) is None
     known = Calibration(1000, 100)
     assert learn(known, 1, 60) is known

@@ -1,4 +1,4 @@
-"""Behind a loss of the store nothing is admitted until whoever knows better had time to tell it again."""
+"""After the store lost data, nothing is admitted until holds and entries have been resubmitted."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_loss_begins_a_new_epoch_in_which_nothing_is_admitted_at_first(b
     await admitted(bench.quota, asks())
 
 
-async def test_what_is_told_again_before_the_epoch_opens_is_counted_once_whatever_was_recorded(bench: Bench) -> None:
+async def test_entries_resubmitted_before_the_epoch_opens_count_once(bench: Bench) -> None:
     await opened(bench)
     holds = [await admitted(bench.quota, asks(input_tokens=0)) for _ in range(3)]
     running = await admitted(bench.quota, asks(input_tokens=0, output=40))
@@ -94,7 +94,7 @@ async def test_what_is_told_again_before_the_epoch_opens_is_counted_once_whateve
     [event] = await stream.read("test", 1, 0)
     bench.lose()
     await bench.quota.epoch()
-    # One was recorded and its maker does not know it, one is recorded only after it was told again, one never was.
+    # The first entry was recorded unnoticed, the second is recorded after it is resubmitted, the third never was.
     bench.ledger.append([event])
     for each in finished:
         assert await bench.quota.settle(each)
@@ -111,7 +111,7 @@ async def test_what_is_told_again_before_the_epoch_opens_is_counted_once_whateve
     assert len(bench.ledger.entries) == 3
 
 
-async def test_what_is_told_again_too_late_is_counted_once_all_the_same(bench: Bench) -> None:
+async def test_entries_resubmitted_after_the_epoch_opened_count_once(bench: Bench) -> None:
     await opened(bench)
     first, second = [entry(await admitted(bench.quota, asks(input_tokens=0)), output_tokens=10) for _ in range(2)]
     assert await bench.quota.settle(first)
@@ -152,7 +152,7 @@ async def test_a_restart_begins_a_new_epoch() -> None:
         await connection.aclose()
 
 
-async def test_a_denial_that_is_told_again_has_one_event(bench: Bench) -> None:
+async def test_a_resubmitted_denial_has_one_event(bench: Bench) -> None:
     denied = denial()
     await bench.quota.record(denied)
     await bench.quota.record(denied)
@@ -162,7 +162,7 @@ async def test_a_denial_that_is_told_again_has_one_event(bench: Bench) -> None:
     assert (await bench.quota.backlog()).events == 1
 
 
-async def test_a_denial_behind_a_released_hold_is_recorded(bench: Bench) -> None:
+async def test_a_denial_after_a_release_is_recorded(bench: Bench) -> None:
     await opened(bench)
     hold = await admitted(bench.quota, asks())
     assert await bench.quota.release(hold.request_id, hold.tenant_id, hold.key_id)

@@ -31,13 +31,13 @@ async def test_denials_stop_at_twice_the_backlog(bench: Bench, backlog_max: int)
     await admitted(bench.quota, asks())
     for _ in range(2 * backlog_max - 1):
         await bench.quota.record(denial(tenant=1))
-    with pytest.raises(Denied) as refused:
+    with pytest.raises(Denied) as denied:
         await bench.quota.record(denial())
-    assert refused.value.code == Code.AUDIT_BACKLOG
+    assert denied.value.code == Code.AUDIT_BACKLOG
     assert await bench.quota.backlog() == Backlog(holds=1, events=2 * backlog_max - 1)
 
 
-async def test_events_are_read_once_in_order_and_leave_when_acknowledged(bench: Bench) -> None:
+async def test_events_are_read_once_in_order_and_deleted_when_acknowledged(bench: Bench) -> None:
     denials = [denial() for _ in range(5)]
     for each in denials:
         await bench.quota.record(each)
@@ -53,7 +53,7 @@ async def test_events_are_read_once_in_order_and_leave_when_acknowledged(bench: 
     assert (await bench.quota.backlog()).events == 2
 
 
-async def test_what_a_dead_consumer_left_is_claimed_by_another(bench: Bench) -> None:
+async def test_the_pending_events_of_a_dead_consumer_are_claimed(bench: Bench) -> None:
     stream = bench.quota.streams[0]
     assert await stream.claim("heir", 10, 0) == []
     for _ in range(3):
@@ -65,7 +65,7 @@ async def test_what_a_dead_consumer_left_is_claimed_by_another(bench: Bench) -> 
     assert [event.id for event in await stream.claim("heir", 10, 0)] == [left[1].id, left[2].id]
 
 
-async def test_an_acknowledgement_from_before_a_loss_takes_no_event_of_the_same_id_away(
+async def test_an_acknowledgement_from_before_a_loss_deletes_no_event_of_the_same_id(
     redis_bench: Bench, redis_client: Any
 ) -> None:
     """Redis makes ids from its clock, which may go back when another Redis takes over."""
@@ -78,7 +78,7 @@ async def test_an_acknowledgement_from_before_a_loss_takes_no_event_of_the_same_
     assert len(await stream.read("test", 10, 0)) == 1
 
 
-async def test_an_acknowledgement_says_what_was_lost_and_not_what_was_acknowledged_before() -> None:
+async def test_acknowledge_counts_lost_events_but_not_events_acknowledged_before() -> None:
     with one_server() as server:
         settings = Settings(redis_url=SecretStr(server.url), redis_timeout_s=5.0)
         redis = connect(settings)
@@ -108,7 +108,7 @@ async def test_an_acknowledgement_says_what_was_lost_and_not_what_was_acknowledg
         await redis.aclose()
 
 
-async def test_the_stream_works_again_after_the_store_lost_everything(bench: Bench) -> None:
+async def test_the_stream_works_after_a_loss(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks())
     assert await drain(bench.quota, bench.ledger) == 0
     bench.lose()

@@ -1,6 +1,6 @@
-"""Any order of what can happen keeps the invariants, and both implementations answer alike at every step.
+"""Every interleaving of operations keeps the invariants, and both implementations answer identically at every step.
 
-The model is the plainest there is: the requests that run, the entries that were settled, and nothing else.
+The state of the test is minimal: the running requests and the settled entries.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Finished:
 
 
 class QuotaMachine(RuleBasedStateMachine):
-    """Drives the quota in memory; `redis_url` has the one in Redis driven along."""
+    """Drives the quota in memory, and the one in Redis too when `redis_url` is set."""
 
     redis_url: str | None = None
 
@@ -82,7 +82,7 @@ class QuotaMachine(RuleBasedStateMachine):
         self.held: dict[str, Hold] = {}
         self.finished: list[Finished] = []
         self.settled: dict[str, Hold] = {}
-        self.forgotten: dict[str, Hold] = {}
+        self.lost: dict[str, Hold] = {}
         self.waiting: dict[str, Entry] = {}
         self.denials = 0
         self.clock_went_back = False
@@ -117,20 +117,20 @@ class QuotaMachine(RuleBasedStateMachine):
             await self.redis.aclose()
 
     def each(self, call: Callable[[Quota], Awaitable[T]]) -> T:
-        """The answer of every implementation, which is one."""
+        """The answer of all implementations, which must be identical."""
 
-        async def ask(quota: Quota) -> T | Code:
+        async def one(quota: Quota) -> T | Code:
             try:
                 return await call(quota)
             except Denied as denied:
                 return denied.code
 
-        answers = [self.loop.run_until_complete(ask(quota)) for quota in self.quotas]
+        answers = [self.loop.run_until_complete(one(quota)) for quota in self.quotas]
         assert all(answer == answers[0] for answer in answers), answers
         return answers[0]  # type: ignore[return-value]  # only `record` is denied, and its caller knows
 
     @initialize(data=st.data())
-    def rules_of_the_house(self, data: st.DataObject) -> None:
+    def draw_policy(self, data: st.DataObject) -> None:
         self.limits = {who: data.draw(limits) for who in ("t1", "t2", 11, 12, 21)}
         self.budgets = {who: data.draw(budgets) for who in ("t1", "t2", 11, 12, 21)}
 
@@ -160,13 +160,13 @@ class QuotaMachine(RuleBasedStateMachine):
             self._forward(answer.retry_after_s)
             admission = again(admission)
             answer = self.each(lambda quota: quota.admit(admission))
-            # A clock that went back has seen some of the budgets' next period already.
+            # After the clock went back, some usage is in the next period of a budget already.
             assert isinstance(answer, Reserved) or self.clock_went_back, answer
-        room_taken = len(self.held) + len(self.waiting) + self.denials
+        backlog = len(self.held) + len(self.waiting) + self.denials
         if isinstance(answer, ReservationDenied):
-            assert (answer.code == Code.AUDIT_BACKLOG) == (room_taken >= BACKLOG_MAX)
+            assert (answer.code == Code.AUDIT_BACKLOG) == (backlog >= BACKLOG_MAX)
             return
-        assert room_taken < BACKLOG_MAX
+        assert backlog < BACKLOG_MAX
         self._admitted(admission, answer)
 
     def _admitted(self, admission: Admission, answer: Reserved) -> None:
@@ -214,7 +214,7 @@ class QuotaMachine(RuleBasedStateMachine):
         self.held[hold.request_id] = hold
 
     @rule(data=st.data())
-    def what_is_finished_stays_finished(self, data: st.DataObject) -> None:
+    def finished_requests_stay_finished(self, data: st.DataObject) -> None:
         if self.finished:
             each = data.draw(st.sampled_from(self.finished))
             hold = each.hold
@@ -222,16 +222,16 @@ class QuotaMachine(RuleBasedStateMachine):
             assert not self.each(lambda quota: quota.renew(hold, Progress()))
             assert not self.each(lambda quota: quota.release(hold.request_id, hold.tenant_id, hold.key_id))
             if each.recorded:
-                # A denial that is told again, or one of a request that was settled, leaves no second event.
+                # A repeated denial, or a denial of a settled request, appends no second event.
                 denied = entry(hold, input_tokens=0, outcome=Outcome.DENIED)
                 assert self.each(lambda quota: quota.record(denied)) is None
 
-    @precondition(lambda self: self.forgotten)
+    @precondition(lambda self: self.lost)
     @rule(data=st.data(), output_tokens=st.integers(0, 9))
-    def what_the_store_forgot_is_told_again(self, data: st.DataObject, output_tokens: int) -> None:
-        """By whoever did not hear that it was taken the first time, or by the reaper, who knows it less well."""
-        hold = self.forgotten.pop(data.draw(st.sampled_from(sorted(self.forgotten))))
-        # By then the counters are there again: somebody asked for more than may be had.
+    def a_lost_settlement_is_resubmitted(self, data: st.DataObject, output_tokens: int) -> None:
+        """By a process that got no reply to the first settlement, or by the reaper."""
+        hold = self.lost.pop(data.draw(st.sampled_from(sorted(self.lost))))
+        # By then the counters are rebuilt: by an admission that is denied.
         too_much = asks(tenant=hold.tenant_id, key=hold.key_id, limits=Limits(rpm=1, tpm=1, concurrent=1))
         assert isinstance(self.each(lambda quota: quota.admit(too_much)), ReservationDenied)
         self._settle(hold, 0, output_tokens)
@@ -279,7 +279,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule()
     def inherit(self) -> None:
-        """Another drain takes over whatever waits unacknowledged, and writes it once more."""
+        """Another drain claims all unacknowledged events and appends them again."""
 
         async def one(quota: Quota, ledger: Ledger) -> None:
             await drain(quota, ledger)
@@ -312,11 +312,11 @@ class QuotaMachine(RuleBasedStateMachine):
         self.memory.lose_everything()
         if self.redis:
             self.loop.run_until_complete(self.redis.flushall())
-        # An event that was not drained is gone with the store, and so is the memory of what has ended.
+        # Events that were not drained are lost with the store, and so are the remembered request ids.
         self.held.clear()
         self.waiting.clear()
         self.finished.clear()
-        self.forgotten |= self.settled
+        self.lost |= self.settled
         self.settled.clear()
         self.denials = 0
 
@@ -324,16 +324,16 @@ class QuotaMachine(RuleBasedStateMachine):
         return self.running[data.draw(st.sampled_from(sorted(self.running)))]
 
     @invariant()
-    def what_is_counted_is_what_the_ledger_and_the_stream_hold(self) -> None:
+    def counters_equal_the_ledger_and_the_stream(self) -> None:
         for tenant in (1, 2):
             counters = self.each(lambda quota, tenant=tenant: quota.counters(tenant))  # type: ignore[misc]
             if counters:
                 assert counters == self._expected(tenant)
 
     def _expected(self, tenant: int) -> Counters:
-        in_force = periods.starts(periods.at(self.clock.now_ms)).items()
+        current = periods.starts(periods.at(self.clock.now_ms)).items()
         ledger = Ledger({**self.waiting, **self.ledgers[0].entries})
-        used = {(who, p): n for (who, p, start), n in ledger.used(tenant).items() if n and (p, start) in in_force}
+        used = {(who, p): n for (who, p, start), n in ledger.used(tenant).items() if n and (p, start) in current}
         held: Counter[tuple[int | None, object]] = Counter()
         in_flight: Counter[int | None] = Counter()
         for hold in self.held.values():
@@ -341,12 +341,12 @@ class QuotaMachine(RuleBasedStateMachine):
                 for who in (None, hold.key_id):
                     in_flight[who] += 1
                     for period, start in periods.starts(periods.at(hold.admitted_at_ms)).items():
-                        if (period, start) in in_force:
+                        if (period, start) in current:
                             held[who, period] += hold.input_tokens + hold.output_cap
         return Counters(used, {key: n for key, n in held.items() if n}, dict(in_flight))  # type: ignore[misc]
 
     @invariant()
-    def what_is_held_and_what_waits_is_known(self) -> None:
+    def holds_and_events_are_known(self) -> None:
         backlog = self.each(lambda quota: quota.backlog())
         assert backlog == Backlog(len(self.held), len(self.waiting) + self.denials)
 
@@ -358,6 +358,6 @@ def test_any_interleaving_keeps_the_invariants_in_memory() -> None:
     run_state_machine_as_test(QuotaMachine, settings=settings(COMMON, max_examples=400, stateful_step_count=40))
 
 
-def test_any_interleaving_keeps_the_invariants_in_redis_and_is_answered_alike(redis_url: str) -> None:
+def test_any_interleaving_keeps_the_invariants_in_redis_with_identical_answers(redis_url: str) -> None:
     machine = type("OnRedis", (QuotaMachine,), {"redis_url": redis_url})
     run_state_machine_as_test(machine, settings=settings(COMMON, max_examples=80, stateful_step_count=40))

@@ -41,7 +41,7 @@ async def test_the_first_admission_reads_the_ledger_and_later_ones_do_not(bench:
     assert bench.ledger.loads == 2
 
 
-async def test_after_a_loss_the_ledger_and_the_events_that_wait_are_counted_once_each(bench: Bench) -> None:
+async def test_after_a_loss_recorded_and_waiting_entries_count_once(bench: Bench) -> None:
     await settle_one(bench, 1)
     await drain(bench.quota, bench.ledger)
     await settle_one(bench, 10)
@@ -64,14 +64,14 @@ async def test_an_event_that_is_recorded_but_not_acknowledged_is_counted_once(be
     assert await used(bench) == 14
 
 
-def test_what_waits_twice_is_counted_once_and_what_is_recorded_is_not_counted_again() -> None:
+def test_a_repeated_event_counts_once_and_a_recorded_one_not_again() -> None:
     hold = Hold("twice", 1, 11, NOON_MS, 10, 90, "")
     waiting = [entry(hold, output_tokens=5), entry(replace(hold, request_id="recorded")), entry(hold, output_tokens=7)]
     used = rebuild.total(TenantUsage((), frozenset(["recorded"])), waiting, NOON_MS)
     assert set(used.values()) == {15}
 
 
-async def test_events_of_other_tenants_that_wait_are_not_counted(bench: Bench) -> None:
+async def test_waiting_events_of_other_tenants_are_not_counted(bench: Bench) -> None:
     holds = [await admitted(bench.quota, asks(tenant=tenant)) for tenant in (1, 2)]
     bench.lose()
     for hold in holds:
@@ -80,7 +80,7 @@ async def test_events_of_other_tenants_that_wait_are_not_counted(bench: Bench) -
     assert await used(bench, key=None) == 1
 
 
-async def test_counters_of_periods_that_are_over_do_not_pile_up(redis_bench: Bench, redis_client: Any) -> None:
+async def test_counters_of_past_periods_are_deleted(redis_bench: Bench, redis_client: Any) -> None:
     sizes = []
     for _ in range(65):
         await settle_one(redis_bench, 10)
@@ -89,16 +89,16 @@ async def test_counters_of_periods_that_are_over_do_not_pile_up(redis_bench: Ben
     assert set(sizes) == {8}
 
 
-async def test_nothing_is_admitted_while_the_ledger_is_away(bench: Bench) -> None:
-    bench.ledger.away = True
+async def test_nothing_is_admitted_while_the_ledger_is_unavailable(bench: Bench) -> None:
+    bench.ledger.unavailable = True
     with pytest.raises(StoreUnavailable):
         await bench.quota.admit(asks())
     assert (await bench.quota.backlog()).holds == 0
-    bench.ledger.away = False
+    bench.ledger.unavailable = False
     await admitted(bench.quota, asks())
 
 
-async def test_a_used_up_budget_stays_used_up_after_a_loss(bench: Bench) -> None:
+async def test_an_exhausted_budget_stays_exhausted_after_a_loss(bench: Bench) -> None:
     admission = asks(tenant_budgets=Budgets(month=100))
     await bench.quota.settle(entry(await admitted(bench.quota, admission), output_tokens=90))
     await drain(bench.quota, bench.ledger)
@@ -108,7 +108,7 @@ async def test_a_used_up_budget_stays_used_up_after_a_loss(bench: Bench) -> None
     assert answer.code == Code.BUDGET_EXHAUSTED
 
 
-async def test_usage_of_periods_that_are_over_is_left_behind(bench: Bench) -> None:
+async def test_usage_of_past_periods_is_not_rebuilt(bench: Bench) -> None:
     await settle_one(bench, 10)
     await drain(bench.quota, bench.ledger)
     bench.clock.forward(24 * 3600)
@@ -117,9 +117,7 @@ async def test_usage_of_periods_that_are_over_is_left_behind(bench: Bench) -> No
     assert [await used(bench, period=period) for period in Period] == [1, 11, 11]
 
 
-async def test_a_text_in_the_stream_that_is_no_entry_does_not_stop_the_rebuild(
-    redis_bench: Bench, settings: Settings
-) -> None:
+async def test_an_event_that_is_not_an_entry_does_not_stop_the_rebuild(redis_bench: Bench, settings: Settings) -> None:
     redis = connect(settings)
     for text in ("{", '{"request_id": 1}', "\ud800".encode("utf-8", "surrogatepass")):
         await redis.xadd("nz:{s0}:events", {"t": "1", "e": text})
@@ -138,12 +136,12 @@ class GatedLedger:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.asked = asyncio.Event()
+        self.loading = asyncio.Event()
         self.open = asyncio.Event()
 
     async def load(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:
         usage = await self.ledger.load(tenant_id, now, waiting)
-        self.asked.set()
+        self.loading.set()
         await self.open.wait()
         return usage
 
@@ -176,15 +174,15 @@ async def gated(
     return Bench(quota, clock, gate.ledger, redis_bench.lose), gate
 
 
-async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tuple[Bench, GatedLedger]) -> None:
+async def test_a_settlement_during_a_rebuild_counts_once(gated: tuple[Bench, GatedLedger]) -> None:
     bench, gate = gated
     gate.open.set()
     running = [await admitted(bench.quota, asks(input_tokens=0)) for _ in range(2)]
     bench.lose()
     gate.open.clear()
-    gate.asked.clear()
+    gate.loading.clear()
     waiting = asyncio.create_task(bench.quota.admit(asks()))
-    await gate.asked.wait()
+    await gate.loading.wait()
     for hold in running:
         await bench.quota.settle(entry(hold, output_tokens=50))
     await drain(bench.quota, bench.ledger)
@@ -194,12 +192,12 @@ async def test_a_settlement_in_the_middle_of_a_rebuild_is_counted_once(gated: tu
     assert bench.ledger.loads == 3
 
 
-async def test_counters_in_doubt_are_rebuilt_and_so_are_those_that_a_rebuild_has_just_read(
+async def test_invalidated_counters_are_rebuilt_and_a_rebuild_in_progress_is_voided(
     gated: tuple[Bench, GatedLedger],
 ) -> None:
     bench, gate = gated
     waiting = asyncio.create_task(bench.quota.admit(asks()))
-    await gate.asked.wait()
+    await gate.loading.wait()
     recorded = entry(Hold("late", 1, 11, NOON_MS, 0, 0, ""), output_tokens=50)
     bench.ledger.append([Event("0-1", recorded.to_json())])
     await bench.quota.invalidate_counters(1)
@@ -212,10 +210,10 @@ async def test_counters_in_doubt_are_rebuilt_and_so_are_those_that_a_rebuild_has
     assert bench.ledger.loads == 3
 
 
-async def test_many_requests_wait_for_one_rebuild(gated: tuple[Bench, GatedLedger]) -> None:
+async def test_many_requests_share_one_rebuild(gated: tuple[Bench, GatedLedger]) -> None:
     bench, gate = gated
     waiting = [asyncio.create_task(bench.quota.admit(asks())) for _ in range(20)]
-    await gate.asked.wait()
+    await gate.loading.wait()
     gate.open.set()
     await asyncio.gather(*waiting)
     assert bench.ledger.loads == 1
@@ -239,7 +237,7 @@ async def test_two_processes_rebuild_one_after_the_other(redis_bench: Bench, set
     assert redis_bench.connection is not None
     other = RedisQuota(redis_bench.connection, settings, gate.load, clock=redis_bench.clock, restore_s=0)
     first = asyncio.create_task(other.admit(asks()))
-    await gate.asked.wait()
+    await gate.loading.wait()
     second = asyncio.create_task(redis_bench.quota.admit(asks()))
     gate.open.set()
     await asyncio.gather(first, second)
@@ -247,7 +245,7 @@ async def test_two_processes_rebuild_one_after_the_other(redis_bench: Bench, set
     await other.aclose()
 
 
-async def test_an_event_is_an_entry_and_counts_in_the_periods_of_its_own_time(bench: Bench) -> None:
+async def test_an_event_counts_in_the_periods_of_its_own_time(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks(input_tokens=0))
     bench.lose()
     bench.clock.forward(24 * 3600)

@@ -12,7 +12,7 @@ from tests.gateway.quota.builders import WIDE, admitted, again, asks, denial, dr
 from tests.gateway.quota.conftest import LEASE_S, Bench
 
 
-async def test_a_settlement_replaces_the_hold_by_what_was_used_and_leaves_one_event(bench: Bench) -> None:
+async def test_a_settlement_replaces_the_hold_by_the_usage_and_appends_one_event(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks())
     settled = entry(hold, input_tokens=13, output_tokens=40)
     assert await bench.quota.settle(settled)
@@ -24,7 +24,7 @@ async def test_a_settlement_replaces_the_hold_by_what_was_used_and_leaves_one_ev
     assert Entry.from_json(event.text) == settled
 
 
-async def test_settling_twice_changes_nothing_and_says_so(bench: Bench) -> None:
+async def test_a_second_settlement_changes_nothing_and_returns_false(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks())
     assert await bench.quota.settle(entry(hold, output_tokens=5))
     before = await bench.quota.counters(1), await bench.quota.backlog()
@@ -32,7 +32,7 @@ async def test_settling_twice_changes_nothing_and_says_so(bench: Bench) -> None:
     assert (await bench.quota.counters(1), await bench.quota.backlog()) == before
 
 
-async def test_an_entry_without_tenant_is_no_settlement(bench: Bench) -> None:
+async def test_an_entry_without_tenant_cannot_be_settled(bench: Bench) -> None:
     with pytest.raises(ValueError, match="tenant"):
         await bench.quota.settle(denial())
 
@@ -57,7 +57,7 @@ async def test_a_released_request_can_be_neither_settled_renewed_nor_admitted(be
     assert await bench.quota.backlog() == Backlog(holds=0, events=0)
 
 
-async def test_a_release_that_overtakes_its_admission_wins(bench: Bench) -> None:
+async def test_a_release_that_arrives_before_its_admission_prevents_it(bench: Bench) -> None:
     admission = asks()
     assert not await bench.quota.release(admission.request_id, 1, 11)
     with pytest.raises(StoreUnavailable):
@@ -65,7 +65,7 @@ async def test_a_release_that_overtakes_its_admission_wins(bench: Bench) -> None
     assert await bench.quota.backlog() == Backlog(holds=0, events=0)
 
 
-async def test_a_hold_that_nobody_renews_expires_with_its_last_progress(bench: Bench) -> None:
+async def test_a_hold_that_is_not_renewed_expires_with_its_last_progress(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks())
     bench.clock.forward(LEASE_S - 1)
     progress = Progress(input_tokens=12, output_tokens=34, response_bytes=56)
@@ -76,7 +76,7 @@ async def test_a_hold_that_nobody_renews_expires_with_its_last_progress(bench: B
     assert await bench.quota.expired(10) == [ExpiredHold(hold, progress)]
 
 
-async def test_expired_holds_come_oldest_first_and_no_more_than_asked(bench: Bench) -> None:
+async def test_expired_holds_are_returned_oldest_first_up_to_the_limit(bench: Bench) -> None:
     holds = []
     for _ in range(3):
         holds.append(await admitted(bench.quota, asks()))
@@ -85,7 +85,7 @@ async def test_expired_holds_come_oldest_first_and_no_more_than_asked(bench: Ben
     assert [each.hold for each in await bench.quota.expired(2)] == holds[:2]
 
 
-async def test_the_reaper_settles_a_lost_request_once_and_its_late_meter_learns_of_it(bench: Bench) -> None:
+async def test_a_lost_request_is_settled_once_and_its_late_meter_is_notified(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks())
     bench.clock.forward(LEASE_S)
     [lost] = await bench.quota.expired(10)
@@ -96,7 +96,7 @@ async def test_the_reaper_settles_a_lost_request_once_and_its_late_meter_learns_
     assert await bench.quota.backlog() == Backlog(holds=0, events=1)
 
 
-async def test_the_reaper_does_not_settle_what_was_renewed_after_it_looked(bench: Bench) -> None:
+async def test_a_hold_that_was_renewed_in_the_meantime_is_not_reaped(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks())
     bench.clock.forward(LEASE_S)
     [lost] = await bench.quota.expired(10)
@@ -105,7 +105,7 @@ async def test_the_reaper_does_not_settle_what_was_renewed_after_it_looked(bench
     assert await bench.quota.settle(entry(hold))
 
 
-async def test_a_hold_that_the_store_lost_is_settled_all_the_same_and_counted_once(bench: Bench) -> None:
+async def test_a_hold_that_the_store_lost_is_settled_and_counted_once(bench: Bench) -> None:
     admission = asks()
     hold = await admitted(bench.quota, admission)
     bench.lose()
@@ -118,7 +118,7 @@ async def test_a_hold_that_the_store_lost_is_settled_all_the_same_and_counted_on
     assert await drain(bench.quota, bench.ledger) == 1
 
 
-async def test_a_hold_that_the_store_lost_is_taken_again_by_its_renewal(bench: Bench) -> None:
+async def test_a_renewal_reestablishes_a_hold_that_the_store_lost(bench: Bench) -> None:
     admission = asks(limits=replace(WIDE, concurrent=2))
     first, second = await admitted(bench.quota, admission), await admitted(bench.quota, again(admission))
     bench.lose()

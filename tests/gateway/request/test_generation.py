@@ -31,9 +31,7 @@ def caps_read(value: object) -> dict[str, int | None]:
     ("value", "tokens"),
     [(1, 1), (64, 64), (64.0, 64), (0, None), (-1, None), (-2, None), (None, None), (2**63, None), (1e300, None)],
 )
-def test_a_cap_is_read_from_the_field_of_its_surface_and_unlimited_values_are_none(
-    value: object, tokens: int | None
-) -> None:
+def test_a_cap_is_read_from_the_field_of_its_surface_and_none_when_unlimited(value: object, tokens: int | None) -> None:
     assert caps_read(value) == {surface.name: tokens for surface in GENERATING}
 
 
@@ -44,7 +42,7 @@ def test_every_whole_number_is_a_cap_or_unlimited_on_every_surface(value: float)
 
 
 def refusal(surface: Surface, body: dict[str, Any]) -> str | None:
-    """The words with which a body is refused, None when it is taken."""
+    """The message of the ValueError for a body, None when the body is valid."""
     try:
         read_generation_request(surface, body)
     except ValueError as error:
@@ -53,14 +51,14 @@ def refusal(surface: Surface, body: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("value", [True, "64", 0.9, 64.5, [64], {"a": 1}])
-def test_a_cap_of_another_type_is_refused_by_its_name(value: object) -> None:
+def test_the_error_for_a_cap_of_another_type_names_the_field(value: object) -> None:
     assert {surface.name: refusal(surface, body_with_cap(surface.name, value)) for surface in GENERATING} == {
         surface.name: f"the field '{'.'.join(surface.cap_field or ())}' must be a whole number of tokens"
         for surface in GENERATING
     }
 
 
-def test_the_largest_cap_that_ollama_keeps_is_a_cap() -> None:
+def test_the_largest_integer_of_ollama_is_a_cap() -> None:
     assert (
         read_generation_request(BY_NAME["v1_chat"], {"max_tokens": OUTPUT_TOKENS_MAX}).output_tokens
         == OUTPUT_TOKENS_MAX
@@ -80,7 +78,7 @@ def test_the_lower_of_the_two_openai_chat_caps_counts(body: dict[str, Any], toke
     assert read_generation_request(BY_NAME["v1_chat"], body).output_tokens == tokens
 
 
-def test_options_that_are_no_object_are_refused() -> None:
+def test_options_that_are_not_an_object_are_refused() -> None:
     with pytest.raises(ValueError, match="'options' must be a JSON object"):
         read_generation_request(BY_NAME["chat"], {"options": [1]})
 
@@ -92,12 +90,12 @@ def test_an_absent_or_null_stream_is_the_default_of_its_surface(body: dict[str, 
     }
 
 
-def test_a_stream_that_is_no_boolean_is_refused() -> None:
+def test_a_stream_that_is_not_a_boolean_is_refused() -> None:
     with pytest.raises(ValueError, match="'stream' must be true or false"):
         read_generation_request(BY_NAME["v1_chat"], {"stream": "false"})
 
 
-def test_an_embedding_never_streams_whatever_it_says() -> None:
+def test_an_embedding_never_streams() -> None:
     assert read_generation_request(BY_NAME["embed"], {"stream": True}) == GenerationRequest(
         None, stream=False, usage=True
     )
@@ -114,7 +112,7 @@ def test_an_embedding_never_streams_whatever_it_says() -> None:
         ({"stream": False}, True),
     ],
 )
-def test_only_a_stream_that_did_not_ask_carries_no_usage_report(body: dict[str, Any], usage: bool) -> None:
+def test_only_a_stream_without_the_option_has_no_usage_report(body: dict[str, Any], usage: bool) -> None:
     reported = {name: read_generation_request(BY_NAME[name], body).usage for name in ("v1_chat", "v1_completions")}
     assert reported == {"v1_chat": usage, "v1_completions": usage}
 

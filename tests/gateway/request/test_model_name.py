@@ -20,7 +20,7 @@ from gateway.request.model_name import canonical, is_cloud
         "llama3.2:latest:LOCAL",
     ],
 )
-def test_every_spelling_of_a_model_is_one_name(name: str) -> None:
+def test_all_spellings_of_a_model_have_one_name(name: str) -> None:
     assert canonical(name) == "llama3.2:latest"
 
 
@@ -50,13 +50,13 @@ def test_the_canonical_name_is_the_short_one_that_tags_prints(name: str, expecte
         ("glm-4.6:latest-cloud", "glm-4.6:cloud"),
     ],
 )
-def test_a_model_in_the_cloud_is_another_model_than_the_local_one(name: str, expected: str) -> None:
+def test_a_cloud_model_is_not_the_local_one(name: str, expected: str) -> None:
     assert canonical(name) == expected
     assert is_cloud(name)
 
 
 @pytest.mark.parametrize("name", ["my-model-cloud", "llama3.2:local", "cloud", "cloud/m", "m:cloudy", "x-cloud/m:t"])
-def test_cloud_elsewhere_in_a_name_means_nothing(name: str) -> None:
+def test_cloud_elsewhere_in_a_name_has_no_meaning(name: str) -> None:
     assert not is_cloud(name)
 
 
@@ -70,7 +70,7 @@ def test_cloud_elsewhere_in_a_name_means_nothing(name: str) -> None:
         "m:local:local", "m:a-cloud:cloud", "m:a-cloud-cloud", "m:cloud:cloud", "m:-cloud", "..", "a\\b", "a" * 10_000,
     ],
 )  # fmt: skip
-def test_what_is_no_name_is_refused_with_a_sentence_that_does_not_repeat_it(name: str) -> None:
+def test_the_error_for_an_invalid_name_does_not_repeat_it(name: str) -> None:
     with pytest.raises(ValueError, match="a model name") as refusal:
         canonical(name)
     assert len(name) < 3 or name not in str(refusal.value)
@@ -104,11 +104,11 @@ def test_a_canonical_name_is_its_own_canonical_name(name: str) -> None:
 
 
 @given(_NAMES)
-def test_letter_case_never_matters(name: str) -> None:
+def test_letter_case_does_not_matter(name: str) -> None:
     assert _canonical(name) == _canonical(name.upper()) == _canonical(name.lower())
 
 
 @given(st.text(max_size=60))
-def test_any_text_gives_a_plain_name_or_a_value_error(text: str) -> None:
+def test_any_text_has_a_canonical_name_or_raises_value_error(text: str) -> None:
     name = _canonical(text)
     assert name is None or (name.isascii() and name == name.lower() and ":" in name and not set(name) & set(" \n\t@"))

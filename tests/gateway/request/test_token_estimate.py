@@ -26,7 +26,7 @@ def test_any_json_value_in_a_prompt_field_has_an_estimate(field: str, value: Any
 
 
 @given(st.text(min_size=1), st.text())
-def test_a_longer_prompt_never_has_a_smaller_estimate_and_none_is_free(prompt: str, more: str) -> None:
+def test_a_longer_prompt_never_has_a_smaller_estimate_and_no_prompt_is_free(prompt: str, more: str) -> None:
     for body, longer in (
         ({"prompt": prompt}, {"prompt": prompt + more}),
         ({"input": [prompt]}, {"input": [prompt, more]}),
@@ -40,11 +40,11 @@ def test_a_lone_surrogate_is_estimated_like_any_character() -> None:
     assert estimate_input({"prompt": "\ud800"}) == 1
 
 
-def test_what_never_reaches_the_model_is_not_estimated() -> None:
+def test_fields_that_never_reach_the_model_are_not_estimated() -> None:
     assert estimate_input({"model": "m" * 900, "options": {"stop": ["x" * 900]}, "keep_alive": "5m"}) == 0
 
 
-def test_nesting_beyond_the_recursion_limit_is_estimated() -> None:
+def test_a_nesting_beyond_the_recursion_limit_is_estimated() -> None:
     deep: Any = "text"
     for _ in range(50_000):
         deep = [deep]
@@ -74,7 +74,7 @@ def test_an_image_counts_as_an_image_and_not_by_its_bytes(body: dict[str, Any]) 
     [{"images": "x" * 9000}, {"format": 1, "data": "x" * 9000}, {"url": "data:" + "x" * 9000}, {"n": [1e15 / 3] * 500}],
     ids=list,
 )
-def test_what_a_caller_names_itself_in_tools_and_their_calls_counts_by_its_bytes(arguments: dict[str, Any]) -> None:
+def test_tools_and_their_calls_count_by_their_bytes(arguments: dict[str, Any]) -> None:
     for body in (
         {"tools": [{"function": {"parameters": {"$defs": arguments}}}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]},
@@ -83,7 +83,7 @@ def test_what_a_caller_names_itself_in_tools_and_their_calls_counts_by_its_bytes
         assert estimate_input(body) > 2500
 
 
-def test_a_data_url_in_ordinary_text_counts_by_its_bytes() -> None:
+def test_a_data_url_in_a_text_counts_by_its_bytes() -> None:
     assert estimate_input({"prompt": "data:" + "x" * 9000}) > 3000
 
 

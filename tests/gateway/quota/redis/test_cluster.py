@@ -21,7 +21,7 @@ TENANTS = range(1, 25)
 SHARDS = 12
 
 
-async def test_every_tenant_lives_on_one_node_and_the_cluster_serves_them_all() -> None:
+async def test_a_cluster_serves_every_tenant_from_one_node() -> None:
     with cluster() as servers:
         settings = Settings(
             redis_url=SecretStr(servers[0].url), redis_timeout_s=5.0, redis_shards=SHARDS, hold_lease_s=LEASE_S

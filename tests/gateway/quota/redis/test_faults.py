@@ -1,4 +1,4 @@
-"""What happens to the quota in Redis when Redis, or the way to it, fails."""
+"""The quota in Redis when Redis, or the connection to it, fails."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def quota_at(
         await redis.aclose()
 
 
-async def test_in_production_the_time_is_that_of_redis(redis_bench: Bench, redis_client: Any, redis_url: str) -> None:
+async def test_the_default_clock_is_that_of_redis(redis_bench: Bench, redis_client: Any, redis_url: str) -> None:
     def time_ms() -> int:
         seconds, microseconds = redis_client.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
@@ -50,7 +50,7 @@ async def test_in_production_the_time_is_that_of_redis(redis_bench: Bench, redis
         assert await quota.expired(10) == []
 
 
-async def test_without_redis_every_call_says_so_and_nothing_is_admitted() -> None:
+async def test_without_redis_every_call_is_unavailable() -> None:
     with one_server() as server:
         async with quota_at(server.url, ledger := Ledger(), Clock()) as quota:
             hold = await admitted(quota, asks())
@@ -77,7 +77,7 @@ async def test_without_redis_every_call_says_so_and_nothing_is_admitted() -> Non
             assert await drain(quota, ledger) == 1
 
 
-async def test_after_a_restart_holds_live_on_and_the_counters_are_read_from_the_ledger_again() -> None:
+async def test_after_a_restart_holds_remain_and_the_counters_are_rebuilt_from_the_ledger() -> None:
     with one_server("--appendonly", "yes", "--appendfsync", "always") as server:
         ledger = Ledger()
         async with quota_at(server.url, ledger, Clock()) as quota:
@@ -85,7 +85,7 @@ async def test_after_a_restart_holds_live_on_and_the_counters_are_read_from_the_
             assert await quota.settle(entry(other, output_tokens=20))
             elsewhere = await admitted(quota, asks(tenant=2))
             server.kill()
-            # What this stands for: an event that was drained after the last write that reached the disk.
+            # Represents an event that was drained after the last write that reached the disk.
             lost = entry(elsewhere, output_tokens=300)
             ledger.entries["lost"] = lost.from_json(
                 lost.to_json().replace('"tenant_id":2', '"tenant_id":1').replace(elsewhere.request_id, "lost")
@@ -101,7 +101,7 @@ async def test_after_a_restart_holds_live_on_and_the_counters_are_read_from_the_
             assert await quota.backlog() == Backlog(holds=0, events=4)
 
 
-async def test_scripts_that_redis_forgot_are_sent_again(redis_bench: Bench, redis_client: Any) -> None:
+async def test_scripts_that_redis_has_lost_are_sent_again(redis_bench: Bench, redis_client: Any) -> None:
     await admitted(redis_bench.quota, asks())
     redis_client.script_flush()
     await admitted(redis_bench.quota, asks())
@@ -124,7 +124,7 @@ async def test_out_of_memory_admits_nothing_and_still_settles(redis_bench: Bench
     await admitted(quota, asks())
 
 
-async def test_an_admission_whose_answer_came_too_late_holds_nothing(redis_bench: Bench, redis_client: Any) -> None:
+async def test_an_admission_whose_reply_is_lost_holds_nothing(redis_bench: Bench, redis_client: Any) -> None:
     await admitted(redis_bench.quota, asks())
     before = await redis_bench.quota.counters(1), await redis_bench.quota.backlog()
     async with (
@@ -141,7 +141,7 @@ async def test_an_admission_whose_answer_came_too_late_holds_nothing(redis_bench
         await admitted(quota, asks())
 
 
-async def test_an_admission_that_was_cancelled_holds_nothing(redis_bench: Bench, redis_client: Any) -> None:
+async def test_a_cancelled_admission_holds_nothing(redis_bench: Bench, redis_client: Any) -> None:
     await admitted(redis_bench.quota, asks())
     async with (
         relay(redis_client.get_connection_kwargs()["port"]) as (through, url),
@@ -158,9 +158,7 @@ async def test_an_admission_that_was_cancelled_holds_nothing(redis_bench: Bench,
         assert await quota.backlog() == Backlog(holds=1, events=0)
 
 
-async def test_an_orphan_that_could_not_be_released_is_found_by_the_reaper(
-    redis_bench: Bench, redis_client: Any
-) -> None:
+async def test_a_hold_that_could_not_be_released_expires(redis_bench: Bench, redis_client: Any) -> None:
     await admitted(redis_bench.quota, settled := asks())
     orphan = asks()
     async with (
@@ -181,7 +179,7 @@ async def test_an_orphan_that_could_not_be_released_is_found_by_the_reaper(
     assert await redis_bench.quota.counters(1) == Counters({}, {}, {})
 
 
-async def test_an_admission_that_is_sent_again_after_its_connection_broke_holds_once(
+async def test_an_admission_that_the_driver_repeats_after_a_broken_connection_holds_once(
     redis_bench: Bench, redis_client: Any
 ) -> None:
     await admitted(redis_bench.quota, asks())
