@@ -1,4 +1,4 @@
-"""What turns a request away before it is routed: a missing credential, a foreign host name, a foreign origin."""
+"""Checks that precede the routing of a request: the credential, the host name and the origin."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from pydantic import SecretStr
 
-from ops.simulator.dialects.base import JSON_UTF8
-from ops.simulator.routes import path_of
+from ops.simulator.dialects.media_types import JSON_UTF8
+from ops.simulator.routing import path_of
 
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
@@ -20,42 +20,44 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """The credential a proxy before this Ollama asks for: `Authorization: Bearer token`, or a raw header.
+    """The credential that a proxy in front of this Ollama requires: `Authorization: Bearer token`, or a raw header.
 
-    `others` are tokens that it takes as well, as such a proxy does while one is rotated.
+    `other_tokens` are accepted too, as such a proxy does during a rotation.
     """
 
     token: SecretStr
     header: str = "Authorization"
     scheme: str = "Bearer"
-    others: tuple[SecretStr, ...] = ()
+    other_tokens: tuple[SecretStr, ...] = ()
 
     def accepts(self, request: web.Request) -> bool:
-        """Whether the request carries it."""
-        given = request.headers.get(self.header, "").encode()
-        return any(hmac.compare_digest(given, self._sent(token).encode()) for token in (self.token, *self.others))
+        """Whether the request carries an accepted credential."""
+        value = request.headers.get(self.header, "").encode()
+        tokens = (self.token, *self.other_tokens)
+        return any(hmac.compare_digest(value, self._header_value(token).encode()) for token in tokens)
 
-    def _sent(self, token: SecretStr) -> str:
+    def _header_value(self, token: SecretStr) -> str:
         secret = token.get_secret_value()
         return f"{self.scheme} {secret}" if self.header.lower() == "authorization" else secret
 
 
-def refuse(request: web.Request, auth: Auth | None) -> web.Response | None:
-    """The answer that turns the request away, or None to let it in.
+def deny_access(request: web.Request, auth: Auth | None) -> web.Response | None:
+    """The response that denies the request, or None to admit it.
 
-    With a credential or TLS this plays an Ollama behind its own proxy; `/api/version` is open then. Without, it
-    plays one bound to loopback, which serves local host names only. Foreign origins get an empty 403 in any case.
+    With a credential or TLS the simulator acts as an Ollama with its own proxy, which leaves `/api/version` open.
+    Without, it acts as one bound to loopback, which serves local host names only. Foreign origins always get an empty
+    403.
     """
     if auth is not None and path_of(request.raw_path) != "/api/version" and not auth.accepts(request):
         return web.Response(status=401, body=b'{"error":"unauthorized"}', headers={"Content-Type": JSON_UTF8})
-    if auth is None and not request.secure and not host_is_local(request.headers.get("Host", "")):
+    if auth is None and not request.secure and not is_local_host(request.headers.get("Host", "")):
         return web.Response(status=403)
     origin = request.headers.get("Origin")
-    return web.Response(status=403) if origin and not _origin_is_local(origin) else None
+    return web.Response(status=403) if origin and not _is_local_origin(origin) else None
 
 
-def host_is_local(host: str) -> bool:
-    """Whether an Ollama on loopback serves this Host header: local names and private addresses, any port."""
+def is_local_host(host: str) -> bool:
+    """Whether an Ollama on loopback serves this Host header: local names and private addresses, with any port."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -67,7 +69,7 @@ def host_is_local(host: str) -> bool:
     return address.is_loopback or address.is_private or address.is_unspecified
 
 
-def _origin_is_local(origin: str) -> bool:
+def _is_local_origin(origin: str) -> bool:
     try:
         parts = urlsplit(origin)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The server: takes each request through the doors, the route table and its handler, and keeps the record."""
+"""The server: checks and routes each request, calls its handler and records what happened."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ops.simulator import access
-from ops.simulator.access import Auth
-from ops.simulator.control.api import Control
+from ops.simulator.access import Auth, deny_access
+from ops.simulator.control.api import ControlApi
 from ops.simulator.control.behaviour import Behaviour
-from ops.simulator.control.recorder import Outcome, Record, Recorder
-from ops.simulator.dialects.base import Refusal
-from ops.simulator.handlers.exchange import Exchange, Struck
-from ops.simulator.handlers.generation import refuse_if_struck
+from ops.simulator.control.recorder import Ending, Record, Recorder
+from ops.simulator.dialects.errors import ApiError
+from ops.simulator.handlers.exchange import Exchange, FaultInjected
+from ops.simulator.handlers.faults import raise_injected_status
 from ops.simulator.models.library import MODELS, Library
-from ops.simulator.routes import Route, Stray, find, path_of
+from ops.simulator.routes import ROUTES
+from ops.simulator.routing import NoRoute, Route, match, path_of
 
 BODY_BYTES_MAX = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How to serve: port 0 takes a free one; with `tls_cert` and `tls_key` it speaks TLS."""
+class SimulatorOptions:
+    """How to serve. Port 0 selects a free one; `tls_cert` and `tls_key` enable TLS."""
 
     host: str = "127.0.0.1"
     port: int = 11434
@@ -53,57 +53,60 @@ class Simulator:
         self._loading = asyncio.Lock()
 
     def application(self) -> web.Application:
-        """A new application. Serve it with `handler_cancellation=True`, as `serve` and `running` do: otherwise a
-        client that goes away is noticed at the next frame only."""
+        """A new application.
+
+        Serve it with `handler_cancellation=True`, as `serve` and `run_simulator` do: otherwise a disconnected client
+        is noticed at the next frame only.
+        """
         app = web.Application(client_max_size=BODY_BYTES_MAX)
-        app.add_routes(Control(self.behaviour, self.library, self.recorder).routes())
+        app.add_routes(ControlApi(self.behaviour, self.library, self.recorder).routes())
         app.router.add_route("*", "/{path:.*}", self._handle)
-        app.on_response_prepare.append(_go_headers)
+        app.on_response_prepare.append(_remove_server_headers)
         return app
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         target, _, query = request.raw_path.partition("?")
         headers = {name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers}
         record = self.recorder.begin(request.method, path_of(target), query, headers)
-        outcome: Outcome = "failed"
+        ending: Ending = "failed"
         try:
-            response, outcome = await self._serve(request, record)
+            response, ending = await self._serve(request, record)
         except asyncio.CancelledError:
-            outcome = "cancelled"
+            ending = "cancelled"
             raise
         except ConnectionError:
-            outcome = "cancelled"
-            # Nobody reads it, and to raise would be logged as if it were a fault of this program.
+            ending = "cancelled"
+            # The client is disconnected and does not read this. Raising would log the disconnect as an error.
             return web.Response(status=499)
         finally:
-            self.recorder.end(record, outcome)
+            self.recorder.end(record, ending)
         return response
 
-    async def _serve(self, request: web.Request, record: Record) -> tuple[web.StreamResponse, Outcome]:
+    async def _serve(self, request: web.Request, record: Record) -> tuple[web.StreamResponse, Ending]:
         body = await request.read()
-        self.recorder.keep_body(record, body)
-        refused = access.refuse(request, self._auth)
-        if refused is not None:
-            record.status = refused.status
-            return refused, "complete"
-        found = find(request.method, request.raw_path)
-        if isinstance(found, Stray):
+        self.recorder.add_body(record, body)
+        denial = deny_access(request, self._auth)
+        if denial is not None:
+            record.status = denial.status
+            return denial, "complete"
+        found = match(ROUTES, request.method, request.raw_path)
+        if isinstance(found, NoRoute):
             record.status = found.status
-            return _stray(found), "complete"
-        faults = self.behaviour.strike(found.path, runs_model=found.route.runs_model)
+            return _no_route_response(found), "complete"
+        faults = self.behaviour.draw_faults(found.path, runs_model=found.route.runs_model)
         record.faults = tuple(faults)
         exchange = Exchange(
             request=request,
             record=record,
             body=body,
-            path_parameter=found.segment,
+            path_parameter=found.path_parameter,
             faults=faults,
             behaviour=self.behaviour,
             library=self.library,
             loading=self._loading,
         )
-        outcome = await _answer(exchange, found.route)
-        return exchange.response or web.Response(status=500), outcome
+        ending = await _call_handler(exchange, found.route)
+        return exchange.response or web.Response(status=500), ending
 
 
 def application(
@@ -114,16 +117,16 @@ def application(
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A simulated Ollama that answers at `url`, and its insides."""
+class RunningSimulator:
+    """A simulated Ollama that listens at `url`, and its state."""
 
     url: str
     simulator: Simulator
 
 
 @asynccontextmanager
-async def running(options: Options) -> AsyncIterator[Running]:
-    """Serves while the context lasts. Raises OSError when the address is taken or the certificate is not there."""
+async def run_simulator(options: SimulatorOptions) -> AsyncIterator[RunningSimulator]:
+    """Serves while the context lasts. Raises OSError when the address is in use or the certificate is missing."""
     simulator = Simulator(options.behaviour, models=options.models, auth=options.auth)
     context = None
     if options.tls_cert is not None:
@@ -134,45 +137,46 @@ async def running(options: Options) -> AsyncIterator[Running]:
     try:
         await web.TCPSite(runner, options.host, options.port, ssl_context=context).start()
         port = runner.addresses[0][1]
-        yield Running(f"{'https' if context else 'http'}://{options.host}:{port}", simulator)
+        yield RunningSimulator(f"{'https' if context else 'http'}://{options.host}:{port}", simulator)
     finally:
         await runner.cleanup()
 
 
-async def serve(options: Options, ready: Callable[[str], None] | None = None) -> None:
-    """Serves until cancelled; calls `ready` with the URL once connections are accepted. Raises as `running`."""
-    async with running(options) as server:
-        if ready is not None:
-            ready(server.url)
+async def serve(options: SimulatorOptions, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serves until cancelled. Calls `on_ready` with the URL once connections are accepted. Raises OSError."""
+    async with run_simulator(options) as running:
+        if on_ready is not None:
+            on_ready(running.url)
         await asyncio.Event().wait()
 
 
-async def _answer(exchange: Exchange, route: Route) -> Outcome:
+async def _call_handler(exchange: Exchange, route: Route) -> Ending:
     try:
         if not route.runs_model:
-            refuse_if_struck(exchange)
+            raise_injected_status(exchange)
         await route.handler(exchange)
-    except Struck:
+    except FaultInjected:
         return "failed"
-    except Refusal as refusal:
-        content_type, body = route.refusal(refusal)
+    except ApiError as error:
+        content_type, body = route.encode_error(error)
         try:
-            await exchange.send(refusal.status, content_type, body, refusal.headers)
-        except Struck:
+            await exchange.send(error.status, content_type, body, error.headers)
+        except FaultInjected:
             return "failed"
         return "failed" if {"status", "error"} & exchange.faults.keys() else "complete"
     return "complete"
 
 
-def _stray(stray: Stray) -> web.Response:
-    if stray.location:
-        return web.Response(status=stray.status, headers={"Location": stray.location})
-    texts = {404: b"404 page not found", 405: b"405 method not allowed"}
-    headers = {"Content-Type": "text/plain", **({"Allow": ", ".join(stray.allow)} if stray.allow else {})}
-    return web.Response(status=stray.status, body=texts[stray.status], headers=headers)
+def _no_route_response(no_route: NoRoute) -> web.Response:
+    if no_route.location:
+        return web.Response(status=no_route.status, headers={"Location": no_route.location})
+    bodies = {404: b"404 page not found", 405: b"405 method not allowed"}
+    headers = {"Content-Type": "text/plain", **({"Allow": ", ".join(no_route.allow)} if no_route.allow else {})}
+    return web.Response(status=no_route.status, body=bodies[no_route.status], headers=headers)
 
 
-async def _go_headers(_request: web.Request, response: web.StreamResponse) -> None:
+async def _remove_server_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    """Removes the headers that aiohttp adds and Go's server does not."""
     response.headers.popall("Server", None)
     if response.headers.get("Content-Type") == "application/octet-stream":
         del response.headers["Content-Type"]

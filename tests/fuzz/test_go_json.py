@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 
 from gateway.wire.surfaces import BY_NAME, Surface
-from ops.simulator.dialects import gojson, native, openai
+from ops.simulator.dialects import gojson, native
+from ops.simulator.dialects.openai import chat
 from tests.fuzz.bodies import REQUESTS
 from tests.fuzz.go_json import GoError, first_value
 from tests.fuzz.ollama_parser import STRUCTS, identity, parse_request
 
 CHAT = STRUCTS["chat"]
-SIMULATED = {"chat": native.CHAT, "generate": native.GENERATE, "v1_chat": openai.CHAT}
+SIMULATED = {"chat": native.CHAT, "generate": native.GENERATE, "v1_chat": chat.CHAT}
 
 
 def read(body: bytes, surface: str = "chat") -> Any:

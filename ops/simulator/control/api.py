@@ -1,12 +1,12 @@
-"""`/_sim/`: what a test or the demo asks the simulator itself. The real Ollama has no such path.
+"""The endpoints below `/_sim/`, through which a test or the demo controls the simulator. The real Ollama has none.
 
-| request | |
+| request | effect |
 |---|---|
-| `GET /_sim/requests` | the records, oldest first; `?method=POST` and `?request_id=ID` leave others out |
-| `GET /_sim/requests?idle_s=5` | waits at most that long until no request runs |
-| `DELETE /_sim/requests` | forgets them |
-| `GET`, `PUT /_sim/behaviour` | pace and faults; a field that is not named returns to its value at the start |
-| `PUT /_sim/models` | the model list: names, or objects with `name`, `capabilities`, `digest` |
+| `GET /_sim/requests` | the records, oldest first; `?method=POST` and `?request_id=ID` filter them |
+| `GET /_sim/requests?idle_s=5` | waits until no request runs, at most that long |
+| `DELETE /_sim/requests` | drops the records |
+| `GET`, `PUT /_sim/behaviour` | pace and faults; a field that the document omits returns to its initial value |
+| `GET`, `PUT /_sim/models` | the installed models: names, or objects with `name`, `capabilities`, `digest` |
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ops.simulator.models.library import Library
 IDLE_S_MAX = 60.0
 
 
-class Control:
-    """The handlers, over the parts they show and change."""
+class ControlApi:
+    """The handlers, over the objects that they show and change."""
 
     def __init__(self, behaviour: Behaviour, library: Library, recorder: Recorder) -> None:
         self._behaviour = behaviour
@@ -35,55 +35,55 @@ class Control:
         self._recorder = recorder
 
     def routes(self) -> list[web.RouteDef]:
-        """What to add to the application."""
+        """The routes to add to the application."""
         return [
-            web.get("/_sim/requests", self.requests, allow_head=False),
-            web.delete("/_sim/requests", self.clear),
-            web.get("/_sim/behaviour", self.behaviour, allow_head=False),
-            web.put("/_sim/behaviour", self.behave),
-            web.get("/_sim/models", self.models, allow_head=False),
-            web.put("/_sim/models", self.install),
+            web.get("/_sim/requests", self.list_requests, allow_head=False),
+            web.delete("/_sim/requests", self.delete_requests),
+            web.get("/_sim/behaviour", self.get_behaviour, allow_head=False),
+            web.put("/_sim/behaviour", self.put_behaviour),
+            web.get("/_sim/models", self.list_models, allow_head=False),
+            web.put("/_sim/models", self.put_models),
         ]
 
-    async def requests(self, request: web.Request) -> web.Response:
-        """The records, oldest first; 504 when the requests were not over in time."""
+    async def list_requests(self, request: web.Request) -> web.Response:
+        """The records, oldest first; 504 when requests still run after the wait."""
         wait_s = request.query.get("idle_s")
-        if wait_s is not None and not await self._recorder.idle(min(float(wait_s), IDLE_S_MAX)):
+        if wait_s is not None and not await self._recorder.wait_idle(min(float(wait_s), IDLE_S_MAX)):
             return web.json_response({"error": "requests are still running"}, status=504)
         return web.json_response(self._recorder.listing(request.query.get("method"), request.query.get("request_id")))
 
-    async def clear(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def delete_requests(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """204."""
         self._recorder.clear()
         return web.Response(status=204)
 
-    async def behaviour(self, request: web.Request) -> web.Response:  # noqa: ARG002
-        """The behaviour as it is now."""
+    async def get_behaviour(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """The current behaviour."""
         return web.json_response(self._behaviour.model_dump(mode="json"))
 
-    async def behave(self, request: web.Request) -> web.Response:
-        """The behaviour as it is then; 400 with the reason when the document is no behaviour."""
+    async def put_behaviour(self, request: web.Request) -> web.Response:
+        """The new behaviour; 400 with the reason when the document is invalid."""
         try:
-            changes = await _document(request, dict)
-            self._behaviour.become(changes, self._initial)
+            changes = await _read_document(request, dict)
+            self._behaviour.replace(changes, self._initial)
         except (ValidationError, ValueError) as error:
             return web.json_response({"error": str(error)}, status=400)
-        return await self.behaviour(request)
+        return await self.get_behaviour(request)
 
-    async def models(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def list_models(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """The installed models as `/api/tags` shows them."""
         return web.json_response([tags_row(model) for model in self._library.newest_first()])
 
-    async def install(self, request: web.Request) -> web.Response:
+    async def put_models(self, request: web.Request) -> web.Response:
         """Installs exactly the models of the document; 400 with the reason when one is invalid."""
         try:
-            self._library.replace_all(await _document(request, list))
+            self._library.replace_all(await _read_document(request, list))
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
-        return await self.models(request)
+        return await self.list_models(request)
 
 
-async def _document(request: web.Request, kind: type) -> Any:
+async def _read_document(request: web.Request, kind: type) -> Any:
     document = json.loads(await request.read())
     if not isinstance(document, kind):
         raise ValueError(f"a JSON {'object' if kind is dict else 'array'} is expected")  # noqa: TRY004

@@ -1,18 +1,18 @@
-"""How a simulated Ollama behaves: its pace, and the ways in which it fails.
+"""How a simulated Ollama behaves: its pace, and the faults that it injects.
 
-A fault is a kind and a place. The place counts frames, that is flushed writes of the body; in a whole JSON answer
-every place after the headers is the middle of the document.
+A fault has a kind and a position. The position counts frames, that is flushed writes of the body. In a whole JSON
+response every position after the headers is the middle of the document.
 
-| kind | what happens at the place |
+| kind | effect at the position |
 |---|---|
-| `status` | the request is answered with `status` (503 by default) and Ollama's text for it; the place is ignored |
+| `status` | the response is `status` (503 by default) with Ollama's message for it; the position is ignored |
 | `reset` | the connection is reset (RST) |
 | `close` | the connection is closed (FIN) with the body unfinished |
-| `stall` | nothing is sent any more for `stall_s` |
-| `error` | the runner dies: Ollama's own error frame of the surface, or a 500 before the first frame |
-| `repeat_guard` | the answer ends without its terminal frame, as Ollama ends it when a model repeats itself |
-| `over_cap` | the model ignores the output cap and says 64 tokens more than it allows |
-| `no_usage` | the counts are left out |
+| `stall` | nothing more is sent for `stall_s`, then the connection is closed |
+| `error` | the runner crashes: Ollama's own error frame of the surface, or a 500 before the first frame |
+| `repeat_guard` | the answer ends without its terminal frame, as when Ollama stops a model that repeats itself |
+| `over_cap` | the model ignores the output cap and generates 64 tokens more than it allows |
+| `no_usage` | the counts are omitted |
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ VERSION = "0.33.0"
 
 
 class Fault(BaseModel):
-    """One way to fail, and how often.
+    """One kind of failure, and which requests it affects.
 
-    `after_frames`: null before the response headers, 0 after them, k after k frames of the body.
-    `times`: how many requests it still strikes (null: no end). `paths`: which (empty: all that run a model).
+    `after_frames`: null is before the response headers, 0 is after them, k is after k frames of the body.
+    `times`: how many more requests the fault affects; null has no limit.
+    `paths`: the affected paths; empty means every path that runs a model.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -46,11 +47,15 @@ class Fault(BaseModel):
 
 
 class Behaviour(BaseModel):
-    """Pace and faults of one simulated server; change it at any time, it is read per request.
+    """Pace and faults of one simulated server. Changes take effect with the next request.
 
-    `tokens_per_s` 0 is as fast as possible. `answer_tokens` is the length of an answer with its end mark and
-    without its thinking (null: what the prompt suggests). `cloud` is how names such as `m:cloud` are refused, `version`
-    what `/api/version` says. `headers` are added to every answer, as a proxy before the real Ollama might.
+    `tokens_per_s`: 0 is as fast as possible.
+    `load_s`, `first_byte_s`: how long loading a model and evaluating a prompt take.
+    `answer_tokens`: length of an answer with its end mark and without its thinking; null derives it from the prompt.
+    `tool_calls`: the frame that carries a tool call: a separate one, the last one, or what the model's runner does.
+    `cloud`: how names such as `m:cloud` are rejected.
+    `version`: the value of `/api/version`.
+    `headers`: added to every response, as a proxy in front of the real Ollama might.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -67,29 +72,29 @@ class Behaviour(BaseModel):
     headers: dict[str, str] = Field(default_factory=dict)
     faults: list[Fault] = Field(default_factory=list)
 
-    _dice: random.Random = PrivateAttr()
+    _rng: random.Random = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:  # noqa: ARG002
-        """Starts the dice that decide which requests a fault strikes."""
-        self._dice = random.Random(self.seed)  # noqa: S311 - nothing secret
+        """Seeds the random numbers that decide which requests a fault affects."""
+        self._rng = random.Random(self.seed)  # noqa: S311 - not a secret
 
-    def become(self, changes: dict[str, Any], initial: Behaviour) -> None:
-        """Takes over `changes`, everything else from `initial`, and starts the dice anew. Raises ValidationError."""
-        wanted = Behaviour.model_validate({**initial.model_dump(), **changes})
+    def replace(self, changes: dict[str, Any], initial: Behaviour) -> None:
+        """Applies `changes`, takes every other field from `initial`, and seeds again. Raises ValidationError."""
+        behaviour = Behaviour.model_validate({**initial.model_dump(), **changes})
         for name in type(self).model_fields:
-            setattr(self, name, getattr(wanted, name))
+            setattr(self, name, getattr(behaviour, name))
         self.model_post_init(None)
 
-    def strike(self, path: str, *, runs_model: bool) -> dict[FaultKind, Fault]:
-        """The faults that hit this request, at most one of a kind; `times` is counted down."""
-        struck: dict[FaultKind, Fault] = {}
+    def draw_faults(self, path: str, *, runs_model: bool) -> dict[FaultKind, Fault]:
+        """The faults that affect this request, at most one of each kind. Counts down their `times`."""
+        drawn: dict[FaultKind, Fault] = {}
         for fault in self.faults:
             applies = path in fault.paths if fault.paths else runs_model
-            if not applies or fault.times == 0 or fault.kind in struck:
+            if not applies or fault.times == 0 or fault.kind in drawn:
                 continue
-            if self._dice.random() >= fault.probability:
+            if self._rng.random() >= fault.probability:
                 continue
             if fault.times is not None:
                 fault.times -= 1
-            struck[fault.kind] = fault
-        return struck
+            drawn[fault.kind] = fault
+        return drawn

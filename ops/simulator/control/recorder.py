@@ -1,4 +1,4 @@
-"""What a simulated Ollama saw and did: the truth that tests compare the gateway's books with."""
+"""Records what a simulated Ollama received and did, for tests to compare with the gateway's accounting."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any, Literal
 RECORDS_MAX = 10_000
 RECORDED_BYTES_MAX = 64 * 2**20
 
-Outcome = Literal["complete", "cancelled", "failed"]
+Ending = Literal["complete", "cancelled", "failed"]
 
 
 @dataclass(slots=True)
 class Record:
-    """One request. `output_tokens` were really generated; `frames` were handed to the socket; `faults` are the kinds
-    that struck it; times in seconds since the epoch; `finished` is None while it runs."""
+    """One request. Times are in seconds since the epoch.
+
+    `output_tokens`: the tokens that were really generated. `frames`: the frames that were written to the socket.
+    `faults`: the kinds of injected faults. `finished`: None while the request runs.
+    """
 
     id: int
     method: str
@@ -32,13 +35,13 @@ class Record:
     output_tokens: int = 0
     frames: int = 0
     faults: tuple[str, ...] = ()
-    finished: Outcome | None = None
+    finished: Ending | None = None
     ended_at: float | None = None
 
 
 @dataclass
 class Recorder:
-    """The last 10,000 requests, or fewer when their bodies exceed 64 MiB. `clock` gives seconds since the epoch."""
+    """The last 10,000 requests, or fewer when their bodies exceed 64 MiB. `clock` returns seconds since the epoch."""
 
     clock: Callable[[], float]
     records: deque[Record] = field(default_factory=deque)
@@ -48,7 +51,7 @@ class Recorder:
     _next_id: int = 1
 
     def __post_init__(self) -> None:
-        """Nothing runs yet."""
+        """Starts without running requests."""
         self._idle.set()
 
     def begin(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> Record:
@@ -58,30 +61,30 @@ class Recorder:
         self.records.append(record)
         self.running += 1
         self._idle.clear()
-        self._bound()
+        self._drop_oldest()
         return record
 
-    def keep_body(self, record: Record, body: bytes) -> None:
-        """Adds the body, as text with U+FFFD for what is not UTF-8."""
+    def add_body(self, record: Record, body: bytes) -> None:
+        """Adds the body as text, with U+FFFD for invalid UTF-8."""
         record.body = body.decode("utf-8", "replace")
         self._bytes += len(record.body)
-        self._bound()
+        self._drop_oldest()
 
-    def end(self, record: Record, outcome: Outcome) -> None:
+    def end(self, record: Record, ending: Ending) -> None:
         """Closes the record."""
-        record.finished = outcome
+        record.finished = ending
         record.ended_at = self.clock()
         self.running -= 1
         if self.running == 0:
             self._idle.set()
 
     def clear(self) -> None:
-        """Forgets every request; those still running end unseen."""
+        """Drops every record. Requests that still run are no longer listed."""
         self.records.clear()
         self._bytes = 0
 
-    async def idle(self, timeout_s: float) -> bool:
-        """Waits until no request runs; False when that took longer than `timeout_s`."""
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until no request runs. Returns False after `timeout_s`."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -89,14 +92,14 @@ class Recorder:
         return True
 
     def listing(self, method: str | None = None, request_id: str | None = None) -> list[dict[str, Any]]:
-        """Every record as a JSON object, oldest first; only those of a method or of an `x-request-id`, if given."""
+        """The records as JSON objects, oldest first, filtered by method and `x-request-id` if given."""
         return [
             asdict(record)
             for record in self.records
             if method in (None, record.method) and request_id in (None, record.headers.get("x-request-id"))
         ]
 
-    def _bound(self) -> None:
+    def _drop_oldest(self) -> None:
         if self._bytes > RECORDED_BYTES_MAX:
             self._bytes = sum(len(record.body) for record in self.records)
         while len(self.records) > RECORDS_MAX or (self._bytes > RECORDED_BYTES_MAX and len(self.records) > 1):

@@ -1,6 +1,6 @@
-"""Anthropic's `/v1/messages`, as Ollama's converter writes it: named events, content in numbered blocks.
+"""Anthropic's `/v1/messages`, as Ollama's converter writes it: named events, and content in numbered blocks.
 
-`message_start` carries an estimate of the input (bytes by four); the real counts come with `message_delta`.
+`message_start` carries an estimate of the input (bytes divided by four). The exact counts follow in `message_delta`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ops.simulator.dialects import gojson
-from ops.simulator.dialects.base import (
-    JSON,
-    JSON_UTF8,
-    SSE,
-    Dialect,
-    Encoder,
-    Refusal,
-    Said,
-    Timing,
-    bind,
-    native_refusal,
-)
+from ops.simulator.dialects.base import Completion, Dialect, Encoder, Timing
+from ops.simulator.dialects.errors import ApiError, native_error
 from ops.simulator.dialects.gojson import ANY, BOOL, INT, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
+from ops.simulator.dialects.media_types import JSON, JSON_UTF8, SSE
+from ops.simulator.dialects.parameters import bind
 from ops.simulator.generation.events import Delta, Finish, ToolCall
 from ops.simulator.generation.request import GenerationRequest, Tool, Turn
 
@@ -57,129 +49,130 @@ class _MessagesEncoder(Encoder):
     def __init__(self, request: GenerationRequest, timing: Timing) -> None:
         super().__init__(request, timing)
         self._id = f"msg_{secrets.token_hex(12)}"
-        self._opened = False
+        self._started = False
         self._block = ""
         self._index = 0
-        self._called = False
+        self._has_called = False
 
-    def piece(self, delta: Delta) -> Iterator[bytes]:
-        """The events of one step, with `message_start` before the first."""
-        yield from self._open()
+    def encode_delta(self, delta: Delta) -> Iterator[bytes]:
+        """The events of one step; `message_start` precedes the first."""
+        yield from self._start()
         if delta.thinking:
-            yield from self._enter("thinking", {"type": "thinking", "thinking": ""})
-            yield self._delta({"type": "thinking_delta", "thinking": delta.thinking})
+            yield from self._enter_block("thinking", {"type": "thinking", "thinking": ""})
+            yield self._block_delta({"type": "thinking_delta", "thinking": delta.thinking})
         if delta.content:
-            yield from self._enter("text", {"type": "text", "text": ""})
-            yield self._delta({"type": "text_delta", "text": delta.content})
+            yield from self._enter_block("text", {"type": "text", "text": ""})
+            yield self._block_delta({"type": "text_delta", "text": delta.content})
         if delta.tool_call is not None:
-            self._called = True
-            yield from self._leave()
-            yield from self._enter("tool_use", {**_tool_use(delta.tool_call), "input": {}})
+            self._has_called = True
+            yield from self._leave_block()
+            yield from self._enter_block("tool_use", {**_tool_use(delta.tool_call), "input": {}})
             arguments = gojson.dump(delta.tool_call.arguments).decode()
-            yield self._delta({"type": "input_json_delta", "partial_json": arguments})
-            yield from self._leave()
+            yield self._block_delta({"type": "input_json_delta", "partial_json": arguments})
+            yield from self._leave_block()
 
-    def finish(self, finish: Finish) -> Iterator[bytes]:
+    def encode_finish(self, finish: Finish) -> Iterator[bytes]:
         """The end of the open block, `message_delta` with the counts, and `message_stop`."""
         if finish.tail is not None:
-            yield from self.piece(finish.tail)
-        yield from self._end(_stop_reason(finish.reason, called=self._called), finish)
+            yield from self.encode_delta(finish.tail)
+        yield from self._end(_stop_reason(finish.reason, has_called=self._has_called), finish)
 
-    def broken(self, message: str) -> Iterator[bytes]:  # noqa: ARG002
-        """Nothing at all: the stream just ends."""
+    def encode_failure(self, message: str) -> Iterator[bytes]:  # noqa: ARG002
+        """No frames: the stream just ends."""
         return iter(())
 
-    def whole(self, said: Said, finish: Finish | None) -> bytes:
+    def encode_document(self, completion: Completion, finish: Finish | None) -> bytes:
         """A `message` object."""
-        reason = _stop_reason(finish.reason, called=bool(said.calls)) if finish else ""
-        return self._document(said, reason, finish)
+        reason = _stop_reason(finish.reason, has_called=bool(completion.tool_calls)) if finish else ""
+        return self._message(completion, reason, finish)
 
-    def idle(self, reason: str) -> tuple[str, list[bytes]]:
+    def encode_load(self, reason: str) -> tuple[str, list[bytes]]:
         """A message without content and with counts of zero."""
+        stop_reason = _stop_reason(reason, has_called=False)
         if not self.request.stream:
-            return JSON, [self._document(Said(), _stop_reason(reason, called=False), None)]
-        return SSE, [*self._open(), *self._end(_stop_reason(reason, called=False), None)]
+            return JSON, [self._message(Completion(), stop_reason, None)]
+        return SSE, [*self._start(), *self._end(stop_reason, None)]
 
-    def _open(self) -> Iterator[bytes]:
-        if not self._opened:
-            self._opened = True
+    def _start(self) -> Iterator[bytes]:
+        if not self._started:
+            self._started = True
             estimate = {"input_tokens": self.request.prompt_bytes // 4, "output_tokens": 0}
             message = {"id": self._id, "type": "message", "role": "assistant", "model": self.request.model}
             yield _event("message_start", message={**message, "content": [], "usage": estimate})
 
-    def _enter(self, block: str, content: dict[str, Any]) -> Iterator[bytes]:
+    def _enter_block(self, block: str, content: dict[str, Any]) -> Iterator[bytes]:
         if self._block != block:
-            yield from self._leave()
+            yield from self._leave_block()
             self._block = block
             yield _event("content_block_start", index=self._index, content_block=content)
 
-    def _leave(self) -> Iterator[bytes]:
+    def _leave_block(self) -> Iterator[bytes]:
         if self._block:
             yield _event("content_block_stop", index=self._index)
             self._block = ""
             self._index += 1
 
-    def _delta(self, delta: dict[str, Any]) -> bytes:
+    def _block_delta(self, delta: dict[str, Any]) -> bytes:
         return _event("content_block_delta", index=self._index, delta=delta)
 
     def _end(self, reason: str, finish: Finish | None) -> Iterator[bytes]:
-        yield from self._open()
-        yield from self._leave()
+        yield from self._start()
+        yield from self._leave_block()
         yield _event("message_delta", delta={"stop_reason": reason}, usage=_usage(finish))
         yield _event("message_stop")
 
-    def _document(self, said: Said, reason: str, finish: Finish | None) -> bytes:
+    def _message(self, completion: Completion, reason: str, finish: Finish | None) -> bytes:
         content: list[dict[str, Any]] = []
-        if said.thinking:
-            content.append({"type": "thinking", "thinking": said.thinking})
-        if said.content:
-            content.append({"type": "text", "text": said.content})
-        content += [{**_tool_use(call), "input": call.arguments} for call in said.calls]
-        head = {"id": self._id, "type": "message", "role": "assistant", "model": self.request.model, "content": content}
+        if completion.thinking:
+            content.append({"type": "thinking", "thinking": completion.thinking})
+        if completion.content:
+            content.append({"type": "text", "text": completion.content})
+        content += [{**_tool_use(call), "input": call.arguments} for call in completion.tool_calls]
+        head = {"id": self._id, "type": "message", "role": "assistant", "model": self.request.model}
         stop = {"stop_reason": reason} if reason else {}
-        return gojson.dump({**head, **stop, "usage": _usage(finish)}) + b"\n"
+        return gojson.dump({**head, "content": content, **stop, "usage": _usage(finish)}) + b"\n"
 
 
 class Messages(Dialect):
     """`POST /v1/messages`."""
 
     encoder = _MessagesEncoder
-    stream_headers = {"Cache-Control": "no-cache"}  # noqa: RUF012 - the base class says it is a class variable
+    stream_headers = {"Cache-Control": "no-cache"}  # noqa: RUF012 - the base class declares a class variable
 
     def read(self, body: bytes) -> GenerationRequest:
-        """Raises Refusal."""
-        bound = bind(body, _REQUEST)
-        messages = [message or {} for message in bound.get("messages") or ()]
-        if not bound.get("model"):
-            raise Refusal(400, "model is required", bound=True)
-        if (bound.get("max_tokens") or 0) <= 0:
-            raise Refusal(400, "max_tokens is required and must be positive", bound=True)
+        """Raises ApiError."""
+        fields = bind(body, _REQUEST)
+        messages = [message or {} for message in fields.get("messages") or ()]
+        if not fields.get("model"):
+            raise ApiError(400, "model is required", at_binding=True)
+        if (fields.get("max_tokens") or 0) <= 0:
+            raise ApiError(400, "max_tokens is required and must be positive", at_binding=True)
         if not messages:
-            raise Refusal(400, "messages is required", bound=True)
+            raise ApiError(400, "messages is required", at_binding=True)
         turns = tuple(turn for m in messages for turn in _turns((m.get("role") or "").lower(), m.get("content")))
-        system = tuple(_turns("system", bound.get("system") or []))
-        tools = [tool for tool in bound.get("tools") or () if tool]
-        kind = (bound.get("thinking") or {}).get("type")
+        system = tuple(_turns("system", fields.get("system") or []))
+        tools = [tool for tool in fields.get("tools") or () if tool]
+        thinking = (fields.get("thinking") or {}).get("type")
         return GenerationRequest(
             endpoint="chat",
-            model=bound["model"],
+            model=fields["model"],
             turns=(*system, *turns),
             load_only=not turns,
-            stream=bool(bound.get("stream")),
-            num_predict=bound["max_tokens"],
-            stop=tuple(bound.get("stop_sequences") or ()),
-            think={"enabled": True, "adaptive": True, "disabled": False}.get(kind or ""),
+            stream=bool(fields.get("stream")),
+            num_predict=fields["max_tokens"],
+            stop=tuple(fields.get("stop_sequences") or ()),
+            think={"enabled": True, "adaptive": True, "disabled": False}.get(thinking or ""),
             tools=tuple(Tool(tool.get("name") or "", tool.get("input_schema")) for tool in tools),
-            prompt_bytes=_bytes((*system, *turns), tools),
+            prompt_bytes=_count_bytes((*system, *turns), tools),
         )
 
-    def refusal(self, refusal: Refusal) -> tuple[str, bytes]:
-        """Anthropic's error object; what Ollama says before its converter runs stays flat."""
-        if refusal.flat:
-            return native_refusal(refusal)
-        error = {"type": _ERROR_TYPES.get(refusal.status, "api_error"), "message": refusal.message}
-        body = gojson.dump({"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"})
-        return (JSON_UTF8, body) if refusal.bound else (JSON, body + b"\n")
+    def encode_error(self, error: ApiError) -> tuple[str, bytes]:
+        """Anthropic's error object, or Ollama's own one for an error that precedes the converter."""
+        if error.always_native:
+            return native_error(error)
+        fields = {"type": _ERROR_TYPES.get(error.status, "api_error"), "message": error.message}
+        body = gojson.dump({"type": "error", "error": fields, "request_id": f"req_{secrets.token_hex(12)}"})
+        return (JSON_UTF8, body) if error.at_binding else (JSON, body + b"\n")
 
 
 def _turns(role: str, content: Any) -> Iterator[Turn]:
@@ -194,7 +187,7 @@ def _turns(role: str, content: Any) -> Iterator[Turn]:
         elif kind == "image":
             source = block.get("source")
             if not isinstance(source, dict) or source.get("type") != "base64":
-                raise Refusal(400, "invalid image source: only base64 is supported", bound=True)
+                raise ApiError(400, "invalid image source: only base64 is supported", at_binding=True)
             yield Turn(role, "", images=1)
         elif kind == "tool_use":
             yield Turn("assistant", json.dumps(block.get("input")))
@@ -205,26 +198,26 @@ def _turns(role: str, content: Any) -> Iterator[Turn]:
             yield Turn(role, str(block["thinking"]))
 
 
-def _bytes(turns: tuple[Turn, ...], tools: list[dict[str, Any]]) -> int:
-    said = sum(len(turn.role) + len(turn.content.encode()) for turn in turns)
-    described = sum(len((tool.get("name") or "") + (tool.get("description") or "")) for tool in tools)
+def _count_bytes(turns: tuple[Turn, ...], tools: list[dict[str, Any]]) -> int:
+    messages = sum(len(turn.role) + len(turn.content.encode()) for turn in turns)
+    descriptions = sum(len((tool.get("name") or "") + (tool.get("description") or "")) for tool in tools)
     schemas = sum(len(gojson.dump(tool["input_schema"])) for tool in tools if tool.get("input_schema"))
-    return said + described + schemas
+    return messages + descriptions + schemas
 
 
 def _event(kind: str, **fields: Any) -> bytes:
     return f"event: {kind}\ndata: ".encode() + gojson.dump({"type": kind, **fields}) + b"\n\n"
 
 
-def _stop_reason(reason: str, *, called: bool) -> str:
-    if called:
+def _stop_reason(reason: str, *, has_called: bool) -> str:
+    if has_called:
         return "tool_use"
     return {"stop": "end_turn", "length": "max_tokens"}.get(reason, "stop_sequence")
 
 
 def _usage(finish: Finish | None) -> dict[str, int]:
-    given, made = (finish.prompt_tokens, finish.output_tokens) if finish else (0, 0)
-    return {"input_tokens": given, "output_tokens": made}
+    input_tokens, output_tokens = (finish.prompt_tokens, finish.output_tokens) if finish else (0, 0)
+    return {"input_tokens": input_tokens, "output_tokens": output_tokens}
 
 
 def _tool_use(call: ToolCall) -> dict[str, Any]:

@@ -1,17 +1,17 @@
-"""Reads a request body the way Ollama's Go code does, which is looser than `json.loads`.
+"""Reads a request body as Ollama's Go code does, which is more lenient than `json.loads`.
 
-Ollama decodes bodies with `encoding/json` into structs. That reader
+Ollama decodes bodies with `encoding/json` into structs. That decoder
 
-* takes the first JSON value and ignores whatever follows it;
-* matches struct fields without regard to case, U+017F (long s) counting as `s` and U+212A (kelvin) as `k`;
-* lets the last occurrence of a field win, except that `null` leaves a plain string, bool or number as it was;
+* takes the first JSON value and ignores everything after it;
+* matches struct fields without regard to case, where U+017F (long s) counts as `s` and U+212A (kelvin) as `k`;
+* lets the last occurrence of a field win, except that `null` leaves a plain string, bool or number unchanged;
 * merges repeated maps and structs, and repeated arrays of structs element by element;
-* matches keys of plain maps (`options`, tool arguments) exactly;
-* replaces invalid UTF-8 and lone surrogates by U+FFFD and refuses NaN, Infinity and a byte-order mark.
+* matches the keys of plain maps (`options`, tool arguments) exactly;
+* replaces invalid UTF-8 and lone surrogates by U+FFFD, and rejects NaN, Infinity and a byte-order mark.
 
-A gateway that reads a body differently lets a caller say one thing to the gateway and another to the model, so
-the simulator has to be exactly this gullible. One difference is left: nesting beyond CPython's recursion
-limit is refused here, while Go accepts 10,000 levels.
+A gateway that reads a body differently lets a caller send one request to the gateway and another one to the model, so
+the simulator must be lenient in exactly this way. One difference remains: this module rejects nesting beyond CPython's
+recursion limit, while Go accepts 10,000 levels.
 """
 
 from __future__ import annotations
@@ -23,107 +23,111 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
-_FOLD = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ\u017f\u212a", "abcdefghijklmnopqrstuvwxyzsk")
+_CASE_FOLDING = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ\u017f\u212a", "abcdefghijklmnopqrstuvwxyzsk")
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class GoJsonError(ValueError):
-    """The body is not what the handler binds; the text is the one Go's decoder gives."""
+    """The body does not fit the struct of its handler. The message is the one of Go's decoder."""
 
 
 class Pairs(list[tuple[str, Any]]):
-    """A JSON object as it was written: every key in order, repeated ones included."""
+    """A JSON object as it was written: every key in order, including repeated ones."""
 
 
-class Kind(Protocol):
-    """One Go type a JSON value can be bound to."""
+class GoType(Protocol):
+    """A Go type to which a JSON value can be bound."""
 
-    def bind(self, new: Any, old: Any, where: str) -> Any:
-        """The value of the field named `where` after `new` was read over `old` (None: not set before)."""
+    def bind(self, value: Any, previous: Any, field_path: str) -> Any:
+        """The value of the field at `field_path` once `value` is decoded over `previous` (None: not set yet)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A string, bool, int or float64 field; a pointer (`*int`) is reset by null, a plain field is not."""
+    """A string, bool, int or float64 field. Null resets a pointer (`*int`) and leaves a plain field unchanged."""
 
     go_type: str
     pointer: bool = False
 
-    def bind(self, new: Any, old: Any, where: str) -> Any:
+    def bind(self, value: Any, previous: Any, field_path: str) -> Any:
         """Raises GoJsonError when the JSON value has another type."""
-        if new is None:
-            return None if self.pointer else old
+        if value is None:
+            return None if self.pointer else previous
         fits = {
-            "string": isinstance(new, str),
-            "bool": isinstance(new, bool),
-            "int": isinstance(new, int) and not isinstance(new, bool) and -(2**63) <= new < 2**63,
-            "float64": isinstance(new, int | float) and not isinstance(new, bool),
+            "string": isinstance(value, str),
+            "bool": isinstance(value, bool),
+            "int": isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63,
+            "float64": isinstance(value, int | float) and not isinstance(value, bool),
         }[self.go_type]
         if not fits:
-            written = f"number {new}" if self.go_type == "int" and _kind_of(new) == "number" else _kind_of(new)
-            raise _mismatch(written, where, self.go_type)
-        return _text(new) if isinstance(new, str) else new
+            json_type = _json_type(value)
+            shown = f"number {value}" if self.go_type == "int" and json_type == "number" else json_type
+            raise _type_mismatch(shown, field_path, self.go_type)
+        return _text(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, slots=True)
-class Anything:
-    """An `any` field: the last value wins whole."""
+class AnyValue:
+    """An `any` field: the last value replaces the earlier ones completely."""
 
-    def bind(self, new: Any, old: Any, where: str) -> Any:  # noqa: ARG002
+    def bind(self, value: Any, previous: Any, field_path: str) -> Any:  # noqa: ARG002
         """Any JSON value, objects as dict."""
-        return plain(new)
+        return plain(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A `map[string]any`: repeated maps merge, null empties."""
+    """A `map[string]any`: repeated maps merge, null empties the map."""
 
-    def bind(self, new: Any, old: Any, where: str) -> Any:
+    def bind(self, value: Any, previous: Any, field_path: str) -> Any:
         """Raises GoJsonError when the value is not an object."""
-        if new is None:
+        if value is None:
             return None
-        if not isinstance(new, Pairs):
-            raise _mismatch(_kind_of(new), where, "map[string]interface {}")
-        return {**(old or {}), **plain(new)}
+        if not isinstance(value, Pairs):
+            raise _type_mismatch(_json_type(value), field_path, "map[string]interface {}")
+        return {**(previous or {}), **plain(value)}
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """A slice: a repeated array is read over the elements of the earlier one, index by index."""
+    """A slice: a repeated array is decoded over the elements of the earlier one, index by index."""
 
-    item: Kind
+    item: GoType
     go_type: str
 
-    def bind(self, new: Any, old: Any, where: str) -> Any:
+    def bind(self, value: Any, previous: Any, field_path: str) -> Any:
         """Raises GoJsonError when the value is not an array."""
-        if new is None:
+        if value is None:
             return None
-        if not isinstance(new, list) or isinstance(new, Pairs):
-            raise _mismatch(_kind_of(new), where, self.go_type)
-        stale = old or []
-        return [self.item.bind(v, stale[i] if i < len(stale) else None, where) for i, v in enumerate(new)]
+        if not isinstance(value, list) or isinstance(value, Pairs):
+            raise _type_mismatch(_json_type(value), field_path, self.go_type)
+        earlier = previous or []
+        return [
+            self.item.bind(element, earlier[index] if index < len(earlier) else None, field_path)
+            for index, element in enumerate(value)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Struct:
-    """A struct with its JSON field names; unknown keys are ignored."""
+    """A struct with its JSON field names. Unknown keys are ignored."""
 
     go_type: str
-    fields: Mapping[str, Kind]
+    fields: Mapping[str, GoType]
 
-    def bind(self, new: Any, old: Any, where: str) -> Any:
-        """Raises GoJsonError when the value is not an object or one of its fields has the wrong type."""
-        if new is None:
+    def bind(self, value: Any, previous: Any, field_path: str) -> Any:
+        """Raises GoJsonError when the value is not an object or a field has the wrong type."""
+        if value is None:
             return None
-        if not isinstance(new, Pairs):
-            raise _mismatch(_kind_of(new), where, self.go_type)
-        found: dict[str, Any] = dict(old or {})
-        for key, value in new:
-            name = key if key in self.fields else key.translate(_FOLD)
+        if not isinstance(value, Pairs):
+            raise _type_mismatch(_json_type(value), field_path, self.go_type)
+        bound: dict[str, Any] = dict(previous or {})
+        for key, item in value:
+            name = key if key in self.fields else key.translate(_CASE_FOLDING)
             if name in self.fields:
-                found[name] = self.fields[name].bind(value, found.get(name), f"{where}.{name}")
-        return found
+                bound[name] = self.fields[name].bind(item, bound.get(name), f"{field_path}.{name}")
+        return bound
 
 
 STRING = Scalar("string")
@@ -132,18 +136,18 @@ OPTIONAL_BOOL = Scalar("bool", pointer=True)
 INT = Scalar("int")
 OPTIONAL_INT = Scalar("int", pointer=True)
 OPTIONAL_FLOAT = Scalar("float64", pointer=True)
-ANY = Anything()
+ANY = AnyValue()
 MAP = Map()
 
 
 def bind(body: bytes, struct: Struct) -> dict[str, Any]:
-    """The fields of `struct` that the body sets. Raises GoJsonError; its text is `EOF` for an empty body."""
+    """The fields of `struct` that the body sets. Raises GoJsonError, with the message `EOF` for an empty body."""
     value = read(body)
     if value is None:
         return {}
     if not isinstance(value, Pairs):
         go_type = f"api.{struct.go_type}"
-        raise GoJsonError(f"json: cannot unmarshal {_kind_of(value)} into Go value of type {go_type}")
+        raise GoJsonError(f"json: cannot unmarshal {_json_type(value)} into Go value of type {go_type}")
     bound: dict[str, Any] = struct.bind(value, None, struct.go_type)
     return bound
 
@@ -156,7 +160,7 @@ def read(body: bytes) -> Any:
     try:
         value, _end = _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
-        raise GoJsonError(_syntax(text, error)) from None
+        raise GoJsonError(_syntax_message(text, error)) from None
     except RecursionError:
         raise GoJsonError("exceeded max depth") from None
     except ValueError as error:
@@ -165,7 +169,7 @@ def read(body: bytes) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """`value` with every `Pairs` turned into a dict, as Go fills an `any`: the last of equal keys wins."""
+    """`value` with every `Pairs` turned into a dict, as Go fills an `any`: of equal keys the last one wins."""
     if isinstance(value, Pairs):
         return {_text(key): plain(item) for key, item in value}
     if isinstance(value, list):
@@ -174,8 +178,10 @@ def plain(value: Any) -> Any:
 
 
 def dump(value: Any, *, sort: bool = False) -> bytes:
-    """JSON as Go's `json.Marshal` writes it: compact, UTF-8, with `<`, `>`, `&`, U+2028 and U+2029 escaped; with
-    keys in order (`sort`) when Go would marshal a map."""
+    """JSON as Go's `json.Marshal` writes it: compact, in UTF-8, with `<`, `>`, `&`, U+2028 and U+2029 escaped.
+
+    `sort` orders the keys, as Go does for a map.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, sort_keys=sort)
     for character in "<>&\u2028\u2029":
         if character in text:
@@ -187,7 +193,7 @@ def _text(value: str) -> str:
     return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
 
 
-def _kind_of(value: Any) -> str:
+def _json_type(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int | float):
@@ -197,15 +203,15 @@ def _kind_of(value: Any) -> str:
     return "object" if isinstance(value, Pairs) else "array"
 
 
-def _mismatch(written: str, where: str, go_type: str) -> GoJsonError:
-    return GoJsonError(f"json: cannot unmarshal {written} into Go struct field {where} of type {go_type}")
+def _type_mismatch(shown: str, field_path: str, go_type: str) -> GoJsonError:
+    return GoJsonError(f"json: cannot unmarshal {shown} into Go struct field {field_path} of type {go_type}")
 
 
-def _syntax(text: str, error: json.JSONDecodeError) -> str:
-    at = error.pos
-    if at >= len(text) or error.msg.startswith("Unterminated"):
+def _syntax_message(text: str, error: json.JSONDecodeError) -> str:
+    position = error.pos
+    if position >= len(text) or error.msg.startswith("Unterminated"):
         return "unexpected EOF"
-    return f"invalid character {text[at]!r} looking for beginning of value"
+    return f"invalid character {text[position]!r} looking for beginning of value"
 
 
 def _float(text: str) -> float:

@@ -9,20 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from ops.simulator.dialects import gojson
-from ops.simulator.dialects.base import (
-    JSON_UTF8,
-    NDJSON,
-    Dialect,
-    Encoder,
-    Refusal,
-    Said,
-    bind,
-    log_probabilities,
-    native_refusal,
-    read_keep_alive,
-    read_options,
-)
-from ops.simulator.dialects.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, Kind, Struct
+from ops.simulator.dialects.base import Completion, Dialect, Encoder
+from ops.simulator.dialects.errors import ApiError, native_error
+from ops.simulator.dialects.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, GoType, Struct
+from ops.simulator.dialects.log_probabilities import log_probabilities
+from ops.simulator.dialects.media_types import JSON_UTF8, NDJSON
+from ops.simulator.dialects.parameters import bind, read_functions, read_keep_alive, read_options
 from ops.simulator.generation.events import Delta, Finish, ToolCall
 from ops.simulator.generation.request import GenerationRequest, Tool, Turn
 from ops.simulator.generation.text import tokenise
@@ -42,7 +34,7 @@ _MESSAGE = Struct(
         "tool_call_id": STRING,
     },
 )
-_SHARED: dict[str, Kind] = {
+_COMMON: dict[str, GoType] = {
     "model": STRING,
     "stream": OPTIONAL_BOOL,
     "format": ANY,
@@ -54,12 +46,12 @@ _SHARED: dict[str, Kind] = {
 }
 CHAT = Struct(
     "ChatRequest",
-    {**_SHARED, "messages": Array(_MESSAGE, "[]api.Message"), "tools": Array(TOOL, "api.Tools")},
+    {**_COMMON, "messages": Array(_MESSAGE, "[]api.Message"), "tools": Array(TOOL, "api.Tools")},
 )
 GENERATE = Struct(
     "GenerateRequest",
     {
-        **_SHARED,
+        **_COMMON,
         "prompt": STRING,
         "suffix": STRING,
         "system": STRING,
@@ -73,153 +65,154 @@ GENERATE = Struct(
 
 class _NativeEncoder(Encoder):
     @abstractmethod
-    def shown(self, said: Said) -> dict[str, Any]:
-        """The part of a frame that carries what was said."""
+    def payload(self, completion: Completion) -> dict[str, Any]:
+        """The members of a frame that carry the text and the calls."""
 
-    def context(self, said: Said) -> dict[str, Any]:  # noqa: ARG002
-        """What the last frame has before its counts."""
+    def context(self, completion: Completion) -> dict[str, Any]:  # noqa: ARG002
+        """The members of the last frame that precede its counts."""
         return {}
 
-    def piece(self, delta: Delta) -> Iterator[bytes]:
+    def encode_delta(self, delta: Delta) -> Iterator[bytes]:
         """One line."""
-        yield gojson.dump(self._frame(_said(delta), done=False)) + b"\n"
+        yield gojson.dump(self._frame(_completion_of(delta), done=False)) + b"\n"
 
-    def finish(self, finish: Finish) -> Iterator[bytes]:
+    def encode_finish(self, finish: Finish) -> Iterator[bytes]:
         """The line with the counts."""
-        said = _said(finish.tail)
-        frame = self._frame(said, done=True, reason=finish.reason)
-        yield gojson.dump({**frame, **self.context(said), **self.timing.metrics(finish)}) + b"\n"
+        yield self._last_frame(_completion_of(finish.tail), finish) + b"\n"
 
-    def broken(self, message: str) -> Iterator[bytes]:
+    def encode_failure(self, message: str) -> Iterator[bytes]:
         """An `error` line."""
         yield gojson.dump({"error": message}) + b"\n"
 
-    def whole(self, said: Said, finish: Finish | None) -> bytes:
+    def encode_document(self, completion: Completion, finish: Finish | None) -> bytes:
         """One object of the same shape."""
         if finish is None:
-            return gojson.dump(self._frame(said, done=False))
-        frame = self._frame(said, done=True, reason=finish.reason)
-        return gojson.dump({**frame, **self.context(said), **self.timing.metrics(finish)})
+            return gojson.dump(self._frame(completion, done=False))
+        return self._last_frame(completion, finish)
 
-    def idle(self, reason: str) -> tuple[str, list[bytes]]:
-        """One object without counts, streaming or not."""
-        return JSON_UTF8, [gojson.dump(self._frame(Said(), done=True, reason=reason))]
+    def encode_load(self, reason: str) -> tuple[str, list[bytes]]:
+        """One object without counts, whether the request streams or not."""
+        return JSON_UTF8, [gojson.dump(self._frame(Completion(), done=True, reason=reason))]
 
-    def _frame(self, said: Said, *, done: bool, reason: str = "") -> dict[str, Any]:
+    def _last_frame(self, completion: Completion, finish: Finish) -> bytes:
+        frame = self._frame(completion, done=True, reason=finish.reason)
+        return gojson.dump({**frame, **self.context(completion), **self.timing.metrics(finish)})
+
+    def _frame(self, completion: Completion, *, done: bool, reason: str = "") -> dict[str, Any]:
         now = format_time(datetime.datetime.now(datetime.UTC))
-        frame = {"model": self.request.model, "created_at": now, **self.shown(said), "done": done}
+        frame = {"model": self.request.model, "created_at": now, **self.payload(completion), "done": done}
         if reason:
             frame["done_reason"] = reason
-        if self.request.top_logprobs is not None and said.tokens:
-            frame["logprobs"] = log_probabilities(said.tokens, self.request.top_logprobs)
+        if self.request.top_logprobs is not None and completion.tokens:
+            frame["logprobs"] = log_probabilities(completion.tokens, self.request.top_logprobs)
         return frame
 
 
 class _ChatEncoder(_NativeEncoder):
-    def shown(self, said: Said) -> dict[str, Any]:
+    def payload(self, completion: Completion) -> dict[str, Any]:
         """The `message`."""
-        message: dict[str, Any] = {"role": "assistant", "content": said.content}
-        if said.thinking:
-            message["thinking"] = said.thinking
-        if said.calls:
-            message["tool_calls"] = [_tool_call(at, call) for at, call in enumerate(said.calls)]
+        message: dict[str, Any] = {"role": "assistant", "content": completion.content}
+        if completion.thinking:
+            message["thinking"] = completion.thinking
+        if completion.tool_calls:
+            message["tool_calls"] = [_tool_call(index, call) for index, call in enumerate(completion.tool_calls)]
         return {"message": message}
 
 
 class _GenerateEncoder(_NativeEncoder):
-    def shown(self, said: Said) -> dict[str, Any]:
-        """`response`, and `thinking` when there is some."""
-        return {"response": said.content, **({"thinking": said.thinking} if said.thinking else {})}
+    def payload(self, completion: Completion) -> dict[str, Any]:
+        """`response`, and `thinking` unless it is empty."""
+        return {
+            "response": completion.content,
+            **({"thinking": completion.thinking} if completion.thinking else {}),
+        }
 
-    def context(self, said: Said) -> dict[str, Any]:
-        """The tokens of prompt and answer as numbers, unless the request was raw."""
+    def context(self, completion: Completion) -> dict[str, Any]:
+        """The tokens of the prompt and the answer as numbers, unless the request is raw."""
         if self.request.raw:
             return {}
-        tokens = [token for turn in self.request.turns for token in tokenise(turn.content)] + said.tokens
+        tokens = [token for turn in self.request.turns for token in tokenise(turn.content)] + completion.tokens
         return {"context": [zlib.crc32(token.encode()) % 150_000 for token in tokens]}
 
 
-class Chat(Dialect):
+class _NativeDialect(Dialect):
+    stream_type = NDJSON
+    document_type = JSON_UTF8
+
+    def encode_error(self, error: ApiError) -> tuple[str, bytes]:
+        """`{"error": text}`."""
+        return native_error(error)
+
+
+class Chat(_NativeDialect):
     """`POST /api/chat`."""
 
-    stream_type = NDJSON
-    whole_type = JSON_UTF8
     encoder = _ChatEncoder
 
     def read(self, body: bytes) -> GenerationRequest:
-        """Raises Refusal."""
-        bound = bind(body, CHAT, empty="missing request body")
-        if not bound.get("model"):
-            raise Refusal(400, "model is required")
+        """Raises ApiError."""
+        fields = bind(body, CHAT, empty_message="missing request body")
+        if not fields.get("model"):
+            raise ApiError(400, "model is required")
+        messages = [message or {} for message in fields.get("messages") or ()]
         turns = tuple(
-            Turn((m.get("role") or "").lower(), m.get("content") or "", len(m.get("images") or ()))
-            for m in (item or {} for item in bound.get("messages") or ())
+            Turn((m.get("role") or "").lower(), m.get("content") or "", len(m.get("images") or ())) for m in messages
         )
-        functions = [(tool or {}).get("function") or {} for tool in bound.get("tools") or ()]
-        tools = tuple(Tool(f.get("name") or "", f.get("parameters")) for f in functions)
-        return GenerationRequest(endpoint="chat", turns=turns, tools=tools, load_only=not turns, **_shared(bound))
-
-    def refusal(self, refusal: Refusal) -> tuple[str, bytes]:
-        """`{"error": text}`."""
-        return native_refusal(refusal)
+        functions = read_functions(fields.get("tools"))
+        tools = tuple(Tool(function.get("name") or "", function.get("parameters")) for function in functions)
+        return GenerationRequest(endpoint="chat", turns=turns, tools=tools, load_only=not turns, **_common(fields))
 
 
-class Generate(Dialect):
+class Generate(_NativeDialect):
     """`POST /api/generate`."""
 
-    stream_type = NDJSON
-    whole_type = JSON_UTF8
     encoder = _GenerateEncoder
 
     def read(self, body: bytes) -> GenerationRequest:
-        """Raises Refusal."""
-        bound = bind(body, GENERATE, empty="missing request body")
-        prompt, raw = bound.get("prompt") or "", bool(bound.get("raw"))
-        system = () if raw or not bound.get("system") else (Turn("system", bound["system"]),)
-        suffix = bound.get("suffix") or ""
+        """Raises ApiError."""
+        fields = bind(body, GENERATE, empty_message="missing request body")
+        prompt, raw = fields.get("prompt") or "", bool(fields.get("raw"))
+        system = () if raw or not fields.get("system") else (Turn("system", fields["system"]),)
+        suffix = fields.get("suffix") or ""
         return GenerationRequest(
             endpoint="generate",
-            turns=(*system, Turn("user", prompt + suffix, len(bound.get("images") or ()))),
+            turns=(*system, Turn("user", prompt + suffix, len(fields.get("images") or ()))),
             load_only=not prompt,
             raw=raw,
-            context_tokens=len(bound.get("context") or ()),
-            **_shared(bound),
+            context_tokens=len(fields.get("context") or ()),
+            **_common(fields),
         )
 
-    def refusal(self, refusal: Refusal) -> tuple[str, bytes]:
-        """`{"error": text}`."""
-        return native_refusal(refusal)
+
+def _common(fields: dict[str, Any]) -> dict[str, Any]:
+    top_logprobs = fields.get("top_logprobs") or 0
+    if not 0 <= top_logprobs <= 20:
+        raise ApiError(400, "top_logprobs must be between 0 and 20")
+    return {
+        "model": fields.get("model") or "",
+        "stream": fields.get("stream") is not False,
+        "think": _read_think(fields.get("think")),
+        "format": fields.get("format") or None,
+        "top_logprobs": top_logprobs if fields.get("logprobs") else None,
+        "keep_alive_s": read_keep_alive(fields.get("keep_alive")),
+        **read_options(fields.get("options")),
+    }
 
 
-def read_think(value: Any) -> bool | None:
-    """On, off or the model's habit. Raises Refusal for another word than low, medium, high or max."""
+def _read_think(value: Any) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     if value in ("low", "medium", "high", "max"):
         return True
-    raise Refusal(400, 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)', bound=True)
+    message = 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
+    raise ApiError(400, message, at_binding=True)
 
 
-def _shared(bound: dict[str, Any]) -> dict[str, Any]:
-    top = bound.get("top_logprobs") or 0
-    if not 0 <= top <= 20:
-        raise Refusal(400, "top_logprobs must be between 0 and 20")
-    return {
-        "model": bound.get("model") or "",
-        "stream": bound.get("stream") is not False,
-        "think": read_think(bound.get("think")),
-        "format": bound.get("format") or None,
-        "top_logprobs": top if bound.get("logprobs") else None,
-        "keep_alive_s": read_keep_alive(bound.get("keep_alive")),
-        **read_options(bound.get("options")),
-    }
+def _completion_of(delta: Delta | None) -> Completion:
+    completion = Completion()
+    completion.add(delta)
+    return completion
 
 
-def _said(delta: Delta | None) -> Said:
-    said = Said()
-    said.add(delta)
-    return said
-
-
-def _tool_call(at: int, call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "function": {"index": at, "name": call.name, "arguments": call.arguments}}
+def _tool_call(index: int, call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": call.arguments}}

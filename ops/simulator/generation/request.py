@@ -11,7 +11,7 @@ from ops.simulator.generation.text import count_tokens
 NUM_CTX = 4096
 IMAGE_TOKENS = 256
 TURN_TOKENS = 4
-_NUM_CTX_MIN = 4
+NUM_CTX_MIN = 4
 
 Endpoint = Literal["chat", "generate"]
 
@@ -73,7 +73,7 @@ class GenerationRequest:
     @property
     def output_tokens_max(self) -> int:
         """The output limit in tokens: `num_predict`, but at most ten contexts, which is also Ollama's "no limit"."""
-        ceiling = 10 * max(self.num_ctx, _NUM_CTX_MIN)
+        ceiling = 10 * max(self.num_ctx, NUM_CTX_MIN)
         return self.num_predict if 0 < self.num_predict < ceiling else ceiling
 
 

@@ -1,14 +1,16 @@
-"""The routes that say what there is: version, status, tags, ps, show, and OpenAI's list of models."""
+"""The read-only routes: version, status, the installed and loaded models, one model, and OpenAI's list of models."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ops.simulator.dialects import gojson
-from ops.simulator.dialects.base import JSON, JSON_UTF8, Refusal, bind
+from ops.simulator.dialects.errors import ApiError
 from ops.simulator.dialects.gojson import ANY, BOOL, MAP, STRING, Struct
+from ops.simulator.dialects.media_types import JSON
+from ops.simulator.dialects.parameters import bind
 from ops.simulator.handlers.exchange import Exchange
-from ops.simulator.handlers.generation import find_model
+from ops.simulator.handlers.model_access import find_model
 from ops.simulator.models import names
 from ops.simulator.models.descriptions import ps_row, show_document, tags_row
 from ops.simulator.models.library import Model
@@ -27,66 +29,61 @@ _SHOW = Struct(
 )
 
 
-async def root(exchange: Exchange) -> None:
+async def get_root(exchange: Exchange) -> None:
     """`GET /`."""
     await exchange.send(200, "text/plain; charset=utf-8", b"Ollama is running")
 
 
-async def version(exchange: Exchange) -> None:
+async def get_version(exchange: Exchange) -> None:
     """`GET /api/version`."""
-    await reply(exchange, {"version": exchange.behaviour.version})
+    await exchange.send_json({"version": exchange.behaviour.version})
 
 
-async def status(exchange: Exchange) -> None:
+async def get_status(exchange: Exchange) -> None:
     """`GET /api/status`."""
     disabled = exchange.behaviour.cloud == "disabled"
-    await reply(exchange, {"cloud": {"disabled": disabled, "source": "env" if disabled else "none"}})
+    await exchange.send_json({"cloud": {"disabled": disabled, "source": "env" if disabled else "none"}})
 
 
-async def tags(exchange: Exchange) -> None:
+async def list_tags(exchange: Exchange) -> None:
     """`GET /api/tags`."""
-    await reply(exchange, {"models": [tags_row(model) for model in exchange.library.newest_first()]})
+    await exchange.send_json({"models": [tags_row(model) for model in exchange.library.newest_first()]})
 
 
-async def ps(exchange: Exchange) -> None:
+async def list_loaded(exchange: Exchange) -> None:
     """`GET /api/ps`."""
-    await reply(exchange, {"models": [ps_row(entry) for entry in exchange.library.in_memory()]})
+    await exchange.send_json({"models": [ps_row(entry) for entry in exchange.library.in_memory()]})
 
 
 async def show(exchange: Exchange) -> None:
-    """`POST /api/show`. Raises Refusal."""
-    bound = bind(exchange.body, _SHOW, empty="missing request body")
-    spelling = bound.get("model") or bound.get("name") or ""
-    exchange.record.model = spelling
-    if not spelling:
-        raise Refusal(400, "model is required")
-    model = find_model(exchange, spelling)
-    await reply(exchange, show_document(model, verbose=bool(bound.get("verbose"))))
+    """`POST /api/show`. Raises ApiError."""
+    fields = bind(exchange.body, _SHOW, empty_message="missing request body")
+    name = fields.get("model") or fields.get("name") or ""
+    exchange.record.model = name
+    if not name:
+        raise ApiError(400, "model is required")
+    model = find_model(exchange, name)
+    await exchange.send_json(show_document(model, verbose=bool(fields.get("verbose"))))
 
 
-async def recommendations(exchange: Exchange) -> None:
+async def list_recommendations(exchange: Exchange) -> None:
     """`GET /api/experimental/model-recommendations`."""
-    await reply(exchange, {"recommendations": []})
+    await exchange.send_json({"recommendations": []})
 
 
-async def openai_models(exchange: Exchange) -> None:
-    """`GET /v1/models`; `data` is null when there are none."""
+async def list_openai_models(exchange: Exchange) -> None:
+    """`GET /v1/models`; `data` is null when no model is installed."""
     rows = [_openai_row(model, model.name.display) for model in exchange.library.newest_first()]
     await exchange.send(200, JSON, gojson.dump({"object": "list", "data": rows or None}) + b"\n")
 
 
-async def openai_model(exchange: Exchange) -> None:
-    """`GET /v1/models/:model`. Raises Refusal."""
+async def get_openai_model(exchange: Exchange) -> None:
+    """`GET /v1/models/:model`. Raises ApiError."""
     base, _source = names.split_source(exchange.path_parameter)
     model = exchange.library.find(base)
     if model is None:
-        raise Refusal(404, f"model '{exchange.path_parameter}' not found")
+        raise ApiError(404, f"model '{exchange.path_parameter}' not found")
     await exchange.send(200, JSON, gojson.dump(_openai_row(model, exchange.path_parameter)) + b"\n")
-
-
-async def reply(exchange: Exchange, body: Any, status: int = 200) -> None:
-    """A native JSON answer."""
-    await exchange.send(status, JSON_UTF8, gojson.dump(body))
 
 
 def _openai_row(model: Model, identifier: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The routes that change the server: pull, push, create, copy, delete, blobs, and the owner's account.
 
-They do what they say to the model list, so that a test can prove they were never reached.
+They really change the list of models, so that a test can prove that a request did not reach them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from ops.simulator.dialects import gojson
-from ops.simulator.dialects.base import NDJSON, Refusal, bind
+from ops.simulator.dialects.errors import ApiError
 from ops.simulator.dialects.gojson import ANY, BOOL, MAP, OPTIONAL_BOOL, STRING, Struct
+from ops.simulator.dialects.media_types import NDJSON
+from ops.simulator.dialects.parameters import bind
 from ops.simulator.handlers.exchange import Exchange
-from ops.simulator.handlers.generation import find_model
-from ops.simulator.handlers.listing import reply
+from ops.simulator.handlers.model_access import find_model, split_source
 from ops.simulator.models import names
 
 _TRANSFER = Struct("PullRequest", {"model": STRING, "name": STRING, "insecure": BOOL, "stream": OPTIONAL_BOOL})
@@ -29,111 +30,108 @@ _COPY = Struct("CopyRequest", {"source": STRING, "destination": STRING})
 
 
 async def pull(exchange: Exchange) -> None:
-    """`POST /api/pull`: installs a model. Raises Refusal."""
-    bound = bind(exchange.body, _TRANSFER, empty="missing request body")
-    spelling = _spelling(exchange, bound)
-    model = exchange.library.add(_local(spelling))
-    layer = {"status": f"pulling {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size_bytes}
+    """`POST /api/pull`: installs a model. Raises ApiError."""
+    fields = bind(exchange.body, _TRANSFER, empty_message="missing request body")
+    model = exchange.library.add(_local_name(_requested_name(exchange, fields)))
+    size_bytes = model.size_bytes
+    layer = {"status": f"pulling {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": size_bytes}
     steps: list[dict[str, Any]] = [
         {"status": "pulling manifest"},
         layer,
-        {**layer, "completed": model.size_bytes // 2},
-        {**layer, "completed": model.size_bytes},
+        {**layer, "completed": size_bytes // 2},
+        {**layer, "completed": size_bytes},
         {"status": "verifying sha256 digest"},
         {"status": "writing manifest"},
         {"status": "success"},
     ]
-    await _progress(exchange, bound, steps)
+    await _send_progress(exchange, fields, steps)
 
 
 async def push(exchange: Exchange) -> None:
-    """`POST /api/push`: only says that it uploads. Raises Refusal."""
-    bound = bind(exchange.body, _TRANSFER, empty="missing request body")
-    model = find_model(exchange, _spelling(exchange, bound))
+    """`POST /api/push`: reports an upload that does not take place. Raises ApiError."""
+    fields = bind(exchange.body, _TRANSFER, empty_message="missing request body")
+    model = find_model(exchange, _requested_name(exchange, fields))
     layer = {"status": f"pushing {model.digest[:12]}", "digest": f"sha256:{model.digest}", "total": model.size_bytes}
-    await _progress(exchange, bound, [{"status": "retrieving manifest"}, layer, {"status": "success"}])
+    await _send_progress(exchange, fields, [{"status": "retrieving manifest"}, layer, {"status": "success"}])
 
 
 async def create(exchange: Exchange) -> None:
-    """`POST /api/create`: makes a model, from another one's weights if `from` is given. Raises Refusal."""
-    bound = bind(exchange.body, _CREATE, empty="missing request body")
-    spelling = _spelling(exchange, bound)
-    if not bound.get("from") and not bound.get("files"):
-        raise Refusal(400, "neither 'from' or 'files' was specified")
-    like = find_model(exchange, bound["from"]) if bound.get("from") and not bound.get("remote_host") else None
-    model = exchange.library.add(_local(spelling), like)
+    """`POST /api/create`: installs a model, with the weights of the model `from` if given. Raises ApiError."""
+    fields = bind(exchange.body, _CREATE, empty_message="missing request body")
+    name = _requested_name(exchange, fields)
+    if not fields.get("from") and not fields.get("files"):
+        raise ApiError(400, "neither 'from' or 'files' was specified")
+    source = find_model(exchange, fields["from"]) if fields.get("from") and not fields.get("remote_host") else None
+    model = exchange.library.add(_local_name(name), source)
     layer = {"status": f"using existing layer sha256:{model.digest}"}
-    await _progress(exchange, bound, [layer, {"status": "writing manifest"}, {"status": "success"}])
+    await _send_progress(exchange, fields, [layer, {"status": "writing manifest"}, {"status": "success"}])
 
 
 async def copy(exchange: Exchange) -> None:
-    """`POST /api/copy`: a second name for the same weights. Raises Refusal."""
-    bound = bind(exchange.body, _COPY, empty="missing request body")
-    source = exchange.record.model = bound.get("source") or ""
-    destination = _local(bound.get("destination") or "")
-    like = find_model(exchange, source, missing='model "{}" not found')
-    exchange.library.add(destination, like)
+    """`POST /api/copy`: installs the same weights under a second name. Raises ApiError."""
+    fields = bind(exchange.body, _COPY, empty_message="missing request body")
+    source_name = exchange.record.model = fields.get("source") or ""
+    destination = _local_name(fields.get("destination") or "")
+    source = find_model(exchange, source_name, not_found_message='model "{}" not found')
+    exchange.library.add(destination, source)
     await exchange.send(200, "", b"")
 
 
 async def delete(exchange: Exchange) -> None:
-    """`DELETE /api/delete`: takes the model away. Raises Refusal."""
-    bound = bind(exchange.body, _TRANSFER, empty="missing request body")
-    exchange.library.remove(find_model(exchange, _spelling(exchange, bound)))
+    """`DELETE /api/delete`: removes a model. Raises ApiError."""
+    fields = bind(exchange.body, _TRANSFER, empty_message="missing request body")
+    exchange.library.remove(find_model(exchange, _requested_name(exchange, fields)))
     await exchange.send(200, "", b"")
 
 
 async def store_blob(exchange: Exchange) -> None:
-    """`POST /api/blobs/:digest`: 201 for a new blob, 200 for a known one. Raises Refusal."""
-    if exchange.path_parameter in exchange.library.blobs:
+    """`POST /api/blobs/:digest`: 201 for a new blob, 200 for a known one. Raises ApiError."""
+    digest = exchange.path_parameter
+    if digest in exchange.library.blobs:
         return await exchange.send(200, "", b"")
-    if exchange.path_parameter != f"sha256:{hashlib.sha256(exchange.body).hexdigest()}":
-        raise Refusal(400, "digest mismatch")
-    exchange.library.blobs.add(exchange.path_parameter)
+    if digest != f"sha256:{hashlib.sha256(exchange.body).hexdigest()}":
+        raise ApiError(400, "digest mismatch")
+    exchange.library.blobs.add(digest)
     return await exchange.send(201, "", b"")
 
 
-async def has_blob(exchange: Exchange) -> None:
-    """`HEAD /api/blobs/:digest`: 200 or 404; installed models are blobs too."""
+async def check_blob(exchange: Exchange) -> None:
+    """`HEAD /api/blobs/:digest`: 200 or 404. Installed models are blobs too."""
     known = {f"sha256:{model.digest}" for model in exchange.library.newest_first()} | exchange.library.blobs
     await exchange.send(200 if exchange.path_parameter in known else 404, "", b"")
 
 
-async def me(exchange: Exchange) -> None:
-    """`POST /api/me`: the owner is not signed in, and the answer names the host. Raises Refusal."""
-    await web(exchange)
+async def forward_to_cloud(exchange: Exchange) -> None:
+    """The routes that Ollama forwards to its cloud in the owner's name; the owner is not signed in. Raises ApiError.
 
-
-async def web(exchange: Exchange) -> None:
-    """The routes that Ollama forwards to its cloud in the owner's name. Raises Refusal."""
+    `POST /api/me` is one of them, and its error names the host.
+    """
     find_model(exchange, "any:cloud")
 
 
-async def signout(exchange: Exchange) -> None:
-    """`POST /api/signout` and `DELETE /api/user/keys/:key`: signs the server out."""
-    await reply(exchange, None)
+async def sign_out(exchange: Exchange) -> None:
+    """`POST /api/signout` and `DELETE /api/user/keys/:key`: sign the server out."""
+    await exchange.send_json(None)
 
 
-async def _progress(exchange: Exchange, bound: dict[str, Any], steps: Iterable[dict[str, Any]]) -> None:
-    if bound.get("stream") is False:
-        return await reply(exchange, {"status": "success"})
+async def _send_progress(exchange: Exchange, fields: dict[str, Any], steps: Iterable[dict[str, Any]]) -> None:
+    if fields.get("stream") is False:
+        return await exchange.send_json({"status": "success"})
     await exchange.stream(200, NDJSON)
     for step in steps:
         await exchange.frame(gojson.dump(step) + b"\n")
     return await exchange.end()
 
 
-def _spelling(exchange: Exchange, bound: dict[str, Any]) -> str:
-    spelling: str = bound.get("model") or bound.get("name") or ""
-    exchange.record.model = spelling
-    return spelling
+def _requested_name(exchange: Exchange, fields: dict[str, Any]) -> str:
+    name: str = fields.get("model") or fields.get("name") or ""
+    exchange.record.model = name
+    return name
 
 
-def _local(spelling: str) -> str:
-    try:
-        base, _source = names.split_source(spelling)
-    except names.ConflictingSource:
-        raise Refusal(400, "invalid model name") from None
+def _local_name(name: str) -> str:
+    """The name without its source suffix. Raises ApiError when it is invalid."""
+    base, _source = split_source(name)
     if names.parse(base) is None:
-        raise Refusal(400, "invalid model name")
+        raise ApiError(400, "invalid model name")
     return base

@@ -7,42 +7,47 @@ from email.parser import BytesParser
 from itertools import islice
 
 from ops.simulator.dialects import gojson
-from ops.simulator.dialects.base import NDJSON, Refusal
+from ops.simulator.dialects.errors import ApiError
+from ops.simulator.dialects.media_types import NDJSON
 from ops.simulator.generation.request import NUM_CTX
 from ops.simulator.generation.text import count_tokens, seeded_random, sentences
 from ops.simulator.handlers.exchange import Exchange
-from ops.simulator.handlers.generation import CRASH, find_model, load, refuse_if_struck
+from ops.simulator.handlers.faults import raise_injected_crash, raise_injected_status
+from ops.simulator.handlers.model_access import find_model, load_model
 
 _AUDIO_BYTES_PER_TOKEN = 640
 
 
 async def transcribe(exchange: Exchange) -> None:
-    """A value in the query beats the form's, the first of equal fields wins, and the answer says it is NDJSON
-    whatever it is: all three as in the real server. Raises Refusal."""
-    fields = {**_form(exchange), **{name: value.encode() for name, value in exchange.request.query.items() if value}}
-    spelling = fields.get("model", b"").decode("utf-8", "replace")
-    exchange.record.model = spelling
+    """Writes a sentence that depends on the file. Raises ApiError.
+
+    As in the real server, a value in the query takes precedence over the form, the first of equal form fields wins,
+    and the content type is NDJSON for every response format.
+    """
+    query = {name: value.encode() for name, value in exchange.request.query.items() if value}
+    fields = {**_form_fields(exchange), **query}
+    name = fields.get("model", b"").decode("utf-8", "replace")
+    exchange.record.model = name
     if "file" not in fields:
-        raise Refusal(400, "file is required", bound=True)
-    model = find_model(exchange, spelling, required=True)
-    refuse_if_struck(exchange)
-    if "error" in exchange.faults:
-        raise Refusal(500, CRASH)
-    await load(exchange, model, None, NUM_CTX)
-    said = "".join(islice(sentences("", seeded_random(model.digest, fields["file"])), 2))
+        raise ApiError(400, "file is required", at_binding=True)
+    model = find_model(exchange, name, required=True)
+    raise_injected_status(exchange)
+    raise_injected_crash(exchange)
+    await load_model(exchange, model, None, NUM_CTX)
+    text = "".join(islice(sentences("", seeded_random(model.digest, fields["file"])), 2))
     exchange.record.prompt_tokens = 1 + len(fields["file"]) // _AUDIO_BYTES_PER_TOKEN
-    exchange.record.output_tokens = count_tokens(said)
+    exchange.record.output_tokens = count_tokens(text)
     await exchange.stream(200, NDJSON)
-    bare = fields.get("response_format") == b"text"
-    await exchange.frame(said.encode() if bare else gojson.dump({"text": said}) + b"\n")
+    is_plain_text = fields.get("response_format") == b"text"
+    await exchange.frame(text.encode() if is_plain_text else gojson.dump({"text": text}) + b"\n")
     await exchange.end()
 
 
-def _form(exchange: Exchange) -> dict[str, bytes]:
+def _form_fields(exchange: Exchange) -> dict[str, bytes]:
     head = f"Content-Type: {exchange.request.headers.get('Content-Type', '')}\r\n\r\n"
-    document = BytesParser().parsebytes(head.encode("utf-8", "replace") + exchange.body)
+    form = BytesParser().parsebytes(head.encode("utf-8", "replace") + exchange.body)
     fields: dict[str, bytes] = {}
-    for part in document.walk():
+    for part in form.walk():
         name = part.get_param("name", header="content-disposition")
         if isinstance(part, Message) and isinstance(name, str) and not part.is_multipart():
             content = part.get_payload(decode=True)

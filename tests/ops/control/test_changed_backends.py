@@ -17,7 +17,7 @@ from gateway.settings.backend import Backend
 from gateway.stores.redis import connect
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
-from ops.simulator.app import Options, running
+from ops.simulator.app import SimulatorOptions, run_simulator
 from tests.ports import free_port
 
 
@@ -42,8 +42,8 @@ class Scene:
 @pytest.fixture
 async def scene(redis_url: str) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
-        near = await stack.enter_async_context(running(Options(port=0, models=("a:1", "b:1"))))
-        far = await stack.enter_async_context(running(Options(port=0, models=("b:1", "c:1"))))
+        near = await stack.enter_async_context(run_simulator(SimulatorOptions(port=0, models=("a:1", "b:1"))))
+        far = await stack.enter_async_context(run_simulator(SimulatorOptions(port=0, models=("b:1", "c:1"))))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         near_alone = (Backend(name="near", base_url=near.url),)
         settings = Settings.model_validate(

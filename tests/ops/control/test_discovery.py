@@ -22,7 +22,7 @@ from ops.backends.probe import ANSWER_BYTES_MAX, ProbeError
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
 from ops.simulator.access import Auth
-from ops.simulator.app import Options, Running, running
+from ops.simulator.app import RunningSimulator, SimulatorOptions, run_simulator
 from tests.polling import eventually_async
 
 MODELS = ("llama3.2:latest", "qwen3:8b")
@@ -32,7 +32,7 @@ class Site:
     """Simulated backends by name, and the discovery over them."""
 
     def __init__(self, redis_url: str) -> None:
-        self.servers: dict[str, Running] = {}
+        self.servers: dict[str, RunningSimulator] = {}
         self.backends: list[Backend] = []
         self.now = 1000.0
         self._redis_url = redis_url
@@ -68,16 +68,16 @@ async def site(redis_url: str) -> AsyncIterator[Site]:
     site = Site(redis_url)
     async with AsyncExitStack() as stack:
         for name, auth in (("near", None), ("far", Auth(SecretStr("far-token"), "X-Api-Key"))):
-            server = await stack.enter_async_context(running(Options(port=0, models=MODELS, auth=auth)))
+            server = await stack.enter_async_context(run_simulator(SimulatorOptions(port=0, models=MODELS, auth=auth)))
             token = {"auth_token": "far-token", "auth_header": "X-Api-Key"} if auth else {}
             site.servers[name] = server
             site.backends.append(Backend.model_validate({"name": name, "base_url": server.url, **token}))
         yield site
 
 
-def behave(server: Running, **changes: Any) -> None:
+def behave(server: RunningSimulator, **changes: Any) -> None:
     behaviour = server.simulator.behaviour
-    behaviour.become(changes, type(behaviour)())
+    behaviour.replace(changes, type(behaviour)())
 
 
 async def test_every_backend_is_queried_with_its_own_token_and_the_answers_are_one_snapshot(site: Site) -> None:

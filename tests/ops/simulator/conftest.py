@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ops.simulator.app import Options, Running, running
+from ops.simulator.app import RunningSimulator, SimulatorOptions, run_simulator
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Running]:
-    async with running(Options(port=0)) as started:
+async def server() -> AsyncIterator[RunningSimulator]:
+    async with run_simulator(SimulatorOptions(port=0)) as started:
         yield started

@@ -6,7 +6,7 @@ import pytest
 from ollama import AsyncClient
 from openai import AsyncOpenAI
 
-from ops.simulator.app import Running
+from ops.simulator.app import RunningSimulator
 from ops.simulator.control.recorder import Record
 
 WEATHER: dict[str, Any] = {
@@ -22,7 +22,7 @@ ASK_WEATHER: list[Any] = [{"role": "user", "content": "Use get_weather for Oslo"
 MODELS = ["llama3.2", "qwen3:8b", "gemma3:270m", "hf.co/bartowski/smollm2:q4_k_m"]
 
 
-def truth(server: Running) -> Record:
+def truth(server: RunningSimulator) -> Record:
     return server.simulator.recorder.records[-1]
 
 
@@ -30,16 +30,16 @@ def counts(record: Record) -> tuple[int, int]:
     return record.prompt_tokens, record.output_tokens
 
 
-def native(server: Running) -> AsyncClient:
+def native(server: RunningSimulator) -> AsyncClient:
     return AsyncClient(host=server.url)
 
 
-def compatible(server: Running) -> AsyncOpenAI:
+def compatible(server: RunningSimulator) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_the_ollama_client_streams_a_chat_and_the_counts_are_true(server: Running, model: str) -> None:
+async def test_the_ollama_client_streams_a_chat_and_the_counts_are_true(server: RunningSimulator, model: str) -> None:
     parts = [part async for part in await native(server).chat(model, HELLO, stream=True)]
     assert all(not part.done for part in parts[:-1])
     assert parts[-1].done_reason == "stop"
@@ -50,7 +50,7 @@ async def test_the_ollama_client_streams_a_chat_and_the_counts_are_true(server: 
     assert truth(server).frames == len(parts)
 
 
-async def test_the_ollama_client_gets_a_whole_answer_equal_to_the_streamed_one(server: Running) -> None:
+async def test_the_ollama_client_gets_a_whole_answer_equal_to_the_streamed_one(server: RunningSimulator) -> None:
     whole = await native(server).generate("llama3.2", "Say hello")
     assert (whole.prompt_eval_count, whole.eval_count) == counts(truth(server))
     parts = [part async for part in await native(server).generate("llama3.2", "Say hello", stream=True)]
@@ -58,21 +58,21 @@ async def test_the_ollama_client_gets_a_whole_answer_equal_to_the_streamed_one(s
     assert parts[-1].context
 
 
-async def test_the_ollama_client_gets_its_tool_call(server: Running) -> None:
+async def test_the_ollama_client_gets_its_tool_call(server: RunningSimulator) -> None:
     reply = await native(server).chat("qwen3:8b", ASK_WEATHER, tools=[WEATHER])
     assert reply.message.tool_calls is not None
     assert reply.message.tool_calls[0].function.name == "get_weather"
     assert set(reply.message.tool_calls[0].function.arguments) == {"city"}
 
 
-async def test_the_ollama_client_caps_and_stops(server: Running) -> None:
+async def test_the_ollama_client_caps_and_stops(server: RunningSimulator) -> None:
     capped = await native(server).chat("llama3.2", HELLO, options={"num_predict": 5})
     assert (capped.done_reason, capped.eval_count) == ("length", 5)
     stopped = await native(server).chat("llama3.2", HELLO, options={"stop": [":"]})
     assert stopped.message.content == "About hello"
 
 
-async def test_the_ollama_client_lists_shows_embeds_and_sees_what_is_loaded(server: Running) -> None:
+async def test_the_ollama_client_lists_shows_embeds_and_sees_what_is_loaded(server: RunningSimulator) -> None:
     client = native(server)
     listed = {model.model for model in (await client.list()).models}
     assert listed >= {"llama3.2:latest", "hf.co/bartowski/smollm2:q4_k_m"}
@@ -84,7 +84,7 @@ async def test_the_ollama_client_lists_shows_embeds_and_sees_what_is_loaded(serv
     assert [model.model for model in (await client.ps()).models] == ["nomic-embed-text:latest"]
 
 
-async def test_the_ollama_client_raises_what_ollama_answers(server: Running) -> None:
+async def test_the_ollama_client_raises_what_ollama_answers(server: RunningSimulator) -> None:
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as missing:
         await native(server).chat("nope", HELLO)
     assert missing.value.status_code == 404
@@ -95,7 +95,7 @@ async def test_the_ollama_client_raises_what_ollama_answers(server: Running) -> 
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_the_openai_client_streams_a_chat_and_the_counts_are_true(server: Running, model: str) -> None:
+async def test_the_openai_client_streams_a_chat_and_the_counts_are_true(server: RunningSimulator, model: str) -> None:
     stream = await compatible(server).chat.completions.create(
         model=model, messages=HELLO, stream=True, stream_options={"include_usage": True}
     )
@@ -106,7 +106,7 @@ async def test_the_openai_client_streams_a_chat_and_the_counts_are_true(server: 
     assert (usage.prompt_tokens, usage.completion_tokens) == counts(truth(server))
 
 
-async def test_the_openai_client_gets_whole_answers_with_true_counts(server: Running) -> None:
+async def test_the_openai_client_gets_whole_answers_with_true_counts(server: RunningSimulator) -> None:
     client = compatible(server)
     chat = await client.chat.completions.create(model="llama3.2", messages=HELLO, max_tokens=7)
     assert chat.usage is not None
@@ -117,7 +117,7 @@ async def test_the_openai_client_gets_whole_answers_with_true_counts(server: Run
     assert (text.usage.prompt_tokens, text.usage.completion_tokens) == counts(truth(server))
 
 
-async def test_max_completion_tokens_and_n_are_ignored_as_ollama_ignores_them(server: Running) -> None:
+async def test_max_completion_tokens_and_n_are_ignored_as_ollama_ignores_them(server: RunningSimulator) -> None:
     chat = await compatible(server).chat.completions.create(
         model="llama3.2", messages=HELLO, max_completion_tokens=2, n=3
     )
@@ -126,7 +126,7 @@ async def test_max_completion_tokens_and_n_are_ignored_as_ollama_ignores_them(se
     assert len(chat.choices) == 1
 
 
-async def test_the_openai_client_gets_tool_calls_log_probabilities_and_json(server: Running) -> None:
+async def test_the_openai_client_gets_tool_calls_log_probabilities_and_json(server: RunningSimulator) -> None:
     client = compatible(server)
     called = await client.chat.completions.create(model="llama3.2", messages=ASK_WEATHER, tools=[WEATHER])  # type: ignore[list-item]
     assert called.choices[0].finish_reason == "tool_calls"
@@ -142,7 +142,7 @@ async def test_the_openai_client_gets_tool_calls_log_probabilities_and_json(serv
     assert (shaped.choices[0].message.content or "").startswith('{"answer"')
 
 
-async def test_the_openai_client_reads_the_events_of_responses(server: Running) -> None:
+async def test_the_openai_client_reads_the_events_of_responses(server: RunningSimulator) -> None:
     client = compatible(server)
     stream = await client.responses.create(model="qwen3:8b", input="Say hello", stream=True)
     events = [event async for event in stream]
@@ -157,7 +157,7 @@ async def test_the_openai_client_reads_the_events_of_responses(server: Running) 
     assert whole.status == "completed"
 
 
-async def test_the_openai_client_embeds_in_both_encodings_alike(server: Running) -> None:
+async def test_the_openai_client_embeds_in_both_encodings_alike(server: RunningSimulator) -> None:
     client = compatible(server)
     packed = await client.embeddings.create(model="nomic-embed-text", input=["a", "b"])
     floats = await client.embeddings.create(model="nomic-embed-text", input=["a", "b"], encoding_format="float")
@@ -166,7 +166,7 @@ async def test_the_openai_client_embeds_in_both_encodings_alike(server: Running)
         assert left.embedding == pytest.approx(right.embedding, abs=1e-6)
 
 
-async def test_the_openai_client_lists_models_and_raises_its_own_errors(server: Running) -> None:
+async def test_the_openai_client_lists_models_and_raises_its_own_errors(server: RunningSimulator) -> None:
     client = compatible(server)
     assert "qwen3:8b" in [model.id async for model in client.models.list()]
     assert (await client.models.retrieve("QWEN3:8b")).id == "QWEN3:8b"
@@ -176,6 +176,6 @@ async def test_the_openai_client_lists_models_and_raises_its_own_errors(server: 
         await client.completions.create(model="llama3.2", prompt=["a", "b"])
 
 
-async def test_the_openai_client_transcribes(server: Running) -> None:
+async def test_the_openai_client_transcribes(server: RunningSimulator) -> None:
     heard = await compatible(server).audio.transcriptions.create(model="llama3.2", file=("a.wav", b"RIFFxxxx"))
     assert heard.text.startswith("About")

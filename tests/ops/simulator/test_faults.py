@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from ops.simulator.app import Running
+from ops.simulator.app import RunningSimulator
 from ops.simulator.control.behaviour import Behaviour, Fault
 from tests.ops.simulator import wire
 
@@ -19,16 +19,18 @@ STREAMS: list[tuple[str, dict[str, Any]]] = [
 surfaces = pytest.mark.parametrize(("path", "body"), STREAMS, ids=[path for path, _ in STREAMS])
 
 
-def fail(server: Running, kind: str, **fields: Any) -> None:
+def fail(server: RunningSimulator, kind: str, **fields: Any) -> None:
     server.simulator.behaviour.faults = [Fault.model_validate({"kind": kind, **fields})]
 
 
-def last(server: Running) -> Any:
+def last(server: RunningSimulator) -> Any:
     return server.simulator.recorder.records[-1]
 
 
 @surfaces
-async def test_a_reset_before_the_headers_leaves_no_byte(server: Running, path: str, body: dict[str, Any]) -> None:
+async def test_a_reset_before_the_headers_leaves_no_byte(
+    server: RunningSimulator, path: str, body: dict[str, Any]
+) -> None:
     fail(server, "reset")
     with pytest.raises(ConnectionResetError):
         await wire.call(server.url, path, body)
@@ -38,7 +40,7 @@ async def test_a_reset_before_the_headers_leaves_no_byte(server: Running, path: 
 
 @surfaces
 async def test_a_death_after_some_frames_leaves_them_and_no_end(
-    server: Running, path: str, body: dict[str, Any]
+    server: RunningSimulator, path: str, body: dict[str, Any]
 ) -> None:
     fail(server, "close", after_frames=5)
     reply = await wire.call(server.url, path, body)
@@ -48,7 +50,7 @@ async def test_a_death_after_some_frames_leaves_them_and_no_end(
     assert reply.cut
 
 
-async def test_a_reset_in_the_middle_is_seen_as_a_reset(server: Running) -> None:
+async def test_a_reset_in_the_middle_is_seen_as_a_reset(server: RunningSimulator) -> None:
     fail(server, "reset", after_frames=2)
     server.simulator.behaviour.tokens_per_s = 50
     reply = await wire.call(server.url, "/api/chat", CHAT)
@@ -56,19 +58,19 @@ async def test_a_reset_in_the_middle_is_seen_as_a_reset(server: Running) -> None
     assert last(server).finished == "failed"
 
 
-async def test_a_close_before_the_headers_is_no_reset(server: Running) -> None:
+async def test_a_close_before_the_headers_is_no_reset(server: RunningSimulator) -> None:
     fail(server, "close")
     with pytest.raises(EOFError):
         await wire.call(server.url, "/api/chat", CHAT)
 
 
-async def test_a_close_after_the_headers_leaves_a_head_alone(server: Running) -> None:
+async def test_a_close_after_the_headers_leaves_a_head_alone(server: RunningSimulator) -> None:
     fail(server, "close", after_frames=0)
     reply = await wire.call(server.url, "/api/chat", CHAT)
     assert (reply.status, reply.body, reply.cut, reply.reset) == (200, b"", True, False)
 
 
-async def test_a_whole_answer_is_cut_in_its_middle(server: Running) -> None:
+async def test_a_whole_answer_is_cut_in_its_middle(server: RunningSimulator) -> None:
     fail(server, "close", after_frames=1)
     reply = await wire.call(server.url, "/api/chat", {**CHAT, "stream": False})
     assert reply.cut
@@ -76,15 +78,17 @@ async def test_a_whole_answer_is_cut_in_its_middle(server: Running) -> None:
 
 
 @pytest.mark.parametrize("place", [None, 0, 3])
-async def test_a_stall_holds_the_connection_until_the_client_leaves(server: Running, place: int | None) -> None:
+async def test_a_stall_holds_the_connection_until_the_client_leaves(
+    server: RunningSimulator, place: int | None
+) -> None:
     fail(server, "stall", after_frames=place)
     records = server.simulator.recorder.records
     await wire.leave(server.url, "/api/chat", CHAT, lambda: bool(records) and records[-1].frames == (place or 0))
-    assert await server.simulator.recorder.idle(5)
+    assert await server.simulator.recorder.wait_idle(5)
     assert last(server).finished == "cancelled"
 
 
-async def test_a_stall_ends_after_its_time(server: Running) -> None:
+async def test_a_stall_ends_after_its_time(server: RunningSimulator) -> None:
     server.simulator.behaviour.stall_s = 0.01
     fail(server, "stall", after_frames=1)
     reply = await wire.call(server.url, "/api/chat", CHAT)
@@ -92,7 +96,7 @@ async def test_a_stall_ends_after_its_time(server: Running) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
-async def test_over_the_cap_says_more_than_was_allowed_and_owns_up(server: Running, path: str) -> None:
+async def test_over_the_cap_says_more_than_was_allowed_and_owns_up(server: RunningSimulator, path: str) -> None:
     fail(server, "over_cap")
     capped = {**CHAT, "options": {"num_predict": 10}, "max_tokens": 10, "stream": False}
     reply = (await wire.call(server.url, path, capped)).json()
@@ -101,7 +105,7 @@ async def test_over_the_cap_says_more_than_was_allowed_and_owns_up(server: Runni
     assert said == last(server).output_tokens == 74
 
 
-async def test_no_usage_leaves_the_counts_out(server: Running) -> None:
+async def test_no_usage_leaves_the_counts_out(server: RunningSimulator) -> None:
     fail(server, "no_usage")
     native = (await wire.call(server.url, "/api/chat", CHAT)).body.splitlines()[-1]
     assert json.loads(native)["done"] is True
@@ -111,7 +115,7 @@ async def test_no_usage_leaves_the_counts_out(server: Running) -> None:
     assert last(server).output_tokens > 0
 
 
-async def test_a_fault_strikes_as_often_and_where_it_says(server: Running) -> None:
+async def test_a_fault_strikes_as_often_and_where_it_says(server: RunningSimulator) -> None:
     fail(server, "status", status=500, times=2, paths=["/api/tags"])
     assert [(await wire.call(server.url, "/api/tags")).status for _ in range(3)] == [500, 500, 200]
     fail(server, "status", paths=["/api/tags"])
@@ -121,12 +125,12 @@ async def test_a_fault_strikes_as_often_and_where_it_says(server: Running) -> No
 def test_probability_is_a_share_that_the_seed_repeats() -> None:
     def strikes(seed: int) -> list[bool]:
         behaviour = Behaviour(seed=seed, faults=[Fault(kind="reset", probability=0.3)])
-        return [bool(behaviour.strike("/api/chat", runs_model=True)) for _ in range(1000)]
+        return [bool(behaviour.draw_faults("/api/chat", runs_model=True)) for _ in range(1000)]
 
     assert strikes(1) == strikes(1) != strikes(2)
     assert 200 < sum(strikes(1)) < 400
 
 
-async def test_a_model_that_is_not_there_is_not_found_whatever_the_faults_are(server: Running) -> None:
+async def test_a_model_that_is_not_there_is_not_found_whatever_the_faults_are(server: RunningSimulator) -> None:
     fail(server, "status")
     assert (await wire.call(server.url, "/api/chat", {**CHAT, "model": "nope"})).status == 404

@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from ops.simulator.dialects import gojson, native, openai
+from ops.simulator.dialects import gojson, native
+from ops.simulator.dialects.openai import chat
 from ops.simulator.models import names
 
 
@@ -36,8 +37,8 @@ def test_a_body_is_read_as_loosely_as_go_reads_it(body: bytes, field: str, value
 
 
 def test_repeated_stream_options_merge_and_null_resets_them() -> None:
-    kept = gojson.bind(b'{"stream_options":{"include_usage":true},"stream_options":{}}', openai.CHAT)
-    reset = gojson.bind(b'{"stream_options":{"include_usage":true},"stream_options":null}', openai.CHAT)
+    kept = gojson.bind(b'{"stream_options":{"include_usage":true},"stream_options":{}}', chat.CHAT)
+    reset = gojson.bind(b'{"stream_options":{"include_usage":true},"stream_options":null}', chat.CHAT)
     assert kept["stream_options"] == {"include_usage": True}
     assert reset["stream_options"] is None
 

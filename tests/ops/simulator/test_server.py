@@ -4,16 +4,16 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from ops.simulator.__main__ import options
-from ops.simulator.access import Auth, host_is_local
-from ops.simulator.app import Options, Running, running
+from ops.simulator.__main__ import read_options
+from ops.simulator.access import Auth, is_local_host
+from ops.simulator.app import RunningSimulator, SimulatorOptions, run_simulator
 from ops.simulator.control.recorder import RECORDED_BYTES_MAX, RECORDS_MAX, Recorder
 from tests.ops.simulator import wire
 
 CHAT: dict[str, Any] = {"model": "llama3.2", "messages": [{"role": "user", "content": "Say hello"}]}
 
 
-async def names_of(server: Running) -> set[str]:
+async def names_of(server: RunningSimulator) -> set[str]:
     return {row["name"] for row in (await wire.call(server.url, "/api/tags")).json()["models"]}
 
 
@@ -29,7 +29,7 @@ async def names_of(server: Running) -> set[str]:
     ],
 )
 async def test_a_stray_request_gets_the_words_of_the_router(
-    server: Running, method: str, path: str, status: int, body: bytes, allow: str | None
+    server: RunningSimulator, method: str, path: str, status: int, body: bytes, allow: str | None
 ) -> None:
     reply = await wire.call(server.url, path, method=method)
     assert (reply.status, reply.body, reply.headers.get("allow")) == (status, body, allow)
@@ -47,25 +47,25 @@ async def test_a_stray_request_gets_the_words_of_the_router(
     ],
 )
 async def test_an_unclean_path_is_redirected(
-    server: Running, method: str, path: str, status: int, location: str
+    server: RunningSimulator, method: str, path: str, status: int, location: str
 ) -> None:
     reply = await wire.call(server.url, path, method=method)
     assert (reply.status, reply.headers["location"]) == (status, location)
 
 
 @pytest.mark.parametrize("path", ["/api/%63hat", "/api%2fchat", "http://elsewhere/api/chat", "/api/chat?x=1"])
-async def test_the_decoded_path_is_routed(server: Running, path: str) -> None:
+async def test_the_decoded_path_is_routed(server: RunningSimulator, path: str) -> None:
     assert (await wire.call(server.url, path, CHAT)).status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_the_root_says_that_it_runs(server: Running, method: str) -> None:
+async def test_the_root_says_that_it_runs(server: RunningSimulator, method: str) -> None:
     reply = await wire.call(server.url, "/", method=method)
     assert (reply.status, reply.body) == (200, b"Ollama is running" if method == "GET" else b"")
     assert "server" not in reply.headers
 
 
-async def test_loading_and_unloading_is_seen_in_ps(server: Running) -> None:
+async def test_loading_and_unloading_is_seen_in_ps(server: RunningSimulator) -> None:
     async def loaded() -> list[str]:
         return [row["name"] for row in (await wire.call(server.url, "/api/ps")).json()["models"]]
 
@@ -91,31 +91,33 @@ async def test_loading_and_unloading_is_seen_in_ps(server: Running) -> None:
         ("/v1/messages", {**CHAT, "max_tokens": 900, "stream": True}),
     ],
 )
-async def test_a_client_that_leaves_stops_the_generation(server: Running, path: str, body: dict[str, Any]) -> None:
+async def test_a_client_that_leaves_stops_the_generation(
+    server: RunningSimulator, path: str, body: dict[str, Any]
+) -> None:
     server.simulator.behaviour.answer_tokens = 900
     server.simulator.behaviour.tokens_per_s = 50
     records = server.simulator.recorder.records
     await wire.leave(server.url, path, body, lambda: bool(records) and records[-1].output_tokens >= 3)
-    assert await server.simulator.recorder.idle(5)
+    assert await server.simulator.recorder.wait_idle(5)
     assert records[-1].finished == "cancelled"
     assert 3 <= records[-1].output_tokens < 900
 
 
-async def test_a_client_that_leaves_a_fast_answer_stops_it_too(server: Running) -> None:
+async def test_a_client_that_leaves_a_fast_answer_stops_it_too(server: RunningSimulator) -> None:
     server.simulator.behaviour.answer_tokens = 40_000
     records = server.simulator.recorder.records
     body = {"model": "llama3.2", "prompt": "x"}
     await wire.leave(server.url, "/api/generate", body, lambda: bool(records) and records[-1].frames > 0)
-    assert await server.simulator.recorder.idle(5)
+    assert await server.simulator.recorder.wait_idle(5)
     assert records[-1].finished == "cancelled"
     assert records[-1].output_tokens < 40_000
 
 
-async def test_a_client_that_leaves_while_the_model_loads_lets_the_next_one_load_it(server: Running) -> None:
+async def test_a_client_that_leaves_while_the_model_loads_lets_the_next_one_load_it(server: RunningSimulator) -> None:
     server.simulator.behaviour.load_s = 60
     records = server.simulator.recorder.records
     await wire.leave(server.url, "/api/chat", CHAT, lambda: bool(records))
-    assert await server.simulator.recorder.idle(5)
+    assert await server.simulator.recorder.wait_idle(5)
     assert (records[-1].finished, records[-1].output_tokens, records[-1].status) == ("cancelled", 0, None)
     server.simulator.behaviour.load_s = 0
     assert (await wire.call(server.url, "/api/chat", CHAT)).status == 200
@@ -135,24 +137,24 @@ async def test_a_client_that_leaves_while_the_model_loads_lets_the_next_one_load
         (b'{"model":"llama3.2","keep_alive":"soon"}', 400, "time: invalid duration"),
     ],
 )
-async def test_a_chat_that_cannot_be_is_refused(server: Running, body: bytes, status: int, error: str) -> None:
+async def test_a_chat_that_cannot_be_is_refused(server: RunningSimulator, body: bytes, status: int, error: str) -> None:
     reply = await wire.call(server.url, "/api/chat", body)
     assert reply.status == status
     assert reply.json()["error"].startswith(error)
 
 
-async def test_the_first_value_of_a_body_counts_and_the_rest_is_ignored(server: Running) -> None:
+async def test_the_first_value_of_a_body_counts_and_the_rest_is_ignored(server: RunningSimulator) -> None:
     reply = await wire.call(server.url, "/api/generate", b'{"model":"nope","MODEL":"llama3.2"} {"model":"nope"}')
     assert reply.json()["model"] == "llama3.2"
 
 
-async def test_the_older_embedding_route_matches_the_case_of_a_name(server: Running) -> None:
+async def test_the_older_embedding_route_matches_the_case_of_a_name(server: RunningSimulator) -> None:
     body = {"model": "Nomic-embed-text", "prompt": "a", "input": "a"}
     assert (await wire.call(server.url, "/api/embed", body)).status == 200
     assert (await wire.call(server.url, "/api/embeddings", body)).status == 404
 
 
-async def test_management_routes_really_change_the_models(server: Running) -> None:
+async def test_management_routes_really_change_the_models(server: RunningSimulator) -> None:
     before = await names_of(server)
     pulled = await wire.call(server.url, "/api/pull", {"name": "mistral"})
     assert pulled.body.splitlines()[-1] == b'{"status":"success"}'
@@ -168,7 +170,7 @@ async def test_management_routes_really_change_the_models(server: Running) -> No
     assert (gone.status, gone.json()) == (404, {"error": "model 'own' not found"})
 
 
-async def test_blobs_are_stored_under_their_own_digest_only(server: Running) -> None:
+async def test_blobs_are_stored_under_their_own_digest_only(server: RunningSimulator) -> None:
     path = f"/api/blobs/sha256:{hashlib.sha256(b'weights').hexdigest()}"
     assert (await wire.call(server.url, path, method="HEAD")).status == 404
     assert (await wire.call(server.url, path, b"others")).status == 400
@@ -176,7 +178,7 @@ async def test_blobs_are_stored_under_their_own_digest_only(server: Running) -> 
     assert (await wire.call(server.url, path, method="HEAD")).status == 200
 
 
-async def test_what_would_leak_or_reach_out_answers_as_a_server_that_is_not_signed_in(server: Running) -> None:
+async def test_what_would_leak_or_reach_out_answers_as_a_server_that_is_not_signed_in(server: RunningSimulator) -> None:
     for path in ("/api/me", "/api/experimental/web_search", "/api/experimental/web_fetch"):
         reply = await wire.call(server.url, path, {})
         assert reply.status == 401
@@ -192,12 +194,12 @@ async def test_what_would_leak_or_reach_out_answers_as_a_server_that_is_not_sign
         (Auth(SecretStr("t0ken")), "Authorization: t0ken\r\n", 401),
         (Auth(SecretStr("t0ken")), "", 401),
         (Auth(SecretStr("t0ken"), "X-Token"), "X-Token: t0ken\r\n", 200),
-        (Auth(SecretStr("t0ken"), others=(SecretStr("next"),)), "Authorization: Bearer next\r\n", 200),
+        (Auth(SecretStr("t0ken"), other_tokens=(SecretStr("next"),)), "Authorization: Bearer next\r\n", 200),
         (Auth(SecretStr("t0ken"), "X-Token"), "X-Token: other\r\n", 401),
     ],
 )
 async def test_a_credential_is_asked_for_everywhere_but_on_the_version(auth: Auth, header: str, status: int) -> None:
-    async with running(Options(port=0, auth=auth)) as server:
+    async with run_simulator(SimulatorOptions(port=0, auth=auth)) as server:
         assert (await wire.call(server.url, "/api/tags", headers=header)).status == status
         assert (await wire.call(server.url, "/nowhere", headers=header)).status == (404 if status == 200 else 401)
         assert (await wire.call(server.url, "/api/version")).status == 200
@@ -211,16 +213,16 @@ async def test_a_credential_is_asked_for_everywhere_but_on_the_version(auth: Aut
     ],
 )  # fmt: skip
 def test_only_local_host_names_are_served(host: str, local: bool) -> None:
-    assert host_is_local(host) is local
+    assert is_local_host(host) is local
 
 
-async def test_a_foreign_origin_is_refused_with_nothing_said(server: Running) -> None:
+async def test_a_foreign_origin_is_refused_with_nothing_said(server: RunningSimulator) -> None:
     foreign = await wire.call(server.url, "/api/tags", headers="Origin: https://evil.example\r\n")
     local = await wire.call(server.url, "/api/tags", headers="Origin: http://localhost:3000\r\n")
     assert (foreign.status, foreign.body, local.status) == (403, b"", 200)
 
 
-async def test_a_record_holds_the_request_as_it_came(server: Running) -> None:
+async def test_a_record_holds_the_request_as_it_came(server: RunningSimulator) -> None:
     await wire.call(server.url, "/api/chat?a=1", b'{"model": "nope"}', headers="X-Thing: 1\r\nX-Thing: 2\r\n")
     [record] = (await wire.call(server.url, "/_sim/requests?idle_s=5")).json()
     assert record["path"] == "/api/chat"
@@ -239,12 +241,12 @@ def test_the_recorder_forgets_the_oldest_beyond_its_bounds() -> None:
         recorder.begin("GET", "/", "", {})
     assert (len(recorder.records), recorder.records[0].id) == (RECORDS_MAX, 6)
     big = recorder.begin("POST", "/", "", {})
-    recorder.keep_body(big, b"x" * (RECORDED_BYTES_MAX + 1))
+    recorder.add_body(big, b"x" * (RECORDED_BYTES_MAX + 1))
     assert [record.id for record in recorder.records] == [big.id]
 
 
 async def test_behaviour_is_put_and_what_is_not_named_returns_to_its_start() -> None:
-    async with running(options_of("--listen", "127.0.0.1:0", "--seed", "3")) as server:
+    async with run_simulator(options_of("--listen", "127.0.0.1:0", "--seed", "3")) as server:
         first = await wire.call(server.url, "/_sim/behaviour", {"first_byte_s": 0.5}, method="PUT")
         assert (first.json()["first_byte_s"], first.json()["seed"]) == (0.5, 3)
         second = await wire.call(server.url, "/_sim/behaviour", {"faults": [{"kind": "reset"}]}, method="PUT")
@@ -254,7 +256,7 @@ async def test_behaviour_is_put_and_what_is_not_named_returns_to_its_start() -> 
         assert (await wire.call(server.url, "/_sim/behaviour")).json() == second.json()
 
 
-async def test_models_are_put_at_run_time(server: Running) -> None:
+async def test_models_are_put_at_run_time(server: RunningSimulator) -> None:
     body = ["mistral", {"name": "hf.co/a/b:Q4_K_M", "digest": "d1", "capabilities": ["completion"]}]
     assert (await wire.call(server.url, "/_sim/models", body, method="PUT")).status == 200
     assert await names_of(server) == {"mistral:latest", "hf.co/a/b:Q4_K_M"}
@@ -265,8 +267,8 @@ async def test_models_are_put_at_run_time(server: Running) -> None:
     assert (await wire.call(server.url, "/v1/models")).json() == {"object": "list", "data": None}
 
 
-def options_of(*arguments: str) -> Options:
-    return options(list(arguments))
+def options_of(*arguments: str) -> SimulatorOptions:
+    return read_options(list(arguments))
 
 
 def test_a_listen_address_without_a_port_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ops.simulator.app import Options, running
+from ops.simulator.app import SimulatorOptions, run_simulator
 from ops.simulator.control.behaviour import Behaviour, Fault
 from tests.ops.simulator import wire
 
@@ -22,7 +22,7 @@ async def test_the_simulator_answers_in_the_shape_of_the_transcript(file: Path) 
         "gemma3n",
         "from-query",
     ]
-    async with running(Options(port=0, behaviour=_behaviour(file.stem))) as server:
+    async with run_simulator(SimulatorOptions(port=0, behaviour=_behaviour(file.stem))) as server:
         server.simulator.library.replace_all(models)
         if file.stem == "api_ps":
             await wire.call(server.url, "/api/chat", {"model": "llama3.2"})
