@@ -101,7 +101,7 @@ def database_url(shared_database_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def service_role(shared_database_url: str) -> Iterator[Login]:
-    """A role without any right of its own, for the tests in turn."""
+    """A role without privileges, which the tests share one after another."""
     login = Login(f"t_{secrets.token_hex(6)}", secrets.token_hex(12))
     asyncio.run(_run(shared_database_url, f"CREATE ROLE {login.role} LOGIN PASSWORD '{login.password}'"))
     yield login

@@ -18,7 +18,7 @@ from pathlib import Path
 
 RULES_FILE = Path(__file__).with_name("prose.toml")
 
-# Files that quote others, or whose text belongs to somebody else.
+# Files that quote others, or whose text is not the project's.
 _NOT_OURS = re.compile(r"(^|/)(corpus|_envoy)/|\.lock$|^LICENSE$|^tools/prose\.toml$|^tests/tools/")
 # How a comment begins, by the file's ending or name.
 _COMMENT_SIGNS = {

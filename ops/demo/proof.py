@@ -149,14 +149,14 @@ async def accounts(streamed: Sequence[Streamed], backend_url: str, commands: Com
 
 
 class Commands:
-    """Runs the operator's commands on one env file, each in a process of its own."""
+    """Runs the operator's commands on one env file, each in a separate process."""
 
     def __init__(self, env_file: Path, env: Mapping[str, str]) -> None:
         self._argv = (sys.executable, "-P", "-m", "ops.cli", "--env-file", str(env_file))
         self._env = dict(env)
 
     async def json(self, *arguments: str) -> Any:
-        """The JSON document that a command prints; raises ProofFailed with what it said when it fails."""
+        """The JSON document that a command prints; raises ProofFailed with its output when it fails."""
         code, output, errors = await self._run(arguments)
         if code != 0:
             raise ProofFailed(f"{arguments[0]}: {errors.strip()}")
