@@ -24,7 +24,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.stack import BenchFailed, Stack, running
+from bench.stack import BenchFailed, MeasuredStack, running
 
 MODEL = "llama3.2:latest"
 CHATS_AT_ONCE = 16
@@ -54,7 +54,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class StreamTiming:
     """One streamed answer: the seconds to its first frame, and for each frame the seconds since Ollama created it."""
 
     first_frame_s: float
@@ -90,7 +90,7 @@ async def streams(target: Target, at_once: int) -> Measurements:
     }
 
 
-async def _stream(target: Target) -> Streamed:
+async def _stream(target: Target) -> StreamTiming:
     sent = time.time()
     async with target.chat(stream=True) as answer:
         await _expect_ok(answer)
@@ -101,11 +101,11 @@ async def _stream(target: Target) -> Streamed:
         raise BenchFailed(f"a stream ended with {frames[-1][1] if frames else 'no frame'}")
     created = [datetime.fromisoformat(frame["created_at"]).timestamp() for _, frame in frames]
     late_s = [at - since for (at, _), since in zip(frames, created, strict=True)]
-    return Streamed(frames[0][0] - sent, late_s, bool(frames[-1][1].get("done")))
+    return StreamTiming(frames[0][0] - sent, late_s, bool(frames[-1][1].get("done")))
 
 
 async def measure(
-    stack: Stack, seconds: float, rounds: int, streams_at_once: int, report: Callable[[str], None]
+    stack: MeasuredStack, seconds: float, rounds: int, streams_at_once: int, report: Callable[[str], None]
 ) -> dict[str, object]:
     """Returns the document that `--json` prints. Raises BenchFailed if a request fails."""
     whole: dict[str, list[Measurements]] = {"direct": [], "gateway": []}
@@ -120,20 +120,20 @@ async def measure(
         ) as keyed_session,
     ):
         targets = {"direct": Target(stack.ollama_url, open_session), "gateway": Target(stack.url, keyed_session)}
-        await _behave(targets["direct"], CHAT_TOKENS, 0.0)
+        await _set_behaviour(targets["direct"], CHAT_TOKENS, 0.0)
         report("warming up")
         for target in targets.values():
             await chats(target, WARM_UP_S)
         for number in range(1, rounds + 1):
             report(f"round {number} of {rounds}")
-            await _behave(targets["direct"], CHAT_TOKENS, 0.0)
+            await _set_behaviour(targets["direct"], CHAT_TOKENS, 0.0)
             for side, target in targets.items():
                 before = stack.cpu_us()
                 measured = await chats(target, seconds)
                 whole[side].append(measured)
                 if side == "gateway":
                     cpu_us.append(_spent(before, stack.cpu_us(), measured["requests"]))
-            await _behave(targets["direct"], STREAM_TOKENS, STREAM_TOKENS_PER_S)
+            await _set_behaviour(targets["direct"], STREAM_TOKENS, STREAM_TOKENS_PER_S)
             for side, target in targets.items():
                 before = stack.cpu_us()
                 measured = await streams(target, streams_at_once)
@@ -162,7 +162,7 @@ def _spent(before: Measurements, after: Measurements, units: float) -> Measureme
     return {service: (after[service] - before[service]) / units for service in after}
 
 
-async def _behave(ollama: Target, answer_tokens: int, tokens_per_s: float) -> None:
+async def _set_behaviour(ollama: Target, answer_tokens: int, tokens_per_s: float) -> None:
     behaviour = {"answer_tokens": answer_tokens, "tokens_per_s": tokens_per_s}
     async with ollama.session.put(f"{ollama.url}/_sim/behaviour", json=behaviour) as answer:
         await _expect_ok(answer)
@@ -221,22 +221,22 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="workers each of authz and meter")
     parser.add_argument("--streams", type=int, default=STREAMS, help="streams at once")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
-    given = parser.parse_args()
-    if min(given.rounds, given.seconds, given.workers, given.streams) <= 0:
+    arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.seconds, arguments.workers, arguments.streams) <= 0:
         parser.error("all numbers must be positive")
     # Exits the contexts, which stop all programs that were started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     errors = Console(stderr=True, highlight=False, markup=False)
     try:
         errors.print("starting the stack")
-        with running(given.workers) as stack:
-            document = asyncio.run(measure(stack, given.seconds, given.rounds, given.streams, errors.print))
+        with running(arguments.workers) as stack:
+            document = asyncio.run(measure(stack, arguments.seconds, arguments.rounds, arguments.streams, errors.print))
     except (BenchFailed, aiohttp.ClientError, TimeoutError) as failed:
         errors.print(str(failed) or type(failed).__name__)
         return 1
     except KeyboardInterrupt:
         return 130
-    if given.json:
+    if arguments.json:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         Console(highlight=False).print(table(document))

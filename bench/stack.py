@@ -27,7 +27,7 @@ class BenchFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Stack:
+class MeasuredStack:
     """A gateway that answers at `url` for the simulated Ollama at `ollama_url`. `key` may use all its models."""
 
     url: str
@@ -48,7 +48,7 @@ class Stack:
 
 
 @contextmanager
-def running(workers: int) -> Iterator[Stack]:
+def running(workers: int) -> Iterator[MeasuredStack]:
     """Runs the whole stack in a temporary directory, with `workers` workers each of authz and meter.
 
     Raises BenchFailed if it does not start.
@@ -58,7 +58,7 @@ def running(workers: int) -> Iterator[Stack]:
         with _up(root, ollama_url, workers) as ready:
             _command(ready, "create-tenant", "--name", "bench", "--allow-all-models")
             created = _command(ready, "create-key", "--tenant", "bench", "--name", "bench")
-            yield Stack(ready["url"], ollama_url, created["key"], ready["pids"])
+            yield MeasuredStack(ready["url"], ollama_url, created["key"], ready["pids"])
 
 
 @contextmanager

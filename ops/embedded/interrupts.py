@@ -14,7 +14,7 @@ async def run_until_interrupted(
 ) -> None:
     """Runs `work` to its end, or cancels it at the first signal and waits for its clean-up.
 
-    `on_first` is called at the first signal, `on_further` at each further one, by which an operator asks to skip the
+    `on_first` is called at the first signal, `on_further` at each further one, by which an operator skips the
     waiting. Raises the errors of `work`.
     """
     task = asyncio.ensure_future(work)

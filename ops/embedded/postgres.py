@@ -52,11 +52,11 @@ def create_cluster(tree: Path, state: StateDirectory, user: User | None) -> None
     argv = [program, "-D", _DATA, "-U", SUPERUSER, "--pwfile=/dev/stdin", *options, *locale]
     password = _one_time_pipe(state.secret(SUPERUSER_SECRET), user)
     try:
-        made = privileges.run_as(user, argv, partial, _INITDB_TIMEOUT_S, stdin=password)
+        initdb = privileges.run_as(user, argv, partial, _INITDB_TIMEOUT_S, stdin=password)
     finally:
         os.close(password)
-    if made.returncode != 0:
-        raise StackError(f"PostgreSQL's initdb failed: {made.stderr.strip() or made.stdout.strip()}")
+    if initdb.returncode != 0:
+        raise StackError(f"PostgreSQL's initdb failed: {initdb.stderr.strip() or initdb.stdout.strip()}")
     partial.rename(state.postgres)
 
 

@@ -17,7 +17,7 @@ from tests.row_builders import NOON, add_key, entry
 EVERYTHING = Filter()
 
 
-class World:
+class Scenario:
     """Tenants Acme (key `laptop`) and Beta (key `ci`) with three admitted requests and one denied request."""
 
     def __init__(self, acme: Tenant, beta: Tenant, laptop: Key, ci: Key) -> None:
@@ -25,7 +25,7 @@ class World:
 
 
 @pytest.fixture
-async def world(database: Database) -> World:
+async def scenario(database: Database) -> Scenario:
     tenants = TenantRepository(database)
     acme = await tenants.create_tenant("Acme", {"budget_day": 100, "budget_total": 5000})
     beta = await tenants.create_tenant("Beta", {})
@@ -40,7 +40,7 @@ async def world(database: Database) -> World:
             entry("4", NOON + timedelta(minutes=2), **of_ci, outcome=Outcome.DENIED, status=429),
         ]
     )
-    return World(acme, beta, laptop, ci)
+    return Scenario(acme, beta, laptop, ci)
 
 
 @pytest.fixture
@@ -57,53 +57,55 @@ def reports(database: Database) -> Reports:
     ],
 )
 async def test_usage_is_summed_by_the_requested_dimension(
-    world: World, reports: Reports, by: GroupBy, expected: list[object]
+    scenario: Scenario, reports: Reports, by: GroupBy, expected: list[object]
 ) -> None:
     rows = await reports.usage(by, EVERYTHING)
     assert [(row.labels, row.requests, row.input_tokens, row.output_tokens) for row in rows] == expected
 
 
-async def test_usage_by_key_names_key_and_tenant(world: World, reports: Reports) -> None:
+async def test_usage_by_key_names_key_and_tenant(scenario: Scenario, reports: Reports) -> None:
     rows = await reports.usage(GroupBy.KEY, EVERYTHING)
     assert [row.labels for row in rows] == [
-        {"prefix": world.ci.prefix, "key": "ci", "tenant": "Beta"},
-        {"prefix": world.laptop.prefix, "key": "laptop", "tenant": "Acme"},
+        {"prefix": scenario.ci.prefix, "key": "ci", "tenant": "Beta"},
+        {"prefix": scenario.laptop.prefix, "key": "laptop", "tenant": "Acme"},
     ]
 
 
-async def test_usage_is_filtered_by_tenant_key_and_time(world: World, reports: Reports) -> None:
+async def test_usage_is_filtered_by_tenant_key_and_time(scenario: Scenario, reports: Reports) -> None:
     async def requests(where: Filter) -> int:
         return sum(row.requests for row in await reports.usage(GroupBy.DAY, where))
 
     assert await requests(Filter(tenant="acme")) == 2
-    assert await requests(Filter(prefix=world.ci.prefix)) == 1
+    assert await requests(Filter(prefix=scenario.ci.prefix)) == 1
     assert await requests(Filter(since=NOON)) == 2
     assert await requests(Filter(tenant="acme", since=NOON)) == 1
 
 
-async def test_budgets_report_the_use_of_the_current_period(world: World, reports: Reports) -> None:
+async def test_budgets_report_the_use_of_the_current_period(scenario: Scenario, reports: Reports) -> None:
     rows = await reports.budgets(EVERYTHING, NOON)
     assert [(row.scope, row.tenant, row.prefix, row.period, row.limit, row.used) for row in rows] == [
         ("tenant", "Acme", None, Period.DAY, 100, 7),
         ("tenant", "Acme", None, Period.TOTAL, 5000, 14),
-        ("key", "Beta", world.ci.prefix, Period.MONTH, 50, 24),
+        ("key", "Beta", scenario.ci.prefix, Period.MONTH, 50, 24),
     ]
     next_year = await reports.budgets(EVERYTHING, NOON + timedelta(days=366))
     assert [row.used for row in next_year] == [0, 14, 0]
 
 
-async def test_budgets_of_a_key_include_those_of_its_tenant(world: World, reports: Reports, database: Database) -> None:
-    await TenantRepository(database).change_policy(PolicySubject("key", world.laptop.prefix), {"budget_day": 9})
-    rows = await reports.budgets(Filter(prefix=world.laptop.prefix), NOON)
+async def test_budgets_of_a_key_include_those_of_its_tenant(
+    scenario: Scenario, reports: Reports, database: Database
+) -> None:
+    await TenantRepository(database).change_policy(PolicySubject("key", scenario.laptop.prefix), {"budget_day": 9})
+    rows = await reports.budgets(Filter(prefix=scenario.laptop.prefix), NOON)
     assert [(row.scope, row.period) for row in rows] == [
         ("tenant", Period.DAY),
         ("tenant", Period.TOTAL),
         ("key", Period.DAY),
     ]
-    assert await reports.budgets(Filter(tenant="beta", prefix=world.laptop.prefix), NOON) == []
+    assert await reports.budgets(Filter(tenant="beta", prefix=scenario.laptop.prefix), NOON) == []
 
 
-async def test_the_audit_report_returns_the_newest_rows_oldest_first(world: World, reports: Reports) -> None:
+async def test_the_audit_report_returns_the_newest_rows_oldest_first(scenario: Scenario, reports: Reports) -> None:
     rows = await reports.audit(EVERYTHING, 3)
     assert [row["request_id"] for row in rows] == ["1", "3", "4"]
     assert list(rows[0]) == list(AUDIT_COLUMNS)
@@ -118,11 +120,13 @@ async def test_the_audit_report_returns_the_newest_rows_oldest_first(world: Worl
         (Filter(since=NOON + timedelta(minutes=1)), ["3", "4"]),
     ],
 )
-async def test_the_audit_report_is_filtered(world: World, reports: Reports, where: Filter, ids: list[str]) -> None:
+async def test_the_audit_report_is_filtered(
+    scenario: Scenario, reports: Reports, where: Filter, ids: list[str]
+) -> None:
     assert [row["request_id"] for row in await reports.audit(where, 10)] == ids
 
 
-async def test_an_unknown_tenant_or_key_is_not_found(world: World, reports: Reports) -> None:
+async def test_an_unknown_tenant_or_key_is_not_found(scenario: Scenario, reports: Reports) -> None:
     with pytest.raises(NotFound, match="did you mean Acme"):
         await reports.usage(GroupBy.DAY, Filter(tenant="acm"))
     with pytest.raises(NotFound, match="no key"):
