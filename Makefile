@@ -30,10 +30,11 @@ test: $(VENV)/.dev ## run every test: unit, property, contract and end-to-end
 fuzz-stack: $(VENV)/.dev ## send unusual requests to the running stack, with disconnecting callers and failing backends; FUZZ_REQUESTS=100000 FUZZ_SEED=1
 	@FUZZ_REQUESTS=$(FUZZ_REQUESTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_fuzz_stack.py
 
-lint: $(VENV)/.dev ## check style and import rules
+lint: $(VENV)/.dev ## check style, import rules and the English of comments, messages and pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tools.prose
 
 types: $(VENV)/.dev ## check the types with mypy --strict
 	@$(BIN)/mypy
