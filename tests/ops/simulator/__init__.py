@@ -1,1 +1,1 @@
-"""The simulated Ollama against the real one's transcripts, the real clients, and its own promises."""
+"""The simulated Ollama against transcripts of the real one, the official clients, and its own specification."""

@@ -1,5 +1,3 @@
-"""A simulated Ollama on loopback for each test."""
-
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,5 +7,6 @@ from ops.simulator.app import RunningSimulator, SimulatorOptions, run_simulator
 
 @pytest.fixture
 async def server() -> AsyncIterator[RunningSimulator]:
-    async with run_simulator(SimulatorOptions(port=0)) as started:
-        yield started
+    """A simulated Ollama on loopback."""
+    async with run_simulator(SimulatorOptions(port=0)) as running:
+        yield running

@@ -6,15 +6,15 @@ import pytest
 
 from ops.simulator.app import SimulatorOptions, run_simulator
 from ops.simulator.control.behaviour import Behaviour, Fault
-from tests.ops.simulator import wire
+from tests.ops.simulator.raw_http import Reply, call, exchange
 
 CORPUS = sorted((Path(__file__).parents[2] / "corpus" / "ollama").glob("*.txt"))
-LONG_ENOUGH = 12
-VALUES = {"arguments", "input", "model_info", "system"}
+# Objects whose keys are data.
+DATA_FIELDS = {"arguments", "input", "model_info"}
 
 
 @pytest.mark.parametrize("file", CORPUS, ids=lambda file: file.stem)
-async def test_the_simulator_answers_in_the_shape_of_the_transcript(file: Path) -> None:
+async def test_the_response_has_the_shape_of_the_transcript(file: Path) -> None:
     request, expected = _read(file)
     thinks = any(word in expected.body for word in (b'"thinking":"', b'"reasoning":"', b'"rs_'))
     models: list[str | dict[str, Any]] = [
@@ -25,36 +25,36 @@ async def test_the_simulator_answers_in_the_shape_of_the_transcript(file: Path) 
     async with run_simulator(SimulatorOptions(port=0, behaviour=_behaviour(file.stem))) as server:
         server.simulator.library.replace_all(models)
         if file.stem == "api_ps":
-            await wire.call(server.url, "/api/chat", {"model": "llama3.2"})
-        reply = await wire.exchange(server.url, request)
+            await call(server.url, "/api/chat", {"model": "llama3.2"})
+        reply = await exchange(server.url, request)
     assert reply.status == expected.status
     for name in ("content-type", "cache-control", "transfer-encoding", "allow"):
         assert reply.headers.get(name) == expected.headers.get(name), name
     assert _outline(reply.body) == _outline(expected.body)
     if reply.chunks is not None:
-        assert reply.chunks == _frames(reply.body), "every frame is a flush of its own"
+        assert reply.chunks == _frames(reply.body), "every frame is one flush"
 
 
 def _behaviour(name: str) -> Behaviour:
-    behaviour = Behaviour(answer_tokens=LONG_ENOUGH, tool_calls="own_frame")
+    behaviour = Behaviour(answer_tokens=12, tool_calls="own_frame")
     if name.endswith(("on_done_frame", "native_done")):
         behaviour.tool_calls = "done_frame"
     if name.endswith("cloud_disabled"):
         behaviour.cloud = "disabled"
-    places = {"repeat_limit": ("repeat_guard", 8), "midstream": ("error", 8), "before_first_token": ("error", None)}
-    for suffix, (kind, place) in places.items():
+    positions = {"repeat_limit": ("repeat_guard", 8), "midstream": ("error", 8), "before_first_token": ("error", None)}
+    for suffix, (kind, after_frames) in positions.items():
         if name.endswith(suffix):
-            behaviour.faults = [Fault.model_validate({"kind": kind, "after_frames": place})]
+            behaviour.faults = [Fault.model_validate({"kind": kind, "after_frames": after_frames})]
     if "_503" in name:
         behaviour.faults = [Fault(kind="status", status=503)]
     return behaviour
 
 
-def _read(file: Path) -> tuple[bytes, wire.Reply]:
-    """The request of a transcript, ready to send, and the response it got."""
+def _read(file: Path) -> tuple[bytes, Reply]:
+    """The request of a transcript, ready to send, and its response."""
     text = file.read_bytes()
-    asked, _, answered = text.partition(b"=== RESPONSE HEAD\n")
-    head, _, body = asked.removeprefix(b"=== REQUEST\n").replace(b"\r\n", b"\n").partition(b"\n\n")
+    request, _, response = text.partition(b"=== RESPONSE HEAD\n")
+    head, _, body = request.removeprefix(b"=== REQUEST\n").replace(b"\r\n", b"\n").partition(b"\n\n")
     body = body.rstrip(b"\n") if b"--BB" not in body else body
     if "tool" in file.stem:
         body = body.replace(b"Say hello", b"Use get_weather please")
@@ -62,11 +62,11 @@ def _read(file: Path) -> tuple[bytes, wire.Reply]:
         body = body.replace(b'"max_tokens":64', b'"max_tokens":999')
     lines = [line for line in head.split(b"\n") if line and not line.lower().startswith((b"content-length", b"host"))]
     lines += [b"Host: localhost", b"Connection: close", b"Content-Length: %d" % len(body)]
-    response_head, _, rest = answered.replace(b"\r\n", b"\n").partition(b"\n\n")
+    response_head, _, rest = response.replace(b"\r\n", b"\n").partition(b"\n\n")
     status, *fields = response_head.decode().split("\n")
     headers = {name.lower(): value.strip() for name, value in (field.split(":", 1) for field in fields)}
     content = rest.partition(b"\n")[2]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body, wire.Reply(int(status.split()[1]), headers, content, None, False)
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body, Reply(int(status.split()[1]), headers, content, None, False)
 
 
 def _frames(body: bytes) -> list[bytes]:
@@ -76,7 +76,7 @@ def _frames(body: bytes) -> list[bytes]:
 
 
 def _outline(body: bytes) -> list[Any]:
-    """The frames reduced to their keys in order and the kinds of values; runs of equal frames count once."""
+    """The frames reduced to their keys in order and the types of their values. Runs of equal frames count once."""
     outline: list[Any] = []
     for frame in _frames(body):
         lines = frame.decode().strip().split("\n")
@@ -90,7 +90,7 @@ def _outline(body: bytes) -> list[Any]:
 
 def _shape(value: Any) -> Any:
     if isinstance(value, dict):
-        return [(key, "…" if key in VALUES else _shape(item)) for key, item in value.items() if key != "system"]
+        return [(key, "…" if key in DATA_FIELDS else _shape(item)) for key, item in value.items() if key != "system"]
     if isinstance(value, list):
         return ["list", *(_shape(item) for item in value[:1])]
     if isinstance(value, bool) or value is None:

@@ -1,4 +1,4 @@
-"""Speaks HTTP/1.1 byte by byte, so that a test sees chunks, resets and headers as they are."""
+"""An HTTP/1.1 client over a plain socket, which shows chunks, resets and headers exactly as received."""
 
 import asyncio
 import json
@@ -14,14 +14,17 @@ DEADLINE_S = 5
 
 @dataclass
 class Reply:
-    """A response as it came; `chunks` is None when it had a length. `cut` when the body did not end regularly,
-    `reset` when a RST ended it."""
+    """A response as received.
+
+    `chunks`: None when the response had a Content-Length. `truncated`: the body did not end regularly. `reset`: a RST
+    ended it.
+    """
 
     status: int
     headers: dict[str, str]
     body: bytes
     chunks: list[bytes] | None
-    cut: bool
+    truncated: bool
     reset: bool = False
 
     def json(self) -> Any:
@@ -29,17 +32,19 @@ class Reply:
 
 
 async def call(url: str, path: str, body: Any = None, *, method: str = "", headers: str = "") -> Reply:
-    """One request on a connection of its own. A `body` that is not bytes is sent as JSON. When no byte of a
-    response came it raises ConnectionResetError after a RST and EOFError after a FIN."""
+    """Sends one request on a new connection. A `body` that is not bytes is sent as JSON.
+
+    Without any byte of a response it raises ConnectionResetError after a RST and EOFError after a FIN.
+    """
     return await exchange(url, _request(path, body, method, headers))
 
 
-async def leave(url: str, path: str, body: Any, when: Callable[[], bool]) -> None:
-    """Sends a request and closes the connection, without having read anything, as soon as `when` holds."""
+async def disconnect_when(condition: Callable[[], bool], url: str, path: str, body: Any) -> None:
+    """Sends a request and closes the connection, without reading anything, as soon as the condition holds."""
     async with asyncio.timeout(DEADLINE_S):
         _reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
         writer.write(_request(path, body, "", ""))
-        await eventually_async(when, poll_s=0.005)
+        await eventually_async(condition, poll_s=0.005)
         writer.close()
 
 
@@ -63,8 +68,8 @@ async def exchange(url: str, request: bytes) -> Reply:
 
 def _request(path: str, body: Any, method: str, headers: str) -> bytes:
     content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    verb = method or ("GET" if body is None else "POST")
-    head = f"{verb} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}"
+    method = method or ("GET" if body is None else "POST")
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}"
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
