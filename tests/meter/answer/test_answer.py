@@ -81,6 +81,20 @@ def test_an_answer_in_single_bytes_or_cut_around_the_end_of_a_line_is_passed_and
         assert replay(exchange, cut(body, [place]), strip_usage=strip) == expected, place
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api_chat_stream", "v1_chat_stream_include_usage", "v1_messages_stream", "v1_chat_stream_error_midstream",
+        "v1_chat_nonstream", "api_embed", "v1_chat_error_404",
+    ],
+)  # fmt: skip
+def test_one_answer_of_each_kind_is_passed_and_paid_as_in_one_piece_wherever_it_is_cut(name: str) -> None:
+    exchange = transcript(name)
+    expected = replay(exchange, strip_usage=True)
+    for place in range(1, len(exchange.body)):
+        assert replay(exchange, cut(exchange.body, [place]), strip_usage=True) == expected, place
+
+
 @settings(max_examples=500)
 @given(st.sampled_from(CORPUS), st.booleans(), st.data())
 def test_wherever_an_answer_is_cut_the_caller_gets_the_same_and_pays_the_same(
