@@ -47,7 +47,7 @@ class EnvoyAdmin:
     async def clusters(self) -> ClusterState | None:
         """Returns the current state, None when nothing listens there.
 
-        Raises ClustersNotApplied when the response is late or is not one of Envoy.
+        Raises ClustersNotApplied when the response is late or is not Envoy's.
         """
         try:
             return parse_stats(await self._get("/stats", filter=_STATS))

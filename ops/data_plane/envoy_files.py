@@ -45,7 +45,7 @@ def source_directory() -> Path:
 
 
 def render(settings: Settings, directory: Path) -> dict[str, bytes]:
-    """Returns all files except secrets and authorities by name. Envoy reads them from `directory`."""
+    """Returns the files by name, without secrets and authorities. Envoy reads them from `directory`."""
     return {
         **render_static(settings, directory),
         **render_sds(settings, directory),
@@ -54,7 +54,7 @@ def render(settings: Settings, directory: Path) -> dict[str, bytes]:
 
 
 def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
-    """Returns the files that do not depend on the backends by name: bootstrap, listener and the hold filter."""
+    """Returns the files that do not depend on the backends, by name: bootstrap, listener and the hold filter."""
     values = {
         "NODE_ID": json.dumps(f"gateway-{settings.gateway_bind_port}"),
         "DIRECTORY": str(directory),
@@ -84,7 +84,7 @@ def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
 
 
 def render_sds(settings: Settings, directory: Path) -> dict[str, bytes]:
-    """Returns the SDS resource of each backend's credential by file name. It has the path of the credential."""
+    """Returns, by file name, the SDS resource of each backend's credential, which has the path of the credential."""
     return {
         f"{secret_name(backend)}.yaml": _sds(secret_name(backend), directory)
         for backend in settings.backends
@@ -99,7 +99,7 @@ def clusters_of(settings: Settings, directory: Path) -> Clusters:
 
 
 def render_secrets(settings: Settings) -> dict[str, bytes]:
-    """Returns the credential of each backend that has one by file name. Write the files with mode 0600."""
+    """Returns the credentials of the backends by file name. Write the files with mode 0600."""
     return {
         f"{secret_name(backend)}.token": credential[1].get_secret_value().encode()
         for backend in settings.backends

@@ -14,8 +14,8 @@ async def run_until_interrupted(
 ) -> None:
     """Runs `work` to its end, or cancels it at the first signal and waits for its clean-up.
 
-    `on_first` is called at the first signal, `on_further` at each further one, by which an operator skips the
-    waiting. Raises the errors of `work`.
+    `on_first` is called at the first signal, and `on_further`, which skips the waiting, at each further one. Raises the
+    errors of `work`.
     """
     task = asyncio.ensure_future(work)
     interrupted = False
