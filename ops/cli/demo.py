@@ -20,7 +20,7 @@ from ops.embedded.progress import Progress
 from ops.host.client_environment import environment
 
 if TYPE_CHECKING:
-    from ops.demo.proof import Account, Commands
+    from ops.demo.proof import Comparison, OperatorCommands
     from ops.embedded.child import Child
     from ops.embedded.stack import Environment, Stack
     from ops.embedded.state import StateDirectory
@@ -91,32 +91,33 @@ async def _prove(stack: Stack, progress: Progress, backend_url: str) -> None:
     at = stack.endpoints
     click.echo(f"ready {at.url}")
     progress.step("Creating a tenant and a key")
-    commands = proof.Commands(at.env_file, stack.env)
+    commands = proof.OperatorCommands(at.env_file, stack.env)
     key = await _create_key(commands)
     progress.done()
 
     edge, trust = (at.url, None) if at.tls_url is None else (at.tls_url, stack.authority_root)
-    streamed = []
+    answers = []
     for chat, route in (
-        (proof.native(edge, "Why would anyone count tokens?", trust), "through Caddy and Envoy"),
-        (proof.openai(at.url, "What does a gateway do all day?"), "through Envoy"),
+        (proof.native_chat(edge, "Why would anyone count tokens?", trust), "through Caddy and Envoy"),
+        (proof.openai_chat(at.url, "What does a gateway do all day?"), "through Envoy"),
     ):
         click.secho(f"\n{chat.surface} {chat.path}, {route}", bold=True)
         click.echo(f"> {chat.prompt}")
-        streamed.append(await proof.stream(chat, key, lambda text: click.echo(text, nl=False)))
-        click.echo(f"\n(X-Request-ID: {streamed[-1].request_id})")
+        answers.append(await proof.stream(chat, key, lambda text: click.echo(text, nl=False)))
+        click.echo(f"\n(X-Request-ID: {answers[-1].request_id})")
 
     progress.step("Reading the audit rows")
-    accounts = await proof.accounts(streamed, backend_url, commands)
+    comparisons = await proof.compare(answers, backend_url, commands)
     progress.done()
     click.secho("\nThe audit rows in PostgreSQL, with the backend's own counts", bold=True)
-    _print_accounts(accounts)
-    if faults := [f"{each.streamed.chat.path}: {fault}" for each in accounts for fault in each.faults()]:
-        raise proof.ProofFailed("; ".join(faults))
+    _print_comparisons(comparisons)
+    discrepancies = [f"{each.answer.chat.path}: {text}" for each in comparisons for text in each.discrepancies()]
+    if discrepancies:
+        raise proof.ProofFailed("; ".join(discrepancies))
     _print_next_steps(stack, key)
 
 
-async def _create_key(commands: Commands) -> str:
+async def _create_key(commands: OperatorCommands) -> str:
     names = {tenant["name"] for tenant in await commands.json("list-tenants", "--json")}
     if TENANT not in names:
         await commands.json("create-tenant", "--name", TENANT, "--allow-all-models", "--json")
@@ -125,12 +126,12 @@ async def _create_key(commands: Commands) -> str:
     return str(created["key"])
 
 
-def _print_accounts(accounts: Sequence[Account]) -> None:
+def _print_comparisons(comparisons: Sequence[Comparison]) -> None:
     rows = []
-    for each in accounts:
-        row, backend = each.row or {}, each.backend or {}
+    for each in comparisons:
+        row, backend = each.audit_row or {}, each.backend_record or {}
         tokens = [(row.get(f"{side}_tokens"), backend.get(f"{name}_tokens")) for side, name in _TOKEN_KINDS]
-        rows.append((each.streamed.chat.path, row.get("outcome"), *chain(*tokens), row.get("usage_source")))
+        rows.append((each.answer.chat.path, row.get("outcome"), *chain(*tokens), row.get("usage_source")))
     counts = (">input", ">backend", ">output", ">backend")
     print_table(("path", "outcome", *counts, "source"), rows, empty="no rows")
 

@@ -1,1 +1,1 @@
-"""What the demo and the tests run beside the gateway; nothing here serves production traffic."""
+"""The proof of `neuronetz-gateway demo`. Nothing here serves production traffic."""

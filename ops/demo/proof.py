@@ -1,6 +1,6 @@
-"""The proof that a running stack does what it says: two streamed chats, and what the books and the backend say of them.
+"""Proves that a running stack accounts correctly: streamed chats, their audit rows and the backend's own counts.
 
-Everything is done from outside, as an operator and a client would: through the command line and over HTTP.
+Everything goes through the public interfaces, as an operator and a client would use them: the command line and HTTP.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ MODEL = "llama3.2:latest"
 _STREAM_TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S = 5.0
 _COMMAND_TIMEOUT_S = 60.0
-_ROWS_TIMEOUT_S = 20.0
-_ROWS_POLL_S = 0.2
+_AUDIT_TIMEOUT_S = 20.0
+_AUDIT_POLL_S = 0.2
 
 
 class ProofFailed(GatewayError):
-    """Something was not as promised; the text lists what."""
+    """The stack did not do what the demo promises. The message lists the discrepancies."""
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One request to be streamed: how to ask, how to read a line of the answer, and the line that ends it."""
+    """A request to stream, and how to read the lines of its answer.
+
+    `text_of` returns the text that a line carries. `is_last` tests whether a line ends the answer regularly.
+    """
 
     surface: str
     origin: str
@@ -50,8 +53,8 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """An answer as the client saw it; `complete` means that its last line came."""
+class StreamedAnswer:
+    """An answer as the client received it. `complete`: its last line arrived."""
 
     chat: Chat
     request_id: str
@@ -59,31 +62,33 @@ class Streamed:
 
 
 @dataclass(frozen=True)
-class Account:
-    """One chat beside its two accounts; a missing one is None."""
+class Comparison:
+    """One answer with its audit row and the record of the backend, either of which is None when it is missing."""
 
-    streamed: Streamed
-    row: Mapping[str, Any] | None
-    backend: Mapping[str, Any] | None
+    answer: StreamedAnswer
+    audit_row: Mapping[str, Any] | None
+    backend_record: Mapping[str, Any] | None
 
-    def faults(self) -> list[str]:
-        """What is not as it must be, in words; empty when all agree."""
-        if not self.streamed.complete:
+    def discrepancies(self) -> list[str]:
+        """The differences between the three, as sentences; empty when they agree."""
+        if not self.answer.complete:
             return ["the stream ended early"]
-        if self.row is None:
-            return ["it left no usage row"]
-        if self.backend is None:
-            return ["the backend never saw it"]
-        ours = (self.row["input_tokens"], self.row["output_tokens"])
-        theirs = (self.backend["prompt_tokens"], self.backend["output_tokens"])
-        faults = [] if ours == theirs else [f"booked {ours} tokens of input and output, the backend counted {theirs}"]
-        if self.row["outcome"] != "complete":
-            faults.append(f"its outcome is {self.row['outcome']}")
-        return faults
+        if self.audit_row is None:
+            return ["it has no audit row"]
+        if self.backend_record is None:
+            return ["the backend did not receive it"]
+        recorded = (self.audit_row["input_tokens"], self.audit_row["output_tokens"])
+        counted = (self.backend_record["prompt_tokens"], self.backend_record["output_tokens"])
+        discrepancies = []
+        if recorded != counted:
+            discrepancies.append(f"the row has {recorded} input and output tokens, the backend counted {counted}")
+        if self.audit_row["outcome"] != "complete":
+            discrepancies.append(f"its outcome is {self.audit_row['outcome']}")
+        return discrepancies
 
 
-def native(url: str, prompt: str, ca_file: Path | None = None) -> Chat:
-    """A chat on Ollama's own surface: one JSON object a line, the last one with `done`."""
+def native_chat(url: str, prompt: str, ca_file: Path | None = None) -> Chat:
+    """A chat on Ollama's own surface: one JSON object per line, the last one with `done`."""
     return Chat(
         surface="Ollama",
         origin=url,
@@ -95,7 +100,7 @@ def native(url: str, prompt: str, ca_file: Path | None = None) -> Chat:
     )
 
 
-def openai(url: str, prompt: str, ca_file: Path | None = None) -> Chat:
+def openai_chat(url: str, prompt: str, ca_file: Path | None = None) -> Chat:
     """A chat on the OpenAI surface: server-sent events up to `[DONE]`."""
 
     def text_of(line: str) -> str:
@@ -114,8 +119,11 @@ def openai(url: str, prompt: str, ca_file: Path | None = None) -> Chat:
     )
 
 
-async def stream(chat: Chat, key: str, write: Callable[[str], None]) -> Streamed:
-    """Asks with `key` and hands every piece of text to `write` as it comes. Raises ProofFailed without an answer."""
+async def stream(chat: Chat, key: str, write: Callable[[str], None]) -> StreamedAnswer:
+    """Sends the chat with `key` and passes every piece of text to `write` as it arrives.
+
+    Raises ProofFailed when there is no answer.
+    """
     trust = ssl.create_default_context(cafile=chat.ca_file) if chat.ca_file else True
     timeout = aiohttp.ClientTimeout(total=_STREAM_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
     headers = {"Authorization": f"Bearer {key}"}
@@ -123,32 +131,35 @@ async def stream(chat: Chat, key: str, write: Callable[[str], None]) -> Streamed
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.post(chat.origin + chat.path, json=chat.body, ssl=trust) as answer,
+            session.post(chat.origin + chat.path, json=chat.body, ssl=trust) as response,
         ):
-            if answer.status != 200:
-                raise ProofFailed(f"{chat.path} answered {answer.status}: {(await answer.text())[:300]}")
-            async for line in _lines(answer):
+            if response.status != 200:
+                raise ProofFailed(f"{chat.path} returned {response.status}: {(await response.text())[:300]}")
+            async for line in _lines(response):
                 write(chat.text_of(line))
                 complete = complete or chat.is_last(line)
-            return Streamed(chat, answer.headers.get("X-Request-ID", ""), complete)
+            return StreamedAnswer(chat, response.headers.get("X-Request-ID", ""), complete)
     except (aiohttp.ClientError, OSError, TimeoutError, json.JSONDecodeError) as error:
         raise ProofFailed(f"{chat.path}: {type(error).__name__}: {error}") from None
 
 
-async def accounts(streamed: Sequence[Streamed], backend_url: str, commands: Commands) -> list[Account]:
-    """Reads the usage rows, waiting until each has come or the time is over, and what the simulated Ollama recorded."""
-    wanted = {each.request_id for each in streamed}
-    deadline = time.monotonic() + _ROWS_TIMEOUT_S
+async def compare(answers: Sequence[StreamedAnswer], backend_url: str, commands: OperatorCommands) -> list[Comparison]:
+    """Compares the answers with their audit rows and with the records of the simulated Ollama.
+
+    Waits up to 20 s for the rows. Raises ProofFailed when a command fails.
+    """
+    wanted = {answer.request_id for answer in answers}
+    deadline = time.monotonic() + _AUDIT_TIMEOUT_S
     while True:
         rows = {row["request_id"]: row for row in await commands.json("show-audit", "--since", "1h", "--json")}
         if wanted <= rows.keys() or time.monotonic() > deadline:
             break
-        await asyncio.sleep(_ROWS_POLL_S)
-    seen = await _recorded(backend_url)
-    return [Account(each, rows.get(each.request_id), seen.get(each.request_id)) for each in streamed]
+        await asyncio.sleep(_AUDIT_POLL_S)
+    records = await _backend_records(backend_url)
+    return [Comparison(answer, rows.get(answer.request_id), records.get(answer.request_id)) for answer in answers]
 
 
-class Commands:
+class OperatorCommands:
     """Runs the operator's commands on one env file, each in a separate process."""
 
     def __init__(self, env_file: Path, env: Mapping[str, str]) -> None:
@@ -156,7 +167,7 @@ class Commands:
         self._env = dict(env)
 
     async def json(self, *arguments: str) -> Any:
-        """The JSON document that a command prints; raises ProofFailed with its output when it fails."""
+        """The JSON document that a command prints. Raises ProofFailed with its stderr when it fails."""
         code, output, errors = await self._run(arguments)
         if code != 0:
             raise ProofFailed(f"{arguments[0]}: {errors.strip()}")
@@ -177,18 +188,18 @@ class Commands:
         return process.returncode or 0, output.decode(), errors.decode()
 
 
-async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[str]:
-    async for line in answer.content:
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
+    async for line in response.content:
         if text := line.decode().strip():
             yield text
 
 
-async def _recorded(backend_url: str) -> dict[str, Mapping[str, Any]]:
-    """The simulated Ollama's own records by the request id that the gateway sent along."""
+async def _backend_records(backend_url: str) -> dict[str, Mapping[str, Any]]:
+    """The records of the simulated Ollama, by the request id that the gateway forwarded."""
     timeout = aiohttp.ClientTimeout(total=_CONNECT_TIMEOUT_S)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,
-        session.get(f"{backend_url}/_sim/requests") as answer,
+        session.get(f"{backend_url}/_sim/requests") as response,
     ):
-        records = await answer.json()
+        records = await response.json()
     return {record["headers"].get("x-request-id", ""): record for record in records}

@@ -1,44 +1,41 @@
-"""The demo's proof says no when the books and the truth differ."""
-
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
 
-from ops.demo import proof
-from ops.demo.proof import Account, Streamed
+from ops.demo.proof import Comparison, StreamedAnswer, native_chat, openai_chat
 
-CHAT = proof.native("http://gateway", "hello")
+CHAT = native_chat("http://gateway", "hello")
 ROW = {"input_tokens": 3, "output_tokens": 5, "outcome": "complete"}
 RECORD = {"prompt_tokens": 3, "output_tokens": 5}
 
 
-def _account(complete: bool = True, row: Any = ROW, backend: Any = RECORD) -> Account:
-    return Account(Streamed(CHAT, "id", complete), row, backend)
+def _comparison(complete: bool = True, audit_row: Any = ROW, backend_record: Any = RECORD) -> Comparison:
+    return Comparison(StreamedAnswer(CHAT, "id", complete), audit_row, backend_record)
 
 
-def test_books_that_agree_have_no_fault() -> None:
-    assert _account().faults() == []
+def test_equal_counts_are_no_discrepancy() -> None:
+    assert _comparison().discrepancies() == []
 
 
 @pytest.mark.parametrize(
-    ("account", "fault"),
+    ("comparison", "discrepancy"),
     [
-        (_account(complete=False), "the stream ended early"),
-        (_account(row=None), "it left no usage row"),
-        (_account(backend=None), "the backend never saw it"),
-        (_account(row={**ROW, "output_tokens": 4}), "booked (3, 4)"),
-        (_account(row={**ROW, "outcome": "cut"}), "its outcome is cut"),
+        (_comparison(complete=False), "the stream ended early"),
+        (_comparison(audit_row=None), "it has no audit row"),
+        (_comparison(backend_record=None), "the backend did not receive it"),
+        (_comparison(audit_row={**ROW, "output_tokens": 4}), "the row has (3, 4)"),
+        (_comparison(audit_row={**ROW, "outcome": "cut"}), "its outcome is cut"),
     ],
 )
-def test_every_difference_is_a_fault(account: Account, fault: str) -> None:
-    assert len(account.faults()) == 1
-    assert fault in account.faults()[0]
+def test_every_difference_is_a_discrepancy(comparison: Comparison, discrepancy: str) -> None:
+    assert len(comparison.discrepancies()) == 1
+    assert discrepancy in comparison.discrepancies()[0]
 
 
-def test_text_and_end_are_read_from_both_surfaces() -> None:
-    native, openai = proof.native("", ""), proof.openai("", "")
+def test_both_surfaces_recognise_text_and_the_last_line() -> None:
+    native, openai = native_chat("", ""), openai_chat("", "")
     assert native.text_of('{"message":{"content":"a"},"done":false}') == "a"
     assert native.text_of('{"done":true}') == ""
     assert native.is_last('{"done":true}')
@@ -50,6 +47,6 @@ def test_text_and_end_are_read_from_both_surfaces() -> None:
     assert openai.is_last("data: [DONE]")
 
 
-def test_an_error_frame_is_not_the_end() -> None:
-    assert not proof.native("", "").is_last('{"error":"cut"}')
-    assert not proof.openai("", "").is_last('data: {"error":{"message":"cut"}}')
+def test_an_error_frame_is_not_the_last_line() -> None:
+    assert not native_chat("", "").is_last('{"error":"cut"}')
+    assert not openai_chat("", "").is_last('data: {"error":{"message":"cut"}}')
