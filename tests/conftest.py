@@ -1,5 +1,9 @@
-"""PostgreSQL and Redis for all tests, each started once: what the environment names, else containers where a Docker
-engine answers, else the embedded binaries."""
+"""PostgreSQL and Redis for all tests, started once by each worker: the servers that the environment names, else
+containers if a Docker engine answers, else the embedded binaries.
+
+A worker shares no server with another one, unless TEST_DATABASE_URL names it. A PostgreSQL takes a second to start and
+25 MB of memory, a Redis 5 MB, which is cheaper than the locks and the reference counts of shared servers.
+"""
 
 from __future__ import annotations
 
@@ -71,9 +75,12 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def shared_database_url(postgres_url: str) -> str:
-    """The URL of the one database that the tests use in turn; a database for each would be gigabytes."""
-    return asyncio.run(_create(postgres_url))
+def shared_database_url(postgres_url: str) -> Iterator[str]:
+    """The URL of the worker's one database, which its tests use in turn; a database for each would be gigabytes."""
+    name = f"t_{secrets.token_hex(6)}"
+    asyncio.run(_run(postgres_url, f"CREATE DATABASE {name}"))
+    yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+    asyncio.run(_run(postgres_url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -172,12 +179,6 @@ async def _clear(url: str) -> None:
         await connection.execute(_CLEAR if there else f"DROP SCHEMA IF EXISTS gateway CASCADE; {_SCHEMA}", timeout=30)
     finally:
         await connection.close()
-
-
-async def _create(server_url: str) -> str:
-    name = f"t_{secrets.token_hex(6)}"
-    await _run(server_url, f"CREATE DATABASE {name}")
-    return urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
 
 
 async def _run(url: str, script: str) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
-import httpx
 import pytest
 
 from ops.embedded import logfile
-from tests.e2e.retry_after import CODES, retry_after_refusal
-from tests.e2e.sockets import Answer, send_slow_body
+from ops.embedded.state import open_state
 from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
 from tests.ports import free_port
 
@@ -54,33 +51,19 @@ def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPath
         {"name": "sim", "base_url": ollama.url, "auth_token": BACKEND_TOKEN},
         {"name": "spare", "base_url": spare.url},
     ]
-    listen = f"127.0.0.1:{free_port()}"
-    with up(state_dir, "--listen", listen, "--backend", f"spare={spare.url}"):
-        pass
+    with open_state(state_dir) as state:
+        state.env_file.touch(mode=0o600)
     set_env(state_dir, OLLAMA_BACKENDS=json.dumps(backends), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="10000")
     set_env(state_dir, DEFAULT_TPM="10000000", REDIS_KEY_CACHE_TTL_S="600", GATEWAY_REQUEST_ID_HEADER=REQUEST_ID_HEADER)
     set_env(state_dir, AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN=str(AUTH_FAILURES_MAX))
-    with up(state_dir, "--workers", "2", "--tls", f"127.0.0.1:{free_port()}") as running:
+    addresses = ("--listen", f"127.0.0.1:{free_port()}", "--tls", f"127.0.0.1:{free_port()}")
+    with up(state_dir, *addresses, "--workers", "2") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def key(stack: Stack) -> str:
     return stack.new_key("clients")
-
-
-@pytest.fixture(scope="session")
-def retries(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, httpx.Response]]]]:
-    """One client per error code that is refused and retries, up to a minute later, while other tests run."""
-    with ThreadPoolExecutor(len(CODES)) as clients:
-        yield {code: clients.submit(retry_after_refusal, stack, code) for code in CODES}
-
-
-@pytest.fixture(scope="session")
-def slow_body(stack: Stack, key: str) -> Iterator[Future[Answer]]:
-    """A request whose body takes more than a minute to arrive, while other tests run."""
-    with ThreadPoolExecutor(1) as client:
-        yield client.submit(send_slow_body, stack.url, key)
 
 
 @pytest.fixture(autouse=True)

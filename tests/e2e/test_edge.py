@@ -7,7 +7,6 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import closing
 
 import pytest
@@ -408,19 +407,3 @@ def test_a_request_that_envoy_refuses_itself_has_no_row(stack: Stack, edge: Edge
 
 def test_headers_that_never_end_time_out(edge: Edge, slow_headers: socket.socket) -> None:
     check_refused(edge, read_answer(slow_headers), 408, "request_timeout")
-
-
-def test_a_body_that_arrives_too_slowly_times_out_and_is_recorded(
-    stack: Stack, edge: Edge, slow_body: Future[Answer]
-) -> None:
-    answer = slow_body.result(timeout=180)
-    check_refused(edge, answer, 408, "request_timeout")
-    assert json.loads(answer.body)["request_id"] == answer.request_id, "the error has the format of the surface"
-    row = audit_row(stack, answer.request_id)
-    assert (row["path"], row["outcome"], row["status"], row["code"]) == (
-        "/v1/messages",
-        "denied",
-        408,
-        "request_timeout",
-    )
-    assert row["backend"] is None

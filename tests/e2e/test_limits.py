@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import GenerationRequest, client
-from tests.e2e.retry_after import CODES
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
@@ -38,16 +36,6 @@ def test_a_refusal_over_the_request_limit_states_when_to_retry(stack: Stack) -> 
     assert refused.headers["x-ratelimit-limit-requests"] == "2"
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert audit_row(stack, refused.headers["x-request-id"])["code"] == "rate_limit_exceeded"
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_a_client_that_waits_for_retry_after_is_admitted(
-    retries: dict[str, Future[tuple[httpx.Response, httpx.Response]]], code: str
-) -> None:
-    refused, answer = retries[code].result(timeout=120)
-    assert refused.headers["x-gateway-error"] == code
-    # After throttling, the key is checked again and is still invalid.
-    assert answer.status_code == (401 if code == "auth_throttled" else 200), answer.text
 
 
 async def test_200_concurrent_requests_on_a_budget_for_20_never_overspend_and_none_is_refused_needlessly(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import pytest
 from pydantic import SecretStr
 
 from gateway.ledger.store import Ledger
@@ -27,7 +30,7 @@ from tests.ops.cli.conftest import Operator, write_env
 from tests.redis_server import one_server
 from tests.row_builders import entry
 
-ROLE = "service_of_the_backup"
+ROLE = f"t_{secrets.token_hex(6)}"
 GUIDE = Path(__file__).parents[3] / "docs/backup-and-restore.md"
 
 
@@ -51,12 +54,19 @@ def restore(url: str, directory: Path) -> None:
         run(documented(program), url, directory)
 
 
-async def create_database(server_url: str, name: str) -> str:
-    connection = await asyncpg.connect(server_url)
-    await connection.execute(f"DROP DATABASE IF EXISTS {name}")
-    await connection.execute(f"CREATE DATABASE {name}")
+@pytest.fixture
+def restored_url(postgres_url: str) -> Iterator[str]:
+    """The URL of a second, empty database on the server of the first one."""
+    name = f"t_{secrets.token_hex(6)}"
+    asyncio.run(execute(postgres_url, f"CREATE DATABASE {name}"))
+    yield urlunsplit(urlsplit(postgres_url)._replace(path=f"/{name}"))
+    asyncio.run(execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(statement)
     await connection.close()
-    return urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
 
 
 async def drop_role(*urls: str) -> None:
@@ -96,7 +106,7 @@ async def counted_total(url: str, redis_url: str) -> int:
 
 
 def test_a_restored_backup_has_the_same_reports_and_its_counters_match_the_ledger(
-    empty_database_url: str, postgres_url: str, tmp_path: Path
+    empty_database_url: str, restored_url: str, tmp_path: Path
 ) -> None:
     lines = (f"DATABASE_SERVICE_ROLE={ROLE}", "DATABASE_SERVICE_PASSWORD=chosen")
     operator = Operator(write_env(tmp_path / "env", empty_database_url, lines))
@@ -110,7 +120,6 @@ def test_a_restored_backup_has_the_same_reports_and_its_counters_match_the_ledge
     usage, audit = operator.reads("show-usage"), operator.reads("show-audit")
     asyncio.run(record(empty_database_url, "after the backup"))
 
-    restored_url = asyncio.run(create_database(postgres_url, "restored"))
     restored = Operator(write_env(tmp_path / "restored", restored_url, lines))
     restore(restored_url, tmp_path)
     assert restored.reads("migrate") == operator.reads("migrate")

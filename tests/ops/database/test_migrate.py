@@ -94,7 +94,8 @@ async def test_a_migration_waits_for_the_lock_of_another_one(empty: Settings) ->
     await lock.start()
     await other.execute("SELECT pg_advisory_xact_lock(hashtextextended('gateway.migrate', 0))")
     waiting = asyncio.create_task(upgrade(empty))
-    waiters = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    waiters = """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+        WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"""
     while await other.fetchval(waiters) == 0:
         assert not waiting.done()
     await lock.rollback()
