@@ -20,6 +20,7 @@ AMBIGUOUS = {
     "options that would merge": b'{"model":"a","options":{"num_predict":1},"options":{"num_ctx":5}}',
     "options in another spelling": b'{"model":"a","options":{"num_predict":1},"OPTIONS":{"num_predict":-1}}',
     "a nested duplicate": b'{"model":"a","options":{"num_predict":5,"NUM_PREDICT":-1}}',
+    "a nested duplicate of a carried key": b'{"model":"a","format":{"type":"object","TYPE":"string"}}',
     "stream options that would merge": b'{"model":"a","stream_options":{"include_usage":true},"stream_options":{}}',
     "a stream option in another spelling": b'{"model":"a","stream_options":{"Include_Usage":false}}',
     "an option in another spelling": b'{"model":"a","options":{"Num_Predict":-1}}',
