@@ -1,23 +1,20 @@
 """The gRPC edge of the meter: one bidirectional stream per proxied request. It decides nothing about the answer.
 
-A handler that returned early would let the rest of the answer pass unmetered. So it returns only after Envoy has closed
-its side, and otherwise ends with an error, which makes Envoy cut both sides.
+A call that ended early would let the rest of the answer pass unmetered. So a session ends only after Envoy has closed
+its side, and otherwise fails, which makes Envoy cut both sides.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Any
 
-import grpc
 import structlog
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
-from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.record.grant import Grant
+from gateway.rpc.methods import Method, Streaming
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
@@ -26,10 +23,8 @@ from meter.renewal import Renewal
 
 log = structlog.get_logger()
 
-FINISH_TIMEOUT_S = 2.0
 
-
-class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
+class ExternalProcessor:
     """envoy.service.ext_proc.v3.ExternalProcessor."""
 
     def __init__(
@@ -39,42 +34,15 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         self._renewal = renewal
         self._disconnect_causes = disconnect_causes
         self._prompts = prompts
-        self._handlers: set[asyncio.Task[object]] = set()
 
-    async def finished(self) -> None:
-        """Returns when no handler runs. grpc.aio reports a stopped server before its last handlers have ended."""
-        if self._handlers:
-            await asyncio.wait(self._handlers, timeout=FINISH_TIMEOUT_S)
+    def methods(self) -> tuple[Method, ...]:
+        """The methods of the service."""
+        path = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+        return (Streaming(path, ext_proc.ProcessingRequest, lambda: _Process(self)),)
 
-    async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
-        """One request, from its headers to the end of its answer, whichever side ends it."""
-        exchange: Exchange | None = None
-        handler = asyncio.current_task()
-        assert handler is not None  # noqa: S101 (every coroutine of a server runs in a task)
-        self._handlers.add(handler)
-        try:
-            while (message := await context.read()) is not grpc.aio.EOF:
-                if message.HasField("request_headers"):
-                    opened = self._open(message)
-                    if isinstance(opened, Code):
-                        await context.write(envoy_api.deny_unopened(opened, message))
-                        continue
-                    exchange = opened
-                if exchange is None:
-                    # The answer to a request that authz denied passes here too, without a grant.
-                    await context.write(envoy_api.untouched(message.WhichOneof("request")))
-                else:
-                    await context.write(envoy_api.respond(exchange, message))
-        except Exception:
-            log.exception("process_failed", request_id=exchange.grant.request_id if exchange else None)
-            raise
-        finally:
-            self._handlers.discard(handler)
-            if exchange is not None:
-                self._renewal.discard(exchange)
-                self._settle(exchange)
-
-    def _settle(self, exchange: Exchange) -> None:
+    def close(self, exchange: Exchange) -> None:
+        """Settles a request whose stream is over."""
+        self._renewal.discard(exchange)
         closed = exchange.close()
         if exchange.transcript:
             self._prompts.submit(exchange.transcript, closed.entry.request_id)
@@ -83,7 +51,7 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         else:
             self._outbox.submit(closed.entry)
 
-    def _open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
+    def open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
         """Opens the record of a request before any backend receives it, or returns why it must not go on."""
         grant_json = envoy_api.read_grant(message)
         if grant_json is None:
@@ -100,3 +68,31 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         exchange = Exchange(grant, grant_json, time.monotonic)
         self._renewal.add(exchange)
         return exchange
+
+
+class _Process:
+    """One request, from its headers to the end of its answer, whichever side ends it."""
+
+    def __init__(self, service: ExternalProcessor) -> None:
+        self._service = service
+        self._exchange: Exchange | None = None
+
+    def receive(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+        if message.HasField("request_headers"):
+            opened = self._service.open(message)
+            if isinstance(opened, Code):
+                return envoy_api.deny_unopened(opened, message)
+            self._exchange = opened
+        if self._exchange is None:
+            # The answer to a request that authz denied passes here too, without a grant.
+            return envoy_api.untouched(message.WhichOneof("request"))
+        return envoy_api.respond(self._exchange, message)
+
+    def finish(self) -> None:
+        """The last message of Envoy needs no reply."""
+
+    def close(self, cause: Exception | None) -> None:
+        if cause is not None:
+            log.error("process_failed", request_id=self._exchange.grant.request_id if self._exchange else None)
+        if self._exchange is not None:
+            self._service.close(self._exchange)

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     gateway_trusted_proxies: Networks = ["127.0.0.1"]
     gateway_domain: str = "localhost"
     gateway_shutdown_grace_s: Seconds = 25.0
+    grpc_transport: Literal["grpcio", "nghttp2"] = "grpcio"
 
     ollama_base_url: Origin = "http://ollama:11434"
     ollama_connect_timeout_s: Seconds = 5.0

@@ -1,4 +1,4 @@
-"""The meter's gRPC edge, served by the real grpc.aio and called by its client."""
+"""The meter's gRPC edge, served by each transport and called by grpc.aio."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from gateway.ledger.outbox import Outbox
 from gateway.quota.port import Backlog
 from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
+from gateway.rpc.server import RpcServer
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
@@ -25,9 +27,10 @@ from meter.access_log.disconnect_store import DisconnectStore
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
-from meter.server import ExternalProcessorServicer
+from meter.server import ExternalProcessor
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
+from tests.gateway.rpc.echo import TRANSPORTS
 from tests.meter.test_settling import Recorder, admit, background
 from tests.meter.wire_corpus import json_of
 
@@ -36,9 +39,9 @@ REQUESTS = 5
 
 @dataclass
 class Meter:
-    """A meter's servicer behind a channel, over the quota's second implementation."""
+    """A meter's server and a channel to it, over the quota's second implementation."""
 
-    servicer: ExternalProcessorServicer
+    server: RpcServer
     quota: MemoryQuota
     outbox: Outbox
     disconnect_causes: DisconnectCauses
@@ -54,7 +57,7 @@ class Meter:
 
 
 @asynccontextmanager
-async def serving(redis_url: str, database_url: str) -> AsyncIterator[Meter]:
+async def serving(transport: str, redis_url: str, database_url: str, directory: Path) -> AsyncIterator[Meter]:
     clock = Clock()
     quota = MemoryQuota(now_ms=clock, lease_s=15.0, backlog_max=1000, load=Ledger().load)
     clock.forward((await quota.epoch()).opens_in_s)
@@ -63,23 +66,23 @@ async def serving(redis_url: str, database_url: str) -> AsyncIterator[Meter]:
     disconnect_causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
     database = Database(Settings(database_url=database_url))
     prompts = PromptWriter(PromptLog(database), timedelta(days=1))
-    servicer = ExternalProcessorServicer(outbox, Renewal(quota, 15.0), disconnect_causes, prompts)
-    server = grpc.aio.server()
-    external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with background(outbox.run()), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Meter(servicer, quota, outbox, disconnect_causes, channel)
+    processor = ExternalProcessor(outbox, Renewal(quota, 15.0), disconnect_causes, prompts)
+    server = TRANSPORTS[transport](processor.methods(), 1 << 20)
+    address = f"unix:{directory}/meter.sock"
+    await server.start(address)
+    async with background(outbox.run()), grpc.aio.insecure_channel(address) as channel:
+        yield Meter(server, quota, outbox, disconnect_causes, channel)
         await server.stop(0)
     await database.close()
     await redis.aclose()
     await quota.aclose()
 
 
-async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entries(
-    redis_url: str, database_url: str
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_the_meter_waits_for_its_streams_before_it_settles_the_last_entries(
+    transport: str, redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    async with serving(redis_url, database_url) as meter:
+    async with serving(transport, redis_url, database_url, tmp_path) as meter:
         streams = []
         for _ in range(REQUESTS):
             grant, _ = await admit(meter.quota)
@@ -87,7 +90,7 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
             assert opened.HasField("request_headers")
             streams.append(stream)
         assert await meter.quota.backlog() == Backlog(holds=REQUESTS, events=0)
-        finished = asyncio.create_task(meter.servicer.finished())
+        finished = asyncio.create_task(meter.server.stop(20))
         await asyncio.sleep(0)
         assert not finished.done()
         for stream in streams:
@@ -99,10 +102,11 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
 
 
 @pytest.mark.parametrize("grant", ["", "{", "{}", "[]", "5", '{"request_id":"req-1"}'])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_grant_that_cannot_be_read_is_answered_as_unavailable(
-    redis_url: str, database_url: str, grant: str
+    transport: str, redis_url: str, database_url: str, grant: str, tmp_path: Path
 ) -> None:
-    async with serving(redis_url, database_url) as meter:
+    async with serving(transport, redis_url, database_url, tmp_path) as meter:
         stream, refused = await meter.opens(grant)
         assert refused.immediate_response.status.code == 503
         assert refused.immediate_response.details == "unavailable"

@@ -1,10 +1,12 @@
-"""The access log's gRPC edge, served by the real grpc.aio and called as Envoy calls it."""
+"""The access log's gRPC edge, served by each transport and called as Envoy calls it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
+import pytest
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 from pydantic import SecretStr
 
@@ -13,9 +15,10 @@ from gateway.settings import Settings
 from gateway.stores.redis import connect
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.disconnect_store import DisconnectStore
-from meter.access_log.server import AccessLogServicer
+from meter.access_log.server import AccessLog
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
+from tests.gateway.rpc.echo import TRANSPORTS
 from tests.meter.access_log.test_records import record
 from tests.meter.test_settling import Recorder
 
@@ -28,21 +31,23 @@ def message(*, start_s: int = 0) -> als_pb2.StreamAccessLogsMessage:
     return made
 
 
-async def test_a_malformed_record_is_skipped_and_the_next_one_of_its_stream_is_read(redis_url: str) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_malformed_record_is_skipped_and_the_next_one_of_its_stream_is_read(
+    transport: str, redis_url: str, tmp_path: Path
+) -> None:
     quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=100, load=Ledger().load, restore_s=0)
     outbox = Outbox(quota, Recorder(), size_max=10)
     redis = connect(Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5))
     causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
-    server = grpc.aio.server()
-    als_pb2_grpc.add_AccessLogServiceServicer_to_server(AccessLogServicer(causes, outbox, ()), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    server = TRANSPORTS[transport](AccessLog(causes, outbox, ()).methods(), 1 << 20)
+    address = f"unix:{tmp_path}/meter.sock"
+    await server.start(address)
 
     async def messages() -> AsyncIterator[als_pb2.StreamAccessLogsMessage]:
         yield message(start_s=2**62)
         yield message()
 
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with grpc.aio.insecure_channel(address) as channel:
         reply = await als_pb2_grpc.AccessLogServiceStub(channel).StreamAccessLogs(messages())
         assert reply == als_pb2.StreamAccessLogsResponse()
     # Nothing runs that would settle it, so the one entry waits.
