@@ -15,7 +15,7 @@ from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.quota import periods
 from gateway.quota.port import Counters
-from gateway.quota.rebuild import total
+from gateway.quota.rebuild import Rebuilder, total
 from gateway.quota.redis.quota import RedisQuota
 from gateway.stores.postgres import Database
 from gateway.stores.redis import Redis, connect
@@ -32,6 +32,7 @@ class LedgerView:
         self.redis = redis
         self._database = database
         self._quota = quota
+        self._rebuilder = Rebuilder(quota, Ledger(database).usage_of)
 
     async def rows(self, request_ids: Collection[str]) -> Rows:
         """All audit rows of these requests, by request id."""
@@ -72,7 +73,7 @@ class LedgerView:
     async def counters(self, tenant_id: int) -> Counters | None:
         """The live counters of a tenant. If they are invalid, they are rebuilt first, as an admission would do."""
         if (found := await self._quota.counters(tenant_id)) is None:
-            await self._quota._rebuilder.rebuild(tenant_id)
+            await self._rebuilder.rebuild(tenant_id)
             found = await self._quota.counters(tenant_id)
         return found
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.ledger.store import Ledger
 from gateway.record.entry import Entry
@@ -62,6 +64,24 @@ async def test_rows_that_a_constraint_refuses_are_set_aside_and_the_others_are_r
     assert [Entry.from_json(row["entry"]) for row in rows] == refused
     assert {row["request_id"] for row in rows} == {each.request_id for each in refused}
     assert all("picky" in row["reason"] for row in rows)
+
+
+@pytest.mark.parametrize("text", ["", "half of {", "[]", "{}", '{"request_id": 7}', "null"])
+async def test_an_event_without_a_readable_entry_is_logged_and_holds_up_no_other(
+    text: str, quota: MemoryQuota, database: Database, service_database: Database
+) -> None:
+    first, last = denial(), denial()
+    for each in (first, denial(), last):
+        await quota.record(each)
+    stream = quota.streams[0]
+    events = await stream.read("one", 10, 0)
+    events[1] = dataclasses.replace(events[1], text=text)
+    with capture_logs() as logs:
+        await Drain(quota, Ledger(service_database), "one").record(stream, events)
+    assert [(each["event"], each["text"]) for each in logs] == [("event_unreadable", text)]
+    rows = await database.fetch("SELECT request_id FROM gateway.audit_log")
+    assert {row["request_id"] for row in rows} == {first.request_id, last.request_id}
+    assert len(stream) == 0
 
 
 async def test_an_entry_that_is_delivered_again_is_set_aside_once(picky: Database, service_database: Database) -> None:
