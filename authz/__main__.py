@@ -91,6 +91,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
 
         background = [
+            asyncio.create_task(lifecycle.leave_postgres_that_shuts_down(database), name="database"),
             asyncio.create_task(change_listener.run(), name="change_listener"),
             asyncio.create_task(catalog.run(), name="catalog"),
             asyncio.create_task(last_used.run(), name="last_used"),

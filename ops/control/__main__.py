@@ -51,6 +51,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         files_written = asyncio.Event()
         background = [
             asyncio.create_task(_follow_backends(reload, discovery, files_written), name="backends"),
+            asyncio.create_task(lifecycle.leave_postgres_that_shuts_down(database), name="database"),
             asyncio.create_task(EpochWatch(quota, discovery.at_once).run(), name="epoch"),
             asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
             asyncio.create_task(RetentionJob(Retention(database), settings).run(), name="upkeep"),
