@@ -27,18 +27,33 @@ from meter.renewal import Renewal
 log = structlog.get_logger()
 
 FINISH_TIMEOUT_S = 2.0
+# How long the last message of an answer waits for its settlement. Envoy's `message_timeout` for each message is 2 s.
+SETTLE_WAIT_S = 0.25
 
 
 class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
-    """envoy.service.ext_proc.v3.ExternalProcessor."""
+    """envoy.service.ext_proc.v3.ExternalProcessor.
+
+    The message that ends an answer is released only when its settlement is stored, so that a meter that is killed
+    afterwards does not lose it. `settle_wait_s` bounds that wait. Without a reply of the store in that time, the
+    message goes out and the outbox settles the request as soon as it can. The entry is final before the wait: a caller
+    that leaves during it has the outcome of the answer, because the backend has done all its work.
+    """
 
     def __init__(
-        self, outbox: Outbox, renewal: Renewal, disconnect_causes: DisconnectCauses, prompts: PromptWriter
+        self,
+        outbox: Outbox,
+        renewal: Renewal,
+        disconnect_causes: DisconnectCauses,
+        prompts: PromptWriter,
+        *,
+        settle_wait_s: float = SETTLE_WAIT_S,
     ) -> None:
         self._outbox = outbox
         self._renewal = renewal
         self._disconnect_causes = disconnect_causes
         self._prompts = prompts
+        self._settle_wait_s = settle_wait_s
         self._handlers: set[asyncio.Task[object]] = set()
 
     async def finished(self) -> None:
@@ -49,6 +64,7 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
     async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
         """One request, from its headers to the end of its answer, whichever side ends it."""
         exchange: Exchange | None = None
+        settled = False
         handler = asyncio.current_task()
         assert handler is not None  # noqa: S101 (every coroutine of a server runs in a task)
         self._handlers.add(handler)
@@ -64,7 +80,13 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
                     # The answer to a request that authz denied passes here too, without a grant.
                     await context.write(envoy_api.untouched(message.WhichOneof("request")))
                 else:
-                    await context.write(envoy_api.respond(exchange, message))
+                    response = envoy_api.respond(exchange, message)
+                    if not settled and (entry := exchange.final_entry) is not None:
+                        settled = True
+                        self._renewal.discard(exchange)
+                        if not await self._outbox.settle(entry, self._settle_wait_s):
+                            log.warning("released_before_settled", request_id=entry.request_id)
+                    await context.write(response)
         except Exception:
             log.exception("process_failed", request_id=exchange.grant.request_id if exchange else None)
             raise
@@ -72,12 +94,14 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
             self._handlers.discard(handler)
             if exchange is not None:
                 self._renewal.discard(exchange)
-                self._settle(exchange)
+                self._close(exchange, settled=settled)
 
-    def _settle(self, exchange: Exchange) -> None:
+    def _close(self, exchange: Exchange, *, settled: bool) -> None:
         closed = exchange.close()
         if exchange.transcript:
             self._prompts.submit(exchange.transcript, closed.entry.request_id)
+        if settled:
+            return
         if closed.cause_unknown:
             self._disconnect_causes.settle(closed.entry)
         else:

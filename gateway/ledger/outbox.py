@@ -1,8 +1,8 @@
 """The outbox: carries entries from the process that made them to the ledger, whatever fails meanwhile.
 
-The end of a request must not wait for a store. Its entry goes into a bounded buffer, and a few workers submit it to the
-quota until the quota has accepted it. The outbox then retains the entry until PostgreSQL has it, and resubmits it when
-the quota's store may have lost it. Resubmission is idempotent.
+The end of a request waits for a store only for a moment. Its entry goes into a bounded buffer, and a few workers submit
+it to the quota until the quota has accepted it. The outbox then retains the entry until PostgreSQL has it, and
+resubmits it when the quota's store may have lost it. Resubmission is idempotent.
 
 Settlements and denials have separate lanes, so that no settlement waits for a denial. A denial that finds no capacity,
 in its lane or in the quota's backlog, is dropped and counted; a settlement is never dropped.
@@ -77,6 +77,19 @@ class Outbox:
         else:
             self._drop(entry)
 
+    async def settle(self, entry: Entry, timeout_s: float) -> bool:
+        """Submits a settlement and waits until the quota has accepted it, at most `timeout_s`.
+
+        False: it was not accepted in time. The entry remains submitted, also when the caller is cancelled.
+        """
+        accepted = self._settlements.add(entry)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await accepted.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def retain(self, entry: Entry) -> None:
         """Retains an entry that the quota has accepted until it is in the ledger."""
         self._unconfirmed[entry.request_id] = entry
@@ -136,18 +149,20 @@ class _Lane:
     def __init__(self, store: Callable[[Entry], Awaitable[None]], workers: int) -> None:
         self._store = store
         self._workers = workers
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[tuple[Entry, asyncio.Event]] = deque()
         self._added = asyncio.Semaphore(0)
         self._idle = asyncio.Event()
         self._idle.set()
         self.pending = 0
 
-    def add(self, entry: Entry) -> None:
-        """Queues an entry."""
-        self._waiting.append(entry)
+    def add(self, entry: Entry) -> asyncio.Event:
+        """Queues an entry. The event is set when it is stored."""
+        stored = asyncio.Event()
+        self._waiting.append((entry, stored))
         self.pending += 1
         self._idle.clear()
         self._added.release()
+        return stored
 
     async def run(self) -> None:
         """Makes the calls until cancelled; while the store is unavailable the entries wait."""
@@ -163,8 +178,9 @@ class _Lane:
         # Not `forever`: a worker waits for an entry and not for time, and retries that entry only.
         while True:
             await self._added.acquire()
-            entry = self._waiting.popleft()
+            entry, stored = self._waiting.popleft()
             await retry(partial(self._store, entry), on_error="entry_postponed", request_id=entry.request_id)
+            stored.set()
             self.pending -= 1
             if not self.pending:
                 self._idle.set()
