@@ -79,7 +79,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
         admitter = Admitter(quota, settings.max_num_predict)
-        outbox = Outbox(quota, ledger, settings.audit_buffer_size)
+        outbox = Outbox(
+            quota,
+            ledger,
+            settlements_max=settings.max_concurrent_requests,
+            denials_max=settings.audit_buffer_size,
+        )
         pipeline = CheckPipeline(
             authenticator,
             throttle,

@@ -46,7 +46,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
 
-        outbox = Outbox(quota, ledger, settings.audit_buffer_size)
+        outbox = Outbox(
+            quota,
+            ledger,
+            settlements_max=settings.max_concurrent_requests,
+            denials_max=settings.audit_buffer_size,
+        )
         renewal = Renewal(quota, settings.hold_lease_s)
         disconnect_causes = DisconnectCauses(DisconnectStore(redis, settings.redis_timeout_s), quota, outbox.submit)
         prompts = PromptWriter(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))

@@ -43,15 +43,22 @@ class LedgerReader(Protocol):
 class Outbox:
     """`submit` never waits and never fails. Callers check `full` before a request begins.
 
-    `size_max` bounds the settlements that wait, by way of `full`, and the denials that wait.
+    `settlements_max` bounds the settlements that wait, by way of `full`, and `denials_max` the denials that wait.
     """
 
     def __init__(
-        self, quota: Quota, ledger: LedgerReader, size_max: int, confirm_every_s: float = CONFIRM_EVERY_S
+        self,
+        quota: Quota,
+        ledger: LedgerReader,
+        *,
+        settlements_max: int,
+        denials_max: int,
+        confirm_every_s: float = CONFIRM_EVERY_S,
     ) -> None:
         self._quota = quota
         self._ledger = ledger
-        self._size_max = size_max
+        self._settlements_max = settlements_max
+        self._denials_max = denials_max
         self._confirm_every_s = confirm_every_s
         self._settlements = _Lane(self._settle, SETTLEMENT_WORKERS)
         self._denials = _Lane(self._record, DENIAL_WORKERS)
@@ -60,8 +67,8 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        """Whether `size_max` settlements wait, so that no new request may begin."""
-        return self._settlements.pending >= self._size_max
+        """Whether `settlements_max` settlements wait, so that no new request may begin."""
+        return self._settlements.pending >= self._settlements_max
 
     @property
     def unconfirmed(self) -> Collection[str]:
@@ -72,7 +79,7 @@ class Outbox:
         """Accepts an entry. Settlements are bounded by the requests that began before the outbox was full."""
         if entry.outcome is not Outcome.DENIED:
             self._settlements.add(entry)
-        elif self._denials.pending < self._size_max:
+        elif self._denials.pending < self._denials_max:
             self._denials.add(entry)
         else:
             self._drop(entry)

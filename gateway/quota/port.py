@@ -82,13 +82,14 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class ReservationDenied:
-    """Nothing was reserved. `code` is the first of audit_backlog, rate_limit_exceeded, concurrency_exceeded,
-    budget_exhausted, budget_reserved, token_rate_exceeded that applies.
+    """Nothing was reserved. `code` is the first that applies of audit_backlog, unavailable, rate_limit_exceeded,
+    concurrency_exceeded, budget_exhausted, budget_reserved, token_rate_exceeded. `unavailable` means that the shard's
+    maximum of requests is running.
 
     The same request, retried after `retry_after_s` (whole seconds), is admitted unless other traffic or a clock step
-    intervenes. It is None when no such time is known: when running requests are the reason (concurrency_exceeded,
-    budget_reserved, audit_backlog), when a `total` budget is used up, and when the request is larger than the limit
-    itself. It takes all checks into account, not only the one that gave the code.
+    intervenes. It is None when no such time is known: when running requests are the reason (audit_backlog, unavailable,
+    concurrency_exceeded, budget_reserved), when a `total` budget is used up, and when the request is larger than the
+    limit itself. It takes all checks into account, not only the one that gave the code.
     """
 
     code: Code
@@ -268,9 +269,9 @@ class Quota(Protocol):
         """Appends the event of a denied request, and voids the hold that its admission may have taken.
 
         Does nothing for a request that was settled or recorded before, or whose hold is not of the tenant that `entry`
-        names. Raises Denied(audit_backlog) when holds and events reach twice `backlog_max`: the caller then denies with
-        that code instead, and there is no row. Admissions stop at `backlog_max` itself, so that denials have capacity
-        left.
+        names. Raises Denied(audit_backlog) when the waiting events reach twice `backlog_max`: the caller then denies
+        with that code instead, and there is no row. Admissions stop at `backlog_max` itself, so that denials have
+        capacity left.
         """
         ...
 

@@ -20,7 +20,7 @@ class _FullLedger:
 
 
 def _denial_log(quota: MemoryQuota) -> DenialLog:
-    return DenialLog(quota, Outbox(quota, _FullLedger(), 10))
+    return DenialLog(quota, Outbox(quota, _FullLedger(), settlements_max=10, denials_max=10))
 
 
 async def test_the_stored_path_of_a_denied_request_is_bounded() -> None:

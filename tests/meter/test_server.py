@@ -58,7 +58,7 @@ async def serving(redis_url: str, database_url: str) -> AsyncIterator[Meter]:
     clock = Clock()
     quota = MemoryQuota(now_ms=clock, lease_s=15.0, backlog_max=1000, load=Ledger().load)
     clock.forward((await quota.epoch()).opens_in_s)
-    outbox = Outbox(quota, Recorder(), size_max=10)
+    outbox = Outbox(quota, Recorder(), settlements_max=10, denials_max=10)
     redis = connect(Settings(redis_url=redis_url, redis_timeout_s=5))
     disconnect_causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
     database = Database(Settings(database_url=database_url))

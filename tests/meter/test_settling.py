@@ -96,7 +96,7 @@ async def admit(quota: MemoryQuota, **options: Any) -> tuple[Grant, Any]:
 
 
 async def test_requests_that_end_during_an_outage_are_settled_after_it(quota: Outage) -> None:
-    outbox = Outbox(quota, Recorder(), size_max=2)
+    outbox = Outbox(quota, Recorder(), settlements_max=2, denials_max=2)
     holds = [(await admit(quota))[1] for _ in range(3)]
     quota.available = False
     async with background(outbox.run()):
@@ -114,7 +114,7 @@ async def test_entries_that_the_store_loses_before_they_are_recorded_are_resubmi
     quota: Outage,
 ) -> None:
     recorder = Recorder()
-    outbox = Outbox(quota, recorder, size_max=10, confirm_every_s=0.01)
+    outbox = Outbox(quota, recorder, settlements_max=10, denials_max=10, confirm_every_s=0.01)
     clock = quota.clock
     first, second = [(await admit(quota))[1] for _ in range(2)]
     denied = denial()

@@ -67,6 +67,7 @@ class RedisQuota:
         self._shards = settings.redis_shards
         self._lease_ms = int(settings.hold_lease_s * 1000)
         self._backlog_max = settings.audit_buffer_size
+        self._running_max = settings.max_concurrent_requests
         self._restore_ms = int(restore_s * 1000)
         self._scripts = Scripts(redis, settings.redis_timeout_s, clock)
         self._streams = tuple(
@@ -114,6 +115,7 @@ class RedisQuota:
             admission.model,
             *codec.rules(admission.key_limits, admission.key_budgets),
             *codec.rules(admission.tenant_limits, admission.tenant_budgets),
+            self._running_max,
         )
         return reply
 

@@ -59,7 +59,7 @@ async def test_a_settlement_does_not_wait_for_denials_that_the_backlog_has_no_ca
     hold = await admitted(quota, asks())
     for _ in range(2 * BACKLOG_MAX - 1):
         await quota.record(denial())
-    outbox = Outbox(quota, EmptyLedger(), size_max=100)
+    outbox = Outbox(quota, EmptyLedger(), settlements_max=100, denials_max=100)
     for _ in range(3 * DENIAL_WORKERS):
         outbox.submit(denial())
     outbox.submit(entry(hold, output_tokens=77))
@@ -74,7 +74,7 @@ async def test_a_settlement_does_not_wait_for_denials_that_the_backlog_has_no_ca
 async def test_a_settlement_does_not_wait_for_denials_that_cannot_be_stored_now(quota: Quota) -> None:
     hold = await admitted(quota, asks())
     quota.unavailable = True
-    outbox = Outbox(quota, EmptyLedger(), size_max=100)
+    outbox = Outbox(quota, EmptyLedger(), settlements_max=100, denials_max=100)
     for _ in range(3 * DENIAL_WORKERS):
         outbox.submit(denial())
     outbox.submit(entry(hold))
@@ -86,7 +86,7 @@ async def test_a_settlement_does_not_wait_for_denials_that_cannot_be_stored_now(
 
 
 async def test_denials_that_wait_are_bounded_and_settlements_never_dropped(quota: Quota) -> None:
-    outbox = Outbox(quota, EmptyLedger(), size_max=2)
+    outbox = Outbox(quota, EmptyLedger(), settlements_max=2, denials_max=2)
     holds = [await admitted(quota, asks()) for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):

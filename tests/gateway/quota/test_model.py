@@ -46,7 +46,8 @@ from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, dra
 from tests.gateway.quota.model.quota import MemoryQuota
 
 LEASE_S = 15.0
-BACKLOG_MAX = 14
+BACKLOG_MAX = 9
+RUNNING_MAX = 8
 T = TypeVar("T")
 
 limits = st.builds(Limits, rpm=st.integers(1, 6), tpm=st.integers(20, 300), concurrent=st.integers(1, 6))
@@ -74,7 +75,12 @@ class QuotaMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.ledgers = [Ledger()]
         self.memory = MemoryQuota(
-            now_ms=self.clock, lease_s=LEASE_S, backlog_max=BACKLOG_MAX, load=self.ledgers[0].load, restore_s=0
+            now_ms=self.clock,
+            lease_s=LEASE_S,
+            backlog_max=BACKLOG_MAX,
+            load=self.ledgers[0].load,
+            restore_s=0,
+            running_max=RUNNING_MAX,
         )
         self.quotas: list[Quota] = [self.memory]
         self.redis: Redis | None = None
@@ -91,7 +97,11 @@ class QuotaMachine(RuleBasedStateMachine):
 
     async def _with_redis(self, url: str) -> None:
         chosen = Settings(
-            redis_url=SecretStr(url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=BACKLOG_MAX
+            redis_url=SecretStr(url),
+            redis_timeout_s=5.0,
+            hold_lease_s=LEASE_S,
+            audit_buffer_size=BACKLOG_MAX,
+            max_concurrent_requests=RUNNING_MAX,
         )
         self.redis = connect(chosen)
         await self.redis.flushall()
@@ -162,11 +172,13 @@ class QuotaMachine(RuleBasedStateMachine):
             answer = self.each(lambda quota: quota.admit(admission))
             # After the clock went back, some usage is in the next period of a budget already.
             assert isinstance(answer, Reserved) or self.clock_went_back, answer
-        backlog = len(self.held) + len(self.waiting) + self.denials
+        events = len(self.waiting) + self.denials
         if isinstance(answer, ReservationDenied):
-            assert (answer.code == Code.AUDIT_BACKLOG) == (backlog >= BACKLOG_MAX)
+            assert (answer.code == Code.AUDIT_BACKLOG) == (events >= BACKLOG_MAX)
+            assert (answer.code == Code.UNAVAILABLE) == (events < BACKLOG_MAX and len(self.held) >= RUNNING_MAX)
             return
-        assert backlog < BACKLOG_MAX
+        assert events < BACKLOG_MAX
+        assert len(self.held) < RUNNING_MAX
         self._admitted(admission, answer)
 
     def _admitted(self, admission: Admission, answer: Reserved) -> None:
@@ -248,7 +260,7 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule()
     def deny(self) -> None:
         denied = denial()
-        full = len(self.held) + len(self.waiting) + self.denials >= 2 * BACKLOG_MAX
+        full = len(self.waiting) + self.denials >= 2 * BACKLOG_MAX
         assert self.each(lambda quota: quota.record(denied)) == (Code.AUDIT_BACKLOG if full else None)
         self.denials += not full
 
@@ -261,7 +273,7 @@ class QuotaMachine(RuleBasedStateMachine):
             anonymous = replace(denied, tenant_id=None, key_id=None)
             assert self.each(lambda quota: quota.record(anonymous)) is None
             return
-        if len(self.held) - 1 + len(self.waiting) + self.denials >= 2 * BACKLOG_MAX:
+        if len(self.waiting) + self.denials >= 2 * BACKLOG_MAX:
             assert self.each(lambda quota: quota.record(denied)) == Code.AUDIT_BACKLOG
             return
         assert self.each(lambda quota: quota.record(denied)) is None
