@@ -1,4 +1,4 @@
-"""Records in PostgreSQL when keys were last used, in batches, off the path of requests, at most once a minute per key."""
+"""Records in PostgreSQL when keys were last used: in batches, off the path of requests, once a minute per key."""
 
 from __future__ import annotations
 
