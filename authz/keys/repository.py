@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -45,9 +45,12 @@ class KeyRepository:
         rows = await self._database.fetch("SELECT prefix FROM gateway.revocations WHERE revoked_at >= $1", since)
         return [row["prefix"] for row in rows]
 
-    async def touch(self, key_ids: Collection[int]) -> None:
-        """Records that these keys were used now. A key whose row another worker is updating is skipped."""
-        await self._database.execute(_TOUCH, sorted(key_ids))
+    async def touch(self, key_ids: Collection[int], interval: timedelta) -> None:
+        """Records that these keys were used now, unless a use within the last `interval` is recorded already.
+
+        A key whose row another worker is updating is skipped. Raises StoreUnavailable.
+        """
+        await self._database.execute(_TOUCH, sorted(key_ids), interval)
 
     async def store_hash(self, key_id: int, old: str, new: str) -> None:
         """Replaces the hash `old` by `new`, which has other costs. No effect if the hash has changed meanwhile."""
@@ -73,7 +76,11 @@ WHERE k.prefix = $1
 
 _TOUCH = """
 UPDATE gateway.api_keys SET last_used_at = now()
-WHERE id IN (SELECT id FROM gateway.api_keys WHERE id = ANY($1::bigint[]) FOR NO KEY UPDATE SKIP LOCKED)
+WHERE id IN (
+    SELECT id FROM gateway.api_keys
+    WHERE id = ANY($1::bigint[]) AND (last_used_at IS NULL OR last_used_at < now() - $2::interval)
+    FOR NO KEY UPDATE SKIP LOCKED
+)
 """
 
 

@@ -43,10 +43,17 @@ def verify_audit(session: Session, head: tuple[int, str] | None, as_json: bool) 
     """
     retained_since = datetime.now(UTC) - timedelta(days=session.settings.audit_log_default_retention_days)
     report = session.run(lambda database: AuditChain(database).verify(retained_since, head))
-    newest = f"{report.head[0]}:{report.head[1]}" if report.head else None
+    newest = f"{report.head.link}:{report.head.hash}" if report.head else None
     if as_json:
-        print_json({"links": report.links, "rows": report.rows, "head": newest, "problems": report.problems})
+        unsealed = {"unsealed_rows": report.unsealed.rows, "unsealed_since": report.unsealed.since}
+        print_json(
+            {"links": report.links, "rows": report.rows, "head": newest, **unsealed, "problems": report.problems}
+        )
     else:
         click.echo(f"{report.rows} rows in {report.links} links; head {newest or 'none'}")
+        if report.unsealed.since:
+            click.echo(
+                f"{report.unsealed.rows} rows since {report.unsealed.since:%Y-%m-%d %H:%M:%SZ} are not sealed yet"
+            )
     if report.problems:
         raise AuditLogChanged("the audit log was tampered with: " + "; ".join(report.problems))

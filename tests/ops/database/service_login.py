@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,7 +45,7 @@ async def serve_request(database: Database, key_id: int, at: datetime, request_i
     """Executes every statement that authz and meter execute to serve a request."""
     keys = KeyRepository(database, Limits(1, 1, 1))
     assert await keys.find_key("nz_000000000") is None
-    await keys.touch([key_id])
+    await keys.touch([key_id], timedelta(0))
     await keys.store_hash(key_id, HASH, HASH)
     await keys.revoked_since(at)
     ledger = Ledger(database)
