@@ -104,7 +104,7 @@ async def serving(database_url: str, *, settle_wait_s: float) -> AsyncIterator[M
         )
         redis, database = connect(settings), Database(settings)
         quota = RedisQuota(redis, settings, Ledger().load, restore_s=0)
-        outbox = Outbox(quota, Recorder(), size_max=10)
+        outbox = Outbox(quota, Recorder(), settlements_max=10, denials_max=10)
         causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
         prompts = PromptWriter(PromptLog(database), timedelta(days=1))
         renewal = Renewal(quota, settings.hold_lease_s)
