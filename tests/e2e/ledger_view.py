@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gateway.quota import periods
 from gateway.quota.port import Counters
 from gateway.quota.rebuild import Rebuilder, total
 from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry
 from gateway.stores.postgres import Database
 from gateway.stores.redis import Redis, connect
 from tests.e2e.stack import WAIT_TIMEOUT_S, Stack
@@ -35,12 +37,43 @@ class LedgerView:
         self._rebuilder = Rebuilder(quota, Ledger(database).usage_of)
 
     async def rows(self, request_ids: Collection[str]) -> Rows:
-        """All audit rows of these requests, by request id."""
+        """All rows of these requests, by request id: audit rows, and entries that PostgreSQL refused."""
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         query = "SELECT * FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
         for row in await self._database.fetch(query, list(request_ids)):
             found[row["request_id"]].append(dict(row))
+        query = "SELECT entry FROM gateway.ledger_rejects WHERE request_id = ANY($1::text[])"
+        for row in await self._database.fetch(query, list(request_ids)):
+            rejected = Entry.from_json(row["entry"])
+            found[rejected.request_id].append(asdict(rejected))
         return found
+
+    async def refuse_rows(self, modulus: int) -> None:
+        """From now on PostgreSQL refuses one audit row in `modulus`, chosen by the request id."""
+        constraint = f"CHECK (hashtext(request_id) % {modulus} <> 0) NOT VALID"
+        await self._database.execute(f"ALTER TABLE gateway.audit_log ADD CONSTRAINT soak {constraint}")
+
+    async def rejected(self) -> int:
+        """How many entries PostgreSQL refused."""
+        count: int = await self._database.fetchval("SELECT count(*) FROM gateway.ledger_rejects")
+        return count
+
+    async def recorded_tokens(self, tenant_id: int) -> int:
+        """The tokens of all audit rows and refused entries of a tenant."""
+        query = "SELECT sum(input_tokens + output_tokens)::bigint FROM gateway.audit_log WHERE tenant_id = $1"
+        tokens: int = await self._database.fetchval(query, tenant_id) or 0
+        for row in await self._database.fetch("SELECT entry FROM gateway.ledger_rejects"):
+            rejected = Entry.from_json(row["entry"])
+            if rejected.tenant_id == tenant_id:
+                tokens += rejected.input_tokens + rejected.output_tokens
+        return tokens
+
+    async def budget_usage(self, tenant_id: int) -> int:
+        """The tokens that count against the total budget of a tenant."""
+        query = """SELECT input_tokens + output_tokens FROM gateway.budget_usage
+            WHERE subject = 'tenant' AND subject_id = $1 AND period = 'total'"""
+        tokens: int = await self._database.fetchval(query, tenant_id) or 0
+        return tokens
 
     async def wait_for_rows(self, request_ids: Collection[str], timeout_s: float = WAIT_TIMEOUT_S) -> Rows:
         """Waits until each of these requests has a row. After `timeout_s`, returns the rows that exist."""

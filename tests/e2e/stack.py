@@ -97,6 +97,10 @@ class Stack:
         url: str = self.ready["url"]
         return url
 
+    def names(self) -> list[str]:
+        """The names of the processes that run."""
+        return list(json.loads(self.ready_file.read_text())["pids"])
+
     def pids(self, prefix: str) -> list[int]:
         """The current process ids of the processes whose name starts with `prefix`."""
         now = json.loads(self.ready_file.read_text())

@@ -193,3 +193,9 @@ async def check_counters(ledger_view: LedgerView, tenant: str) -> None:
         return found[0] == found[1]
 
     await eventually_async(equal, retry_on=(StoreUnavailable,), failure=lambda: found)
+
+
+async def check_budget_usage(ledger_view: LedgerView, tenant: str) -> None:
+    """Checks that the rows of a tenant add up to what counts against its budgets."""
+    tenant_id = await ledger_view.tenant_id(tenant)
+    assert await ledger_view.recorded_tokens(tenant_id) == await ledger_view.budget_usage(tenant_id)
