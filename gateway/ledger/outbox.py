@@ -43,6 +43,7 @@ class LedgerReader(Protocol):
 class Outbox:
     """`submit` never waits and never fails. Callers check `full` before a request begins.
 
+    `admission_unknown` means that a denial may concern a request that was admitted, see `Quota.record`.
     `settlements_max` bounds the settlements that wait, by way of `full`, and `denials_max` the denials that wait.
     """
 
@@ -53,12 +54,14 @@ class Outbox:
         *,
         settlements_max: int,
         denials_max: int,
+        admission_unknown: bool = False,
         confirm_every_s: float = CONFIRM_EVERY_S,
     ) -> None:
         self._quota = quota
         self._ledger = ledger
         self._settlements_max = settlements_max
         self._denials_max = denials_max
+        self._admission_unknown = admission_unknown
         self._confirm_every_s = confirm_every_s
         self._settlements = _Lane(self._settle, SETTLEMENT_WORKERS)
         self._denials = _Lane(self._record, DENIAL_WORKERS)
@@ -133,7 +136,7 @@ class Outbox:
 
     async def _record(self, entry: Entry) -> None:
         try:
-            await self._quota.record(entry)
+            await self._quota.record(entry, admission_unknown=self._admission_unknown)
         except Denied:
             self._drop(entry)
         else:

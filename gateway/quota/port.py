@@ -265,13 +265,17 @@ class Quota(Protocol):
         """
         ...
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         """Appends the event of a denied request, and voids the hold that its admission may have taken.
 
         Does nothing for a request that was settled or recorded before, or whose hold is not of the tenant that `entry`
         names. Raises Denied(audit_backlog) when the waiting events reach twice `backlog_max`: the caller then denies
         with that code instead, and there is no row. Admissions stop at `backlog_max` itself, so that denials have
         capacity left.
+
+        `admission_unknown` is for a caller that does not know whether the request was admitted, and for which tenant.
+        The call then also does nothing when any shard has a hold of the request, or remembers that it was settled or
+        recorded.
         """
         ...
 

@@ -32,10 +32,10 @@ class Quota(MemoryQuota):
 
     unavailable = False
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         if self.unavailable:
             raise StoreUnavailable("unavailable")
-        await super().record(entry)
+        await super().record(entry, admission_unknown=admission_unknown)
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ class MemoryQuota:
             self._end_hold(held, -1, 0)
         return held is not None
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:  # noqa: ARG002 (one shard)
         """See the port."""
         held = self._holds.get(entry.request_id)
         if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED):
