@@ -48,7 +48,6 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         outbox = Outbox(
             quota,
-            ledger,
             settlements_max=settings.max_concurrent_requests,
             denials_max=settings.audit_buffer_size,
             # Its denials are those that Envoy's access log reports.

@@ -163,6 +163,29 @@ class Epoch:
     opens_in_s: float
 
 
+EventId = tuple[int, int]
+"""The id of an event: milliseconds and a sequence number. Ids grow within an epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far the events have left the streams, which they do when the ledger has them.
+
+    `epoch` is the name of the epoch. Per shard, `oldest` is the id of the oldest event that waits, None when none does,
+    and `youngest` the id of the youngest event that was ever appended.
+    """
+
+    epoch: str
+    oldest: tuple[EventId | None, ...]
+    youngest: tuple[EventId, ...]
+
+    def has_passed(self, earlier: Watermark) -> bool:
+        """Whether the ledger has every event that had been appended at `earlier`. False in another epoch."""
+        return self.epoch == earlier.epoch and all(
+            oldest is None or oldest > youngest for oldest, youngest in zip(self.oldest, earlier.youngest, strict=True)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """The number of holds, and of events that wait for the ledger, over all shards."""
@@ -301,6 +324,10 @@ class Quota(Protocol):
 
     async def epoch(self) -> Epoch:
         """The current epoch. Processes with holds or entries poll it, to resubmit them when its name changes."""
+        ...
+
+    async def watermark(self) -> Watermark:
+        """How far the events have left the streams."""
         ...
 
     async def backlog(self) -> Backlog:

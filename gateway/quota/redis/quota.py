@@ -31,6 +31,7 @@ from gateway.quota.port import (
     ReservationDenied,
     Reserved,
     UsageLoader,
+    Watermark,
 )
 from gateway.quota.rebuild import REBUILD_S, WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.quota.redis import codec, keys
@@ -223,6 +224,16 @@ class RedisQuota:
         )
         names, left_ms = zip(*states, strict=True)
         return Epoch(b" ".join(names).decode(), max(left_ms) / 1000)
+
+    async def watermark(self) -> Watermark:
+        """See the port."""
+        states = await self._over_shards(lambda shard: self._scripts.run("watermark", keys.of_shard(shard)))
+        names, oldest, youngest = zip(*states, strict=True)
+        return Watermark(
+            b" ".join(names).decode(),
+            tuple(codec.event_id(each) if each else None for each in oldest),
+            tuple(map(codec.event_id, youngest)),
+        )
 
     async def backlog(self) -> Backlog:
         """See the port."""

@@ -27,6 +27,7 @@ from gateway.quota.port import (
     ReservationDenied,
     Reserved,
     UsageLoader,
+    Watermark,
 )
 from gateway.quota.rebuild import WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.record.entry import Entry
@@ -271,6 +272,10 @@ class MemoryQuota:
             self._since_ms = now_ms
         left_ms = 0 if now_ms < self._since_ms else max(0, self._since_ms + self._restore_ms - now_ms)
         return Epoch(str(self._since_ms), left_ms / 1000)
+
+    async def watermark(self) -> Watermark:
+        """See the port."""
+        return Watermark((await self.epoch()).name, (self._stream.oldest,), (self._stream.youngest,))
 
     async def backlog(self) -> Backlog:
         """See the port."""
