@@ -81,7 +81,6 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         admitter = Admitter(quota, settings.max_num_predict)
         outbox = Outbox(
             quota,
-            ledger,
             settlements_max=settings.max_concurrent_requests,
             denials_max=settings.audit_buffer_size,
         )
@@ -91,7 +90,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             last_used,
             catalog,
             admitter,
-            DenialLog(quota, outbox),
+            DenialLog(outbox),
             prefer_loaded=settings.routing_prefer_loaded,
         )
 

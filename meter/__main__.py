@@ -48,9 +48,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         outbox = Outbox(
             quota,
-            ledger,
             settlements_max=settings.max_concurrent_requests,
             denials_max=settings.audit_buffer_size,
+            # Its denials are those that Envoy's access log reports.
+            admission_unknown=True,
         )
         renewal = Renewal(quota, settings.hold_lease_s)
         disconnect_causes = DisconnectCauses(DisconnectStore(redis, settings.redis_timeout_s), quota, outbox.submit)

@@ -16,9 +16,6 @@ from gateway.values import Outcome, Period, UsageSource
 
 BATCH_MAX = 500
 
-# The times of two entries of one request differ: a settlement has the time of the admission, a denial its own.
-_TIMES_DIFFER_MAX = timedelta(hours=1)
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SQL_TYPES = {str: "text", int: "bigint", bool: "boolean", Outcome: "text", UsageSource: "text"}
 _ENUMS = {Outcome: "gateway.outcome", UsageSource: "gateway.usage_source"}
@@ -45,7 +42,7 @@ COLUMNS = tuple(_COLUMNS)
 
 
 class Ledger:
-    """Appends entries, and reads sums and recorded requests."""
+    """Appends entries, and reads sums."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -77,15 +74,6 @@ class Ledger:
         if added or entry.outcome is Outcome.DENIED or entry.tenant_id is None:
             return frozenset()
         return frozenset([entry.tenant_id])
-
-    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """The request ids of `entries` that were recorded or rejected by any process. Raises StoreUnavailable."""
-        if not entries:
-            return frozenset()
-        times_ms = [entry.ts_ms for entry in entries]
-        since, until = _time(min(times_ms)) - _TIMES_DIFFER_MAX, _time(max(times_ms)) + _TIMES_DIFFER_MAX
-        rows = await self._database.fetch(_RECORDED_BETWEEN, [entry.request_id for entry in entries], since, until)
-        return frozenset(row["request_id"] for row in rows)
 
     async def usage_of(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:
         """The usage of a tenant and its keys in the periods of `now` (aware), and which of `waiting` it includes.
@@ -168,8 +156,6 @@ _REJECTED = "SELECT request_id FROM gateway.ledger_rejects WHERE request_id = AN
 _IN_AUDIT_LOG = "SELECT request_id FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
 
 _RECORDED = f"{_IN_AUDIT_LOG} UNION {_REJECTED}"
-
-_RECORDED_BETWEEN = f"{_IN_AUDIT_LOG} AND ts BETWEEN $2 AND $3 UNION {_REJECTED}"
 
 
 def _time(ms: int) -> datetime:

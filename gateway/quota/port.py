@@ -163,6 +163,29 @@ class Epoch:
     opens_in_s: float
 
 
+EventId = tuple[int, int]
+"""The id of an event: milliseconds and a sequence number. Ids grow within an epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far the events have left the streams, which they do when the ledger has them.
+
+    `epoch` is the name of the epoch. Per shard, `oldest` is the id of the oldest event that waits, None when none does,
+    and `youngest` the id of the youngest event that was ever appended.
+    """
+
+    epoch: str
+    oldest: tuple[EventId | None, ...]
+    youngest: tuple[EventId, ...]
+
+    def has_passed(self, earlier: Watermark) -> bool:
+        """Whether the ledger has every event that had been appended at `earlier`. False in another epoch."""
+        return self.epoch == earlier.epoch and all(
+            oldest is None or oldest > youngest for oldest, youngest in zip(self.oldest, earlier.youngest, strict=True)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """The number of holds, and of events that wait for the ledger, over all shards."""
@@ -265,13 +288,17 @@ class Quota(Protocol):
         """
         ...
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         """Appends the event of a denied request, and voids the hold that its admission may have taken.
 
         Does nothing for a request that was settled or recorded before, or whose hold is not of the tenant that `entry`
         names. Raises Denied(audit_backlog) when the waiting events reach twice `backlog_max`: the caller then denies
         with that code instead, and there is no row. Admissions stop at `backlog_max` itself, so that denials have
         capacity left.
+
+        `admission_unknown` is for a caller that does not know whether the request was admitted, and for which tenant.
+        The call then also does nothing when any shard has a hold of the request, or remembers that it was settled or
+        recorded.
         """
         ...
 
@@ -297,6 +324,10 @@ class Quota(Protocol):
 
     async def epoch(self) -> Epoch:
         """The current epoch. Processes with holds or entries poll it, to resubmit them when its name changes."""
+        ...
+
+    async def watermark(self) -> Watermark:
+        """How far the events have left the streams."""
         ...
 
     async def backlog(self) -> Backlog:

@@ -33,7 +33,7 @@ from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 from tests.gateway.quota.builders import Ledger, asks
-from tests.meter.test_settling import Recorder, background
+from tests.meter.test_settling import background
 from tests.meter.wire_corpus import draft_of, grant_for, json_of, transcript
 from tests.polling import eventually_async
 from tests.redis_server import RedisServer, one_server
@@ -104,7 +104,7 @@ async def serving(database_url: str, *, settle_wait_s: float) -> AsyncIterator[M
         )
         redis, database = connect(settings), Database(settings)
         quota = RedisQuota(redis, settings, Ledger().load, restore_s=0)
-        outbox = Outbox(quota, Recorder(), settlements_max=10, denials_max=10)
+        outbox = Outbox(quota, settlements_max=10, denials_max=10)
         causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
         prompts = PromptWriter(PromptLog(database), timedelta(days=1))
         renewal = Renewal(quota, settings.hold_lease_s)

@@ -28,7 +28,7 @@ from meter.renewal import Renewal
 from meter.server import ExternalProcessorServicer
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
-from tests.meter.test_settling import Recorder, admit, background
+from tests.meter.test_settling import admit, background
 from tests.meter.wire_corpus import json_of
 
 REQUESTS = 5
@@ -58,7 +58,7 @@ async def serving(redis_url: str, database_url: str) -> AsyncIterator[Meter]:
     clock = Clock()
     quota = MemoryQuota(now_ms=clock, lease_s=15.0, backlog_max=1000, load=Ledger().load)
     clock.forward((await quota.epoch()).opens_in_s)
-    outbox = Outbox(quota, Recorder(), settlements_max=10, denials_max=10)
+    outbox = Outbox(quota, settlements_max=10, denials_max=10)
     redis = connect(Settings(redis_url=redis_url, redis_timeout_s=5))
     disconnect_causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
     database = Database(Settings(database_url=database_url))

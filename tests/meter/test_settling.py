@@ -61,9 +61,6 @@ class Recorder:
         self.entries += [each for each in entries if each.request_id not in known]
         return frozenset(each.tenant_id for each in entries if each.request_id in known and each.tenant_id)
 
-    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
-        return frozenset(each.request_id for each in entries) & {each.request_id for each in self.entries}
-
 
 @pytest.fixture
 async def quota() -> AsyncIterator[Outage]:
@@ -96,7 +93,7 @@ async def admit(quota: MemoryQuota, **options: Any) -> tuple[Grant, Any]:
 
 
 async def test_requests_that_end_during_an_outage_are_settled_after_it(quota: Outage) -> None:
-    outbox = Outbox(quota, Recorder(), settlements_max=2, denials_max=2)
+    outbox = Outbox(quota, settlements_max=2, denials_max=2)
     holds = [(await admit(quota))[1] for _ in range(3)]
     quota.available = False
     async with background(outbox.run()):
@@ -113,19 +110,17 @@ async def test_requests_that_end_during_an_outage_are_settled_after_it(quota: Ou
 async def test_entries_that_the_store_loses_before_they_are_recorded_are_resubmitted(
     quota: Outage,
 ) -> None:
-    recorder = Recorder()
-    outbox = Outbox(quota, recorder, settlements_max=10, denials_max=10, confirm_every_s=0.01)
+    outbox = Outbox(quota, settlements_max=10, denials_max=10, confirm_every_s=0.01)
     clock = quota.clock
     first, second = [(await admit(quota))[1] for _ in range(2)]
     denied = denial()
-    await quota.record(denied)
-    outbox.retain(denied)
     async with background(outbox.run(), EpochWatch(quota, outbox.resubmit_unconfirmed, poll_s=0.01).run()):
         outbox.submit(entry(first))
         await outbox.wait_idle(timeout_s=10)
         (event,) = [each for each in await quota.streams[0].read("test", 10, 0) if first.request_id in each.text]
-        await recorder.append([Entry.from_json(event.text)])
+        await quota.streams[0].acknowledge([event.id])
         await eventually_async(lambda: first.request_id not in outbox.unconfirmed)
+        await outbox.record(denied)
         outbox.submit(entry(second))
         await outbox.wait_idle(timeout_s=10)
         clock.forward(1)

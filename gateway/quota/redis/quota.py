@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.quota.port import (
@@ -30,6 +31,7 @@ from gateway.quota.port import (
     ReservationDenied,
     Reserved,
     UsageLoader,
+    Watermark,
 )
 from gateway.quota.rebuild import REBUILD_S, WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.quota.redis import codec, keys
@@ -42,6 +44,10 @@ from gateway.values import UsageSource
 
 # At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
+# At most this many calls to different shards run at once, so that they do not use all connections of the client.
+SHARD_CALLS_MAX = 32
+
+T = TypeVar("T")
 
 
 class RedisQuota:
@@ -74,6 +80,7 @@ class RedisQuota:
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
         )
         self._rebuilder = Rebuilder(self, load, rebuild_wait_s)
+        self._shard_calls = asyncio.Semaphore(SHARD_CALLS_MAX)
         self._releases_max = releases_max
         self._releases: set[asyncio.Task[None]] = set()
 
@@ -163,9 +170,9 @@ class RedisQuota:
         request_keys = self._request_keys(request_id, tenant_id, key_id)
         return bool(await self._scripts.run("release", request_keys, request_id, RELEASED_MS))
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         """See the port."""
-        if entry.tenant_id is None and await self._is_known(entry.request_id):
+        if admission_unknown and any(await self._over_shards(partial(self._knows, entry.request_id))):
             return
         recorded = await self._scripts.run(
             "record",
@@ -179,24 +186,18 @@ class RedisQuota:
         if not recorded:
             raise Denied(Code.AUDIT_BACKLOG)
 
-    async def _is_known(self, request_id: str) -> bool:
-        """Whether a request of an unknown tenant has a hold, or ended, in another shard than the one of its denial."""
-        for shard in range(1, self._shards):
-            async with guarded(self._timeout_s):
-                if await self._redis.hexists(keys.of_shard(shard)[0], request_id) or await self._redis.exists(
-                    keys.finished(shard, request_id)
-                ):
-                    return True
-        return False
+    async def _knows(self, request_id: str, shard: int) -> bool:
+        return bool(await self._scripts.run("known", keys.of_request(shard, 0, 0, request_id), request_id))
 
     async def held(self, request_id: str) -> Hold | None:
         """See the port."""
-        for shard in range(self._shards):
+
+        async def text(shard: int) -> Any:
             async with guarded(self._timeout_s):
-                text = await self._redis.hget(keys.of_shard(shard)[0], request_id)
-            if text is not None:
-                return codec.expired_hold(request_id.encode(), text).hold
-        return None
+                return await self._redis.hget(keys.of_shard(shard)[0], request_id)
+
+        found = next(filter(None, await self._over_shards(text)), None)
+        return codec.expired_hold(request_id.encode(), found).hold if found else None
 
     async def expired(self, limit: int) -> list[ExpiredHold]:
         """See the port. Oldest first within each shard."""
@@ -218,21 +219,31 @@ class RedisQuota:
 
     async def epoch(self) -> Epoch:
         """See the port. With several shards, the names and the longest wait of all of them."""
-        names, left_ms = [], 0
-        for shard in range(self._shards):
-            name, left = await self._scripts.run("epoch", keys.of_shard(shard), self._restore_ms)
-            names.append(name.decode())
-            left_ms = max(left_ms, left)
-        return Epoch(" ".join(names), left_ms / 1000)
+        states = await self._over_shards(
+            lambda shard: self._scripts.run("epoch", keys.of_shard(shard), self._restore_ms)
+        )
+        names, left_ms = zip(*states, strict=True)
+        return Epoch(b" ".join(names).decode(), max(left_ms) / 1000)
+
+    async def watermark(self) -> Watermark:
+        """See the port."""
+        states = await self._over_shards(lambda shard: self._scripts.run("watermark", keys.of_shard(shard)))
+        names, oldest, youngest = zip(*states, strict=True)
+        return Watermark(
+            b" ".join(names).decode(),
+            tuple(codec.event_id(each) if each else None for each in oldest),
+            tuple(map(codec.event_id, youngest)),
+        )
 
     async def backlog(self) -> Backlog:
         """See the port."""
-        holds = events = 0
-        for shard in range(self._shards):
+
+        async def counts(shard: int) -> tuple[int, int]:
             async with guarded(self._timeout_s):
-                holds += await self._redis.hlen(keys.of_shard(shard)[0])
-                events += await self._redis.xlen(keys.events(shard))
-        return Backlog(holds, events)
+                return await self._redis.hlen(keys.of_shard(shard)[0]), await self._redis.xlen(keys.events(shard))
+
+        holds, events = zip(*await self._over_shards(counts), strict=True)
+        return Backlog(sum(holds), sum(events))
 
     async def aclose(self) -> None:
         """See the port."""
@@ -261,6 +272,22 @@ class RedisQuota:
         """See `Rebuildable`."""
         async with guarded(self._timeout_s):
             await self._redis.delete(keys.rebuild(tenant_id % self._shards, tenant_id))
+
+    async def _over_shards(self, call: Callable[[int], Awaitable[T]]) -> list[T]:
+        """The results of one call per shard, of which at most SHARD_CALLS_MAX run at the same time.
+
+        Raises the first failure when all calls have ended; each has its own deadline.
+        """
+
+        async def one(shard: int) -> T:
+            async with self._shard_calls:
+                return await call(shard)
+
+        results = await asyncio.gather(*map(one, range(self._shards)), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if not isinstance(result, BaseException)]
 
     def _tenant_keys(self, tenant_id: int) -> list[str]:
         return keys.of_tenant(tenant_id % self._shards, tenant_id)

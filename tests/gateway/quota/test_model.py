@@ -36,6 +36,7 @@ from gateway.quota.port import (
     Quota,
     ReservationDenied,
     Reserved,
+    Watermark,
 )
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
@@ -92,6 +93,7 @@ class QuotaMachine(RuleBasedStateMachine):
         self.waiting: dict[str, Entry] = {}
         self.denials = 0
         self.clock_went_back = False
+        self.noted: tuple[list[Watermark], set[str]] | None = None
         if self.redis_url:
             self.loop.run_until_complete(self._with_redis(self.redis_url))
 
@@ -306,6 +308,13 @@ class QuotaMachine(RuleBasedStateMachine):
         self.waiting.clear()
         self.denials = 0
 
+    @rule()
+    def note_watermark(self) -> None:
+        self.noted = self._watermarks(), set(self.waiting)
+
+    def _watermarks(self) -> list[Watermark]:
+        return [self.loop.run_until_complete(quota.watermark()) for quota in self.quotas]
+
     @rule(seconds=st.sampled_from([0.001, 0.4, 1, 7, 14, 29, 31, 59.999, 3600, 43_200, 86_400, 30 * 86_400]))
     def later(self, seconds: float) -> None:
         self._forward(seconds)
@@ -325,6 +334,7 @@ class QuotaMachine(RuleBasedStateMachine):
         if self.redis:
             self.loop.run_until_complete(self.redis.flushall())
         # Events that were not drained are lost with the store, and so are the remembered request ids.
+        self.noted = None
         self.held.clear()
         self.waiting.clear()
         self.finished.clear()
@@ -356,6 +366,14 @@ class QuotaMachine(RuleBasedStateMachine):
                         if (period, start) in current:
                             held[who, period] += hold.input_tokens + hold.output_cap
         return Counters(used, {key: n for key, n in held.items() if n}, dict(in_flight))  # type: ignore[misc]
+
+    @invariant()
+    def no_entry_that_waits_is_below_a_watermark_that_has_passed(self) -> None:
+        if self.noted:
+            noted, waited = self.noted
+            passed = {now.has_passed(then) for now, then in zip(self._watermarks(), noted, strict=True)}
+            assert len(passed) == 1
+            assert passed == {False} or not waited & self.waiting.keys()
 
     @invariant()
     def holds_and_events_are_known(self) -> None:

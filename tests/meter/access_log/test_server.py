@@ -17,7 +17,6 @@ from meter.access_log.server import AccessLogServicer
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.access_log.test_records import record
-from tests.meter.test_settling import Recorder
 
 
 def message(*, start_s: int = 0) -> als_pb2.StreamAccessLogsMessage:
@@ -30,7 +29,7 @@ def message(*, start_s: int = 0) -> als_pb2.StreamAccessLogsMessage:
 
 async def test_a_malformed_record_is_skipped_and_the_next_one_of_its_stream_is_read(redis_url: str) -> None:
     quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=100, load=Ledger().load, restore_s=0)
-    outbox = Outbox(quota, Recorder(), settlements_max=10, denials_max=10)
+    outbox = Outbox(quota, settlements_max=10, denials_max=10)
     redis = connect(Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5))
     causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
     server = grpc.aio.server()

@@ -27,6 +27,7 @@ from gateway.quota.port import (
     ReservationDenied,
     Reserved,
     UsageLoader,
+    Watermark,
 )
 from gateway.quota.rebuild import WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.record.entry import Entry
@@ -223,7 +224,7 @@ class MemoryQuota:
             self._end_hold(held, -1, 0)
         return held is not None
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:  # noqa: ARG002 (one shard)
         """See the port."""
         held = self._holds.get(entry.request_id)
         if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED):
@@ -271,6 +272,10 @@ class MemoryQuota:
             self._since_ms = now_ms
         left_ms = 0 if now_ms < self._since_ms else max(0, self._since_ms + self._restore_ms - now_ms)
         return Epoch(str(self._since_ms), left_ms / 1000)
+
+    async def watermark(self) -> Watermark:
+        """See the port."""
+        return Watermark((await self.epoch()).name, (self._stream.oldest,), (self._stream.youngest,))
 
     async def backlog(self) -> Backlog:
         """See the port."""
