@@ -10,6 +10,8 @@ from gateway.stores.postgres import Database
 
 LINKS_PER_READ = 10
 PROBLEMS_MAX = 20
+# The one statement of a verification whose duration grows with the whole log.
+COUNT_TIMEOUT_S = 3600.0
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -118,7 +120,7 @@ class AuditChain:
             async for row in connection.cursor(_LINKS, verifier.first_link, prefetch=LINKS_PER_READ):
                 verifier.add(Link(**dict(row)))
             first_seq, last_seq = verifier.sealed_range
-            sealed_rows = await connection.fetchval(_SEALED_ROWS, first_seq, last_seq)
+            sealed_rows = await connection.fetchval(_SEALED_ROWS, first_seq, last_seq, timeout=COUNT_TIMEOUT_S)
             (unsealed,) = await connection.fetch(_UNSEALED, last_seq)
         return verifier.report(sealed_rows, Unsealed(*unsealed))
 

@@ -9,8 +9,10 @@ from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
+from ops.database.audit_chain import AuditChain
+from ops.database.audit_seal import AuditSealer
 from ops.database.migrate import MigrationFailed, downgrade, upgrade
-from tests.row_builders import entry
+from tests.row_builders import NOON, entry
 
 TABLES = {
     "tenants", "tenant_limits", "api_keys", "key_limits", "budget_usage", "revocations", "audit_log", "prompt_log",
@@ -66,6 +68,23 @@ async def test_a_downgrade_leaves_only_the_version_table_and_can_be_upgraded(emp
     assert await downgrade(empty, "base") == "base"
     assert await _objects(empty) == {"alembic_version"}
     assert await upgrade(empty) == "0004"
+
+
+async def test_rows_from_before_the_sealing_are_sealed_after_it_and_stay_on_the_way_down(empty: Settings) -> None:
+    await upgrade(empty, "0003")
+    database = Database(empty)
+    await Ledger(database).append([entry("a"), entry("b")])
+    await upgrade(empty)
+    await Ledger(database).append([entry("b"), entry("c")])
+    assert await AuditSealer(database).seal() == 3
+    report = await AuditChain(database).verify(NOON)
+    assert (report.rows, report.unsealed.rows, report.problems) == (3, 0, ())
+    await downgrade(empty, "0003")
+    await Ledger(database).append([entry("c"), entry("d")])
+    assert await database.fetchval("SELECT array_agg(link ORDER BY request_id) FROM gateway.audit_log") == [
+        None, None, None, 1,
+    ]  # fmt: skip
+    await database.close()
 
 
 async def test_a_failed_migration_changes_nothing(empty: Settings) -> None:
