@@ -159,8 +159,11 @@ def test_two_controls_settle_a_lost_request_once(
     with httpx.stream(
         "POST", f"{second.url()}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30
     ) as answer:
-        next(answer.iter_lines())
+        # httpx closes the connection when the iterator is collected, and the meter must not see the caller leave.
+        lines = answer.iter_lines()
+        next(lines)
         os.kill(meter.pid, signal.SIGKILL)
+        meter.wait(10)
     row = audit_row(stack, answer.headers["x-request-id"])
     assert row["outcome"] == "lost"
     assert row["input_tokens"] + row["output_tokens"] <= row["reserved_tokens"]
