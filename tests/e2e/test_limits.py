@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import GenerationRequest, client
-from tests.e2e.stack import Simulator, Stack
+from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack
 from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
@@ -22,7 +22,13 @@ def chat(stack: Stack, key: str, output: int | None = None) -> httpx.Response:
     body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
     if output is not None:
         body["options"] = {"num_predict": output}
-    return httpx.post(f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    return httpx.post(
+        f"{stack.url}/api/chat",
+        json=body,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=30,
+        verify=NO_AUTHORITIES,
+    )
 
 
 def test_a_refusal_over_the_request_limit_states_when_to_retry(stack: Stack) -> None:
