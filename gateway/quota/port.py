@@ -3,7 +3,7 @@
 A request *reserves* at admission: it takes a hold of its estimated input tokens plus the output tokens it is granted.
 It ends in exactly one way. It is *settled* (the hold becomes the actual usage and one ledger event), *released* (as if
 it had never been admitted), or *expired* (its meter no longer renews the hold, and the reaper settles it). Every method
-raises `StoreUnavailable` when the store does not answer in time; nothing is ever admitted then.
+but `renew_all` raises `StoreUnavailable` when the store does not answer in time; nothing is ever admitted then.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, Protocol
 
-from gateway.errors import Code
+from gateway.errors import Code, StoreUnavailable
 from gateway.record.entry import Entry
 from gateway.record.grant import Grant
 from gateway.values import Budgets, Limits, Period
@@ -263,11 +263,12 @@ class Quota(Protocol):
         """
         ...
 
-    async def renew(self, hold: Hold, progress: Progress) -> bool:
-        """Extends the hold's deadline and stores the progress. Re-establishes a hold that the store has lost.
+    async def renew_all(self, running: Sequence[tuple[Hold, Progress]]) -> list[bool | StoreUnavailable]:
+        """Extends the deadlines of the holds and stores their progress. Re-establishes those that the store has lost.
 
-        False: another process settled or released the request. Nothing that follows will be accounted, so its answer
-        must be cut.
+        Returns one value for each hold, in their order. False: another process settled or released the request. Nothing
+        that follows will be accounted, so its answer must be cut. StoreUnavailable, which is never raised here: the
+        store did not reply about this hold; it may or may not be renewed.
         """
         ...
 

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gateway.ledger.store import Ledger
 from gateway.quota import periods
 from gateway.quota.port import Counters
 from gateway.quota.rebuild import Rebuilder, total
+from gateway.quota.redis import codec, keys
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
 from gateway.stores.postgres import Database
@@ -25,6 +26,14 @@ from tests.e2e.stack import WAIT_TIMEOUT_S, Stack
 from tests.polling import eventually_async
 
 Rows = Mapping[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """When the hold of a request expires, in ms since 1970 by the clock of Redis, and its stored output tokens."""
+
+    deadline_ms: int
+    output_tokens: int
 
 
 class LedgerView:
@@ -115,6 +124,14 @@ class LedgerView:
         now_ms = int(time.time() * 1000)
         used = total(await Ledger(self._database).usage_of(tenant_id, periods.at(now_ms), ()), (), now_ms)
         return Counters({(subject, period): tokens for (subject, period, _), tokens in used.items()}, {}, {})
+
+    async def lease(self, request_id: str) -> Lease:
+        """The lease of a running request. Its progress may be newer than its deadline, and never older."""
+        holds, deadlines, *_ = keys.of_shard(0)
+        deadline_ms = await self.redis.zscore(deadlines, request_id)
+        hold = await self.redis.hget(holds, request_id)
+        assert deadline_ms and hold, f"{request_id} is not held"
+        return Lease(int(deadline_ms), codec.expired_hold(request_id.encode(), hold).progress.output_tokens)
 
     async def wait_until_settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Waits until no request is held and no event waits for PostgreSQL."""

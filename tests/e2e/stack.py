@@ -121,6 +121,16 @@ class Stack:
         key: str = self.cli("create-key", "--tenant", tenant, "--name", "k", *options)["key"]
         return key
 
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The lines with this event in the logs of all services. A line that a killed process cut short is left out."""
+        wanted = f'"event": "{event}"'
+        return [
+            json.loads(line)
+            for log in (self.state_dir / "logs").glob("[amc]*.log*")
+            for line in log.read_text(errors="replace").splitlines()
+            if wanted in line and line.endswith("}")
+        ]
+
     @contextmanager
     def frozen(self, prefix: str) -> Iterator[None]:
         """Suspends the processes whose name starts with `prefix`, as if they hung, until the context ends."""

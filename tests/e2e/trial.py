@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,16 +67,20 @@ class Trial:
             await wait_until_served(results)
         await eventually_async(self.is_all_released, RELEASE_TIMEOUT_S, failure="concurrency was not released")
         async with open_ledger_view(self.stack) as ledger_view:
-            await check_rows(ledger_view, self.upstream, name, results, may_be_lost=may_be_lost)
+            early = {line["request_id"] for line in self.stack.logged("released_before_settled")}
+            await check_rows(
+                ledger_view, self.upstream, name, results, may_be_lost=may_be_lost, released_before_settled=early
+            )
             await check_counters(ledger_view, "loaded")
 
-    async def kill(self, name: str) -> None:
-        """Kills the process with this name and waits until another one has taken its place."""
-        (pid,) = self.stack.pids(name)
-        os.kill(pid, signal.SIGKILL)
+    async def kill(self, prefix: str) -> None:
+        """Kills the processes whose name starts with `prefix`, and waits until others have replaced them."""
+        killed = self.stack.pids(prefix)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
 
         def replaced() -> bool:
-            return bool(self.stack.pids(name)) and pid not in self.stack.pids(name)
+            return len({*self.stack.pids(prefix)} - {*killed}) == len(killed)
 
         await eventually_async(replaced)
 
@@ -100,10 +104,10 @@ def paced_simulator() -> Iterator[Simulator]:
 
 
 @contextmanager
-def running_trial(state_dir: Path, upstream: Simulator) -> Iterator[Trial]:
-    """A stack with two workers of each service, in front of `upstream`."""
+def running_trial(state_dir: Path, upstream: Simulator, **settings: str) -> Iterator[Trial]:
+    """A stack with two workers of each service, in front of `upstream`. `settings` replace some of SETTINGS."""
     here = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={upstream.url}")
-    with up(state_dir, *here, "--workers", "2", **SETTINGS) as stack:
+    with up(state_dir, *here, "--workers", "2", **{**SETTINGS, **settings}) as stack:
         yield Trial(stack, upstream, *mixed_requests(stack))
 
 
@@ -142,9 +146,19 @@ async def wait_until_served(results: Sequence[CallResult]) -> None:
 
 
 async def check_rows(
-    ledger_view: LedgerView, upstream: Simulator, name: str, results: Sequence[CallResult], *, may_be_lost: bool = False
+    ledger_view: LedgerView,
+    upstream: Simulator,
+    name: str,
+    results: Sequence[CallResult],
+    *,
+    may_be_lost: bool = False,
+    released_before_settled: Collection[str] = (),
 ) -> None:
-    """Checks that each request that a client or the backend saw has one row, and that the row agrees with both."""
+    """Checks that each request that a client or the backend saw has one row, and that the row agrees with both.
+
+    With `may_be_lost`, requests without a complete answer may have the outcome `lost`, and so may the request ids in
+    `released_before_settled`.
+    """
     reached = {record["headers"]["x-request-id"]: record for record in upstream.requests()}
     answered = {result.request_id: result for result in results if result.request_id}
     expected = answered.keys() | reached.keys()
@@ -158,7 +172,8 @@ async def check_rows(
     for request_id, found in rows.items():
         assert len(found) == 1, found
         if result := answered.get(request_id):
-            check_row(found[0], result, reached.get(request_id), may_be_lost=may_be_lost)
+            settled_first = result.complete and request_id not in released_before_settled
+            check_row(found[0], result, reached.get(request_id), may_be_lost=may_be_lost and not settled_first)
 
 
 def check_row(row: dict[str, Any], result: CallResult, record: dict[str, Any] | None, *, may_be_lost: bool) -> None:

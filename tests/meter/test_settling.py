@@ -24,7 +24,7 @@ from meter.exchange import Exchange
 from meter.phases import Phase
 from meter.renewal import RENEWALS_PER_LEASE, Renewal
 from ops.control.reaper import Reaper
-from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of
+from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of, renew
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.wire_corpus import draft_of, grant_for, json_of
 from tests.polling import eventually_async
@@ -227,7 +227,7 @@ async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) 
     answer = await quota.admit(request)
     assert isinstance(answer, Reserved)
     hold = hold_of(request, answer)
-    assert await quota.renew(hold, Progress(input_tokens=7, output_tokens=5, response_bytes=50))
+    assert await renew(quota, hold, Progress(input_tokens=7, output_tokens=5, response_bytes=50))
     reaper = Reaper(quota, LEASE_S)
     assert await reaper.reap() == 0
     clock.forward(2 * LEASE_S)
@@ -265,7 +265,7 @@ class BrieflyUnavailable(Outage):
         if self.queries == 2:
             assert self.hold is not None
             assert [each.hold.request_id for each in found] == [self.hold.request_id]
-            assert await self.renew(self.hold, Progress())
+            assert await renew(self, self.hold)
         return found
 
 

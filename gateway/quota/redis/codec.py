@@ -62,6 +62,25 @@ def event_id(text: bytes) -> EventId:
     return int(ms), int(sequence)
 
 
+def lost_hold(hold: Hold) -> str:
+    """The hold as `renew_all.lua` stores it when Redis has lost it."""
+    day, month = days(hold.admitted_at_ms)
+    return json.dumps(
+        {
+            "idempotency_token": "",
+            "tenant": hold.tenant_id,
+            "key": hold.key_id,
+            "at": hold.admitted_at_ms,
+            "day": day,
+            "month": month,
+            "input": hold.input_tokens,
+            "cap": hold.output_cap,
+            "grant": hold.grant_json,
+        },
+        ensure_ascii=False,
+    )
+
+
 def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:
     """One pair of `expired.lua`'s reply."""
     data = json.loads(text)

@@ -46,6 +46,8 @@ from gateway.values import UsageSource
 RELEASES_MAX = 100
 # At most this many calls to different shards run at once, so that they do not use all connections of the client.
 SHARD_CALLS_MAX = 32
+# At most this many holds are renewed by one call, which takes Redis a few milliseconds.
+RENEWALS_MAX = 200
 
 T = TypeVar("T")
 
@@ -126,25 +128,44 @@ class RedisQuota:
         )
         return reply
 
-    async def renew(self, hold: Hold, progress: Progress) -> bool:
-        """See the port."""
-        reply = await self._scripts.run(
-            "renew",
-            self._request_keys(hold.request_id, hold.tenant_id, hold.key_id),
-            hold.request_id,
-            hold.tenant_id,
-            hold.key_id,
-            self._lease_ms,
-            progress.input_tokens,
-            progress.output_tokens,
-            progress.response_bytes,
-            hold.admitted_at_ms,
-            *codec.days(hold.admitted_at_ms),
-            hold.input_tokens,
-            hold.output_cap,
-            hold.grant_json,
-        )
-        return bool(reply)
+    async def renew_all(self, running: Sequence[tuple[Hold, Progress]]) -> list[bool | StoreUnavailable]:
+        """See the port. One call for each RENEWALS_MAX holds of a shard."""
+        by_shard: dict[int, list[int]] = {}
+        for index, (hold, _) in enumerate(running):
+            by_shard.setdefault(hold.tenant_id % self._shards, []).append(index)
+        replies: list[bool | StoreUnavailable] = [False] * len(running)
+
+        async def renew_shard(shard: int, indexes: list[int]) -> None:
+            for first in range(0, len(indexes), RENEWALS_MAX):
+                batch = indexes[first : first + RENEWALS_MAX]
+                try:
+                    async with self._shard_calls:
+                        renewed = await self._renew(shard, [running[index] for index in batch])
+                except StoreUnavailable as error:
+                    # Without a reply to this call, the shard does not get the following ones.
+                    for index in indexes[first:]:
+                        replies[index] = error
+                    return
+                for index, reply in zip(batch, renewed, strict=True):
+                    replies[index] = bool(reply)
+
+        await asyncio.gather(*(renew_shard(shard, indexes) for shard, indexes in by_shard.items()))
+        return replies
+
+    async def _renew(self, shard: int, batch: Sequence[tuple[Hold, Progress]]) -> list[int]:
+        names = keys.of_shard(shard)
+        arguments: list[str | int] = [self._lease_ms]
+        for hold, progress in batch:
+            names += keys.of_renewal(shard, hold.tenant_id, hold.request_id)
+            arguments += (
+                hold.request_id,
+                progress.input_tokens,
+                progress.output_tokens,
+                progress.response_bytes,
+                codec.lost_hold(hold),
+            )
+        renewed: list[int] = await self._scripts.run("renew_all", names, *arguments)
+        return renewed
 
     async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
         """See the port."""

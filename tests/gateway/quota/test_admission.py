@@ -15,7 +15,7 @@ from gateway.record.request import RequestRecord, record_fields
 from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Budgets, Limits, Period
-from tests.gateway.quota.builders import WIDE, Ledger, admitted, again, asks, denial, drain, entry, hold_of
+from tests.gateway.quota.builders import WIDE, Ledger, admitted, again, asks, denial, drain, entry, hold_of, renew
 from tests.gateway.quota.conftest import Bench
 
 
@@ -417,7 +417,7 @@ async def test_200_concurrent_requests_on_a_budget_for_20_neither_overspend_nor_
             if isinstance(answer, Reserved):
                 hold = hold_of(mine, answer)
                 await asyncio.sleep(0)
-                await bench.quota.renew(hold, Progress(output_tokens=1))
+                await renew(bench.quota, hold, Progress(output_tokens=1))
                 await bench.quota.settle(entry(hold, output_tokens=hold.output_cap if index % 2 else 5))
                 return "admitted", hold.output_cap if index % 2 else 5
             left = answer.limit_status.budget_remaining

@@ -43,7 +43,7 @@ from gateway.record.entry import Entry
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
 from gateway.values import Budgets, Limits, Outcome
-from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of
+from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of, renew
 from tests.gateway.quota.model.quota import MemoryQuota
 
 LEASE_S = 15.0
@@ -223,9 +223,14 @@ class QuotaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), output_tokens=st.integers(0, 9))
     def renew(self, data: st.DataObject, output_tokens: int) -> None:
-        hold = self._one_running(data)
-        assert self.each(lambda quota: quota.renew(hold, Progress(output_tokens=output_tokens)))
-        self.held[hold.request_id] = hold
+        """Running requests of several tenants and finished ones in one call."""
+        running = data.draw(st.lists(st.sampled_from(sorted(self.running)), min_size=1, unique=True))
+        finished = [each.hold for each in self.finished[-3:]]
+        holds = [*(self.running[request_id] for request_id in running), *finished]
+        renewals = [(hold, Progress(output_tokens=output_tokens + index)) for index, hold in enumerate(holds)]
+        replies = self.each(lambda quota: quota.renew_all(renewals))
+        assert replies == [True] * len(running) + [False] * len(finished)
+        self.held |= {request_id: self.running[request_id] for request_id in running}
 
     @rule(data=st.data())
     def finished_requests_stay_finished(self, data: st.DataObject) -> None:
@@ -233,7 +238,7 @@ class QuotaMachine(RuleBasedStateMachine):
             each = data.draw(st.sampled_from(self.finished))
             hold = each.hold
             assert not self.each(lambda quota: quota.settle(entry(hold, output_tokens=9)))
-            assert not self.each(lambda quota: quota.renew(hold, Progress()))
+            assert not self.each(lambda quota: renew(quota, hold))
             assert not self.each(lambda quota: quota.release(hold.request_id, hold.tenant_id, hold.key_id))
             if each.recorded:
                 # A repeated denial, or a denial of a settled request, appends no second event.

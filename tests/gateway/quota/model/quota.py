@@ -183,8 +183,11 @@ class MemoryQuota:
             subject_state(None, admission.tenant_limits, admission.tenant_budgets),
         )
 
-    async def renew(self, hold: Hold, progress: Progress) -> bool:
+    async def renew_all(self, running: Sequence[tuple[Hold, Progress]]) -> list[bool | StoreUnavailable]:
         """See the port."""
+        return [self._renew(hold, progress) for hold, progress in running]
+
+    def _renew(self, hold: Hold, progress: Progress) -> bool:
         if (held := self._holds.get(hold.request_id)) is None:
             if self._end(hold.request_id):
                 return False

@@ -68,7 +68,7 @@ async def test_a_cluster_serves_every_tenant_from_one_node() -> None:
         holds = await asyncio.gather(*(admitted(quota, asks(tenant=tenant, key=tenant)) for tenant in TENANTS))
         assert all(server.client().dbsize() > 0 for server in servers)
         assert await quota.backlog() == Backlog(holds=24, events=0)
-        assert all([await quota.renew(hold, Progress()) for hold in holds])
+        assert await quota.renew_all([(hold, Progress()) for hold in holds]) == [True] * len(holds)
         clock.forward(LEASE_S)
         lost = await quota.expired(100)
         assert sorted(each.hold.request_id for each in lost) == sorted(hold.request_id for hold in holds)
@@ -91,7 +91,12 @@ async def test_a_cluster_serves_every_tenant_from_one_node() -> None:
             assert counters is not None
             assert counters.used[tenant, Period.TOTAL] == 17
 
+        holds = await asyncio.gather(*(admitted(quota, asks(tenant=tenant, key=tenant)) for tenant in TENANTS))
         servers[2].kill()
+        replies = await quota.renew_all([(hold, Progress()) for hold in holds])
+        # The other nodes still serve their holds.
+        assert {type(reply) for reply in replies} == {bool, StoreUnavailable}
+        assert False not in replies
         outcomes = await asyncio.gather(
             *(quota.admit(asks(tenant=tenant, key=tenant)) for tenant in TENANTS), return_exceptions=True
         )
