@@ -26,8 +26,9 @@ from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Outcome
 from gateway.wire.surfaces import BY_NAME
+from meter.access_log.cause_stream import CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
-from meter.access_log.disconnect_store import DisconnectStore
+from meter.access_log.shared_causes import SharedCauses
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
@@ -105,7 +106,7 @@ async def serving(database_url: str, *, settle_wait_s: float) -> AsyncIterator[M
         redis, database = connect(settings), Database(settings)
         quota = RedisQuota(redis, settings, Ledger().load, restore_s=0)
         outbox = Outbox(quota, settlements_max=10, denials_max=10)
-        causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
+        causes = DisconnectCauses(outbox.submit, SharedCauses(CauseStream(redis, 5)).publish)
         prompts = PromptWriter(PromptLog(database), timedelta(days=1))
         renewal = Renewal(quota, settings.hold_lease_s)
         servicer = ExternalProcessorServicer(outbox, renewal, causes, prompts, settle_wait_s=settle_wait_s)
