@@ -18,8 +18,8 @@ from gateway.values import Outcome
 
 log = structlog.get_logger()
 
-# The record arrives immediately, or never if Envoy crashed. Only an outage of Redis delays it, and most of them are
-# shorter.
+# The record arrives immediately, or never if Envoy crashed. Only an outage of Redis delays it, and most outages are
+# shorter than this.
 WAIT_S = 5.0
 
 
@@ -33,8 +33,8 @@ class _Waiting:
 class DisconnectCauses:
     """The requests of this process whose answers may break off, and those that wait for their cause.
 
-    `submit` accepts the final entries. `publish` sends the cause of a request of another meter, `wait_s` bounds the
-    wait for a cause. A cause that arrives before its request ends is remembered, so the memory is bounded by the
+    `submit` accepts the final entries, `publish` the causes of other meters' requests. `wait_s` bounds the wait for a
+    cause. A cause that arrives before its request ends is remembered, so the memory is bounded by the
     number of running requests. `unknown` counts the entries that became final without a cause.
     """
 
@@ -49,11 +49,11 @@ class DisconnectCauses:
         self.unknown = 0
 
     def register(self, request_id: str) -> None:
-        """From now on a cause of this request is one for this process."""
+        """From now on this process accepts the cause of this request."""
         self._running[request_id] = None
 
     def discard(self, request_id: str) -> None:
-        """The request has ended. It still gets a cause if it waits for one."""
+        """The request has ended. If it waits for its cause, it still receives it."""
         self._running.pop(request_id, None)
 
     def note(self, request_id: str, by_upstream: bool) -> bool:

@@ -14,10 +14,10 @@ from meter.access_log.cause_stream import FIRST, CauseStream
 
 log = structlog.get_logger()
 
-# A batch waits so long for more causes, because the streams of a backend or a caller break off together.
+# How long a batch waits for more causes. The streams of a backend that dies break off together.
 GATHER_S = 0.02
 BATCH_MAX = 200
-# Beyond it the oldest causes are dropped. In an outage of Redis their requests wait no longer by then.
+# Beyond this the oldest causes are dropped. Redis is unavailable then, and their requests are past their deadline.
 OUTGOING_MAX = 10_000
 
 
@@ -47,7 +47,7 @@ class SharedCauses:
         self._added.set()
 
     def read_from_start(self) -> None:
-        """Reads the whole stream again, because the store may have lost it and may number a new one differently."""
+        """Reads the whole stream again, because the store may have lost it, and the ids of a new one may be lower."""
         self._from_start = True
 
     async def run(self, receive: Callable[[str, bool], object]) -> None:

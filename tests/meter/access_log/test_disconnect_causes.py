@@ -20,7 +20,7 @@ DIED = replace(LEFT, outcome=Outcome.UPSTREAM_ERROR, code="backend_error")
 
 
 class Meter:
-    """The causes of one process, with what it submitted, published and stopped to renew."""
+    """The causes of one process, with what it submitted, published and stopped renewing."""
 
     def __init__(self, wait_s: float = 60) -> None:
         self.entries: list[Entry] = []
