@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -110,6 +111,34 @@ async def test_5000_streams_that_break_off_at_once_get_the_right_outcome_with_fe
     assert Counter(calls)["cmdstat_xadd"] <= STREAMS / 2 / shared_causes.BATCH_MAX + 1
     assert sum(calls.values()) < 200, calls
     assert here.causes.unknown == there.causes.unknown == 0
+
+
+def report_causes(url: str) -> None:
+    """Another meter's process: publishes the causes of all streams, then runs until it is terminated."""
+
+    async def report() -> None:
+        async with meters(url) as (reporter, _):
+            for index in range(STREAMS):
+                reporter.causes.note(str(index), by_upstream=bool(index % 2))
+            await asyncio.Event().wait()
+
+    asyncio.run(report())
+
+
+async def test_5000_streams_get_the_right_outcome_from_another_process(redis: RedisServer) -> None:
+    async with meters(redis.url) as (here, _):
+        for index in range(STREAMS):
+            here.break_off(str(index))
+        process = multiprocessing.get_context("spawn").Process(target=report_causes, args=(redis.url,))
+        process.start()
+        try:
+            await eventually_async(lambda: len(here.entries) == STREAMS)
+        finally:
+            process.terminate()
+            process.join()
+        assert here.causes.unknown == here.shared.dropped == 0
+    expected = [Outcome.UPSTREAM_ERROR if index % 2 else Outcome.CLIENT_GONE for index in range(STREAMS)]
+    assert [here.outcome(str(index)) for index in range(STREAMS)] == expected
 
 
 async def test_a_cause_of_a_running_request_is_remembered_until_it_ends(redis: RedisServer) -> None:
