@@ -21,9 +21,11 @@ from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
+from meter.access_log.cause_stream import BLOCK_S, CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
-from meter.access_log.disconnect_store import DisconnectStore
+from meter.access_log.orphans import Orphans
 from meter.access_log.server import AccessLogServicer
+from meter.access_log.shared_causes import SharedCauses
 from meter.drain import Drain
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
@@ -42,6 +44,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(database.close)
         redis = connect(settings)
         stack.push_async_callback(redis.aclose)
+        blocking_redis = connect(settings, block_s=BLOCK_S)
+        stack.push_async_callback(blocking_redis.aclose)
         ledger = Ledger(database)
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
@@ -54,26 +58,31 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             admission_unknown=True,
         )
         renewal = Renewal(quota, settings.hold_lease_s)
-        disconnect_causes = DisconnectCauses(DisconnectStore(redis, settings.redis_timeout_s), quota, outbox.submit)
+        shared_causes = SharedCauses(CauseStream(blocking_redis, settings.redis_timeout_s))
+        disconnect_causes = DisconnectCauses(outbox.submit, shared_causes.publish)
+        orphans = Orphans(quota, outbox.submit)
         prompts = PromptWriter(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
         drain = Drain(quota, ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
+        epoch_watch = EpochWatch(quota, renewal.at_once, outbox.resubmit_unconfirmed, shared_causes.read_from_start)
         background = [
             asyncio.create_task(lifecycle.leave_postgres_that_shuts_down(database), name="database"),
             asyncio.create_task(outbox.run(), name="outbox"),
             asyncio.create_task(renewal.run(), name="renewal"),
             asyncio.create_task(drain.run(), name="drain"),
             asyncio.create_task(prompts.run(), name="prompts"),
-            asyncio.create_task(EpochWatch(quota, renewal.at_once, outbox.resubmit_unconfirmed).run(), name="epoch"),
+            asyncio.create_task(shared_causes.run(disconnect_causes.resolve), name="causes"),
+            asyncio.create_task(orphans.run(), name="orphans"),
+            asyncio.create_task(epoch_watch.run(), name="epoch"),
         ]
         stack.push_async_callback(lifecycle.cancel, background)
         stack.push_async_callback(outbox.wait_idle, SETTLE_TIMEOUT_S)
-        stack.push_async_callback(disconnect_causes.close)
+        stack.callback(disconnect_causes.close)
 
         server = grpc_server.make_server(max(grpc_server.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
         health = grpc_health.add_health(server)
         servicer = ExternalProcessorServicer(outbox, renewal, disconnect_causes, prompts)
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
-        access_log = AccessLogServicer(disconnect_causes, outbox, settings.trusted_networks)
+        access_log = AccessLogServicer(disconnect_causes, orphans, outbox, settings.trusted_networks)
         als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await grpc_server.start(server, settings.meter_grpc_listen, tls)

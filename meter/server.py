@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import grpc
@@ -94,7 +95,10 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
             self._handlers.discard(handler)
             if exchange is not None:
                 self._renewal.discard(exchange)
-                self._close(exchange, settled=settled)
+                try:
+                    self._close(exchange, settled=settled)
+                finally:
+                    self._disconnect_causes.discard(exchange.grant.request_id)
 
     def _close(self, exchange: Exchange, *, settled: bool) -> None:
         closed = exchange.close()
@@ -103,7 +107,9 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         if settled:
             return
         if closed.cause_unknown:
-            self._disconnect_causes.settle(closed.entry)
+            # Its hold must not expire before the cause is known.
+            self._renewal.add(exchange)
+            self._disconnect_causes.settle(closed.entry, partial(self._renewal.discard, exchange))
         else:
             self._outbox.submit(closed.entry)
 
@@ -123,4 +129,5 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
             return Code.AUDIT_BACKLOG
         exchange = Exchange(grant, grant_json, time.monotonic)
         self._renewal.add(exchange)
+        self._disconnect_causes.register(grant.request_id)
         return exchange

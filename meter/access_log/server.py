@@ -14,6 +14,7 @@ from gateway.ledger.outbox import Outbox
 from gateway.record.entry import Entry
 from meter.access_log import records
 from meter.access_log.disconnect_causes import DisconnectCauses
+from meter.access_log.orphans import Orphans
 from meter.access_log.records import DownstreamClosed, StreamReset
 
 log = structlog.get_logger()
@@ -23,9 +24,14 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
     """envoy.service.accesslog.v3.AccessLogService."""
 
     def __init__(
-        self, disconnect_causes: DisconnectCauses, outbox: Outbox, trusted: Sequence[IPv4Network | IPv6Network]
+        self,
+        disconnect_causes: DisconnectCauses,
+        orphans: Orphans,
+        outbox: Outbox,
+        trusted: Sequence[IPv4Network | IPv6Network],
     ) -> None:
         self._disconnect_causes = disconnect_causes
+        self._orphans = orphans
         self._outbox = outbox
         self._trusted = trusted
         self._streams: set[asyncio.Task[object]] = set()
@@ -59,7 +65,9 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
             return
         match termination:
             case DownstreamClosed(request_id):
-                self._disconnect_causes.settle_orphan(request_id)
+                # Its answer may have begun at a meter, which then waits for the cause too.
+                if not self._disconnect_causes.note(request_id, by_upstream=False):
+                    self._orphans.add(request_id)
             case StreamReset(request_id, by_upstream):
                 self._disconnect_causes.note(request_id, by_upstream)
             case Entry():

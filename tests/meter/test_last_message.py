@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from gateway.ledger.outbox import Outbox
 from gateway.quota.port import Backlog, Reserved
+from gateway.quota.redis import keys
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
 from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
@@ -26,8 +27,9 @@ from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Outcome
 from gateway.wire.surfaces import BY_NAME
+from meter.access_log.cause_stream import CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
-from meter.access_log.disconnect_store import DisconnectStore
+from meter.access_log.shared_causes import SharedCauses
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
@@ -52,6 +54,7 @@ class Meter:
     redis: RedisServer
     quota: RedisQuota
     outbox: Outbox
+    causes: DisconnectCauses
     stub: Any
 
     async def begin(self, *, stream: bool = True) -> Any:
@@ -78,6 +81,11 @@ class Meter:
         await exchange(call, head)
         return call
 
+    def deadline_ms(self) -> float:
+        """When the one hold expires."""
+        ((_, deadline_ms),) = self.redis.client().zrange(keys.of_shard(0)[1], 0, -1, withscores=True)
+        return float(deadline_ms)
+
     async def entry(self) -> Entry:
         """The one entry that waits for the ledger."""
         (event,) = await self.quota.streams[0].read("test", 10, 10)
@@ -97,15 +105,18 @@ def chunk(data: bytes, *, end: bool = False) -> ext_proc.ProcessingRequest:
 
 
 @asynccontextmanager
-async def serving(database_url: str, *, settle_wait_s: float) -> AsyncIterator[Meter]:
+async def serving(database_url: str, *, settle_wait_s: float, lease_s: float = 15.0) -> AsyncIterator[Meter]:
     with one_server() as server:
         settings = Settings(
-            redis_url=SecretStr(server.url), database_url=SecretStr(database_url), redis_timeout_s=2 * BOUND_S
+            redis_url=SecretStr(server.url),
+            database_url=SecretStr(database_url),
+            redis_timeout_s=2 * BOUND_S,
+            hold_lease_s=lease_s,
         )
         redis, database = connect(settings), Database(settings)
         quota = RedisQuota(redis, settings, Ledger().load, restore_s=0)
         outbox = Outbox(quota, settlements_max=10, denials_max=10)
-        causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
+        causes = DisconnectCauses(outbox.submit, SharedCauses(CauseStream(redis, 5)).publish, wait_s=60)
         prompts = PromptWriter(PromptLog(database), timedelta(days=1))
         renewal = Renewal(quota, settings.hold_lease_s)
         servicer = ExternalProcessorServicer(outbox, renewal, causes, prompts, settle_wait_s=settle_wait_s)
@@ -113,8 +124,9 @@ async def serving(database_url: str, *, settle_wait_s: float) -> AsyncIterator[M
         external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, grpc_server)
         port = grpc_server.add_insecure_port("127.0.0.1:0")
         await grpc_server.start()
-        async with background(outbox.run()), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Meter(server, quota, outbox, external_processor_pb2_grpc.ExternalProcessorStub(channel))
+        work = background(outbox.run(), renewal.run())
+        async with work, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Meter(server, quota, outbox, causes, external_processor_pb2_grpc.ExternalProcessorStub(channel))
             await grpc_server.stop(0)
         await database.close()
         await quota.aclose()
@@ -186,3 +198,21 @@ async def eventually_settled(meter: Meter) -> None:
     await eventually_async(lambda: bool(meter.outbox.unconfirmed))
     assert await meter.outbox.wait_idle(10 * BOUND_S) == 0
     assert await meter.quota.backlog() == Backlog(holds=0, events=1)
+
+
+async def test_a_hold_does_not_expire_while_its_request_waits_for_the_cause(database_url: str) -> None:
+    async with serving(database_url, settle_wait_s=BOUND_S, lease_s=0.5) as meter:
+        call = await meter.begin()
+        await exchange(call, chunk(LINES[0]))
+        before_ms = meter.deadline_ms()
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+        # Several leases later than at its last renewal before the end.
+        await eventually_async(lambda: meter.deadline_ms() > before_ms + 2000)
+        assert await meter.quota.backlog() == Backlog(holds=1, events=0)
+        (request_id,) = meter.redis.client().hkeys(keys.of_shard(0)[0])
+        assert meter.causes.note(request_id.decode(), by_upstream=True)
+        assert await meter.outbox.wait_idle(10) == 0
+        assert await meter.quota.backlog() == Backlog(holds=0, events=1)
+        entry = await meter.entry()
+        assert (entry.outcome, entry.code, entry.output_tokens) == (Outcome.UPSTREAM_ERROR, "backend_error", 1)

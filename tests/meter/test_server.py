@@ -20,8 +20,9 @@ from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
+from meter.access_log.cause_stream import CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
-from meter.access_log.disconnect_store import DisconnectStore
+from meter.access_log.shared_causes import SharedCauses
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
@@ -60,7 +61,7 @@ async def serving(redis_url: str, database_url: str) -> AsyncIterator[Meter]:
     clock.forward((await quota.epoch()).opens_in_s)
     outbox = Outbox(quota, settlements_max=10, denials_max=10)
     redis = connect(Settings(redis_url=redis_url, redis_timeout_s=5))
-    disconnect_causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
+    disconnect_causes = DisconnectCauses(outbox.submit, SharedCauses(CauseStream(redis, 5)).publish)
     database = Database(Settings(database_url=database_url))
     prompts = PromptWriter(PromptLog(database), timedelta(days=1))
     servicer = ExternalProcessorServicer(outbox, Renewal(quota, 15.0), disconnect_causes, prompts)
@@ -93,7 +94,7 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
         for stream in streams:
             await stream.done_writing()
         await finished
-        await meter.disconnect_causes.close()
+        meter.disconnect_causes.close()
         assert await meter.outbox.wait_idle(10) == 0
         assert await meter.quota.backlog() == Backlog(holds=0, events=REQUESTS)
 
