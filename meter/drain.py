@@ -77,7 +77,7 @@ class Drain:
                 entries.append(Entry.from_json(event.text))
             except ValueError as error:
                 # It is skipped, or it would be redelivered indefinitely. The log keeps its text.
-                log.error("event_unreadable", event_id=event.id, text=event.text, reason=type(error).__name__)
+                log.error("event_unreadable", event_id=event.id, entry=event.text, reason=type(error).__name__)
         # Before the acknowledgement, because an event that is not acknowledged is delivered again.
         await self._invalidate_counters(await self._append(entries), "recorded_before")
         ids = [event.id for event in events]

@@ -81,7 +81,7 @@ async def test_an_event_without_a_readable_entry_is_logged_and_holds_up_no_other
     events[1] = dataclasses.replace(events[1], text=text)
     with capture_logs() as logs:
         await Drain(quota, Ledger(service_database), "one").record(stream, events)
-    assert [(each["event"], each["text"]) for each in logs] == [("event_unreadable", text)]
+    assert [(each["event"], each["entry"]) for each in logs] == [("event_unreadable", text)]
     rows = await database.fetch("SELECT request_id FROM gateway.audit_log")
     assert {row["request_id"] for row in rows} == {first.request_id, last.request_id}
     assert len(stream) == 0

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
+from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
+from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from ops.database.audit_chain import AuditChain, ChainReport
-from ops.database.audit_seal import AuditSealer
+from ops.database.audit_seal import AuditSealer, LinkSize
+from tests.polling import eventually_async
 from tests.row_builders import NOON, entry
+
+SLOW_ABOVE_ROWS = 10
+# Several attempts reach the deadline one after another.
+TIMEOUT_S = 60.0
 
 
 async def verify(database: Database) -> ChainReport:
@@ -38,6 +46,68 @@ async def test_many_rows_are_sealed_without_waiting_and_in_links_of_bounded_size
     assert await sealer.seal() == 20
     report = await verify(database)
     assert (report.links, report.rows, report.unsealed.rows, report.problems) == (2, 20, 5, ())
+
+
+@pytest.fixture
+async def slow_links(database_url: str) -> AsyncIterator[None]:
+    """A link of more than SLOW_ABOVE_ROWS rows takes longer than any deadline."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        f"""CREATE FUNCTION gateway.slow_link() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.rows > {SLOW_ABOVE_ROWS} THEN PERFORM pg_sleep(600); END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER slow BEFORE INSERT ON gateway.audit_chain FOR EACH ROW EXECUTE FUNCTION gateway.slow_link()"""
+    )
+    yield
+    # A statement that still sleeps holds a lock that the next one would wait for.
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND wait_event = 'PgSleep'"
+    )
+    await connection.execute("DROP FUNCTION gateway.slow_link() CASCADE")
+    await connection.close()
+
+
+@pytest.mark.usefixtures("slow_links")
+async def test_rows_that_take_longer_than_the_deadline_are_sealed_in_smaller_links(
+    database: Database, database_settings: Settings
+) -> None:
+    await Ledger(database).append([entry(f"r{n}") for n in range(35)])
+    impatient = Database(database_settings.model_copy(update={"database_timeout_s": 1.0}))
+    sealer = AuditSealer(impatient, link_every_s=0, link_rows_max=40)
+    sizes: list[int] = []
+
+    async def all_are_sealed() -> bool:
+        try:
+            await sealer.seal()
+        finally:
+            links = await database.fetch("SELECT rows FROM gateway.audit_chain ORDER BY link")
+            sizes[:] = [link["rows"] for link in links]
+        return sum(sizes) == 35
+
+    await eventually_async(all_are_sealed, TIMEOUT_S, retry_on=(StoreUnavailable,), failure=lambda: sizes)
+    await impatient.close()
+    assert max(sizes) <= SLOW_ABOVE_ROWS
+    running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    assert await database.fetchval(running) == 0
+    report = await verify(database)
+    assert (report.rows, report.unsealed.rows, report.problems) == (35, 0, ())
+
+
+def test_a_link_is_halved_after_a_failure_and_grows_only_while_it_takes_a_fraction_of_the_deadline() -> None:
+    size = LinkSize(rows_max=100, deadline_s=2.0)
+    rows = []
+    for duration_s in (None, None, None, 0.6, 0.4, 0.5, 0.1, 0.1, 0.1):
+        if duration_s is None:
+            size.failed()
+        else:
+            size.created(duration_s)
+        rows.append(size.rows)
+    assert rows == [50, 25, 12, 12, 24, 24, 48, 96, 100]
+    for _ in range(9):
+        size.failed()
+    assert size.rows == 1
 
 
 async def test_repeated_rows_are_not_sealed_again(database: Database) -> None:
