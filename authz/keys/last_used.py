@@ -23,23 +23,23 @@ class LastUsed:
         self._key_repository = key_repository
         self._interval = timedelta(seconds=interval_s)
         self._flush_every_s = interval_s / _FLUSHES_PER_INTERVAL
-        self._key_ids: set[int] = set()
+        self._prefixes: set[str] = set()
 
-    def note(self, key_id: int) -> None:
-        """The key was used."""
-        self._key_ids.add(key_id)
+    def note(self, prefix: str) -> None:
+        """The key with this prefix was used."""
+        self._prefixes.add(prefix)
 
     async def run(self) -> None:
-        """Writes until cancelled. While PostgreSQL is unavailable the ids wait."""
+        """Writes until cancelled. While PostgreSQL is unavailable the keys wait."""
         await forever(self.flush, self._flush_every_s, on_error="last_used_not_written", jitter=0.25)
 
     async def flush(self) -> None:
         """Writes the keys that were noted. Raises StoreUnavailable, and then they wait for the next flush."""
-        if not self._key_ids:
+        if not self._prefixes:
             return
-        key_ids, self._key_ids = self._key_ids, set()
+        prefixes, self._prefixes = self._prefixes, set()
         try:
-            await self._key_repository.touch(key_ids, self._interval)
+            await self._key_repository.touch(prefixes, self._interval)
         except StoreUnavailable:
-            self._key_ids |= key_ids
+            self._prefixes |= prefixes
             raise
