@@ -9,6 +9,8 @@ PYTEST_ARGS ?=
 PYTEST_WORKERS ?= $(if $(TEST_REDIS_URL),0,$(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && n=4; echo $$n))
 FUZZ_REQUESTS ?= 100000
 FUZZ_SEED ?= 1
+SOAK_SECONDS ?= 1200
+SOAK_SEED ?= 1
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 GATEWAY_IMAGE ?= neuronetz-gateway:local
@@ -16,7 +18,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack bench docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak bench docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,9 @@ test: $(VENV)/.dev ## run every test: unit, property, contract and end-to-end
 
 fuzz-stack: $(VENV)/.dev ## send unusual requests to the running stack, with disconnecting callers and failing backends; FUZZ_REQUESTS=100000 FUZZ_SEED=1
 	@FUZZ_REQUESTS=$(FUZZ_REQUESTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_fuzz_stack.py
+
+soak: $(VENV)/.dev ## run mixed load while processes are killed and stores fail, then check the ledger; SOAK_SECONDS=1200 SOAK_SEED=1
+	@SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_soak.py
 
 lint: $(VENV)/.dev ## check style, import rules and the English of comments, messages and pages
 	@$(BIN)/ruff check .

@@ -80,18 +80,23 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
         admitter = Admitter(quota, settings.max_num_predict)
-        outbox = Outbox(quota, ledger, settings.audit_buffer_size)
+        outbox = Outbox(
+            quota,
+            settlements_max=settings.max_concurrent_requests,
+            denials_max=settings.audit_buffer_size,
+        )
         pipeline = CheckPipeline(
             authenticator,
             throttle,
             last_used,
             catalog,
             admitter,
-            DenialLog(quota, outbox),
+            DenialLog(outbox),
             prefer_loaded=settings.routing_prefer_loaded,
         )
 
         background = [
+            asyncio.create_task(lifecycle.leave_postgres_that_shuts_down(database), name="database"),
             asyncio.create_task(change_listener.run(), name="change_listener"),
             asyncio.create_task(catalog.run(), name="catalog"),
             asyncio.create_task(last_used.run(), name="last_used"),

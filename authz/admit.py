@@ -15,6 +15,8 @@ from gateway.request.token_estimate import estimate_input
 from gateway.values import Principal
 from gateway.wire.surfaces import Surface
 
+_TOO_MANY_RUNNING = "the gateway runs as many requests as it can at the moment; try again soon"
+
 # Retry-After when no exact time is known. Without the header clients retry immediately. Running requests may release
 # their holds at any moment. The window of a limit per minute has passed after 60 s, a budget lasts at least a day.
 _DEFAULT_RETRY_AFTER_S = {
@@ -80,7 +82,7 @@ class Admitter:
         )
         headers = rate_headers(answer.limit_status)
         if isinstance(answer, ReservationDenied):
-            return Denial(Denied(answer.code, retry_after_s=answer.retry_after_s), headers)
+            return Denial(_denied(answer), headers)
         sealed = grant.seal(draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap)
         return Admitted(surface.path, permission.candidates, sealed, headers)
 
@@ -88,6 +90,13 @@ class Admitter:
         if surface.cap_field is None:
             return 0
         return min(read.generation.output_tokens or self._output_tokens_max, self._output_tokens_max)
+
+
+def _denied(answer: ReservationDenied) -> Denied:
+    if answer.code is Code.UNAVAILABLE:
+        # Every dependency answers; the ceiling MAX_CONCURRENT_REQUESTS is reached, and any request may end soon.
+        return Denied(answer.code, _TOO_MANY_RUNNING, retry_after_s=1)
+    return Denied(answer.code, retry_after_s=answer.retry_after_s)
 
 
 def rate_headers(limit_status: LimitStatus) -> dict[str, str]:

@@ -98,7 +98,7 @@ class CheckPipeline:
             principal = await self._authenticate_detached(presented, checked.client_ip)
         else:
             principal = await self._authenticate(presented, checked.client_ip)
-        self._last_used.note(principal.key_id)
+        self._last_used.note(principal.key_prefix)
         return principal
 
     def catalog(self) -> Catalog:

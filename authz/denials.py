@@ -9,7 +9,6 @@ import structlog
 
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.ledger.outbox import Outbox
-from gateway.quota.port import Quota
 from gateway.record.entry import Ending, denied_entry
 from gateway.record.request import RequestRecord
 from gateway.values import Outcome
@@ -20,8 +19,7 @@ log = structlog.get_logger()
 class DenialLog:
     """Records one entry per denial. `now` gives seconds since the epoch."""
 
-    def __init__(self, quota: Quota, outbox: Outbox, now: Callable[[], float] = time.time) -> None:
-        self._quota = quota
+    def __init__(self, outbox: Outbox, now: Callable[[], float] = time.time) -> None:
         self._outbox = outbox
         self._now = now
 
@@ -37,12 +35,10 @@ class DenialLog:
             self._outbox.submit(entry)
             return True
         try:
-            await self._quota.record(entry)
+            await self._outbox.record(entry)
         except Denied:
             return False
         except StoreUnavailable as error:
             log.info("denial_postponed", request_id=entry.request_id, reason=str(error))
             self._outbox.submit(entry)
-        else:
-            self._outbox.retain(entry)
         return True

@@ -1,14 +1,20 @@
 """Strict reading of a request body. Pure.
 
 Ollama reads JSON as Go's encoding/json does: it accepts field names in any case (with Unicode folding), the last of
-duplicate keys wins or maps merge, null leaves a field unchanged, and text after the first value is ignored. A body that
-two readers could read differently is denied here, so that the checked request is the executed one.
+duplicate keys wins or maps merge, null leaves a field unchanged, and text after the first value is ignored. So a field
+that Ollama binds and the gateway acts on is accepted in one spelling and once, and the checked request is the executed
+one. These fields are at the top level, in `options`, in `stream_options`, and the `type` and `tools` of a tool.
+
+Everything else is carried: the contents of messages, tools, arguments and schemas pass as they are, with any keys,
+numbers and escapes (`gateway.request.json_text`).
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NoReturn
 
 from gateway.errors import Code, Denied
@@ -16,8 +22,12 @@ from gateway.request.generation import GenerationRequest, read_generation_reques
 from gateway.request.model_name import canonical
 from gateway.wire.surfaces import Surface
 
-DEPTH_MAX = 64
-_INTEGER_MAX = 2**63 - 1
+# Far below the depth at which Python's parser stops, and far above that of any schema in use.
+DEPTH_MAX = 200
+# Ollama reads one level of namespaces in the tools of /v1/responses.
+NAMESPACE_DEPTH_MAX = 4
+# No number that the gateway acts on has more digits.
+_DIGITS_MAX = 20
 
 # Field names of Ollama's request structs (api/types.go, openai.go, responses.go, anthropic.go). Go matches them in any
 # case, so only the exact spelling is accepted.
@@ -80,7 +90,11 @@ def as_model_name(name: str) -> str:
 
 def _read_document(body: bytes, content_encoding: str) -> dict[str, Any]:
     if content_encoding.strip().lower() not in ("", "identity"):
-        _deny("Content-Encoding is not supported; send the JSON body uncompressed")
+        # Envoy has decoded the encodings that it knows and removed them from the header.
+        _deny(
+            f"the Content-Encoding {content_encoding[:64]!r} is not supported; send the body with gzip, br, zstd or"
+            " without an encoding"
+        )
     document = _parse(body)
     _check_spelling(document, _FIELDS)
     return document
@@ -101,21 +115,15 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not body:
         _deny("the request has no body; send one JSON object")
     try:
-        text = body.decode("utf-8")
         document = json.loads(
-            text,
-            object_pairs_hook=_unambiguous,
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
             parse_int=_integer,
-            parse_float=_finite,
+            parse_float=_float,
             parse_constant=lambda word: _deny(f"{word} is not JSON"),
         )
-        # Only an escape can contain a lone surrogate, which UTF-8 cannot encode.
-        if "\\u" in text:
-            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError:
         _deny("the body is not valid UTF-8")
-    except UnicodeEncodeError:
-        _deny("the body has a lone surrogate in a string")
     except RecursionError:
         _deny(f"the body is nested deeper than {DEPTH_MAX} levels")
     except json.JSONDecodeError as error:
@@ -127,26 +135,44 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key.casefold() for key, _ in pairs}) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key.casefold() in seen:
-                _deny(f"the key {key[:64]!r} is given more than once (case does not distinguish keys)")
-            seen.add(key.casefold())
-    return dict(pairs)
+class RepeatedKeys(dict[str, Any]):
+    """An object that has a key more than once. `items` and `values` contain every pair, so that estimates count all."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self._pairs = pairs
+
+    @property
+    def repeated(self) -> set[str]:
+        """The keys that are given more than once."""
+        counts = Counter(key for key, _ in self._pairs)
+        return {key for key, count in counts.items() if count > 1}
+
+    def items(self) -> list[tuple[str, Any]]:  # type: ignore[override]  # A dict view cannot repeat a key.
+        return self._pairs
+
+    def values(self) -> list[Any]:  # type: ignore[override]  # For the same reason.
+        return [value for _, value in self._pairs]
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > 20 or abs(int(digits)) > _INTEGER_MAX:
-        _deny("a number is out of range")
-    return int(digits)
+class OutsizedNumber(str):
+    """The text of a number that no field of the gateway accepts. The gateway carries it and never computes with it."""
+
+    __slots__ = ()
 
 
-def _finite(digits: str) -> float:
-    if len(digits) > 400 or abs(value := float(digits)) > 1e300:
-        _deny("a number is out of range")
-    return value
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) else RepeatedKeys(pairs)
+
+
+def _integer(digits: str) -> int | OutsizedNumber:
+    return int(digits) if len(digits) <= _DIGITS_MAX else OutsizedNumber(digits)
+
+
+def _float(digits: str) -> float | OutsizedNumber:
+    value = float(digits)
+    return value if isfinite(value) else OutsizedNumber(digits)
 
 
 def _deeper_than(document: object, levels: int) -> bool:
@@ -164,18 +190,22 @@ def _deeper_than(document: object, levels: int) -> bool:
 
 
 def _check_spelling(fields: dict[str, Any], known: frozenset[str]) -> None:
+    """Denies a field of `known` that is given twice or in another letter case."""
+    for key in fields.repeated if isinstance(fields, RepeatedKeys) else ():
+        if key in known:
+            _deny(f"the field {key!r} is given more than once")
     for key in fields:
         if key not in known and key.casefold() in known:
             _deny(f"the field {key[:64]!r} must be spelled {key.casefold()!r}")
 
 
-def _check_tools(tools: object) -> None:
-    """Denies `web_search` tools. Ollama runs them itself, and the generations that they cause are not counted."""
-    for tool in tools if isinstance(tools, list) else ():
-        if not isinstance(tool, dict):
-            continue
-        _check_spelling(tool, _TOOL_FIELDS)
-        kind = tool.get("type")
-        if isinstance(kind, str) and kind.lower().startswith("web_search"):
-            _deny("server-side web_search tools are not available through this gateway")
-        _check_tools(tool.get("tools"))
+def _check_tools(tools: object, levels: int = NAMESPACE_DEPTH_MAX) -> None:
+    """Holds tools to one spelling of the fields by which the meter finds server-side ones."""
+    if not isinstance(tools, list):
+        return
+    if not levels:
+        _deny(f"namespaces of tools are nested deeper than {NAMESPACE_DEPTH_MAX} levels")
+    for tool in tools:
+        if isinstance(tool, dict):
+            _check_spelling(tool, _TOOL_FIELDS)
+            _check_tools(tool.get("tools"), levels - 1)

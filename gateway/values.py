@@ -78,6 +78,8 @@ NO_USAGE = Usage()
 class Principal:
     """A verified key, its tenant, and the policy of both.
 
+    `key_id` is the account of the key: rotation changes the secret and its prefix, and retains the account with its
+    limits, budgets and counters.
     The limits and models of the key include those that it inherits from the tenant. `models` are canonical names (see
     `gateway.request.model_name`).
     """

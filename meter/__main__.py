@@ -22,9 +22,11 @@ from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
+from meter.access_log.cause_stream import BLOCK_S, CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
-from meter.access_log.disconnect_store import DisconnectStore
+from meter.access_log.orphans import Orphans
 from meter.access_log.server import AccessLog
+from meter.access_log.shared_causes import SharedCauses
 from meter.drain import Drain
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
@@ -43,30 +45,44 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(database.close)
         redis = connect(settings)
         stack.push_async_callback(redis.aclose)
+        blocking_redis = connect(settings, block_s=BLOCK_S)
+        stack.push_async_callback(blocking_redis.aclose)
         ledger = Ledger(database)
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
 
-        outbox = Outbox(quota, ledger, settings.audit_buffer_size)
+        outbox = Outbox(
+            quota,
+            settlements_max=settings.max_concurrent_requests,
+            denials_max=settings.audit_buffer_size,
+            # Its denials are those that Envoy's access log reports.
+            admission_unknown=True,
+        )
         renewal = Renewal(quota, settings.hold_lease_s)
-        disconnect_causes = DisconnectCauses(DisconnectStore(redis, settings.redis_timeout_s), quota, outbox.submit)
+        shared_causes = SharedCauses(CauseStream(blocking_redis, settings.redis_timeout_s))
+        disconnect_causes = DisconnectCauses(outbox.submit, shared_causes.publish)
+        orphans = Orphans(quota, outbox.submit)
         prompts = PromptWriter(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
         drain = Drain(quota, ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
+        epoch_watch = EpochWatch(quota, renewal.at_once, outbox.resubmit_unconfirmed, shared_causes.read_from_start)
         background = [
+            asyncio.create_task(lifecycle.leave_postgres_that_shuts_down(database), name="database"),
             asyncio.create_task(outbox.run(), name="outbox"),
             asyncio.create_task(renewal.run(), name="renewal"),
             asyncio.create_task(drain.run(), name="drain"),
             asyncio.create_task(prompts.run(), name="prompts"),
-            asyncio.create_task(EpochWatch(quota, renewal.at_once, outbox.resubmit_unconfirmed).run(), name="epoch"),
+            asyncio.create_task(shared_causes.run(disconnect_causes.resolve), name="causes"),
+            asyncio.create_task(orphans.run(), name="orphans"),
+            asyncio.create_task(epoch_watch.run(), name="epoch"),
         ]
         stack.push_async_callback(lifecycle.cancel, background)
         stack.push_async_callback(outbox.wait_idle, SETTLE_TIMEOUT_S)
-        stack.push_async_callback(disconnect_causes.close)
+        stack.callback(disconnect_causes.close)
 
         health = Health()
         methods = (
             *ExternalProcessor(outbox, renewal, disconnect_causes, prompts).methods(),
-            *AccessLog(disconnect_causes, outbox, settings.trusted_networks).methods(),
+            *AccessLog(disconnect_causes, orphans, outbox, settings.trusted_networks).methods(),
             *health.methods(),
         )
         server = make_server(settings, methods, max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))

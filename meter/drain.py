@@ -77,7 +77,7 @@ class Drain:
                 entries.append(Entry.from_json(event.text))
             except ValueError as error:
                 # It is skipped, or it would be redelivered indefinitely. The log keeps its text.
-                log.error("event_unreadable", event_id=event.id, text=event.text, reason=type(error).__name__)
+                log.error("event_unreadable", event_id=event.id, entry=event.text, reason=type(error).__name__)
         # Before the acknowledgement, because an event that is not acknowledged is delivered again.
         await self._invalidate_counters(await self._append(entries), "recorded_before")
         ids = [event.id for event in events]
@@ -93,18 +93,18 @@ class Drain:
             return await self._ledger.append(entries)
         except (DataRefused, Conflict) as error:
             if len(entries) == 1:
-                await self._reject(entries[0], str(error))
-                return frozenset()
+                return await self._reject(entries[0], str(error))
         middle = len(entries) // 2
         return await self._append(entries[:middle]) | await self._append(entries[middle:])
 
-    async def _reject(self, entry: Entry, reason: str) -> None:
+    async def _reject(self, entry: Entry, reason: str) -> frozenset[int]:
         self.rejected += 1
         log.error("entry_rejected", request_id=entry.request_id, reason=reason, rejected=self.rejected)
         try:
-            await self._ledger.reject(entry, reason)
+            return await self._ledger.reject(entry, reason)
         except (DataRefused, Conflict) as error:
             log.error("reject_not_stored", request_id=entry.request_id, entry=entry.to_json(), reason=str(error))
+            return frozenset()
 
     async def _invalidate_counters(self, tenant_ids: Collection[int | None], reason: str) -> None:
         """Repeats until Redis has accepted it: if Redis lost the event, no other process would notice."""

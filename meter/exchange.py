@@ -59,6 +59,11 @@ class Exchange:
         self._dropped_options: tuple[str, ...] = ()
 
     @property
+    def final_entry(self) -> Entry | None:
+        """The entry of an exchange whose ending is known, None before."""
+        return None if self.ending is None else settled_entry(self.grant, self.ending)
+
+    @property
     def progress(self) -> Progress:
         """What the hold retains in case this process dies now."""
         usage = self._usage
@@ -115,6 +120,9 @@ class Exchange:
         if phase is Phase.LOCAL_REPLY:
             self._response_bytes += len(data)
             return None
+        if self.phase is Phase.ENDED:
+            # The entry is final, so bytes that follow the end of the answer do not pass.
+            return b"" if data else None
         if data and self._first_byte_s is None:
             self._first_byte_s = self._monotonic()
         body = self._answer.chunk(data, end_of_stream)
@@ -123,7 +131,8 @@ class Exchange:
         if self.transcript:
             self.transcript.add_response(delivered)
         if self._answer.result is not None:
-            self._finish(Trigger.END if end_of_stream else Trigger.CUT)
+            is_cut = self._answer.result.outcome is Outcome.CUT and not end_of_stream
+            self._finish(Trigger.CUT if is_cut else Trigger.END)
         return body
 
     def lose_lease(self) -> None:

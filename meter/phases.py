@@ -12,7 +12,8 @@ class Phase(StrEnum):
     OPEN: its record is open and no backend has been contacted. FORWARDED: its body is on the way to a backend.
     ANSWERING: a backend's answer passes to the caller. LOCAL_REPLY: Envoy answers in place of a backend. CUT: the meter
     ended it; whatever else a backend sends is refused, and Envoy then closes both sides. ENDED: the backend's answer
-    has come to its end. CLOSED: Envoy has closed its stream to the meter.
+    is complete, or its stream has ended; nothing that follows reaches the caller. CLOSED: Envoy has closed its stream
+    to the meter.
     """
 
     OPEN = "open"
@@ -28,7 +29,8 @@ class Trigger(StrEnum):
     """What moves a request on, or is refused.
 
     FORWARD: its body arrives, to go to a backend. ANSWER: a backend's response headers arrive. LOCAL_REPLY: Envoy's own
-    response headers arrive. CHUNK, END: a piece of the response body arrives, and the last one. CUT: the piece was one
+    response headers arrive. CHUNK, END: a piece of the response body arrives, and the last one or the
+    one that completes the answer. CUT: the piece was one
     that the caller must not get. LEASE_LOST: another process settled or released the hold, so nothing that follows
     would be accounted. CLOSE: Envoy closes its stream.
     """
@@ -85,7 +87,10 @@ TRANSITIONS: Mapping[Phase, Mapping[Trigger, Phase]] = {
         Trigger.LEASE_LOST: Phase.CUT,
         Trigger.CLOSE: Phase.CLOSED,
     },
+    # A backend may close its stream in a later message than the one with the frame that ends the answer.
     Phase.ENDED: {
+        Trigger.CHUNK: Phase.ENDED,
+        Trigger.END: Phase.ENDED,
         Trigger.LEASE_LOST: Phase.ENDED,
         Trigger.CLOSE: Phase.CLOSED,
     },

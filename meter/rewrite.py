@@ -1,16 +1,17 @@
 """Writes the grant into the caller's own JSON, which becomes the request body for the backend. Pure.
 
-authz has read the same bytes strictly (one object, no key twice in any spelling), so parsing them again gives the
-document that it judged. The text itself is never patched.
+authz has read the same bytes strictly (every field that is written here at most once and in one spelling), so the
+fields that this module finds are those that authz judged. All other fields keep their text.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.record.grant import Grant
+from gateway.request.json_text import JsonObject
+from gateway.request.server_tools import DROPPED_NAME, without_server_tools
 from gateway.wire.surfaces import BY_NAME
 
 # Each of these makes Ollama reload, keep or unload the model for all its users, or shows the rendered system prompt.
@@ -31,55 +32,62 @@ class Rewritten:
 
 
 def rewrite(body: bytes, grant: Grant) -> Rewritten:
-    """Writes model, output cap, streaming and usage report as granted. Other fields keep their values and order.
+    """Writes model, output cap, streaming and usage report as granted. Other fields keep their text and their order.
 
     Raises ValueError when `body` is not a JSON object, and when a generating surface was granted no output, because
     Ollama reads a cap of zero as no cap.
     """
-    document = json.loads(body.decode())
-    if not isinstance(document, dict):
-        raise ValueError("the request body is not a JSON object")  # noqa: TRY004 (about the body, not our call)
+    document = JsonObject(body.decode())
     surface = BY_NAME[grant.surface]
-    document["model"] = grant.model
+    document.set("model", json.dumps(grant.model))
     if surface.cap_field is not None:
         _write_cap(document, surface.cap_field, grant.output_cap)
     if surface.ignored_cap_field is not None:
         # Left in the body it would promise a limit that Ollama does not keep. The granted cap covers it already.
-        document.pop(surface.ignored_cap_field, None)
+        document.remove(surface.ignored_cap_field)
     if surface.streams_by_default is not None:
-        document["stream"] = grant.stream
+        document.set("stream", json.dumps(grant.stream))
     if grant.stream and surface.usage_on_request:
-        _child(document, "stream_options")["include_usage"] = True
-    dropped = () if grant.runner_options else _drop_runner_options(document)
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Rewritten(text.encode(), dropped)
+        _write_within(document, "stream_options", "include_usage", "true")
+    dropped = [] if grant.runner_options else _drop_runner_options(document)
+    tools = without_server_tools(document.get("tools") or "null")
+    if tools is not None:
+        document.set("tools", tools)
+        dropped.append(DROPPED_NAME)
+    return Rewritten(str(document).encode(), tuple(dropped))
 
 
-def _write_cap(document: dict[str, Any], cap_field: tuple[str, ...], output_cap: int) -> None:
+def _write_cap(document: JsonObject, cap_field: tuple[str, ...], output_cap: int) -> None:
     if output_cap < 1:
         raise ValueError("a generating request needs an output cap of at least one token")
     *parents, field = cap_field
-    for parent in parents:
-        document = _child(document, parent)
-    document[field] = output_cap
+    if parents:
+        _write_within(document, parents[0], field, str(output_cap))
+    else:
+        document.set(field, str(output_cap))
 
 
-def _child(document: dict[str, Any], name: str) -> dict[str, Any]:
-    """The object at `name`, created when it is absent or null."""
-    child = document.get(name)
-    if not isinstance(child, dict):
-        child = document[name] = {}
-    return child
+def _write_within(document: JsonObject, parent: str, field: str, value: str) -> None:
+    """Writes a field of the object at `parent`, which is created when it is absent or not an object."""
+    text = document.get(parent) or "null"
+    child = JsonObject(text if text.startswith("{") else "{}")
+    child.set(field, value)
+    document.set(parent, str(child))
 
 
-def _drop_runner_options(document: dict[str, Any]) -> tuple[str, ...]:
-    dropped = [name for name in RUNNER_FIELDS if name in document]
-    for name in dropped:
-        del document[name]
-    options = document.get("options")
-    if isinstance(options, dict):
-        for name in RUNNER_OPTIONS:
-            if name in options:
-                del options[name]
-                dropped.append(f"options.{name}")
-    return tuple(dropped)
+def _drop_runner_options(document: JsonObject) -> list[str]:
+    """Removes the options of the runner and returns their names. Null requests nothing, so it is not named."""
+    dropped = _removed(document, RUNNER_FIELDS)
+    text = document.get("options") or "null"
+    if text.startswith("{"):
+        options = JsonObject(text)
+        dropped += [f"options.{name}" for name in _removed(options, RUNNER_OPTIONS)]
+        document.set("options", str(options))
+    return dropped
+
+
+def _removed(fields: JsonObject, names: tuple[str, ...]) -> list[str]:
+    requested = [name for name in names if (fields.get(name) or "null") != "null"]
+    for name in names:
+        fields.remove(name)
+    return requested

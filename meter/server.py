@@ -6,15 +6,19 @@ its side, and otherwise fails, which makes Envoy cut both sides.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable
+from functools import partial
 
 import structlog
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
+from gateway.record.entry import Entry
 from gateway.record.grant import Grant
-from gateway.rpc.methods import Method, Streaming
+from gateway.rpc.methods import Message, Method, Streaming
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
@@ -23,31 +27,71 @@ from meter.renewal import Renewal
 
 log = structlog.get_logger()
 
+# How long the last message of an answer waits for its settlement. Envoy's `message_timeout` for each message is 2 s.
+SETTLE_WAIT_S = 0.25
+
 
 class ExternalProcessor:
-    """envoy.service.ext_proc.v3.ExternalProcessor."""
+    """envoy.service.ext_proc.v3.ExternalProcessor.
+
+    The message that ends an answer is released only when its settlement is stored, so that a meter that is killed
+    afterwards does not lose it. `settle_wait_s` bounds that wait. Without a reply of the store in that time, the
+    message goes out and the outbox settles the request as soon as it can. The entry is final before the wait: a caller
+    that leaves during it has the outcome of the answer, because the backend has done all its work.
+    """
 
     def __init__(
-        self, outbox: Outbox, renewal: Renewal, disconnect_causes: DisconnectCauses, prompts: PromptWriter
+        self,
+        outbox: Outbox,
+        renewal: Renewal,
+        disconnect_causes: DisconnectCauses,
+        prompts: PromptWriter,
+        *,
+        settle_wait_s: float = SETTLE_WAIT_S,
     ) -> None:
         self._outbox = outbox
         self._renewal = renewal
         self._disconnect_causes = disconnect_causes
         self._prompts = prompts
+        self._settle_wait_s = settle_wait_s
 
     def methods(self) -> tuple[Method, ...]:
         """The methods of the service."""
         path = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
         return (Streaming(path, ext_proc.ProcessingRequest, lambda: _Process(self)),)
 
-    def close(self, exchange: Exchange) -> None:
-        """Settles a request whose stream is over."""
+    async def release(self, reply: ext_proc.ProcessingResponse, entry: Entry, stored: asyncio.Event) -> Message:
+        """Returns the reply that ends an answer when its settlement is stored, or after `settle_wait_s`."""
+        try:
+            async with asyncio.timeout(self._settle_wait_s):
+                await stored.wait()
+        except TimeoutError:
+            log.warning("released_before_settled", request_id=entry.request_id)
+        return reply
+
+    def settle(self, exchange: Exchange, entry: Entry) -> asyncio.Event:
+        """Submits the entry of an answer that has ended. The event is set when the entry is stored."""
         self._renewal.discard(exchange)
+        return self._outbox.settle(entry)
+
+    def close(self, exchange: Exchange, *, settled: bool) -> None:
+        """Ends a request whose stream is over, and settles it unless that is done."""
+        self._renewal.discard(exchange)
+        try:
+            self._close(exchange, settled=settled)
+        finally:
+            self._disconnect_causes.discard(exchange.grant.request_id)
+
+    def _close(self, exchange: Exchange, *, settled: bool) -> None:
         closed = exchange.close()
         if exchange.transcript:
             self._prompts.submit(exchange.transcript, closed.entry.request_id)
+        if settled:
+            return
         if closed.cause_unknown:
-            self._disconnect_causes.settle(closed.entry)
+            # Its hold must not expire before the cause is known.
+            self._renewal.add(exchange)
+            self._disconnect_causes.settle(closed.entry, partial(self._renewal.discard, exchange))
         else:
             self._outbox.submit(closed.entry)
 
@@ -67,6 +111,7 @@ class ExternalProcessor:
             return Code.AUDIT_BACKLOG
         exchange = Exchange(grant, grant_json, time.monotonic)
         self._renewal.add(exchange)
+        self._disconnect_causes.register(grant.request_id)
         return exchange
 
 
@@ -76,8 +121,9 @@ class _Process:
     def __init__(self, service: ExternalProcessor) -> None:
         self._service = service
         self._exchange: Exchange | None = None
+        self._settled = False
 
-    def receive(self, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
+    def receive(self, message: ext_proc.ProcessingRequest) -> Message | Awaitable[Message]:
         if message.HasField("request_headers"):
             opened = self._service.open(message)
             if isinstance(opened, Code):
@@ -86,7 +132,13 @@ class _Process:
         if self._exchange is None:
             # The answer to a request that authz denied passes here too, without a grant.
             return envoy_api.untouched(message.WhichOneof("request"))
-        return envoy_api.respond(self._exchange, message)
+        reply = envoy_api.respond(self._exchange, message)
+        if self._settled or (entry := self._exchange.final_entry) is None:
+            return reply
+        # A caller that leaves cancels the awaitable, perhaps before its first step, so the entry is submitted here.
+        self._settled = True
+        stored = self._service.settle(self._exchange, entry)
+        return self._service.release(reply, entry, stored)
 
     def finish(self) -> None:
         """The last message of Envoy needs no reply."""
@@ -95,4 +147,4 @@ class _Process:
         if cause is not None:
             log.error("process_failed", request_id=self._exchange.grant.request_id if self._exchange else None)
         if self._exchange is not None:
-            self._service.close(self._exchange)
+            self._service.close(self._exchange, settled=self._settled)

@@ -28,8 +28,8 @@ from ops.database.retention import AUDIT_MONTHS_AHEAD
 from ops.database.service_role import statements
 from tests import servers
 
-# Needs a Docker engine; `make compose-test` runs it.
-collect_ignore = ["compose"]
+# `make compose-test` runs the first, which needs a Docker engine, and `make soak` the second.
+collect_ignore = ["compose", "e2e/test_soak.py"]
 
 # Who runs the suite in the background may have it ignore Ctrl-C, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

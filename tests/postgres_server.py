@@ -62,6 +62,13 @@ class PostgresServer:
             failure=log.read_text,
         )
 
+    def shut_down(self, timeout_s: float) -> None:
+        """Shuts the server down as SIGTERM does: it waits until its clients have left, here for `timeout_s`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(timeout_s)
+        self._process = None
+
     def stop(self) -> None:
         """Stops the server immediately, like a crash of its host."""
         if self._process is not None:

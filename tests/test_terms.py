@@ -26,7 +26,7 @@ VOCABULARY = (
 )  # fmt: skip
 # Classes that are details of one module: protocols and results that are explained where they are used.
 DETAILS = {
-    "ApiKey", "Closed", "KeyHasher", "LastUsed", "LedgerReader", "OutOfOrder", "Rebuildable",
+    "ApiKey", "Closed", "KeyHasher", "LastUsed", "OutOfOrder", "Rebuildable",
 }  # fmt: skip
 
 

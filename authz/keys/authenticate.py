@@ -134,6 +134,6 @@ class Authenticator:
     async def _rehash(self, key: ApiKey, stored: StoredKey) -> None:
         try:
             new = await self._hasher.hash(key.secret)
-            await self._key_repository.store_hash(stored.principal.key_id, stored.hash, new)
+            await self._key_repository.store_hash(key.prefix, stored.hash, new)
         except StoreUnavailable as error:
             log.warning("rehash_postponed", key_prefix=key.prefix, reason=str(error))

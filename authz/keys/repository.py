@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -45,19 +45,22 @@ class KeyRepository:
         rows = await self._database.fetch("SELECT prefix FROM gateway.revocations WHERE revoked_at >= $1", since)
         return [row["prefix"] for row in rows]
 
-    async def touch(self, key_ids: Collection[int]) -> None:
-        """Records that these keys were used now. A key whose row another worker is updating is skipped."""
-        await self._database.execute(_TOUCH, sorted(key_ids))
+    async def touch(self, prefixes: Collection[str], interval: timedelta) -> None:
+        """Records that these keys were used now, unless a use within the last `interval` is recorded already.
 
-    async def store_hash(self, key_id: int, old: str, new: str) -> None:
+        A key whose row another worker is updating is skipped. Raises StoreUnavailable.
+        """
+        await self._database.execute(_TOUCH, sorted(prefixes), interval)
+
+    async def store_hash(self, prefix: str, old: str, new: str) -> None:
         """Replaces the hash `old` by `new`, which has other costs. No effect if the hash has changed meanwhile."""
         await self._database.execute(
-            "UPDATE gateway.api_keys SET hash = $3 WHERE id = $1 AND hash = $2", key_id, old, new
+            "UPDATE gateway.api_keys SET hash = $3 WHERE prefix = $1 AND hash = $2", prefix, old, new
         )
 
 
 _FIND_KEY = """
-SELECT k.id, k.prefix, k.hash, k.status = 'revoked' AS revoked, k.scopes, k.log_prompts, k.expires_at,
+SELECT k.account_id, k.prefix, k.hash, k.status = 'revoked' AS revoked, k.scopes, k.log_prompts, k.expires_at,
        t.id AS tenant_id, t.name AS tenant, t.status = 'disabled' AS tenant_disabled,
        tl.rpm AS tenant_rpm, tl.tpm AS tenant_tpm, tl.concurrent AS tenant_concurrent,
        tl.budget_day AS tenant_day, tl.budget_month AS tenant_month, tl.budget_total AS tenant_total,
@@ -67,13 +70,17 @@ SELECT k.id, k.prefix, k.hash, k.status = 'revoked' AS revoked, k.scopes, k.log_
 FROM gateway.api_keys k
 JOIN gateway.tenants t ON t.id = k.tenant_id
 LEFT JOIN gateway.tenant_limits tl ON tl.tenant_id = t.id
-LEFT JOIN gateway.key_limits kl ON kl.key_id = k.id
+LEFT JOIN gateway.key_limits kl ON kl.key_id = k.account_id
 WHERE k.prefix = $1
 """
 
 _TOUCH = """
 UPDATE gateway.api_keys SET last_used_at = now()
-WHERE id IN (SELECT id FROM gateway.api_keys WHERE id = ANY($1::bigint[]) FOR NO KEY UPDATE SKIP LOCKED)
+WHERE id IN (
+    SELECT id FROM gateway.api_keys
+    WHERE prefix = ANY($1::text[]) AND (last_used_at IS NULL OR last_used_at < now() - $2::interval)
+    FOR NO KEY UPDATE SKIP LOCKED
+)
 """
 
 
@@ -87,7 +94,7 @@ def _stored_key(row: asyncpg.Record, defaults: Limits) -> StoredKey:
     principal = Principal(
         tenant_id=row["tenant_id"],
         tenant=row["tenant"],
-        key_id=row["id"],
+        key_id=row["account_id"],
         key_prefix=row["prefix"],
         # A scope that a later release has added permits nothing here.
         scopes=frozenset(scope for scope in Scope if scope in row["scopes"]),

@@ -1,8 +1,8 @@
 """The outbox: carries entries from the process that made them to the ledger, whatever fails meanwhile.
 
-The end of a request must not wait for a store. Its entry goes into a bounded buffer, and a few workers submit it to the
-quota until the quota has accepted it. The outbox then retains the entry until PostgreSQL has it, and resubmits it when
-the quota's store may have lost it. Resubmission is idempotent.
+The end of a request waits for a store only for a moment. Its entry goes into a bounded buffer, and a few workers submit
+it to the quota until the quota has accepted it. The outbox then retains the entry until PostgreSQL has it, and
+resubmits it when the quota's store may have lost it. Resubmission is idempotent.
 
 Settlements and denials have separate lanes, so that no settlement waits for a denial. A denial that finds no capacity,
 in its lane or in the quota's backlog, is dropped and counted; a settlement is never dropped.
@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import structlog
 
 from gateway.errors import Denied
 from gateway.loops import forever, retry
-from gateway.quota.port import Quota
+from gateway.quota.port import Quota, Watermark
 from gateway.record.entry import Entry
 from gateway.values import Outcome
 
@@ -29,39 +29,54 @@ log = structlog.get_logger()
 SETTLEMENT_WORKERS = 8
 DENIAL_WORKERS = 4
 CONFIRM_EVERY_S = 2.0
-CONFIRM_BATCH_MAX = 500
 # Oldest entries are dropped beyond this; they are still in Redis, so both copies would have to be lost.
 UNCONFIRMED_MAX = 10_000
 
 
-class LedgerReader(Protocol):
-    """Reads from the ledger which of these entries it has. Raises StoreUnavailable."""
+@dataclass(slots=True)
+class _Unconfirmed:
+    """An entry that the quota accepted.
 
-    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]: ...
+    `epoch` is the one that was known before the call. `watermark` was read after the call, in the same epoch, so it
+    covers the event of the entry.
+    """
+
+    entry: Entry
+    epoch: str | None
+    watermark: Watermark | None = None
 
 
 class Outbox:
     """`submit` never waits and never fails. Callers check `full` before a request begins.
 
-    `size_max` bounds the settlements that wait, by way of `full`, and the denials that wait.
+    `admission_unknown` means that a denial may concern a request that was admitted, see `Quota.record`.
+    `settlements_max` bounds the settlements that wait, by way of `full`, and `denials_max` the denials that wait.
     """
 
     def __init__(
-        self, quota: Quota, ledger: LedgerReader, size_max: int, confirm_every_s: float = CONFIRM_EVERY_S
+        self,
+        quota: Quota,
+        *,
+        settlements_max: int,
+        denials_max: int,
+        admission_unknown: bool = False,
+        confirm_every_s: float = CONFIRM_EVERY_S,
     ) -> None:
         self._quota = quota
-        self._ledger = ledger
-        self._size_max = size_max
+        self._settlements_max = settlements_max
+        self._denials_max = denials_max
+        self._admission_unknown = admission_unknown
         self._confirm_every_s = confirm_every_s
         self._settlements = _Lane(self._settle, SETTLEMENT_WORKERS)
         self._denials = _Lane(self._record, DENIAL_WORKERS)
-        self._unconfirmed: dict[str, Entry] = {}
+        self._unconfirmed: dict[str, _Unconfirmed] = {}
+        self._epoch: str | None = None
         self.denials_dropped = 0
 
     @property
     def full(self) -> bool:
-        """Whether `size_max` settlements wait, so that no new request may begin."""
-        return self._settlements.pending >= self._size_max
+        """Whether `settlements_max` settlements wait, so that no new request may begin."""
+        return self._settlements.pending >= self._settlements_max
 
     @property
     def unconfirmed(self) -> Collection[str]:
@@ -72,25 +87,29 @@ class Outbox:
         """Accepts an entry. Settlements are bounded by the requests that began before the outbox was full."""
         if entry.outcome is not Outcome.DENIED:
             self._settlements.add(entry)
-        elif self._denials.pending < self._size_max:
+        elif self._denials.pending < self._denials_max:
             self._denials.add(entry)
         else:
             self._drop(entry)
 
-    def retain(self, entry: Entry) -> None:
-        """Retains an entry that the quota has accepted until it is in the ledger."""
-        self._unconfirmed[entry.request_id] = entry
-        if len(self._unconfirmed) > UNCONFIRMED_MAX:
-            del self._unconfirmed[next(iter(self._unconfirmed))]
+    def settle(self, entry: Entry) -> asyncio.Event:
+        """Submits a settlement. The event is set when the quota has accepted it."""
+        return self._settlements.add(entry)
+
+    async def record(self, entry: Entry) -> None:
+        """Stores a denial in the quota now, and retains it. Raises Denied(audit_backlog) or StoreUnavailable."""
+        epoch = self._epoch
+        await self._quota.record(entry, admission_unknown=self._admission_unknown)
+        self._retain(entry, epoch)
 
     def resubmit_unconfirmed(self) -> None:
         """Submits every unconfirmed entry again, because the quota's store may have lost it."""
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
-        for entry in unconfirmed.values():
-            self.submit(entry)
+        for each in unconfirmed.values():
+            self.submit(each.entry)
 
     async def run(self) -> None:
-        """Submits entries to the quota and confirms them against the ledger, until cancelled."""
+        """Submits entries to the quota and confirms them, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(forever(self._confirm, self._confirm_every_s, on_error="entries_unconfirmed"))
             tasks.create_task(self._settlements.run())
@@ -107,27 +126,45 @@ class Outbox:
         return self._settlements.pending + self._denials.pending
 
     async def _settle(self, entry: Entry) -> None:
+        epoch = self._epoch
         if not await self._quota.settle(entry):
             log.info("settled_before", request_id=entry.request_id)
-        self.retain(entry)
+        self._retain(entry, epoch)
 
     async def _record(self, entry: Entry) -> None:
         try:
-            await self._quota.record(entry)
+            await self.record(entry)
         except Denied:
             self._drop(entry)
-        else:
-            self.retain(entry)
+
+    def _retain(self, entry: Entry, epoch: str | None) -> None:
+        self._unconfirmed[entry.request_id] = _Unconfirmed(entry, epoch)
+        if len(self._unconfirmed) > UNCONFIRMED_MAX:
+            del self._unconfirmed[next(iter(self._unconfirmed))]
 
     def _drop(self, entry: Entry) -> None:
         self.denials_dropped += 1
         log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code, dropped=self.denials_dropped)
 
     async def _confirm(self) -> None:
-        oldest = list(self._unconfirmed.values())
-        for start in range(0, len(oldest), CONFIRM_BATCH_MAX):
-            for request_id in await self._ledger.recorded(oldest[start : start + CONFIRM_BATCH_MAX]):
-                self._unconfirmed.pop(request_id, None)
+        """Drops the entries whose events have left the stream, and resubmits those of another epoch.
+
+        An event leaves the stream only when the ledger has it, so one call per shard answers for all entries. They are
+        listed before that call: the event of an entry that is accepted meanwhile may be after the watermark.
+        """
+        accepted = list(self._unconfirmed.items())
+        now = await self._quota.watermark()
+        self._epoch = now.epoch
+        for request_id, each in accepted:
+            if self._unconfirmed.get(request_id) is not each:
+                continue
+            if each.epoch != now.epoch:
+                del self._unconfirmed[request_id]
+                self.submit(each.entry)
+            elif now.has_passed(each.watermark or now):
+                del self._unconfirmed[request_id]
+            else:
+                each.watermark = each.watermark or now
 
 
 class _Lane:
@@ -136,18 +173,20 @@ class _Lane:
     def __init__(self, store: Callable[[Entry], Awaitable[None]], workers: int) -> None:
         self._store = store
         self._workers = workers
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[tuple[Entry, asyncio.Event]] = deque()
         self._added = asyncio.Semaphore(0)
         self._idle = asyncio.Event()
         self._idle.set()
         self.pending = 0
 
-    def add(self, entry: Entry) -> None:
-        """Queues an entry."""
-        self._waiting.append(entry)
+    def add(self, entry: Entry) -> asyncio.Event:
+        """Queues an entry. The event is set when it is stored."""
+        stored = asyncio.Event()
+        self._waiting.append((entry, stored))
         self.pending += 1
         self._idle.clear()
         self._added.release()
+        return stored
 
     async def run(self) -> None:
         """Makes the calls until cancelled; while the store is unavailable the entries wait."""
@@ -163,8 +202,9 @@ class _Lane:
         # Not `forever`: a worker waits for an entry and not for time, and retries that entry only.
         while True:
             await self._added.acquire()
-            entry = self._waiting.popleft()
+            entry, stored = self._waiting.popleft()
             await retry(partial(self._store, entry), on_error="entry_postponed", request_id=entry.request_id)
+            stored.set()
             self.pending -= 1
             if not self.pending:
                 self._idle.set()

@@ -16,9 +16,6 @@ from gateway.values import Outcome, Period, UsageSource
 
 BATCH_MAX = 500
 
-# The times of two entries of one request differ: a settlement has the time of the admission, a denial its own.
-_TIMES_DIFFER_MAX = timedelta(hours=1)
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SQL_TYPES = {str: "text", int: "bigint", bool: "boolean", Outcome: "text", UsageSource: "text"}
 _ENUMS = {Outcome: "gateway.outcome", UsageSource: "gateway.usage_source"}
@@ -45,7 +42,7 @@ COLUMNS = tuple(_COLUMNS)
 
 
 class Ledger:
-    """Appends entries, and reads sums and recorded requests."""
+    """Appends entries, and reads sums."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -65,18 +62,18 @@ class Ledger:
                     known[row["tenant_id"]] -= row["added"]
         return frozenset(tenant_id for tenant_id, count in known.items() if count and tenant_id is not None)
 
-    async def reject(self, entry: Entry, reason: str) -> None:
-        """Stores an entry that `append` refused, with the reason. Raises StoreUnavailable and DataRefused."""
-        await self._database.execute(_REJECT, _stored(entry.request_id), _stored(reason), storable(entry.to_json()))
+    async def reject(self, entry: Entry, reason: str) -> frozenset[int]:
+        """Stores an entry that `append` refused, with the reason, and adds its usage as `append` does.
 
-    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """The request ids of `entries` that have a row, written by any process. Raises StoreUnavailable."""
-        if not entries:
+        Returns the tenant if the entry was stored before, as `append` does. Raises StoreUnavailable, DataRefused or
+        Conflict, and then nothing was stored.
+        """
+        text = storable(entry.to_json())
+        values = [column[0] for column in _columns([entry], _COUNTED)]
+        added = await self._database.fetchval(_REJECT, _stored(entry.request_id), _stored(reason), text, *values)
+        if added or entry.outcome is Outcome.DENIED or entry.tenant_id is None:
             return frozenset()
-        times_ms = [entry.ts_ms for entry in entries]
-        since, until = _time(min(times_ms)) - _TIMES_DIFFER_MAX, _time(max(times_ms)) + _TIMES_DIFFER_MAX
-        rows = await self._database.fetch(_RECORDED_BETWEEN, [entry.request_id for entry in entries], since, until)
-        return frozenset(row["request_id"] for row in rows)
+        return frozenset([entry.tenant_id])
 
     async def usage_of(self, tenant_id: int, now: datetime, waiting: Collection[str]) -> TenantUsage:
         """The usage of a tenant and its keys in the periods of `now` (aware), and which of `waiting` it includes.
@@ -97,17 +94,8 @@ class Ledger:
         )
 
 
-# Rows are sorted, so that two writers with the same requests or tenants lock them in the same order.
-_APPEND = f"""
-WITH added AS (
-    INSERT INTO gateway.audit_log ({", ".join(COLUMNS)})
-    SELECT {", ".join(expression for _, expression in _COLUMNS.values())}
-    FROM unnest({", ".join(f"${n}::{kind}[]" for n, (kind, _) in enumerate(_COLUMNS.values(), 1))})
-        AS entry ({", ".join(COLUMNS)})
-    ORDER BY request_id, ts
-    ON CONFLICT (request_id, ts) DO NOTHING
-    RETURNING tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens
-), counted AS (
+# Adds the usage of the rows in `added` to the sums of their tenants and keys.
+_COUNT = f"""
     INSERT INTO gateway.budget_usage AS usage
         (subject, subject_id, period, period_start, input_tokens, output_tokens, requests)
     SELECT subject, subject_id, period, period_start, sum(input_tokens), sum(output_tokens), count(*)
@@ -123,8 +111,36 @@ WITH added AS (
         input_tokens = usage.input_tokens + excluded.input_tokens,
         output_tokens = usage.output_tokens + excluded.output_tokens,
         requests = usage.requests + excluded.requests
-)
+"""  # noqa: S608 (the dates are this module's own)
+
+# Rows are sorted, so that two writers with the same requests or tenants lock them in the same order.
+_APPEND = f"""
+WITH added AS (
+    INSERT INTO gateway.audit_log ({", ".join(COLUMNS)})
+    SELECT {", ".join(expression for _, expression in _COLUMNS.values())}
+    FROM unnest({", ".join(f"${n}::{kind}[]" for n, (kind, _) in enumerate(_COLUMNS.values(), 1))})
+        AS entry ({", ".join(COLUMNS)})
+    ORDER BY request_id, ts
+    ON CONFLICT (request_id, ts) DO NOTHING
+    RETURNING tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens
+), counted AS ({_COUNT})
 SELECT tenant_id, count(*) AS added FROM added WHERE outcome <> 'denied' GROUP BY tenant_id
+"""  # noqa: S608 (the names are this module's own)
+
+# The columns of an entry that its usage needs.
+_COUNTED = ("tenant_id", "key_id", "ts", "outcome", "input_tokens", "output_tokens")
+
+_REJECT = f"""
+WITH rejected AS (
+    INSERT INTO gateway.ledger_rejects (request_id, reason, entry) VALUES ($1, $2, $3)
+    ON CONFLICT DO NOTHING
+    RETURNING request_id
+), added AS (
+    SELECT tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens
+    FROM rejected, (VALUES ({", ".join(f"${n}::{_COLUMNS[name][0]}" for n, name in enumerate(_COUNTED, 4))}))
+        AS entry ({", ".join(_COUNTED)})
+), counted AS ({_COUNT})
+SELECT count(*) FROM rejected
 """  # noqa: S608 (the names are this module's own)
 
 _USED = """
@@ -135,20 +151,20 @@ WHERE (u.subject = 'tenant' AND u.subject_id = $1)
    OR (u.subject = 'key' AND u.subject_id IN (SELECT id FROM gateway.api_keys WHERE tenant_id = $1))
 """
 
-_REJECT = "INSERT INTO gateway.ledger_rejects (request_id, reason, entry) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+_REJECTED = "SELECT request_id FROM gateway.ledger_rejects WHERE request_id = ANY($1::text[])"
 
-_RECORDED = "SELECT DISTINCT request_id FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
+_IN_AUDIT_LOG = "SELECT request_id FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
 
-_RECORDED_BETWEEN = f"{_RECORDED} AND ts BETWEEN $2 AND $3"
+_RECORDED = f"{_IN_AUDIT_LOG} UNION {_REJECTED}"
 
 
 def _time(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
-def _columns(entries: Sequence[Entry]) -> list[list[object]]:
+def _columns(entries: Sequence[Entry], names: Sequence[str] = COLUMNS) -> list[list[object]]:
     columns: list[list[object]] = []
-    for name in COLUMNS:
+    for name in names:
         if name == "ts":
             columns.append([_time(entry.ts_ms) for entry in entries])
         else:

@@ -3,7 +3,7 @@
 A request *reserves* at admission: it takes a hold of its estimated input tokens plus the output tokens it is granted.
 It ends in exactly one way. It is *settled* (the hold becomes the actual usage and one ledger event), *released* (as if
 it had never been admitted), or *expired* (its meter no longer renews the hold, and the reaper settles it). Every method
-raises `StoreUnavailable` when the store does not answer in time; nothing is ever admitted then.
+but `renew_all` raises `StoreUnavailable` when the store does not answer in time; nothing is ever admitted then.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal, Protocol
 
-from gateway.errors import Code
+from gateway.errors import Code, StoreUnavailable
 from gateway.record.entry import Entry
 from gateway.record.grant import Grant
 from gateway.values import Budgets, Limits, Period
@@ -82,13 +82,14 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class ReservationDenied:
-    """Nothing was reserved. `code` is the first of audit_backlog, rate_limit_exceeded, concurrency_exceeded,
-    budget_exhausted, budget_reserved, token_rate_exceeded that applies.
+    """Nothing was reserved. `code` is the first that applies of audit_backlog, unavailable, rate_limit_exceeded,
+    concurrency_exceeded, budget_exhausted, budget_reserved, token_rate_exceeded. `unavailable` means that the shard's
+    maximum of requests is running.
 
     The same request, retried after `retry_after_s` (whole seconds), is admitted unless other traffic or a clock step
-    intervenes. It is None when no such time is known: when running requests are the reason (concurrency_exceeded,
-    budget_reserved, audit_backlog), when a `total` budget is used up, and when the request is larger than the limit
-    itself. It takes all checks into account, not only the one that gave the code.
+    intervenes. It is None when no such time is known: when running requests are the reason (audit_backlog, unavailable,
+    concurrency_exceeded, budget_reserved), when a `total` budget is used up, and when the request is larger than the
+    limit itself. It takes all checks into account, not only the one that gave the code.
     """
 
     code: Code
@@ -160,6 +161,29 @@ class Epoch:
 
     name: str
     opens_in_s: float
+
+
+EventId = tuple[int, int]
+"""The id of an event: milliseconds and a sequence number. Ids grow within an epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far the events have left the streams, which they do when the ledger has them.
+
+    `epoch` is the name of the epoch. Per shard, `oldest` is the id of the oldest event that waits, None when none does,
+    and `youngest` the id of the youngest event that was ever appended.
+    """
+
+    epoch: str
+    oldest: tuple[EventId | None, ...]
+    youngest: tuple[EventId, ...]
+
+    def has_passed(self, earlier: Watermark) -> bool:
+        """Whether the ledger has every event that had been appended at `earlier`. False in another epoch."""
+        return self.epoch == earlier.epoch and all(
+            oldest is None or oldest > youngest for oldest, youngest in zip(self.oldest, earlier.youngest, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +263,12 @@ class Quota(Protocol):
         """
         ...
 
-    async def renew(self, hold: Hold, progress: Progress) -> bool:
-        """Extends the hold's deadline and stores the progress. Re-establishes a hold that the store has lost.
+    async def renew_all(self, running: Sequence[tuple[Hold, Progress]]) -> list[bool | StoreUnavailable]:
+        """Extends the deadlines of the holds and stores their progress. Re-establishes those that the store has lost.
 
-        False: another process settled or released the request. Nothing that follows will be accounted, so its answer
-        must be cut.
+        Returns one value for each hold, in their order. False: another process settled or released the request. Nothing
+        that follows will be accounted, so its answer must be cut. StoreUnavailable, which is never raised here: the
+        store did not reply about this hold; it may or may not be renewed.
         """
         ...
 
@@ -264,13 +289,17 @@ class Quota(Protocol):
         """
         ...
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         """Appends the event of a denied request, and voids the hold that its admission may have taken.
 
         Does nothing for a request that was settled or recorded before, or whose hold is not of the tenant that `entry`
-        names. Raises Denied(audit_backlog) when holds and events reach twice `backlog_max`: the caller then denies with
-        that code instead, and there is no row. Admissions stop at `backlog_max` itself, so that denials have capacity
-        left.
+        names. Raises Denied(audit_backlog) when the waiting events reach twice `backlog_max`: the caller then denies
+        with that code instead, and there is no row. Admissions stop at `backlog_max` itself, so that denials have
+        capacity left.
+
+        `admission_unknown` is for a caller that does not know whether the request was admitted, and for which tenant.
+        The call then also does nothing when any shard has a hold of the request, or remembers that it was settled or
+        recorded.
         """
         ...
 
@@ -296,6 +325,10 @@ class Quota(Protocol):
 
     async def epoch(self) -> Epoch:
         """The current epoch. Processes with holds or entries poll it, to resubmit them when its name changes."""
+        ...
+
+    async def watermark(self) -> Watermark:
+        """How far the events have left the streams."""
         ...
 
     async def backlog(self) -> Backlog:

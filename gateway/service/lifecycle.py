@@ -12,10 +12,15 @@ import structlog
 import uvloop
 
 from gateway.errors import SettingsError
+from gateway.loops import forever
 from gateway.service.logs import configure
 from gateway.settings import Settings, load
+from gateway.stores.postgres import Database
 
 log = structlog.get_logger()
+
+# How often a service checks whether PostgreSQL still accepts connections.
+REFUSAL_CHECK_S = 5.0
 
 
 def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
@@ -58,6 +63,11 @@ async def until_stopped(stop: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
             raise RuntimeError(f"the background task {task.get_name()} ended")
     finally:
         stopped.cancel()
+
+
+async def leave_postgres_that_shuts_down(database: Database, every_s: float = REFUSAL_CHECK_S) -> None:
+    """Checks every `every_s` seconds whether PostgreSQL waits for its clients to end, and lets it; until cancelled."""
+    await forever(database.leave_when_refused, every_s, on_error="shutdown_check_failed", jitter=0.2)
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -12,11 +12,13 @@ import structlog
 from gateway.settings import Settings
 
 VALUE_CHARACTERS_MAX = 500
+# Its value is the only copy of a ledger entry, so it is logged completely.
+ENTRY_FIELD = "entry"
 
 
 def _bounded(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if isinstance(value, str) and len(value) > VALUE_CHARACTERS_MAX:
+        if isinstance(value, str) and len(value) > VALUE_CHARACTERS_MAX and key != ENTRY_FIELD:
             event[key] = value[:VALUE_CHARACTERS_MAX] + "…"
     return event
 

@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     auth_failure_rate_limit_per_ip_per_min: PositiveInt = 20
 
     audit_buffer_size: PositiveInt = 1000
+    max_concurrent_requests: PositiveInt = 10_000
     prompt_log_default_retention_days: Days = 30
     audit_log_default_retention_days: Days = 365
     playground_enabled: bool = False

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import asyncpg
+import structlog
 from asyncpg.pool import PoolConnectionProxy
 from pydantic import SecretStr
 
 from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
 from gateway.settings import Settings
+
+log = structlog.get_logger()
 
 Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -41,6 +45,7 @@ class Database:
         self._statement_cache_size = settings.database_statement_cache_size
         self._size_max = settings.database_pool_size + settings.database_pool_overflow
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._direct: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._opening = asyncio.Lock()
 
     @asynccontextmanager
@@ -96,12 +101,29 @@ class Database:
     async def connect(self) -> Connection:
         """A connection to PostgreSQL itself, outside the pool, to LISTEN or to migrate on; the caller closes it."""
         with translated_errors():
-            return await asyncpg.connect(
-                self._direct_dsn.get_secret_value(),
-                timeout=self.timeout_s,
-                command_timeout=self._command_timeout_s,
-                server_settings=_SESSION,
-            )
+            connection = await self._connect()
+        self._direct.add(connection)
+        return connection
+
+    async def leave_when_refused(self) -> None:
+        """Closes all connections if PostgreSQL accepts no new one, because it waits for its clients to end.
+
+        A server that received SIGTERM ("smart shutdown") answers new connections with the error 57P03 and goes on to
+        serve the ones it has, without informing them. It would never end while the services keep their connections.
+        Does nothing while PostgreSQL cannot be reached.
+        """
+        try:
+            with translated_errors():
+                await (await self._connect()).close(timeout=self.timeout_s)
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, asyncpg.CannotConnectNowError):
+                return
+            if self._pool is not None or self._direct:
+                log.warning("postgresql_refuses_connections", reason="it shuts down or starts")
+            for connection in self._direct:
+                connection.terminate()
+            self._direct.clear()
+            await self.close()
 
     async def ping(self) -> None:
         """Returns when PostgreSQL has answered; raises StoreUnavailable otherwise."""
@@ -116,6 +138,14 @@ class Database:
             await asyncio.wait_for(pool.close(), self.timeout_s)
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             pool.terminate()
+
+    async def _connect(self) -> Connection:
+        return await asyncpg.connect(
+            self._direct_dsn.get_secret_value(),
+            timeout=self.timeout_s,
+            command_timeout=self._command_timeout_s,
+            server_settings=_SESSION,
+        )
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
         async with self._opening:

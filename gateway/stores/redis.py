@@ -31,19 +31,20 @@ CLUSTER_RETRIES = 3
 CLUSTER_CONNECTIONS_MAX = 256
 
 
-def connect(settings: Settings) -> Redis:
+def connect(settings: Settings, *, block_s: float = 0.0) -> Redis:
     """A client of REDIS_URL that replies in bytes. It connects at its first command.
 
     With REDIS_SHARDS > 1 the URL is a node of a Redis Cluster; with a URL of Sentinels the client connects to the
     master that they report. `redis_timeout_s` bounds connecting, reading, and waiting for one of the CONNECTIONS_MAX
-    connections. When a connection breaks, the client may send a command again that was already executed, so commands
+    connections. A client for blocking reads has `block_s`, the longest time that a read blocks, on top of the bound for
+    reading. When a connection breaks, the client may send a command again that was already executed, so commands
     must be idempotent.
     """
     url = settings.redis_url.get_secret_value()
     timeout_s = settings.redis_timeout_s
     options: dict[str, Any] = {
         "socket_connect_timeout": timeout_s,
-        "socket_timeout": timeout_s,
+        "socket_timeout": timeout_s + block_s,
         "health_check_interval": HEALTH_CHECK_INTERVAL_S,
         "protocol": 2,
     }

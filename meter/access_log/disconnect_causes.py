@@ -1,128 +1,109 @@
 """Finds out which peer ended a broken-off answer, before its entry is final.
 
 Envoy closes the meter's stream in the same way in both cases, and only its access log records the cause. That record
-goes to one meter, which need not be the one of the request.
+goes to one meter, which need not be the one of the request; `meter.access_log.shared_causes` carries it there.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import structlog
 
-from gateway.errors import Code, StoreUnavailable
-from gateway.quota.port import Quota
-from gateway.record.entry import CLIENT_GONE, Entry, settled_entry
+from gateway.errors import Code
+from gateway.record.entry import Entry
 from gateway.values import Outcome
 
 log = structlog.get_logger()
 
-# The log record arrives immediately, or never if Envoy crashed.
-WAIT_S = 1.0
-POLL_S = 0.05
-# A meter that received the request has settled it by then, unless Redis is unavailable.
-ORPHAN_AFTER_S = 2.0
-TASKS_MAX = 1000
+# The record arrives immediately, or never if Envoy crashed. Only an outage of Redis delays it, and most outages are
+# shorter than this.
+WAIT_S = 5.0
 
 
-class SharedCauses(Protocol):
-    """The causes that the meters share; see `meter.access_log.disconnect_store`."""
-
-    async def note(self, request_id: str, by_upstream: bool) -> None: ...
-
-    async def by_upstream(self, request_id: str) -> bool | None: ...
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    entry: Entry
+    on_final: Callable[[], None]
+    deadline: asyncio.TimerHandle
 
 
 class DisconnectCauses:
-    """`submit` accepts the final entries.
+    """The requests of this process whose answers may break off, and those that wait for their cause.
 
-    `wait_s` bounds the wait for a cause, `orphan_after_s` is how long the hold of a request without an answer is left
-    to its meter.
+    `submit` accepts the final entries, `publish` the causes of other meters' requests. `wait_s` bounds the wait for a
+    cause. A cause that arrives before its request ends is remembered, so the memory is bounded by the
+    number of running requests. `unknown` counts the entries that became final without a cause.
     """
 
     def __init__(
-        self,
-        shared: SharedCauses,
-        quota: Quota,
-        submit: Callable[[Entry], None],
-        *,
-        wait_s: float = WAIT_S,
-        orphan_after_s: float = ORPHAN_AFTER_S,
+        self, submit: Callable[[Entry], None], publish: Callable[[str, bool], None], *, wait_s: float = WAIT_S
     ) -> None:
-        self._shared = shared
-        self._quota = quota
         self._submit = submit
+        self._publish = publish
         self._wait_s = wait_s
-        self._orphan_after_s = orphan_after_s
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[str, bool | None] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self.unknown = 0
 
-    def note(self, request_id: str, by_upstream: bool) -> None:
-        """Shares the cause that Envoy recorded for a broken-off answer."""
-        if len(self._tasks) < TASKS_MAX:
-            self._begin(self._note(request_id, by_upstream))
+    def register(self, request_id: str) -> None:
+        """From now on this process accepts the cause of this request."""
+        self._running[request_id] = None
 
-    def settle(self, entry: Entry) -> None:
-        """Accepts the entry of a broken-off answer. Without a recorded cause the caller ended it."""
-        if len(self._tasks) < TASKS_MAX:
-            self._begin(self._settle(entry))
-        else:
-            self._submit(entry)
+    def discard(self, request_id: str) -> None:
+        """The request has ended. If it waits for its cause, it still receives it."""
+        self._running.pop(request_id, None)
 
-    def settle_orphan(self, request_id: str) -> None:
-        """Settles the hold of a caller that left before any answer, if no meter does.
+    def note(self, request_id: str, by_upstream: bool) -> bool:
+        """Accepts the cause that Envoy reported to this process, and publishes it if the request is not known here.
 
-        A meter that has received the request settles it at once. A hold that is still there afterwards is an orphan:
-        the caller left before Envoy or a meter learned that it was admitted.
+        Returns whether it is known.
         """
-        if len(self._tasks) < TASKS_MAX:
-            self._begin(self._settle_orphan(request_id))
+        is_known = self.resolve(request_id, by_upstream)
+        if not is_known:
+            self._publish(request_id, by_upstream)
+        return is_known
 
-    async def close(self) -> None:
+    def resolve(self, request_id: str, by_upstream: bool) -> bool:
+        """Accepts a cause from Envoy or from another meter. Returns whether the request is known in this process."""
+        if request_id in self._waiting:
+            self._finish(request_id, by_upstream)
+            return True
+        if request_id in self._running:
+            self._running[request_id] = by_upstream
+            return True
+        return False
+
+    def settle(self, entry: Entry, on_final: Callable[[], None]) -> None:
+        """Accepts the entry of a broken-off answer, which presumes that the caller ended it.
+
+        Calls `on_final` and then submits the entry as soon as the cause is known. After `wait_s` without a cause the
+        entry is submitted unchanged. Its hold must be renewed until then.
+        """
+        request_id = entry.request_id
+        deadline = asyncio.get_running_loop().call_later(self._wait_s, self._expire, request_id)
+        self._waiting[request_id] = _Waiting(entry, on_final, deadline)
+        by_upstream = self._running.pop(request_id, None)
+        if by_upstream is not None:
+            self._finish(request_id, by_upstream)
+
+    def close(self) -> None:
         """Stops waiting. Pending entries are submitted unchanged."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for request_id in tuple(self._waiting):
+            self._finish(request_id, by_upstream=False)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _expire(self, request_id: str) -> None:
+        self.unknown += 1
+        log.warning("cause_unknown", request_id=request_id, reason="no record", unknown=self.unknown)
+        self._finish(request_id, by_upstream=False)
 
-    async def _note(self, request_id: str, by_upstream: bool) -> None:
-        try:
-            await self._shared.note(request_id, by_upstream)
-        except StoreUnavailable as error:
-            log.info("cause_not_shared", request_id=request_id, reason=str(error))
-
-    async def _settle(self, entry: Entry) -> None:
-        final = entry
-        try:
-            async with asyncio.timeout(self._wait_s):
-                if await self._reset_by_upstream(entry.request_id):
-                    final = replace(entry, outcome=Outcome.UPSTREAM_ERROR, code=str(Code.BACKEND_ERROR))
-        except (TimeoutError, StoreUnavailable) as error:
-            log.info("cause_unknown", request_id=entry.request_id, reason=str(error) or "no record")
-        finally:
-            self._submit(final)
-
-    async def _settle_orphan(self, request_id: str) -> None:
-        await asyncio.sleep(self._orphan_after_s)
-        try:
-            hold = await self._quota.held(request_id)
-            if hold is not None:
-                self._submit(settled_entry(hold.grant(), CLIENT_GONE))
-        except StoreUnavailable as error:
-            log.info("cause_unknown", request_id=request_id, reason=str(error))
-        except ValueError as error:
-            log.error("hold_unreadable", request_id=request_id, reason=str(error))
-
-    async def _reset_by_upstream(self, request_id: str) -> bool:
-        # Not `forever`: it ends with a result, and an error ends the wait too.
-        while True:
-            if (died := await self._shared.by_upstream(request_id)) is not None:
-                return died
-            await asyncio.sleep(POLL_S)
+    def _finish(self, request_id: str, by_upstream: bool) -> None:
+        waiting = self._waiting.pop(request_id)
+        waiting.deadline.cancel()
+        waiting.on_final()
+        entry = waiting.entry
+        if by_upstream:
+            entry = replace(entry, outcome=Outcome.UPSTREAM_ERROR, code=str(Code.BACKEND_ERROR))
+        self._submit(entry)

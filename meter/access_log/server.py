@@ -14,6 +14,7 @@ from gateway.record.entry import Entry
 from gateway.rpc.methods import Method, Streaming
 from meter.access_log import records
 from meter.access_log.disconnect_causes import DisconnectCauses
+from meter.access_log.orphans import Orphans
 from meter.access_log.records import DownstreamClosed, StreamReset
 
 log = structlog.get_logger()
@@ -23,9 +24,14 @@ class AccessLog:
     """envoy.service.accesslog.v3.AccessLogService."""
 
     def __init__(
-        self, disconnect_causes: DisconnectCauses, outbox: Outbox, trusted: Sequence[IPv4Network | IPv6Network]
+        self,
+        disconnect_causes: DisconnectCauses,
+        orphans: Orphans,
+        outbox: Outbox,
+        trusted: Sequence[IPv4Network | IPv6Network],
     ) -> None:
         self._disconnect_causes = disconnect_causes
+        self._orphans = orphans
         self._outbox = outbox
         self._trusted = trusted
 
@@ -44,7 +50,9 @@ class AccessLog:
             return
         match termination:
             case DownstreamClosed(request_id):
-                self._disconnect_causes.settle_orphan(request_id)
+                # Its answer may have begun at a meter, which then waits for the cause too.
+                if not self._disconnect_causes.note(request_id, by_upstream=False):
+                    self._orphans.add(request_id)
             case StreamReset(request_id, by_upstream):
                 self._disconnect_causes.note(request_id, by_upstream)
             case Entry():

@@ -30,7 +30,7 @@ class Body(Protocol):
     def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
         """Takes the next bytes; returns the bytes that replace them, or None to pass them unchanged.
 
-        Sets `outcome` at the end of the stream at the latest. The outcome `cut` ends the answer at once.
+        Sets `outcome` at the end of the stream at the latest. The outcomes `complete` and `cut` end the answer at once.
         """
         ...
 
@@ -67,14 +67,14 @@ class Answer:
     def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
         """Takes the next bytes, which may be empty; returns their replacement, or None to pass them unchanged.
 
-        Afterwards `result` is set if the stream ended or has to be cut after these bytes. Raises RuntimeError before
-        the headers and when there is a result.
+        Afterwards `result` is set if the answer is complete, the stream ended, or it has to be cut after these bytes.
+        Raises RuntimeError before the headers and when there is a result.
         """
         if self._body is None or self.result is not None:
             raise RuntimeError("a chunk belongs between the headers and the result of an answer")
         body = self._body.chunk(data, end_of_stream)
         outcome = self._body.outcome
-        if outcome is not None and (end_of_stream or outcome is Outcome.CUT):
+        if outcome is not None and (end_of_stream or outcome in (Outcome.COMPLETE, Outcome.CUT)):
             self.result = self._result(outcome)
         return body
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gateway.errors import Code
 from gateway.record.grant import Grant
 from gateway.values import Outcome
@@ -38,21 +40,24 @@ class Stream:
         self._frames_left = FRAMES_EXTRA_MAX + FRAMES_PER_TOKEN_MAX * grant.output_cap
 
     def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
-        """The frames that `data` completes. A stream that ends without its last frame gets an error frame."""
+        """The frames that `data` completes, up to the one that completes the answer.
+
+        Nothing after that frame is counted or passed on, wherever the chunks are cut. A stream that ends without it
+        gets an error frame.
+        """
         out: list[bytes] = []
         too_long = None
         try:
             frames = self._splitter.feed(data)
         except FrameTooLong as caught:
             frames, too_long = caught.frames, TOO_LONG
-        for frame in frames:
-            if problem := self._take(frame, out):
-                return self._cut(out, problem)
-        if too_long:
-            return self._cut(out, too_long)
-        for frame in self._splitter.flush() if end_of_stream else ():
-            if problem := self._take(frame, out, unfinished=True):
-                return self._cut(out, problem)
+        problem = self._take_all(frames, out)
+        if problem is None and self.outcome is not Outcome.COMPLETE:
+            problem = too_long
+        if problem is None and end_of_stream:
+            problem = self._take_all(self._splitter.flush(), out, unfinished=True)
+        if problem is not None:
+            return self._cut(out, problem)
         if end_of_stream and self.outcome is None:
             self.outcome = Outcome.UPSTREAM_ERROR
             out.append(self._error_frame(INCOMPLETE))
@@ -62,6 +67,15 @@ class Stream:
     def abort(self) -> Outcome | None:
         """The outcome so far: the frame that completes the answer may have come before the stream broke off."""
         return self.outcome
+
+    def _take_all(self, frames: Iterable[Frame], out: list[bytes], *, unfinished: bool = False) -> str | None:
+        """Takes frames up to the one that completes the answer; returns a reason if the stream has to be cut."""
+        for frame in frames:
+            if self.outcome is Outcome.COMPLETE:
+                break
+            if problem := self._take(frame, out, unfinished=unfinished):
+                return problem
+        return None
 
     def _take(self, frame: Frame, out: list[bytes], *, unfinished: bool = False) -> str | None:
         """Counts a frame and appends the bytes for the caller; returns a reason if the stream has to be cut.

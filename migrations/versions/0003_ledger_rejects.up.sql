@@ -9,5 +9,5 @@ CREATE TABLE gateway.ledger_rejects (
 -- An entry that is delivered again is set aside once.
 CREATE UNIQUE INDEX ledger_rejects_entry ON gateway.ledger_rejects (request_id, md5(entry));
 CREATE INDEX ledger_rejects_rejected_at ON gateway.ledger_rejects (rejected_at);
-COMMENT ON TABLE gateway.ledger_rejects IS 'Ledger entries that audit_log refused, for an operator to look at. Their tokens are in no budget.';
+COMMENT ON TABLE gateway.ledger_rejects IS 'Ledger entries that audit_log refused, for an operator to look at. Their usage is in budget_usage.';
 COMMENT ON COLUMN gateway.ledger_rejects.entry IS 'The entry as JSON, as it was in the event stream.';

@@ -46,6 +46,7 @@ PANELS: dict[str, dict[str, str]] = {
         "show-audit": "ops.cli.audit:show_audit",
         "list-models": "ops.cli.models:list_models",
         "verify-audit": "ops.cli.chain:verify_audit",
+        "export-checkpoint": "ops.cli.chain:export_checkpoint",
     },
     "Maintenance": {
         "doctor": "ops.cli.doctor:doctor",

@@ -117,7 +117,7 @@ def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> Non
 @json_option
 @pass_session
 def rotate_key(session: Session, prefix: str, grace: timedelta, as_json: bool) -> None:
-    """Replace a key with a new one of the same name, scopes, expiry and policy, and print the new key, once."""
+    """Replace the secret of a key, and print the new key, once. Limits, budgets and their usage continue."""
 
     async def rotate(database: Database) -> tuple[ApiKey, Key, Key]:
         key = generate()

@@ -1,4 +1,4 @@
-"""control's composition root: discovery, the reaper, retention, and the files that Envoy reads."""
+"""control's composition root: discovery, the reaper, the audit chain, retention, and the files that Envoy reads."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from ops.control.prober import Prober
 from ops.control.reaper import Reaper
 from ops.control.reload import Reload
 from ops.control.rollout import Rollout
-from ops.control.upkeep import RetentionJob
+from ops.control.upkeep import RetentionJob, seal_audit_log
 from ops.data_plane.admin import EnvoyAdmin
 from ops.data_plane.validation import find_envoy
+from ops.database.audit_seal import AuditSealer
 from ops.database.retention import Retention
 
 log = structlog.get_logger()
@@ -51,9 +52,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         files_written = asyncio.Event()
         background = [
             asyncio.create_task(_follow_backends(reload, discovery, files_written), name="backends"),
+            asyncio.create_task(lifecycle.leave_postgres_that_shuts_down(database), name="database"),
             asyncio.create_task(EpochWatch(quota, discovery.at_once).run(), name="epoch"),
             asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
             asyncio.create_task(RetentionJob(Retention(database), settings).run(), name="upkeep"),
+            asyncio.create_task(seal_audit_log(AuditSealer(database)), name="seal"),
         ]
         if settings.control_http_listen:
             readiness = Readiness(database, quota, lambda: discovery.current)

@@ -4,25 +4,50 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from gateway.stores.postgres import Database
 
-LINKS_PER_READ = 500
+LINKS_PER_READ = 10
 PROBLEMS_MAX = 20
+# The one statement of a verification whose duration grows with the whole log.
+COUNT_TIMEOUT_S = 3600.0
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainHead:
+    """The last link of the chain: its number, its hash in hexadecimal, the rows up to it, and when it was sealed.
+
+    A copy that is stored elsewhere proves later that nothing before that link was changed.
+    """
+
+    link: int
+    hash: str
+    rows_total: int
+    sealed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """The rows after the last link, which are not protected yet. `since` is the time of the oldest, if any."""
+
+    rows: int
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class ChainReport:
-    """The result of a verification of the whole chain.
+    """The result of a verification: the links and rows that were checked, the last link, and the rows after it.
 
-    `head` is the number of the last link and its hash in hexadecimal, None for an empty chain. A copy kept elsewhere
-    proves later that nothing before that link was changed. `problems` are sentences, at most PROBLEMS_MAX.
+    `head` is None for an empty chain. `problems` are sentences, at most PROBLEMS_MAX.
     """
 
     links: int
     rows: int
-    head: tuple[int, str] | None
+    head: ChainHead | None
+    unsealed: Unsealed
     problems: tuple[str, ...]
 
 
@@ -34,8 +59,13 @@ class Link:
     """
 
     link: int
-    rows: int
+    first_seq: int
+    last_seq: int
     first_ts: datetime
+    last_ts: datetime
+    rows: int
+    rows_total: int
+    sealed_at: datetime
     digest: bytes
     previous: bytes
     hash: bytes
@@ -43,83 +73,144 @@ class Link:
     found_digest: bytes | None
 
     def hash_matches(self) -> bool:
-        """Whether `hash` is the SHA-256 of the previous hash, the digest and the number of this link."""
-        number = self.link.to_bytes(8, "big", signed=True)
-        return self.hash == hashlib.sha256(self.previous + self.digest + number).digest()
+        """Whether `hash` is the SHA-256 of the other columns, one per line.
+
+        Times are microseconds since 1970, and digests are hexadecimal.
+        """
+        columns = (
+            self.link,
+            self.first_seq,
+            self.last_seq,
+            _microseconds(self.first_ts),
+            _microseconds(self.last_ts),
+            self.rows,
+            self.rows_total,
+            _microseconds(self.sealed_at),
+            self.digest.hex(),
+            self.previous.hex(),
+        )
+        return self.hash == hashlib.sha256("\n".join(map(str, columns)).encode()).digest()
 
 
 class AuditChain:
-    """Reads the chain from its first link to its last."""
+    """Reads the chain in the order of its links."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def verify(self, kept_since: datetime, noted_head: tuple[int, str] | None = None) -> ChainReport:
-        """Recomputes every link. Rows older than `kept_since` (aware) may be missing because retention drops them.
+    async def head(self) -> ChainHead | None:
+        """Returns the last link, None for an empty chain. Raises StoreUnavailable."""
+        row = await self._database.fetchrow(_HEAD)
+        return None if row is None else ChainHead(*row)
 
-        `noted_head` is the head of an earlier report; it must still be part of the chain. Raises StoreUnavailable.
+    async def verify(
+        self,
+        kept_since: datetime,
+        noted_head: tuple[int, str] | None = None,
+        start: tuple[int, str] | None = None,
+    ) -> ChainReport:
+        """Recomputes every link, or those from the link `start` (number and hash), which the chain must still contain.
+
+        Rows older than `kept_since` (aware) may be missing because retention drops them. `noted_head` is the number and
+        the hash of another link that must still be part of the chain. Memory does not grow with the log: a cursor reads
+        the links, and PostgreSQL computes the digests of their rows. Raises StoreUnavailable.
         """
-        verifier = ChainVerifier(kept_since, noted_head)
-        after = 0
-        while found := await self._database.fetch(_LINKS, after, LINKS_PER_READ):
-            for row in found:
+        verifier = ChainVerifier(kept_since, noted_head, start)
+        async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
+            async for row in connection.cursor(_LINKS, verifier.first_link, prefetch=LINKS_PER_READ):
                 verifier.add(Link(**dict(row)))
-            after = found[-1]["link"]
-        if unchained := await self._database.fetchval(_UNCHAINED_ROWS):
-            verifier.add_problem(f"{unchained} rows were inserted without a link of the chain")
-        return verifier.report()
+            first_seq, last_seq = verifier.sealed_range
+            sealed_rows = await connection.fetchval(_SEALED_ROWS, first_seq, last_seq, timeout=COUNT_TIMEOUT_S)
+            (unsealed,) = await connection.fetch(_UNSEALED, last_seq)
+        return verifier.report(sealed_rows, Unsealed(*unsealed))
 
 
 class ChainVerifier:
     """Checks links in order and collects problems. Pure."""
 
-    def __init__(self, kept_since: datetime, noted_head: tuple[int, str] | None) -> None:
+    def __init__(
+        self, kept_since: datetime, noted_head: tuple[int, str] | None, start: tuple[int, str] | None = None
+    ) -> None:
         self._kept_since = kept_since
-        self._noted_head = noted_head
+        self._noted = [each for each in (start, noted_head) if each]
+        self._start = start
+        self._first: Link | None = None
         self._last: Link | None = None
         self._links = 0
         self._rows = 0
         self._problems: list[str] = []
 
-    def add_problem(self, sentence: str) -> None:
-        """Records a problem, unless PROBLEMS_MAX are recorded already."""
-        if len(self._problems) < PROBLEMS_MAX:
-            self._problems.append(sentence)
+    @property
+    def first_link(self) -> int:
+        """The number of the first link to check."""
+        return self._start[0] if self._start else 1
+
+    @property
+    def sealed_range(self) -> tuple[int, int]:
+        """The first and the last row number that the checked links must cover."""
+        first_seq = self._first.first_seq if self._first and self._start else 0
+        return first_seq, self._last.last_seq if self._last else 0
 
     def add(self, link: Link) -> None:
         """Checks the next link."""
         last, number = self._last, link.link
-        if last and (number, link.previous) != (last.link + 1, last.hash):
-            self.add_problem(f"link {number} does not continue link {last.link}: links were removed or inserted")
+        if last is None:
+            self._first = link
+            self._check_first(link)
+        elif (number, link.first_seq, link.previous) != (last.link + 1, last.last_seq + 1, last.hash):
+            self._add_problem(f"link {number} does not continue link {last.link}: links were removed or inserted")
+        elif link.rows_total != last.rows_total + link.rows:
+            self._add_problem(f"link {number} counts other rows than link {last.link}")
         if not link.hash_matches():
-            self.add_problem(f"link {number} was changed")
+            self._add_problem(f"link {number} was changed")
         pruned = link.found_rows < link.rows and link.first_ts < self._kept_since
-        if link.found_digest != link.digest and not pruned:
-            self.add_problem(f"rows of link {number} were changed, removed or inserted")
-        if self._noted_head and number == self._noted_head[0] and link.hash.hex() != self._noted_head[1]:
-            self.add_problem(f"link {number} differs from the noted head")
+        if (link.found_rows, link.found_digest) != (link.rows, link.digest) and not pruned:
+            self._add_problem(f"rows of link {number} were changed, removed or inserted")
+        for noted, noted_hash in self._noted:
+            if number == noted and link.hash.hex() != noted_hash:
+                self._add_problem(f"link {number} differs from the noted one")
         self._last = link
         self._links += 1
         self._rows += link.found_rows
 
-    def report(self) -> ChainReport:
-        """Returns the report after the last link."""
+    def report(self, sealed_rows: int, unsealed: Unsealed) -> ChainReport:
+        """Returns the report after the last link. `sealed_rows` are the rows whose numbers are in `sealed_range`."""
         last = self._last
-        if self._noted_head and (last is None or last.link < self._noted_head[0]):
-            self.add_problem(f"the chain ends before link {self._noted_head[0]}, the noted head")
-        head = (last.link, last.hash.hex()) if last else None
-        return ChainReport(self._links, self._rows, head, tuple(self._problems))
+        if sealed_rows != self._rows:
+            self._add_problem(
+                f"{sealed_rows} rows have numbers of sealed rows, but the links have {self._rows}: rows were inserted"
+            )
+        for noted, _ in self._noted:
+            if last is None or last.link < noted:
+                self._add_problem(f"the chain ends before link {noted}, which was noted")
+        head = ChainHead(last.link, last.hash.hex(), last.rows_total, last.sealed_at) if last else None
+        return ChainReport(self._links, self._rows, head, unsealed, tuple(self._problems))
+
+    def _check_first(self, link: Link) -> None:
+        if self._start and link.link != self._start[0]:
+            self._add_problem(f"link {self._start[0]}, which was noted, is not in the chain any more")
+        if link.link == 1 and (link.first_seq, link.previous, link.rows_total) != (1, b"", link.rows):
+            self._add_problem("link 1 is not the beginning of a chain")
+
+    def _add_problem(self, sentence: str) -> None:
+        if len(self._problems) < PROBLEMS_MAX:
+            self._problems.append(sentence)
 
 
+_HEAD = "SELECT link, encode(hash, 'hex'), rows_total, sealed_at FROM gateway.audit_chain ORDER BY link DESC LIMIT 1"
+
+# OFFSET 0 makes PostgreSQL read the links in order instead of sorting the digests of all of them.
 _LINKS = """
-SELECT c.link, c.rows, c.first_ts, c.digest, c.previous, c.hash, d.rows AS found_rows, d.digest AS found_digest
-FROM (SELECT * FROM gateway.audit_chain WHERE link > $1 ORDER BY link LIMIT $2) c, gateway.audit_digest(c.link) d
+SELECT c.*, d.rows AS found_rows, d.digest AS found_digest
+FROM (SELECT * FROM gateway.audit_chain WHERE link >= $1 ORDER BY link OFFSET 0) c,
+    gateway.audit_digest(c.first_seq, c.last_seq, c.first_ts, c.last_ts) d
 ORDER BY c.link
 """
 
-# Rows that are older than the chain have no link. One hour allows for clocks that differ.
-_UNCHAINED_ROWS = """
-SELECT count(*) FROM gateway.audit_log a
-WHERE NOT EXISTS (SELECT FROM gateway.audit_chain c WHERE c.link = a.link)
-    AND (a.link IS NOT NULL OR a.ts > (SELECT min(chained_at) FROM gateway.audit_chain) + interval '1 hour')
-"""
+_SEALED_ROWS = "SELECT count(*) FROM gateway.audit_log WHERE seq BETWEEN $1 AND $2"
+
+_UNSEALED = "SELECT count(*), min(ts) FROM gateway.audit_log WHERE seq > $1"
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -48,13 +48,13 @@ def allow_only(models: Collection[str]) -> PolicyChange:
 
 
 async def find_subject(connection: PooledConnection, subject: PolicySubject) -> int:
-    """Returns the database id of a tenant or key. Raises NotFound."""
+    """Returns the database id of a tenant, or of the account of a key. Raises NotFound."""
     if subject.kind == "tenant":
         return await find_tenant(connection, subject.name)
-    key_id = await connection.fetchval("SELECT id FROM gateway.api_keys WHERE prefix = $1", subject.name)
-    if key_id is None:
+    account_id = await connection.fetchval("SELECT account_id FROM gateway.api_keys WHERE prefix = $1", subject.name)
+    if account_id is None:
         raise key_not_found(subject.name)
-    return int(key_id)
+    return int(account_id)
 
 
 def key_not_found(prefix: str) -> NotFound:

@@ -75,7 +75,9 @@ class Reports:
             SELECT {", ".join(f"{expression} AS {name}" for name, expression in labels.items())}, count(*) AS requests,
                    sum(a.input_tokens)::bigint AS input_tokens, sum(a.output_tokens)::bigint AS output_tokens
             FROM gateway.audit_log a
-            LEFT JOIN gateway.tenants t ON t.id = a.tenant_id LEFT JOIN gateway.api_keys k ON k.id = a.key_id
+            LEFT JOIN gateway.tenants t ON t.id = a.tenant_id
+            LEFT JOIN gateway.api_keys secret ON secret.id = a.key_id
+            LEFT JOIN ({_LATEST_KEYS}) k ON k.account_id = secret.account_id
             WHERE a.outcome <> 'denied' AND {_WHERE}
             GROUP BY {", ".join(str(position) for position in range(1, len(labels) + 1))} ORDER BY {order}
         """  # noqa: S608 (the names are constants of this module)
@@ -116,6 +118,9 @@ class Reports:
         return [dict(row) for row in reversed(rows)]
 
 
+# The last key of each account: rotation gives it a higher id than the one it replaces.
+_LATEST_KEYS = "SELECT DISTINCT ON (account_id) * FROM gateway.api_keys ORDER BY account_id, id DESC"
+
 _GROUPS: dict[GroupBy, tuple[dict[str, str], str]] = {
     GroupBy.DAY: ({"day": "(a.ts AT TIME ZONE 'UTC')::date::text"}, "day"),
     GroupBy.MODEL: ({"model": "a.model"}, "sum(a.input_tokens + a.output_tokens) DESC, model"),
@@ -127,7 +132,8 @@ _GROUPS: dict[GroupBy, tuple[dict[str, str], str]] = {
 }
 
 _WHERE = """
-    ($1::bigint IS NULL OR a.tenant_id = $1) AND ($2::bigint IS NULL OR a.key_id = $2)
+    ($1::bigint IS NULL OR a.tenant_id = $1) AND ($2::bigint IS NULL
+        OR a.key_id IN (SELECT id FROM gateway.api_keys WHERE account_id = $2))
     AND ($3::text IS NULL OR a.request_id = $3) AND ($4::timestamptz IS NULL OR a.ts >= $4)
 """
 
@@ -138,10 +144,12 @@ WITH subjects AS (
     FROM gateway.tenants t JOIN gateway.tenant_limits l ON l.tenant_id = t.id
     WHERE t.id = coalesce($1, (SELECT tenant_id FROM gateway.api_keys WHERE id = $2), t.id)
     UNION ALL
-    SELECT 'key', k.id, t.id, t.name, k.prefix, l.budget_day, l.budget_month, l.budget_total
-    FROM gateway.api_keys k
-    JOIN gateway.tenants t ON t.id = k.tenant_id JOIN gateway.key_limits l ON l.key_id = k.id
-    WHERE k.status = 'active' AND t.id = coalesce($1, t.id) AND k.id = coalesce($2, k.id)
+    SELECT 'key', k.account_id, t.id, t.name, k.prefix, l.budget_day, l.budget_month, l.budget_total
+    FROM (
+        SELECT DISTINCT ON (account_id) * FROM gateway.api_keys WHERE status = 'active' ORDER BY account_id, id DESC
+    ) k
+    JOIN gateway.tenants t ON t.id = k.tenant_id JOIN gateway.key_limits l ON l.key_id = k.account_id
+    WHERE t.id = coalesce($1, t.id) AND k.account_id = coalesce($2, k.account_id)
 )
 SELECT s.scope, s.subject_id, s.tenant_id, s.tenant, s.prefix, p.period, p.budget,
        coalesce(u.input_tokens + u.output_tokens, 0) AS used

@@ -27,10 +27,10 @@ _GRANTS = (
     # authz hashes a key again when the cost parameters of Argon2id have changed.
     "UPDATE (hash, last_used_at) ON gateway.api_keys",
     "SELECT (prefix, revoked_at) ON gateway.revocations",
-    # Every column but `link`, which a trigger sets. A second trigger reads the rows back for the digest of their link.
+    # Every column but `seq`, whose default takes the next number of the sequence.
     f"SELECT, INSERT ({', '.join(COLUMNS)}) ON gateway.audit_log",
-    "SELECT (link, hash), INSERT (link, rows, first_ts, last_ts, digest, previous, hash) ON gateway.audit_chain",
-    "INSERT (request_id, reason, entry) ON gateway.ledger_rejects",
+    "USAGE ON SEQUENCE gateway.audit_log_seq",
+    "SELECT (request_id), INSERT (request_id, reason, entry) ON gateway.ledger_rejects",
     "SELECT, INSERT, UPDATE (input_tokens, output_tokens, requests) ON gateway.budget_usage",
     # It may check that a prompt is stored, but not read it.
     "SELECT (request_id, ts), INSERT ON gateway.prompt_log",

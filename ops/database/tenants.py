@@ -139,10 +139,11 @@ class TenantRepository:
         return True
 
     async def rotate_key(self, prefix: str, key: NewKey, grace: timedelta) -> tuple[Key, Key]:
-        """Creates a successor with the name, scopes, expiry and policy of the old key.
+        """Creates a successor of the same account, with the name, scopes and expiry of the old key.
 
-        The old key stays valid for `grace`; without a grace period it is revoked at once. Returns the new key and the
-        old key. Raises Conflict when the old key is revoked, expired or replaced already.
+        Limits, budgets and usage are those of the account, so both keys draw on them together while the old key stays
+        valid, which it does for `grace`; without a grace period it is revoked at once. Returns the new key and the old
+        key. Raises Conflict when the old key is revoked, expired or replaced already.
         """
         async with self._database.transaction() as connection:
             old = await _locked_key(connection, prefix)
@@ -151,7 +152,6 @@ class TenantRepository:
             key_id = await connection.fetchval(_NEXT_KEY_ID)
             await connection.execute(_REPLACE, old["id"], key_id, grace)
             await connection.execute(_SUCCESSOR, old["id"], key_id, key.prefix, key.hash, old["expires_at"])
-            await connection.execute(_SUCCESSOR_POLICY, old["id"], key_id)
             if not grace:
                 await _revoke(connection, old["id"], prefix, "rotated")
             new_rows = await connection.fetch(_KEYS, None, key_id)
@@ -206,15 +206,8 @@ _NEXT_KEY_ID = "SELECT nextval(pg_get_serial_sequence('gateway.api_keys', 'id'))
 _REPLACE = "UPDATE gateway.api_keys SET replaced_by = $2, expires_at = least(expires_at, now() + $3) WHERE id = $1"
 
 _SUCCESSOR = """
-INSERT INTO gateway.api_keys (id, tenant_id, name, prefix, hash, scopes, log_prompts, expires_at)
-SELECT $2, tenant_id, name, $3, $4, scopes, log_prompts, $5 FROM gateway.api_keys WHERE id = $1
-"""
-
-_SUCCESSOR_POLICY = """
-INSERT INTO gateway.key_limits
-    (key_id, rpm, tpm, concurrent, budget_day, budget_month, budget_total, allow_all_models, allowed_models)
-SELECT $2, rpm, tpm, concurrent, budget_day, budget_month, budget_total, allow_all_models, allowed_models
-FROM gateway.key_limits WHERE key_id = $1
+INSERT INTO gateway.api_keys (id, tenant_id, account_id, name, prefix, hash, scopes, log_prompts, expires_at)
+SELECT $2, tenant_id, account_id, name, $3, $4, scopes, log_prompts, $5 FROM gateway.api_keys WHERE id = $1
 """
 
 

@@ -1,9 +1,16 @@
-"""The headers of a denial."""
+"""The denial of a request that the quota denies, and its headers."""
 
 from __future__ import annotations
 
-from authz.admit import retry_headers
+from authz.admit import Admitted, Admitter, Denial, retry_headers
+from authz.checked_request import CheckedRequest
+from authz.policy import Permission
+from authz.request import read_request
 from gateway.errors import STATUS, Code, Denied
+from gateway.values import Budgets, Principal
+from gateway.wire.surfaces import BY_PATH
+from tests.gateway.quota.builders import WIDE, Clock, Ledger
+from tests.gateway.quota.model.quota import MemoryQuota
 
 
 def test_exactly_the_429s_have_a_retry_after_even_when_no_time_is_known() -> None:
@@ -18,3 +25,25 @@ def test_a_known_retry_time_is_sent() -> None:
 
 def test_only_an_exhausted_budget_is_not_worth_a_retry() -> None:
     assert [code for code in Code if "x-should-retry" in retry_headers(Denied(code))] == [Code.BUDGET_EXHAUSTED]
+
+
+async def test_a_request_beyond_the_maximum_of_running_requests_is_retried_after_a_second() -> None:
+    quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=10, running_max=1, load=Ledger().load, restore_s=0)
+    admitter = Admitter(quota, output_tokens_max=10)
+    principal = Principal(
+        1, "acme", 11, "nz_abc", frozenset(), frozenset(), True, WIDE, WIDE, Budgets(), Budgets(), False, None
+    )
+    surface = BY_PATH["/api/chat"]
+    decisions = []
+    for request_id in ("first", "second"):
+        checked = CheckedRequest(request_id, "POST", surface.path, None, "192.0.2.1", "", "", b'{"model": "m"}')
+        read = read_request(surface, checked.body, "")
+        record = checked.record(principal, surface, read)
+        permission = Permission(("default",), runner_options=False, show_backend=False)
+        decisions.append(await admitter.admit(record, principal, permission, surface, read))
+    admitted, denial = decisions
+    assert isinstance(admitted, Admitted)
+    assert isinstance(denial, Denial)
+    assert (denial.denied.status, denial.denied.code) == (503, Code.UNAVAILABLE)
+    assert "as many requests as it can" in denial.denied.message
+    assert retry_headers(denial.denied) == {"retry-after": "1"}

@@ -106,14 +106,14 @@ async def world_at(database_url: str, redis_url: str, timeout_s: float = 60.0) -
         throttle = FailureThrottle(redis, failures_max=1, timeout_s=5.0)
         quota = BlockingQuota(now_ms=Clock(), lease_s=15, backlog_max=10, load=ledger.usage_of, restore_s=0)
         stack.push_async_callback(quota.aclose)
-        outbox = Outbox(quota, ledger, 10)
+        outbox = Outbox(quota, settlements_max=10, denials_max=10)
         pipeline = CheckPipeline(
             bench.authenticator,
             throttle,
             LastUsed(bench.key_repository),
             catalog,
             Admitter(quota, settings.max_num_predict),
-            DenialLog(quota, outbox),
+            DenialLog(outbox),
             prefer_loaded=False,
             timeout_s=timeout_s,
             detached_max=2,

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from authz.checked_request import CheckedRequest
 from authz.denials import DenialLog
 from gateway.errors import Code, Denied
@@ -12,15 +10,8 @@ from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
 
 
-class _FullLedger:
-    """A ledger in which every entry is recorded."""
-
-    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
-        return frozenset(entry.request_id for entry in entries)
-
-
 def _denial_log(quota: MemoryQuota) -> DenialLog:
-    return DenialLog(quota, Outbox(quota, _FullLedger(), 10))
+    return DenialLog(Outbox(quota, settlements_max=10, denials_max=10))
 
 
 async def test_the_stored_path_of_a_denied_request_is_bounded() -> None:

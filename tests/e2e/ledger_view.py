@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,24 @@ from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.quota import periods
 from gateway.quota.port import Counters
-from gateway.quota.rebuild import total
+from gateway.quota.rebuild import Rebuilder, total
+from gateway.quota.redis import codec, keys
 from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry
 from gateway.stores.postgres import Database
 from gateway.stores.redis import Redis, connect
 from tests.e2e.stack import WAIT_TIMEOUT_S, Stack
 from tests.polling import eventually_async
 
 Rows = Mapping[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """When the hold of a request expires, in ms since 1970 by the clock of Redis, and its stored output tokens."""
+
+    deadline_ms: int
+    output_tokens: int
 
 
 class LedgerView:
@@ -32,14 +43,46 @@ class LedgerView:
         self.redis = redis
         self._database = database
         self._quota = quota
+        self._rebuilder = Rebuilder(quota, Ledger(database).usage_of)
 
     async def rows(self, request_ids: Collection[str]) -> Rows:
-        """All audit rows of these requests, by request id."""
+        """All rows of these requests, by request id: audit rows, and entries that PostgreSQL refused."""
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         query = "SELECT * FROM gateway.audit_log WHERE request_id = ANY($1::text[])"
         for row in await self._database.fetch(query, list(request_ids)):
             found[row["request_id"]].append(dict(row))
+        query = "SELECT entry FROM gateway.ledger_rejects WHERE request_id = ANY($1::text[])"
+        for row in await self._database.fetch(query, list(request_ids)):
+            rejected = Entry.from_json(row["entry"])
+            found[rejected.request_id].append(asdict(rejected))
         return found
+
+    async def refuse_rows(self, modulus: int) -> None:
+        """From now on PostgreSQL refuses one audit row in `modulus`, chosen by the request id."""
+        constraint = f"CHECK (hashtext(request_id) % {modulus} <> 0) NOT VALID"
+        await self._database.execute(f"ALTER TABLE gateway.audit_log ADD CONSTRAINT soak {constraint}")
+
+    async def rejected(self) -> int:
+        """How many entries PostgreSQL refused."""
+        count: int = await self._database.fetchval("SELECT count(*) FROM gateway.ledger_rejects")
+        return count
+
+    async def recorded_tokens(self, tenant_id: int) -> int:
+        """The tokens of all audit rows and refused entries of a tenant."""
+        query = "SELECT sum(input_tokens + output_tokens)::bigint FROM gateway.audit_log WHERE tenant_id = $1"
+        tokens: int = await self._database.fetchval(query, tenant_id) or 0
+        for row in await self._database.fetch("SELECT entry FROM gateway.ledger_rejects"):
+            rejected = Entry.from_json(row["entry"])
+            if rejected.tenant_id == tenant_id:
+                tokens += rejected.input_tokens + rejected.output_tokens
+        return tokens
+
+    async def budget_usage(self, tenant_id: int) -> int:
+        """The tokens that count against the total budget of a tenant."""
+        query = """SELECT input_tokens + output_tokens FROM gateway.budget_usage
+            WHERE subject = 'tenant' AND subject_id = $1 AND period = 'total'"""
+        tokens: int = await self._database.fetchval(query, tenant_id) or 0
+        return tokens
 
     async def wait_for_rows(self, request_ids: Collection[str], timeout_s: float = WAIT_TIMEOUT_S) -> Rows:
         """Waits until each of these requests has a row. After `timeout_s`, returns the rows that exist."""
@@ -72,7 +115,7 @@ class LedgerView:
     async def counters(self, tenant_id: int) -> Counters | None:
         """The live counters of a tenant. If they are invalid, they are rebuilt first, as an admission would do."""
         if (found := await self._quota.counters(tenant_id)) is None:
-            await self._quota._rebuilder.rebuild(tenant_id)
+            await self._rebuilder.rebuild(tenant_id)
             found = await self._quota.counters(tenant_id)
         return found
 
@@ -81,6 +124,14 @@ class LedgerView:
         now_ms = int(time.time() * 1000)
         used = total(await Ledger(self._database).usage_of(tenant_id, periods.at(now_ms), ()), (), now_ms)
         return Counters({(subject, period): tokens for (subject, period, _), tokens in used.items()}, {}, {})
+
+    async def lease(self, request_id: str) -> Lease:
+        """The lease of a running request. Its progress may be newer than its deadline, and never older."""
+        holds, deadlines, *_ = keys.of_shard(0)
+        deadline_ms = await self.redis.zscore(deadlines, request_id)
+        hold = await self.redis.hget(holds, request_id)
+        assert deadline_ms and hold, f"{request_id} is not held"
+        return Lease(int(deadline_ms), codec.expired_hold(request_id.encode(), hold).progress.output_tokens)
 
     async def wait_until_settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Waits until no request is held and no event waits for PostgreSQL."""

@@ -21,6 +21,8 @@ from tests.polling import eventually
 
 START_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 20.0
+# For calls over plain HTTP. httpx would load the system's certificate authorities for each call, which takes 25 ms.
+NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Simulator:
@@ -97,6 +99,10 @@ class Stack:
         url: str = self.ready["url"]
         return url
 
+    def names(self) -> list[str]:
+        """The names of the processes that run."""
+        return list(json.loads(self.ready_file.read_text())["pids"])
+
     def pids(self, prefix: str) -> list[int]:
         """The current process ids of the processes whose name starts with `prefix`."""
         now = json.loads(self.ready_file.read_text())
@@ -114,6 +120,16 @@ class Stack:
         self.cli("create-tenant", "--name", tenant, *(["--allow-all-models"] if models else []))
         key: str = self.cli("create-key", "--tenant", tenant, "--name", "k", *options)["key"]
         return key
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The lines with this event in the logs of all services. A line that a killed process cut short is left out."""
+        wanted = f'"event": "{event}"'
+        return [
+            json.loads(line)
+            for log in (self.state_dir / "logs").glob("[amc]*.log*")
+            for line in log.read_text(errors="replace").splitlines()
+            if wanted in line and line.endswith("}")
+        ]
 
     @contextmanager
     def frozen(self, prefix: str) -> Iterator[None]:

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.e2e.ledger_view import audit_row
-from tests.e2e.stack import Simulator, Stack
+from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack
 from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
@@ -28,7 +28,9 @@ def narrow(stack: Stack) -> str:
 
 def request(stack: Stack, key: str | None, raw_path: str, method: str = "GET", json: Any = None) -> httpx.Response:
     url = httpx.URL(stack.url).copy_with(raw_path=raw_path.encode())
-    return httpx.request(method, url, json=json, headers={"x-api-key": key} if key else {}, timeout=30)
+    return httpx.request(
+        method, url, json=json, headers={"x-api-key": key} if key else {}, timeout=30, verify=NO_AUTHORITIES
+    )
 
 
 def without_id(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:

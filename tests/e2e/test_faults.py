@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import STREAMING_PATHS, CallResult, GenerationRequest, client, send
-from tests.e2e.stack import Simulator, Stack, up
+from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack, up
 from tests.polling import eventually
 from tests.ports import free_port
 
@@ -21,7 +21,13 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "str
 
 
 def chat(stack: Stack, key: str, timeout_s: float = 30.0) -> httpx.Response:
-    return httpx.post(f"{stack.url}/api/chat", json=CHAT, headers={"Authorization": f"Bearer {key}"}, timeout=timeout_s)
+    return httpx.post(
+        f"{stack.url}/api/chat",
+        json=CHAT,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=timeout_s,
+        verify=NO_AUTHORITIES,
+    )
 
 
 def test_without_a_meter_nothing_reaches_a_backend(stack: Stack, ollama: Simulator, key: str) -> None:

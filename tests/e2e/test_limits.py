@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import GenerationRequest, client
-from tests.e2e.stack import Simulator, Stack
+from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack
 from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
@@ -22,7 +22,13 @@ def chat(stack: Stack, key: str, output: int | None = None) -> httpx.Response:
     body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
     if output is not None:
         body["options"] = {"num_predict": output}
-    return httpx.post(f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    return httpx.post(
+        f"{stack.url}/api/chat",
+        json=body,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=30,
+        verify=NO_AUTHORITIES,
+    )
 
 
 def test_a_refusal_over_the_request_limit_states_when_to_retry(stack: Stack) -> None:
@@ -112,3 +118,24 @@ def test_an_answer_that_ignores_the_cap_is_cut_with_an_error_frame(stack: Stack,
     assert '"error":' in lines[-1]
     row = audit_row(stack, answer.headers["x-request-id"])
     assert (row["outcome"], row["output_tokens"]) == ("cut", 10)
+
+
+def test_a_rotated_key_and_its_successor_spend_one_budget(stack: Stack) -> None:
+    """The report: `--total 100`, `rotate-key --grace 1h`, and both keys spent 100 each."""
+    old = stack.new_key("rotated")
+    stack.cli("set-budget", "--prefix", old[:12], "--total", "100")
+    stack.cli("set-limits", "--prefix", old[:12], "--rpm", "50")
+    assert chat(stack, old, 10).status_code == 200
+    new = stack.cli("rotate-key", "--prefix", old[:12], "--grace", "1h")["key"]
+    first = chat(stack, new, 10)
+    assert first.status_code == 200
+    assert int(first.headers["x-ratelimit-remaining-requests"]) == 48
+    answers = [chat(stack, key, 10) for _ in range(6) for key in (old, new)]
+    assert {answer.status_code for answer in answers[-2:]} == {429}
+    assert {answer.headers["x-gateway-error"] for answer in answers[-2:]} == {"budget_exhausted"}
+    (budget,) = [row for row in stack.cli("show-usage", "--prefix", new[:12])["budgets"] if row["scope"] == "key"]
+    assert budget["used"] <= 100
+    (again,) = [row for row in stack.cli("show-usage", "--prefix", old[:12])["budgets"] if row["scope"] == "key"]
+    assert again == budget
+    row = eventually(lambda: audit_row(stack, first.headers["x-request-id"]))
+    assert row["key_prefix"] == new[:12]

@@ -1,4 +1,4 @@
-"""What `doctor` and `list-models` report about a running stack."""
+"""What `doctor`, `list-models` and `verify-audit` report about a running stack."""
 
 from __future__ import annotations
 
@@ -75,3 +75,11 @@ def test_models_are_listed_by_backend_combined_and_by_tenant(stack: Stack, ollam
     (on_sim,) = (row for row in listed["backends"][0]["models"] if row["name"] == MODEL)
     assert on_sim["loaded"]
     assert len(on_sim["digest"]) == 64
+
+
+def test_control_seals_the_rows_of_requests_into_the_audit_chain(stack: Stack, ollama: Simulator, key: str) -> None:
+    body: Any = {"model": MODEL, "prompt": "Hello", "stream": False}
+    httpx.post(f"{stack.url}/api/generate", json=body, headers={"x-api-key": key}).raise_for_status()
+    verified = eventually(lambda: found if (found := stack.cli("verify-audit"))["links"] else None)
+    assert verified["rows"] > 0
+    assert verified["problems"] == []

@@ -19,9 +19,10 @@ from ops.host import env_file
 from tests.certificates import self_signed
 from tests.e2e.conftest import BACKEND_TOKEN
 from tests.e2e.ledger_view import audit_row
-from tests.e2e.stack import Simulator, Stack, set_env, simulator
+from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack, set_env, simulator
 from tests.polling import eventually
 
+PAUSE_S = 0.02
 SHARED, OWN = "llama3.2:latest", "fresh:1b"
 OLD_TOKEN, NEW_TOKEN = "old-token-of-the-new-backend", "new-token-of-the-new-backend"
 
@@ -65,17 +66,23 @@ def admin(stack: Stack, path: str) -> str:
 
 def chat(stack: Stack, key: str, model: str, output: int) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "options": {"num_predict": output}}
-    return httpx.post(f"{stack.url}/api/chat", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=120)
+    return httpx.post(
+        f"{stack.url}/api/chat",
+        json=body,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=120,
+        verify=NO_AUTHORITIES,
+    )
 
 
 @contextmanager
 def load(stack: Stack, key: str) -> Iterator[list[httpx.Response]]:
-    """Two clients that send requests without a pause until the context ends. Yields the growing list of answers."""
+    """Two clients that send requests until the context ends, and leave time to control. Yields the list of answers."""
     answers: list[httpx.Response] = []
     stop = threading.Event()
 
     def call() -> None:
-        while not stop.is_set():
+        while not stop.wait(PAUSE_S):
             answers.append(chat(stack, key, SHARED, 1))
 
     with ThreadPoolExecutor(2) as clients:

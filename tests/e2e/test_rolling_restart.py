@@ -16,6 +16,8 @@ from tests.e2e.stack import Stack
 from tests.polling import eventually
 
 CALLERS = 3
+# Without a pause, the callers use the whole machine and the new workers start slowly.
+PAUSE_S = 0.02
 # A worker may use its whole grace period, and a new worker starts slowly on a busy machine.
 REPLACED_TIMEOUT_S = 120.0
 MODEL = "llama3.2:latest"
@@ -38,7 +40,7 @@ def test_every_worker_is_replaced_without_a_refused_request(stack: Stack, key: s
 
     def call() -> None:
         with httpx.Client(timeout=30, headers={"Authorization": f"Bearer {key}"}) as client:
-            while not stop.is_set():
+            while not stop.wait(PAUSE_S):
                 for answer in (client.post(f"{stack.url}/api/chat", json=CHAT), client.get(f"{stack.url}/api/tags")):
                     statuses[answer.status_code, answer.headers.get("x-gateway-error")] += 1
 

@@ -165,7 +165,6 @@ def three_backends(directory: Path) -> Iterator[BackendStack]:
                 DEFAULT_RPM="1000000",
                 DEFAULT_TPM="1000000000",
                 DEFAULT_CONCURRENT="1000",
-                AUDIT_BUFFER_SIZE="10000",
                 # The load of these tests must not time out on a busy machine.
                 REDIS_TIMEOUT_S="3",
                 DATABASE_TIMEOUT_S="10",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 # Go stops at 10,000 levels. The gateway admits far fewer, so this limit may be lower too.
-DEPTH_MAX = 200
+DEPTH_MAX = 400
 
 _SPACE = b" \t\r\n"
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")

@@ -27,7 +27,7 @@ from meter.drain import Drain
 from ops.control.reaper import Reaper
 from ops.database.tenants import TenantRepository
 from tests.e2e.ledger_view import LedgerView
-from tests.gateway.quota.builders import asks, hold_of
+from tests.gateway.quota.builders import asks, hold_of, renew
 from tests.meter.wire_corpus import draft_of, grant_for
 from tests.polling import eventually_async
 from tests.redis_server import RedisServer, one_server
@@ -120,7 +120,7 @@ async def test_a_hold_that_comes_back_with_a_log_cut_short_is_reaped_and_not_cou
     with one_server("--appendonly", "yes", "--appendfsync", "always") as server:
         async with gateway_over(server, database_url) as gateway:
             hold = await gateway.admit()
-            assert await gateway.quota.renew(hold, Progress(input_tokens=10, output_tokens=40, response_bytes=2))
+            assert await renew(gateway.quota, hold, Progress(input_tokens=10, output_tokens=40, response_bytes=2))
             on_disk = server.aof_bytes()
             assert await gateway.quota.settle(ended(hold))
             await gateway.drain_all()
@@ -146,7 +146,7 @@ async def test_an_entry_resubmitted_after_a_rebuild_is_counted_once(database_url
                 client.flushall()
             assert await gateway.quota.settle(ended(await gateway.admit()))
             if late_renewal:
-                assert await gateway.quota.renew(hold, Progress())
+                assert await renew(gateway.quota, hold)
             assert await gateway.quota.settle(ended(hold))
             await gateway.drain_all()
             await gateway.counters_are_right()

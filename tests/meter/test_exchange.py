@@ -56,7 +56,7 @@ EXPECTED: dict[Phase, list[Phase | None]] = {
     ANSWERING: [NEVER,     NEVER,     NEVER, ANSWERING, ENDED, CUT,   CUT,       CLOSED],
     LOCAL:     [NEVER,     NEVER,     NEVER, LOCAL,     LOCAL, NEVER, LOCAL,     CLOSED],
     CUT:       [CUT,       CUT,       LOCAL, CUT,       CUT,   NEVER, CUT,       CLOSED],
-    ENDED:     [NEVER,     NEVER,     NEVER, NEVER,     NEVER, NEVER, ENDED,     CLOSED],
+    ENDED:     [NEVER,     NEVER,     NEVER, ENDED,     ENDED, NEVER, ENDED,     CLOSED],
     CLOSED:    [NEVER,     NEVER,     NEVER, NEVER,     NEVER, NEVER, CLOSED,    NEVER],
 }  # fmt: skip
 PAIRS = [(phase, trigger, EXPECTED[phase][at]) for phase in Phase for at, trigger in enumerate(Trigger)]
@@ -178,6 +178,19 @@ def test_a_complete_answer_becomes_an_entry_with_its_times_and_bytes() -> None:
     assert (entry.input_tokens, entry.output_tokens, entry.usage_source) == (26, 4, UsageSource.EXACT)
     # The clock is read on opening, on the first byte and on the end of the answer.
     assert (entry.ttft_ms, entry.duration_ms, entry.response_bytes) == (1000, 2000, len(CHAT.body))
+
+
+def test_the_frame_that_completes_an_answer_makes_the_ending_and_nothing_after_it_passes() -> None:
+    exchange = exchange_after(*WAYS[ANSWERING], output_cap=100)
+    assert exchange.response_body(b"".join(LINES[:-1]), False) is None
+    assert exchange.final_entry is None
+    assert exchange.response_body(LINES[-1], False) is None
+    entry = exchange.final_entry
+    assert entry is not None
+    assert (entry.outcome, entry.output_tokens, exchange.phase) == (Outcome.COMPLETE, 4, ENDED)
+    assert exchange.response_body(LINES[0], False) == b""
+    assert exchange.response_body(b"", True) is None
+    assert exchange.close().entry == entry
 
 
 def test_an_answer_that_breaks_off_after_its_last_frame_is_complete_and_final() -> None:

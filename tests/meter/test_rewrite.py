@@ -61,10 +61,10 @@ def test_a_generating_request_without_a_cap_is_never_sent(surface: Surface, cap:
         rewrite(b'{"model":"M"}', grant_for(surface, output_cap=cap))
 
 
-def test_the_model_is_the_canonical_one_and_the_body_has_no_spare_byte() -> None:
+def test_the_model_is_the_canonical_one_and_carried_values_keep_their_text() -> None:
     body = b' {"prompt" : "\\u00fc" , "model" : "LLAMA3.2" } \n'
     out = {surface.name: rewrite(body, grant_for(surface)).body for surface in SURFACES}
-    start = '{"prompt":"ü","model":"llama3.2:latest"'.encode()
+    start = b'{"prompt":"\\u00fc","model":"llama3.2:latest"'
     assert {name: each for name, each in out.items() if not (each.startswith(start) and each.endswith(b"}"))} == {}
     assert {json.loads(each)["model"] for each in out.values()} == {"llama3.2:latest"}
 
@@ -120,6 +120,52 @@ def test_a_key_with_the_runner_scope_keeps_its_runner_options() -> None:
     assert result.dropped_options == ()
     assert {**RUNNER_BODY, "model": grant.model, "stream": True, "options": None} == {**document, "options": None}
     assert document["options"] == {"temperature": 1, **dict.fromkeys(RUNNER_OPTIONS, 1), "num_predict": 7}
+
+
+@pytest.mark.parametrize("field", [*RUNNER_FIELDS, *(f"options.{name}" for name in RUNNER_OPTIONS)])
+def test_an_option_that_is_null_requests_nothing_and_is_not_named(field: str) -> None:
+    *parents, name = field.split(".")
+    body: dict[str, Any] = {name: None}
+    for parent in parents:
+        body = {parent: body}
+    result = rewrite(json.dumps({"model": "M", **body}).encode(), grant_for(BY_NAME["chat"]))
+    assert result.dropped_options == ()
+    assert name not in {**json.loads(result.body), **json.loads(result.body)["options"]}
+
+
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"id": {}, "ID": {}}}}}
+
+
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
+@pytest.mark.parametrize("runner_options", [True, False])
+@pytest.mark.parametrize(
+    ("tools", "left"),
+    [
+        ([{"type": "web_search", "external_web_access": False}], []),
+        ([FUNCTION, {"type": "web_search_20250305", "name": "s", "max_uses": 5}], [FUNCTION]),
+        ([{"type": "WEB_SEARCH_preview"}, FUNCTION, 5, None], [FUNCTION, 5, None]),
+        (
+            [{"type": "namespace", "name": "n", "tools": [FUNCTION, {"type": "web_search"}]}, FUNCTION],
+            [{"type": "namespace", "name": "n", "tools": [FUNCTION]}, FUNCTION],
+        ),
+    ],
+    ids=["as Codex sends it", "as Claude Code sends it", "in any case", "in a namespace"],
+)
+def test_a_tool_that_the_backend_would_run_is_dropped_and_named(
+    surface: Surface, runner_options: bool, tools: list[Any], left: list[Any]
+) -> None:
+    grant = grant_for(surface, runner_options=runner_options)
+    result = rewrite(json.dumps({"model": "M", "tools": tools}).encode(), grant)
+    assert json.loads(result.body)["tools"] == left
+    assert result.dropped_options == ("tools.web_search",)
+
+
+@pytest.mark.parametrize("tools", [None, [], {}, "web_search", [FUNCTION], [{"name": "web_search"}]])
+def test_other_tools_keep_their_text(tools: Any) -> None:
+    text = json.dumps(tools, indent=1)
+    result = rewrite(b'{"model":"M","tools":%b}' % text.encode(), grant_for(BY_NAME["v1_responses"]))
+    assert text.encode() in result.body
+    assert result.dropped_options == ()
 
 
 @pytest.mark.parametrize("name", ["chat", "generate"])

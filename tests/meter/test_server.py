@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,12 +18,14 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from gateway.ledger.outbox import Outbox
 from gateway.quota.port import Backlog
 from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
+from gateway.rpc.methods import Streaming
 from gateway.rpc.server import RpcServer
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
+from meter.access_log.cause_stream import CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
-from meter.access_log.disconnect_store import DisconnectStore
+from meter.access_log.shared_causes import SharedCauses
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
@@ -31,16 +33,18 @@ from meter.server import ExternalProcessor
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.gateway.rpc.echo import TRANSPORTS
-from tests.meter.test_settling import Recorder, admit, background
-from tests.meter.wire_corpus import json_of
+from tests.meter.test_settling import admit, background
+from tests.meter.wire_corpus import json_of, transcript
 
 REQUESTS = 5
+CHAT = transcript("api_chat_stream")
 
 
 @dataclass
 class Meter:
     """A meter's server and a channel to it, over the quota's second implementation."""
 
+    processor: ExternalProcessor
     server: RpcServer
     quota: MemoryQuota
     outbox: Outbox
@@ -49,11 +53,16 @@ class Meter:
 
     async def opens(self, grant: str) -> tuple[Any, ext_proc.ProcessingResponse]:
         """The stream of a request with this grant, and the reply to its headers."""
-        message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
-        message.metadata_context.filter_metadata[METADATA_NAMESPACE][METADATA_KEY] = grant
         stream = external_processor_pb2_grpc.ExternalProcessorStub(self.channel).Process()
-        await stream.write(message)
+        await stream.write(opening(grant))
         return stream, await stream.read()
+
+
+def opening(grant: str) -> ext_proc.ProcessingRequest:
+    """The headers of a request with this grant."""
+    message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
+    message.metadata_context.filter_metadata[METADATA_NAMESPACE][METADATA_KEY] = grant
+    return message
 
 
 @asynccontextmanager
@@ -61,9 +70,9 @@ async def serving(transport: str, redis_url: str, database_url: str, directory: 
     clock = Clock()
     quota = MemoryQuota(now_ms=clock, lease_s=15.0, backlog_max=1000, load=Ledger().load)
     clock.forward((await quota.epoch()).opens_in_s)
-    outbox = Outbox(quota, Recorder(), size_max=10)
+    outbox = Outbox(quota, settlements_max=10, denials_max=10)
     redis = connect(Settings(redis_url=redis_url, redis_timeout_s=5))
-    disconnect_causes = DisconnectCauses(DisconnectStore(redis, 5), quota, outbox.submit)
+    disconnect_causes = DisconnectCauses(outbox.submit, SharedCauses(CauseStream(redis, 5)).publish)
     database = Database(Settings(database_url=database_url))
     prompts = PromptWriter(PromptLog(database), timedelta(days=1))
     processor = ExternalProcessor(outbox, Renewal(quota, 15.0), disconnect_causes, prompts)
@@ -71,7 +80,7 @@ async def serving(transport: str, redis_url: str, database_url: str, directory: 
     address = f"unix:{directory}/meter.sock"
     await server.start(address)
     async with background(outbox.run()), grpc.aio.insecure_channel(address) as channel:
-        yield Meter(server, quota, outbox, disconnect_causes, channel)
+        yield Meter(processor, server, quota, outbox, disconnect_causes, channel)
         await server.stop(0)
     await database.close()
     await redis.aclose()
@@ -96,7 +105,7 @@ async def test_the_meter_waits_for_its_streams_before_it_settles_the_last_entrie
         for stream in streams:
             await stream.done_writing()
         await finished
-        await meter.disconnect_causes.close()
+        meter.disconnect_causes.close()
         assert await meter.outbox.wait_idle(10) == 0
         assert await meter.quota.backlog() == Backlog(holds=0, events=REQUESTS)
 
@@ -113,3 +122,23 @@ async def test_a_grant_that_cannot_be_read_is_answered_as_unavailable(
         await stream.done_writing()
         assert await stream.code() is grpc.StatusCode.OK
         assert await meter.outbox.wait_idle(0) == 0
+
+
+async def test_a_request_is_settled_when_its_call_is_cancelled_before_the_wait_for_its_settlement_begins(
+    redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    async with serving("nghttp2", redis_url, database_url, tmp_path) as meter:
+        grant, _ = await admit(meter.quota)
+        (method,) = meter.processor.methods()
+        assert isinstance(method, Streaming)
+        session = method.open()
+        session.receive(opening(json_of(grant)))
+        session.receive(ext_proc.ProcessingRequest(request_body=ext_proc.HttpBody(body=CHAT.request)))
+        head = ext_proc.ProcessingRequest(response_headers=ext_proc.HttpHeaders(end_of_stream=True))
+        head.attributes["envoy.filters.http.ext_proc"]["response.code_details"] = "via_upstream"
+        reply = session.receive(head)
+        assert isinstance(reply, Awaitable)
+        asyncio.ensure_future(reply).cancel()
+        session.close(None)
+        assert await meter.outbox.wait_idle(10) == 0
+        assert await meter.quota.backlog() == Backlog(holds=0, events=1)

@@ -24,7 +24,7 @@ from meter.exchange import Exchange
 from meter.phases import Phase
 from meter.renewal import RENEWALS_PER_LEASE, Renewal
 from ops.control.reaper import Reaper
-from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of
+from tests.gateway.quota.builders import Clock, Ledger, asks, denial, entry, hold_of, renew
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.meter.wire_corpus import draft_of, grant_for, json_of
 from tests.polling import eventually_async
@@ -61,9 +61,6 @@ class Recorder:
         self.entries += [each for each in entries if each.request_id not in known]
         return frozenset(each.tenant_id for each in entries if each.request_id in known and each.tenant_id)
 
-    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
-        return frozenset(each.request_id for each in entries) & {each.request_id for each in self.entries}
-
 
 @pytest.fixture
 async def quota() -> AsyncIterator[Outage]:
@@ -96,7 +93,7 @@ async def admit(quota: MemoryQuota, **options: Any) -> tuple[Grant, Any]:
 
 
 async def test_requests_that_end_during_an_outage_are_settled_after_it(quota: Outage) -> None:
-    outbox = Outbox(quota, Recorder(), size_max=2)
+    outbox = Outbox(quota, settlements_max=2, denials_max=2)
     holds = [(await admit(quota))[1] for _ in range(3)]
     quota.available = False
     async with background(outbox.run()):
@@ -113,19 +110,17 @@ async def test_requests_that_end_during_an_outage_are_settled_after_it(quota: Ou
 async def test_entries_that_the_store_loses_before_they_are_recorded_are_resubmitted(
     quota: Outage,
 ) -> None:
-    recorder = Recorder()
-    outbox = Outbox(quota, recorder, size_max=10, confirm_every_s=0.01)
+    outbox = Outbox(quota, settlements_max=10, denials_max=10, confirm_every_s=0.01)
     clock = quota.clock
     first, second = [(await admit(quota))[1] for _ in range(2)]
     denied = denial()
-    await quota.record(denied)
-    outbox.retain(denied)
     async with background(outbox.run(), EpochWatch(quota, outbox.resubmit_unconfirmed, poll_s=0.01).run()):
         outbox.submit(entry(first))
         await outbox.wait_idle(timeout_s=10)
         (event,) = [each for each in await quota.streams[0].read("test", 10, 0) if first.request_id in each.text]
-        await recorder.append([Entry.from_json(event.text)])
+        await quota.streams[0].acknowledge([event.id])
         await eventually_async(lambda: first.request_id not in outbox.unconfirmed)
+        await outbox.record(denied)
         outbox.submit(entry(second))
         await outbox.wait_idle(timeout_s=10)
         clock.forward(1)
@@ -232,7 +227,7 @@ async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) 
     answer = await quota.admit(request)
     assert isinstance(answer, Reserved)
     hold = hold_of(request, answer)
-    assert await quota.renew(hold, Progress(input_tokens=7, output_tokens=5, response_bytes=50))
+    assert await renew(quota, hold, Progress(input_tokens=7, output_tokens=5, response_bytes=50))
     reaper = Reaper(quota, LEASE_S)
     assert await reaper.reap() == 0
     clock.forward(2 * LEASE_S)
@@ -270,7 +265,7 @@ class BrieflyUnavailable(Outage):
         if self.queries == 2:
             assert self.hold is not None
             assert [each.hold.request_id for each in found] == [self.hold.request_id]
-            assert await self.renew(self.hold, Progress())
+            assert await renew(self, self.hold)
         return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.errors import Code
 from gateway.quota import periods
-from gateway.quota.port import Counters, ExpiredHold, Hold, LimitStatus, Progress, ReservationDenied, Reserved
+from gateway.quota.port import Counters, EventId, ExpiredHold, Hold, LimitStatus, Progress, ReservationDenied, Reserved
 from gateway.quota.rebuild import Used
 from gateway.values import Budgets, Limits, Period
 
@@ -54,6 +54,31 @@ def _limit_status(values: list[Any]) -> LimitStatus:
     requests_limit, requests_left, tokens_limit, tokens_left, period, left = values
     budget = (Period(period.decode()), int(left)) if period else (None, None)
     return LimitStatus(requests_limit, requests_left, tokens_limit, tokens_left, *budget)
+
+
+def event_id(text: bytes) -> EventId:
+    """The id of an event from `<ms>-<sequence>`."""
+    ms, _, sequence = text.partition(b"-")
+    return int(ms), int(sequence)
+
+
+def lost_hold(hold: Hold) -> str:
+    """The hold as `renew_all.lua` stores it when Redis has lost it."""
+    day, month = days(hold.admitted_at_ms)
+    return json.dumps(
+        {
+            "idempotency_token": "",
+            "tenant": hold.tenant_id,
+            "key": hold.key_id,
+            "at": hold.admitted_at_ms,
+            "day": day,
+            "month": month,
+            "input": hold.input_tokens,
+            "cap": hold.output_cap,
+            "grant": hold.grant_json,
+        },
+        ensure_ascii=False,
+    )
 
 
 def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:

@@ -31,6 +31,11 @@ def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list
     ]
 
 
+def of_renewal(shard: int, tenant_id: int, request_id: str) -> list[str]:
+    """COUNTERS and FINISHED of a request, which `renew_all.lua` takes for each hold."""
+    return [f"{tag(shard)}:counters:{tenant_id}", finished(shard, request_id)]
+
+
 def finished(shard: int, request_id: str) -> str:
     """The key that records how the request ended."""
     return f"{tag(shard)}:finished:{request_id}"

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.quota.port import (
@@ -30,6 +31,7 @@ from gateway.quota.port import (
     ReservationDenied,
     Reserved,
     UsageLoader,
+    Watermark,
 )
 from gateway.quota.rebuild import REBUILD_S, WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.quota.redis import codec, keys
@@ -42,6 +44,12 @@ from gateway.values import UsageSource
 
 # At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
+# At most this many calls to different shards run at once, so that they do not use all connections of the client.
+SHARD_CALLS_MAX = 32
+# At most this many holds are renewed by one call, which takes Redis a few milliseconds.
+RENEWALS_MAX = 200
+
+T = TypeVar("T")
 
 
 class RedisQuota:
@@ -67,12 +75,14 @@ class RedisQuota:
         self._shards = settings.redis_shards
         self._lease_ms = int(settings.hold_lease_s * 1000)
         self._backlog_max = settings.audit_buffer_size
+        self._running_max = settings.max_concurrent_requests
         self._restore_ms = int(restore_s * 1000)
         self._scripts = Scripts(redis, settings.redis_timeout_s, clock)
         self._streams = tuple(
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
         )
         self._rebuilder = Rebuilder(self, load, rebuild_wait_s)
+        self._shard_calls = asyncio.Semaphore(SHARD_CALLS_MAX)
         self._releases_max = releases_max
         self._releases: set[asyncio.Task[None]] = set()
 
@@ -114,28 +124,48 @@ class RedisQuota:
             admission.model,
             *codec.rules(admission.key_limits, admission.key_budgets),
             *codec.rules(admission.tenant_limits, admission.tenant_budgets),
+            self._running_max,
         )
         return reply
 
-    async def renew(self, hold: Hold, progress: Progress) -> bool:
-        """See the port."""
-        reply = await self._scripts.run(
-            "renew",
-            self._request_keys(hold.request_id, hold.tenant_id, hold.key_id),
-            hold.request_id,
-            hold.tenant_id,
-            hold.key_id,
-            self._lease_ms,
-            progress.input_tokens,
-            progress.output_tokens,
-            progress.response_bytes,
-            hold.admitted_at_ms,
-            *codec.days(hold.admitted_at_ms),
-            hold.input_tokens,
-            hold.output_cap,
-            hold.grant_json,
-        )
-        return bool(reply)
+    async def renew_all(self, running: Sequence[tuple[Hold, Progress]]) -> list[bool | StoreUnavailable]:
+        """See the port. One call for each RENEWALS_MAX holds of a shard."""
+        by_shard: dict[int, list[int]] = {}
+        for index, (hold, _) in enumerate(running):
+            by_shard.setdefault(hold.tenant_id % self._shards, []).append(index)
+        replies: list[bool | StoreUnavailable] = [False] * len(running)
+
+        async def renew_shard(shard: int, indexes: list[int]) -> None:
+            for first in range(0, len(indexes), RENEWALS_MAX):
+                batch = indexes[first : first + RENEWALS_MAX]
+                try:
+                    async with self._shard_calls:
+                        renewed = await self._renew(shard, [running[index] for index in batch])
+                except StoreUnavailable as error:
+                    # Without a reply to this call, the shard does not get the following ones.
+                    for index in indexes[first:]:
+                        replies[index] = error
+                    return
+                for index, reply in zip(batch, renewed, strict=True):
+                    replies[index] = bool(reply)
+
+        await asyncio.gather(*(renew_shard(shard, indexes) for shard, indexes in by_shard.items()))
+        return replies
+
+    async def _renew(self, shard: int, batch: Sequence[tuple[Hold, Progress]]) -> list[int]:
+        names = keys.of_shard(shard)
+        arguments: list[str | int] = [self._lease_ms]
+        for hold, progress in batch:
+            names += keys.of_renewal(shard, hold.tenant_id, hold.request_id)
+            arguments += (
+                hold.request_id,
+                progress.input_tokens,
+                progress.output_tokens,
+                progress.response_bytes,
+                codec.lost_hold(hold),
+            )
+        renewed: list[int] = await self._scripts.run("renew_all", names, *arguments)
+        return renewed
 
     async def settle(self, entry: Entry, *, only_if_expired: bool = False) -> bool:
         """See the port."""
@@ -161,9 +191,9 @@ class RedisQuota:
         request_keys = self._request_keys(request_id, tenant_id, key_id)
         return bool(await self._scripts.run("release", request_keys, request_id, RELEASED_MS))
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         """See the port."""
-        if entry.tenant_id is None and await self._is_known(entry.request_id):
+        if admission_unknown and any(await self._over_shards(partial(self._knows, entry.request_id))):
             return
         recorded = await self._scripts.run(
             "record",
@@ -177,24 +207,18 @@ class RedisQuota:
         if not recorded:
             raise Denied(Code.AUDIT_BACKLOG)
 
-    async def _is_known(self, request_id: str) -> bool:
-        """Whether a request of an unknown tenant has a hold, or ended, in another shard than the one of its denial."""
-        for shard in range(1, self._shards):
-            async with guarded(self._timeout_s):
-                if await self._redis.hexists(keys.of_shard(shard)[0], request_id) or await self._redis.exists(
-                    keys.finished(shard, request_id)
-                ):
-                    return True
-        return False
+    async def _knows(self, request_id: str, shard: int) -> bool:
+        return bool(await self._scripts.run("known", keys.of_request(shard, 0, 0, request_id), request_id))
 
     async def held(self, request_id: str) -> Hold | None:
         """See the port."""
-        for shard in range(self._shards):
+
+        async def text(shard: int) -> Any:
             async with guarded(self._timeout_s):
-                text = await self._redis.hget(keys.of_shard(shard)[0], request_id)
-            if text is not None:
-                return codec.expired_hold(request_id.encode(), text).hold
-        return None
+                return await self._redis.hget(keys.of_shard(shard)[0], request_id)
+
+        found = next(filter(None, await self._over_shards(text)), None)
+        return codec.expired_hold(request_id.encode(), found).hold if found else None
 
     async def expired(self, limit: int) -> list[ExpiredHold]:
         """See the port. Oldest first within each shard."""
@@ -216,21 +240,31 @@ class RedisQuota:
 
     async def epoch(self) -> Epoch:
         """See the port. With several shards, the names and the longest wait of all of them."""
-        names, left_ms = [], 0
-        for shard in range(self._shards):
-            name, left = await self._scripts.run("epoch", keys.of_shard(shard), self._restore_ms)
-            names.append(name.decode())
-            left_ms = max(left_ms, left)
-        return Epoch(" ".join(names), left_ms / 1000)
+        states = await self._over_shards(
+            lambda shard: self._scripts.run("epoch", keys.of_shard(shard), self._restore_ms)
+        )
+        names, left_ms = zip(*states, strict=True)
+        return Epoch(b" ".join(names).decode(), max(left_ms) / 1000)
+
+    async def watermark(self) -> Watermark:
+        """See the port."""
+        states = await self._over_shards(lambda shard: self._scripts.run("watermark", keys.of_shard(shard)))
+        names, oldest, youngest = zip(*states, strict=True)
+        return Watermark(
+            b" ".join(names).decode(),
+            tuple(codec.event_id(each) if each else None for each in oldest),
+            tuple(map(codec.event_id, youngest)),
+        )
 
     async def backlog(self) -> Backlog:
         """See the port."""
-        holds = events = 0
-        for shard in range(self._shards):
+
+        async def counts(shard: int) -> tuple[int, int]:
             async with guarded(self._timeout_s):
-                holds += await self._redis.hlen(keys.of_shard(shard)[0])
-                events += await self._redis.xlen(keys.events(shard))
-        return Backlog(holds, events)
+                return await self._redis.hlen(keys.of_shard(shard)[0]), await self._redis.xlen(keys.events(shard))
+
+        holds, events = zip(*await self._over_shards(counts), strict=True)
+        return Backlog(sum(holds), sum(events))
 
     async def aclose(self) -> None:
         """See the port."""
@@ -259,6 +293,22 @@ class RedisQuota:
         """See `Rebuildable`."""
         async with guarded(self._timeout_s):
             await self._redis.delete(keys.rebuild(tenant_id % self._shards, tenant_id))
+
+    async def _over_shards(self, call: Callable[[int], Awaitable[T]]) -> list[T]:
+        """The results of one call per shard, of which at most SHARD_CALLS_MAX run at the same time.
+
+        Raises the first failure when all calls have ended; each has its own deadline.
+        """
+
+        async def one(shard: int) -> T:
+            async with self._shard_calls:
+                return await call(shard)
+
+        results = await asyncio.gather(*map(one, range(self._shards)), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in results if not isinstance(result, BaseException)]
 
     def _tenant_keys(self, tenant_id: int) -> list[str]:
         return keys.of_tenant(tenant_id % self._shards, tenant_id)

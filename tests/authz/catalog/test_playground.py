@@ -116,7 +116,7 @@ async def serve() -> AsyncIterator[Serve]:
                 LastUsed(key_repository),
                 CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
                 Admitter(quota, settings.max_num_predict),
-                DenialLog(quota, Outbox(quota, Ledger(database), 100)),
+                DenialLog(Outbox(quota, settlements_max=100, denials_max=100)),
                 prefer_loaded=False,
             )
 

@@ -109,8 +109,8 @@ async def test_neither_use_nor_rehash_of_a_key_is_a_change_of_policy(
     key: Key, received: Received, database: Database, service_database: Database
 ) -> None:
     key_repository = KeyRepository(service_database, Limits(1, 1, 1))
-    await key_repository.touch([key.id])
-    await key_repository.store_hash(key.id, HASH, HASH.replace("t=1", "t=2"))
+    await key_repository.touch([key.prefix], timedelta(0))
+    await key_repository.store_hash(key.prefix, HASH, HASH.replace("t=1", "t=2"))
     await TenantRepository(database).set_tenant_enabled(
         "acme", True
     )  # Received after the notifications that the others would have caused.

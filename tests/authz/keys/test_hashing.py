@@ -71,7 +71,8 @@ async def test_callers_beyond_the_queue_are_refused_until_it_has_capacity_again(
 
 
 async def test_a_caller_that_gives_up_keeps_its_place_until_the_work_is_done() -> None:
-    hasher = KeyHasher(time_cost=50, memory_cost_kib=8192, parallelism=1, threads=1, waiters_max=0)
+    # Long enough to be still running when this thread continues on a busy machine.
+    hasher = KeyHasher(time_cost=300, memory_cost_kib=8192, parallelism=1, threads=1, waiters_max=0)
     key = generate().secret
     work = asyncio.create_task(hasher.hash(key))
     await asyncio.sleep(0)

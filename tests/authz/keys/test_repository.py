@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from authz.keys.last_used import LastUsed
 from authz.keys.repository import KeyRepository
 from gateway.stores.postgres import Database
 from gateway.values import Budgets, Limits, Principal
@@ -120,11 +121,32 @@ async def test_touch_notes_the_use_and_leaves_rows_that_another_worker_has_locke
     other = await asyncpg.connect(database_url)
     async with other.transaction():
         await other.execute("UPDATE gateway.api_keys SET last_used_at = NULL WHERE id = $1", locked.id)
-        await key_repository.touch({locked.id, free.id})
+        await key_repository.touch({locked.prefix, free.prefix}, timedelta(minutes=1))
     await other.close()
     used = {key.name: key.last_used_at for key in await tenants.list_keys(None)}
     assert used["a"] is None
     assert used["b"] is not None
+
+
+async def test_a_second_worker_writes_no_use_within_the_minute(
+    tenants: TenantRepository, key_repository: KeyRepository, database: Database
+) -> None:
+    await tenants.create_tenant("acme", {})
+    key = await add_key(tenants)
+    first, second = LastUsed(key_repository), LastUsed(key_repository)
+
+    async def row_version(worker: LastUsed) -> tuple[str, datetime]:
+        worker.note(key.prefix)
+        await worker.flush()
+        row = await database.fetchrow("SELECT xmin::text AS version, last_used_at FROM gateway.api_keys")
+        assert row is not None
+        return row["version"], row["last_used_at"]
+
+    written = await row_version(first)
+    assert written[1] is not None
+    assert await row_version(second) == await row_version(first) == written
+    await database.execute("UPDATE gateway.api_keys SET last_used_at = now() - interval '61 seconds'")
+    assert (await row_version(second))[1] > written[1]
 
 
 async def test_a_rehash_replaces_only_the_hash_it_was_made_from(
@@ -133,9 +155,9 @@ async def test_a_rehash_replaces_only_the_hash_it_was_made_from(
     await tenants.create_tenant("acme", {})
     key = await add_key(tenants)
     new = HASH.replace("t=1", "t=2")
-    await key_repository.store_hash(key.id, "$argon2id$other", new)
+    await key_repository.store_hash(key.prefix, "$argon2id$other", new)
     assert await database.fetchval("SELECT hash FROM gateway.api_keys") == HASH
-    await key_repository.store_hash(key.id, HASH, new)
+    await key_repository.store_hash(key.prefix, HASH, new)
     stored = await key_repository.find_key(key.prefix)
     assert stored is not None
     assert stored.hash == new

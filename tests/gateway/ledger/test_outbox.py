@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,6 +11,7 @@ import structlog
 
 from gateway.errors import StoreUnavailable
 from gateway.ledger.outbox import DENIAL_WORKERS, Outbox
+from gateway.quota.port import Watermark
 from gateway.record.entry import Entry
 from gateway.values import Outcome
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, denial, entry
@@ -20,27 +21,28 @@ from tests.polling import eventually_async
 BACKLOG_MAX = 10
 
 
-class EmptyLedger:
-    """A ledger that records nothing."""
-
-    async def recorded(self, entries: Sequence[Entry]) -> frozenset[str]:
-        return frozenset() & {entry.request_id for entry in entries}
-
-
 class Quota(MemoryQuota):
     """A quota whose `record` fails while `unavailable`."""
 
     unavailable = False
+    watermarks = 0
+    clock: Clock
 
-    async def record(self, entry: Entry) -> None:
+    async def watermark(self) -> Watermark:
+        self.watermarks += 1
+        return await super().watermark()
+
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         if self.unavailable:
             raise StoreUnavailable("unavailable")
-        await super().record(entry)
+        await super().record(entry, admission_unknown=admission_unknown)
 
 
 @pytest.fixture
 async def quota() -> AsyncIterator[Quota]:
-    made = Quota(now_ms=Clock(), lease_s=15, backlog_max=BACKLOG_MAX, load=Ledger().load, restore_s=0)
+    clock = Clock()
+    made = Quota(now_ms=clock, lease_s=15, backlog_max=BACKLOG_MAX, load=Ledger().load, restore_s=0)
+    made.clock = clock
     yield made
     await made.aclose()
 
@@ -59,7 +61,7 @@ async def test_a_settlement_does_not_wait_for_denials_that_the_backlog_has_no_ca
     hold = await admitted(quota, asks())
     for _ in range(2 * BACKLOG_MAX - 1):
         await quota.record(denial())
-    outbox = Outbox(quota, EmptyLedger(), size_max=100)
+    outbox = Outbox(quota, settlements_max=100, denials_max=100)
     for _ in range(3 * DENIAL_WORKERS):
         outbox.submit(denial())
     outbox.submit(entry(hold, output_tokens=77))
@@ -74,7 +76,7 @@ async def test_a_settlement_does_not_wait_for_denials_that_the_backlog_has_no_ca
 async def test_a_settlement_does_not_wait_for_denials_that_cannot_be_stored_now(quota: Quota) -> None:
     hold = await admitted(quota, asks())
     quota.unavailable = True
-    outbox = Outbox(quota, EmptyLedger(), size_max=100)
+    outbox = Outbox(quota, settlements_max=100, denials_max=100)
     for _ in range(3 * DENIAL_WORKERS):
         outbox.submit(denial())
     outbox.submit(entry(hold))
@@ -86,7 +88,7 @@ async def test_a_settlement_does_not_wait_for_denials_that_cannot_be_stored_now(
 
 
 async def test_denials_that_wait_are_bounded_and_settlements_never_dropped(quota: Quota) -> None:
-    outbox = Outbox(quota, EmptyLedger(), size_max=2)
+    outbox = Outbox(quota, settlements_max=2, denials_max=2)
     holds = [await admitted(quota, asks()) for _ in range(3)]
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
@@ -100,3 +102,41 @@ async def test_denials_that_wait_are_bounded_and_settlements_never_dropped(quota
     async with running(outbox):
         assert await outbox.wait_idle(10) == 0
     assert (await quota.backlog()).events == 5
+
+
+async def test_an_entry_is_retained_while_an_older_event_waits(quota: Quota) -> None:
+    outbox = Outbox(quota, settlements_max=10, denials_max=10, confirm_every_s=0.01)
+    first, second = [await admitted(quota, asks()) for _ in range(2)]
+    (stream,) = quota.streams
+    async with running(outbox):
+        outbox.submit(entry(first))
+        outbox.submit(entry(second))
+        assert await outbox.wait_idle(10) == 0
+        # One drain acknowledges the younger event while another one still has the older.
+        older, younger = await stream.read("test", 10, 0)
+        await stream.acknowledge([younger.id])
+        for _ in range(3):
+            await next_confirmation(quota)
+        assert set(outbox.unconfirmed) == {first.request_id, second.request_id}
+        await stream.acknowledge([older.id])
+        await eventually_async(lambda: not outbox.unconfirmed)
+
+
+async def next_confirmation(quota: Quota) -> None:
+    """Returns when the outbox has read another watermark and used it."""
+    before = quota.watermarks
+    await eventually_async(lambda: quota.watermarks > before + 1)
+
+
+async def test_an_entry_of_an_epoch_that_ended_before_a_watermark_is_resubmitted(quota: Quota) -> None:
+    outbox = Outbox(quota, settlements_max=10, denials_max=10, confirm_every_s=0.01)
+    hold = await admitted(quota, asks())
+    async with running(outbox):
+        await next_confirmation(quota)
+        outbox.submit(entry(hold))
+        assert await outbox.wait_idle(10) == 0
+        quota.clock.forward(1)
+        quota.lose_everything()
+        # The stream is empty, but not because the ledger has the event.
+        await eventually_async(lambda: len(quota.streams[0]) == 1)
+        assert set(outbox.unconfirmed) == {hold.request_id}

@@ -10,13 +10,14 @@ from itertools import count
 
 from gateway.errors import StoreUnavailable
 from gateway.quota import periods
-from gateway.quota.port import Admission, Event, Hold, PeriodUsage, Quota, Reserved, TenantUsage
+from gateway.quota.port import Admission, Event, Hold, PeriodUsage, Progress, Quota, Reserved, TenantUsage
 from gateway.record.entry import Entry
 from gateway.record.grant import seal
 from gateway.values import Budgets, Limits, Outcome, Period, UsageSource
 
 NOON_MS = 1_763_726_400_000  # 2025-11-21T12:00:00Z
 WIDE = Limits(rpm=1_000_000, tpm=1_000_000_000, concurrent=1_000_000)
+NO_PROGRESS = Progress()
 _ids = count()
 
 
@@ -125,6 +126,14 @@ async def admitted(quota: Quota, admission: Admission) -> Hold:
     answer = await quota.admit(admission)
     assert isinstance(answer, Reserved), answer
     return hold_of(admission, answer)
+
+
+async def renew(quota: Quota, hold: Hold, progress: Progress = NO_PROGRESS) -> bool:
+    """Renews one hold. Raises StoreUnavailable when the store does not reply."""
+    (renewed,) = await quota.renew_all([(hold, progress)])
+    if isinstance(renewed, StoreUnavailable):
+        raise renewed
+    return renewed
 
 
 @dataclass

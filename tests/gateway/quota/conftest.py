@@ -38,15 +38,25 @@ class Bench:
 
 @pytest.fixture
 def backlog_max() -> int:
-    """How many holds and events there may be."""
+    """How many events may wait."""
     return BACKLOG_MAX
 
 
 @pytest.fixture
-def settings(redis_url: str, backlog_max: int) -> Settings:
+def running_max() -> int:
+    """How many holds there may be."""
+    return BACKLOG_MAX
+
+
+@pytest.fixture
+def settings(redis_url: str, backlog_max: int, running_max: int) -> Settings:
     """Settings for the shared server. The deadline is generous: the machine may be busy."""
     return Settings(
-        redis_url=SecretStr(redis_url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=backlog_max
+        redis_url=SecretStr(redis_url),
+        redis_timeout_s=5.0,
+        hold_lease_s=LEASE_S,
+        audit_buffer_size=backlog_max,
+        max_concurrent_requests=running_max,
     )
 
 
@@ -70,13 +80,14 @@ async def redis_bench(redis_url: str, redis_client: Any, settings: Settings) -> 
 
 
 @pytest.fixture
-async def memory_bench(backlog_max: int) -> AsyncIterator[Bench]:
+async def memory_bench(backlog_max: int, running_max: int) -> AsyncIterator[Bench]:
     """The quota in memory."""
     clock, ledger = Clock(), Ledger()
     quota = MemoryQuota(
         now_ms=clock,
         lease_s=LEASE_S,
         backlog_max=backlog_max,
+        running_max=running_max,
         load=ledger.load,
         restore_s=0,
         rebuild_wait_s=REBUILD_WAIT_S,

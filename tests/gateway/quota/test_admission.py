@@ -5,13 +5,17 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
+from pydantic import SecretStr
 
 from gateway.errors import Code, StoreUnavailable
 from gateway.quota.port import Admission, Backlog, Counters, LimitStatus, Progress, ReservationDenied, Reserved
+from gateway.quota.redis.quota import RedisQuota
 from gateway.record import grant
 from gateway.record.request import RequestRecord, record_fields
+from gateway.settings import Settings
+from gateway.stores.redis import connect
 from gateway.values import Budgets, Limits, Period
-from tests.gateway.quota.builders import WIDE, admitted, again, asks, denial, drain, entry, hold_of
+from tests.gateway.quota.builders import WIDE, Ledger, admitted, again, asks, denial, drain, entry, hold_of, renew
 from tests.gateway.quota.conftest import Bench
 
 
@@ -243,16 +247,40 @@ async def test_embeddings_reserve_no_output(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("backlog_max", [3])
-async def test_admissions_stop_when_holds_and_events_fill_the_backlog(bench: Bench, backlog_max: int) -> None:
-    hold = await admitted(bench.quota, asks())
-    await admitted(bench.quota, asks())
+async def test_admissions_stop_when_events_fill_the_backlog(bench: Bench, backlog_max: int) -> None:
+    holds = [await admitted(bench.quota, asks()) for _ in range(backlog_max + 2)]
     await bench.quota.record(denial())
+    for hold in holds[-2:]:
+        await admitted(bench.quota, asks())
+        await bench.quota.settle(entry(hold))
     denied = await denial_of(bench, asks())
     assert (denied.code, denied.retry_after_s) == (Code.AUDIT_BACKLOG, None)
-    await bench.quota.settle(entry(hold))
-    assert (await denial_of(bench, asks())).code == Code.AUDIT_BACKLOG
+    await bench.quota.settle(entry(holds[0]))
     await drain(bench.quota, bench.ledger)
     await admitted(bench.quota, asks())
+
+
+@pytest.mark.parametrize("running_max", [3])
+async def test_admissions_stop_while_the_maximum_of_requests_runs(bench: Bench, running_max: int) -> None:
+    holds = [await admitted(bench.quota, asks()) for _ in range(running_max)]
+    strict = asks(tenant=2, key=21, limits=Limits(rpm=1, tpm=1, concurrent=1))
+    for admission in (asks(), strict):
+        denied = await denial_of(bench, admission)
+        assert (denied.code, denied.retry_after_s) == (Code.UNAVAILABLE, None)
+    await bench.quota.settle(entry(holds[0]))
+    await admitted(bench.quota, asks())
+
+
+async def test_five_thousand_requests_of_one_tenant_run_with_the_default_settings(redis_url: str) -> None:
+    chosen = Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0)
+    connection = connect(chosen)
+    await connection.flushall()
+    quota = RedisQuota(connection, chosen, Ledger().load, restore_s=0)
+    for _ in range(50):
+        await asyncio.gather(*(admitted(quota, asks()) for _ in range(100)))
+    assert await quota.backlog() == Backlog(holds=5000, events=0)
+    await quota.aclose()
+    await connection.aclose()
 
 
 async def test_the_code_is_that_of_the_first_check_that_denies(bench: Bench) -> None:
@@ -389,7 +417,7 @@ async def test_200_concurrent_requests_on_a_budget_for_20_neither_overspend_nor_
             if isinstance(answer, Reserved):
                 hold = hold_of(mine, answer)
                 await asyncio.sleep(0)
-                await bench.quota.renew(hold, Progress(output_tokens=1))
+                await renew(bench.quota, hold, Progress(output_tokens=1))
                 await bench.quota.settle(entry(hold, output_tokens=hold.output_cap if index % 2 else 5))
                 return "admitted", hold.output_cap if index % 2 else 5
             left = answer.limit_status.budget_remaining

@@ -9,12 +9,12 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
-from gateway.quota.port import RESTORE_S, Progress
+from gateway.quota.port import RESTORE_S
 from gateway.quota.redis.quota import RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Budgets, Outcome, Period
-from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, denial, drain, entry
+from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, denial, drain, entry, renew
 from tests.gateway.quota.conftest import BACKLOG_MAX, LEASE_S, Bench
 from tests.gateway.quota.model.quota import MemoryQuota
 from tests.redis_server import one_server
@@ -98,7 +98,7 @@ async def test_entries_resubmitted_before_the_epoch_opens_count_once(bench: Benc
     bench.ledger.append([event])
     for each in finished:
         assert await bench.quota.settle(each)
-    assert await bench.quota.renew(running, Progress())
+    assert await renew(bench.quota, running)
     bench.ledger.entries[finished[1].request_id] = finished[1]
     await opened(bench)
     answer = await bench.quota.admit(asks(input_tokens=0, output=40, tenant_budgets=Budgets(day=100)))

@@ -29,12 +29,12 @@ async def test_a_denial_is_recorded_without_a_hold(bench: Bench) -> None:
 @pytest.mark.parametrize("backlog_max", [2])
 async def test_denials_stop_at_twice_the_backlog(bench: Bench, backlog_max: int) -> None:
     await admitted(bench.quota, asks())
-    for _ in range(2 * backlog_max - 1):
+    for _ in range(2 * backlog_max):
         await bench.quota.record(denial(tenant=1))
     with pytest.raises(Denied) as denied:
         await bench.quota.record(denial())
     assert denied.value.code == Code.AUDIT_BACKLOG
-    assert await bench.quota.backlog() == Backlog(holds=1, events=2 * backlog_max - 1)
+    assert await bench.quota.backlog() == Backlog(holds=1, events=2 * backlog_max)
 
 
 async def test_events_are_read_once_in_order_and_deleted_when_acknowledged(bench: Bench) -> None:

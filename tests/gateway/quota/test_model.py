@@ -36,17 +36,19 @@ from gateway.quota.port import (
     Quota,
     ReservationDenied,
     Reserved,
+    Watermark,
 )
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
 from gateway.values import Budgets, Limits, Outcome
-from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of
+from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of, renew
 from tests.gateway.quota.model.quota import MemoryQuota
 
 LEASE_S = 15.0
-BACKLOG_MAX = 14
+BACKLOG_MAX = 9
+RUNNING_MAX = 8
 T = TypeVar("T")
 
 limits = st.builds(Limits, rpm=st.integers(1, 6), tpm=st.integers(20, 300), concurrent=st.integers(1, 6))
@@ -74,7 +76,12 @@ class QuotaMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.ledgers = [Ledger()]
         self.memory = MemoryQuota(
-            now_ms=self.clock, lease_s=LEASE_S, backlog_max=BACKLOG_MAX, load=self.ledgers[0].load, restore_s=0
+            now_ms=self.clock,
+            lease_s=LEASE_S,
+            backlog_max=BACKLOG_MAX,
+            load=self.ledgers[0].load,
+            restore_s=0,
+            running_max=RUNNING_MAX,
         )
         self.quotas: list[Quota] = [self.memory]
         self.redis: Redis | None = None
@@ -86,12 +93,17 @@ class QuotaMachine(RuleBasedStateMachine):
         self.waiting: dict[str, Entry] = {}
         self.denials = 0
         self.clock_went_back = False
+        self.noted: tuple[list[Watermark], set[str]] | None = None
         if self.redis_url:
             self.loop.run_until_complete(self._with_redis(self.redis_url))
 
     async def _with_redis(self, url: str) -> None:
         chosen = Settings(
-            redis_url=SecretStr(url), redis_timeout_s=5.0, hold_lease_s=LEASE_S, audit_buffer_size=BACKLOG_MAX
+            redis_url=SecretStr(url),
+            redis_timeout_s=5.0,
+            hold_lease_s=LEASE_S,
+            audit_buffer_size=BACKLOG_MAX,
+            max_concurrent_requests=RUNNING_MAX,
         )
         self.redis = connect(chosen)
         await self.redis.flushall()
@@ -162,11 +174,13 @@ class QuotaMachine(RuleBasedStateMachine):
             answer = self.each(lambda quota: quota.admit(admission))
             # After the clock went back, some usage is in the next period of a budget already.
             assert isinstance(answer, Reserved) or self.clock_went_back, answer
-        backlog = len(self.held) + len(self.waiting) + self.denials
+        events = len(self.waiting) + self.denials
         if isinstance(answer, ReservationDenied):
-            assert (answer.code == Code.AUDIT_BACKLOG) == (backlog >= BACKLOG_MAX)
+            assert (answer.code == Code.AUDIT_BACKLOG) == (events >= BACKLOG_MAX)
+            assert (answer.code == Code.UNAVAILABLE) == (events < BACKLOG_MAX and len(self.held) >= RUNNING_MAX)
             return
-        assert backlog < BACKLOG_MAX
+        assert events < BACKLOG_MAX
+        assert len(self.held) < RUNNING_MAX
         self._admitted(admission, answer)
 
     def _admitted(self, admission: Admission, answer: Reserved) -> None:
@@ -209,9 +223,14 @@ class QuotaMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data(), output_tokens=st.integers(0, 9))
     def renew(self, data: st.DataObject, output_tokens: int) -> None:
-        hold = self._one_running(data)
-        assert self.each(lambda quota: quota.renew(hold, Progress(output_tokens=output_tokens)))
-        self.held[hold.request_id] = hold
+        """Running requests of several tenants and finished ones in one call."""
+        running = data.draw(st.lists(st.sampled_from(sorted(self.running)), min_size=1, unique=True))
+        finished = [each.hold for each in self.finished[-3:]]
+        holds = [*(self.running[request_id] for request_id in running), *finished]
+        renewals = [(hold, Progress(output_tokens=output_tokens + index)) for index, hold in enumerate(holds)]
+        replies = self.each(lambda quota: quota.renew_all(renewals))
+        assert replies == [True] * len(running) + [False] * len(finished)
+        self.held |= {request_id: self.running[request_id] for request_id in running}
 
     @rule(data=st.data())
     def finished_requests_stay_finished(self, data: st.DataObject) -> None:
@@ -219,7 +238,7 @@ class QuotaMachine(RuleBasedStateMachine):
             each = data.draw(st.sampled_from(self.finished))
             hold = each.hold
             assert not self.each(lambda quota: quota.settle(entry(hold, output_tokens=9)))
-            assert not self.each(lambda quota: quota.renew(hold, Progress()))
+            assert not self.each(lambda quota: renew(quota, hold))
             assert not self.each(lambda quota: quota.release(hold.request_id, hold.tenant_id, hold.key_id))
             if each.recorded:
                 # A repeated denial, or a denial of a settled request, appends no second event.
@@ -248,7 +267,7 @@ class QuotaMachine(RuleBasedStateMachine):
     @rule()
     def deny(self) -> None:
         denied = denial()
-        full = len(self.held) + len(self.waiting) + self.denials >= 2 * BACKLOG_MAX
+        full = len(self.waiting) + self.denials >= 2 * BACKLOG_MAX
         assert self.each(lambda quota: quota.record(denied)) == (Code.AUDIT_BACKLOG if full else None)
         self.denials += not full
 
@@ -261,7 +280,7 @@ class QuotaMachine(RuleBasedStateMachine):
             anonymous = replace(denied, tenant_id=None, key_id=None)
             assert self.each(lambda quota: quota.record(anonymous)) is None
             return
-        if len(self.held) - 1 + len(self.waiting) + self.denials >= 2 * BACKLOG_MAX:
+        if len(self.waiting) + self.denials >= 2 * BACKLOG_MAX:
             assert self.each(lambda quota: quota.record(denied)) == Code.AUDIT_BACKLOG
             return
         assert self.each(lambda quota: quota.record(denied)) is None
@@ -294,6 +313,13 @@ class QuotaMachine(RuleBasedStateMachine):
         self.waiting.clear()
         self.denials = 0
 
+    @rule()
+    def note_watermark(self) -> None:
+        self.noted = self._watermarks(), set(self.waiting)
+
+    def _watermarks(self) -> list[Watermark]:
+        return [self.loop.run_until_complete(quota.watermark()) for quota in self.quotas]
+
     @rule(seconds=st.sampled_from([0.001, 0.4, 1, 7, 14, 29, 31, 59.999, 3600, 43_200, 86_400, 30 * 86_400]))
     def later(self, seconds: float) -> None:
         self._forward(seconds)
@@ -313,6 +339,7 @@ class QuotaMachine(RuleBasedStateMachine):
         if self.redis:
             self.loop.run_until_complete(self.redis.flushall())
         # Events that were not drained are lost with the store, and so are the remembered request ids.
+        self.noted = None
         self.held.clear()
         self.waiting.clear()
         self.finished.clear()
@@ -344,6 +371,14 @@ class QuotaMachine(RuleBasedStateMachine):
                         if (period, start) in current:
                             held[who, period] += hold.input_tokens + hold.output_cap
         return Counters(used, {key: n for key, n in held.items() if n}, dict(in_flight))  # type: ignore[misc]
+
+    @invariant()
+    def no_entry_that_waits_is_below_a_watermark_that_has_passed(self) -> None:
+        if self.noted:
+            noted, waited = self.noted
+            passed = {now.has_passed(then) for now, then in zip(self._watermarks(), noted, strict=True)}
+            assert len(passed) == 1
+            assert passed == {False} or not waited & self.waiting.keys()
 
     @invariant()
     def holds_and_events_are_known(self) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import Backlog, Counters, ExpiredHold, Progress
+from gateway.quota.redis.quota import RENEWALS_MAX
 from gateway.record.entry import Entry
 from gateway.values import Outcome, Period
-from tests.gateway.quota.builders import WIDE, admitted, again, asks, denial, drain, entry, hold_of
+from tests.gateway.quota.builders import WIDE, admitted, again, asks, denial, drain, entry, hold_of, renew
 from tests.gateway.quota.conftest import LEASE_S, Bench
 
 
@@ -51,7 +52,7 @@ async def test_a_released_request_can_be_neither_settled_renewed_nor_admitted(be
     hold = await admitted(bench.quota, admission)
     await bench.quota.release(hold.request_id, 1, 11)
     assert not await bench.quota.settle(entry(hold))
-    assert not await bench.quota.renew(hold, Progress())
+    assert not await renew(bench.quota, hold)
     with pytest.raises(StoreUnavailable):
         await bench.quota.admit(admission)
     assert await bench.quota.backlog() == Backlog(holds=0, events=0)
@@ -69,7 +70,7 @@ async def test_a_hold_that_is_not_renewed_expires_with_its_last_progress(bench: 
     hold = await admitted(bench.quota, asks())
     bench.clock.forward(LEASE_S - 1)
     progress = Progress(input_tokens=12, output_tokens=34, response_bytes=56)
-    assert await bench.quota.renew(hold, progress)
+    assert await renew(bench.quota, hold, progress)
     bench.clock.forward(LEASE_S - 1)
     assert await bench.quota.expired(10) == []
     bench.clock.forward(1)
@@ -91,16 +92,49 @@ async def test_a_lost_request_is_settled_once_and_its_late_meter_is_notified(ben
     [lost] = await bench.quota.expired(10)
     assert await bench.quota.settle(entry(lost.hold, outcome=Outcome.LOST), only_if_expired=True)
     assert not await bench.quota.settle(entry(lost.hold, outcome=Outcome.LOST), only_if_expired=True)
-    assert not await bench.quota.renew(hold, Progress())
+    assert not await renew(bench.quota, hold)
     assert not await bench.quota.settle(entry(hold, output_tokens=5))
     assert await bench.quota.backlog() == Backlog(holds=0, events=1)
+
+
+async def test_many_holds_are_renewed_together_and_each_has_its_own_reply(bench: Bench) -> None:
+    tenants = [1, 2, 1, 1, 2] * (RENEWALS_MAX // 2)
+    holds = [await admitted(bench.quota, asks(tenant=tenant, key=10 * tenant)) for tenant in tenants]
+    settled = [hold.request_id for hold in holds[::7]]
+    for hold in holds[::7]:
+        assert await bench.quota.settle(entry(hold))
+    bench.clock.forward(LEASE_S - 1)
+    renewals = [(hold, Progress(output_tokens=index)) for index, hold in enumerate(holds)]
+    assert await bench.quota.renew_all(renewals) == [hold.request_id not in settled for hold in holds]
+    assert await bench.quota.renew_all([]) == []
+    bench.clock.forward(LEASE_S - 1)
+    assert await bench.quota.expired(len(holds)) == []
+    bench.clock.forward(1)
+    expired = {each.hold.request_id: each for each in await bench.quota.expired(len(holds))}
+    assert expired == {
+        hold.request_id: ExpiredHold(hold, progress) for hold, progress in renewals if hold.request_id not in settled
+    }
+
+
+async def test_lost_holds_of_several_tenants_are_reestablished_together(bench: Bench) -> None:
+    admissions = [asks(tenant=tenant, key=10 * tenant) for tenant in (1, 2)]
+    holds = [await admitted(bench.quota, admission) for admission in admissions]
+    bench.lose()
+    for admission in admissions:
+        await bench.quota.settle(entry(await admitted(bench.quota, again(admission))))
+    assert await bench.quota.renew_all([(hold, Progress()) for hold in holds]) == [True, True]
+    for hold in holds:
+        counters = await bench.quota.counters(hold.tenant_id)
+        assert counters is not None
+        assert counters.in_flight[hold.key_id] == 1
+        assert await bench.quota.held(hold.request_id) == hold
 
 
 async def test_a_hold_that_was_renewed_in_the_meantime_is_not_reaped(bench: Bench) -> None:
     hold = await admitted(bench.quota, asks())
     bench.clock.forward(LEASE_S)
     [lost] = await bench.quota.expired(10)
-    await bench.quota.renew(hold, Progress())
+    await renew(bench.quota, hold)
     assert not await bench.quota.settle(entry(lost.hold), only_if_expired=True)
     assert await bench.quota.settle(entry(hold))
 
@@ -122,9 +156,9 @@ async def test_a_renewal_reestablishes_a_hold_that_the_store_lost(bench: Bench) 
     admission = asks(limits=replace(WIDE, concurrent=2))
     first, second = await admitted(bench.quota, admission), await admitted(bench.quota, again(admission))
     bench.lose()
-    assert await bench.quota.renew(first, Progress(output_tokens=3))
+    assert await renew(bench.quota, first, Progress(output_tokens=3))
     answer = await bench.quota.admit(third := again(admission))
-    assert await bench.quota.renew(second, Progress())
+    assert await renew(bench.quota, second)
     counters = await bench.quota.counters(1)
     assert counters is not None
     assert counters.in_flight == {None: 3, 11: 3}

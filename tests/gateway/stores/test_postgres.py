@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 
 from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
+from gateway.service.lifecycle import leave_postgres_that_shuts_down
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, storable
 from tests.polling import eventually_async
@@ -31,6 +32,26 @@ async def test_a_server_is_used_once_it_starts_and_again_after_an_outage() -> No
             await database.ping()
         await asyncio.to_thread(server.start)
         assert await database.fetchval(ANSWER) == 42
+        await database.close()
+
+
+async def test_a_server_that_shuts_down_is_left_and_used_again() -> None:
+    with PostgresServer.temporary() as server:
+        await asyncio.to_thread(server.start)
+        database = Database(_settings(server.url, database_timeout_s=2))
+        listening = await database.connect()
+        await database.ping()
+        watch = asyncio.create_task(leave_postgres_that_shuts_down(database, 0.05))
+        await asyncio.sleep(0.2)
+        assert not listening.is_closed()
+        await asyncio.to_thread(server.shut_down, 20)
+        assert listening.is_closed()
+        with pytest.raises(StoreUnavailable):
+            await database.ping()
+        await asyncio.to_thread(server.start)
+        assert await database.fetchval(ANSWER) == 42
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
         await database.close()
 
 

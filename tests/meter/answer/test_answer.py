@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -452,6 +452,16 @@ def test_an_error_stays_the_outcome_when_frames_follow_it() -> None:
     out, ending = replay(exchange, [error, done])
     assert out == error + done
     assert ending.outcome is Outcome.UPSTREAM_ERROR
+
+
+@pytest.mark.parametrize("exchange", [one for one in STREAMS if one not in BROKEN], ids=by_name)
+@pytest.mark.parametrize("split", [lambda body: [body], bytewise], ids=["in one chunk", "in single bytes"])
+def test_nothing_passes_and_nothing_is_counted_after_the_frame_that_completes_an_answer(
+    exchange: Transcript, split: Callable[[bytes], list[bytes]]
+) -> None:
+    expected, result = replay(exchange)
+    again, counted = replay(exchange, split(exchange.body + exchange.body))
+    assert (again, counted.usage, counted.outcome) == (expected, result.usage, Outcome.COMPLETE)
 
 
 def test_a_backend_that_answers_a_stream_request_whole_is_read_whole() -> None:

@@ -9,8 +9,10 @@ from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
+from ops.database.audit_chain import AuditChain
+from ops.database.audit_seal import AuditSealer
 from ops.database.migrate import MigrationFailed, downgrade, upgrade
-from tests.row_builders import entry
+from tests.row_builders import HASH, NOON, entry
 
 TABLES = {
     "tenants", "tenant_limits", "api_keys", "key_limits", "budget_usage", "revocations", "audit_log", "prompt_log",
@@ -39,7 +41,7 @@ async def _objects(settings: Settings) -> set[str]:
 
 
 async def test_an_empty_database_gets_every_table_and_accepts_rows(empty: Settings) -> None:
-    assert await upgrade(empty) == "0003"
+    assert await upgrade(empty) == "0005"
     assert TABLES | {"alembic_version"} <= await _objects(empty)
     database = Database(empty)
     await Ledger(database).append([entry("a")])
@@ -51,21 +53,60 @@ async def test_a_second_migration_changes_nothing_and_keeps_the_rows(empty: Sett
     database = Database(empty)
     await Ledger(database).append([entry("a")])
     before = await _objects(empty)
-    assert await upgrade(empty) == "0003"
+    assert await upgrade(empty) == "0005"
     assert await _objects(empty) == before
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 1
     await database.close()
 
 
 async def test_concurrent_migrations_all_reach_the_newest_revision(empty: Settings) -> None:
-    assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0003"] * 5
+    assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0005"] * 5
 
 
 async def test_a_downgrade_leaves_only_the_version_table_and_can_be_upgraded(empty: Settings) -> None:
     await upgrade(empty)
     assert await downgrade(empty, "base") == "base"
     assert await _objects(empty) == {"alembic_version"}
-    assert await upgrade(empty) == "0003"
+    assert await upgrade(empty) == "0005"
+
+
+async def test_rows_from_before_the_sealing_are_sealed_after_it_and_stay_on_the_way_down(empty: Settings) -> None:
+    await upgrade(empty, "0003")
+    database = Database(empty)
+    await Ledger(database).append([entry("a"), entry("b")])
+    await upgrade(empty)
+    await Ledger(database).append([entry("b"), entry("c")])
+    assert await AuditSealer(database).seal() == 3
+    report = await AuditChain(database).verify(NOON)
+    assert (report.rows, report.unsealed.rows, report.problems) == (3, 0, ())
+    await downgrade(empty, "0003")
+    await Ledger(database).append([entry("c"), entry("d")])
+    assert await database.fetchval("SELECT array_agg(link ORDER BY request_id) FROM gateway.audit_log") == [
+        None, None, None, 1,
+    ]  # fmt: skip
+    await database.close()
+
+
+async def test_keys_that_were_rotated_before_accounts_draw_on_the_last_of_them(empty: Settings) -> None:
+    await upgrade(empty, "0004")
+    database = Database(empty)
+    await database.execute("INSERT INTO gateway.tenants (name) VALUES ('acme')")
+    insert = "INSERT INTO gateway.api_keys (tenant_id, name, prefix, hash, replaced_by) VALUES (1, $1, $2, $3, $4)"
+    async with database.transaction() as connection:
+        for number, replaced_by in ((1, 3), (2, None), (3, 4), (4, None)):
+            await connection.execute(insert, f"k{number}", f"nz_00000000{number}", HASH, replaced_by)
+            limits = "INSERT INTO gateway.key_limits (key_id, rpm) VALUES ($1::bigint, $1::bigint)"
+            await connection.execute(limits, number)
+    await upgrade(empty)
+    accounts = "SELECT array_agg(account_id ORDER BY id) FROM gateway.api_keys"
+    assert await database.fetchval(accounts) == [4, 2, 4, 4]
+    # The previous version inserts a key without an account.
+    await database.execute(insert, "k5", "nz_000000005", HASH, None)
+    assert await database.fetchval(accounts) == [4, 2, 4, 4, 5]
+    await downgrade(empty, "0004")
+    limits = "SELECT array_agg(rpm ORDER BY key_id) FROM gateway.key_limits"
+    assert await database.fetchval(limits) == [4, 2, 4, 4]
+    await database.close()
 
 
 async def test_a_failed_migration_changes_nothing(empty: Settings) -> None:
@@ -100,4 +141,4 @@ async def test_a_migration_waits_for_the_lock_of_another_one(empty: Settings) ->
         assert not waiting.done()
     await lock.rollback()
     await other.close()
-    assert await waiting == "0003"
+    assert await waiting == "0005"

@@ -12,7 +12,7 @@ from gateway.values import Outcome, Period
 from ops.database.policies import PolicySubject
 from ops.database.reports import AUDIT_COLUMNS, Filter, GroupBy, Reports
 from ops.database.tenants import Key, Tenant, TenantRepository
-from tests.row_builders import NOON, add_key, entry
+from tests.row_builders import NOON, add_key, entry, new_key
 
 EVERYTHING = Filter()
 
@@ -149,3 +149,21 @@ def test_budgets_reset_at_the_next_midnight_utc_of_their_period(now: str, day: s
     assert end(Period.DAY, moment) == datetime.fromisoformat(day).replace(tzinfo=UTC)
     assert end(Period.MONTH, moment) == datetime.fromisoformat(month).replace(tzinfo=UTC)
     assert end(Period.TOTAL, moment) is None
+
+
+async def test_the_keys_of_one_account_are_reported_together_under_the_last_of_them(
+    scenario: Scenario, reports: Reports, database: Database
+) -> None:
+    successor, _ = await TenantRepository(database).rotate_key(scenario.ci.prefix, new_key(), timedelta(hours=1))
+    account = {"tenant_id": scenario.beta.id, "tenant": "Beta", "key_id": scenario.ci.id}
+    await Ledger(database).append([entry("5", NOON, **account, key_prefix=successor.prefix, input_tokens=7)])
+    rows = await reports.usage(GroupBy.KEY, EVERYTHING)
+    assert [(row.labels["prefix"], row.requests, row.input_tokens) for row in rows if row.labels["key"] == "ci"] == [
+        (successor.prefix, 2, 27)
+    ]
+    for prefix in (scenario.ci.prefix, successor.prefix):
+        assert sum(row.requests for row in await reports.usage(GroupBy.DAY, Filter(prefix=prefix))) == 2
+        (budget,) = [row for row in await reports.budgets(Filter(prefix=prefix), NOON) if row.scope == "key"]
+        assert (budget.subject_id, budget.prefix, budget.used) == (scenario.ci.id, successor.prefix, 24 + 11)
+    audit = await reports.audit(Filter(prefix=successor.prefix), 10)
+    assert {row["key_prefix"] for row in audit} == {scenario.ci.prefix, successor.prefix}

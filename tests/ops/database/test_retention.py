@@ -71,7 +71,7 @@ async def test_rows_move_from_the_default_partition_to_a_new_one_and_stay_append
         "SELECT array_agg(tgname::text ORDER BY tgname) FROM pg_trigger"
         " WHERE tgrelid = 'gateway.audit_log_default'::regclass AND NOT tgisinternal"
     )
-    assert triggers == ["audit_log_append_only", "audit_log_join_link"]
+    assert triggers == ["audit_log_append_only"]
     await ledger.append([entry("first", first), entry("late", first)])
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 4
 

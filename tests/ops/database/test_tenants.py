@@ -104,6 +104,29 @@ async def test_rotation_creates_a_successor_and_lets_the_old_key_expire(
     assert (stored.principal.key_limits.rpm, stored.principal.models) == (3, frozenset({"a:x"}))
 
 
+async def test_every_key_that_rotation_makes_draws_on_the_account_of_the_first(
+    tenants: TenantRepository, database: Database
+) -> None:
+    first = await add_key(tenants, policy={"budget_total": 100})
+    second, _ = await tenants.rotate_key(first.prefix, new_key(), timedelta(hours=1))
+    third, _ = await tenants.rotate_key(second.prefix, new_key(), timedelta(hours=1))
+    other = await add_key(tenants, name="other")
+    directory = KeyRepository(database, Limits(1, 1, 1))
+
+    async def accounts() -> list[tuple[int, int | None]]:
+        stored = [await directory.find_key(key.prefix) for key in (first, second, third)]
+        return [(each.principal.key_id, each.principal.key_budgets.total) for each in stored if each]
+
+    assert await accounts() == [(first.id, 100)] * 3
+    for prefix, total in ((first.prefix, 200), (third.prefix, 300)):
+        await tenants.change_policy(PolicySubject("key", prefix), {"budget_total": total})
+        assert await accounts() == [(first.id, total)] * 3
+    await tenants.revoke_key(first.prefix, "")
+    assert await accounts() == [(first.id, 300)] * 3
+    assert (stored := await directory.find_key(other.prefix))
+    assert (stored.principal.key_id, stored.principal.key_budgets.total) == (other.id, None)
+
+
 async def test_rotation_never_extends_the_expiry_of_the_old_key(tenants: TenantRepository) -> None:
     expires = NOW + timedelta(hours=5)
     old = await add_key(tenants, expires_at=expires)

@@ -3,6 +3,7 @@
 -- ARGV  1 clock  2 request id  3 idempotency token  4 tenant id  5 key id  6 estimated input tokens
 --       7 requested output tokens  8 lease in ms  9 backlog_max  10 draft of the grant  11 model
 --       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 tenant: the same
+--       24 running_max
 -- Reply {status, admitted at in ms, input tokens held, output cap, retry after in s or -1,
 --        requests limit, remaining, tokens limit, remaining, period of the budget or '', remaining}
 --       status: 'admitted', or the code of the denial
@@ -148,7 +149,7 @@ local function answer(both, status, at, input_held, cap, retry_after)
   }
 end
 
-local function decide(both, has_capacity)
+local function decide(both)
   local denials, denied, latest, known = {}, false, now, true
   local function deny(code, passes_at)
     denials[code], denied = true, true
@@ -156,8 +157,11 @@ local function decide(both, has_capacity)
     latest = math.max(latest, passes_at)
   end
 
-  if not has_capacity then
+  if redis.call('XLEN', EVENTS) >= tonumber(ARGV[9]) then
     deny('audit_backlog', NEVER)
+  end
+  if redis.call('HLEN', HOLDS) >= tonumber(ARGV[24]) then
+    deny('unavailable', NEVER)
   end
   local least, most = input + math.min(requested, 1), requested
   for _, each in ipairs(both) do
@@ -202,8 +206,8 @@ local function decide(both, has_capacity)
     return 'admitted', cap, NEVER
   end
   local retry_after = known and math.max(1, math.ceil((latest - now) / 1000)) or NEVER
-  for _, code in ipairs({'audit_backlog', 'rate_limit_exceeded', 'concurrency_exceeded', 'budget_exhausted',
-    'budget_reserved', 'token_rate_exceeded'}) do
+  for _, code in ipairs({'audit_backlog', 'unavailable', 'rate_limit_exceeded', 'concurrency_exceeded',
+    'budget_exhausted', 'budget_reserved', 'token_rate_exceeded'}) do
     if denials[code] then
       return code, 0, retry_after
     end
@@ -255,8 +259,7 @@ if hold then
   return answer(both, 'admitted', hold.at, hold.input, hold.cap, NEVER)
 end
 
-local backlog = redis.call('XLEN', EVENTS) + redis.call('HLEN', HOLDS)
-local status, cap, retry_after = decide(both, backlog < tonumber(ARGV[9]))
+local status, cap, retry_after = decide(both)
 if status ~= 'admitted' then
   return answer(both, status, 0, 0, 0, retry_after)
 end

@@ -2,7 +2,7 @@
 -- id. A denial without a tenant voids no hold and appends nothing while there is one: the admission succeeded, so that
 -- request is settled. A denial of another tenant than the hold's does the same.
 --
--- ARGV  1 clock  2 request id  3 tenant id or ''  4 entry as JSON  5 maximum of events and holds together
+-- ARGV  1 clock  2 request id  3 tenant id or ''  4 entry as JSON  5 maximum of waiting events
 --       6 ms for which the id is remembered
 -- Reply 1, or 0 when that maximum is reached
 
@@ -13,7 +13,7 @@ local hold = held and cjson.decode(held)
 if ended == 'settled' or ended == 'recorded' or (hold and hold.tenant ~= tonumber(ARGV[3])) then
   return 1
 end
-if redis.call('XLEN', EVENTS) + redis.call('HLEN', HOLDS) - (held and 1 or 0) >= tonumber(ARGV[5]) then
+if redis.call('XLEN', EVENTS) >= tonumber(ARGV[5]) then
   return 0
 end
 redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[4])

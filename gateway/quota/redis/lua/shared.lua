@@ -1,7 +1,7 @@
 -- The functions that the scripts share. `scripts.py` prepends this file to each script.
 --
--- KEYS, the same for every script. A script about a tenant gets the first seven, one about a shard the first four. All keys
--- have the shard's hash tag, so they are in one slot.
+-- KEYS, the same for every script except `renew_all.lua`. A script about a tenant gets the first seven, one about a shard
+-- the first four. All keys have the shard's hash tag, so they are in one slot.
 --   1 HOLDS      hash    request id -> hold as JSON
 --   2 DEADLINES  zset    request id by the millisecond at which its hold expires
 --   3 EVENTS     stream  ledger events; fields: t tenant id or '', e entry as JSON

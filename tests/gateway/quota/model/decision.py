@@ -39,13 +39,14 @@ class SubjectState:
 
 
 def decide(
-    admission: Admission, subject_states: Sequence[SubjectState], now_ms: int, *, has_capacity: bool
+    admission: Admission, subject_states: Sequence[SubjectState], now_ms: int, full: Sequence[Code] = ()
 ) -> int | ReservationDenied:
-    """The granted output cap, or the denial. `subject_states` are those of the key and of the tenant."""
+    """The granted output cap, or the denial. `subject_states` are those of the key and of the tenant.
+
+    `full` has the codes of the shard's own bounds that are reached.
+    """
     # The earliest times (ms) at which each denying check would pass, None for no known time.
-    denials: dict[Code, list[int | None]] = {}
-    if not has_capacity:
-        denials[Code.AUDIT_BACKLOG] = [None]
+    denials: dict[Code, list[int | None]] = {code: [None] for code in full}
     for each in subject_states:
         if each.window.requests + 1 > each.limits.rpm:
             free_at_ms = each.window.free_at_ms(each.limits.rpm - 1, each.window.tokens)
@@ -75,6 +76,7 @@ def decide(
 
 ORDER = (
     Code.AUDIT_BACKLOG,
+    Code.UNAVAILABLE,
     Code.RATE_LIMIT_EXCEEDED,
     Code.CONCURRENCY_EXCEEDED,
     Code.BUDGET_EXHAUSTED,

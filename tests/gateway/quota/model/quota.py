@@ -27,6 +27,7 @@ from gateway.quota.port import (
     ReservationDenied,
     Reserved,
     UsageLoader,
+    Watermark,
 )
 from gateway.quota.rebuild import WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
 from gateway.record.entry import Entry
@@ -57,8 +58,9 @@ class _Held:
 class MemoryQuota:
     """See `gateway.quota.port.Quota`.
 
-    `now_ms` is the store's clock. `lease_s` is how long a hold lives without renewal. `backlog_max` bounds the sum of
-    holds and events. `load` reads the ledger when a tenant's counters are missing. `restore_s` is the port's RESTORE_S.
+    `now_ms` is the store's clock. `lease_s` is how long a hold lives without renewal. `backlog_max` bounds the events
+    that wait, and `running_max` the holds. `load` reads the ledger when a tenant's counters are missing. `restore_s` is
+    the port's RESTORE_S.
     """
 
     def __init__(
@@ -68,12 +70,14 @@ class MemoryQuota:
         lease_s: float,
         backlog_max: int,
         load: UsageLoader,
+        running_max: int = 10_000,
         restore_s: float = RESTORE_S,
         rebuild_wait_s: float = WAIT_S,
     ) -> None:
         self._now_ms = now_ms
         self._lease_ms = int(lease_s * 1000)
         self._backlog_max = backlog_max
+        self._running_max = running_max
         self._restore_ms = int(restore_s * 1000)
         self._since_ms: int | None = None
         self._stream = MemoryStream(now_ms)
@@ -123,8 +127,15 @@ class MemoryQuota:
         now_ms = self._now_ms()
         self._tenants[admission.tenant_id].roll_over(now_ms)
         at_ms = self._advance(admission, now_ms)
-        has_capacity = len(self._stream) + len(self._holds) < self._backlog_max
-        cap = decide(admission, self._subject_states(admission, now_ms), now_ms, has_capacity=has_capacity)
+        full = [
+            code
+            for code, count, maximum in (
+                (Code.AUDIT_BACKLOG, len(self._stream), self._backlog_max),
+                (Code.UNAVAILABLE, len(self._holds), self._running_max),
+            )
+            if count >= maximum
+        ]
+        cap = decide(admission, self._subject_states(admission, now_ms), now_ms, full)
         if isinstance(cap, ReservationDenied):
             return cap
         hold = Hold(
@@ -172,8 +183,11 @@ class MemoryQuota:
             subject_state(None, admission.tenant_limits, admission.tenant_budgets),
         )
 
-    async def renew(self, hold: Hold, progress: Progress) -> bool:
+    async def renew_all(self, running: Sequence[tuple[Hold, Progress]]) -> list[bool | StoreUnavailable]:
         """See the port."""
+        return [self._renew(hold, progress) for hold, progress in running]
+
+    def _renew(self, hold: Hold, progress: Progress) -> bool:
         if (held := self._holds.get(hold.request_id)) is None:
             if self._end(hold.request_id):
                 return False
@@ -213,14 +227,14 @@ class MemoryQuota:
             self._end_hold(held, -1, 0)
         return held is not None
 
-    async def record(self, entry: Entry) -> None:
+    async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:  # noqa: ARG002 (one shard)
         """See the port."""
         held = self._holds.get(entry.request_id)
         if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED):
             return
         if held and held.hold.tenant_id != entry.tenant_id:
             return
-        if len(self._stream) + len(self._holds) - bool(held) >= 2 * self._backlog_max:
+        if len(self._stream) >= 2 * self._backlog_max:
             raise Denied(Code.AUDIT_BACKLOG)
         self._stream.append(entry.to_json(), entry.tenant_id)
         self._finish(entry.request_id, _End.RECORDED, RELEASED_MS)
@@ -261,6 +275,10 @@ class MemoryQuota:
             self._since_ms = now_ms
         left_ms = 0 if now_ms < self._since_ms else max(0, self._since_ms + self._restore_ms - now_ms)
         return Epoch(str(self._since_ms), left_ms / 1000)
+
+    async def watermark(self) -> Watermark:
+        """See the port."""
+        return Watermark((await self.epoch()).name, (self._stream.oldest,), (self._stream.youngest,))
 
     async def backlog(self) -> Backlog:
         """See the port."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.quota.port import Event
+from gateway.quota.port import Event, EventId
 
 
 @dataclass(slots=True)
@@ -27,6 +27,16 @@ class MemoryStream:
 
     def __len__(self) -> int:
         return len(self._events)
+
+    @property
+    def oldest(self) -> EventId | None:
+        """The id of the oldest event that is not acknowledged."""
+        return next(((0, int(each.removeprefix("0-"))) for each in self._events), None)
+
+    @property
+    def youngest(self) -> EventId:
+        """The id of the youngest event that was ever appended."""
+        return 0, self._last
 
     def append(self, text: str, tenant_id: int | None) -> None:
         """Appends an event."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
@@ -15,10 +17,44 @@ from gateway.stores.redis import connect
 from gateway.values import Period
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, denial, drain, entry
 from tests.gateway.quota.conftest import LEASE_S
-from tests.redis_server import cluster
+from tests.redis_server import RedisServer, cluster
 
 TENANTS = range(1, 25)
 SHARDS = 12
+
+
+async def test_a_denial_by_authz_costs_one_call_at_any_number_of_shards() -> None:
+    with cluster() as servers:
+        costs: list[list[int]] = []
+        for shards in (1, 16, 64):
+            settings = Settings(redis_url=SecretStr(servers[0].url), redis_timeout_s=5.0, redis_shards=64)
+            # The cluster client in each case, so that only the number of shards differs.
+            redis = connect(settings)
+            quota = RedisQuota(redis, settings.model_copy(update={"redis_shards": shards}), Ledger().load)
+            for server in servers:
+                server.client().flushall()
+            await quota.record(denial(), admission_unknown=True)
+            costs.append([])
+            for admission_unknown in (False, True):
+                before = commands(servers)
+                await quota.record(denial(), admission_unknown=admission_unknown)
+                used = commands(servers) - before
+                costs[-1].append(used["evalsha"])
+                assert admission_unknown or not {"eval", "exists", "hexists"} & set(used)
+            assert await quota.backlog() == Backlog(holds=0, events=3)
+            await quota.aclose()
+            await redis.aclose()
+        assert costs == [[1, 2], [1, 17], [1, 65]]
+
+
+def commands(servers: list[RedisServer]) -> Counter[str]:
+    """How often clients and scripts called each command at all nodes together, without this function's own."""
+    calls: Counter[str] = Counter()
+    for server in servers:
+        for name, stats in server.client().info("commandstats").items():
+            calls[name.removeprefix("cmdstat_")] += stats["calls"]
+    del calls["info"]
+    return calls
 
 
 async def test_a_cluster_serves_every_tenant_from_one_node() -> None:
@@ -32,7 +68,7 @@ async def test_a_cluster_serves_every_tenant_from_one_node() -> None:
         holds = await asyncio.gather(*(admitted(quota, asks(tenant=tenant, key=tenant)) for tenant in TENANTS))
         assert all(server.client().dbsize() > 0 for server in servers)
         assert await quota.backlog() == Backlog(holds=24, events=0)
-        assert all([await quota.renew(hold, Progress()) for hold in holds])
+        assert await quota.renew_all([(hold, Progress()) for hold in holds]) == [True] * len(holds)
         clock.forward(LEASE_S)
         lost = await quota.expired(100)
         assert sorted(each.hold.request_id for each in lost) == sorted(hold.request_id for hold in holds)
@@ -42,6 +78,9 @@ async def test_a_cluster_serves_every_tenant_from_one_node() -> None:
         assert all([await quota.settle(entry(hold, output_tokens=7)) for hold in holds])
         assert not any([await quota.settle(entry(hold, output_tokens=7)) for hold in holds])
         await quota.record(denial())
+        # Envoy's access log reports a denial without a tenant. The request ended in the shard of its tenant.
+        for hold in holds:
+            await quota.record(replace(denial(), request_id=hold.request_id), admission_unknown=True)
         assert await quota.backlog() == Backlog(holds=0, events=25)
         assert await drain(quota, ledger) == 25
         assert await quota.backlog() == Backlog(holds=0, events=0)
@@ -52,7 +91,12 @@ async def test_a_cluster_serves_every_tenant_from_one_node() -> None:
             assert counters is not None
             assert counters.used[tenant, Period.TOTAL] == 17
 
+        holds = await asyncio.gather(*(admitted(quota, asks(tenant=tenant, key=tenant)) for tenant in TENANTS))
         servers[2].kill()
+        replies = await quota.renew_all([(hold, Progress()) for hold in holds])
+        # The other nodes still serve their holds.
+        assert {type(reply) for reply in replies} == {bool, StoreUnavailable}
+        assert False not in replies
         outcomes = await asyncio.gather(
             *(quota.admit(asks(tenant=tenant, key=tenant)) for tenant in TENANTS), return_exceptions=True
         )

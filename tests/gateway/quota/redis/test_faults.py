@@ -11,13 +11,13 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
-from gateway.quota.port import Backlog, Counters, Progress, Reserved
+from gateway.quota.port import Backlog, Counters, Reserved
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.grant import seal
 from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Budgets, Period
-from tests.gateway.quota.builders import Clock, Ledger, admitted, again, asks, denial, drain, entry
+from tests.gateway.quota.builders import Clock, Ledger, admitted, again, asks, denial, drain, entry, renew
 from tests.gateway.quota.conftest import LEASE_S, Bench
 from tests.gateway.quota.proxy import Answers, relay
 from tests.redis_server import one_server
@@ -58,7 +58,7 @@ async def test_without_redis_every_call_is_unavailable() -> None:
             stream = quota.streams[0]
             for call in (
                 quota.admit(asks()),
-                quota.renew(hold, Progress()),
+                renew(quota, hold),
                 quota.settle(entry(hold)),
                 quota.release("r", 1, 11),
                 quota.record(denial()),

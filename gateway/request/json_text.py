@@ -1,0 +1,114 @@
+"""JSON text whose parts keep their spelling: an object as its members, a list as its items. Pure.
+
+The gateway changes few fields of a request and carries all others. A carried value is never serialised again, so its
+numbers, keys and escapes reach the backend exactly as the caller wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+# The values are only skipped. `float` accepts an integer of any length.
+_SKIP = json.JSONDecoder(parse_int=float)
+
+
+class Member(NamedTuple):
+    """One member of an object: its name, and the texts of its key and its value."""
+
+    name: str
+    key: str
+    value: str
+
+
+class JsonObject:
+    """A JSON object as the list of its members. Members that are not changed keep their text and their order."""
+
+    def __init__(self, text: str = "{}") -> None:
+        """Reads `text`. Raises ValueError unless it is exactly one JSON object."""
+        self.members: list[Member] = []
+        at = _opening(text, "{")
+        if text[at : at + 1] == "}":
+            at += 1
+        else:
+            at = self._read_members(text, at)
+        _expect_end(text, at)
+
+    def get(self, name: str) -> str | None:
+        """The text of the value of the member `name`, None when there is none."""
+        return next((member.value for member in self.members if member.name == name), None)
+
+    def set(self, name: str, value: str) -> None:
+        """Replaces the value of the first member `name`, or appends the member. `value` is JSON text."""
+        for place, member in enumerate(self.members):
+            if member.name == name:
+                self.members[place] = member._replace(value=value)
+                return
+        self.members.append(Member(name, json.dumps(name), value))
+
+    def remove(self, name: str) -> None:
+        """Removes every member `name`."""
+        self.members = [member for member in self.members if member.name != name]
+
+    def __str__(self) -> str:
+        return "{" + ",".join(f"{member.key}:{member.value}" for member in self.members) + "}"
+
+    def _read_members(self, text: str, at: int) -> int:
+        while True:
+            if text[at : at + 1] != '"':
+                raise ValueError("expected the key of a member")
+            name, end = _SKIP.raw_decode(text, at)
+            colon = _past_space(text, end)
+            if text[colon : colon + 1] != ":":
+                raise ValueError("expected a colon after a key")
+            start = _past_space(text, colon + 1)
+            _, stop = _SKIP.raw_decode(text, start)
+            self.members.append(Member(name, text[at:end], text[start:stop]))
+            at, is_last = _separator(text, stop, "}")
+            if is_last:
+                return at
+
+
+def items(text: str) -> list[str]:
+    """The texts of the items of a JSON list. Raises ValueError unless `text` is exactly one list."""
+    found: list[str] = []
+    at = _opening(text, "[")
+    if text[at : at + 1] == "]":
+        _expect_end(text, at + 1)
+        return found
+    is_last = False
+    while not is_last:
+        _, stop = _SKIP.raw_decode(text, at)
+        found.append(text[at:stop])
+        at, is_last = _separator(text, stop, "]")
+    _expect_end(text, at)
+    return found
+
+
+def _past_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _opening(text: str, bracket: str) -> int:
+    at = _past_space(text, 0)
+    if text[at : at + 1] != bracket:
+        raise ValueError("the text is not a JSON object" if bracket == "{" else "the text is not a JSON list")
+    return _past_space(text, at + 1)
+
+
+def _separator(text: str, at: int, bracket: str) -> tuple[int, bool]:
+    """The place after a comma and its space, or after the closing bracket, and whether it was the bracket."""
+    at = _past_space(text, at)
+    if text[at : at + 1] == ",":
+        return _past_space(text, at + 1), False
+    if text[at : at + 1] != bracket:
+        raise ValueError(f"expected a comma or {bracket}")
+    return at + 1, True
+
+
+def _expect_end(text: str, at: int) -> None:
+    if _past_space(text, at) != len(text):
+        raise ValueError("expected nothing after the value")

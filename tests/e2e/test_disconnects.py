@@ -1,0 +1,88 @@
+"""Many streams that break off at once, over several meters: each row names the side that ended its stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.wire.names import REQUEST_ID_HEADER
+from meter.access_log.cause_stream import KEY
+from tests.e2e.ledger_view import open_ledger_view
+from tests.e2e.load import GenerationRequest, client
+from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.ports import free_port
+
+STREAMS = 200
+SETTINGS = {
+    "DEFAULT_CONCURRENT": str(STREAMS),
+    "DEFAULT_RPM": "1000000",
+    "DEFAULT_TPM": "1000000000",
+    "OLLAMA_MAX_CONNECTIONS": str(2 * STREAMS),
+    # Shorter than the wait for a cause.
+    "HOLD_LEASE_S": "4",
+}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Simulator]:
+    with simulator() as running:
+        # Slow, so that all streams are open when the first one breaks off.
+        running.behave(tokens_per_s=2)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def crowd(upstream: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    state_dir = tmp_path_factory.mktemp("disconnects") / "state"
+    here = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={upstream.url}")
+    with up(state_dir, *here, "--workers", "2", **SETTINGS) as stack:
+        yield stack
+
+
+def unknown_causes(stack: Stack) -> list[dict[str, object]]:
+    """What the meters logged about requests without a cause."""
+    lines = [line for path in Path(stack.state_dir / "logs").glob("meter-*.log") for line in path.open()]
+    assert lines
+    documents = [json.loads(line) for line in lines if line.startswith("{")]
+    return [each for each in documents if each["event"] == "cause_unknown"]
+
+
+@pytest.mark.parametrize(
+    ("by_upstream", "expected"),
+    [(False, ("client_gone", None, 200)), (True, ("upstream_error", "backend_error", 200))],
+    ids=["the callers leave", "the backend dies"],
+)
+async def test_each_row_names_the_side_that_ended_its_stream(
+    crowd: Stack, upstream: Simulator, by_upstream: bool, expected: tuple[str, str | None, int]
+) -> None:
+    key = crowd.new_key(f"tenant-{by_upstream}")
+    request = GenerationRequest("/api/chat", key, words=1000)
+
+    async with client(crowd.url, "crowd") as session, AsyncExitStack() as streams:
+        posts = (session.post(request.path, json=request.body, headers=request.headers) for _ in range(STREAMS))
+        answers = await asyncio.gather(*map(streams.enter_async_context, posts))
+        assert Counter(answer.status for answer in answers) == {200: STREAMS}
+        # One frame each, because an answer without a frame has no cause to find.
+        await asyncio.gather(*(answer.content.readline() for answer in answers))
+        if by_upstream:
+            upstream.process.kill()
+            ends = await asyncio.gather(*(answer.read() for answer in answers), return_exceptions=True)
+            assert {type(end) for end in ends} == {aiohttp.ClientPayloadError}
+        else:
+            for answer in answers:
+                answer.close()
+    request_ids = {answer.headers[REQUEST_ID_HEADER] for answer in answers}
+    async with open_ledger_view(crowd) as ledger_view:
+        rows = await ledger_view.wait_for_rows(request_ids)
+        await ledger_view.wait_until_settled()
+        assert await ledger_view.redis.xlen(KEY) > 0, "no cause went from one meter to another"
+    found = Counter((row["outcome"], row["code"], row["status"]) for each in rows.values() for row in each)
+    assert found == {expected: STREAMS}
+    assert unknown_causes(crowd) == []
