@@ -31,6 +31,9 @@ EPOCH_S = 60.0
 HANG_S = (0.5, 3.0)
 # PostgreSQL may have to recover, and Redis to be filled again.
 SERVED_TIMEOUT_S = 60.0
+# Each service resubmits what Redis lost. If it were killed before, the last copy of its entries would end with it.
+LOSES_DATA = ("flush redis", "kill redis")
+RESUBMIT_S = 5.0
 REFUSED_MODULUS = 50
 FLOOD_REQUESTS = 40
 SLOW_BODIES = 8
@@ -91,6 +94,7 @@ class Soak:
         while True:
             name, fault = self._random.choice(self._faults)
             self._caused[name] += 1
+            print(f"{time.strftime('%X')} {name}", flush=True)  # noqa: T201
             await fault()
             before = len(results)
 
@@ -102,6 +106,8 @@ class Soak:
                 SERVED_TIMEOUT_S,
                 failure=lambda name=name: f"nothing is served after: {name}",  # type: ignore[misc]
             )
+            if name in LOSES_DATA:
+                await asyncio.sleep(RESUBMIT_S)
             if time.monotonic() > until:
                 return
 
