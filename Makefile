@@ -11,6 +11,7 @@ FUZZ_REQUESTS ?= 100000
 FUZZ_SEED ?= 1
 SOAK_SECONDS ?= 1200
 SOAK_SEED ?= 1
+STREAMS ?= 5000
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 GATEWAY_IMAGE ?= neuronetz-gateway:local
@@ -18,7 +19,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack soak bench docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak streams bench docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ fuzz-stack: $(VENV)/.dev ## send unusual requests to the running stack, with dis
 
 soak: $(VENV)/.dev ## run mixed load while processes are killed and stores fail, then check the ledger; SOAK_SECONDS=1200 SOAK_SEED=1
 	@SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_soak.py
+
+streams: $(VENV)/.dev ## open many streams, break all of them off at once, check the ledger and measure the memory per stream; STREAMS=5000
+	@STREAMS=$(STREAMS) $(BIN)/python -m pytest -q -s tests/e2e/test_streams.py
 
 lint: $(VENV)/.dev ## check style, import rules and the English of comments, messages and pages
 	@$(BIN)/ruff check .

@@ -64,6 +64,8 @@ class Admitter:
             runner_options=permission.runner_options,
             show_backend=permission.show_backend,
             log_prompts=principal.log_prompts,
+            requested_model=read.requested_model,
+            hosted_model=permission.hosted_model,
         )
         answer = await self._quota.admit(
             Admission(

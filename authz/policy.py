@@ -20,9 +20,10 @@ class Permission:
 
     `candidates` are the names of the backends to try, in order, each as often as it is tried in a row.
     `runner_options` allows options that reload or unload a model for every tenant. `show_backend` reveals which backend
-    answered.
+    answered. `hosted_model` is the name of the model as its first backend spells it.
     """
 
+    hosted_model: str
     candidates: tuple[str, ...]
     runner_options: bool
     show_backend: bool
@@ -40,6 +41,7 @@ def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog,
     if hosted is None or not may_use(hosted, allow_all=principal.allow_all_models, allowed=principal.models):
         raise Denied(Code.MODEL_NOT_ALLOWED)
     return Permission(
+        hosted_model=hosted.spelling,
         candidates=candidate_backends(hosted, catalog, prefer_loaded=prefer_loaded),
         runner_options=Scope.RUNNER in principal.scopes,
         show_backend=Scope.DEBUG in principal.scopes,

@@ -53,9 +53,13 @@ _TOOL_FIELDS = frozenset({"type", "tools"})
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """The contents of a request body: the canonical model name, the options of the generation, the parsed document."""
+    """The contents of a request body: the options of the generation, and the parsed document.
+
+    `model` is the canonical name of the model, `requested_model` the caller's spelling of it.
+    """
 
     model: str
+    requested_model: str
     generation: GenerationRequest
     document: dict[str, Any]
 
@@ -69,7 +73,7 @@ def read_request(surface: Surface, body: bytes, content_encoding: str) -> ReadRe
     _check_tools(document.get("tools"))
     model = _model_of(document, "model")
     try:
-        return ReadRequest(model, read_generation_request(surface, document), document)
+        return ReadRequest(model, document["model"], read_generation_request(surface, document), document)
     except ValueError as error:
         _deny(str(error))
 

@@ -39,7 +39,7 @@ def rewrite(body: bytes, grant: Grant) -> Rewritten:
     """
     document = JsonObject(body.decode())
     surface = BY_NAME[grant.surface]
-    document.set("model", json.dumps(grant.model))
+    document.set("model", json.dumps(grant.sent_model))
     if surface.cap_field is not None:
         _write_cap(document, surface.cap_field, grant.output_cap)
     if surface.ignored_cap_field is not None:

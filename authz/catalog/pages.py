@@ -24,6 +24,7 @@ from gateway.catalog.ollama_version import lowest
 from gateway.catalog.snapshot import HostedModel
 from gateway.errors import Code, Denied, StoreUnavailable, local_code
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
+from gateway.request.model_name import canonical
 from gateway.settings import Settings
 from gateway.values import Principal
 from gateway.wire.dialects import error_body
@@ -124,12 +125,13 @@ class CatalogPages:
         return web.json_response({"version": lowest(versions) or "0.0.0", "gateway": __version__})
 
     async def _tags(self, request: web.Request) -> web.Response:
-        models = self._effective(request[_PRINCIPAL])
-        return web.json_response({"models": [{"name": name, "model": name, **m.tag} for name, m in models.items()]})
+        models = self._effective(request[_PRINCIPAL]).values()
+        return web.json_response({"models": [{"name": m.name, "model": m.name, **m.tag} for m in models]})
 
     async def _ps(self, request: web.Request) -> web.Response:
         effective = self._effective(request[_PRINCIPAL])
-        running = [dict(row) for row in self._pipeline.catalog().running if row.get("name") in effective]
+        rows = self._pipeline.catalog().running
+        running = [dict(row) for row in rows if canonical(str(row.get("name"))) in effective]
         return web.json_response({"models": running})
 
     async def _show(self, request: web.Request) -> web.Response:
@@ -142,8 +144,8 @@ class CatalogPages:
         return web.json_response({"model_info": {}, **tag, **model.shown})
 
     async def _models(self, request: web.Request) -> web.Response:
-        models = self._effective(request[_PRINCIPAL])
-        return web.json_response({"object": "list", "data": [_openai(name, m) for name, m in models.items()]})
+        models = self._effective(request[_PRINCIPAL]).values()
+        return web.json_response({"object": "list", "data": [_openai(model.spelling, model) for model in models]})
 
     async def _model(self, request: web.Request) -> web.Response:
         principal = request[_PRINCIPAL]

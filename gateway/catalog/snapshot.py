@@ -42,6 +42,12 @@ class HostedModel:
     loaded: tuple[str, ...] = ()
     shown: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def spelling(self) -> str:
+        """The name as the first backend spells it, such as `PetrosStav/gemma3-tools:4b`; lists show this one."""
+        name = self.tag.get("name")
+        return name if isinstance(name, str) else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:

@@ -5,7 +5,8 @@ it to the quota until the quota has accepted it. The outbox then retains the ent
 resubmits it when the quota's store may have lost it. Resubmission is idempotent.
 
 Settlements and denials have separate lanes, so that no settlement waits for a denial. A denial that finds no capacity,
-in its lane or in the quota's backlog, is dropped and counted; a settlement is never dropped.
+in its lane or in the quota's backlog, is dropped and counted; a settlement is never dropped. Denials that the quota had
+accepted and may have lost have a third lane, because they may be many at once, and none of them is dropped.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from functools import partial
 
 import structlog
 
-from gateway.errors import Denied
+from gateway.errors import Denied, StoreUnavailable
 from gateway.loops import forever, retry
 from gateway.quota.port import Quota, Watermark
 from gateway.record.entry import Entry
@@ -69,6 +70,8 @@ class Outbox:
         self._confirm_every_s = confirm_every_s
         self._settlements = _Lane(self._settle, SETTLEMENT_WORKERS)
         self._denials = _Lane(self._record, DENIAL_WORKERS)
+        self._accepted_denials = _Lane(self._record_again, DENIAL_WORKERS)
+        self._lanes = (self._settlements, self._denials, self._accepted_denials)
         self._unconfirmed: dict[str, _Unconfirmed] = {}
         self._epoch: str | None = None
         self.denials_dropped = 0
@@ -106,24 +109,25 @@ class Outbox:
         """Submits every unconfirmed entry again, because the quota's store may have lost it."""
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         for each in unconfirmed.values():
-            self.submit(each.entry)
+            self._resubmit(each.entry)
 
     async def run(self) -> None:
         """Submits entries to the quota and confirms them, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(forever(self._confirm, self._confirm_every_s, on_error="entries_unconfirmed"))
-            tasks.create_task(self._settlements.run())
-            tasks.create_task(self._denials.run())
+            for lane in self._lanes:
+                tasks.create_task(lane.run())
 
     async def wait_idle(self, timeout_s: float) -> int:
         """Waits until the quota has accepted everything, at most `timeout_s`; returns how many entries are left."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._settlements.wait_idle()
-                await self._denials.wait_idle()
+                for lane in self._lanes:
+                    await lane.wait_idle()
         except TimeoutError:
-            log.error("entries_unsettled", settlements=self._settlements.pending, denials=self._denials.pending)
-        return self._settlements.pending + self._denials.pending
+            denials = self._denials.pending + self._accepted_denials.pending
+            log.error("entries_unsettled", settlements=self._settlements.pending, denials=denials)
+        return sum(lane.pending for lane in self._lanes)
 
     async def _settle(self, entry: Entry) -> None:
         epoch = self._epoch
@@ -136,6 +140,17 @@ class Outbox:
             await self.record(entry)
         except Denied:
             self._drop(entry)
+
+    async def _record_again(self, entry: Entry) -> None:
+        """Records a denial that was accepted before. A full backlog is as transient as an unavailable quota."""
+        try:
+            await self.record(entry)
+        except Denied as error:
+            raise StoreUnavailable("the backlog is full") from error
+
+    def _resubmit(self, entry: Entry) -> None:
+        lane = self._accepted_denials if entry.outcome is Outcome.DENIED else self._settlements
+        lane.add(entry)
 
     def _retain(self, entry: Entry, epoch: str | None) -> None:
         self._unconfirmed[entry.request_id] = _Unconfirmed(entry, epoch)
@@ -160,7 +175,7 @@ class Outbox:
                 continue
             if each.epoch != now.epoch:
                 del self._unconfirmed[request_id]
-                self.submit(each.entry)
+                self._resubmit(each.entry)
             elif now.has_passed(each.watermark or now):
                 del self._unconfirmed[request_id]
             else:

@@ -27,6 +27,8 @@ class Grant(RequestRecord):
     `strip_usage` means that the gateway requested the usage report and removes it from the answer. `runner_options`
     means that options of the model's runner are passed on. `show_backend` means that the caller may see which backend
     answered. `output_cap` is the number of output tokens that the hold covers, 0 where nothing is generated.
+    `requested_model` and `hosted_model` are the model's name as the caller and as the backend spell it; both are empty
+    in a grant of a release that did not have them.
     """
 
     tenant_id: int
@@ -42,6 +44,13 @@ class Grant(RequestRecord):
     admitted_at_ms: int
     input_estimate: int
     output_cap: int
+    requested_model: str = ""
+    hosted_model: str = ""
+
+    @property
+    def sent_model(self) -> str:
+        """The name of the model in the request to the backend. /api/embeddings of Ollama is sensitive to its case."""
+        return self.hosted_model or self.model
 
     @classmethod
     def from_json(cls, text: str) -> Grant:
@@ -60,7 +69,14 @@ _FIELDS = fields(Grant)
 
 
 def draft(
-    record: RequestRecord, *, strip_usage: bool, runner_options: bool, show_backend: bool, log_prompts: bool
+    record: RequestRecord,
+    *,
+    strip_usage: bool,
+    runner_options: bool,
+    show_backend: bool,
+    log_prompts: bool,
+    requested_model: str = "",
+    hosted_model: str = "",
 ) -> str:
     """The grant of `record` without the quota's decision: an ASCII JSON object for `seal`."""
     data = record_fields(record)
@@ -68,6 +84,8 @@ def draft(
     data["runner_options"] = runner_options
     data["show_backend"] = show_backend
     data["log_prompts"] = log_prompts
+    data["requested_model"] = requested_model
+    data["hosted_model"] = hosted_model
     return json.dumps(data, separators=(",", ":"))
 
 

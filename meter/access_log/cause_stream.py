@@ -15,7 +15,7 @@ log = structlog.get_logger()
 KEY = "nz:disconnect_causes"
 FIRST = "0-0"
 BLOCK_S = 1.0
-_READ_MAX = 100
+_READ_MAX = 20
 # More than all meters write in the time in which one of them may be delayed. Redis removes whole nodes of a stream
 # only, so it may retain about 100 more.
 _BATCHES_MAX = 2000

@@ -18,32 +18,43 @@ from gateway.values import Outcome
 
 log = structlog.get_logger()
 
-# The record arrives immediately, or never if Envoy crashed. Only an outage of Redis delays it, and most outages are
-# shorter than this.
+# The record arrives immediately, or never if Envoy crashed. Only an outage of Redis or the load of a meter delays it,
+# and most outages are shorter than this.
 WAIT_S = 5.0
+# While other causes arrive, this one may still be in the backlog of a meter, so the wait is extended up to this.
+WAIT_MAX_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     entry: Entry
     on_final: Callable[[], None]
+    since_s: float
     deadline: asyncio.TimerHandle
 
 
 class DisconnectCauses:
     """The requests of this process whose answers may break off, and those that wait for their cause.
 
-    `submit` accepts the final entries, `publish` the causes of other meters' requests. `wait_s` bounds the wait for a
-    cause. A cause that arrives before its request ends is remembered, so the memory is bounded by the
-    number of running requests. `unknown` counts the entries that became final without a cause.
+    `submit` accepts the final entries, `publish` the causes of other meters' requests. A request waits until no cause
+    of any request has arrived for `wait_s`, and at most `wait_max_s`. A cause that arrives before its request ends is
+    remembered, so the memory is bounded by the number of running requests. `unknown` counts the entries that became
+    final without a cause.
     """
 
     def __init__(
-        self, submit: Callable[[Entry], None], publish: Callable[[str, bool], None], *, wait_s: float = WAIT_S
+        self,
+        submit: Callable[[Entry], None],
+        publish: Callable[[str, bool], None],
+        *,
+        wait_s: float = WAIT_S,
+        wait_max_s: float = WAIT_MAX_S,
     ) -> None:
         self._submit = submit
         self._publish = publish
         self._wait_s = wait_s
+        self._wait_max_s = wait_max_s
+        self._arrived_s = 0.0
         self._running: dict[str, bool | None] = {}
         self._waiting: dict[str, _Waiting] = {}
         self.unknown = 0
@@ -68,6 +79,7 @@ class DisconnectCauses:
 
     def resolve(self, request_id: str, by_upstream: bool) -> bool:
         """Accepts a cause from Envoy or from another meter. Returns whether the request is known in this process."""
+        self._arrived_s = asyncio.get_running_loop().time()
         if request_id in self._waiting:
             self._finish(request_id, by_upstream)
             return True
@@ -79,12 +91,12 @@ class DisconnectCauses:
     def settle(self, entry: Entry, on_final: Callable[[], None]) -> None:
         """Accepts the entry of a broken-off answer, which presumes that the caller ended it.
 
-        Calls `on_final` and then submits the entry as soon as the cause is known. After `wait_s` without a cause the
-        entry is submitted unchanged. Its hold must be renewed until then.
+        Calls `on_final` and then submits the entry as soon as the cause is known. After the wait the entry is
+        submitted unchanged. Its hold must be renewed until then.
         """
-        request_id = entry.request_id
-        deadline = asyncio.get_running_loop().call_later(self._wait_s, self._expire, request_id)
-        self._waiting[request_id] = _Waiting(entry, on_final, deadline)
+        request_id, loop = entry.request_id, asyncio.get_running_loop()
+        deadline = loop.call_later(self._wait_s, self._expire, request_id)
+        self._waiting[request_id] = _Waiting(entry, on_final, loop.time(), deadline)
         by_upstream = self._running.pop(request_id, None)
         if by_upstream is not None:
             self._finish(request_id, by_upstream)
@@ -95,6 +107,12 @@ class DisconnectCauses:
             self._finish(request_id, by_upstream=False)
 
     def _expire(self, request_id: str) -> None:
+        waiting, loop = self._waiting[request_id], asyncio.get_running_loop()
+        due_s = min(self._arrived_s + self._wait_s, waiting.since_s + self._wait_max_s)
+        if due_s > loop.time():
+            deadline = loop.call_at(due_s, self._expire, request_id)
+            self._waiting[request_id] = replace(waiting, deadline=deadline)
+            return
         self.unknown += 1
         log.warning("cause_unknown", request_id=request_id, reason="no record", unknown=self.unknown)
         self._finish(request_id, by_upstream=False)

@@ -15,8 +15,8 @@ from meter.access_log.cause_stream import FIRST, CauseStream
 log = structlog.get_logger()
 
 # How long a batch waits for more causes. The streams of a backend that dies break off together.
-GATHER_S = 0.02
-BATCH_MAX = 200
+GATHER_S = 0.05
+BATCH_MAX = 1000
 # Beyond this the oldest causes are dropped. Redis is unavailable then, and their requests are past their deadline.
 OUTGOING_MAX = 10_000
 

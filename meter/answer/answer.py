@@ -16,6 +16,7 @@ from gateway.wire.surfaces import BY_NAME, Dialect, Surface
 from meter.answer.backend_errors import caller_status
 from meter.answer.error_body import ErrorBody
 from meter.answer.framing import NdjsonSplitter, Splitter, SseSplitter
+from meter.answer.model_spelling import ModelSpelling
 from meter.answer.result import AnswerResult
 from meter.answer.stream import Stream
 from meter.answer.usage import UsageFold
@@ -47,6 +48,7 @@ class Answer:
         self._grant = grant
         self._fold = UsageFold(grant.input_estimate, grant.output_cap)
         self._body: Body | None = None
+        self._spelling: ModelSpelling | None = None
         self._error_code: Code | None = None
 
     def headers(self, status: int, content_type: str) -> int:
@@ -62,6 +64,7 @@ class Answer:
             self._body = Stream(self._grant, surface, splitter, self._fold)
         else:
             self._body = Whole(self._grant, surface, self._fold)
+        self._spelling = ModelSpelling.of(self._grant, framed=isinstance(self._body, Stream))
         return status
 
     def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
@@ -76,6 +79,8 @@ class Answer:
         outcome = self._body.outcome
         if outcome is not None and (end_of_stream or outcome in (Outcome.COMPLETE, Outcome.CUT)):
             self.result = self._result(outcome)
+        if self._spelling is not None:
+            body = self._spelling.respell(data if body is None else body, end_of_stream)
         return body
 
     @property

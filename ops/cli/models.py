@@ -55,7 +55,9 @@ async def _published_catalog(settings: Settings) -> Catalog:
 
 def _effective(catalog: Catalog, tenant: Tenant) -> list[str]:
     policy = tenant.policy
-    return effective_models(catalog, allow_all=bool(policy["allow_all_models"]), allowed=policy["allowed_models"] or ())
+    allowed = policy["allowed_models"] or ()
+    names = effective_models(catalog, allow_all=bool(policy["allow_all_models"]), allowed=allowed)
+    return [catalog.models[name].spelling for name in names]
 
 
 def _hosted_by(catalog: Catalog, backend: str) -> list[HostedModel]:
@@ -70,7 +72,7 @@ def _document(catalog: Catalog, unseen: list[str], tenant: Tenant | None) -> dic
             "version": state.version,
             "version_too_old": is_too_old(state.version),
             "models": [
-                {"name": model.name, "digest": model.digests.get(state.name), "loaded": state.name in model.loaded}
+                {"name": model.spelling, "digest": model.digests.get(state.name), "loaded": state.name in model.loaded}
                 for model in _hosted_by(catalog, state.name)
             ],
         }
@@ -83,7 +85,7 @@ def _document(catalog: Catalog, unseen: list[str], tenant: Tenant | None) -> dic
         "backends": [*backends, *unanswered],
         "models": [
             {
-                "name": model.name,
+                "name": model.spelling,
                 "size": model.tag.get("size"),
                 "backends": list(model.backends),
                 "loaded": list(model.loaded),
@@ -117,7 +119,7 @@ def _row(model: HostedModel, backend: str) -> tuple[object, ...]:
     size, digest = model.tag.get("size"), model.digests.get(backend)
     shown = digest and digest[:DIGEST_SHOWN_CHARACTERS]
     return (
-        model.name,
+        model.spelling,
         f"{size / 1e9:.1f}" if isinstance(size, int) else None,
         f"{shown} differs" if digests_differ(model) else shown,
         backend in model.loaded,
@@ -126,7 +128,7 @@ def _row(model: HostedModel, backend: str) -> tuple[object, ...]:
 
 def _print_union(catalog: Catalog) -> None:
     click.echo("all backends")
-    rows = [(model.name, model.backends) for model in catalog.models.values()]
+    rows = [(model.spelling, model.backends) for model in catalog.models.values()]
     print_table(("model", "backends, in order of priority"), rows, empty="no models")
 
 

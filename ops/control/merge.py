@@ -64,7 +64,7 @@ def merge(
         backends=tuple(BackendState(o.backend.name, len(o.backend.urls), o.version, o.answers) for o in observations),
         models={**remote, **local},
         running=tuple(
-            {"name": name, "model": name, **_picked(row, _RUNNING_SHOWN)}
+            {"name": (spelling := _spelling(row, name)), "model": spelling, **_picked(row, _RUNNING_SHOWN)}
             for name, rows in running.items()
             for row in rows.values()
         ),
@@ -89,7 +89,7 @@ def _hosted(
     running: Mapping[str, object],
     descriptions: Mapping[str, Mapping[str, Any]],
 ) -> HostedModel:
-    tag = _picked(next(iter(rows.values())), _SHOWN)
+    tag = _tag(name, rows)
     digests = {backend: digest for backend, row in rows.items() if isinstance(digest := row.get("digest"), str)}
     return HostedModel(
         name=name,
@@ -102,11 +102,24 @@ def _hosted(
 
 
 def _remote(name: str, rows: Mapping[str, Mapping[str, Any]]) -> HostedModel:
-    return HostedModel(name, tuple(rows), _picked(next(iter(rows.values())), _SHOWN), remote=True)
+    return HostedModel(name, tuple(rows), _tag(name, rows), remote=True)
+
+
+def _tag(name: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What callers see of the first backend's row, under the name by which that backend lists the model."""
+    row = next(iter(rows.values()))
+    spelling = _spelling(row, name)
+    return {"name": spelling, "model": spelling, **_picked(row, _SHOWN)}
 
 
 def _picked(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: row[key] for key in keys if key in row}
+
+
+def _spelling(row: Mapping[str, Any], name: str) -> str:
+    """The name in a row that has the canonical `name`, with its tag."""
+    spelling = str(row.get("model") or row.get("name"))
+    return spelling if spelling.lower() == name else name
 
 
 def _name(row: Mapping[str, Any]) -> str | None:

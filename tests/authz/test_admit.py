@@ -39,7 +39,7 @@ async def test_a_request_beyond_the_maximum_of_running_requests_is_retried_after
         checked = CheckedRequest(request_id, "POST", surface.path, None, "192.0.2.1", "", "", b'{"model": "m"}')
         read = read_request(surface, checked.body, "")
         record = checked.record(principal, surface, read)
-        permission = Permission(("default",), runner_options=False, show_backend=False)
+        permission = Permission("m:latest", ("default",), runner_options=False, show_backend=False)
         decisions.append(await admitter.admit(record, principal, permission, surface, read))
     admitted, denial = decisions
     assert isinstance(admitted, Admitted)

@@ -15,7 +15,7 @@ from gateway import settings
 from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
 from gateway.quota import periods
-from gateway.quota.port import Counters
+from gateway.quota.port import Counters, Watermark
 from gateway.quota.rebuild import Rebuilder, total
 from gateway.quota.redis import codec, keys
 from gateway.quota.redis.quota import RedisQuota
@@ -136,6 +136,19 @@ class LedgerView:
     async def wait_until_settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Waits until no request is held and no event waits for PostgreSQL."""
         await eventually_async(self._is_idle, timeout_s, failure="a hold or an event remained")
+
+    async def wait_until_recorded(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
+        """Waits until PostgreSQL has every event that is in Redis now."""
+        first: Watermark | None = None
+
+        async def recorded() -> bool:
+            nonlocal first
+            now = await self._quota.watermark()
+            if first is None or first.epoch != now.epoch:
+                first = now
+            return now.has_passed(first)
+
+        await eventually_async(recorded, timeout_s, retry_on=(StoreUnavailable,), failure="an event remained")
 
     async def _is_idle(self) -> bool:
         backlog = await self._quota.backlog()

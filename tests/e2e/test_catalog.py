@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,6 +13,7 @@ import ollama as ollama_client
 import openai
 import pytest
 
+from gateway.wire.surfaces import SURFACES, Surface
 from tests.e2e.ledger_view import audit_row
 from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack
 from tests.polling import eventually
@@ -188,3 +192,50 @@ def test_a_pulled_model_is_usable_after_the_next_refresh(stack: Stack, spare: Si
     assert request(stack, narrow, "/api/generate", "POST", body).status_code == 403
     httpx.request("DELETE", f"{spare.url}/api/delete", json={"model": "hf.co/org/fresh"}).raise_for_status()
     eventually(lambda: request(stack, key, "/api/generate", "POST", body).status_code == 403)
+
+
+FOREIGN = "PetrosStav/gemma3-tools:4b"
+
+
+@pytest.fixture(scope="module")
+def mixed(stack: Stack, spare: Simulator) -> Iterator[str]:
+    """A key that may use everything, while the spare backend has a model whose name has capital letters."""
+    key = stack.new_key("capitals")
+    copied = httpx.post(f"{spare.url}/api/copy", json={"source": MODEL, "destination": FOREIGN})
+    copied.raise_for_status()
+    eventually(lambda: FOREIGN in request(stack, key, "/v1/models").text)
+    yield key
+    httpx.request("DELETE", f"{spare.url}/api/delete", json={"model": FOREIGN}).raise_for_status()
+    eventually(lambda: FOREIGN not in request(stack, key, "/v1/models").text)
+
+
+def test_lists_have_the_spelling_of_the_backend(stack: Stack, mixed: str) -> None:
+    assert FOREIGN in {model["name"] for model in request(stack, mixed, "/api/tags").json()["models"]}
+    assert FOREIGN in {model["model"] for model in request(stack, mixed, "/api/tags").json()["models"]}
+    assert FOREIGN in {model["id"] for model in request(stack, mixed, "/v1/models").json()["data"]}
+    assert FOREIGN in {model["name"] for model in stack.cli("list-models")["models"]}
+    for spelling in (FOREIGN, FOREIGN.lower(), FOREIGN.upper()):
+        assert request(stack, mixed, f"/v1/models/{spelling}").json()["id"] == spelling
+        assert request(stack, mixed, "/api/show", "POST", {"model": spelling}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "spelling", ["llama3.2", "Llama3.2", "LLAMA3.2:Latest", "library/llama3.2", FOREIGN, FOREIGN.lower()]
+)
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
+def test_an_answer_has_the_spelling_of_the_caller(
+    stack: Stack, mixed: str, ollama: Simulator, spare: Simulator, surface: Surface, stream: bool, spelling: str
+) -> None:
+    prompt = {"messages": [{"role": "user", "content": "Hello"}], "prompt": "Hello", "input": "Hello"}
+    body = {"model": spelling, "stream": stream, "max_tokens": 9, **prompt}
+    if surface.cap_field is None and "gemma" not in spelling.lower():
+        body["model"] = spelling = re.sub("(?i)llama3.2", "Nomic-embed-Text", spelling)
+    answer = httpx.post(stack.url + surface.path, json=body, headers={"x-api-key": mixed}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    names = set(re.findall(r'"model":"([^"]*)"', answer.text))
+    assert names == (set() if surface.name == "embeddings" else {spelling})
+    (record,) = [*ollama.requests(answer.headers["x-request-id"]), *spare.requests(answer.headers["x-request-id"])]
+    sent = json.loads(record["body"])["model"]
+    assert sent == (FOREIGN if "gemma" in spelling.lower() else sent.lower())
+    assert sent.endswith((":latest", ":4b"))

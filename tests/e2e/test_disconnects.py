@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -16,6 +14,7 @@ from gateway.wire.names import REQUEST_ID_HEADER
 from meter.access_log.cause_stream import KEY
 from tests.e2e.ledger_view import open_ledger_view
 from tests.e2e.load import GenerationRequest, client
+from tests.e2e.meter_logs import unknown_causes
 from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.ports import free_port
 
@@ -44,14 +43,6 @@ def crowd(upstream: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
     here = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={upstream.url}")
     with up(state_dir, *here, "--workers", "2", **SETTINGS) as stack:
         yield stack
-
-
-def unknown_causes(stack: Stack) -> list[dict[str, object]]:
-    """What the meters logged about requests without a cause."""
-    lines = [line for path in Path(stack.state_dir / "logs").glob("meter-*.log") for line in path.open()]
-    assert lines
-    documents = [json.loads(line) for line in lines if line.startswith("{")]
-    return [each for each in documents if each["event"] == "cause_unknown"]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,10 @@ EPOCH_S = 60.0
 HANG_S = (0.5, 3.0)
 # PostgreSQL may have to recover, and Redis to be filled again.
 SERVED_TIMEOUT_S = 60.0
+LOSES_DATA = ("flush redis", "kill redis")
+MAKES_ENTRIES = ("kill authz", "kill meter")
+# In this time the services submit the entries that Redis lost or did not accept.
+RESUBMIT_S = 5.0
 REFUSED_MODULUS = 50
 FLOOD_REQUESTS = 40
 SLOW_BODIES = 8
@@ -57,6 +61,7 @@ class Soak:
         self._random = random.Random(SEED)  # noqa: S311 (nothing secret)
         self._caused: Counter[str] = Counter()
         self._slow: list[socket.socket] = []
+        self._redis_failed_s = 0.0
         self._faults: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             *((f"kill {name}", lambda name=name: trial.kill(name)) for name in sorted(trial.stack.names())),
             ("hang redis", lambda: self._hang("redis")),
@@ -91,7 +96,11 @@ class Soak:
         while True:
             name, fault = self._random.choice(self._faults)
             self._caused[name] += 1
+            await self._wait_for_copies(name)
+            print(f"{time.strftime('%X')} {name}", flush=True)  # noqa: T201
             await fault()
+            if name.endswith("redis"):
+                self._redis_failed_s = time.monotonic()
             before = len(results)
 
             async def served(before: int = before) -> bool:
@@ -104,6 +113,17 @@ class Soak:
             )
             if time.monotonic() > until:
                 return
+
+    async def _wait_for_copies(self, name: str) -> None:
+        """Waits until this fault leaves a copy of every entry.
+
+        Until PostgreSQL has an entry, Redis and the process that made it have a copy. An entry is lost when both lose
+        it, which is a documented limit and no defect.
+        """
+        if name in LOSES_DATA:
+            await self._ledger_view.wait_until_recorded(SERVED_TIMEOUT_S)
+        elif name.startswith(MAKES_ENTRIES):
+            await asyncio.sleep(self._redis_failed_s + RESUBMIT_S - time.monotonic())
 
     async def _hang(self, prefix: str) -> None:
         with self._trial.stack.frozen(prefix):

@@ -104,6 +104,38 @@ async def test_denials_that_wait_are_bounded_and_settlements_never_dropped(quota
     assert (await quota.backlog()).events == 5
 
 
+async def test_accepted_denials_that_the_store_lost_are_resubmitted_whatever_their_number(quota: Quota) -> None:
+    outbox = Outbox(quota, settlements_max=2, denials_max=2)
+    denials = [denial() for _ in range(2 * BACKLOG_MAX)]
+    for each in denials:
+        await outbox.record(each)
+    quota.lose_everything()
+    outbox.resubmit_unconfirmed()
+    async with running(outbox):
+        assert await outbox.wait_idle(10) == 0
+    entries = [Entry.from_json(event.text) for event in await quota.streams[0].read("test", 100, 0)]
+    assert {each.request_id for each in entries} == {each.request_id for each in denials}
+    assert outbox.denials_dropped == 0
+
+
+async def test_an_accepted_denial_waits_while_the_backlog_is_full_and_a_new_one_does_not(quota: Quota) -> None:
+    outbox = Outbox(quota, settlements_max=10, denials_max=10)
+    accepted = denial()
+    await outbox.record(accepted)
+    quota.lose_everything()
+    for _ in range(2 * BACKLOG_MAX):
+        await quota.record(denial())
+    outbox.resubmit_unconfirmed()
+    outbox.submit(denial())
+    async with running(outbox):
+        await eventually_async(lambda: outbox.denials_dropped == 1)
+        (stream,) = quota.streams
+        await stream.acknowledge([event.id for event in await stream.read("test", 100, 0)])
+        assert await outbox.wait_idle(10) == 0
+    (event,) = await stream.read("test", 100, 0)
+    assert Entry.from_json(event.text) == accepted
+
+
 async def test_an_entry_is_retained_while_an_older_event_waits(quota: Quota) -> None:
     outbox = Outbox(quota, settlements_max=10, denials_max=10, confirm_every_s=0.01)
     first, second = [await admitted(quota, asks()) for _ in range(2)]

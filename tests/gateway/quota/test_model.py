@@ -108,7 +108,9 @@ class QuotaMachine(RuleBasedStateMachine):
         self.redis = connect(chosen)
         await self.redis.flushall()
         self.ledgers.append(Ledger())
-        self.quotas.append(RedisQuota(self.redis, chosen, self.ledgers[1].load, clock=self.clock, restore_s=0))
+        self.quotas.append(
+            RedisQuota(self.redis, chosen, self.ledgers[1].load, clock=self.clock, restore_s=0, rebuild_wait_s=30)
+        )
 
     def teardown(self) -> None:
         for hold in list(self.running.values()):

@@ -22,11 +22,13 @@ DIED = replace(LEFT, outcome=Outcome.UPSTREAM_ERROR, code="backend_error")
 class Meter:
     """The causes of one process, with what it submitted, published and stopped renewing."""
 
-    def __init__(self, wait_s: float = 60) -> None:
+    def __init__(self, wait_s: float = 60, wait_max_s: float = 60) -> None:
         self.entries: list[Entry] = []
         self.published: list[tuple[str, bool]] = []
         self.final: list[str] = []
-        self.causes = DisconnectCauses(self.entries.append, lambda *cause: self.published.append(cause), wait_s=wait_s)
+        self.causes = DisconnectCauses(
+            self.entries.append, lambda *cause: self.published.append(cause), wait_s=wait_s, wait_max_s=wait_max_s
+        )
 
     def settle(self, left: Entry) -> None:
         self.causes.settle(left, lambda: self.final.append(left.request_id))
@@ -73,6 +75,53 @@ async def test_without_a_cause_the_caller_is_presumed_and_the_case_is_counted() 
     assert meter.final == ["broken"]
     assert [(each["event"], each["request_id"], each["unknown"]) for each in logs] == [("cause_unknown", "broken", 1)]
     assert meter.causes.unknown == 1
+
+
+class Clock:
+    """The clock of the running event loop, which a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now_s = 1000.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self._now_s)
+
+    async def forward(self, seconds: float) -> None:
+        """Moves it and runs the timers that are due. One that has fired may set another one that is due."""
+        self._now_s += seconds
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+async def test_a_request_waits_longer_while_other_causes_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, meter = Clock(monkeypatch), Meter(wait_s=5, wait_max_s=60)
+    meter.settle(LEFT)
+    for _ in range(3):
+        await clock.forward(4)
+        meter.causes.resolve("other", by_upstream=False)
+    await clock.forward(4)
+    assert meter.entries == []
+    assert meter.causes.resolve("broken", by_upstream=True)
+    assert (meter.entries, meter.causes.unknown) == ([DIED], 0)
+
+
+async def test_a_request_waits_no_longer_when_no_cause_arrives_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, meter = Clock(monkeypatch), Meter(wait_s=5, wait_max_s=60)
+    meter.settle(LEFT)
+    await clock.forward(4)
+    meter.causes.resolve("other", by_upstream=False)
+    await clock.forward(4)
+    assert meter.entries == []
+    await clock.forward(1)
+    assert (meter.entries, meter.causes.unknown) == ([LEFT], 1)
+
+
+async def test_the_wait_for_a_cause_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, meter = Clock(monkeypatch), Meter(wait_s=5, wait_max_s=12)
+    meter.settle(LEFT)
+    for _ in range(3):
+        assert meter.entries == []
+        meter.causes.resolve("other", by_upstream=False)
+        await clock.forward(4)
+    assert (meter.entries, meter.causes.unknown) == ([LEFT], 1)
 
 
 async def test_a_meter_that_stops_does_not_wait_for_causes() -> None:

@@ -41,7 +41,20 @@ def test_names_are_canonical_and_what_runs_elsewhere_is_left_out() -> None:
         ]
     )
     assert list(catalog.models) == ["llama3.2:latest"]
-    assert [row["name"] for row in catalog.running] == ["llama3.2:latest"]
+    assert [row["name"] for row in catalog.running] == ["Llama3.2:latest"]
+
+
+def test_a_model_is_listed_in_the_spelling_of_its_first_backend() -> None:
+    names = ("PetrosStav/gemma3-tools:4b", "hf.co/U/M:Q4_K_M", "registry.ollama.ai/library/a:latest", "B")
+    catalog = merge([seen("near", *names), seen("far", "petrosstav/gemma3-tools:4B")])
+    assert {name: model.spelling for name, model in catalog.models.items()} == {
+        "petrosstav/gemma3-tools:4b": "PetrosStav/gemma3-tools:4b",
+        "hf.co/u/m:q4_k_m": "hf.co/U/M:Q4_K_M",
+        "a:latest": "a:latest",
+        "b:latest": "b:latest",
+    }
+    read = Catalog.from_json(catalog.to_json())
+    assert read.models["petrosstav/gemma3-tools:4b"].tag["model"] == "PetrosStav/gemma3-tools:4b"
 
 
 STUB = {"model": "stub:latest", "remote_host": "https://elsewhere.example"}

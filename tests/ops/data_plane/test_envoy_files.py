@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from gateway.errors import MESSAGE, Code
+from gateway.service.grpc_server import ANSWER_BYTES_MAX
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.wire.dialects import error_object
@@ -51,10 +52,22 @@ def listener(files: dict[str, bytes]) -> dict[str, Any]:
     return resources[0]
 
 
+def connection_manager(files: dict[str, bytes]) -> dict[str, Any]:
+    manager: dict[str, Any] = listener(files)["filter_chains"][0]["filters"][0]["typed_config"]
+    return manager
+
+
 def routes(files: dict[str, bytes]) -> list[dict[str, Any]]:
-    manager = listener(files)["filter_chains"][0]["filters"][0]["typed_config"]
-    found: list[dict[str, Any]] = manager["route_config"]["virtual_hosts"][0]["routes"]
+    found: list[dict[str, Any]] = connection_manager(files)["route_config"]["virtual_hosts"][0]["routes"]
     return found
+
+
+def test_the_meter_accepts_the_largest_message_of_the_access_log(settings: Settings, tmp_path: Path) -> None:
+    manager = connection_manager(render(settings, tmp_path))
+    (access_log,) = manager["access_log"]
+    record_bytes_max = 2 * 1024 * manager["max_request_headers_kb"]
+    message_bytes_max = access_log["typed_config"]["common_config"]["buffer_size_bytes"] + record_bytes_max
+    assert 5000 * 1024 < message_bytes_max <= ANSWER_BYTES_MAX
 
 
 SMALLEST = {"ollama_max_connections": 1, "ollama_connect_timeout_s": 0.001, "ollama_read_timeout_s": 0.001}

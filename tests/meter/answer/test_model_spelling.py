@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.record.grant import Grant
+from gateway.wire.surfaces import BY_NAME
+from meter.answer.answer import Answer
+from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcripts
+
+SUCCESSFUL = [each for each in transcripts() if each.status == 200]
+_NAME = re.compile(rb'"model":"([^"]+)"')
+
+
+def delivered(exchange: Transcript, grant: Grant, cuts: list[int]) -> bytes:
+    answer = Answer(grant)
+    answer.headers(exchange.status, exchange.content_type)
+    edges = [0, *sorted(cut % (len(exchange.body) + 1) for cut in cuts), len(exchange.body)]
+    out = b""
+    pieces = [exchange.body[start:end] for start, end in pairwise(edges)]
+    for piece, end_of_stream in [*((piece, False) for piece in pieces), (b"", True)]:
+        body = answer.chunk(piece, end_of_stream)
+        out += piece if body is None else body
+        if answer.result:
+            break
+    return out
+
+
+@pytest.mark.parametrize("exchange", SUCCESSFUL, ids=lambda exchange: exchange.name)
+@pytest.mark.parametrize("cuts", [[], [1, 9, 40, 41, 200]], ids=["whole", "cut"])
+def test_every_recorded_answer_has_the_name_as_the_caller_spelled_it(exchange: Transcript, cuts: list[int]) -> None:
+    sent = set(_NAME.findall(exchange.body)) or {b"m:latest"}
+    name = sent.pop().decode()
+    grant = grant_of(exchange, model=name.lower(), hosted_model=name, requested_model=name.upper(), strip_usage=False)
+    plain = grant_of(exchange, model=name.lower(), hosted_model=name, requested_model=name, strip_usage=False)
+    old, new = (b'"model":"%b"' % each.encode() for each in (name, name.upper()))
+    expected = delivered(exchange, plain, cuts).replace(old, new)
+    assert delivered(exchange, grant, cuts) == expected
+
+
+def answer_of(surface: str, document: dict[str, Any], requested: str) -> dict[str, Any]:
+    body = json.dumps(document).encode() + b"\n"
+    grant = grant_for(
+        BY_NAME[surface], stream=False, model="m:latest", hosted_model="M:latest", requested_model=requested
+    )
+    exchange = Transcript("own", BY_NAME[surface].path, b"{}", 200, "application/json", body)
+    return dict(json.loads(delivered(exchange, grant, [])))
+
+
+def test_the_argument_of_a_call_is_not_a_name_of_the_answer() -> None:
+    call = {"function": {"name": "load", "arguments": {"model": "M:latest"}}}
+    message = {"role": "assistant", "content": '"model":"M:latest"', "tool_calls": [call]}
+    sent = {"model": "M:latest", "message": message, "done": True, "done_reason": "stop", "eval_count": 3}
+    assert answer_of("chat", sent, "m") == {**sent, "model": "m"}
+
+
+@given(st.integers(0, 3000), st.lists(st.integers(0, 9000), max_size=6))
+def test_the_name_behind_a_long_vector_is_found_wherever_the_chunks_are_cut(numbers: int, cuts: list[int]) -> None:
+    document = {"object": "list", "data": [{"embedding": [0.5] * numbers}], "model": "M:latest", "usage": {}}
+    body = json.dumps(document).encode()
+    grant = grant_for(BY_NAME["v1_embeddings"], hosted_model="M:latest", requested_model="m")
+    exchange = Transcript("own", "/v1/embeddings", b"{}", 200, "application/json", body)
+    assert json.loads(delivered(exchange, grant, cuts)) == {**document, "model": "m"}
