@@ -48,7 +48,7 @@ lint: $(VENV)/.dev ## check style, import rules and the English of comments, mes
 types: $(VENV)/.dev ## check the types with mypy --strict
 	@$(BIN)/mypy
 
-fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers and decoders; FUZZ_SECONDS=60
+fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers, the decoders and the gRPC server; FUZZ_SECONDS=60
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.runtime ## measure the cost of the gateway relative to its upstream, as ratios in one run; BENCH_ARGS='--workers 1 --streams 100 --json'

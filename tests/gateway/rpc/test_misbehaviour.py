@@ -313,7 +313,7 @@ async def test_a_connection_that_never_begins_holds_up_no_other(path: str, sent:
     writer.transport.abort()
 
 
-async def test_a_peer_that_goes_away_is_still_served_on_its_streams(peer: RawPeer) -> None:
+async def test_a_peer_that_sends_goaway_is_still_served_on_its_streams(peer: RawPeer) -> None:
     stream = peer.open("Chat")
     peer.data(stream, HELLO)
     await peer.received(stream, len(HELLO))
