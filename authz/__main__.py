@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
 import structlog
-from envoy.service.auth.v3 import external_auth_pb2_grpc
 
 from authz.admit import Admitter
 from authz.catalog.pages import CatalogPages
@@ -22,14 +21,16 @@ from authz.keys.last_used import LastUsed
 from authz.keys.repository import KeyRepository
 from authz.keys.throttle import FailureThrottle
 from authz.keys.verified_cache import VerifiedKeyCache
-from authz.server import AuthorizationServicer
+from authz.server import Authorization
 from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
-from gateway.service import grpc_health, grpc_server, http_server, lifecycle
+from gateway.rpc.health import Health
+from gateway.rpc.server import make_server
+from gateway.service import http_server, lifecycle
 from gateway.service.readiness import Readiness
 from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
@@ -108,14 +109,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         readiness = Readiness(database, quota, lambda: catalog.known)
         pages = http_server.runner_of(CatalogPages(pipeline, settings, readiness.missing).application())
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
-        await http_server.start(pages, settings.authz_http_listen, tls.http_context() if tls else None)
+        await http_server.start(pages, settings.authz_http_listen, tls.http1_context() if tls else None)
         stack.push_async_callback(pages.cleanup)
 
         await _wait_for_stores(change_listener, catalog)
-        server = grpc_server.make_server(settings.max_request_body_bytes)
-        health = grpc_health.add_health(server)
-        external_auth_pb2_grpc.add_AuthorizationServicer_to_server(AuthorizationServicer(pipeline, settings), server)
-        await grpc_server.start(server, settings.authz_grpc_listen, tls)
+        health = Health()
+        methods = (*Authorization(pipeline, settings).methods(), *health.methods())
+        server = make_server(settings, methods, settings.max_request_body_bytes)
+        await server.start(settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.push_async_callback(health.announce_shutdown)
 

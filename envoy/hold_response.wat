@@ -47,7 +47,7 @@
   ;; A JSON answer that grows beyond this is released and streams on. Envoy itself answers 500 when a held body
   ;; outgrows its buffer, the larger of the route's `request_body_buffer_limit` and the listener's
   ;; `per_connection_buffer_limit_bytes` (1 MiB by default). The buffer must hold this and one more read of 1 MiB.
-  ;; HELD_BYTES_MAX of gateway/service/grpc_server.py is the same number, and a test compares them.
+  ;; HELD_BYTES_MAX of gateway/rpc/message_sizes.py is the same number, and a test compares them.
   (global $HELD_BYTES_MAX i32 (i32.const 0x1000000)) ;; 16 MiB
 
   ;; The set of streams whose body is held, as a hash table of chained nodes. A node is two words: the stream's id

@@ -9,14 +9,15 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import structlog
-from envoy.service.accesslog.v3 import als_pb2_grpc
-from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
-from gateway.service import grpc_health, grpc_server, lifecycle
+from gateway.rpc.health import Health
+from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
+from gateway.rpc.server import make_server
+from gateway.service import lifecycle
 from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
@@ -24,13 +25,13 @@ from gateway.stores.redis import connect
 from meter.access_log.cause_stream import BLOCK_S, CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.orphans import Orphans
-from meter.access_log.server import AccessLogServicer
+from meter.access_log.server import AccessLog
 from meter.access_log.shared_causes import SharedCauses
 from meter.drain import Drain
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
-from meter.server import ExternalProcessorServicer
+from meter.server import ExternalProcessor
 
 log = structlog.get_logger()
 
@@ -78,17 +79,16 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(outbox.wait_idle, SETTLE_TIMEOUT_S)
         stack.callback(disconnect_causes.close)
 
-        server = grpc_server.make_server(max(grpc_server.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
-        health = grpc_health.add_health(server)
-        servicer = ExternalProcessorServicer(outbox, renewal, disconnect_causes, prompts)
-        external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
-        access_log = AccessLogServicer(disconnect_causes, orphans, outbox, settings.trusted_networks)
-        als_pb2_grpc.add_AccessLogServiceServicer_to_server(access_log, server)
+        health = Health()
+        methods = (
+            *ExternalProcessor(outbox, renewal, disconnect_causes, prompts).methods(),
+            *AccessLog(disconnect_causes, orphans, outbox, settings.trusted_networks).methods(),
+            *health.methods(),
+        )
+        server = make_server(settings, methods, max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
-        await grpc_server.start(server, settings.meter_grpc_listen, tls)
-        stack.push_async_callback(servicer.finished)
+        await server.start(settings.meter_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
-        stack.callback(access_log.close)
         stack.push_async_callback(health.announce_shutdown)
 
         await lifecycle.until_stopped(stop, *background)

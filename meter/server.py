@@ -1,24 +1,24 @@
 """The gRPC edge of the meter: one bidirectional stream per proxied request. It decides nothing about the answer.
 
-A handler that returned early would let the rest of the answer pass unmetered. So it returns only after Envoy has closed
-its side, and otherwise ends with an error, which makes Envoy cut both sides.
+A call that ended early would let the rest of the answer pass unmetered. So a session ends only after Envoy has closed
+its side, and otherwise fails, which makes Envoy cut both sides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from functools import partial
-from typing import Any
 
-import grpc
 import structlog
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
-from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
+from gateway.record.entry import Entry
 from gateway.record.grant import Grant
+from gateway.rpc.methods import Message, Method, Streaming
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
@@ -27,12 +27,11 @@ from meter.renewal import Renewal
 
 log = structlog.get_logger()
 
-FINISH_TIMEOUT_S = 2.0
 # How long the last message of an answer waits for its settlement. Envoy's `message_timeout` for each message is 2 s.
 SETTLE_WAIT_S = 0.25
 
 
-class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorServicer):  # type: ignore[misc]
+class ExternalProcessor:
     """envoy.service.ext_proc.v3.ExternalProcessor.
 
     The message that ends an answer is released only when its settlement is stored, so that a meter that is killed
@@ -55,50 +54,33 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         self._disconnect_causes = disconnect_causes
         self._prompts = prompts
         self._settle_wait_s = settle_wait_s
-        self._handlers: set[asyncio.Task[object]] = set()
 
-    async def finished(self) -> None:
-        """Returns when no handler runs. grpc.aio reports a stopped server before its last handlers have ended."""
-        if self._handlers:
-            await asyncio.wait(self._handlers, timeout=FINISH_TIMEOUT_S)
+    def methods(self) -> tuple[Method, ...]:
+        """The methods of the service."""
+        path = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+        return (Streaming(path, ext_proc.ProcessingRequest, lambda: _Process(self)),)
 
-    async def Process(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: N802
-        """One request, from its headers to the end of its answer, whichever side ends it."""
-        exchange: Exchange | None = None
-        settled = False
-        handler = asyncio.current_task()
-        assert handler is not None  # noqa: S101 (every coroutine of a server runs in a task)
-        self._handlers.add(handler)
+    async def release(self, reply: ext_proc.ProcessingResponse, entry: Entry, stored: asyncio.Event) -> Message:
+        """Returns the reply that ends an answer when its settlement is stored, or after `settle_wait_s`."""
         try:
-            while (message := await context.read()) is not grpc.aio.EOF:
-                if message.HasField("request_headers"):
-                    opened = self._open(message)
-                    if isinstance(opened, Code):
-                        await context.write(envoy_api.deny_unopened(opened, message))
-                        continue
-                    exchange = opened
-                if exchange is None:
-                    # The answer to a request that authz denied passes here too, without a grant.
-                    await context.write(envoy_api.untouched(message.WhichOneof("request")))
-                else:
-                    response = envoy_api.respond(exchange, message)
-                    if not settled and (entry := exchange.final_entry) is not None:
-                        settled = True
-                        self._renewal.discard(exchange)
-                        if not await self._outbox.settle(entry, self._settle_wait_s):
-                            log.warning("released_before_settled", request_id=entry.request_id)
-                    await context.write(response)
-        except Exception:
-            log.exception("process_failed", request_id=exchange.grant.request_id if exchange else None)
-            raise
+            async with asyncio.timeout(self._settle_wait_s):
+                await stored.wait()
+        except TimeoutError:
+            log.warning("released_before_settled", request_id=entry.request_id)
+        return reply
+
+    def settle(self, exchange: Exchange, entry: Entry) -> asyncio.Event:
+        """Submits the entry of an answer that has ended. The event is set when the entry is stored."""
+        self._renewal.discard(exchange)
+        return self._outbox.settle(entry)
+
+    def close(self, exchange: Exchange, *, settled: bool) -> None:
+        """Ends a request whose stream is over, and settles it unless that is done."""
+        self._renewal.discard(exchange)
+        try:
+            self._close(exchange, settled=settled)
         finally:
-            self._handlers.discard(handler)
-            if exchange is not None:
-                self._renewal.discard(exchange)
-                try:
-                    self._close(exchange, settled=settled)
-                finally:
-                    self._disconnect_causes.discard(exchange.grant.request_id)
+            self._disconnect_causes.discard(exchange.grant.request_id)
 
     def _close(self, exchange: Exchange, *, settled: bool) -> None:
         closed = exchange.close()
@@ -113,7 +95,7 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         else:
             self._outbox.submit(closed.entry)
 
-    def _open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
+    def open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
         """Opens the record of a request before any backend receives it, or returns why it must not go on."""
         grant_json = envoy_api.read_grant(message)
         if grant_json is None:
@@ -131,3 +113,38 @@ class ExternalProcessorServicer(external_processor_pb2_grpc.ExternalProcessorSer
         self._renewal.add(exchange)
         self._disconnect_causes.register(grant.request_id)
         return exchange
+
+
+class _Process:
+    """One request, from its headers to the end of its answer, whichever side ends it."""
+
+    def __init__(self, service: ExternalProcessor) -> None:
+        self._service = service
+        self._exchange: Exchange | None = None
+        self._settled = False
+
+    def receive(self, message: ext_proc.ProcessingRequest) -> Message | Awaitable[Message]:
+        if message.HasField("request_headers"):
+            opened = self._service.open(message)
+            if isinstance(opened, Code):
+                return envoy_api.deny_unopened(opened, message)
+            self._exchange = opened
+        if self._exchange is None:
+            # The answer to a request that authz denied passes here too, without a grant.
+            return envoy_api.untouched(message.WhichOneof("request"))
+        reply = envoy_api.respond(self._exchange, message)
+        if self._settled or (entry := self._exchange.final_entry) is None:
+            return reply
+        # A caller that leaves cancels the awaitable, perhaps before its first step, so the entry is submitted here.
+        self._settled = True
+        stored = self._service.settle(self._exchange, entry)
+        return self._service.release(reply, entry, stored)
+
+    def finish(self) -> None:
+        """The last message of Envoy needs no reply."""
+
+    def close(self, cause: Exception | None) -> None:
+        if cause is not None:
+            log.error("process_failed", request_id=self._exchange.grant.request_id if self._exchange else None)
+        if self._exchange is not None:
+            self._service.close(self._exchange, settled=self._settled)

@@ -95,18 +95,9 @@ class Outbox:
         else:
             self._drop(entry)
 
-    async def settle(self, entry: Entry, timeout_s: float) -> bool:
-        """Submits a settlement and waits until the quota has accepted it, at most `timeout_s`.
-
-        False: it was not accepted in time. The entry remains submitted, also when the caller is cancelled.
-        """
-        accepted = self._settlements.add(entry)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await accepted.wait()
-        except TimeoutError:
-            return False
-        return True
+    def settle(self, entry: Entry) -> asyncio.Event:
+        """Submits a settlement. The event is set when the quota has accepted it."""
+        return self._settlements.add(entry)
 
     async def record(self, entry: Entry) -> None:
         """Stores a denial in the quota now, and retains it. Raises Denied(audit_backlog) or StoreUnavailable."""

@@ -1,1 +1,1 @@
-"""What every service process needs: lifecycle, gRPC and HTTP servers, TLS, logs and readiness."""
+"""What every service process needs: lifecycle, HTTP servers, TLS, logs and readiness."""

@@ -7,10 +7,10 @@ not match each other, as in the middle of a renewal, the last matching ones stay
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import structlog
 
 from gateway.errors import SettingsError
@@ -22,10 +22,15 @@ _Stamp = tuple[tuple[int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
+class Loaded:
+    """The content of the files as PEM, and contexts of it: `http1` without ALPN, `http2` for peers that choose `h2`."""
+
     stamp: _Stamp
-    context: ssl.SSLContext
-    configuration: grpc.ServerCertificateConfiguration
+    key: bytes
+    cert: bytes
+    ca: bytes
+    http1: ssl.SSLContext
+    http2: ssl.SSLContext
 
 
 class ServiceTls:
@@ -39,31 +44,15 @@ class ServiceTls:
             raise SettingsError(f"SERVICE_TLS_CERT_FILE, SERVICE_TLS_KEY_FILE, SERVICE_TLS_CA_FILE: {error}") from None
         self._rejected: _Stamp | None = None
 
-    def grpc_credentials(self) -> grpc.ServerCredentials:
-        """For `add_secure_port` of one server."""
-        current = self._loaded.configuration
+    def http1_context(self) -> ssl.SSLContext:
+        """The context of an aiohttp site. It follows renewals of the files."""
+        return self._following(self._load(self._stamp()).http1, lambda loaded: loaded.http1)
 
-        def renewed() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal current
-            newest = self._newest().configuration
-            if newest is current:
-                return None
-            current = newest
-            return newest
+    def http2_context(self) -> ssl.SSLContext:
+        """The context of an HTTP/2 server, which selects `h2` by ALPN. It follows renewals of the files."""
+        return self._following(self._load(self._stamp()).http2, lambda loaded: loaded.http2)
 
-        # The stubs omit that the result may be None, for no change.
-        return grpc.dynamic_ssl_server_credentials(current, renewed, True)  # type: ignore[arg-type]
-
-    def http_context(self) -> ssl.SSLContext:
-        """For an aiohttp site."""
-        context = self._load(self._stamp()).context
-        # Called at each handshake, with or without a host name.
-        context.sni_callback = lambda connection, _name, _context: setattr(
-            connection, "context", self._newest().context
-        )
-        return context
-
-    def _newest(self) -> _Loaded:
+    def newest(self) -> Loaded:
         """The content of the files, or the last content that matched. Any thread may call it."""
         stamp = self._stamp()
         if stamp in (self._loaded.stamp, self._rejected):
@@ -76,18 +65,28 @@ class ServiceTls:
             log.warning("certificate_not_renewed", cert=str(self._files.cert), reason=str(error))
         return self._loaded
 
+    def _following(self, context: ssl.SSLContext, choose: Callable[[Loaded], ssl.SSLContext]) -> ssl.SSLContext:
+        # Called at each handshake, with or without a host name.
+        context.sni_callback = lambda connection, _name, _context: setattr(connection, "context", choose(self.newest()))
+        return context
+
     def _stamp(self) -> _Stamp:
         return tuple(_identity(path) for path in self._files)
 
-    def _load(self, stamp: _Stamp) -> _Loaded:
+    def _load(self, stamp: _Stamp) -> Loaded:
         """Raises OSError, of which `ssl.SSLError` is one."""
+        http1, http2 = self._context(), self._context()
+        http2.set_alpn_protocols(["h2"])
+        key, cert, ca = self._files.key.read_bytes(), self._files.cert.read_bytes(), self._files.ca.read_bytes()
+        return Loaded(stamp, key, cert, ca, http1, http2)
+
+    def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_cert_chain(self._files.cert, self._files.key)
         context.load_verify_locations(self._files.ca)
-        key, cert, ca = self._files.key.read_bytes(), self._files.cert.read_bytes(), self._files.ca.read_bytes()
-        return _Loaded(stamp, context, grpc.ssl_server_certificate_configuration([(key, cert)], ca))
+        return context
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

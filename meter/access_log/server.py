@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 import structlog
 from envoy.data.accesslog.v3 import accesslog_pb2
-from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
+from envoy.service.accesslog.v3 import als_pb2
 
 from gateway.ledger.outbox import Outbox
 from gateway.record.entry import Entry
+from gateway.rpc.methods import Method, Streaming
 from meter.access_log import records
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.orphans import Orphans
@@ -20,7 +20,7 @@ from meter.access_log.records import DownstreamClosed, StreamReset
 log = structlog.get_logger()
 
 
-class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[misc]
+class AccessLog:
     """envoy.service.accesslog.v3.AccessLogService."""
 
     def __init__(
@@ -34,29 +34,14 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
         self._orphans = orphans
         self._outbox = outbox
         self._trusted = trusted
-        self._streams: set[asyncio.Task[object]] = set()
 
-    async def StreamAccessLogs(  # noqa: N802
-        self, messages: AsyncIterator[als_pb2.StreamAccessLogsMessage], _: object
-    ) -> als_pb2.StreamAccessLogsResponse:
-        """Accepts records until Envoy or `close` ends the stream."""
-        stream = asyncio.current_task()
-        assert stream is not None  # noqa: S101 (every coroutine of a server runs in a task)
-        self._streams.add(stream)
-        try:
-            async for message in messages:
-                for record in message.http_logs.log_entry:
-                    self._take(record)
-        finally:
-            self._streams.discard(stream)
-        return als_pb2.StreamAccessLogsResponse()
+    def methods(self) -> tuple[Method, ...]:
+        """The methods of the service. Envoy would hold its streams open until the grace time of a server is over."""
+        path = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
+        return (Streaming(path, als_pb2.StreamAccessLogsMessage, lambda: _AccessLogs(self), endless=True),)
 
-    def close(self) -> None:
-        """Ends the streams, which Envoy would hold open until the grace time of a stopping server is over."""
-        for stream in self._streams:
-            stream.cancel()
-
-    def _take(self, record: accesslog_pb2.HTTPAccessLogEntry) -> None:
+    def take(self, record: accesslog_pb2.HTTPAccessLogEntry) -> None:
+        """Uses one record. A malformed one is skipped, with a log line."""
         try:
             termination = records.read(record, self._trusted)
         except ValueError as error:
@@ -72,3 +57,20 @@ class AccessLogServicer(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[
                 self._disconnect_causes.note(request_id, by_upstream)
             case Entry():
                 self._outbox.submit(termination)
+
+
+class _AccessLogs:
+    """Accepts the records of one stream."""
+
+    def __init__(self, service: AccessLog) -> None:
+        self._service = service
+
+    def receive(self, message: als_pb2.StreamAccessLogsMessage) -> None:
+        for record in message.http_logs.log_entry:
+            self._service.take(record)
+
+    def finish(self) -> als_pb2.StreamAccessLogsResponse:
+        return als_pb2.StreamAccessLogsResponse()
+
+    def close(self, cause: Exception | None) -> None:
+        """Nothing outlives a message."""

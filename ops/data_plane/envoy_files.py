@@ -16,7 +16,7 @@ from typing import cast
 
 import betterproto2
 
-from gateway.service import grpc_server
+from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.settings import Settings
 from ops.backends import ca_files
 from ops.data_plane import cds, cors
@@ -68,9 +68,7 @@ def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
         "REQUEST_ID_HEADER": json.dumps(settings.gateway_request_id_header),
         "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
         "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes),
-        "BUFFER_BYTES_MAX": str(
-            max(grpc_server.ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes + _REWRITING_BYTES)
-        ),
+        "BUFFER_BYTES_MAX": str(max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes + _REWRITING_BYTES)),
         "ORIGINS": json.dumps(cors.origins_regex(settings.gateway_allowed_origins)),
         "CORS": json.dumps(cors.cors_policy(settings.gateway_allowed_origins)),
         "CORS_STATE": json.dumps(

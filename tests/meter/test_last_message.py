@@ -33,16 +33,19 @@ from meter.access_log.shared_causes import SharedCauses
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
-from meter.server import ExternalProcessorServicer
+from meter.server import ExternalProcessor
 from tests.gateway.quota.builders import Ledger, asks
+from tests.gateway.rpc.echo import TRANSPORTS
 from tests.meter.test_settling import background
 from tests.meter.wire_corpus import draft_of, grant_for, json_of, transcript
 from tests.polling import eventually_async
+from tests.ports import free_port
 from tests.redis_server import RedisServer, one_server
 
 CHAT = transcript("api_chat_stream")
 LINES = CHAT.body.splitlines(keepends=True)
 WHOLE = transcript("api_chat_nonstream")
+pytestmark = pytest.mark.parametrize("transport", TRANSPORTS)
 # Longer than a settlement on a loaded machine takes, and shorter than the deadline of a test.
 BOUND_S = 2.0
 
@@ -105,7 +108,9 @@ def chunk(data: bytes, *, end: bool = False) -> ext_proc.ProcessingRequest:
 
 
 @asynccontextmanager
-async def serving(database_url: str, *, settle_wait_s: float, lease_s: float = 15.0) -> AsyncIterator[Meter]:
+async def serving(
+    transport: str, database_url: str, *, settle_wait_s: float, lease_s: float = 15.0
+) -> AsyncIterator[Meter]:
     with one_server() as server:
         settings = Settings(
             redis_url=SecretStr(server.url),
@@ -119,23 +124,24 @@ async def serving(database_url: str, *, settle_wait_s: float, lease_s: float = 1
         causes = DisconnectCauses(outbox.submit, SharedCauses(CauseStream(redis, 5)).publish, wait_s=60)
         prompts = PromptWriter(PromptLog(database), timedelta(days=1))
         renewal = Renewal(quota, settings.hold_lease_s)
-        servicer = ExternalProcessorServicer(outbox, renewal, causes, prompts, settle_wait_s=settle_wait_s)
-        grpc_server = grpc.aio.server()
-        external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, grpc_server)
-        port = grpc_server.add_insecure_port("127.0.0.1:0")
-        await grpc_server.start()
+        processor = ExternalProcessor(outbox, renewal, causes, prompts, settle_wait_s=settle_wait_s)
+        rpc_server = TRANSPORTS[transport](processor.methods(), 1 << 20)
+        listen = f"127.0.0.1:{free_port()}"
+        await rpc_server.start(listen)
         work = background(outbox.run(), renewal.run())
-        async with work, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with work, grpc.aio.insecure_channel(listen) as channel:
             yield Meter(server, quota, outbox, causes, external_processor_pb2_grpc.ExternalProcessorStub(channel))
-            await grpc_server.stop(0)
+            await rpc_server.stop(0)
         await database.close()
         await quota.aclose()
         await redis.aclose()
 
 
 @pytest.mark.parametrize("ends_later", [False, True], ids=["one message", "the end comes later"])
-async def test_the_last_frame_is_released_when_its_settlement_is_stored(database_url: str, ends_later: bool) -> None:
-    async with serving(database_url, settle_wait_s=10 * BOUND_S) as meter:
+async def test_the_last_frame_is_released_when_its_settlement_is_stored(
+    transport: str, database_url: str, ends_later: bool
+) -> None:
+    async with serving(transport, database_url, settle_wait_s=10 * BOUND_S) as meter:
         call = await meter.begin()
         await exchange(call, chunk(b"".join(LINES[:-1])))
         assert await meter.quota.backlog() == Backlog(holds=1, events=0)
@@ -156,8 +162,8 @@ async def test_the_last_frame_is_released_when_its_settlement_is_stored(database
         assert (entry.outcome, entry.input_tokens, entry.output_tokens) == (Outcome.COMPLETE, 26, 4)
 
 
-async def test_a_whole_answer_is_released_when_its_settlement_is_stored(database_url: str) -> None:
-    async with serving(database_url, settle_wait_s=10 * BOUND_S) as meter:
+async def test_a_whole_answer_is_released_when_its_settlement_is_stored(transport: str, database_url: str) -> None:
+    async with serving(transport, database_url, settle_wait_s=10 * BOUND_S) as meter:
         call = await meter.begin(stream=False)
         reply = await exchange(call, chunk(WHOLE.body, end=True))
         assert not reply.HasField("immediate_response")
@@ -165,8 +171,8 @@ async def test_a_whole_answer_is_released_when_its_settlement_is_stored(database
         assert (await meter.entry()).outcome is Outcome.COMPLETE
 
 
-async def test_while_redis_hangs_the_last_frame_is_released_after_the_bound(database_url: str) -> None:
-    async with serving(database_url, settle_wait_s=0.05) as meter:
+async def test_while_redis_hangs_the_last_frame_is_released_after_the_bound(transport: str, database_url: str) -> None:
+    async with serving(transport, database_url, settle_wait_s=0.05) as meter:
         call = await meter.begin()
         with meter.redis.frozen():
             assert (await exchange(call, chunk(CHAT.body, end=True))).HasField("response_body")
@@ -179,9 +185,10 @@ async def test_while_redis_hangs_the_last_frame_is_released_after_the_bound(data
 
 
 async def test_a_caller_that_leaves_during_the_wait_has_one_row_with_the_outcome_of_the_answer(
+    transport: str,
     database_url: str,
 ) -> None:
-    async with serving(database_url, settle_wait_s=10 * BOUND_S) as meter:
+    async with serving(transport, database_url, settle_wait_s=10 * BOUND_S) as meter:
         call = await meter.begin()
         with meter.redis.frozen():
             await call.write(chunk(CHAT.body, end=True))
@@ -200,8 +207,8 @@ async def eventually_settled(meter: Meter) -> None:
     assert await meter.quota.backlog() == Backlog(holds=0, events=1)
 
 
-async def test_a_hold_does_not_expire_while_its_request_waits_for_the_cause(database_url: str) -> None:
-    async with serving(database_url, settle_wait_s=BOUND_S, lease_s=0.5) as meter:
+async def test_a_hold_does_not_expire_while_its_request_waits_for_the_cause(transport: str, database_url: str) -> None:
+    async with serving(transport, database_url, settle_wait_s=BOUND_S, lease_s=0.5) as meter:
         call = await meter.begin()
         await exchange(call, chunk(LINES[0]))
         before_ms = meter.deadline_ms()

@@ -1,12 +1,13 @@
-"""The meter's gRPC edge, served by the real grpc.aio and called by its client."""
+"""The meter's gRPC edge, served by each transport and called by grpc.aio."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from gateway.ledger.outbox import Outbox
 from gateway.quota.port import Backlog
 from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
+from gateway.rpc.methods import Streaming
+from gateway.rpc.server import RpcServer
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
@@ -26,20 +29,23 @@ from meter.access_log.shared_causes import SharedCauses
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
-from meter.server import ExternalProcessorServicer
+from meter.server import ExternalProcessor
 from tests.gateway.quota.builders import Clock, Ledger
 from tests.gateway.quota.model.quota import MemoryQuota
+from tests.gateway.rpc.echo import TRANSPORTS
 from tests.meter.test_settling import admit, background
-from tests.meter.wire_corpus import json_of
+from tests.meter.wire_corpus import json_of, transcript
 
 REQUESTS = 5
+CHAT = transcript("api_chat_stream")
 
 
 @dataclass
 class Meter:
-    """A meter's servicer behind a channel, over the quota's second implementation."""
+    """A meter's server and a channel to it, over the quota's second implementation."""
 
-    servicer: ExternalProcessorServicer
+    processor: ExternalProcessor
+    server: RpcServer
     quota: MemoryQuota
     outbox: Outbox
     disconnect_causes: DisconnectCauses
@@ -47,15 +53,20 @@ class Meter:
 
     async def opens(self, grant: str) -> tuple[Any, ext_proc.ProcessingResponse]:
         """The stream of a request with this grant, and the reply to its headers."""
-        message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
-        message.metadata_context.filter_metadata[METADATA_NAMESPACE][METADATA_KEY] = grant
         stream = external_processor_pb2_grpc.ExternalProcessorStub(self.channel).Process()
-        await stream.write(message)
+        await stream.write(opening(grant))
         return stream, await stream.read()
 
 
+def opening(grant: str) -> ext_proc.ProcessingRequest:
+    """The headers of a request with this grant."""
+    message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
+    message.metadata_context.filter_metadata[METADATA_NAMESPACE][METADATA_KEY] = grant
+    return message
+
+
 @asynccontextmanager
-async def serving(redis_url: str, database_url: str) -> AsyncIterator[Meter]:
+async def serving(transport: str, redis_url: str, database_url: str, directory: Path) -> AsyncIterator[Meter]:
     clock = Clock()
     quota = MemoryQuota(now_ms=clock, lease_s=15.0, backlog_max=1000, load=Ledger().load)
     clock.forward((await quota.epoch()).opens_in_s)
@@ -64,23 +75,23 @@ async def serving(redis_url: str, database_url: str) -> AsyncIterator[Meter]:
     disconnect_causes = DisconnectCauses(outbox.submit, SharedCauses(CauseStream(redis, 5)).publish)
     database = Database(Settings(database_url=database_url))
     prompts = PromptWriter(PromptLog(database), timedelta(days=1))
-    servicer = ExternalProcessorServicer(outbox, Renewal(quota, 15.0), disconnect_causes, prompts)
-    server = grpc.aio.server()
-    external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with background(outbox.run()), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Meter(servicer, quota, outbox, disconnect_causes, channel)
+    processor = ExternalProcessor(outbox, Renewal(quota, 15.0), disconnect_causes, prompts)
+    server = TRANSPORTS[transport](processor.methods(), 1 << 20)
+    address = f"unix:{directory}/meter.sock"
+    await server.start(address)
+    async with background(outbox.run()), grpc.aio.insecure_channel(address) as channel:
+        yield Meter(processor, server, quota, outbox, disconnect_causes, channel)
         await server.stop(0)
     await database.close()
     await redis.aclose()
     await quota.aclose()
 
 
-async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entries(
-    redis_url: str, database_url: str
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_the_meter_waits_for_its_streams_before_it_settles_the_last_entries(
+    transport: str, redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
-    async with serving(redis_url, database_url) as meter:
+    async with serving(transport, redis_url, database_url, tmp_path) as meter:
         streams = []
         for _ in range(REQUESTS):
             grant, _ = await admit(meter.quota)
@@ -88,7 +99,7 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
             assert opened.HasField("request_headers")
             streams.append(stream)
         assert await meter.quota.backlog() == Backlog(holds=REQUESTS, events=0)
-        finished = asyncio.create_task(meter.servicer.finished())
+        finished = asyncio.create_task(meter.server.stop(20))
         await asyncio.sleep(0)
         assert not finished.done()
         for stream in streams:
@@ -100,13 +111,34 @@ async def test_the_meter_waits_for_its_handlers_before_it_settles_the_last_entri
 
 
 @pytest.mark.parametrize("grant", ["", "{", "{}", "[]", "5", '{"request_id":"req-1"}'])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_grant_that_cannot_be_read_is_answered_as_unavailable(
-    redis_url: str, database_url: str, grant: str
+    transport: str, redis_url: str, database_url: str, grant: str, tmp_path: Path
 ) -> None:
-    async with serving(redis_url, database_url) as meter:
+    async with serving(transport, redis_url, database_url, tmp_path) as meter:
         stream, refused = await meter.opens(grant)
         assert refused.immediate_response.status.code == 503
         assert refused.immediate_response.details == "unavailable"
         await stream.done_writing()
         assert await stream.code() is grpc.StatusCode.OK
         assert await meter.outbox.wait_idle(0) == 0
+
+
+async def test_a_request_is_settled_when_its_call_is_cancelled_before_the_wait_for_its_settlement_begins(
+    redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    async with serving("nghttp2", redis_url, database_url, tmp_path) as meter:
+        grant, _ = await admit(meter.quota)
+        (method,) = meter.processor.methods()
+        assert isinstance(method, Streaming)
+        session = method.open()
+        session.receive(opening(json_of(grant)))
+        session.receive(ext_proc.ProcessingRequest(request_body=ext_proc.HttpBody(body=CHAT.request)))
+        head = ext_proc.ProcessingRequest(response_headers=ext_proc.HttpHeaders(end_of_stream=True))
+        head.attributes["envoy.filters.http.ext_proc"]["response.code_details"] = "via_upstream"
+        reply = session.receive(head)
+        assert isinstance(reply, Awaitable)
+        asyncio.ensure_future(reply).cancel()
+        session.close(None)
+        assert await meter.outbox.wait_idle(10) == 0
+        assert await meter.quota.backlog() == Backlog(holds=0, events=1)

@@ -10,14 +10,20 @@ import pytest
 from aiohttp import web
 
 from gateway.errors import CannotListen
-from gateway.service import grpc_server, http_server
+from gateway.rpc.grpcio import GrpcioServer
+from gateway.rpc.nghttp2.server import Nghttp2Server
+from gateway.service import http_server
 from gateway.service.listening import private_socket, try_bind
 
 Serve = Callable[[str], Coroutine[Any, Any, None]]
 
 
-async def _grpc(listen: str) -> None:
-    await grpc_server.start(grpc_server.make_server(1024), listen)
+async def _grpcio(listen: str) -> None:
+    await GrpcioServer((), 1024).start(listen)
+
+
+async def _nghttp2(listen: str) -> None:
+    await Nghttp2Server((), 1024).start(listen)
 
 
 async def _http(listen: str) -> None:
@@ -36,7 +42,7 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("serve", [_grpc, _http])
+@pytest.mark.parametrize("serve", [_grpcio, _nghttp2, _http])
 async def test_the_reason_of_a_failed_bind_is_reported(serve: Serve, taken: str, tmp_path: Path) -> None:
     reasons = {
         taken: "address already in use",

@@ -1,9 +1,10 @@
-"""The access log's gRPC edge, served by the real grpc.aio and called as Envoy calls it."""
+"""The access log's gRPC edge, served by each transport and called as Envoy calls it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,9 +17,10 @@ from gateway.values import Outcome
 from gateway.wire.surfaces import BY_NAME
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.orphans import Orphans
-from meter.access_log.server import AccessLogServicer
+from meter.access_log.server import AccessLog
 from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, entry
 from tests.gateway.quota.model.quota import MemoryQuota
+from tests.gateway.rpc.echo import TRANSPORTS
 from tests.meter.access_log.test_records import record
 from tests.meter.test_settling import background
 from tests.meter.wire_corpus import draft_of, grant_for
@@ -41,7 +43,7 @@ def of(logged: accesslog_pb2.HTTPAccessLogEntry) -> als_pb2.StreamAccessLogsMess
 
 @dataclass
 class Meter:
-    """The access log's servicer over the quota's second implementation."""
+    """The access log's service, served by each transport, over the quota's second implementation."""
 
     quota: MemoryQuota
     outbox: Outbox
@@ -60,18 +62,17 @@ class Meter:
         assert await self.stub.StreamAccessLogs(stream()) == als_pb2.StreamAccessLogsResponse()
 
 
-@pytest.fixture
-async def meter() -> AsyncIterator[Meter]:
+@pytest.fixture(params=TRANSPORTS)
+async def meter(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Meter]:
     quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=100, load=Ledger().load, restore_s=0)
     outbox = Outbox(quota, settlements_max=10, denials_max=10)
     published: list[tuple[str, bool]] = []
     causes = DisconnectCauses(outbox.submit, lambda *cause: published.append(cause), wait_s=60)
     orphans = Orphans(quota, outbox.submit, after_s=0.0)
-    server = grpc.aio.server()
-    als_pb2_grpc.add_AccessLogServiceServicer_to_server(AccessLogServicer(causes, orphans, outbox, ()), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    server = TRANSPORTS[request.param](AccessLog(causes, orphans, outbox, ()).methods(), 1 << 20)
+    address = f"unix:{tmp_path}/meter.sock"
+    await server.start(address)
+    async with grpc.aio.insecure_channel(address) as channel:
         yield Meter(quota, outbox, causes, published, orphans, als_pb2_grpc.AccessLogServiceStub(channel))
     await server.stop(0)
     await quota.aclose()

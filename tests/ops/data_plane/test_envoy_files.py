@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gateway.errors import MESSAGE, Code
-from gateway.service.grpc_server import ANSWER_BYTES_MAX
+from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.wire.dialects import error_object

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wasmtime import Caller, Config, Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
 
-from gateway.service.grpc_server import HELD_BYTES_MAX
+from gateway.rpc.message_sizes import HELD_BYTES_MAX
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
 
 CONTINUE, PAUSE = 0, 1

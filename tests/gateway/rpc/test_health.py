@@ -9,32 +9,33 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from gateway.service import grpc_health, grpc_server
+from gateway.rpc.health import Health
+from tests.gateway.rpc.echo import TRANSPORTS
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
 
 class Served(NamedTuple):
-    """A running server's health and a client of it."""
+    """The health of a running server, and a client of it."""
 
-    servicer: grpc_health.HealthServicer
+    health: Health
     client: HealthStub
 
 
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    server = grpc_server.make_server(1024)
-    servicer = grpc_health.add_health(server, shutdown_notice_s=0)
+@pytest.fixture(params=TRANSPORTS)
+async def served(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Served]:
+    health = Health(shutdown_notice_s=0)
+    server = TRANSPORTS[request.param](health.methods(), 1024)
     address = f"unix:{tmp_path}/health.sock"
-    await grpc_server.start(server, address)
+    await server.start(address)
     async with grpc.aio.insecure_channel(address) as channel:
-        yield Served(servicer, HealthStub(channel))
-    await server.stop(None)
+        yield Served(health, HealthStub(channel))
+    await server.stop(0)
 
 
 async def test_a_server_is_serving_until_it_announces_its_shutdown(served: Served) -> None:
     assert (await served.client.Check(HealthCheckRequest())).status == SERVING
-    await served.servicer.announce_shutdown()
+    await served.health.announce_shutdown()
     # The call itself shows that calls are still served.
     assert (await served.client.Check(HealthCheckRequest())).status == NOT_SERVING
 

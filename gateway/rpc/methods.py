@@ -1,0 +1,88 @@
+"""The methods of a service, the sessions of its streaming calls, and the statuses that end calls.
+
+Statuses: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+# A protobuf message. The classes that xds-protos generates have no type stubs.
+Message = Any
+
+
+class Status(IntEnum):
+    """The gRPC status codes that a server sends."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+class RpcError(Exception):
+    """Ends a call with `status`. Any other exception of a handler ends it with UNKNOWN."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        self.status = status
+        self.message = message
+        super().__init__(f"{status.name}: {message}")
+
+
+class Session(Protocol):
+    """One streaming call. Its methods are never called concurrently, and `close` is the last call, exactly once."""
+
+    def receive(self, message: Message) -> Message | Awaitable[Message | None] | None:
+        """Returns the reply to a message, None for no reply, or an awaitable of either. An exception ends the call.
+
+        The transport creates a task only for an awaitable, and cancels it when the call ends early.
+        """
+        ...
+
+    def finish(self) -> Message | Awaitable[Message | None] | None:
+        """Returns a last reply like `receive`, because the peer has sent its last message."""
+        ...
+
+    def close(self, cause: Exception | None) -> None:
+        """Releases the session, whichever side ended the call.
+
+        `cause` is the exception of `receive` or `finish` that ended it, None for every other end.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A call of one message. `path` is `/package.Service/Method`, and `request` is the class of the message.
+
+    `handle` returns the reply or an awaitable of it. The awaitable is cancelled when the peer cancels the call or the
+    deadline passes.
+    """
+
+    path: str
+    request: type[Message]
+    handle: Callable[[Message], Message | Awaitable[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """A call of many messages in both directions. `open` begins its session, and an RpcError refuses the call.
+
+    An `endless` call stays open as long as both processes run, so a server that stops ends it first.
+    """
+
+    path: str
+    request: type[Message]
+    open: Callable[[], Session]
+    endless: bool = False
+
+
+Method = Unary | Streaming
