@@ -89,8 +89,8 @@ class CheckPipeline:
     async def identify(self, checked: CheckedRequest) -> Principal:
         """The principal of the presented key. Raises Denied or StoreUnavailable.
 
-        A request without a credential is not counted as a failed attempt of its address. An address that failed too often is denied before
-        its key costs any work, unless this process has verified the key before.
+        A request without a credential is not counted as a failed attempt of its address. An address that failed too
+        often is denied before its key costs any work, unless this process has verified the key before.
         """
         if checked.key is None:
             raise Denied(Code.INVALID_API_KEY)

@@ -34,6 +34,12 @@ EXPOSED_HEADERS = (
 )
 """The headers of answers that scripts in a browser may read."""
 
+# The hold filter gives this status to a backend's 2xx that is not recognised as an answer of the surface. Envoy then
+# tries the next candidate. Ollama sends no such status, and Envoy ejects no replica for it.
+NOT_AN_ANSWER = 520
+# The hold filter sets it on an answer whose body is one JSON document and comes in one piece.
+HELD_WHOLE_HEADER = "x-nz-held-whole"
+
 # The names in the certificates of the services when Envoy reaches them over a network. They are the same on every host.
 AUTHZ_TLS_NAME = "authz.neuronetz-gateway"
 METER_TLS_NAME = "meter.neuronetz-gateway"
