@@ -11,7 +11,6 @@ from click.exceptions import Exit
 from rich_click.rich_panel import RichCommandPanel
 
 from gateway.errors import GatewayError, StoreUnavailable
-from gateway.settings import default_env_file
 from ops.cli.session import Session
 
 EXIT_INTERRUPTED = 130
@@ -45,7 +44,7 @@ class CommandGroup(click.RichGroup):
         except KeyboardInterrupt:
             raise Exit(EXIT_INTERRUPTED) from None
         except StoreUnavailable as error:
-            message = f"{error}{_env_file_hint(ctx.find_object(Session))}"
+            message = _explained(error, ctx.find_object(Session))
         except GatewayError as error:
             message = str(error)
         except OSError as error:
@@ -56,8 +55,10 @@ class CommandGroup(click.RichGroup):
         raise Exit(1)
 
 
-def _env_file_hint(session: Session | None) -> str:
-    """The likely cause of an unreachable store when no env file was read."""
-    if session is None or session.env_file is not None or default_env_file() is not None:
-        return ""
-    return "; no env file was read, so name one with --env-file or GATEWAY_ENV_FILE"
+def _explained(error: StoreUnavailable, session: Session | None) -> str:
+    """The error, or its likely cause: the gateway is stopped, or no env file was read."""
+    if session is None:
+        return str(error)
+    if session.env_file is None:
+        return f"{error}; no env file was read, so name one with --env-file or GATEWAY_ENV_FILE"
+    return session.stopped_up or str(error)

@@ -69,6 +69,7 @@ def test_an_unreachable_store_without_an_env_file_suggests_to_name_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GATEWAY_ENV_FILE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("DATABASE_URL", "postgresql://app@127.0.0.1:1/db")
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["list-tenants"], prog_name="neuronetz-gateway")
