@@ -8,6 +8,7 @@ import rich_click as click
 
 from gateway import __version__
 from ops.cli.group import CommandGroup
+from ops.cli.output import console
 from ops.cli.session import STATE_DIR_NAME, Session, env_file_option, state_home
 
 # Panel of the help -> command -> `module:attribute`, in the order of the help. A module is imported when its command is
@@ -25,6 +26,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Tenants and keys": {
         "create-tenant": "ops.cli.tenants:create_tenant",
         "list-tenants": "ops.cli.tenants:list_tenants",
+        "show-tenant": "ops.cli.tenants:show_tenant",
         "disable-tenant": "ops.cli.tenants:disable_tenant",
         "enable-tenant": "ops.cli.tenants:enable_tenant",
         "create-key": "ops.cli.keys:create_key",
@@ -71,6 +73,9 @@ PANELS: dict[str, dict[str, str]] = {
 @click.pass_context
 def cli(context: click.Context, env_file: Path | None, state_home: Path) -> None:
     """Run and administer the secure multi-tenant gateway in front of Ollama clusters."""
+    if console().no_color:
+        # click does not read NO_COLOR (https://no-color.org), rich does.
+        context.color = False
     context.obj = Session(env_file, state_home.expanduser() / STATE_DIR_NAME)
 
 

@@ -18,9 +18,10 @@ from gateway.settings.backend import Backend
 from ops.backends import env_list
 from ops.backends.env_list import Backends, InitialList
 from ops.backends.probe import OllamaClient, ProbeError, ProbeResult
-from ops.cli.output import print_json, print_table
+from ops.cli.output import print_json
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
+from ops.cli.table import Column, print_table, wide_option
 from ops.host import env_file
 
 MODELS_SHOWN = 3
@@ -134,15 +135,22 @@ def remove_backend(session: Session, name: str, write_env: Path | None, dry_run:
 
 
 @click.command("list-backends")
+@wide_option
 @json_option
 @pass_session
-def list_backends(session: Session, as_json: bool) -> None:
+def list_backends(session: Session, wide: bool, as_json: bool) -> None:
     """List the backends in order of priority. Tokens are shown as ***."""
     rows = [env_list.redacted(backend) for backend in session.settings.backends]
     if as_json:
         return print_json(rows)
     return print_table(
-        ["name", "addresses", "token", "header", "ca file"],
+        [
+            Column("name"),
+            Column("addresses", folds=True),
+            Column("token", rank=1),
+            Column("header", rank=3),
+            Column("ca file", rank=2),
+        ],
         [
             (
                 row["name"],
@@ -154,13 +162,15 @@ def list_backends(session: Session, as_json: bool) -> None:
             for row in rows
         ],
         "no backends",
+        wide=wide,
     )
 
 
 @click.command("probe-ollama")
+@wide_option
 @json_option
 @pass_session
-def probe_ollama(session: Session, as_json: bool) -> None:
+def probe_ollama(session: Session, wide: bool, as_json: bool) -> None:
     """Query the version and models of every replica of every backend, with exactly the headers that the gateway sends.
 
     Exit code 1 if one of them fails.
@@ -171,7 +181,15 @@ def probe_ollama(session: Session, as_json: bool) -> None:
         print_json(rows)
     else:
         print_table(
-            ["backend", "address", "state", "version", ">models", "first models", "token sent"],
+            [
+                Column("backend"),
+                Column("address"),
+                Column("state"),
+                Column("version", rank=1),
+                Column("models", right=True, rank=2),
+                Column("first models", rank=4, folds=True),
+                Column("token sent", rank=3),
+            ],
             [
                 (
                     row["backend"],
@@ -185,6 +203,7 @@ def probe_ollama(session: Session, as_json: bool) -> None:
                 for row in rows
             ],
             "no backends",
+            wide=wide,
         )
     if problems := [f"{row['backend']}: {row['problem']}" for row in rows if not row["ok"]]:
         raise GatewayError("; ".join(problems))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ops.cli.output import print_table
 from ops.cli.session import STATE_DIR_NAME, state_home
+from ops.cli.table import print_table
 from ops.cli.up import Address, redis_server, workers
 from ops.embedded.options import LOOPBACK, HostPort, StackOptions
 from ops.embedded.progress import Progress

@@ -12,7 +12,8 @@ from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Scope
-from ops.cli.output import iso, print_json, print_table, text
+from ops.cli.key_list import KeyPolicies, key_document, print_keys
+from ops.cli.output import iso, print_json, text
 from ops.cli.parameters import (
     Clear,
     Duration,
@@ -25,6 +26,8 @@ from ops.cli.parameters import (
     policy_change,
 )
 from ops.cli.session import Session, pass_session
+from ops.cli.table import wide_option
+from ops.database.effective import read_key_policies
 from ops.database.tenants import Key, NewKey, TenantRepository
 from ops.host.client_environment import base_url, environment
 
@@ -76,20 +79,19 @@ def create_key(
 
 @click.command("list-keys")
 @click.option("--tenant", type=Name(), help="Only the keys of this tenant.")
+@wide_option
 @json_option
 @pass_session
-def list_keys(session: Session, tenant: str | None, as_json: bool) -> None:
-    """List keys by prefix. Whole keys are not stored."""
-    keys = session.run(lambda database: TenantRepository(database).list_keys(tenant))
-    columns = ("prefix", "name", "tenant", "status", "scopes", "created_at", "expires_at", "last_used_at")
-    rows = [tuple(getattr(key, column) for column in columns) for key in keys]
+def list_keys(session: Session, tenant: str | None, wide: bool, as_json: bool) -> None:
+    """List keys by prefix; --wide adds the limits, budgets and models in force. Whole keys are not stored."""
+
+    async def read(database: Database) -> tuple[list[Key], KeyPolicies]:
+        return await TenantRepository(database).list_keys(tenant), await read_key_policies(database)
+
+    keys, policies = session.run(read)
     if as_json:
-        return print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    return print_table(
-        ("prefix", "name", "tenant", "status", "scopes", "created", "expires", "last used"),
-        rows,
-        empty="no keys yet; create one: neuronetz-gateway create-key --tenant TENANT --name NAME",
-    )
+        return print_json([key_document(key, policies[key.prefix], session.settings) for key in keys])
+    return print_keys(keys, policies, session.settings, wide=wide)
 
 
 @click.command("revoke-key")

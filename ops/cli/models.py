@@ -13,9 +13,10 @@ from gateway.errors import NotFound
 from gateway.settings import Settings
 from ops.backends.findings import DIGEST_SHOWN_CHARACTERS, digests_differ, findings
 from ops.cli.catalog import read_catalog
-from ops.cli.output import print_json, print_table
+from ops.cli.output import print_json
 from ops.cli.parameters import Name, json_option
 from ops.cli.session import Session, pass_session
+from ops.cli.table import Column, print_table
 from ops.database.tenants import Tenant, TenantRepository
 
 
@@ -123,7 +124,7 @@ def _row(model: HostedModel, backend: str) -> tuple[object, ...]:
 def _print_union(catalog: Catalog) -> None:
     click.echo("all backends")
     rows = [(model.spelling, model.backends) for model in catalog.models.values()]
-    print_table(("model", "backends, in order of priority"), rows, empty="no models")
+    print_table(("model", Column("backends, in order of priority", folds=True)), rows, empty="no models")
 
 
 def _print_tenant(catalog: Catalog, tenant: Tenant) -> None:

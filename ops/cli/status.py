@@ -20,9 +20,10 @@ from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Period
 from ops.cli.catalog import fetch_catalog
-from ops.cli.output import json_text, print_json, print_table, text
+from ops.cli.output import json_text, print_json, text
 from ops.cli.parameters import Number, json_option
 from ops.cli.session import Session, pass_session
+from ops.cli.table import Column, print_table
 from ops.database.tenants import TenantRepository
 from ops.doctor import services as service_checks
 from ops.embedded import child_logs
@@ -133,7 +134,7 @@ def _print(session: Session, document: dict[str, Any]) -> None:
             click.echo(f"processes   {processes}")
         click.echo()
         print_table(
-            ("backend", "answers", "version", ">models", "addresses"),
+            ("backend", "answers", "version", ">models", Column("addresses", folds=True)),
             [(row["name"], row["answers"], row["version"], row["models"], row["urls"]) for row in document["backends"]],
             empty="no backends",
         )
