@@ -15,6 +15,7 @@ from gateway.request.model_name import canonical
 from gateway.settings import INTEGER_MAX
 from gateway.stores.postgres import Database
 from gateway.values import Outcome
+from ops.cli.key_option import PREFIX_HELP, resolve_optional
 from ops.cli.output import json_text, print_json, text
 from ops.cli.parameters import LiteralMetavar, Name, Number, Prefix, Timestamp, json_option
 from ops.cli.session import Session, pass_session
@@ -62,7 +63,7 @@ class Statuses(LiteralMetavar[tuple[int, int]]):
 
 @click.command("show-audit")
 @click.option("--tenant", type=Name(), help="Only rows of this tenant.")
-@click.option("--prefix", type=Prefix(), help="Only rows of this key.")
+@click.option("--prefix", type=Prefix(), help=f"Only rows of this key. {PREFIX_HELP}")
 @click.option("--request-id", metavar="ID", help="Only the row of the request with this X-Request-ID.")
 @click.option("--status", "statuses", type=Statuses(), help="Only rows with this status, or class of statuses.")
 @click.option("--code", metavar="CODE", help="Only rows with this error code, such as budget_exhausted.")
@@ -98,6 +99,7 @@ def show_audit(
     as_json: bool,
 ) -> None:
     """Show the audit log, oldest row first. With --request-id, every column of one row."""
+    prefix = resolve_optional(session, prefix, tenant)
     where = Filter(tenant=tenant, prefix=prefix, request_id=request_id, since=since)
     also = AuditFilter(statuses, code, model and _canonical(model), path, outcome)
     if follow:

@@ -7,13 +7,17 @@ from importlib import import_module
 from typing import Any
 
 import rich_click as click
-from click.exceptions import Exit
+from click.exceptions import Exit, NoSuchCommand
 from rich_click.rich_panel import RichCommandPanel
 
 from gateway.errors import GatewayError, StoreUnavailable
+from ops.cli.examples import EXAMPLES
 from ops.cli.session import Session
+from ops.cli.suggestions import stray_argument, unknown_command
 
 EXIT_INTERRUPTED = 130
+# The arguments of the command, in the context of the program.
+_ARGUMENTS = "neuronetz-gateway.arguments"
 
 
 class CommandGroup(click.RichGroup):
@@ -29,18 +33,34 @@ class CommandGroup(click.RichGroup):
         """The names of the commands in the order of the help."""
         return list(self._targets)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (as above)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Imports the command; None when no command has that name."""
         if cmd_name not in self._targets:
             return None
         module, _, attribute = self._targets[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
+        # Two line breaks separate lines in an epilog.
+        command.epilog = "\n\n".join(["Examples:", *(f"{ctx.info_name} {each}" for each in EXAMPLES[cmd_name])])
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a suggestion for an unknown command."""
+        ctx.meta[_ARGUMENTS] = args[1:]
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand:
+            raise click.UsageError(unknown_command(args[0], self.list_commands(ctx)), ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command. An expected error is one line on stderr, never a traceback."""
         try:
             return super().invoke(ctx)
+        except click.MissingParameter as error:
+            if message := stray_argument(error, ctx.meta[_ARGUMENTS]):
+                raise click.UsageError(message, error.ctx) from None
+            raise
         except KeyboardInterrupt:
             raise Exit(EXIT_INTERRUPTED) from None
         except StoreUnavailable as error:

@@ -12,13 +12,14 @@ from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Scope
+from ops.cli.confirmation import confirm, yes_option
 from ops.cli.key_list import KeyPolicies, key_document, print_keys
+from ops.cli.key_option import key_options, resolve_prefix
 from ops.cli.output import iso, print_json, text
 from ops.cli.parameters import (
     Clear,
     Duration,
     Name,
-    Prefix,
     Scopes,
     Timestamp,
     json_option,
@@ -32,8 +33,6 @@ from ops.database.tenants import Key, NewKey, TenantRepository
 from ops.host.client_environment import base_url, environment
 
 _SCOPES_HELP = f"What the key may do, separated by commas: {', '.join(Scope)}."
-
-_prefix_option = click.option("--prefix", type=Prefix(), required=True, help="The first 12 characters of the key.")
 
 
 @click.command("create-key")
@@ -95,12 +94,15 @@ def list_keys(session: Session, tenant: str | None, wide: bool, as_json: bool) -
 
 
 @click.command("revoke-key")
-@_prefix_option
+@key_options
 @click.option("--reason", default="", metavar="TEXT", help="The reason, stored with the key.")
+@yes_option
 @json_option
 @pass_session
-def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> None:
+def revoke_key(session: Session, prefix: str, tenant: str | None, reason: str, yes: bool, as_json: bool) -> None:
     """Revoke a key permanently. Every gateway process denies it within a second."""
+    prefix = resolve_prefix(session, prefix, tenant)
+    confirm(f"Revoke the key {prefix} permanently?", yes=yes)
     new = session.run(lambda database: TenantRepository(database).revoke_key(prefix, reason[:500]))
     if as_json:
         return print_json({"prefix": prefix, "status": "revoked"})
@@ -108,7 +110,7 @@ def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> Non
 
 
 @click.command("rotate-key")
-@_prefix_option
+@key_options
 @click.option(
     "--grace",
     type=Duration(),
@@ -118,8 +120,9 @@ def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> Non
 )
 @json_option
 @pass_session
-def rotate_key(session: Session, prefix: str, grace: timedelta, as_json: bool) -> None:
+def rotate_key(session: Session, prefix: str, tenant: str | None, grace: timedelta, as_json: bool) -> None:
     """Replace the secret of a key, and print the new key, once. Limits, budgets and their usage continue."""
+    prefix = resolve_prefix(session, prefix, tenant)
 
     async def rotate(database: Database) -> tuple[ApiKey, Key, Key]:
         key = generate()

@@ -6,6 +6,7 @@ import rich_click as click
 
 from gateway.settings import TOKENS_MAX
 from gateway.stores.postgres import Database
+from ops.cli.key_option import resolve_subject, subject_options
 from ops.cli.output import print_json, text
 from ops.cli.parameters import (
     Clear,
@@ -13,9 +14,7 @@ from ops.cli.parameters import (
     Number,
     json_option,
     limit_options,
-    parse_subject,
     policy_change,
-    subject_options,
 )
 from ops.cli.policy_text import BUDGETS, in_force_document, limit_fields, models_text
 from ops.cli.session import Session, pass_session
@@ -39,7 +38,7 @@ def set_limits(
     change = policy_change(**limits)
     if not change:
         raise click.UsageError("give at least one of --rpm, --tpm and --concurrent")
-    _change(session, parse_subject(tenant, prefix), change, LIMITS, as_json)
+    _change(session, resolve_subject(session, tenant, prefix), change, LIMITS, as_json)
 
 
 @click.command("set-budget")
@@ -62,7 +61,7 @@ def set_budget(
     change = policy_change(budget_day=daily, budget_month=monthly, budget_total=total)
     if not change:
         raise click.UsageError("give at least one of --daily, --monthly and --total")
-    _change(session, parse_subject(tenant, prefix), change, _BUDGETS, as_json)
+    _change(session, resolve_subject(session, tenant, prefix), change, _BUDGETS, as_json)
 
 
 @click.command("set-models")
@@ -84,16 +83,15 @@ def set_models(
     as_json: bool,
 ) -> None:
     """Set which models may be used. A model can be used only while a backend hosts it."""
-    target = parse_subject(tenant, prefix)
     if inherit:
-        if target.kind == "tenant" or models is not None or allow_all is not None:
+        if prefix is None or models is not None or allow_all is not None:
             raise click.UsageError("--inherit requires --prefix, without --models, --allow-all and --no-allow-all")
         change = policy_change(allow_all_models=Clear.CLEAR, allowed_models=Clear.CLEAR)
     else:
         change = {**(allow_only(models) if models is not None else {}), **policy_change(allow_all_models=allow_all)}
     if not change:
         raise click.UsageError("give --models, --allow-all, --no-allow-all or --inherit")
-    _change(session, target, change, _MODELS, as_json)
+    _change(session, resolve_subject(session, tenant, prefix), change, _MODELS, as_json)
 
 
 def _change(

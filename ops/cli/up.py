@@ -9,6 +9,7 @@ import rich_click as click
 from pydantic import ValidationError
 
 from gateway.settings.backend import Backend
+from ops.cli.parameters import Number
 from ops.cli.session import STATE_DIR_NAME, state_home
 from ops.embedded.options import HostPort, StackOptions
 from ops.embedded.progress import Progress
@@ -62,10 +63,9 @@ redis_server = click.option(
 )
 workers = click.option(
     "--workers",
-    type=click.IntRange(1, 64),
+    type=Number(1, 64),
     default=2,
     show_default=True,
-    metavar="N",
     help="Number of authz and of meter processes. With two or more, one may crash and requests are still served.",
 )
 

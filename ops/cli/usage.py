@@ -8,6 +8,7 @@ from typing import Any
 import rich_click as click
 
 from gateway.stores.postgres import Database
+from ops.cli.key_option import PREFIX_HELP, resolve_optional
 from ops.cli.output import bar, iso, print_json, text
 from ops.cli.parameters import Name, Prefix, Timestamp, json_option
 from ops.cli.reserved import HeldTokens, reserved_tokens
@@ -20,7 +21,7 @@ _COUNTS = ("requests", "input_tokens", "output_tokens")
 
 @click.command("show-usage")
 @click.option("--tenant", type=Name(), help="Only requests of this tenant.")
-@click.option("--prefix", type=Prefix(), help="Only requests of this key.")
+@click.option("--prefix", type=Prefix(), help=f"Only requests of this key. {PREFIX_HELP}")
 @click.option(
     "--since",
     type=Timestamp(future=False),
@@ -50,6 +51,7 @@ def show_usage(
     as_json: bool,
 ) -> None:
     """Show admitted requests, their tokens, and how much of each budget is used."""
+    prefix = resolve_optional(session, prefix, tenant)
     where = Filter(tenant=tenant, prefix=prefix, since=since)
 
     async def read(database: Database) -> tuple[list[UsageRow], list[BudgetRow], HeldTokens]:

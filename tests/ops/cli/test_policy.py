@@ -74,8 +74,8 @@ def test_inherit_resets_a_key_to_the_models_of_its_tenant(acme: Operator, prefix
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["set-limits", "--rpm", "1"], "either --tenant or --prefix"),
-        (["set-limits", "--tenant", "acme", "--prefix", "nz_123456789", "--rpm", "1"], "either --tenant or --prefix"),
+        (["set-limits", "--rpm", "1"], "--tenant, or --prefix for a key"),
+        (["set-limits", "--prefix", "laptop", "--rpm", "1"], "requires --tenant"),
         (["set-limits", "--tenant", "acme"], "at least one"),
         (["set-limits", "--tenant", "acme", "--rpm", "none"], "or `inherit`"),
         (["set-budget", "--tenant", "acme"], "at least one"),
