@@ -19,7 +19,6 @@ from bench.workloads import Workload, body
 
 UPSTREAM = "upstream"
 _PRIMING_CONNECTIONS = 16
-_PRIMING_RESPONSES = 400
 _PRIMING_S_MAX = 20.0
 
 
@@ -68,13 +67,13 @@ def run(
     return samples
 
 
-def prime(side: Side) -> None:
-    """Sends requests that are not measured, so that connections are open and keys are verified in each process.
+def prime(side: Side, responses: int) -> None:
+    """Sends requests until there are `responses`, so that connections are open and each process has verified the key.
 
     Raises BenchFailed if none is answered with 200.
     """
     group = Group(_PRIMING_CONNECTIONS, side.path, body("How are you?", stream=False), side.keys[:1])
-    job = Job(side.host, side.port, [group], _PRIMING_S_MAX, 0.0, responses_max=_PRIMING_RESPONSES)
+    job = Job(side.host, side.port, [group], _PRIMING_S_MAX, 0.0, responses_max=responses)
     result, _ = _generate(job, {})
     if not result["groups"][0]["units"]:
         raise BenchFailed(f"{side.name} answered no request with 200: {result['groups'][0]['statuses']}")

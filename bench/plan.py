@@ -11,8 +11,8 @@ class Plan:
 
     `seconds` and `streams_s` are the measured times of one closed loop and of one measurement of streams. `streams` are
     the numbers of concurrent streams, `bodies_kib` the sizes of large bodies. `workers` is the number of processes of
-    each service and of each other Python program. With `one_start`, one start of the sides serves all workloads; then
-    hashes of low cost are used for all of them.
+    each service and of each other Python program, `priming` the number of requests to each side before the first
+    measurement. With `one_start`, one start of the sides serves all workloads, with hashes of low cost.
     """
 
     rounds: int = 3
@@ -27,6 +27,7 @@ class Plan:
     tenants: int = 100
     first_use_s_max: float = 20.0
     workers: int = 2
+    priming: int = 400
     one_start: bool = False
 
 
@@ -46,5 +47,6 @@ SMOKE = Plan(
     tenants=2,
     first_use_s_max=2.0,
     workers=1,
+    priming=20,
     one_start=True,
 )

@@ -81,7 +81,7 @@ class Run:
                 sides.append(running.with_keys(tenants, keys))
             sides += self._peers(stack, directory, direct, tenants, keys)
             for side in sides:
-                measure.prime(side)
+                measure.prime(side, self._plan.priming)
             return measure.run(chosen, sides, direct, self._plan.rounds, self._report)
 
     def _peers(self, stack: ExitStack, directory: Path, direct: Side, tenants: int, keys: int) -> Iterator[Side]:

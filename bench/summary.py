@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.measure import Sample
 from bench.sides import envoy, gateway, upstream
-from bench.workloads import Workload
+from bench.workloads import CHUNKS_PER_S, Workload
 
 STORES = frozenset({"redis", "postgres"})
 FASTAPI = "fastapi"
@@ -30,6 +30,11 @@ def own_cpu_us(sample: Sample) -> float:
 def stores_cpu_us(sample: Sample) -> float:
     """The CPU time per unit of a side's Redis and PostgreSQL."""
     return sum(value for name, value in sample.cpu_us.items() if name in STORES)
+
+
+def whole_cpu_us(sample: Sample) -> float:
+    """The CPU time per unit of a side with its stores."""
+    return own_cpu_us(sample) + stores_cpu_us(sample)
 
 
 class Samples:
@@ -116,15 +121,21 @@ def headline(samples: Samples, side: str, streams: Sequence[int]) -> dict[str, f
         f"{middle} added p99 per chunk ÷ plain Envoy": samples.added_ratio(
             middle, (side, plain), upstream.NAME, attrgetter("p99_us")
         ),
-        f"{most} chunks delivered in time, share of direct": samples.ratio(
-            most, side, upstream.NAME, attrgetter("per_s")
+        f"{most} chunks delivered ÷ chunks due": samples.median(
+            most, side, lambda sample: sample.per_s / (max(streams) * CHUNKS_PER_S)
         ),
-        f"{most} streams complete, share of direct": samples.ratio(most, side, upstream.NAME, attrgetter("complete")),
+        f"{most} streams complete ÷ streams": samples.median(most, side, lambda sample: sample.complete / max(streams)),
         "W3 added p50, µs": samples.added("W3", side, upstream.NAME, attrgetter("p50_us")),
         "W3 added p50 ÷ FastAPI design": samples.added_ratio(
             "W3", (side, FASTAPI), upstream.NAME, attrgetter("p50_us")
         ),
         "PSS without stores, MB": _first_pss_mb(samples, most, side),
+        "W1 requests/s, gateway ÷ this side": samples.ratio("W1", gateway.NAME, side, attrgetter("per_s")),
+        "W1 CPU per request with stores, gateway ÷ this side": samples.ratio("W1", gateway.NAME, side, whole_cpu_us),
+        f"{middle} CPU per chunk with stores, gateway ÷ this side": samples.ratio(
+            middle, gateway.NAME, side, whole_cpu_us
+        ),
+        "W3 p50, gateway ÷ this side": samples.ratio("W3", gateway.NAME, side, attrgetter("p50_us")),
     }
     return {name: None if value is None else round(value, 3) for name, value in values.items()}
 
@@ -152,11 +163,7 @@ def _side(samples: Samples, workload: str, side: str) -> dict[str, Any]:
             status: round(median(sample.flood_per_s.get(status, 0.0) for sample in measured), 1) for status in statuses
         },
         "per_s_ratio": _rounded(samples.ratio(workload, side, envoy.NAME, attrgetter("per_s"))),
-        "cpu_ratio": _rounded(samples.ratio(workload, side, envoy.NAME, own_cpu_us)),
-        "against_gateway": _rounded(samples.ratio(workload, side, gateway.NAME, attrgetter("per_s"))),
-        "cpu_against_gateway": _rounded(
-            samples.ratio(workload, side, gateway.NAME, lambda sample: own_cpu_us(sample) + stores_cpu_us(sample))
-        ),
+        "cpu_ratio": _rounded(samples.ratio(workload, side, envoy.NAME, own_cpu_us)) if services else None,
     }
 
 

@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.sides.upstream import NAME as DIRECT
+
 Row = list[str]
 
 _COLUMNS = ["workload", "side", "per s", "÷ Envoy", "p50 ms", "p99 ms"]
@@ -56,6 +58,14 @@ def setup(document: Mapping[str, Any]) -> Iterator[str]:
     yield ("Revisions: " + ", ".join(f"{side} {revision}" for side, revision in facts["revisions"].items()) + ".")
     yield "Settings of the gateway: " + ", ".join(f"{name}={value}" for name, value in facts["settings"].items()) + "."
     yield "Only in W5: " + ", ".join(f"{name}={value}" for name, value in facts["settings_w5"].items()) + "."
+    small = next(workload["sides"][DIRECT] for workload in document["workloads"] if workload["name"] == "W1")
+    yield (
+        f"In W1 on the direct connection, the load generator used {small['generator_cpu_us']} µs and the upstream "
+        f"{small['upstream_cpu_us']} µs of CPU time per request."
+    )
+    for workload in document["workloads"]:
+        if workload["sides"].get(DIRECT, {"errors": 0})["errors"]:
+            yield f"{workload['name']} is not valid: the direct connection had errors too, as on a busy machine."
     for side, reason in facts["skipped"].items():
         yield f"Not measured: {side} ({reason})."
 

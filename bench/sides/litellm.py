@@ -18,7 +18,7 @@ from bench.workloads import MODEL
 from ops.embedded import ports
 
 NAME = "litellm"
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 240.0
 _LIMIT = 100_000_000
 
 

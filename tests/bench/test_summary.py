@@ -7,7 +7,7 @@ import pytest
 
 from bench import page, plots, table
 from bench.measure import Sample
-from bench.summary import Samples, own_cpu_us, stores_cpu_us
+from bench.summary import Samples, headline, own_cpu_us, stores_cpu_us
 
 CPU_US = {"envoy": 20.0, "meter": 30.0, "redis": 5.0, "postgres": 1.0}
 
@@ -46,6 +46,26 @@ def test_added_times_are_compared_only_if_both_sides_add_something() -> None:
 def test_the_cpu_time_of_the_stores_is_separate() -> None:
     measured = sample("gateway", 0, 1)
     assert (own_cpu_us(measured), stores_cpu_us(measured)) == (50.0, 6.0)
+
+
+def test_the_headline_compares_this_checkout_with_each_side_in_the_same_rounds() -> None:
+    samples = Samples([sample("envoy", 0, 20), sample("gateway", 0, 3), sample("baseline", 0, 2)])
+    compared = headline(samples, "baseline", [100])
+    assert compared["W1 requests/s ÷ plain Envoy"] == pytest.approx(0.1)
+    assert compared["W1 requests/s, gateway ÷ this side"] == pytest.approx(1.5)
+    assert compared["W1 CPU per request with stores, gateway ÷ this side"] == pytest.approx(1.0)
+    assert compared["W3 added p50, µs"] is None
+
+
+def test_a_run_in_which_the_direct_connection_has_errors_is_marked() -> None:
+    facts: dict[str, object] = dict.fromkeys(["cores", "cpu", "kernel", "python", "date", "rounds", "workers", "load_average"], 1)
+    facts |= {"took_s": 1.0, "revisions": {}, "settings": {}, "settings_w5": {}, "skipped": {"litellm": "no disk"}}
+    direct = {"generator_cpu_us": 12.5, "upstream_cpu_us": 13.5, "errors": 4}
+    document = {"setup": facts, "workloads": [{"name": "W1", "sides": {"direct": direct}}]}
+    conditions = "\n".join(table.setup(document))
+    assert "W1 is not valid" in conditions
+    assert "Not measured: litellm (no disk)." in conditions
+    assert "12.5 µs and the upstream 13.5 µs" in conditions
 
 
 def test_a_bar_is_as_long_as_its_share_of_the_longest() -> None:
