@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--rounds", type=int, help="number of rounds")
     described.add_argument("--seconds", type=float, help="measured time of one closed loop")
     described.add_argument("--workers", type=int, help="processes each of authz, of meter and of other gateways")
+    described.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these workloads: W1, W2/100 …")
     described.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     described.add_argument("--output", type=Path, metavar="FILE", help="also write the JSON document to FILE")
     described.add_argument("--docs", action="store_true", help="write the results into docs/performance.md")
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = chosen_plan(arguments)
     if min(chosen.rounds, chosen.seconds, chosen.workers) <= 0:
         described.error("all numbers must be positive")
+    if arguments.docs and arguments.only:
+        described.error("the page has all workloads, so --docs excludes --only")
     errors = Console(stderr=True, highlight=False, markup=False)
     try:
         if arguments.render:
@@ -67,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 else None,
                 fastapi=not arguments.smoke,
                 litellm=os.environ.get("BENCH_PEERS") == "1",
+                only=tuple(arguments.only),
             )
             with tempfile.TemporaryDirectory(prefix="neuronetz-bench-") as directory:
                 started = time.monotonic()

@@ -30,11 +30,16 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the gateway is compared with, besides a direct connection and a plain Envoy."""
+    """What the gateway is compared with, besides a direct connection and a plain Envoy, and on which workloads."""
 
     baseline: Checkout | None = None
     fastapi: bool = True
     litellm: bool = False
+    only: tuple[str, ...] = ()
+
+    def includes(self, workload: Workload) -> bool:
+        """Whether `only` has the workload's name or the part before its slash. Without any names, all are included."""
+        return not self.only or not {workload.name, workload.name.partition("/")[0]}.isdisjoint(self.only)
 
     def checkouts(self) -> list[Checkout]:
         """The measured checkouts of the gateway."""
@@ -56,7 +61,8 @@ class Run:
 
         W5 needs new stacks, because the first use of a key with a hash of the default cost takes a tenth of a second.
         """
-        few, many = list(workloads.few_keys(self._plan)), list(workloads.many_keys(self._plan))
+        few = list(filter(self._comparison.includes, workloads.few_keys(self._plan)))
+        many = list(filter(self._comparison.includes, workloads.many_keys(self._plan)))
         tenants, keys = self._plan.tenants, self._plan.keys
         if self._plan.one_start:
             return self._measured("all", [*few, *many], tenants, keys, gateway.CHEAP_HASHES)
@@ -66,6 +72,8 @@ class Run:
     def _measured(
         self, phase: str, chosen: list[Workload], tenants: int, keys: int, settings: Mapping[str, str]
     ) -> list[Sample]:
+        if not chosen:
+            return []
         directory = self._directory / phase
         directory.mkdir()
         with ExitStack() as stack:
@@ -124,7 +132,7 @@ def measured(plan: Plan, comparison: Comparison, directory: Path, report: Report
         "settings_w5": gateway.CHEAP_HASHES,
         "skipped": run.skipped,
     }
-    chosen = [*workloads.few_keys(plan), *workloads.many_keys(plan)]
+    chosen = [*filter(comparison.includes, [*workloads.few_keys(plan), *workloads.many_keys(plan)])]
     return summary.document(chosen, list(dict.fromkeys(sample.side for sample in samples)), samples, setup)
 
 

@@ -37,9 +37,13 @@ def measurements(document: Mapping[str, Any]) -> tuple[Row, list[Row]]:
 
 
 def memory(document: Mapping[str, Any]) -> tuple[Row, list[Row]]:
-    """The header and the rows of the memory after the first round of the most streams, one for each side."""
-    streams = [workload for workload in document["workloads"] if workload["name"].startswith("W2/")]
-    measured = {side: values["pss_mb"] for side, values in streams[-1]["sides"].items() if values["pss_mb"]}
+    """The header and the rows of the memory after the first round of the most streams, one for each side.
+
+    Without streams it is that after the first workload.
+    """
+    workloads = document["workloads"]
+    last = [*workloads[:1], *(workload for workload in workloads if workload["name"].startswith("W2/"))][-1]
+    measured = {side: values["pss_mb"] for side, values in last["sides"].items() if values["pss_mb"]}
     rows = [[side, f"{sum(pss.values()):,.0f}", _by_process(pss)] for side, pss in measured.items()]
     return ["side", "PSS MB", "PSS MB by process"], rows
 
@@ -58,13 +62,14 @@ def setup(document: Mapping[str, Any]) -> Iterator[str]:
     yield ("Revisions: " + ", ".join(f"{side} {revision}" for side, revision in facts["revisions"].items()) + ".")
     yield "Settings of the gateway: " + ", ".join(f"{name}={value}" for name, value in facts["settings"].items()) + "."
     yield "Only in W5: " + ", ".join(f"{name}={value}" for name, value in facts["settings_w5"].items()) + "."
-    small = next(workload["sides"][DIRECT] for workload in document["workloads"] if workload["name"] == "W1")
-    yield (
-        f"In W1 on the direct connection, the load generator used {small['generator_cpu_us']} µs and the upstream "
-        f"{small['upstream_cpu_us']} µs of CPU time per request."
-    )
     for workload in document["workloads"]:
-        if workload["sides"].get(DIRECT, {"errors": 0})["errors"]:
+        direct = workload["sides"].get(DIRECT)
+        if direct and workload["name"] == "W1":
+            yield (
+                f"In W1 on the direct connection, the load generator used {direct['generator_cpu_us']} µs and the "
+                f"upstream {direct['upstream_cpu_us']} µs of CPU time per request."
+            )
+        if direct and direct["errors"]:
             yield f"{workload['name']} is not valid: the direct connection had errors too, as on a busy machine."
     for side, reason in facts["skipped"].items():
         yield f"Not measured: {side} ({reason})."

@@ -11,6 +11,7 @@ import pytest
 from bench import page, table
 from bench.__main__ import chosen_plan, main, parser
 from bench.plan import QUICK, SMOKE
+from bench.run import Comparison
 from bench.sides.gateway import Checkout
 from bench.sides.side import BenchFailed
 from bench.workloads import few_keys, many_keys
@@ -60,6 +61,12 @@ def test_every_table_and_plot_has_a_row_for_the_gateway(document: Any) -> None:
 def test_options_replace_the_numbers_of_the_plan() -> None:
     chosen = chosen_plan(parser().parse_args(["--quick", "--rounds", "4", "--workers", "1"]))
     assert (chosen.rounds, chosen.workers, chosen.seconds) == (4, 1, QUICK.seconds)
+
+
+def test_workloads_are_chosen_by_their_name_or_its_first_part() -> None:
+    workloads = [*few_keys(QUICK), *many_keys(QUICK)]
+    chosen = filter(Comparison(only=("W1", "W2/100", "W5")).includes, workloads)
+    assert [workload.name for workload in chosen] == ["W1", "W2/100", "W5/first", "W5/later"]
 
 
 def test_a_baseline_without_an_environment_is_refused_with_the_command_that_creates_it(tmp_path: Path) -> None:

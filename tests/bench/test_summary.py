@@ -58,7 +58,8 @@ def test_the_headline_compares_this_checkout_with_each_side_in_the_same_rounds()
 
 
 def test_a_run_in_which_the_direct_connection_has_errors_is_marked() -> None:
-    facts: dict[str, object] = dict.fromkeys(["cores", "cpu", "kernel", "python", "date", "rounds", "workers", "load_average"], 1)
+    names = ["cores", "cpu", "kernel", "python", "date", "rounds", "workers", "load_average"]
+    facts: dict[str, object] = dict.fromkeys(names, 1)
     facts |= {"took_s": 1.0, "revisions": {}, "settings": {}, "settings_w5": {}, "skipped": {"litellm": "no disk"}}
     direct = {"generator_cpu_us": 12.5, "upstream_cpu_us": 13.5, "errors": 4}
     document = {"setup": facts, "workloads": [{"name": "W1", "sides": {"direct": direct}}]}
