@@ -13,6 +13,9 @@ SOAK_SECONDS ?= 1200
 SOAK_SEED ?= 1
 STREAMS ?= 5000
 BENCH_ARGS ?=
+BENCH_AGAINST ?=
+BENCH_AGAINST_SETTINGS ?=
+BENCH_PEERS ?=
 FUZZ_SECONDS ?= 60
 GATEWAY_IMAGE ?= neuronetz-gateway:local
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
@@ -51,8 +54,8 @@ types: $(VENV)/.dev ## check the types with mypy --strict
 fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers, the decoders and the gRPC server; FUZZ_SECONDS=60
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
-bench: $(VENV)/.runtime ## measure the cost of the gateway relative to its upstream, as ratios in one run; BENCH_ARGS='--workers 1 --streams 100 --json'
-	@$(BIN)/python -m bench.overhead $(BENCH_ARGS)
+bench: $(VENV)/.runtime ## measure the gateway next to a plain Envoy and other gateways; BENCH_AGAINST=CHECKOUT BENCH_PEERS=1 BENCH_ARGS='--quick --json'
+	@BENCH_AGAINST='$(BENCH_AGAINST)' BENCH_AGAINST_SETTINGS='$(BENCH_AGAINST_SETTINGS)' BENCH_PEERS='$(BENCH_PEERS)' $(BIN)/python -m bench $(BENCH_ARGS)
 
 docs: build/docs/.done ## build the documentation site in site/
 	@build/docs/bin/mkdocs build --strict --quiet --site-dir site && echo "site/index.html"
@@ -81,6 +84,7 @@ lock: ## pin every dependency again, with hashes and without index addresses
 	@$(PYTHON) -c '$(DOCS_EXTRA)' | $(COMPILE) - -o requirements-docs.lock
 	@$(COMPILE) --constraint requirements.lock pyproject.toml -o requirements-image.lock
 	@$(PYTHON) -c '$(BUILD_EXTRA)' | $(COMPILE) --constraint requirements.lock - -o requirements-build.lock
+	@for peer in fastapi litellm; do $(COMPILE) bench/peers/$$peer.in -o bench/peers/$$peer.lock || exit 1; done
 
 wasm: $(VENV)/.dev ## assemble envoy/hold_response.wasm from its source
 	@$(BIN)/python -m ops.data_plane.hold_filter

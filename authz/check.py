@@ -89,9 +89,11 @@ class CheckPipeline:
     async def identify(self, checked: CheckedRequest) -> Principal:
         """The principal of the presented key. Raises Denied or StoreUnavailable.
 
-        An address that failed too often is denied before its key costs any work, unless this process has verified the
-        key before.
+        A request without a credential is not counted as a failed attempt of its address. An address that failed too
+        often is denied before its key costs any work, unless this process has verified the key before.
         """
+        if checked.key is None:
+            raise Denied(Code.INVALID_API_KEY)
         presented = self._authenticator.look_up(checked.key)
         if presented.verified is None:
             await self._throttle.check(checked.client_ip)

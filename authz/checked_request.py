@@ -14,7 +14,7 @@ from gateway.wire.surfaces import Dialect, Surface, dialect_of
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """`path` is without query. `key` is the credential that was presented as a key, None when there was none."""
+    """`path` is without query and without a slash at its end. `key` is the credential, None when there was none."""
 
     request_id: str
     method: str
@@ -49,11 +49,3 @@ class CheckedRequest:
             stream=read is not None and read.generation.stream,
             request_bytes=len(self.body),
         )
-
-
-def presented_key(authorization: str | None, api_key: str | None) -> SecretStr | None:
-    """The key of `Authorization: Bearer …`, else of `x-api-key`. Any other scheme in Authorization carries no key."""
-    if authorization is not None:
-        scheme, _, token = authorization.partition(" ")
-        return SecretStr(token.strip()) if scheme.lower() == "bearer" else None
-    return SecretStr(api_key.strip()) if api_key is not None else None

@@ -17,7 +17,8 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, status_pb2
 
 from authz.admit import Admitted, Denial
-from authz.checked_request import CheckedRequest, presented_key
+from authz.checked_request import CheckedRequest
+from authz.credential import find_credential
 from gateway.record.grant import METADATA_KEY
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.wire.dialects import error_body
@@ -36,13 +37,19 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
     return CheckedRequest(
         request_id=headers.get(REQUEST_ID_HEADER, ""),
         method=http.method,
-        path=http.path.partition("?")[0],
-        key=presented_key(headers.get("authorization"), headers.get("x-api-key")),
+        path=plain_path(http.path),
+        key=find_credential(headers.get("authorization"), headers.get("x-api-key")),
         client_ip=client_ip(peer, headers.get("x-forwarded-for"), trusted),
         user_agent=headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX],
         content_encoding=headers.get("content-encoding", ""),
         body=http.raw_body,
     )
+
+
+def plain_path(target: str) -> str:
+    """The path of a request target, without query and without the slash that some clients append."""
+    path = target.partition("?")[0]
+    return path[:-1] if path.endswith("/") and path != "/" else path
 
 
 def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from envoy.config.core.v3 import base_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.type.v3 import http_status_pb2
 
-from gateway.errors import MESSAGE, STATUS, Code
+from gateway.errors import Code, Denied
 from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
 from gateway.wire.dialects import error_body
-from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, backend_of
+from gateway.wire.names import ERROR_HEADER, HELD_WHOLE_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, backend_of
 from gateway.wire.surfaces import dialect_of
 from meter.exchange import Exchange
 
@@ -23,6 +24,8 @@ _ATTRIBUTES = "envoy.filters.http.ext_proc"
 # The response code details of an answer that a backend gave. Envoy's own replies have others.
 _VIA_UPSTREAM = "via_upstream"
 _OVERWRITE = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+
+_HOLD_BODY = processing_mode_pb2.ProcessingMode(response_body_mode=processing_mode_pb2.ProcessingMode.BUFFERED)
 
 # The only request headers that a backend receives. Envoy consumes some of them itself.
 _TO_BACKEND = frozenset(
@@ -48,9 +51,9 @@ def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> ext_proc
         case "response_body":
             chunk = message.response_body
             body = exchange.response_body(chunk.body, chunk.end_of_stream)
-            return _denial(body, exchange) if isinstance(body, Code) else _response_chunk(body)
+            return _response_chunk(body) if body is None or isinstance(body, bytes) else _denial(body, exchange)
         case "request_headers":
-            return _request_headers(_read_headers(message.request_headers))
+            return _request_headers(_read_headers(message.request_headers), exchange.accept)
         case "request_body":
             rewritten = exchange.request_body(message.request_body.body)
             return _denial(rewritten, exchange) if isinstance(rewritten, Code) else _request_body(rewritten)
@@ -74,7 +77,7 @@ def untouched(kind: str) -> ext_proc.ProcessingResponse:
 def deny_unopened(code: Code, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
     """Answers a request for which no exchange was opened; `message` has its headers."""
     headers = _read_headers(message.request_headers)
-    return _immediate_error(code, headers.get(":path", ""), headers.get(REQUEST_ID_HEADER, ""))
+    return _immediate_error(Denied(code), headers.get(":path", ""), headers.get(REQUEST_ID_HEADER, ""))
 
 
 def _respond_to_response_headers(
@@ -90,8 +93,11 @@ def _respond_to_response_headers(
         headers.get("content-type", ""),
         backend_of(_read_attribute(message, "xds.cluster_name")),
         end_of_stream=message.response_headers.end_of_stream,
+        comes_whole=HELD_WHOLE_HEADER in headers,
     )
-    return _denial(own, exchange) if isinstance(own, Code) else _response_headers(headers, own)
+    if isinstance(own, Code):
+        return _denial(own, exchange)
+    return _response_headers(headers, own, hold_body=exchange.holds_answer)
 
 
 def _read_headers(headers: ext_proc.HttpHeaders) -> dict[str, str]:
@@ -108,12 +114,12 @@ def _read_attribute(message: ext_proc.ProcessingRequest, name: str) -> str:
     return fields[name].string_value if name in fields else ""
 
 
-def _request_headers(headers: Mapping[str, str]) -> ext_proc.ProcessingResponse:
-    """Continues with the headers that a backend needs and no other."""
+def _request_headers(headers: Mapping[str, str], accept: str) -> ext_proc.ProcessingResponse:
+    """Continues with the headers that a backend needs and no other; `accept` is the media type of its answer."""
+    mutation = _without(headers, _TO_BACKEND)
+    mutation.set_headers.extend(_options({"accept": accept}))
     return ext_proc.ProcessingResponse(
-        request_headers=ext_proc.HeadersResponse(
-            response=ext_proc.CommonResponse(header_mutation=_without(headers, _TO_BACKEND))
-        )
+        request_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation))
     )
 
 
@@ -130,15 +136,19 @@ def _request_body(body: bytes) -> ext_proc.ProcessingResponse:
     )
 
 
-def _response_headers(headers: Mapping[str, str], own: Mapping[str, str]) -> ext_proc.ProcessingResponse:
+def _response_headers(
+    headers: Mapping[str, str], own: Mapping[str, str], *, hold_body: bool
+) -> ext_proc.ProcessingResponse:
     """Passes a backend's answer with the headers that a caller may see and the gateway's `own`.
 
-    The content-length is not among them: the meter may take a usage report out or put an error in.
+    The content-length is not among them: the meter may take a usage report out or put an error in. With `hold_body`
+    Envoy sends them only after the meter's reply to the whole body, which can still be an error.
     """
     mutation = _without(headers, _TO_CALLER)
     mutation.set_headers.extend(_options(own))
     return ext_proc.ProcessingResponse(
-        response_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation))
+        response_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation)),
+        mode_override=_HOLD_BODY if hold_body else None,
     )
 
 
@@ -152,16 +162,18 @@ def _response_chunk(body: bytes | None) -> ext_proc.ProcessingResponse:
     )
 
 
-def _denial(code: Code, exchange: Exchange) -> ext_proc.ProcessingResponse:
-    return _immediate_error(code, exchange.grant.path, exchange.grant.request_id)
+def _denial(reason: Code | Denied, exchange: Exchange) -> ext_proc.ProcessingResponse:
+    denied = Denied(reason) if isinstance(reason, Code) else reason
+    return _immediate_error(denied, exchange.grant.path, exchange.grant.request_id)
 
 
-def _immediate_error(code: Code, path: str, request_id: str) -> ext_proc.ProcessingResponse:
+def _immediate_error(denied: Denied, path: str, request_id: str) -> ext_proc.ProcessingResponse:
     """Answers in place of the backend. In mid-stream, after a 200 has gone out, Envoy cuts both sides instead."""
-    body = error_body(dialect_of(path), code, MESSAGE[code], request_id)
+    code = denied.code
+    body = error_body(dialect_of(path), code, denied.message, request_id)
     return ext_proc.ProcessingResponse(
         immediate_response=ext_proc.ImmediateResponse(
-            status=http_status_pb2.HttpStatus(code=STATUS[code]),
+            status=http_status_pb2.HttpStatus(code=denied.status),
             headers=ext_proc.HeaderMutation(
                 set_headers=_options({"content-type": "application/json", ERROR_HEADER: str(code)})
             ),

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.errors import Code, upstream_code
+from gateway.errors import STATUS, Code, Denied, upstream_code
 from gateway.quota.port import Hold, Progress
 from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.record.grant import Grant
 from gateway.values import NO_USAGE, Outcome, Usage
-from gateway.wire.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER
+from gateway.wire.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER, NOT_AN_ANSWER
+from gateway.wire.surfaces import BY_NAME
 from meter.answer.answer import Answer
 from meter.answer.result import AnswerResult
+from meter.frames.recognition import accepted_type
 from meter.phases import Phase, Trigger, following
 from meter.prompt_log.writer import Transcript
 from meter.rewrite import rewrite
@@ -37,9 +39,9 @@ class Closed:
 class Exchange:
     """Call one method for each of Envoy's messages, then `close` once. `monotonic` returns seconds.
 
-    A method that returns a Code denies the message: the caller gets that error in place of the backend's answer, or a
-    closed connection when part of the answer is already out. Each method raises OutOfOrder in a phase in which its
-    message cannot come. `grant_json` is the text that `grant` was read from; the hold retains it.
+    A method that returns a Code or a Denied denies the message: the caller gets that error in place of the backend's
+    answer, or a closed connection when part of the answer is already out. Each method raises OutOfOrder in a phase in
+    which its message cannot come. `grant_json` is the text that `grant` was read from; the hold retains it.
     """
 
     def __init__(self, grant: Grant, grant_json: str, monotonic: Callable[[], float]) -> None:
@@ -47,6 +49,8 @@ class Exchange:
         self.hold = Hold.of(grant, grant_json)
         self.phase = Phase.OPEN
         self.ending: Ending | None = None
+        # Whether Envoy holds the head of the answer until the meter has read the whole body.
+        self.holds_answer = False
         self.transcript = Transcript(grant) if grant.log_prompts else None
         self._monotonic = monotonic
         self._opened_s = monotonic()
@@ -69,6 +73,11 @@ class Exchange:
         usage = self._usage
         return Progress(usage.input_tokens, usage.output_tokens, self._response_bytes)
 
+    @property
+    def accept(self) -> str:
+        """The media type that the answer must have, for the hold filter."""
+        return accepted_type(BY_NAME[self.grant.surface], stream=self.grant.stream)
+
     def request_body(self, body: bytes) -> bytes | Code:
         """Takes the caller's body, returns the one for the backend.
 
@@ -88,30 +97,34 @@ class Exchange:
         self._status, self._local_code = status, code
 
     def response_headers(
-        self, status: int, content_type: str, backend: str | None, *, end_of_stream: bool
+        self, status: int, content_type: str, backend: str | None, *, end_of_stream: bool, comes_whole: bool = False
     ) -> dict[str, str] | Code:
-        """Takes the head of a backend's answer, returns the headers to set, `:status` included."""
+        """Takes the head of a backend's answer, returns the headers to set, `:status` included.
+
+        `comes_whole` means that the body comes in one piece. `holds_answer` is set afterwards.
+        """
         if self._advance(Trigger.ANSWER) is Phase.CUT:
             return Code.BACKEND_ERROR
         self._backend = backend
-        self._status = self._answer.headers(status, content_type)
+        self._status = self._answer.headers(NOT_AN_ANSWER if end_of_stream and status < 300 else status, content_type)
+        self.holds_answer = comes_whole and self._answer.is_whole
+        if self._status >= 400 and end_of_stream:
+            # An error without a body would leave the caller's client without a message.
+            code = upstream_code(self._status)
+            self._status = STATUS[code]
+            self._answer.chunk(b"", end_of_stream=True)
+            self._finish(Trigger.END)
+            return code
         headers = {":status": str(self._status)}
         if self.grant.show_backend and backend:
             headers[BACKEND_HEADER] = backend
         if self._dropped_options:
             headers[DROPPED_OPTIONS_HEADER] = ", ".join(self._dropped_options)
-        if end_of_stream:
-            self._answer.chunk(b"", end_of_stream=True)
-            self._finish(Trigger.END)
         if self._status >= 400:
-            code = upstream_code(self._status)
-            if end_of_stream:
-                # An error without a body would leave the caller's client without a message.
-                return code
-            headers |= {ERROR_HEADER: code, "content-type": "application/json"}
+            headers |= {ERROR_HEADER: upstream_code(self._status), "content-type": "application/json"}
         return headers
 
-    def response_body(self, data: bytes, end_of_stream: bool) -> bytes | Code | None:
+    def response_body(self, data: bytes, end_of_stream: bool) -> bytes | Code | Denied | None:
         """Takes the next bytes of the answer, returns their replacement, or None when they pass unchanged."""
         phase = following(self.phase, Trigger.END if end_of_stream else Trigger.CHUNK)
         if phase is Phase.CUT:
@@ -126,6 +139,11 @@ class Exchange:
         if data and self._first_byte_s is None:
             self._first_byte_s = self._monotonic()
         body = self._answer.chunk(data, end_of_stream)
+        if isinstance(body, Denied):
+            if self.holds_answer:
+                self._status = body.status
+            self._finish(Trigger.END)
+            return body
         delivered = data if body is None else body
         self._response_bytes += len(delivered)
         if self.transcript:

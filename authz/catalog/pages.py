@@ -16,7 +16,8 @@ from aiohttp import web
 from authz.admit import retry_headers
 from authz.catalog import playground
 from authz.check import CheckPipeline
-from authz.checked_request import CheckedRequest, presented_key
+from authz.checked_request import CheckedRequest
+from authz.credential import find_credential
 from authz.request import as_model_name, read_model
 from gateway import __version__
 from gateway.catalog.allow_list import effective_models
@@ -97,7 +98,7 @@ class CatalogPages:
             request_id=headers.get(REQUEST_ID_HEADER) or str(uuid4()),
             method=request.method,
             path=request.path,
-            key=presented_key(headers.get("authorization"), headers.get("x-api-key")),
+            key=find_credential(headers.get("authorization"), headers.get("x-api-key")),
             client_ip=client_ip(
                 headers.get(PEER_HEADER, ""), headers.get("x-forwarded-for"), self._settings.trusted_networks
             ),

@@ -1,9 +1,10 @@
 """Rebuilds a tenant's counters from the ledger when the store may have lost them.
 
-The used tokens are those in PostgreSQL plus those of events in the stream that PostgreSQL does not have yet. The held
-tokens are those of the holds. The three are read one after the other, so a settlement in between would be counted
-twice or not at all. It therefore voids the rebuild (the token no longer matches in `commit_rebuild`), which then starts
-again. Nothing is admitted in the meantime, so only requests that are already running can settle.
+The used tokens are those in PostgreSQL plus those of events in the stream that PostgreSQL does not have yet. The two
+are read one after the other, so a settlement in between would be counted twice or not at all. It therefore voids the
+rebuild (the token no longer matches in `commit_rebuild`), which then starts again. Nothing is admitted in the meantime,
+so only requests that are already running can settle. The held tokens need no rebuild: the store changes them together
+with the holds.
 """
 
 from __future__ import annotations
@@ -36,31 +37,35 @@ class NotBegun(Enum):
     """Why a rebuild did not begin."""
 
     READY = "the counters are valid"
-    BUSY = "another process rebuilds them, or the epoch is not open yet"
+    BUSY = "another process rebuilds them, or nothing is admitted yet"
 
 
 @dataclass(frozen=True, slots=True)
-class RebuildSnapshot:
-    """A rebuild that has begun: its token, the time of the store's clock, and the tenant's waiting events, raw."""
+class BegunRebuild:
+    """A rebuild that has begun: its token, the time of the store's clock, and the name of the epoch."""
 
     token: str
     now_ms: int
-    events: Sequence[str]
+    epoch: str
 
 
 class Rebuildable(Protocol):
     """The operations of a store that a rebuild needs. All raise StoreUnavailable."""
 
-    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | NotBegun:
+    async def begin_rebuild(self, tenant_id: int) -> BegunRebuild | NotBegun:
         """Begins a rebuild, unless there is a reason not to."""
         ...
 
-    async def commit_rebuild(self, tenant_id: int, snapshot: RebuildSnapshot, used: Used) -> bool:
-        """Installs the counters and adds the holds to them. False: the rebuild was voided in the meantime."""
+    async def waiting_events(self, tenant_id: int, begun: BegunRebuild) -> Sequence[str]:
+        """The tenant's events that wait for the ledger, raw, and possibly some that it has already."""
         ...
 
-    async def abort_rebuild(self, tenant_id: int) -> None:
-        """Ends a rebuild that failed, so that another can begin."""
+    async def commit_rebuild(self, tenant_id: int, begun: BegunRebuild, used: Used) -> bool:
+        """Installs the sums that are used. False: the rebuild was voided in the meantime."""
+        ...
+
+    async def abort_rebuild(self, tenant_id: int, begun: BegunRebuild) -> None:
+        """Ends a rebuild that failed, so that another can begin. Leaves a rebuild that began later alone."""
         ...
 
 
@@ -112,18 +117,17 @@ class Rebuilder:
             raise StoreUnavailable("the counters could not be rebuilt in time") from error
 
     async def _try(self, tenant_id: int) -> bool:
-        snapshot = await self._store.begin_rebuild(tenant_id)
-        if isinstance(snapshot, NotBegun):
-            return snapshot is NotBegun.READY
+        begun = await self._store.begin_rebuild(tenant_id)
+        if isinstance(begun, NotBegun):
+            return begun is NotBegun.READY
         committed = False
         try:
-            waiting = _entries(snapshot.events)
-            now = periods.at(snapshot.now_ms)
-            usage = await self._load(tenant_id, now, [entry.request_id for entry in waiting])
-            committed = await self._store.commit_rebuild(tenant_id, snapshot, total(usage, waiting, snapshot.now_ms))
+            waiting = _entries(await self._store.waiting_events(tenant_id, begun))
+            usage = await self._load(tenant_id, periods.at(begun.now_ms), [entry.request_id for entry in waiting])
+            committed = await self._store.commit_rebuild(tenant_id, begun, total(usage, waiting, begun.now_ms))
         finally:
             if not committed:
-                await self._store.abort_rebuild(tenant_id)
+                await self._store.abort_rebuild(tenant_id, begun)
         return committed
 
 

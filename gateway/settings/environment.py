@@ -16,11 +16,16 @@ from gateway.errors import SettingsError
 from gateway.settings.model import SECRET_FIELDS, Settings
 
 
-def default_env_file() -> Path | None:
-    """`$GATEWAY_ENV_FILE`, else `./.env` if it exists, else None."""
+def default_env_file(fallback: Path | None = None) -> Path | None:
+    """`$GATEWAY_ENV_FILE`, else `./.env` if it exists, else `fallback` if it exists, else None.
+
+    With a DATABASE_URL in the environment the settings do not come from a file, so `fallback` is not used.
+    """
     if named := os.environ.get("GATEWAY_ENV_FILE"):
         return Path(named)
-    return Path(".env") if Path(".env").is_file() else None
+    if Path(".env").is_file():
+        return Path(".env")
+    return fallback if fallback and fallback.is_file() and "DATABASE_URL" not in os.environ else None
 
 
 def load(env_file: Path | None = None) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated
@@ -80,6 +81,14 @@ def _networks(value: list[str]) -> list[str]:
     return value
 
 
+def _origins(value: list[str]) -> list[str]:
+    """Origins as browsers send them: `scheme://host[:port]` in lower case, without a slash at the end; or `*`."""
+    for origin in value:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError("expected origins such as https://chat.example.com, separated by commas, or *")
+    return [origin.lower() for origin in value]
+
+
 def _request_id_header(value: str) -> str:
     # Envoy overwrites the header in every answer, so a header with another meaning would be destroyed.
     if not value.lower().endswith("id"):
@@ -102,6 +111,9 @@ def _password(value: SecretStr) -> SecretStr:
 
 
 BindHost = Annotated[str, AfterValidator(_bind_host)]
+# Of browsers and desktop applications: https://host, http://localhost:3000, app://obsidian.md, chrome-extension://id.
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?")
+Origins = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_origins)]
 Networks = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_networks)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
 RequestIdHeader = Annotated[HeaderName, AfterValidator(_request_id_header)]

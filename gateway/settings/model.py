@@ -24,6 +24,7 @@ from gateway.settings.field_types import (
     OptionalPassword,
     OptionalPostgresUrl,
     OptionalRole,
+    Origins,
     PostgresUrl,
     RedisUrl,
     RequestIdHeader,
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     gateway_log_format: Literal["json", "console"] = "json"
     gateway_request_id_header: RequestIdHeader = "X-Request-ID"
     gateway_trusted_proxies: Networks = ["127.0.0.1"]
+    gateway_allowed_origins: Origins = []
     gateway_domain: str = "localhost"
     gateway_shutdown_grace_s: Seconds = 25.0
     grpc_transport: Literal["grpcio", "nghttp2"] = "grpcio"

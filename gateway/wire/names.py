@@ -11,6 +11,34 @@ REQUEST_ID_HEADER = "x-request-id"
 BACKEND_HEADER = "x-gateway-backend"
 ERROR_HEADER = "x-gateway-error"
 DROPPED_OPTIONS_HEADER = "x-gateway-dropped-options"
+OUTPUT_CAP_HEADER = "x-gateway-output-cap"
+
+EXPOSED_HEADERS = (
+    REQUEST_ID_HEADER,
+    "request-id",
+    ERROR_HEADER,
+    BACKEND_HEADER,
+    DROPPED_OPTIONS_HEADER,
+    OUTPUT_CAP_HEADER,
+    "retry-after",
+    "x-should-retry",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+    "x-budget-period",
+    "x-budget-tokens-remaining",
+    "x-queue-wait-ms",
+)
+"""The headers of answers that scripts in a browser may read."""
+
+# The hold filter gives this status to a backend's 2xx that is not recognised as an answer of the surface. Envoy then
+# tries the next candidate. Ollama sends no such status, and Envoy ejects no replica for it.
+NOT_AN_ANSWER = 520
+# The hold filter sets it on an answer whose body is one JSON document and comes in one piece.
+HELD_WHOLE_HEADER = "x-nz-held-whole"
 
 # The names in the certificates of the services when Envoy reaches them over a network. They are the same on every host.
 AUTHZ_TLS_NAME = "authz.neuronetz-gateway"

@@ -24,6 +24,7 @@ class AnswerShape(StrEnum):
 
     NATIVE_CHAT = "native_chat"
     NATIVE_GENERATE = "native_generate"
+    NATIVE_EMBED = "native_embed"
     NATIVE_EMBEDDINGS = "native_embeddings"
     OPENAI_CHAT = "openai_chat"
     OPENAI_COMPLETIONS = "openai_completions"
@@ -64,7 +65,7 @@ SURFACES: tuple[Surface, ...] = (
         "generate", "/api/generate", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_GENERATE,
         cap_field=("options", "num_predict"), streams_by_default=True,
     ),
-    Surface("embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBEDDINGS),
+    Surface("embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBED),
     Surface("embeddings", "/api/embeddings", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBEDDINGS),
     Surface(
         "v1_chat", "/v1/chat/completions", Dialect.OPENAI, Scope.CHAT, AnswerShape.OPENAI_CHAT,

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway.errors import Code, upstream_code
+from gateway.errors import Code, Denied
 from gateway.record.grant import Grant
 from gateway.values import NO_USAGE, Outcome, Usage
-from gateway.wire.surfaces import BY_NAME, Dialect, Surface
+from gateway.wire.names import NOT_AN_ANSWER
+from gateway.wire.surfaces import BY_NAME, Dialect
 from meter.answer.backend_errors import caller_status
 from meter.answer.error_body import ErrorBody
-from meter.answer.framing import NdjsonSplitter, Splitter, SseSplitter
+from meter.answer.framing import NdjsonSplitter, SseSplitter
 from meter.answer.model_spelling import ModelSpelling
 from meter.answer.result import AnswerResult
 from meter.answer.stream import Stream
 from meter.answer.usage import UsageFold
 from meter.answer.whole import Whole
+from meter.frames.recognition import JSON, NDJSON, accepted_type, media_type_of
 
 
 class Body(Protocol):
@@ -28,10 +30,16 @@ class Body(Protocol):
 
     outcome: Outcome | None
 
-    def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
+    @property
+    def code(self) -> Code | None:
+        """The code of an answer that ended with a failure."""
+        ...
+
+    def chunk(self, data: bytes, end_of_stream: bool) -> bytes | Denied | None:
         """Takes the next bytes; returns the bytes that replace them, or None to pass them unchanged.
 
-        Sets `outcome` at the end of the stream at the latest. The outcomes `complete` and `cut` end the answer at once.
+        Denied is the error for the caller in place of an answer of which nothing has passed. Sets `outcome` at the end
+        of the stream at the latest. The outcomes `complete` and `cut` end the answer at once.
         """
         ...
 
@@ -45,48 +53,52 @@ class Answer:
 
     def __init__(self, grant: Grant) -> None:
         self.result: AnswerResult | None = None
+        self.surface = BY_NAME[grant.surface]
         self._grant = grant
         self._fold = UsageFold(grant.input_estimate, grant.output_cap)
         self._body: Body | None = None
         self._spelling: ModelSpelling | None = None
-        self._error_code: Code | None = None
+        self._has_failed = False
 
     def headers(self, status: int, content_type: str) -> int:
         """Takes the backend's status and content type; returns the status for the caller."""
-        surface = BY_NAME[self._grant.surface]
-        if not 200 <= status < 300:
-            status_for_caller = caller_status(status)
-            self._error_code = upstream_code(status_for_caller)
-            self._body = ErrorBody(surface.dialect, status, self._grant.request_id)
-            return status_for_caller
-        media_type = content_type.partition(";")[0].strip().lower()
-        if self._grant.stream and (splitter := _stream_splitter(surface, media_type)):
-            self._body = Stream(self._grant, surface, splitter, self._fold)
-        else:
-            self._body = Whole(self._grant, surface, self._fold)
-        self._spelling = ModelSpelling.of(self._grant, framed=isinstance(self._body, Stream))
-        return status
+        body = self._body_of(media_type_of(content_type)) if status == 200 else None
+        if body is not None:
+            self._body = body
+            self._spelling = ModelSpelling.of(self._grant, framed=isinstance(body, Stream))
+            return status
+        error_status = NOT_AN_ANSWER if 200 <= status < 300 else status
+        self._has_failed = True
+        self._body = ErrorBody(self.surface.dialect, error_status, self._grant.request_id)
+        return caller_status(error_status)
 
-    def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer is one JSON value, of which nothing has to pass before it is complete."""
+        return isinstance(self._body, Whole)
+
+    def chunk(self, data: bytes, end_of_stream: bool) -> bytes | Denied | None:
         """Takes the next bytes, which may be empty; returns their replacement, or None to pass them unchanged.
 
-        Afterwards `result` is set if the answer is complete, the stream ended, or it has to be cut after these bytes.
-        Raises RuntimeError before the headers and when there is a result.
+        Denied is the error for the caller when these bytes are no answer. Afterwards `result` is set if the answer is
+        complete, the stream ended, or it has to be cut after these bytes. Raises RuntimeError before the headers and
+        when there is a result.
         """
         if self._body is None or self.result is not None:
             raise RuntimeError("a chunk belongs between the headers and the result of an answer")
         body = self._body.chunk(data, end_of_stream)
+        self._has_failed = self._has_failed or isinstance(body, Denied)
         outcome = self._body.outcome
         if outcome is not None and (end_of_stream or outcome in (Outcome.COMPLETE, Outcome.CUT)):
             self.result = self._result(outcome)
-        if self._spelling is not None:
+        if self._spelling is not None and not isinstance(body, Denied):
             body = self._spelling.respell(data if body is None else body, end_of_stream)
         return body
 
     @property
     def delivered(self) -> Usage:
         """The usage of what has passed so far, for the progress of the hold."""
-        return NO_USAGE if self._error_code else self._fold.usage
+        return NO_USAGE if self._has_failed else self._fold.usage
 
     def abort(self) -> AnswerResult:
         """The stream closed without its end. Returns the result, which is the existing one if there is one.
@@ -103,14 +115,15 @@ class Answer:
         return self.result
 
     def _result(self, outcome: Outcome) -> AnswerResult:
-        failed = outcome in (Outcome.CUT, Outcome.UPSTREAM_ERROR)
-        code = (self._error_code or Code.BACKEND_ERROR) if failed else None
-        return AnswerResult(outcome, code, self.delivered)
+        return AnswerResult(outcome, self._body.code if self._body else None, self.delivered)
 
-
-def _stream_splitter(surface: Surface, media_type: str) -> Splitter | None:
-    """The splitter of a granted stream, or None when the backend chose to answer whole."""
-    if surface.dialect is Dialect.NATIVE:
-        # A single object, such as the answer to a load, is a line without its terminator.
-        return NdjsonSplitter()
-    return None if media_type == "application/json" else SseSplitter()
+    def _body_of(self, media_type: str) -> Body | None:
+        """The reader of a 200 with this media type, None when it is not one that the request accepts."""
+        accepted = accepted_type(self.surface, stream=self._grant.stream)
+        if media_type == JSON and accepted in (JSON, NDJSON):
+            # Ollama answers the request for a stream with one object when it only loads a model.
+            return Whole(self.surface, self._fold)
+        if media_type != accepted:
+            return None
+        splitter = NdjsonSplitter() if self.surface.dialect is Dialect.NATIVE else SseSplitter()
+        return Stream(self._grant, self.surface, splitter, self._fold)

@@ -6,16 +6,19 @@ paths and sign-in links belong to the operator, and a body in another dialect wo
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
-from gateway.errors import MESSAGE, Code
-from gateway.wire.dialects import error_body, error_frame
+from gateway.errors import MESSAGE, Code, upstream_code
+from gateway.wire.dialects import error_body
 from gateway.wire.surfaces import Dialect
 
 # Statuses about the gateway's own credentials, account or route at the backend, not about the caller's.
 _GATEWAY_FAULT_STATUSES = frozenset({401, 402, 403, 405, 407})
+_STATUS_MAX = max(HTTPStatus)
 
 _OPERATORS_OWN = re.compile(
     r"""signin_url | localhost | \w:// | \b(?:dial|lookup|getaddrinfo|resolve|x509|certificate|host)\b
@@ -33,8 +36,11 @@ _ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|(.))")
 
 
 def caller_status(status: int) -> int:
-    """The status for the caller when a backend answers with the non-2xx `status`; 502 if it rejects the gateway."""
-    return 502 if status < 400 or status in _GATEWAY_FAULT_STATUSES else status
+    """The status for the caller when a backend answers with the error `status`.
+
+    502 if it rejects the gateway, or if the status is none of HTTP, such as NOT_AN_ANSWER.
+    """
+    return 502 if not 400 <= status <= _STATUS_MAX or status in _GATEWAY_FAULT_STATUSES else status
 
 
 def sanitised_body(
@@ -42,23 +48,29 @@ def sanitised_body(
 ) -> bytes:
     """The backend's error body when the caller may see it, else the gateway's own in the caller's dialect.
 
-    `document` is the JSON object in `body`, None when there is none.
+    Both have the code of the status, and the gateway's request id. `document` is the JSON object in `body`, None when
+    there is none.
     """
-    if caller_status(status) == status and _is_presentable(dialect, document):
+    code = upstream_code(caller_status(status))
+    if caller_status(status) != status or document is None or not _is_presentable(dialect, document):
+        return error_body(dialect, code, MESSAGE[code], request_id)
+    if dialect is Dialect.NATIVE:
         return body
-    return error_body(dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], request_id)
+    own = {"error": {**document["error"], "code": code}} if dialect is Dialect.OPENAI else {"request_id": request_id}
+    # UTF-8 cannot carry a lone surrogate, which an escape in the backend's JSON may contain.
+    return json.dumps({**document, **own}, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def sanitised_frame(dialect: Dialect, raw: bytes, document: dict[str, Any] | None, request_id: str) -> bytes:
-    """The same for an error frame in mid-stream: `raw` is the frame, `document` the JSON object in its payload."""
-    if _is_presentable(dialect, document):
-        return raw
-    return error_frame(dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], request_id)
+def sanitised_message(dialect: Dialect, message: str, document: Mapping[str, Any] | None) -> str:
+    """The backend's error text in mid-stream when the caller may see it, else the gateway's own.
+
+    `document` is the JSON object of the frame that reports the error.
+    """
+    is_foreign = document is not None and "error" in document and not _is_presentable(dialect, document)
+    return MESSAGE[Code.BACKEND_ERROR] if is_foreign or _leaks_internals(message) else message
 
 
-def _is_presentable(dialect: Dialect, document: dict[str, Any] | None) -> bool:
-    if document is None:
-        return False
+def _is_presentable(dialect: Dialect, document: Mapping[str, Any]) -> bool:
     error = document.get("error")
     if dialect is Dialect.NATIVE:
         message, known = error, {"error"}
@@ -69,7 +81,7 @@ def _is_presentable(dialect: Dialect, document: dict[str, Any] | None) -> bool:
     return not any(map(_leaks_internals, _strings(document)))
 
 
-def _strings(document: dict[str, Any]) -> Iterator[str]:
+def _strings(document: Mapping[str, Any]) -> Iterator[str]:
     """Every key and every string."""
     waiting: list[object] = [document]
     while waiting:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from gateway.errors import upstream_code
 from gateway.values import Outcome
 from gateway.wire.surfaces import Dialect
-from meter.answer.backend_errors import sanitised_body
+from meter.answer.backend_errors import caller_status, sanitised_body
 from meter.frames.readers import load_object
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
 
 
 class ErrorBody:
-    """The body of an answer that is not a 2xx; `status` is the backend's."""
+    """The body of an error; `status` is the backend's, or NOT_AN_ANSWER for a 2xx whose body is not an answer."""
 
     def __init__(self, dialect: Dialect, status: int, request_id: str) -> None:
         self.outcome: Outcome | None = Outcome.UPSTREAM_ERROR
+        self.code = upstream_code(caller_status(status))
         self._dialect = dialect
         self._status = status
         self._request_id = request_id

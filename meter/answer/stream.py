@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from gateway.errors import Code
 from gateway.record.grant import Grant
 from gateway.values import Outcome
-from gateway.wire.dialects import error_frame
 from gateway.wire.surfaces import Dialect, Surface
-from meter.answer.backend_errors import sanitised_frame
+from meter.answer.backend_errors import sanitised_message
+from meter.answer.failure_frame import FailureFrame
 from meter.answer.framing import Frame, FrameTooLong, Splitter
 from meter.answer.usage import UsageFold
 from meter.answer.usage_report import without_usage
@@ -31,7 +31,8 @@ class Stream:
 
     def __init__(self, grant: Grant, surface: Surface, splitter: Splitter, fold: UsageFold) -> None:
         self.outcome: Outcome | None = None
-        self._request_id = grant.request_id
+        self._failure_frame = FailureFrame(surface, grant.request_id)
+        self._is_first = True
         self._surface = surface
         self._splitter = splitter
         self._fold = fold
@@ -40,7 +41,7 @@ class Stream:
         self._frames_left = FRAMES_EXTRA_MAX + FRAMES_PER_TOKEN_MAX * grant.output_cap
 
     def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
-        """The frames that `data` completes, up to the one that completes the answer.
+        """The frames that `data` completes, up to the one that completes the answer or reports its failure.
 
         Nothing after that frame is counted or passed on, wherever the chunks are cut. A stream that ends without it
         gets an error frame.
@@ -52,7 +53,7 @@ class Stream:
         except FrameTooLong as caught:
             frames, too_long = caught.frames, TOO_LONG
         problem = self._take_all(frames, out)
-        if problem is None and self.outcome is not Outcome.COMPLETE:
+        if problem is None and self.outcome is None:
             problem = too_long
         if problem is None and end_of_stream:
             problem = self._take_all(self._splitter.flush(), out, unfinished=True)
@@ -60,7 +61,7 @@ class Stream:
             return self._cut(out, problem)
         if end_of_stream and self.outcome is None:
             self.outcome = Outcome.UPSTREAM_ERROR
-            out.append(self._error_frame(INCOMPLETE))
+            out.append(self._failure_frame.build(INCOMPLETE))
         body = b"".join(out)
         return None if body == data else body
 
@@ -68,10 +69,15 @@ class Stream:
         """The outcome so far: the frame that completes the answer may have come before the stream broke off."""
         return self.outcome
 
+    @property
+    def code(self) -> Code | None:
+        """The code of a failure."""
+        return None if self.outcome is Outcome.COMPLETE else Code.BACKEND_ERROR
+
     def _take_all(self, frames: Iterable[Frame], out: list[bytes], *, unfinished: bool = False) -> str | None:
-        """Takes frames up to the one that completes the answer; returns a reason if the stream has to be cut."""
+        """Takes frames up to the one that ends the answer; returns a reason if the stream has to be cut."""
         for frame in frames:
-            if self.outcome is Outcome.COMPLETE:
+            if self.outcome is not None:
                 break
             if problem := self._take(frame, out, unfinished=unfinished):
                 return problem
@@ -88,8 +94,10 @@ class Stream:
             return ENDLESS
         if not frame.data and self._skips_blank:
             return None
-        read, document = parse_frame(self._surface, frame.data)
-        if unfinished and (read.unreadable or (self.outcome is None and not (read.terminal or read.error))):
+        read, document = parse_frame(self._surface, frame.data, first=self._is_first)
+        if frame.data:
+            self._is_first = False
+        if unfinished and (read.unreadable or not (read.terminal or read.error)):
             return None
         if read.unreadable:
             return UNREADABLE
@@ -98,16 +106,14 @@ class Stream:
             return OVER_CAP
         if read.error is not None:
             self.outcome = Outcome.UPSTREAM_ERROR
-            out.append(sanitised_frame(self._surface.dialect, frame.raw, document, self._request_id))
+            out.append(self._failure_frame.build(sanitised_message(self._surface.dialect, read.error, document)))
             return None
-        if read.terminal and self.outcome is None:
+        if read.terminal:
             self.outcome = Outcome.COMPLETE
+        self._failure_frame.observe(document)
         out.append(without_usage(frame, read, document) if self._strips_usage else frame.raw)
         return None
 
     def _cut(self, out: list[bytes], message: str) -> bytes:
         self.outcome = Outcome.CUT
-        return b"".join([*out, self._error_frame(message)])
-
-    def _error_frame(self, message: str) -> bytes:
-        return error_frame(self._surface.dialect, Code.BACKEND_ERROR, message, self._request_id)
+        return b"".join([*out, self._failure_frame.build(message)])

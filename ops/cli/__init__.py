@@ -8,13 +8,16 @@ import rich_click as click
 
 from gateway import __version__
 from ops.cli.group import CommandGroup
-from ops.cli.session import Session
+from ops.cli.output import console
+from ops.cli.session import STATE_DIR_NAME, Session, env_file_option, state_home
 
 # Panel of the help -> command -> `module:attribute`, in the order of the help. A module is imported when its command is
 # used.
 PANELS: dict[str, dict[str, str]] = {
     "Run": {
         "up": "ops.cli.up:up",
+        "status": "ops.cli.status:status",
+        "logs": "ops.cli.status:logs",
         "demo": "ops.cli.demo:demo",
         "run": "ops.cli.services:run",
         "drain-envoy": "ops.cli.drain:drain_envoy",
@@ -23,6 +26,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Tenants and keys": {
         "create-tenant": "ops.cli.tenants:create_tenant",
         "list-tenants": "ops.cli.tenants:list_tenants",
+        "show-tenant": "ops.cli.tenants:show_tenant",
         "disable-tenant": "ops.cli.tenants:disable_tenant",
         "enable-tenant": "ops.cli.tenants:enable_tenant",
         "create-key": "ops.cli.keys:create_key",
@@ -63,16 +67,16 @@ PANELS: dict[str, dict[str, str]] = {
     panels=PANELS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-@click.option(
-    "--env-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Read the settings from this file. Default: $GATEWAY_ENV_FILE, else ./.env if it exists.",
-)
+@env_file_option()
+@state_home
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
-def cli(context: click.Context, env_file: Path | None) -> None:
+def cli(context: click.Context, env_file: Path | None, state_home: Path) -> None:
     """Run and administer the secure multi-tenant gateway in front of Ollama clusters."""
-    context.obj = Session(env_file)
+    if console().no_color:
+        # click does not read NO_COLOR (https://no-color.org), rich does.
+        context.color = False
+    context.obj = Session(env_file, state_home.expanduser() / STATE_DIR_NAME)
 
 
 def main() -> None:

@@ -18,9 +18,10 @@ from gateway.settings.backend import Backend
 from ops.backends import env_list
 from ops.backends.env_list import Backends, InitialList
 from ops.backends.probe import OllamaClient, ProbeError, ProbeResult
-from ops.cli.output import print_json, print_table
+from ops.cli.output import print_json
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
+from ops.cli.table import Column, print_table, wide_option
 from ops.host import env_file
 
 MODELS_SHOWN = 3
@@ -34,11 +35,15 @@ class _ProbedReplica(NamedTuple):
     result: ProbeResult | ProbeError
 
 
+_IN_USE = Path()
 write_env = click.option(
     "--write-env",
     type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Change OLLAMA_BACKENDS in this env file. A control that reads the file applies the change without a restart.",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value=_IN_USE,
+    help="Change OLLAMA_BACKENDS in this env file; without FILE, in the one in use. A control that reads the file "
+    "applies the change without a restart.",
 )
 dry_run = click.option("--dry-run", is_flag=True, help="Print the resulting list and change nothing.")
 
@@ -88,6 +93,7 @@ def add_backend(
     """Add an Ollama with the lowest priority, after probing it with exactly the headers that the gateway will send."""
     if token is not None and token_file is not None:
         raise click.UsageError("give either --token or --token-file")
+    write_env = _chosen_file(session, write_env)
     settings = _list_settings(session, write_env)
     before = env_list.initial_list(settings) if settings is not None else InitialList(())
     secret = token_file.read().strip() if token_file is not None else token
@@ -113,7 +119,8 @@ def add_backend(
             raise GatewayError(f"{name} was not added: {probe.result}. Use --no-validate to skip the probe.")
     _print_note(before.note)
     document = {"probe": _document(probes[0])} if probes else {}
-    _write_or_print(after, write_env, dry_run=dry_run, as_json=as_json, **document)
+    verb = "replaced" if replace else "added"
+    _write_or_print(session, after, write_env, f"{verb} {name}", dry_run=dry_run, as_json=as_json, **document)
 
 
 @click.command("remove-backend")
@@ -124,25 +131,33 @@ def add_backend(
 @pass_session
 def remove_backend(session: Session, name: str, write_env: Path | None, dry_run: bool, as_json: bool) -> None:
     """Remove an Ollama. Its requests in flight finish."""
+    write_env = _chosen_file(session, write_env)
     settings = _list_settings(session, write_env)
     if settings is None:
         raise SettingsError(f"the env file {write_env} does not exist; check the path")
     after = env_list.remove(settings, name)
     if not after:
         _print_note(f"the list is empty now, so OLLAMA_BASE_URL applies again: {settings.ollama_base_url}")
-    _write_or_print(after, write_env, dry_run=dry_run, as_json=as_json)
+    _write_or_print(session, after, write_env, f"removed {name}", dry_run=dry_run, as_json=as_json)
 
 
 @click.command("list-backends")
+@wide_option
 @json_option
 @pass_session
-def list_backends(session: Session, as_json: bool) -> None:
+def list_backends(session: Session, wide: bool, as_json: bool) -> None:
     """List the backends in order of priority. Tokens are shown as ***."""
     rows = [env_list.redacted(backend) for backend in session.settings.backends]
     if as_json:
         return print_json(rows)
     return print_table(
-        ["name", "addresses", "token", "header", "ca file"],
+        [
+            Column("name"),
+            Column("addresses", folds=True),
+            Column("token", rank=1),
+            Column("header", rank=3),
+            Column("ca file", rank=2),
+        ],
         [
             (
                 row["name"],
@@ -154,13 +169,15 @@ def list_backends(session: Session, as_json: bool) -> None:
             for row in rows
         ],
         "no backends",
+        wide=wide,
     )
 
 
 @click.command("probe-ollama")
+@wide_option
 @json_option
 @pass_session
-def probe_ollama(session: Session, as_json: bool) -> None:
+def probe_ollama(session: Session, wide: bool, as_json: bool) -> None:
     """Query the version and models of every replica of every backend, with exactly the headers that the gateway sends.
 
     Exit code 1 if one of them fails.
@@ -171,7 +188,15 @@ def probe_ollama(session: Session, as_json: bool) -> None:
         print_json(rows)
     else:
         print_table(
-            ["backend", "address", "state", "version", ">models", "first models", "token sent"],
+            [
+                Column("backend"),
+                Column("address"),
+                Column("state"),
+                Column("version", rank=1),
+                Column("models", right=True, rank=2),
+                Column("first models", rank=4, folds=True),
+                Column("token sent", rank=3),
+            ],
             [
                 (
                     row["backend"],
@@ -185,9 +210,19 @@ def probe_ollama(session: Session, as_json: bool) -> None:
                 for row in rows
             ],
             "no backends",
+            wide=wide,
         )
     if problems := [f"{row['backend']}: {row['problem']}" for row in rows if not row["ok"]]:
         raise GatewayError("; ".join(problems))
+
+
+def _chosen_file(session: Session, write_env: Path | None) -> Path | None:
+    """The file to write: the env file in use for `--write-env` without FILE, None without the option."""
+    if write_env != _IN_USE:
+        return write_env
+    if session.env_file is None:
+        raise SettingsError("no env file is in use; name the file: --write-env FILE")
+    return session.env_file
 
 
 def _list_settings(session: Session, write_env: Path | None) -> Settings | None:
@@ -233,8 +268,17 @@ def _document(probe: _ProbedReplica) -> dict[str, Any]:
     }
 
 
-def _write_or_print(after: Backends, write_env: Path | None, *, dry_run: bool, as_json: bool, **more: Any) -> None:
-    """Writes the list to the env file, or prints the line to put into one."""
+def _write_or_print(
+    session: Session,
+    after: Backends,
+    write_env: Path | None,
+    done: str,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    **more: Any,
+) -> None:
+    """Writes the list to the env file, or prints the line to put into one. Reports on stderr if nothing was changed."""
     written = write_env if write_env is not None and not dry_run else None
     if written is not None:
         _write(written, after)
@@ -243,10 +287,13 @@ def _write_or_print(after: Backends, write_env: Path | None, *, dry_run: bool, a
         backends = [env_list.redacted(each) for each in after]
         return print_json({"backends": backends, "line": line, "written": written and str(written), **more})
     if written is not None:
-        names = ", ".join(each.name for each in after)
-        return click.echo(f"{written} now lists the backends {names}" if names else f"{written} now lists no backends")
+        names = ", ".join(each.name for each in after) or "none"
+        return click.echo(f"{done}; {written} now lists the backends: {names}")
     if any(each.credential() for each in after):
-        _print_note(f"tokens are shown as {env_list.HIDDEN}; use --write-env FILE to write the line with the tokens")
+        _print_note(f"tokens are shown as {env_list.HIDDEN}; use --write-env to write the line with the tokens")
+    file = write_env or session.env_file
+    remedy = "run it without --dry-run" if dry_run and write_env else "add --write-env" + ("" if file else " FILE")
+    _print_note(f"nothing was changed; {remedy} to change {file or 'an env file'}")
     return click.echo(line)
 
 

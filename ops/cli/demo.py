@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ops.cli.output import print_table
-from ops.cli.up import Address, redis_server, state_home, workers
+from ops.cli.session import STATE_DIR_NAME, state_home
+from ops.cli.table import print_table
+from ops.cli.up import Address, redis_server, workers
 from ops.embedded.options import LOOPBACK, HostPort, StackOptions
 from ops.embedded.progress import Progress
 from ops.host.client_environment import environment
@@ -74,7 +75,7 @@ def demo(
             await foreground.wait_for_interruption()
 
     options = StackOptions(
-        state_dir=state_dir or state_home.expanduser() / "neuronetz-gateway-demo",
+        state_dir=state_dir or state_home.expanduser() / f"{STATE_DIR_NAME}-demo",
         listen=listen or HostPort(LOOPBACK, 0),
         backends=(("demo", f"http://{ollama}"),),
         workers=workers,

@@ -10,10 +10,10 @@ import rich_click as click
 from click.exceptions import Exit
 
 from gateway.errors import SettingsError
-from gateway.settings import default_env_file
 from ops.cli.output import print_json, text
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
+from ops.doctor import configuration
 from ops.doctor.check import Check, Status, failed
 from ops.doctor.examination import examine
 
@@ -35,12 +35,16 @@ def doctor(session: Session, as_json: bool) -> None:
 
 
 def _run_checks(session: Session) -> list[Check]:
-    env_file = session.env_file or default_env_file()
     try:
         settings = session.settings
     except (SettingsError, OSError) as error:
         return [failed("settings", str(error), "correct it in the env file or the environment")]
-    return asyncio.run(examine(settings, env_file))
+    directory = session.state_dir
+    if directory and session.stopped_up:
+        # Every other part would fail for this reason.
+        stopped = failed("gateway", f"the gateway of {directory} is not running", session.up_command(directory))
+        return [*configuration.check(settings, session.env_file), stopped]
+    return asyncio.run(examine(settings, session.env_file))
 
 
 def _print(checks: list[Check]) -> None:

@@ -12,12 +12,14 @@ from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Scope
-from ops.cli.output import iso, print_json, print_table, text
+from ops.cli.confirmation import confirm, yes_option
+from ops.cli.key_list import KeyPolicies, key_document, print_keys
+from ops.cli.key_option import key_options, resolve_prefix
+from ops.cli.output import iso, print_json, text
 from ops.cli.parameters import (
     Clear,
     Duration,
     Name,
-    Prefix,
     Scopes,
     Timestamp,
     json_option,
@@ -25,12 +27,12 @@ from ops.cli.parameters import (
     policy_change,
 )
 from ops.cli.session import Session, pass_session
+from ops.cli.table import wide_option
+from ops.database.effective import read_key_policies
 from ops.database.tenants import Key, NewKey, TenantRepository
 from ops.host.client_environment import base_url, environment
 
 _SCOPES_HELP = f"What the key may do, separated by commas: {', '.join(Scope)}."
-
-_prefix_option = click.option("--prefix", type=Prefix(), required=True, help="The first 12 characters of the key.")
 
 
 @click.command("create-key")
@@ -76,29 +78,31 @@ def create_key(
 
 @click.command("list-keys")
 @click.option("--tenant", type=Name(), help="Only the keys of this tenant.")
+@wide_option
 @json_option
 @pass_session
-def list_keys(session: Session, tenant: str | None, as_json: bool) -> None:
-    """List keys by prefix. Whole keys are not stored."""
-    keys = session.run(lambda database: TenantRepository(database).list_keys(tenant))
-    columns = ("prefix", "name", "tenant", "status", "scopes", "created_at", "expires_at", "last_used_at")
-    rows = [tuple(getattr(key, column) for column in columns) for key in keys]
+def list_keys(session: Session, tenant: str | None, wide: bool, as_json: bool) -> None:
+    """List keys by prefix; --wide adds the limits, budgets and models in force. Whole keys are not stored."""
+
+    async def read(database: Database) -> tuple[list[Key], KeyPolicies]:
+        return await TenantRepository(database).list_keys(tenant), await read_key_policies(database)
+
+    keys, policies = session.run(read)
     if as_json:
-        return print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    return print_table(
-        ("prefix", "name", "tenant", "status", "scopes", "created", "expires", "last used"),
-        rows,
-        empty="no keys yet; create one: neuronetz-gateway create-key --tenant TENANT --name NAME",
-    )
+        return print_json([key_document(key, policies[key.prefix], session.settings) for key in keys])
+    return print_keys(keys, policies, session.settings, wide=wide)
 
 
 @click.command("revoke-key")
-@_prefix_option
+@key_options
 @click.option("--reason", default="", metavar="TEXT", help="The reason, stored with the key.")
+@yes_option
 @json_option
 @pass_session
-def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> None:
+def revoke_key(session: Session, prefix: str, tenant: str | None, reason: str, yes: bool, as_json: bool) -> None:
     """Revoke a key permanently. Every gateway process denies it within a second."""
+    prefix = resolve_prefix(session, prefix, tenant)
+    confirm(f"Revoke the key {prefix} permanently?", yes=yes)
     new = session.run(lambda database: TenantRepository(database).revoke_key(prefix, reason[:500]))
     if as_json:
         return print_json({"prefix": prefix, "status": "revoked"})
@@ -106,7 +110,7 @@ def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> Non
 
 
 @click.command("rotate-key")
-@_prefix_option
+@key_options
 @click.option(
     "--grace",
     type=Duration(),
@@ -116,8 +120,9 @@ def revoke_key(session: Session, prefix: str, reason: str, as_json: bool) -> Non
 )
 @json_option
 @pass_session
-def rotate_key(session: Session, prefix: str, grace: timedelta, as_json: bool) -> None:
+def rotate_key(session: Session, prefix: str, tenant: str | None, grace: timedelta, as_json: bool) -> None:
     """Replace the secret of a key, and print the new key, once. Limits, budgets and their usage continue."""
+    prefix = resolve_prefix(session, prefix, tenant)
 
     async def rotate(database: Database) -> tuple[ApiKey, Key, Key]:
         key = generate()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from ops.cli.confirmation import confirm, yes_option
 from ops.cli.output import print_json
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
@@ -29,12 +30,15 @@ def migrate(session: Session, as_json: bool) -> None:
 
 
 @click.command("prune")
+@yes_option
 @json_option
 @pass_session
-def prune(session: Session, as_json: bool) -> None:
+def prune(session: Session, yes: bool, as_json: bool) -> None:
     """Enforce retention now: drop expired months of the audit log and delete expired prompts."""
+    days = session.settings.audit_log_default_retention_days
+    confirm(f"Delete audit rows older than {days} days and expired prompts?", yes=yes)
     now = datetime.now(UTC)
-    retained_since = now - timedelta(days=session.settings.audit_log_default_retention_days)
+    retained_since = now - timedelta(days=days)
     pruned = session.run(lambda database: Retention(database).prune(retained_since, now))
     if as_json:
         return print_json(

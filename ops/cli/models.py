@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import rich_click as click
@@ -10,14 +9,14 @@ import rich_click as click
 from gateway.catalog.allow_list import effective_models
 from gateway.catalog.ollama_version import is_too_old
 from gateway.catalog.snapshot import Catalog, HostedModel
-from gateway.catalog.store import CatalogStore
 from gateway.errors import NotFound
 from gateway.settings import Settings
-from gateway.stores.redis import connect
 from ops.backends.findings import DIGEST_SHOWN_CHARACTERS, digests_differ, findings
-from ops.cli.output import print_json, print_table
+from ops.cli.catalog import read_catalog
+from ops.cli.output import print_json
 from ops.cli.parameters import Name, json_option
 from ops.cli.session import Session, pass_session
+from ops.cli.table import Column, print_table
 from ops.database.tenants import Tenant, TenantRepository
 
 
@@ -28,7 +27,7 @@ from ops.database.tenants import Tenant, TenantRepository
 def list_models(session: Session, tenant: str | None, as_json: bool) -> None:
     """List the models of each backend, as discovery last saw them, and those of all backends together."""
     tenant_record = session.run(lambda database: TenantRepository(database).get_tenant(tenant)) if tenant else None
-    catalog = asyncio.run(_published_catalog(session.settings))
+    catalog = _published_catalog(session.settings)
     states = {state.name for state in catalog.backends}
     unseen = [backend.name for backend in session.settings.backends if backend.name not in states]
     if as_json:
@@ -42,15 +41,11 @@ def list_models(session: Session, tenant: str | None, as_json: bool) -> None:
     return None
 
 
-async def _published_catalog(settings: Settings) -> Catalog:
-    redis = connect(settings)
-    try:
-        snapshot = await CatalogStore(redis, settings.redis_timeout_s).fetch(unless_version="")
-    finally:
-        await redis.aclose()
-    if snapshot is None or snapshot.catalog is None or not snapshot.catalog.backends:
+def _published_catalog(settings: Settings) -> Catalog:
+    catalog = read_catalog(settings)
+    if catalog is None:
         raise NotFound("no catalog published; start control, or run `neuronetz-gateway doctor`")
-    return snapshot.catalog
+    return catalog
 
 
 def _effective(catalog: Catalog, tenant: Tenant) -> list[str]:
@@ -129,7 +124,7 @@ def _row(model: HostedModel, backend: str) -> tuple[object, ...]:
 def _print_union(catalog: Catalog) -> None:
     click.echo("all backends")
     rows = [(model.spelling, model.backends) for model in catalog.models.values()]
-    print_table(("model", "backends, in order of priority"), rows, empty="no models")
+    print_table(("model", Column("backends, in order of priority", folds=True)), rows, empty="no models")
 
 
 def _print_tenant(catalog: Catalog, tenant: Tenant) -> None:

@@ -1,22 +1,17 @@
-"""Prints the results of commands: one JSON document, a table, or a sentence."""
+"""Prints the results of commands as JSON, and renders values as text."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import rich_click as click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-# A pipe has no width; this is wide enough that rows are not folded.
-PIPE_WIDTH = 400
 # Characters that JSON does not escape: other controls, and marks without width or that change the writing direction.
 _INVISIBLE = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
@@ -32,23 +27,8 @@ def json_text(document: Any, indent: int | None = None) -> str:
     return _INVISIBLE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Prints a table, or the sentence `empty` when it has no rows. A column name that begins with `>` aligns right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Table | Text) else Text(text(cell)) for cell in row))
-    if table.row_count:
-        console().print(table)
-    else:
-        click.echo(empty)
-
-
-def console() -> Console:
-    """A console on the current stdout, without markup and highlighting."""
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
+def console(width: int | None = None) -> Console:
+    """A console on the current stdout, without markup and highlighting, and without colours if NO_COLOR is set."""
     return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 

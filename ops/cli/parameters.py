@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import Any, TypeVar, cast
 
@@ -14,7 +15,7 @@ from authz.keys import key_format
 from gateway.request.model_name import canonical
 from gateway.settings import INTEGER_MAX, TOKENS_MAX
 from gateway.values import Scope
-from ops.database.policies import PolicyChange, PolicySubject
+from ops.database.policies import PolicyChange
 
 T = TypeVar("T")
 
@@ -22,6 +23,8 @@ NAME_LENGTH_MAX = 100
 DURATION_MAX = timedelta(days=36_500)
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_NUMBER = re.compile(r"((?:\d{1,19}|\d{1,3}(?:[,_]\d{3}){1,6})(?:\.\d{1,9})?)([kKmMgG]?)", re.ASCII)
+_MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -46,15 +49,17 @@ class Name(LiteralMetavar[str]):
 
 
 class Prefix(LiteralMetavar[str]):
-    """The first 12 characters of a key. A whole key is shortened to them. No error repeats the value."""
+    """The first characters of a key, or its name. A whole key is shortened to its prefix. No error repeats a key."""
 
     name = "PREFIX"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         whole = key_format.parse(str(value).strip())
         text = whole.prefix if whole else str(value).strip()
-        if not key_format.is_prefix(text):
-            self.fail("expected the first 12 characters of a key, as `list-keys` shows them", param, ctx)
+        # What begins like a key and is longer than a prefix may be a mistyped key, so it is no name.
+        longest = key_format.PREFIX_LENGTH if text.startswith(key_format.MARK) else NAME_LENGTH_MAX
+        if not 1 <= len(text) <= longest or not text.isprintable() or text == key_format.MARK:
+            self.fail("expected the first characters of a key, as `list-keys` shows them, or its name", param, ctx)
         return text
 
 
@@ -140,26 +145,12 @@ class Number(LiteralMetavar[int | Clear]):
         text = str(value).strip()
         if self._keyword and text.lower() == self._keyword:
             return Clear.CLEAR
-        number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+        number = _whole_number(text)
         if not self._minimum <= number <= self._maximum:
             alternative = f" or `{self._keyword}`" if self._keyword else ""
-            self.fail(
-                f"{value!r}: expected a whole number from {self._minimum} to {self._maximum}{alternative}", param, ctx
-            )
+            bounds = f"from {self._minimum:,} to {self._maximum:,}"
+            self.fail(f"{value!r}: expected a whole number {bounds}, such as 500, 5k or 5M{alternative}", param, ctx)
         return number
-
-
-def subject_options(function: Any) -> Any:
-    """Adds `--tenant` and `--prefix`; see `parse_subject`."""
-    function = click.option("--prefix", type=Prefix(), help="Apply to the key with this prefix.")(function)
-    return click.option("--tenant", type=Name(), help="Apply to the tenant with this name.")(function)
-
-
-def parse_subject(tenant: str | None, prefix: str | None) -> PolicySubject:
-    """The tenant or key that the options name. Raises UsageError unless exactly one of them is given."""
-    if (tenant is None) == (prefix is None):
-        raise click.UsageError("give either --tenant or --prefix")
-    return PolicySubject("tenant", tenant) if tenant is not None else PolicySubject("key", prefix or "")
 
 
 def limit_options(keyword: str | None = None) -> Callable[[Any], Any]:
@@ -167,9 +158,9 @@ def limit_options(keyword: str | None = None) -> Callable[[Any], Any]:
 
     def add(function: Any) -> Any:
         for option, maximum, text in (
-            ("--concurrent", INTEGER_MAX, "Concurrent requests."),
-            ("--tpm", TOKENS_MAX, "Tokens per minute."),
-            ("--rpm", INTEGER_MAX, "Requests per minute."),
+            ("--concurrent", INTEGER_MAX, "Concurrent requests. Default: DEFAULT_CONCURRENT (8)."),
+            ("--tpm", TOKENS_MAX, "Tokens per minute. Default: DEFAULT_TPM (100,000)."),
+            ("--rpm", INTEGER_MAX, "Requests per minute. Default: DEFAULT_RPM (60)."),
         ):
             function = click.option(option, type=Number(1, maximum, keyword), help=text)(function)
         return function
@@ -184,6 +175,14 @@ def policy_change(**options: int | bool | Clear | list[str] | None) -> PolicyCha
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+
+
+def _whole_number(text: str) -> int:
+    """The number that `text` writes, also as 5k, 1.5M, 5_000 or 5,000; -1 for anything else."""
+    if (match := _NUMBER.fullmatch(text)) is None:
+        return -1
+    number = Decimal(re.sub("[,_]", "", match[1])) * _MULTIPLES[match[2].lower()]
+    return int(number) if number == number.to_integral_value() else -1
 
 
 def _duration(text: str) -> timedelta | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import rich_click as click
 
 from gateway.settings import TOKENS_MAX
+from gateway.stores.postgres import Database
+from ops.cli.key_option import resolve_subject, subject_options
 from ops.cli.output import print_json, text
 from ops.cli.parameters import (
     Clear,
@@ -12,18 +14,16 @@ from ops.cli.parameters import (
     Number,
     json_option,
     limit_options,
-    parse_subject,
     policy_change,
-    subject_options,
 )
+from ops.cli.policy_text import BUDGETS, in_force_document, limit_fields, models_text
 from ops.cli.session import Session, pass_session
+from ops.database.effective import LIMITS, Effective, of_key, of_tenant, read_key_policies
 from ops.database.policies import Policy, PolicyChange, PolicySubject, allow_only
 from ops.database.tenants import TenantRepository
 
-_LIMITS = ("rpm", "tpm", "concurrent")
-_BUDGETS = ("budget_day", "budget_month", "budget_total")
+_BUDGETS = tuple(name for name, _ in BUDGETS)
 _MODELS = ("allow_all_models", "allowed_models")
-_LABELS = {"budget_day": "budget per day", "budget_month": "budget per month", "budget_total": "budget in total"}
 
 
 @click.command("set-limits")
@@ -38,7 +38,7 @@ def set_limits(
     change = policy_change(**limits)
     if not change:
         raise click.UsageError("give at least one of --rpm, --tpm and --concurrent")
-    _change(session, parse_subject(tenant, prefix), change, _LIMITS, as_json)
+    _change(session, resolve_subject(session, tenant, prefix), change, LIMITS, as_json)
 
 
 @click.command("set-budget")
@@ -61,7 +61,7 @@ def set_budget(
     change = policy_change(budget_day=daily, budget_month=monthly, budget_total=total)
     if not change:
         raise click.UsageError("give at least one of --daily, --monthly and --total")
-    _change(session, parse_subject(tenant, prefix), change, _BUDGETS, as_json)
+    _change(session, resolve_subject(session, tenant, prefix), change, _BUDGETS, as_json)
 
 
 @click.command("set-models")
@@ -83,42 +83,48 @@ def set_models(
     as_json: bool,
 ) -> None:
     """Set which models may be used. A model can be used only while a backend hosts it."""
-    target = parse_subject(tenant, prefix)
     if inherit:
-        if target.kind == "tenant" or models is not None or allow_all is not None:
+        if prefix is None or models is not None or allow_all is not None:
             raise click.UsageError("--inherit requires --prefix, without --models, --allow-all and --no-allow-all")
         change = policy_change(allow_all_models=Clear.CLEAR, allowed_models=Clear.CLEAR)
     else:
         change = {**(allow_only(models) if models is not None else {}), **policy_change(allow_all_models=allow_all)}
     if not change:
         raise click.UsageError("give --models, --allow-all, --no-allow-all or --inherit")
-    _change(session, target, change, _MODELS, as_json)
+    _change(session, resolve_subject(session, tenant, prefix), change, _MODELS, as_json)
 
 
 def _change(
     session: Session, target: PolicySubject, change: PolicyChange, shown: tuple[str, ...], as_json: bool
 ) -> None:
-    policy = session.run(lambda database: TenantRepository(database).change_policy(target, change))
+    async def apply(database: Database) -> tuple[Policy, Effective]:
+        policy = await TenantRepository(database).change_policy(target, change)
+        if target.kind == "tenant":
+            return policy, of_tenant(policy, session.settings)
+        own, tenant = (await read_key_policies(database, target.name))[target.name]
+        return policy, of_key(own, tenant, session.settings)
+
+    policy, effective = session.run(apply)
     values = {name: value for name, value in policy.items() if name in shown}
     if as_json:
-        return print_json({"tenant" if target.kind == "tenant" else "prefix": target.name, **values})
-    return click.echo(f"the {target.kind} {target.name} now has {_sentence(target, policy, shown)}")
+        in_force = {} if shown is _BUDGETS else {"in_force": in_force_document(effective)}
+        return print_json({"tenant" if target.kind == "tenant" else "prefix": target.name, **values, **in_force})
+    return click.echo(f"the {target.kind} {target.name} now has {_sentence(target, policy, effective, shown)}")
 
 
-def _sentence(target: PolicySubject, policy: Policy, shown: tuple[str, ...]) -> str:
+def _sentence(target: PolicySubject, policy: Policy, effective: Effective, shown: tuple[str, ...]) -> str:
     if shown is _MODELS:
-        if policy["allow_all_models"]:
-            # `all` never includes remote models; they have to be named.
-            return (
-                f"all models, and {text(policy['allowed_models'])} by name"
-                if policy["allowed_models"]
-                else "all models"
-            )
-        if policy["allowed_models"] is None:
-            return "the models of its tenant"
-        return f"the models {text(policy['allowed_models'])}" if policy["allowed_models"] else "no models"
-    missing = "none" if shown is _BUDGETS else "inherited" if target.kind == "key" else "default"
-    values = {name: value for name, value in policy.items() if name in shown}
-    return ", ".join(
-        f"{_LABELS.get(name, name)} {missing if value is None else text(value)}" for name, value in values.items()
-    )
+        return _models_sentence(target, policy, effective)
+    if shown is _BUDGETS:
+        budgets = [(label, policy[name]) for name, label in BUDGETS]
+        return ", ".join(f"no {label}" if tokens is None else f"{label} {tokens:,}" for label, tokens in budgets)
+    return ", ".join(f"{name} {value}" for name, value in limit_fields(effective))
+
+
+def _models_sentence(target: PolicySubject, policy: Policy, effective: Effective) -> str:
+    if target.kind == "key" and effective.models_source == "tenant":
+        return f"the models of its tenant: {models_text(effective)}"
+    if policy["allow_all_models"]:
+        # `all` never includes remote models; they have to be named.
+        return f"all models, and {text(effective.models)} by name" if effective.models else "all models"
+    return f"the models {text(effective.models)}" if effective.models else "no models"

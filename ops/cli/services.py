@@ -19,9 +19,9 @@ _MODULES = {"authz": "authz", "meter": "meter", "control": "ops.control"}
 @pass_session
 def run(session: Session, service: str) -> None:
     """Run one service in the foreground."""
-    if session.env_file is not None:
+    if session.given_env_file is not None:
         # The service reads its settings from the environment, as it does when it is started directly.
-        os.environ["GATEWAY_ENV_FILE"] = str(session.env_file.absolute())
+        os.environ["GATEWAY_ENV_FILE"] = str(session.given_env_file.absolute())
     _exec_module(_MODULES[service])
 
 

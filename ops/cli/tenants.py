@@ -6,10 +6,16 @@ from typing import Any
 
 import rich_click as click
 
-from ops.cli.output import print_json, print_table
+from gateway.settings import Settings
+from gateway.stores.postgres import Database
+from ops.cli.key_list import KeyPolicies, key_document, print_keys
+from ops.cli.output import print_json, text
 from ops.cli.parameters import Clear, Models, Name, json_option, limit_options, policy_change
+from ops.cli.policy_text import BUDGETS, in_force_document, limit_fields, models_text
 from ops.cli.session import Session, pass_session
-from ops.database.tenants import Tenant, TenantRepository
+from ops.cli.table import Column, print_record, print_table, wide_option
+from ops.database.effective import LIMITS, Effective, of_tenant, read_key_policies
+from ops.database.tenants import Key, Tenant, TenantRepository
 
 _name_option = click.option("--name", type=Name(), required=True, help="Name of the tenant; letter case is ignored.")
 
@@ -34,7 +40,7 @@ def create_tenant(
     policy = policy_change(allowed_models=models, allow_all_models=allow_all_models, **limits)
     tenant = session.run(lambda database: TenantRepository(database).create_tenant(name, policy))
     if as_json:
-        return print_json(_document(tenant))
+        return print_json(_document(tenant, session.settings))
     click.echo(f"created the tenant {tenant.name}")
     if not allow_all_models and not models:
         command = f'neuronetz-gateway set-models --tenant "{tenant.name}" --models …'
@@ -43,30 +49,55 @@ def create_tenant(
 
 
 @click.command("list-tenants")
+@wide_option
 @json_option
 @pass_session
-def list_tenants(session: Session, as_json: bool) -> None:
-    """List all tenants with their policy."""
+def list_tenants(session: Session, wide: bool, as_json: bool) -> None:
+    """List all tenants with the limits, budgets and models in force."""
     tenants = session.run(lambda database: TenantRepository(database).list_tenants())
     if as_json:
-        return print_json([_document(tenant) for tenant in tenants])
-    return print_table(
-        (
-            "tenant",
-            "status",
-            ">keys",
-            ">rpm",
-            ">tpm",
-            ">concurrent",
-            ">daily budget",
-            ">monthly budget",
-            ">total budget",
-            "models",
-            "created",
-        ),
-        [_row(tenant) for tenant in tenants],
+        return print_json([_document(tenant, session.settings) for tenant in tenants])
+    in_force = [of_tenant(tenant.policy, session.settings) for tenant in tenants]
+    print_table(
+        _COLUMNS,
+        [_row(tenant, effective) for tenant, effective in zip(tenants, in_force, strict=True)],
         empty="no tenants yet; create one: neuronetz-gateway create-tenant --name NAME",
+        wide=wide,
     )
+    if any(limit.source == "default" for effective in in_force for limit in effective.limits.values()):
+        click.echo("* the default of the settings")
+    return None
+
+
+@click.command("show-tenant")
+@click.argument("tenant", metavar="NAME", type=Name())
+@json_option
+@pass_session
+def show_tenant(session: Session, tenant: str, as_json: bool) -> None:
+    """Show one tenant: the policy in force, where each value comes from, and its keys."""
+
+    async def read(database: Database) -> tuple[Tenant, list[Key], KeyPolicies]:
+        repository = TenantRepository(database)
+        found = await repository.get_tenant(tenant)
+        return found, await repository.list_keys(tenant), await read_key_policies(database)
+
+    found, keys, policies = session.run(read)
+    if as_json:
+        documents = [key_document(key, policies[key.prefix], session.settings) for key in keys]
+        return print_json({**_document(found, session.settings), "key_list": documents})
+    effective = of_tenant(found.policy, session.settings)
+    print_record(
+        [
+            ("tenant", found.name),
+            ("status", found.status),
+            ("created", f"{text(found.created_at)} UTC"),
+            *limit_fields(effective),
+            *((label, found.policy[name] if found.policy[name] is not None else "none") for name, label in BUDGETS),
+            ("models", models_text(effective)),
+        ]
+    )
+    click.echo()
+    return print_keys(keys, policies, session.settings, wide=False)
 
 
 @click.command("disable-tenant")
@@ -90,25 +121,44 @@ def enable_tenant(session: Session, name: str, as_json: bool) -> None:
 def _set_enabled(session: Session, name: str, enabled: bool, as_json: bool) -> None:
     tenant = session.run(lambda database: TenantRepository(database).set_tenant_enabled(name, enabled))
     if as_json:
-        print_json(_document(tenant))
+        print_json(_document(tenant, session.settings))
     else:
         click.echo(f"the tenant {tenant.name} is {tenant.status}")
 
 
-def _document(tenant: Tenant) -> dict[str, Any]:
+def _document(tenant: Tenant, settings: Settings) -> dict[str, Any]:
     return {
         "name": tenant.name,
         "status": tenant.status,
         "created_at": tenant.created_at,
         "keys": tenant.keys,
         **tenant.policy,
+        "in_force": in_force_document(of_tenant(tenant.policy, settings)),
     }
 
 
-def _row(tenant: Tenant) -> tuple[object, ...]:
-    policy = tenant.policy
-    limits = [policy[limit] or "default" for limit in ("rpm", "tpm", "concurrent")]
-    budgets = [policy[budget] for budget in ("budget_day", "budget_month", "budget_total")]
-    listed = policy["allowed_models"] or []
-    models = ["all", *listed] if policy["allow_all_models"] else listed or "none"
-    return tenant.name, tenant.status, tenant.keys, *limits, *budgets, models, tenant.created_at
+_COLUMNS = (
+    Column("tenant"),
+    Column("status", rank=1),
+    Column("keys", right=True, rank=5),
+    *(Column(limit, right=True, rank=3 if limit in ("rpm", "tpm") else 4) for limit in LIMITS),
+    Column("daily budget", right=True, rank=7),
+    Column("monthly budget", right=True, rank=6),
+    Column("total budget", right=True, rank=8),
+    Column("models", rank=2, folds=True),
+    Column("created", rank=9),
+)
+
+
+def _row(tenant: Tenant, effective: Effective) -> tuple[object, ...]:
+    limits = [f"{limit.value:,}{'*' if limit.source == 'default' else ' '}" for limit in effective.limits.values()]
+    budgets = [tenant.policy[name] for name, _ in BUDGETS]
+    return (
+        tenant.name,
+        tenant.status,
+        tenant.keys,
+        *limits,
+        *budgets,
+        models_text(effective),
+        tenant.created_at,
+    )

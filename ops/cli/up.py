@@ -9,6 +9,8 @@ import rich_click as click
 from pydantic import ValidationError
 
 from gateway.settings.backend import Backend
+from ops.cli.parameters import Number
+from ops.cli.session import STATE_DIR_NAME, state_home
 from ops.embedded.options import HostPort, StackOptions
 from ops.embedded.progress import Progress
 
@@ -52,14 +54,6 @@ class NamedBackend(click.ParamType[tuple[str, str]]):
         return backend.name, backend.base_url
 
 
-# A hidden option, because only gateway.settings reads the environment.
-state_home = click.option(
-    "--state-home",
-    envvar="XDG_STATE_HOME",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("~/.local/state"),
-    hidden=True,
-)
 redis_server = click.option(
     "--redis-server",
     envvar="REDIS_SERVER",
@@ -69,10 +63,9 @@ redis_server = click.option(
 )
 workers = click.option(
     "--workers",
-    type=click.IntRange(1, 64),
+    type=Number(1, 64),
     default=2,
     show_default=True,
-    metavar="N",
     help="Number of authz and of meter processes. With two or more, one may crash and requests are still served.",
 )
 
@@ -127,7 +120,7 @@ def up(
         await foreground.wait_for_interruption()
 
     options = StackOptions(
-        state_dir=state_dir or state_home.expanduser() / "neuronetz-gateway",
+        state_dir=state_dir or state_home.expanduser() / STATE_DIR_NAME,
         listen=listen,
         backends=backends,
         workers=workers,

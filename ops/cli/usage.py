@@ -8,10 +8,12 @@ from typing import Any
 import rich_click as click
 
 from gateway.stores.postgres import Database
-from ops.cli.output import bar, iso, print_json, print_table, text
+from ops.cli.key_option import PREFIX_HELP, resolve_optional
+from ops.cli.output import bar, iso, print_json, text
 from ops.cli.parameters import Name, Prefix, Timestamp, json_option
 from ops.cli.reserved import HeldTokens, reserved_tokens
 from ops.cli.session import Session, pass_session
+from ops.cli.table import Column, print_table, wide_option
 from ops.database.reports import BudgetRow, Filter, GroupBy, Reports, UsageRow
 
 _COUNTS = ("requests", "input_tokens", "output_tokens")
@@ -19,7 +21,7 @@ _COUNTS = ("requests", "input_tokens", "output_tokens")
 
 @click.command("show-usage")
 @click.option("--tenant", type=Name(), help="Only requests of this tenant.")
-@click.option("--prefix", type=Prefix(), help="Only requests of this key.")
+@click.option("--prefix", type=Prefix(), help=f"Only requests of this key. {PREFIX_HELP}")
 @click.option(
     "--since",
     type=Timestamp(future=False),
@@ -35,12 +37,21 @@ _COUNTS = ("requests", "input_tokens", "output_tokens")
     help="Group the rows by this.",
 )
 @click.option("--plot", is_flag=True, help="Also draw the tokens as bars.")
+@wide_option
 @json_option
 @pass_session
 def show_usage(
-    session: Session, tenant: str | None, prefix: str | None, since: datetime, by: str, plot: bool, as_json: bool
+    session: Session,
+    tenant: str | None,
+    prefix: str | None,
+    since: datetime,
+    by: str,
+    plot: bool,
+    wide: bool,
+    as_json: bool,
 ) -> None:
     """Show admitted requests, their tokens, and how much of each budget is used."""
+    prefix = resolve_optional(session, prefix, tenant)
     where = Filter(tenant=tenant, prefix=prefix, since=since)
 
     async def read(database: Database) -> tuple[list[UsageRow], list[BudgetRow], HeldTokens]:
@@ -62,7 +73,7 @@ def show_usage(
     _print_usage(rows, totals, since, by, plot)
     if budgets:
         click.echo()
-        _print_budgets(budgets, reserved)
+        _print_budgets(budgets, reserved, wide=wide)
     return None
 
 
@@ -80,9 +91,17 @@ def _print_usage(rows: list[UsageRow], totals: dict[str, int], since: datetime, 
     print_table(columns, table, empty=f"no usage since {text(since)} UTC")
 
 
-def _print_budgets(budgets: list[BudgetRow], reserved: HeldTokens) -> None:
+def _print_budgets(budgets: list[BudgetRow], reserved: HeldTokens, *, wide: bool) -> None:
     print_table(
-        ("budget of", "period", ">limit", ">used", ">reserved", ">left", "resets at (UTC)"),
+        (
+            Column("budget of"),
+            Column("period"),
+            Column("limit", right=True),
+            Column("used", right=True),
+            Column("reserved", right=True, rank=2),
+            Column("left", right=True, rank=1),
+            Column("resets at (UTC)", rank=3),
+        ),
         [
             (
                 f"tenant {budget.tenant}" if budget.scope == "tenant" else f"key {budget.prefix}",
@@ -96,6 +115,7 @@ def _print_budgets(budgets: list[BudgetRow], reserved: HeldTokens) -> None:
             for budget in budgets
         ],
         empty="",
+        wide=wide,
     )
 
 

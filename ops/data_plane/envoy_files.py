@@ -19,7 +19,7 @@ import betterproto2
 from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.settings import Settings
 from ops.backends import ca_files
-from ops.data_plane import cds
+from ops.data_plane import cds, cors
 from ops.data_plane.backend_secrets import authority_name, secret_name
 from ops.data_plane.cluster_json import Clusters
 from ops.data_plane.clusters import render_clusters
@@ -69,6 +69,12 @@ def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
         "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
         "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes),
         "BUFFER_BYTES_MAX": str(max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes + _REWRITING_BYTES)),
+        "ORIGINS": json.dumps(cors.origins_regex(settings.gateway_allowed_origins)),
+        "CORS": json.dumps(cors.cors_policy(settings.gateway_allowed_origins)),
+        "CORS_STATE": json.dumps(
+            cors.remembered_headers(settings.gateway_allowed_origins, settings.gateway_request_id_header)
+        ),
+        "CORS_HEADERS": json.dumps(cors.remembered_header_mutations() if settings.gateway_allowed_origins else []),
         "LOCAL_REPLIES": json.dumps(local_reply_config()),
     }
     source = source_directory()

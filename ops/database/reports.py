@@ -38,6 +38,17 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Restricts audit rows further. None restricts nothing; `statuses` are inclusive, `path` is how paths begin."""
+
+    statuses: tuple[int, int] | None = None
+    code: str | None = None
+    model: str | None = None
+    path: str | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRow:
     """The count of admitted requests and their tokens, for the day, model, key or tenant that `labels` names."""
 
@@ -109,12 +120,14 @@ class Reports:
             for row in rows
         ]
 
-    async def audit(self, where: Filter, limit: int) -> list[dict[str, object]]:
+    async def audit(self, where: Filter, limit: int, also: AuditFilter | None = None) -> list[dict[str, object]]:
         """Returns the newest `limit` audit rows, oldest first, each with the columns of AUDIT_COLUMNS by name."""
+        also = also or AuditFilter()
         query = f"SELECT {', '.join(f'a.{name}' for name in AUDIT_COLUMNS)} FROM gateway.audit_log a WHERE {_WHERE} "  # noqa: S608
-        query += "ORDER BY a.ts DESC, a.request_id DESC LIMIT $5"
+        query += f"{_AUDIT_WHERE} ORDER BY a.ts DESC, a.request_id DESC LIMIT $11"
+        more = (*(also.statuses or (None, None)), also.code, also.model, also.path, also.outcome)
         async with self._database.transaction(readonly=True) as connection:
-            rows = await connection.fetch(query, *await _arguments(connection, where), limit)
+            rows = await connection.fetch(query, *await _arguments(connection, where), *more, limit)
         return [dict(row) for row in reversed(rows)]
 
 
@@ -135,6 +148,12 @@ _WHERE = """
     ($1::bigint IS NULL OR a.tenant_id = $1) AND ($2::bigint IS NULL
         OR a.key_id IN (SELECT id FROM gateway.api_keys WHERE account_id = $2))
     AND ($3::text IS NULL OR a.request_id = $3) AND ($4::timestamptz IS NULL OR a.ts >= $4)
+"""
+
+_AUDIT_WHERE = """
+    AND ($5::int IS NULL OR a.status BETWEEN $5 AND $6::int) AND ($7::text IS NULL OR a.code = $7)
+    AND ($8::text IS NULL OR a.model = $8) AND ($9::text IS NULL OR starts_with(a.path, $9))
+    AND ($10::text IS NULL OR a.outcome::text = $10)
 """
 
 _BUDGETS = """

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gateway.settings import Settings
@@ -77,16 +78,16 @@ async def running(
     _raise_open_files_limit()
     with open_state(options.state_dir) as state:
         # A file of a stack that was killed would name processes that no longer run.
-        _remove_ready_file(options.ready_file)
+        _remove_ready_files(options, state)
         async with Supervisor(progress.notice, force_stop) as supervisor:
             try:
                 stack = await _start(options, state, supervisor, progress, extra_children)
-                _publish_ready_file(options.ready_file, stack.endpoints, supervisor, progress)
+                _publish_ready_files(options, state, stack.endpoints, supervisor, progress)
                 progress.done()
                 yield stack
             finally:
                 supervisor.set_pids_listener(None)
-                _remove_ready_file(options.ready_file)
+                _remove_ready_files(options, state)
 
 
 async def _start(
@@ -160,23 +161,34 @@ def _missing(text: str) -> list[str]:
     return [str(name) for name in answer] if isinstance(answer, list) else []
 
 
-def _publish_ready_file(path: Path | None, endpoints: Endpoints, supervisor: Supervisor, progress: Progress) -> None:
-    if path is None:
-        return
-    ready_file.write(path, endpoints, supervisor.pids)
+def _publish_ready_files(
+    options: StackOptions,
+    state: StateDirectory,
+    endpoints: Endpoints,
+    supervisor: Supervisor,
+    progress: Progress,
+) -> None:
+    started_at = datetime.now(UTC)
+
+    def write(pids: ready_file.Pids) -> None:
+        ready_file.write_running(state, endpoints, pids, started_at)
+        if options.ready_file is not None:
+            ready_file.write(options.ready_file, endpoints, pids)
 
     def rewrite(pids: ready_file.Pids) -> None:
         try:
-            ready_file.write(path, endpoints, pids)
+            write(pids)
         except OSError as error:
-            progress.notice(f"{path} could not be rewritten: {error.strerror}")
+            progress.notice(f"{error.filename} could not be rewritten: {error.strerror}")
 
+    write(supervisor.pids)
     supervisor.set_pids_listener(rewrite)
 
 
-def _remove_ready_file(path: Path | None) -> None:
-    if path is not None:
-        path.unlink(missing_ok=True)
+def _remove_ready_files(options: StackOptions, state: StateDirectory) -> None:
+    state.running.unlink(missing_ok=True)
+    if options.ready_file is not None:
+        options.ready_file.unlink(missing_ok=True)
 
 
 def _raise_open_files_limit() -> None:

@@ -29,6 +29,7 @@ class StateDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.env_file = root / ".env"
+        self.running = root / "running.json"
         self.logs = root / "logs"
         self.secrets = root / "secrets"
         self.postgres = root / "postgres"
@@ -94,6 +95,23 @@ class StateDirectory:
             shutil.rmtree(target)
         self._temporary_link.unlink()
         self._temporary = None
+
+
+def is_state_directory(root: Path) -> bool:
+    """Whether `open_state` has used this directory."""
+    return (root / _LOCK).is_file()
+
+
+def is_in_use(root: Path) -> bool:
+    """Whether a stack holds the lock of this state directory. Raises OSError when the lock file cannot be read."""
+    lock = os.open(root / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
 
-from authz.checked_request import presented_key
+from authz.envoy_api import plain_path
 from gateway.request.client_address import client_ip
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -34,19 +34,16 @@ def test_a_forged_address_is_never_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("authorization", "api_key", "expected"),
+    ("target", "path"),
     [
-        ("Bearer nz_a", None, "nz_a"),
-        ("bearer  nz_a ", None, "nz_a"),
-        (None, "nz_b", "nz_b"),
-        ("Bearer nz_a", "nz_b", "nz_a"),
-        ("Basic abc", "nz_b", None),
-        (None, None, None),
-        ("", None, None),
+        ("/api/chat", "/api/chat"),
+        ("/api/chat/", "/api/chat"),
+        ("/api/chat/?x=/", "/api/chat"),
+        ("/v1/models/a/b", "/v1/models/a/b"),
+        ("/", "/"),
+        ("/?x", "/"),
+        ("", ""),
     ],
 )
-def test_a_key_is_presented_as_a_bearer_token_or_as_an_api_key(
-    authorization: str | None, api_key: str | None, expected: str | None
-) -> None:
-    key = presented_key(authorization, api_key)
-    assert (key.get_secret_value() if key else None) == expected
+def test_a_path_has_no_query_and_no_slash_at_its_end(target: str, path: str) -> None:
+    assert plain_path(target) == path

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from gateway.wire.names import NOT_AN_ANSWER
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
 from ops.host import binaries
 from tests.polling import eventually_async
@@ -82,7 +83,8 @@ def _route(prefix: str, clusters: list[str], **retry_policy: Any) -> dict[str, A
             },
             "timeout": "0s",
             "retry_policy": {
-                "retry_on": "connect-failure,refused-stream,reset,gateway-error",
+                "retry_on": "connect-failure,refused-stream,reset,gateway-error,retriable-status-codes",
+                "retriable_status_codes": [500, NOT_AN_ANSWER],
                 "num_retries": 1,
                 "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
                 "refresh_cluster_on_retry": True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -25,6 +26,7 @@ from gateway.stores.redis import Redis, connect
 from tests.e2e.stack import WAIT_TIMEOUT_S, Stack
 from tests.polling import eventually_async
 
+STORE_TIMEOUT_S = 10.0
 Rows = Mapping[str, list[dict[str, Any]]]
 
 
@@ -135,11 +137,21 @@ class LedgerView:
 
     async def wait_until_settled(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
         """Waits until no request is held and no event waits for PostgreSQL."""
-        await eventually_async(self._is_idle, timeout_s, failure="a hold or an event remained")
+        await eventually_async(
+            self._is_idle, timeout_s, retry_on=(StoreUnavailable,), failure="a hold or an event remained"
+        )
 
     async def wait_until_recorded(self, timeout_s: float = WAIT_TIMEOUT_S) -> None:
-        """Waits until PostgreSQL has every event that is in Redis now."""
+        """Waits until PostgreSQL has every event that is in Redis now, and each hold is renewed or settled.
+
+        Nothing of a process that has died is left in Redis then.
+        """
+        held = await self._deadlines()
         first: Watermark | None = None
+
+        async def renewed() -> bool:
+            now = await self._deadlines()
+            return all(now.get(request_id, math.inf) > deadline for request_id, deadline in held.items())
 
         async def recorded() -> bool:
             nonlocal first
@@ -148,7 +160,13 @@ class LedgerView:
                 first = now
             return now.has_passed(first)
 
+        await eventually_async(renewed, timeout_s, failure="a hold was neither renewed nor settled")
         await eventually_async(recorded, timeout_s, retry_on=(StoreUnavailable,), failure="an event remained")
+
+    async def _deadlines(self) -> dict[bytes, float]:
+        """When each hold expires, by request id."""
+        pairs: Any = await self.redis.zrange(keys.of_shard(0)[1], 0, -1, withscores=True)
+        return dict(pairs)
 
     async def _is_idle(self) -> bool:
         backlog = await self._quota.backlog()
@@ -158,7 +176,9 @@ class LedgerView:
 @asynccontextmanager
 async def open_ledger_view(stack: Stack) -> AsyncIterator[LedgerView]:
     """A view of the ledger of `stack`, open until the context ends."""
-    loaded = settings.load(Path(stack.ready["env_file"]))
+    # A service gives up soon. These tests wait for a store that a busy machine delays.
+    patient = {"redis_timeout_s": STORE_TIMEOUT_S, "database_timeout_s": STORE_TIMEOUT_S}
+    loaded = settings.load(Path(stack.ready["env_file"])).model_copy(update=patient)
     database, redis = Database(loaded), connect(loaded)
     quota = RedisQuota(redis, loaded, Ledger(database).usage_of)
     try:

@@ -109,9 +109,9 @@ class Upstreams:
         self._connections: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
 
-    def path(self, *, first: Script, second: Script, under: str = "") -> str:
-        """A new path that these scripts answer."""
-        path = f"{under}/{next(self._numbers)}"
+    def path(self, *, first: Script, second: Script, under: str = "", surface: str = "") -> str:
+        """A new path that these scripts answer. It begins with `under` and ends with `surface`."""
+        path = f"{under}/{next(self._numbers)}{surface}"
         self._scripts[path] = {FIRST: first, SECOND: second}
         self.contacted[path] = []
         return path

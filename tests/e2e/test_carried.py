@@ -101,7 +101,11 @@ def test_a_compressed_body_is_decoded_on_every_surface(
     assert "content-encoding" not in record["headers"]
 
 
-@pytest.mark.parametrize(("encoding", "body"), [("br", BROTLI), ("zstd", zstd(BODY)), ("gzip", gzip.compress(BODY))])
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [("br", BROTLI), ("zstd", zstd(BODY)), ("gzip", gzip.compress(BODY))],
+    ids=["br", "zstd", "gzip"],
+)
 def test_the_row_counts_the_decoded_bytes(stack: Stack, key: str, encoding: str, body: bytes) -> None:
     answer = post(stack, key, "/api/chat", body, content_encoding=encoding)
     assert answer.status_code == 200, answer.text

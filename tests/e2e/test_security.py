@@ -133,7 +133,7 @@ def test_the_request_id_of_a_client_is_never_used(stack: Stack, ollama: Simulato
         ("POST", "/api/me"),
         ("POST", "/v1/audio/transcriptions"),
         ("GET", "/api/unknown"),
-        ("POST", "/api/chat/"),
+        ("POST", "/api/pull/"),
         ("POST", "/API/chat"),
         ("POST", "/v1/images/generations"),
     ],

@@ -26,7 +26,7 @@ from meter.answer.whole import WHOLE_BYTES_MAX
 from meter.rewrite import Rewritten, rewrite
 from tests.fuzz.go_json import GoError
 from tests.fuzz.ollama_parser import ParsedRequest, identity, parse_request
-from tests.meter.wire_corpus import grant_for
+from tests.meter.wire_corpus import grant_for, received
 
 NUM_PREDICT_MAX = 4096
 SINGLE_BYTES_MAX = 256
@@ -151,8 +151,7 @@ def _delivered(answered: BackendAnswer, chunks: list[bytes]) -> tuple[bytes, Ans
     assert answer.headers(answered.status, answered.content_type) >= 200
     out = b""
     for chunk, end_of_stream in [*((chunk, False) for chunk in chunks), (b"", True)]:
-        body = answer.chunk(chunk, end_of_stream)
-        out += chunk if body is None else body
+        out += received(surface, chunk, answer.chunk(chunk, end_of_stream))
         _check_usage(answered, answer.delivered)
         if answer.result:
             break

@@ -39,7 +39,9 @@ def body_message(kind: str, body: bytes, *, last: bool = False) -> ext_proc.Proc
 def answering(**grant: object) -> Exchange:
     exchange = an_exchange(**grant)
     envoy_api.respond(exchange, body_message("request_body", b'{"model":"m"}'))
-    envoy_api.respond(exchange, headers_message("response_headers", {":status": "200"}))
+    envoy_api.respond(
+        exchange, headers_message("response_headers", {":status": "200", "content-type": "application/x-ndjson"})
+    )
     assert exchange.phase is Phase.ANSWERING
     return exchange
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.errors import Denied
 from gateway.record.grant import Grant, draft, seal
 from gateway.request.generation import read_generation_request
+from gateway.wire.dialects import error_body
 from gateway.wire.surfaces import BY_PATH, Surface
+from meter.answer.failure_frame import FailureFrame
+from meter.frames.readers import load_object
 
 _CORPUS = Path(__file__).parent.parent / "corpus" / "ollama"
 
@@ -59,6 +63,21 @@ def grant_for(surface: Surface, **changes: Any) -> Grant:
         "input_estimate": 11, "output_cap": 100 if surface.cap_field else 0, "request_bytes": 0,
     }  # fmt: skip
     return Grant(**{**fields, **changes})
+
+
+def received(surface: Surface, data: bytes, body: bytes | Denied | None) -> bytes:
+    """What the caller gets when the meter replies `body` to the chunk `data`."""
+    if isinstance(body, Denied):
+        return error_body(surface.dialect, body.code, body.message, "req-1")
+    return data if body is None else body
+
+
+def failure_after(surface: Surface, passed: bytes, message: str) -> bytes:
+    """The frame that reports the failure of a stream, of which `passed` has reached the caller."""
+    frame = FailureFrame(surface, "req-1")
+    for line in passed.splitlines():
+        frame.observe(load_object(line.removeprefix(b"data: ")))
+    return frame.build(message)
 
 
 def draft_of(grant: Grant) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from typing import Any
 
@@ -98,20 +98,27 @@ def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:
     )
 
 
-def counters(now_ms: int, flat: list[bytes]) -> Counters:
-    """The reply of `counters.lua`, without past periods."""
+def counters(now_ms: int, used: Mapping[bytes, bytes], held: Mapping[bytes, bytes]) -> Counters:
+    """The fields of COUNTERS and of HELD, without past periods."""
     day, month = days(now_ms)
     current = {"day": day, "month": month, "total": ""}
-    tokens: dict[str, dict[tuple[int | None, Period], int]] = {"used": {}, "held": {}}
-    in_flight: dict[int | None, int] = {}
-    for field, value in zip(flat[::2], flat[1::2], strict=True):
-        kind, _, rest = field.decode().partition(":")
-        name, _, period = rest.partition(":")
-        subject = None if name == "t" else int(name[1:] or 0)
-        if kind == "in_flight":
-            in_flight[subject] = int(value)
-        elif kind in tokens:
-            period, _, start = period.partition(":")
+
+    def tokens(kind: str, fields: Mapping[bytes, bytes]) -> dict[tuple[int | None, Period], int]:
+        sums = {}
+        for subject, rest, value in _of_kind(kind, fields):
+            period, _, start = rest.partition(":")
             if current[period] == start:
-                tokens[kind][subject, Period(period)] = int(value)
-    return Counters(tokens["used"], tokens["held"], in_flight)
+                sums[subject, Period(period)] = value
+        return sums
+
+    in_flight = {subject: value for subject, _, value in _of_kind("in_flight", held)}
+    return Counters(tokens("used", used), tokens("held", held), in_flight)
+
+
+def _of_kind(kind: str, fields: Mapping[bytes, bytes]) -> Iterator[tuple[int | None, str, int]]:
+    """Of each field `kind:subject:rest`: the key (None: the tenant), the rest of the name, and the value."""
+    for field, value in fields.items():
+        name, _, rest = field.decode().partition(":")
+        if name == kind:
+            subject, _, rest = rest.partition(":")
+            yield None if subject == "t" else int(subject[1:]), rest, int(value)

@@ -16,8 +16,9 @@ def of_shard(shard: int) -> list[str]:
 
 
 def of_tenant(shard: int, tenant_id: int) -> list[str]:
-    """The keys of the shard, and COUNTERS, REBUILD and CALIBRATION of a tenant."""
-    return [*of_shard(shard), *(f"{tag(shard)}:{name}:{tenant_id}" for name in ("counters", "rebuild", "calibration"))]
+    """The keys of the shard, and COUNTERS, REBUILD, CALIBRATION, HELD and STAGED of a tenant."""
+    names = ("counters", "rebuild", "calibration", "held", "staged")
+    return [*of_shard(shard), *(f"{tag(shard)}:{name}:{tenant_id}" for name in names)]
 
 
 def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list[str]:
@@ -32,8 +33,8 @@ def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list
 
 
 def of_renewal(shard: int, tenant_id: int, request_id: str) -> list[str]:
-    """COUNTERS and FINISHED of a request, which `renew_all.lua` takes for each hold."""
-    return [f"{tag(shard)}:counters:{tenant_id}", finished(shard, request_id)]
+    """HELD and FINISHED of a request, which `renew_all.lua` takes for each hold."""
+    return [held(shard, tenant_id), finished(shard, request_id)]
 
 
 def finished(shard: int, request_id: str) -> str:
@@ -46,6 +47,11 @@ def events(shard: int) -> str:
     return of_shard(shard)[2]
 
 
-def rebuild(shard: int, tenant_id: int) -> str:
-    """The key with the token of the tenant's rebuild in progress."""
-    return of_tenant(shard, tenant_id)[5]
+def counters(shard: int, tenant_id: int) -> str:
+    """The tenant's COUNTERS."""
+    return of_tenant(shard, tenant_id)[4]
+
+
+def held(shard: int, tenant_id: int) -> str:
+    """The tenant's HELD."""
+    return of_tenant(shard, tenant_id)[7]

@@ -33,10 +33,11 @@ from gateway.quota.port import (
     UsageLoader,
     Watermark,
 )
-from gateway.quota.rebuild import REBUILD_S, WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
+from gateway.quota.rebuild import REBUILD_S, WAIT_S, BegunRebuild, NotBegun, Rebuilder, Used
 from gateway.quota.redis import codec, keys
 from gateway.quota.redis.scripts import Clock, Scripts
 from gateway.quota.redis.stream import RedisStream
+from gateway.quota.redis.waiting import WaitingEvents
 from gateway.record.entry import Entry
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, guarded
@@ -44,6 +45,9 @@ from gateway.values import UsageSource
 
 # At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
+# Fields of a hash that one call reads or writes, so that no call stops Redis for long.
+FIELDS_SLICE = 500
+REBUILD_MS = int(REBUILD_S * 1000)
 # At most this many calls to different shards run at once, so that they do not use all connections of the client.
 SHARD_CALLS_MAX = 32
 # At most this many holds are renewed by one call, which takes Redis a few milliseconds.
@@ -81,6 +85,7 @@ class RedisQuota:
         self._streams = tuple(
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
         )
+        self._waiting = tuple(WaitingEvents(redis, shard, settings.redis_timeout_s) for shard in range(self._shards))
         self._rebuilder = Rebuilder(self, load, rebuild_wait_s)
         self._shard_calls = asyncio.Semaphore(SHARD_CALLS_MAX)
         self._releases_max = releases_max
@@ -230,9 +235,24 @@ class RedisQuota:
         return found
 
     async def counters(self, tenant_id: int) -> Counters | None:
-        """See the port."""
-        reply = await self._scripts.run("counters", self._tenant_keys(tenant_id))
-        return codec.counters(reply[0], reply[1:]) if reply else None
+        """See the port. Reads slice by slice, so a change in between may be in some of the values only."""
+        shard = tenant_id % self._shards
+        used = await self._fields(keys.counters(shard, tenant_id))
+        held = await self._fields(keys.held(shard, tenant_id))
+        # Afterwards, so that counters that were lost meanwhile are not reported.
+        now_ms = await self._scripts.run("ready", self._tenant_keys(tenant_id))
+        return codec.counters(now_ms, used, held) if now_ms else None
+
+    async def _fields(self, key: str) -> dict[bytes, bytes]:
+        fields: dict[bytes, bytes] = {}
+        cursor = 0
+        while True:
+            async with guarded(self._timeout_s):
+                found: Any
+                cursor, found = await self._redis.hscan(key, cursor, count=FIELDS_SLICE)
+            fields |= found
+            if cursor == 0:
+                return fields
 
     async def invalidate_counters(self, tenant_id: int) -> None:
         """See the port."""
@@ -269,30 +289,40 @@ class RedisQuota:
     async def aclose(self) -> None:
         """See the port."""
         await self._rebuilder.aclose()
+        for waiting in self._waiting:
+            waiting.forget()
         await asyncio.gather(*self._releases)
 
-    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | NotBegun:
+    async def begin_rebuild(self, tenant_id: int) -> BegunRebuild | NotBegun:
         """See `Rebuildable`."""
         token = secrets.token_hex(8)
-        lock_ms = int(REBUILD_S * 1000)
-        status, *rest = await self._scripts.run(
-            "begin_rebuild", self._tenant_keys(tenant_id), tenant_id, token, lock_ms, self._restore_ms
+        status, *begun = await self._scripts.run(
+            "begin_rebuild", self._tenant_keys(tenant_id), token, REBUILD_MS, self._restore_ms
         )
         if status != b"begun":
             return NotBegun.READY if status == b"ready" else NotBegun.BUSY
-        return RebuildSnapshot(token, rest[0], [text.decode("utf-8", "replace") for text in rest[1:]])
+        now_ms, epoch = begun
+        return BegunRebuild(token, now_ms, epoch.decode())
 
-    async def commit_rebuild(self, tenant_id: int, snapshot: RebuildSnapshot, used: Used) -> bool:
+    async def waiting_events(self, tenant_id: int, begun: BegunRebuild) -> Sequence[str]:
         """See `Rebuildable`."""
-        day, _ = codec.days(snapshot.now_ms)
-        fields = codec.used_fields(used)
-        tenant_keys = self._tenant_keys(tenant_id)
-        return bool(await self._scripts.run("commit_rebuild", tenant_keys, tenant_id, snapshot.token, day, *fields))
+        return await self._waiting[tenant_id % self._shards].of(tenant_id, begun.epoch)
 
-    async def abort_rebuild(self, tenant_id: int) -> None:
+    async def commit_rebuild(self, tenant_id: int, begun: BegunRebuild, used: Used) -> bool:
+        """See `Rebuildable`. The counters are staged slice by slice, and replace the earlier ones at once."""
+        tenant_keys, fields = self._tenant_keys(tenant_id), codec.used_fields(used)
+        last = max(0, len(fields) - 1) // (2 * FIELDS_SLICE) * 2 * FIELDS_SLICE
+        for start in range(0, last, 2 * FIELDS_SLICE):
+            part = fields[start : start + 2 * FIELDS_SLICE]
+            if not await self._scripts.run("stage_rebuild", tenant_keys, begun.token, REBUILD_MS, *part):
+                return False
+        day, _ = codec.days(begun.now_ms)
+        arguments = begun.token, day, len(used), *fields[last:]
+        return bool(await self._scripts.run("commit_rebuild", tenant_keys, *arguments))
+
+    async def abort_rebuild(self, tenant_id: int, begun: BegunRebuild) -> None:
         """See `Rebuildable`."""
-        async with guarded(self._timeout_s):
-            await self._redis.delete(keys.rebuild(tenant_id % self._shards, tenant_id))
+        await self._scripts.run("abort_rebuild", self._tenant_keys(tenant_id), begun.token)
 
     async def _over_shards(self, call: Callable[[int], Awaitable[T]]) -> list[T]:
         """The results of one call per shard, of which at most SHARD_CALLS_MAX run at the same time.

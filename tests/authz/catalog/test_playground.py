@@ -22,6 +22,7 @@ from authz.denials import DenialLog
 from authz.keys.authenticate import Authenticator
 from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
+from authz.keys.key_format import generate
 from authz.keys.last_used import LastUsed
 from authz.keys.repository import KeyRepository
 from authz.keys.throttle import FailureThrottle
@@ -240,7 +241,7 @@ async def test_the_page_does_not_exist_where_it_is_not_switched_on(serve: Serve)
 
 async def test_a_request_of_the_page_is_denied_without_the_stores_that_check_the_key(serve: Serve) -> None:
     client = await serve(True)
-    async with client.get("/api/tags") as answer:
+    async with client.get("/api/tags", headers={"x-api-key": generate().secret.get_secret_value()}) as answer:
         assert answer.status == 503
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from itertools import count
@@ -138,11 +138,15 @@ async def renew(quota: Quota, hold: Hold, progress: Progress = NO_PROGRESS) -> b
 
 @dataclass
 class Ledger:
-    """The ledger as the quota sees it: every request once, and their sums. It fails while it is `unavailable`."""
+    """The ledger as the quota sees it: every request once, and their sums. It fails while it is `unavailable`.
+
+    `meanwhile` is called once, after the next sums were read and before they are returned.
+    """
 
     entries: dict[str, Entry] = field(default_factory=dict)
     unavailable: bool = False
     loads: int = 0
+    meanwhile: Callable[[], Awaitable[object]] | None = None
 
     def append(self, events: Collection[Event]) -> set[int]:
         """Records events. Returns the tenants of those that were recorded before, which change nothing."""
@@ -168,13 +172,17 @@ class Ledger:
         self.loads += 1
         if self.unavailable:
             raise StoreUnavailable("the ledger is unavailable")
-        return TenantUsage(
+        usage = TenantUsage(
             [
                 PeriodUsage("tenant" if key is None else "key", tenant_id if key is None else key, period, start, n)
                 for (key, period, start), n in self.used(tenant_id).items()
             ],
             frozenset(each for each in waiting if each in self.entries),
         )
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile:
+            await meanwhile()
+        return usage
 
 
 async def drain(quota: Quota, ledger: Ledger, *, acknowledge: bool = True) -> int:

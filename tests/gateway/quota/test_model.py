@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -257,6 +258,36 @@ class QuotaMachine(RuleBasedStateMachine):
         assert isinstance(self.each(lambda quota: quota.admit(too_much)), ReservationDenied)
         self._settle(hold, 0, output_tokens)
         self.drain(acknowledge=True)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), end=st.sampled_from(["settle", "release", "renew"]), drained=st.booleans())
+    def a_request_changes_during_a_rebuild(self, data: st.DataObject, end: str, drained: bool) -> None:
+        hold = self.held[data.draw(st.sampled_from(sorted(self.held)))]
+        settled = entry(hold, input_tokens=1, output_tokens=data.draw(st.integers(0, 9)))
+
+        async def change(quota: Quota, ledger: Ledger) -> None:
+            if end == "settle":
+                assert await quota.settle(settled)
+            elif end == "release":
+                assert await quota.release(hold.request_id, hold.tenant_id, hold.key_id)
+            else:
+                assert await renew(quota, hold)
+            if drained:
+                await drain(quota, ledger)
+
+        for quota, ledger in zip(self.quotas, self.ledgers, strict=True):
+            self.loop.run_until_complete(quota.invalidate_counters(hold.tenant_id))
+            ledger.meanwhile = partial(change, quota, ledger)
+        denied = asks(tenant=hold.tenant_id, key=hold.key_id, limits=Limits(rpm=1, tpm=1, concurrent=1))
+        assert isinstance(self.each(lambda quota: quota.admit(denied)), ReservationDenied)
+        if end == "settle":
+            self._finish(settled, hold)
+        elif end == "release":
+            self.held.pop(hold.request_id)
+            self.running.pop(hold.request_id, None)
+            self.finished.append(Finished(hold, False, self.clock.now_ms + RELEASED_MS))
+        if drained:
+            self.inherit()
 
     @rule()
     def reap(self) -> None:

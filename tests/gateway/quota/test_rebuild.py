@@ -89,6 +89,27 @@ async def test_counters_of_past_periods_are_deleted(redis_bench: Bench, redis_cl
     assert set(sizes) == {8}
 
 
+async def test_an_event_that_the_ledger_records_between_two_rebuilds_counts_once(bench: Bench) -> None:
+    for tenant in (1, 2):
+        await bench.quota.settle(entry(await admitted(bench.quota, asks(tenant=tenant, input_tokens=0)), 0, 9))
+    await bench.quota.invalidate_counters(2)
+    await admitted(bench.quota, asks(tenant=2))
+    await drain(bench.quota, bench.ledger)
+    await bench.quota.invalidate_counters(1)
+    await settle_one(bench, 1)
+    assert await used(bench) == 10
+
+
+async def test_events_of_an_earlier_epoch_are_not_counted(bench: Bench) -> None:
+    await settle_one(bench, 9)
+    await bench.quota.invalidate_counters(1)
+    await settle_one(bench, 1)
+    bench.clock.forward(1)
+    bench.lose()
+    await settle_one(bench, 2)
+    assert await used(bench) == 2
+
+
 async def test_nothing_is_admitted_while_the_ledger_is_unavailable(bench: Bench) -> None:
     bench.ledger.unavailable = True
     with pytest.raises(StoreUnavailable):

@@ -20,7 +20,15 @@ from meter.answer.result import AnswerResult
 from meter.answer.stream import ENDLESS, INCOMPLETE, OVER_CAP, TOO_LONG, UNREADABLE
 from meter.answer.whole import WHOLE_BYTES_MAX
 from meter.frames.readers import read_frame
-from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcript, transcripts
+from tests.meter.wire_corpus import (
+    Transcript,
+    failure_after,
+    grant_for,
+    grant_of,
+    received,
+    transcript,
+    transcripts,
+)
 
 EXACT, COUNTED, ESTIMATED, NONE = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED, UsageSource.NONE
 CORPUS = transcripts()
@@ -38,8 +46,7 @@ def play(answer: Answer, status: int, content_type: str, chunks: list[bytes], *,
     answer.headers(status, content_type)
     out = b""
     for chunk, end_of_stream in [*((chunk, False) for chunk in chunks), *([(b"", True)] if ends else [])]:
-        body = answer.chunk(chunk, end_of_stream)
-        out += chunk if body is None else body
+        out += received(answer.surface, chunk, answer.chunk(chunk, end_of_stream))
         if answer.result:
             break
     return out
@@ -112,12 +119,22 @@ def test_a_good_answer_passes_unchanged_and_is_complete(exchange: Transcript) ->
     assert (ending.outcome, ending.code) == (Outcome.COMPLETE, None)
 
 
+def without_failure(exchange: Transcript) -> tuple[bytes, str | None]:
+    """The frames before the one that reports a failure, and its text."""
+    splitter: Splitter = SseSplitter() if "event-stream" in exchange.content_type else NdjsonSplitter()
+    passed = b""
+    for frame in [*splitter.feed(exchange.body), *splitter.flush()]:
+        if (error := read_frame(exchange.surface, frame.data).error) is not None:
+            return passed, error
+        passed += frame.raw
+    return passed, None
+
+
 @pytest.mark.parametrize("exchange", BROKEN, ids=by_name)
 def test_a_broken_stream_ends_with_one_error_in_its_dialect_and_its_frames_are_counted(exchange: Transcript) -> None:
     out, ending = replay(exchange)
-    has_error_frame = b'{"error"' in exchange.body
-    frame = error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
-    assert out == exchange.body + (b"" if has_error_frame else frame)
+    passed, error = without_failure(exchange)
+    assert out == passed + failure_after(exchange.surface, passed, error or INCOMPLETE)
     assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(11, 3, COUNTED))
 
 
@@ -210,7 +227,7 @@ def test_a_caller_that_disconnects_before_any_answer_is_counted_its_prompt() -> 
     assert answer.abort() == AnswerResult(Outcome.CLIENT_GONE, None, Usage(11, 0, ESTIMATED))
 
 
-@pytest.mark.parametrize("name", ["v1_chat_stream_include_usage", "api_chat_stream", "v1_messages_stream", "api_embed"])
+@pytest.mark.parametrize("name", ["v1_chat_stream_include_usage", "api_chat_stream", "v1_messages_stream"])
 def test_a_caller_that_disconnects_right_after_the_last_frame_got_a_complete_answer(name: str) -> None:
     exchange = transcript(name)
     answer = Answer(grant_of(exchange))
@@ -263,7 +280,7 @@ def test_a_reported_count_over_the_cap_is_an_error_and_no_more_than_the_cap_is_c
 def test_a_whole_answer_over_the_cap_is_replaced_by_an_error() -> None:
     out, ending = replay(transcript("v1_chat_nonstream"), output_cap=3)
     assert out == error_body(Dialect.OPENAI, Code.BACKEND_ERROR, OVER_CAP, "req-1")
-    assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(26, 3, EXACT))
+    assert ending == AnswerResult(Outcome.CUT, Code.BACKEND_ERROR, Usage(0, 0, NONE))
 
 
 def test_an_answer_takes_chunks_only_between_its_headers_and_its_result() -> None:
@@ -283,8 +300,7 @@ def test_an_answer_takes_chunks_only_between_its_headers_and_its_result() -> Non
 def test_a_stream_without_a_single_byte_ends_with_an_error_frame(surface: Any) -> None:
     answer = Answer(grant_for(surface, stream=True))
     kind = "application/x-ndjson" if surface.dialect is Dialect.NATIVE else "text/event-stream"
-    frame = error_frame(surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
-    assert play(answer, 200, kind, []) == frame
+    assert play(answer, 200, kind, []) == failure_after(surface, b"", INCOMPLETE)
     assert result_of(answer).outcome is Outcome.UPSTREAM_ERROR
 
 
@@ -384,13 +400,6 @@ def test_an_answer_too_long_to_hold_passes_and_is_read_from_its_tail(name: str, 
     assert ending == AnswerResult(Outcome.COMPLETE, None, usage)
 
 
-def test_vectors_pass_as_they_arrive() -> None:
-    exchange = transcript("api_embed")
-    answer = Answer(grant_of(exchange))
-    answer.headers(200, exchange.content_type)
-    assert all(answer.chunk(chunk, end_of_stream=False) is None for chunk in bytewise(exchange.body))
-
-
 ERRORS = [exchange for exchange in CORPUS if exchange.status != 200]
 LEAKS = [
     '{"error":"unauthorized","signin_url":"https://ollama.com/connect?name=gpu-host-1&key=c3"}',
@@ -414,7 +423,13 @@ LEAKS = [
 @pytest.mark.parametrize("exchange", [one for one in ERRORS if one.status not in (401, 403, 405)], ids=by_name)
 def test_ollamas_own_errors_reach_the_caller_and_use_no_tokens(exchange: Transcript) -> None:
     out, ending = replay(exchange, bytewise(exchange.body))
-    assert out == exchange.body
+    document, expected = json.loads(out), json.loads(exchange.body)
+    match exchange.surface.dialect:
+        case Dialect.OPENAI:
+            expected["error"]["code"] = ending.code
+        case Dialect.ANTHROPIC:
+            expected["request_id"] = "req-1"
+    assert document == expected
     assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, upstream_code(exchange.status), Usage(0, 0, NONE))
 
 
@@ -446,11 +461,11 @@ def test_an_endless_error_body_is_held_to_a_limit_and_replaced() -> None:
     assert out == error_body(Dialect.NATIVE, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
 
 
-def test_an_error_stays_the_outcome_when_frames_follow_it() -> None:
+def test_nothing_passes_after_the_frame_that_reports_a_failure() -> None:
     exchange = transcript("api_chat_stream")
     error, done = b'{"error":"out of memory"}\n', exchange.body.splitlines(keepends=True)[-1]
     out, ending = replay(exchange, [error, done])
-    assert out == error + done
+    assert out == error
     assert ending.outcome is Outcome.UPSTREAM_ERROR
 
 
@@ -464,11 +479,12 @@ def test_nothing_passes_and_nothing_is_counted_after_the_frame_that_completes_an
     assert (again, counted.usage, counted.outcome) == (expected, result.usage, Outcome.COMPLETE)
 
 
-def test_a_backend_that_answers_a_stream_request_whole_is_read_whole() -> None:
-    exchange = transcript("v1_chat_load_via_empty_content_array")
-    out, ending = replay(exchange, stream=True)
-    assert out == exchange.body
-    assert ending == AnswerResult(Outcome.COMPLETE, None, Usage(0, 0, EXACT))
+def test_a_native_stream_may_be_answered_by_one_object_and_a_stream_of_events_may_not() -> None:
+    load, whole = transcript("api_chat_load"), transcript("v1_chat_load_via_empty_content_array")
+    assert replay(load, stream=True)[0] == load.body
+    out, ending = replay(whole, stream=True)
+    assert out == error_body(Dialect.OPENAI, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+    assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(0, 0, NONE))
 
 
 def test_an_error_body_of_another_dialect_is_replaced() -> None:
@@ -509,7 +525,7 @@ def test_no_bytes_make_an_answer_raise_or_remain_unaccounted(
     ending = answer.abort()
     assert ending.usage == answer.delivered
     assert ending.usage.output_tokens <= 100
-    if status == 200 and surface.cap_field and out:
+    if status == 200 and surface.cap_field and out and ending.outcome is not Outcome.UPSTREAM_ERROR:
         assert ending.usage.input_tokens > 0
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.errors import MESSAGE, Code
+from gateway.errors import MESSAGE, Code, upstream_code
 from gateway.wire.dialects import error_body
 from gateway.wire.surfaces import Dialect
-from meter.answer.backend_errors import caller_status, sanitised_body, sanitised_frame
+from meter.answer.backend_errors import caller_status, sanitised_body, sanitised_message
 from meter.frames.readers import load_object
 
 HOSTS = st.sampled_from(
@@ -88,9 +88,10 @@ def test_no_address_host_name_path_or_link_of_a_backend_reaches_a_caller(
 ) -> None:
     text, host = planted
     data = json.dumps(document_of(dialect, wrap(text), {}), ensure_ascii=ensure_ascii).encode()
-    own = error_body(dialect, Code.BACKEND_ERROR, MESSAGE[Code.BACKEND_ERROR], "req-1")
+    code = upstream_code(caller_status(status))
+    own = error_body(dialect, code, MESSAGE[code], "req-1")
     assert sanitised_body(dialect, status, data, load_object(data), "req-1") == own, host
-    assert own in sanitised_frame(dialect, data + b"\n", load_object(data), "req-1")
+    assert sanitised_message(dialect, wrap(text), load_object(data)) == MESSAGE[Code.BACKEND_ERROR]
 
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
@@ -118,9 +119,15 @@ def test_none_in_a_field_next_to_the_message_reaches_a_caller_either(
     ],
 )  # fmt: skip
 def test_a_sentence_that_helps_the_caller_passes(dialect: Dialect, text: str) -> None:
-    data = json.dumps(document_of(dialect, text, {})).encode()
-    assert sanitised_body(dialect, 400, data, load_object(data), "req-1") == data
-    assert sanitised_frame(dialect, data + b"\n", load_object(data), "req-1") == data + b"\n"
+    document = document_of(dialect, text, {})
+    data = json.dumps(document).encode()
+    passed = json.loads(sanitised_body(dialect, 400, data, load_object(data), "req-1"))
+    if dialect is Dialect.OPENAI:
+        document["error"]["code"] = "invalid_request"
+    if dialect is Dialect.ANTHROPIC:
+        document["request_id"] = "req-1"
+    assert passed == document
+    assert sanitised_message(dialect, text, load_object(data)) == text
 
 
 BODIES = st.recursive(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.errors import Denied
 from gateway.record.grant import Grant
 from gateway.wire.surfaces import BY_NAME
 from meter.answer.answer import Answer
@@ -26,6 +27,7 @@ def delivered(exchange: Transcript, grant: Grant, cuts: list[int]) -> bytes:
     pieces = [exchange.body[start:end] for start, end in pairwise(edges)]
     for piece, end_of_stream in [*((piece, False) for piece in pieces), (b"", True)]:
         body = answer.chunk(piece, end_of_stream)
+        assert not isinstance(body, Denied)
         out += piece if body is None else body
         if answer.result:
             break

@@ -16,12 +16,12 @@ from gateway.request.generation import read_generation_request
 from gateway.request.token_estimate import IMAGE_TOKENS, estimate_input
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_frame
-from gateway.wire.surfaces import BY_NAME, BY_PATH, Surface
+from gateway.wire.surfaces import BY_NAME, BY_PATH, Dialect, Surface
 from meter.answer.answer import Answer
 from meter.answer.result import AnswerResult
 from meter.answer.stream import INCOMPLETE
 from meter.rewrite import rewrite
-from tests.meter.wire_corpus import grant_for, grant_of, transcript
+from tests.meter.wire_corpus import failure_after, grant_for, grant_of, received, transcript
 
 EXACT, COUNTED, ESTIMATED = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED
 STREAMING = [surface for surface in BY_NAME.values() if surface.cap_field]
@@ -40,11 +40,12 @@ def events(*documents: dict[str, Any], done: bool = False) -> bytes:
 def ending_of(name: str, body: bytes, *, ends: bool = True, **grant: Any) -> tuple[bytes, AnswerResult]:
     """The bytes that the caller gets of `body`, answered on the surface `name`, and the result of the answer."""
     surface = BY_NAME[name]
-    answer = Answer(grant_for(surface, **{"stream": True, **grant}))
-    kind = "application/json" if body.startswith(b"{") and surface.path.startswith("/v1/") else "text/event-stream"
-    answer.headers(200, kind)
-    out = answer.chunk(body, end_of_stream=ends)
-    return body if out is None else out, answer.abort()
+    is_native = surface.dialect is Dialect.NATIVE
+    stream_type = "application/x-ndjson" if is_native else "text/event-stream"
+    is_stream = is_native or not body.startswith(b"{")
+    answer = Answer(grant_for(surface, **{"stream": is_stream, **grant}))
+    answer.headers(200, stream_type if grant.get("stream", is_stream) else "application/json")
+    return received(surface, body, answer.chunk(body, end_of_stream=ends)), answer.abort()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,10 @@ LOADS = {
         lines({"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"}),
     ),
     "chat: unload": ("chat", lines({"message": {"content": ""}, "done": True, "done_reason": "unload"})),
-    "chat: rendered prompt": ("chat", lines({"done": False, "_debug_info": {"rendered_template": "<s>"}})),
+    "chat: rendered prompt": (
+        "chat",
+        lines({"message": {"content": ""}, "done": False, "_debug_info": {"rendered_template": "<s>"}}),
+    ),
     "generate: load": ("generate", lines({"response": "", "done": True, "done_reason": "load"})),
     "generate: unload": ("generate", lines({"response": "", "done": True, "done_reason": "unload"})),
     "v1_chat: no content": (
@@ -145,7 +149,7 @@ GUARDED = [
 def test_a_stream_that_the_repeat_guard_ended_has_failed_and_its_frames_are_counted(name: str) -> None:
     exchange = transcript(name)
     out, ending = ending_of(exchange.surface.name, exchange.body)
-    assert out == exchange.body + error_frame(exchange.surface.dialect, Code.BACKEND_ERROR, INCOMPLETE, "req-1")
+    assert out == exchange.body + failure_after(exchange.surface, exchange.body, INCOMPLETE)
     assert ending == AnswerResult(*FAILED, Usage(11, 3, COUNTED))
 
 
@@ -159,10 +163,10 @@ def test_a_stream_that_the_repeat_guard_ended_has_failed_and_its_frames_are_coun
         ("v1_messages", lines({"content": [{"type": "text", "text": "AAAAAAAAAAAA"}], "usage": ZERO_TOKENS})),
     ],
 )
-def test_a_whole_answer_that_the_repeat_guard_ended_has_failed_is_estimated_and_passes(name: str, body: bytes) -> None:
+def test_a_whole_answer_that_the_repeat_guard_ended_passes_and_is_cut_and_estimated(name: str, body: bytes) -> None:
     out, ending = ending_of(name, body, stream=False)
     assert out == body
-    assert ending == AnswerResult(*FAILED, Usage(11, 4, ESTIMATED))
+    assert ending == AnswerResult(Outcome.CUT, None, Usage(11, 4, ESTIMATED))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,8 @@ def test_a_caller_that_disconnects_is_counted_its_prompt_and_after_the_first_byt
     }  # fmt: skip
     if surface.name == "v1_messages":
         piece |= {"type": "content_block_delta", "delta": {"text": "Hi"}}
+    if surface.name == "v1_responses":
+        piece |= {"response": {}}
     body = (lines if surface.path.startswith("/api/") else events)(piece, piece)
     out, ending = ending_of(surface.name, body, ends=False)
     assert out == body

@@ -355,3 +355,21 @@ def test_envoys_files_are_rendered_into_the_given_directory(operator: Operator, 
     holding = [path for path in (tmp_path / "envoy").iterdir() if TOKEN in path.read_text(errors="replace")]
     assert [path.suffix for path in holding] == [".token"]
     assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
+
+
+def test_write_env_without_a_file_changes_the_one_in_use(operator: Operator) -> None:
+    result = operator.run("add-backend", "far", "http://127.0.0.1:1", "--no-validate", "--write-env")
+    assert result.stdout == f"added far; {operator.env_file} now lists the backends: far\n"
+    assert "nothing was changed" not in result.stderr
+    result = operator.run("remove-backend", "far", "--write-env")
+    assert result.stdout == f"removed far; {operator.env_file} now lists the backends: none\n"
+
+
+def test_a_command_that_only_prints_the_list_reports_that_nothing_was_changed(operator: Operator) -> None:
+    before = operator.env_file.read_text()
+    arguments = ["add-backend", "far", "http://127.0.0.1:1", "--no-validate"]
+    result = operator.run(*arguments)
+    assert f"note: nothing was changed; add --write-env to change {operator.env_file}\n" in result.stderr
+    result = operator.run(*arguments, "--write-env", "--dry-run")
+    assert "note: nothing was changed; run it without --dry-run to change " in result.stderr
+    assert operator.env_file.read_text() == before

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from gateway import __version__
 from gateway.settings import Settings
 from ops.cli import PANELS, cli
+from ops.cli.examples import EXAMPLES
 from ops.host.client_environment import base_url
 from tests.ops.cli.conftest import Operator, write_env
 
@@ -69,6 +72,7 @@ def test_an_unreachable_store_without_an_env_file_suggests_to_name_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GATEWAY_ENV_FILE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setenv("DATABASE_URL", "postgresql://app@127.0.0.1:1/db")
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["list-tenants"], prog_name="neuronetz-gateway")
@@ -92,8 +96,36 @@ def test_the_error_for_a_missing_env_file_names_it(tmp_path: Path) -> None:
     assert "nowhere" in Operator(tmp_path / "nowhere").fails("list-tenants")
 
 
-def test_an_unknown_command_is_wrong_usage(stranger: Operator) -> None:
-    assert "create-tennant" in stranger.misuses("create-tennant")
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["create-tennant"], "'create-tennant'. Did you mean create-tenant"),
+        (["list-tenant"], "Did you mean list-tenants"),
+        (["usage"], "Did you mean show-usage?"),
+        (["backends"], "list-backends"),
+        (["xyzzy"], "No such command 'xyzzy'."),
+        (["create-tenant", "acme"], "Unexpected argument 'acme'. Did you mean --name acme?"),
+        (["revoke-key", "--reason", "x", "nz_1234"], "Did you mean --prefix nz_1234?"),
+        (["create-tenant", "--nmae", "acme"], "Did you mean '--name'?"),
+    ],
+)
+def test_wrong_usage_suggests_what_may_be_meant(stranger: Operator, arguments: list[str], suggestion: str) -> None:
+    assert suggestion in stranger.misuses(*arguments)
+
+
+def test_the_help_of_every_command_has_examples_that_its_parser_accepts() -> None:
+    context = cli.make_context("neuronetz-gateway", ["list-keys"])
+    assert EXAMPLES.keys() == set(cli.list_commands(context))
+    for name, examples in EXAMPLES.items():
+        command = cli.get_command(context, name)
+        assert command is not None
+        for example in examples:
+            called, *arguments = shlex.split(example)
+            assert called == name
+            options, rest, _ = command.make_parser(click.Context(command)).parse_args(arguments)
+            assert rest == []
+            required = {parameter.name for parameter in command.params if parameter.required}
+            assert required <= {each for each, value in options.items() if value is not None}, example
 
 
 def test_draining_fails_when_no_envoy_answers(tmp_path: Path) -> None:

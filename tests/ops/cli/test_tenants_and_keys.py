@@ -17,6 +17,7 @@ from tests.ops.cli.conftest import Operator
 
 NEW_KEY = {"key", "prefix", "tenant", "name", "scopes", "expires_at"}
 KEY = {"prefix", "name", "tenant", "status", "scopes", "created_at", "expires_at", "last_used_at"}
+IN_FORCE = {"log_prompts", "budget_day", "budget_month", "budget_total", "in_force"}
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_a_new_key_is_printed_once_with_the_environment_of_three_clients(acme: O
 def test_a_list_of_keys_holds_no_secret_and_no_hash(acme: Operator) -> None:
     created = _create_key(acme)
     listed = acme.reads("list-keys", "--tenant", "ACME")
-    assert [set(key) for key in listed] == [KEY]
+    assert [set(key) for key in listed] == [KEY | IN_FORCE]
     assert (listed[0]["prefix"], listed[0]["status"]) == (created["prefix"], "active")
     for output in (str(listed), acme.does("list-keys")):
         assert created["prefix"] in output
@@ -207,7 +208,8 @@ def test_a_second_key_of_the_same_name_is_rejected(acme: Operator) -> None:
         (["create-key", "--tenant", "acme", "--name", "x", "--expires", "0d"], "future"),
         (["create-key", "--tenant", "acme", "--name", "x", "--expires", "2020-01-01"], "future"),
         (["rotate-key", "--prefix", "nz_123456789", "--grace", "tomorrow"], "such as 24h"),
-        (["revoke-key", "--prefix", "laptop"], "first 12 characters"),
+        (["revoke-key", "--prefix", "laptop"], "requires --tenant"),
+        (["revoke-key", "--prefix", "nz_1234567890"], "first characters"),
     ],
 )  # fmt: skip
 def test_wrong_usage_names_what_is_expected(acme: Operator, arguments: list[str], reason: str) -> None:

@@ -138,6 +138,29 @@ def test_the_audit_log_is_filtered_and_limited(busy: Operator) -> None:
     assert busy.reads("show-audit", "--since", (NOW + timedelta(days=1)).isoformat()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        (["--status", "429"], ["no"]),
+        (["--status", "4xx"], ["no", "other"]),
+        (["--status", "5xx"], []),
+        (["--code", "budget_exhausted"], ["no"]),
+        (["--model", "TINY"], ["other"]),
+        (["--path", "/v1"], ["other"]),
+        (["--outcome", "complete"], ["one", "two"]),
+        (["--outcome", "denied", "--status", "403"], ["other"]),
+    ],
+)
+def test_audit_rows_are_filtered_by_their_columns(busy: Operator, options: list[str], ids: list[str]) -> None:
+    record(busy, "other", model="tiny:latest", path="/v1/chat/completions", outcome=Outcome.DENIED, status=403)
+    assert sorted(row["request_id"] for row in busy.reads("show-audit", *options)) == ids
+
+
+def test_a_single_request_is_shown_with_every_column(busy: Operator) -> None:
+    lines = busy.does("show-audit", "--request-id", "two").splitlines()
+    assert [line.split()[0] for line in lines] == list(AUDIT_COLUMNS)
+
+
 def test_the_audit_table_shows_code_and_model(busy: Operator) -> None:
     table = busy.does("show-audit")
     assert "budget_exhausted" in table
@@ -170,11 +193,9 @@ def test_following_shows_each_new_row_once_until_ctrl_c(busy: Operator, as_json:
         "1",
     ]
     with subprocess.Popen(
-        [*command, *(["--json"] if as_json else [])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--json" if as_json else "--wide"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        if not as_json:
-            assert "request_id" in process.stdout.readline()
         shown = [process.stdout.readline()]
         record(busy, "fresh", tenant="Acme")
         shown.append(process.stdout.readline())
@@ -183,7 +204,7 @@ def test_following_shows_each_new_row_once_until_ctrl_c(busy: Operator, as_json:
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=20)
     assert (process.returncode, rest, errors) == (130, "", "")
-    ids = [json.loads(line)["request_id"] for line in shown] if as_json else [line.split()[2] for line in shown]
+    ids = [json.loads(line)["request_id"] if as_json else line.split()[-1] for line in shown]
     assert ids == ["two", "fresh", "fresher"]
 
 
@@ -193,6 +214,9 @@ def test_following_shows_each_new_row_once_until_ctrl_c(busy: Operator, as_json:
         (["show-usage", "--by", "week"], "'week'"),
         (["show-usage", "--since", "yesterday"], "such as 90d"),
         (["show-audit", "--limit", "0"], "0"),
+        (["show-audit", "--status", "600"], "such as 429"),
+        (["show-audit", "--model", "not a model"], "model name"),
+        (["show-audit", "--outcome", "fine"], "complete"),
     ],
 )
 def test_wrong_usage_names_what_is_expected(operator: Operator, arguments: list[str], reason: str) -> None:

@@ -70,8 +70,13 @@ def test_the_meter_accepts_the_largest_message_of_the_access_log(settings: Setti
     assert 5000 * 1024 < message_bytes_max <= ANSWER_BYTES_MAX
 
 
-SMALLEST = {"ollama_max_connections": 1, "ollama_connect_timeout_s": 0.001, "ollama_read_timeout_s": 0.001}
-LARGEST = {
+SMALLEST = {
+    "ollama_max_connections": 1,
+    "ollama_connect_timeout_s": 0.001,
+    "ollama_read_timeout_s": 0.001,
+}
+LARGEST: dict[str, Any] = {
+    "gateway_allowed_origins": ["https://chat.example", "http://[::1]:3000", "app://obsidian.md"],
     "ollama_max_connections": 100_000_000,
     "ollama_connect_timeout_s": 31_536_000,
     "ollama_read_timeout_s": 31_536_000,
@@ -145,7 +150,8 @@ def test_exactly_the_routes_to_backends_pass_the_meter(settings: Settings, tmp_p
     for route in routes(render(settings, tmp_path)):
         filters = route.get("typed_per_filter_config", {})
         if "direct_response" not in route and route["route"].get("cluster") != "catalog":
-            assert filters == {"envoy.filters.http.ext_proc": enabled}
+            assert filters["envoy.filters.http.ext_proc"] == enabled
+            assert "envoy.filters.http.ext_authz" not in filters
         else:
             assert "envoy.filters.http.ext_proc" not in filters
 

@@ -135,6 +135,14 @@ def test_the_demo_verifies_itself_and_up_reuses_its_state(tmp_path: Path) -> Non
         )
         assert [tenant["name"] for tenant in json.loads(tenants.stdout)] == ["demo"]
 
+        shown = subprocess.run(
+            _cli("status", "--json", "--env-file", ready["env_file"]), capture_output=True, check=True, timeout=60
+        )
+        status = json.loads(shown.stdout)
+        assert (status["running"], status["url"], status["tls_url"]) == (True, ready["url"], ready["tls_url"])
+        assert status["processes"] == {"up": process.pid, **ready["pids"]}
+        assert status["requests"] == {"running": 0, "held_tokens": 0}
+
         before = ready["pids"]["control"]
         os.kill(before, signal.SIGKILL)
         eventually(lambda: _read(ready_file)["pids"]["control"] != before, STOP_TIMEOUT_S)

@@ -15,6 +15,8 @@
 
 local WINDOW_MS, WINDOW_TTL_MS = 60000, 180000
 local NEVER = -1
+-- Fields of COUNTERS that one admission checks. A request adds fewer.
+local PRUNE_SLICE = 100
 
 local now = clock()
 local request_id, idempotency_token = ARGV[2], ARGV[3]
@@ -105,20 +107,21 @@ local function count(window, at, tokens)
 end
 
 local function load_subject(name, window, first)
-  local fields = {'in_flight:' .. name}
-  for _, period in ipairs(PERIODS) do
-    fields[#fields + 1] = 'used:' .. name .. ':' .. period.field
-    fields[#fields + 1] = 'held:' .. name .. ':' .. period.field
+  local used_fields, held_fields = {}, {}
+  for i, period in ipairs(PERIODS) do
+    used_fields[i] = 'used:' .. name .. ':' .. period.field
+    held_fields[i] = 'held:' .. name .. ':' .. period.field
   end
-  local found = redis.call('HMGET', COUNTERS, unpack(fields))
+  local found_used = redis.call('HMGET', COUNTERS, unpack(used_fields))
+  local found_held = redis.call('HMGET', HELD, 'in_flight:' .. name, unpack(held_fields))
   local subject = {
-    window = window, in_flight = tonumber(found[1] or 0), budgets = {},
+    window = window, in_flight = tonumber(found_held[1] or 0), budgets = {},
     rpm = tonumber(ARGV[first]), tpm = tonumber(ARGV[first + 1]), concurrent = tonumber(ARGV[first + 2]),
   }
   for i, period in ipairs(PERIODS) do
     local limit = tonumber(ARGV[first + 2 + i])
     if limit >= 0 then
-      local used, held = tonumber(found[2 * i] or 0), tonumber(found[2 * i + 1] or 0)
+      local used, held = tonumber(found_used[i] or 0), tonumber(found_held[i + 1] or 0)
       table.insert(subject.budgets, {period = period, limit = limit, used = used, left = limit - used - held})
     end
   end
@@ -214,13 +217,24 @@ local function decide(both)
   end
 end
 
--- Deletes the usage of past periods, once a day.
-local function prune()
-  for _, field in ipairs(redis.call('HKEYS', COUNTERS)) do
-    local kind, date = string.match(field, '^used:%w+:(%w+):([%d-]+)$')
+-- Deletes the usage of past periods in the next slice of COUNTERS. A new day begins a pass over all slices, unless a pass is
+-- unfinished. Until then past periods take memory, but nothing reads them.
+local function prune(day_of_counters, cursor)
+  cursor = cursor or (day_of_counters ~= this_day and '0')
+  if not cursor then
+    return
+  end
+  local scanned = redis.call('HSCAN', COUNTERS, cursor, 'COUNT', PRUNE_SLICE)
+  for i = 1, #scanned[2], 2 do
+    local kind, date = string.match(scanned[2][i], '^used:%w+:(%w+):([%d-]+)$')
     if (kind == 'day' and date < this_day) or (kind == 'month' and date < this_month) then
-      redis.call('HDEL', COUNTERS, field)
+      redis.call('HDEL', COUNTERS, scanned[2][i])
     end
+  end
+  if scanned[1] == '0' then
+    redis.call('HDEL', COUNTERS, 'prune')
+  else
+    redis.call('HSET', COUNTERS, 'prune', scanned[1])
   end
 end
 
@@ -230,7 +244,7 @@ local function seal(draft, at, input, cap)
   return string.sub(draft, 1, -2) .. decision
 end
 
-if not is_ready(now) then
+if not is_ready(now) or not counts_all_holds() then
   return {'rebuild'}
 end
 local held = redis.call('HGET', HOLDS, request_id)
@@ -240,11 +254,10 @@ if (hold and hold.idempotency_token ~= idempotency_token) or redis.call('EXISTS'
 end
 
 -- Redis refuses this first write when it is out of memory, so that an admission is never half done.
-local new_day = redis.call('HGET', COUNTERS, 'day') ~= this_day
+local pruned = redis.call('HMGET', COUNTERS, 'day', 'prune')
 redis.call('HSET', COUNTERS, 'day', this_day)
-if new_day then
-  prune()
-end
+prune(unpack(pruned))
+drop_stale_held()
 
 local key_window, tenant_window = load_window(KEY_WINDOW), load_window(TENANT_WINDOW)
 -- The time of the windows never goes back.
@@ -269,9 +282,9 @@ hold = {
   month = this_month, second = quotient(at, 1000), model = model, estimate = estimate, input = input, cap = cap,
   grant = seal(ARGV[10], now, input, cap), ['in'] = 0, out = 0, bytes = 0,
 }
+add_hold(hold)
 redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
 redis.call('ZADD', DEADLINES, now + tonumber(ARGV[8]), request_id)
-add_hold(hold)
 for _, each in ipairs(both) do
   count(each.window, at, input + cap)
   for _, budget in ipairs(each.budgets) do

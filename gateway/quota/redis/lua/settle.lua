@@ -29,7 +29,7 @@ if held then
   end
 end
 if redis.call('HEXISTS', COUNTERS, 'ready') == 1 then
-  add_tokens('used', used, tokens)
+  add_tokens(COUNTERS, 'used', used, tokens)
 end
 redis.call('SET', FINISHED, 'settled', 'PX', ARGV[9])
 redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[8])

@@ -1,32 +1,40 @@
 -- The functions that the scripts share. `scripts.py` prepends this file to each script.
 --
--- KEYS, the same for every script except `renew_all.lua`. A script about a tenant gets the first seven, one about a shard
+-- KEYS, the same for every script except `renew_all.lua`. A script about a tenant gets the first nine, one about a shard
 -- the first four. All keys have the shard's hash tag, so they are in one slot.
 --   1 HOLDS      hash    request id -> hold as JSON
 --   2 DEADLINES  zset    request id by the millisecond at which its hold expires
 --   3 EVENTS     stream  ledger events; fields: t tenant id or '', e entry as JSON
---   4 EPOCH      hash    `run`, the run id of the Redis process, and `since`, the time (ms) at which the epoch began
+--   4 EPOCH      hash    `run`, the run id of the Redis process, and `since`, the time (ms) at which the epoch began;
+--                        `counted` and `generation`, see `counts_all_holds`
 --   5 COUNTERS   hash    of one tenant and its keys, see below
---   6 REBUILD    string  token of the rebuild of COUNTERS that is in progress
+--   6 REBUILD    string  the rebuild of COUNTERS that is in progress, see `rebuild_of`
 --   7 CALIBRATION  hash  of one tenant: per model, the ratio of counted to estimated input, see calibration.lua
---   8 TENANT_WINDOW, 9 KEY_WINDOW  hash  see admit.lua
---  10 FINISHED   string  how a request ended, for as long as its id is remembered: 'settled', 'recorded' or 'released'
+--   8 HELD       hash    of one tenant and its keys, see below
+--   9 STAGED     hash    the fields of COUNTERS that a rebuild has written so far
+--  10 TENANT_WINDOW, 11 KEY_WINDOW  hash  see admit.lua
+--  12 FINISHED   string  how a request ended, for as long as its id is remembered: 'settled', 'recorded' or 'released'
 --
--- COUNTERS: the subject S is 't' for the tenant or 'k<id>' for a key, the period P is 'day:2025-11-21',
--- 'month:2025-11' or 'total'. A missing field counts as 0, but only while `ready` is present.
---   ready        run id of the Redis process under which the counters were built
---   day          day of the last admission or rebuild
---   used:S:P     tokens of settled requests
---   held:S:P     tokens of requests in flight
---   in_flight:S  number of requests in flight
+-- COUNTERS and HELD: the subject S is 't' for the tenant or 'k<id>' for a key, the period P is 'day:2025-11-21',
+-- 'month:2025-11' or 'total'. A missing field counts as 0, in COUNTERS only while `ready` is present.
+-- COUNTERS is rebuilt from the ledger. HELD is not: each script that adds or deletes a hold changes both in one step.
+--   COUNTERS  ready        run id of the Redis process under which the counters were built, and LAYOUT
+--             day          day of the last admission or rebuild
+--             prune        cursor in COUNTERS up to which past periods are deleted, while that is not finished
+--             used:S:P     tokens of settled requests
+--   HELD      generation   see `counts_all_holds`; a missing one is the first
+--             held:S:P     tokens of requests in flight
+--             in_flight:S  number of requests in flight
 --
 -- A hold is a JSON object: idempotency_token (of the admission call), tenant, key, at (ms), day, month, input, cap, grant
--- (the sealed JSON text), and the progress: in, out, bytes. It also has model, estimate (of the input before its
--- correction) and second (of its window buckets), unless a renewal re-established it: its window buckets are lost then.
+-- (the sealed JSON text), counted (true if HELD includes it), and the progress: in, out, bytes. It also has model, estimate
+-- (of the input before its correction) and second (of its window buckets), unless a renewal re-established it: its window
+-- buckets are lost then.
 --
 -- ARGV[1] is the time in milliseconds, '0' for Redis' own clock. Only tests pass another value.
 
-local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, TENANT_WINDOW, KEY_WINDOW, FINISHED = unpack(KEYS)
+local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STAGED, TENANT_WINDOW, KEY_WINDOW, FINISHED =
+  unpack(KEYS)
 
 local function clock()
   if ARGV[1] ~= '0' then
@@ -74,11 +82,44 @@ local function calendar(ms)
   return days, yoe + era * 400 + (month <= 2 and 1 or 0), month, day
 end
 
+-- The layout of the data. Counters of another layout are not valid.
+local LAYOUT = ':2'
+
 -- Counters of another run are not valid: Redis restarted or a replica took over, so some writes may be lost. Counters are
 -- not valid either after the clock went back over midnight: those of the earlier day may be pruned.
 local function is_ready(now)
   local state = redis.call('HMGET', COUNTERS, 'ready', 'day')
-  return state[1] and state[1] == run_id() and state[2] <= string.format('%04d-%02d-%02d', select(2, calendar(now)))
+  return state[1] and state[1] == run_id() .. LAYOUT
+    and state[2] <= string.format('%04d-%02d-%02d', select(2, calendar(now)))
+end
+
+-- Whether HELD includes every hold of the shard. `counted` in EPOCH is the number of holds that it includes. Scripts of
+-- layout 1 add and delete holds without HELD, so the two numbers differ after a process of that layout did so. Nothing is
+-- admitted then until no hold is left, and HELD begins empty, in the next generation.
+local function counts_all_holds()
+  local holds, counted = redis.call('HLEN', HOLDS), tonumber(redis.call('HGET', EPOCH, 'counted') or 0)
+  if holds == 0 and counted ~= 0 then
+    redis.call('HSET', EPOCH, 'counted', 0)
+    redis.call('HINCRBY', EPOCH, 'generation', 1)
+    return true
+  end
+  return holds == counted
+end
+
+-- Deletes HELD of an earlier generation.
+local function drop_stale_held()
+  local generation = redis.call('HGET', EPOCH, 'generation')
+  if generation ~= redis.call('HGET', HELD, 'generation') then
+    redis.call('UNLINK', HELD)
+    if generation then
+      redis.call('HSET', HELD, 'generation', generation)
+    end
+  end
+end
+
+-- The value of REBUILD during the rebuild with this token. A rebuild that began before Redis was restarted is void, because Redis may have lost a part of it.
+local function rebuild_of(token)
+  return token .. ':' .. run_id()
 end
 
 local function subjects(hold)
@@ -89,34 +130,39 @@ local function periods(hold)
   return {'day:' .. hold.day, 'month:' .. hold.month, 'total'}
 end
 
-local function add(field, amount)
-  if amount ~= 0 and redis.call('HINCRBY', COUNTERS, field, amount) == 0 then
-    redis.call('HDEL', COUNTERS, field)
+local function add(key, field, amount)
+  if amount ~= 0 and redis.call('HINCRBY', key, field, amount) == 0 then
+    redis.call('HDEL', key, field)
   end
 end
 
-local function add_tokens(kind, hold, amount)
+local function add_tokens(key, kind, hold, amount)
   for _, subject in ipairs(subjects(hold)) do
     for _, period in ipairs(periods(hold)) do
-      add(kind .. ':' .. subject .. ':' .. period, amount)
+      add(key, kind .. ':' .. subject .. ':' .. period, amount)
     end
   end
 end
 
 local function count_hold(hold, sign)
-  add_tokens('held', hold, sign * (hold.input + hold.cap))
+  add_tokens(HELD, 'held', hold, sign * (hold.input + hold.cap))
   for _, subject in ipairs(subjects(hold)) do
-    add('in_flight:' .. subject, sign)
+    add(HELD, 'in_flight:' .. subject, sign)
   end
 end
 
--- Adds the tokens of a hold, and the hold itself, to COUNTERS.
+-- Adds the tokens of a hold, and the hold itself, to HELD, which must not be stale. The caller stores the hold.
 local function add_hold(hold)
   count_hold(hold, 1)
+  redis.call('HINCRBY', EPOCH, 'counted', 1)
+  hold.counted = true
 end
 
 local function remove_hold(hold)
-  count_hold(hold, -1)
+  if hold.counted then
+    count_hold(hold, -1)
+    redis.call('HINCRBY', EPOCH, 'counted', -1)
+  end
 end
 
 -- Changes a bucket of a window, if it is still there.
@@ -134,9 +180,7 @@ end
 local function end_hold(request_id, hold, requests, tokens)
   redis.call('HDEL', HOLDS, request_id)
   redis.call('ZREM', DEADLINES, request_id)
-  if redis.call('HEXISTS', COUNTERS, 'ready') == 1 then
-    remove_hold(hold)
-  end
+  remove_hold(hold)
   if hold.second then
     adjust(TENANT_WINDOW, hold.second, requests, tokens - hold.input - hold.cap)
     adjust(KEY_WINDOW, hold.second, requests, tokens - hold.input - hold.cap)

@@ -29,7 +29,7 @@ from gateway.quota.port import (
     UsageLoader,
     Watermark,
 )
-from gateway.quota.rebuild import WAIT_S, NotBegun, Rebuilder, RebuildSnapshot, Used
+from gateway.quota.rebuild import WAIT_S, BegunRebuild, NotBegun, Rebuilder, Used
 from gateway.record.entry import Entry
 from gateway.record.grant import seal
 from gateway.values import Budgets, Limits, UsageSource
@@ -288,29 +288,35 @@ class MemoryQuota:
         """See the port."""
         await self._rebuilder.aclose()
 
-    async def begin_rebuild(self, tenant_id: int) -> RebuildSnapshot | NotBegun:
+    async def begin_rebuild(self, tenant_id: int) -> BegunRebuild | NotBegun:
         """See `Rebuildable`."""
         if self._is_ready(tenant_id):
             return NotBegun.READY
-        if (await self.epoch()).opens_in_s > 0 or tenant_id in self._rebuilds:
+        epoch = await self.epoch()
+        if epoch.opens_in_s > 0 or tenant_id in self._rebuilds:
             return NotBegun.BUSY
         token = self._rebuilds[tenant_id] = secrets.token_hex(8)
-        return RebuildSnapshot(token, self._now_ms(), self._stream.texts(tenant_id))
+        return BegunRebuild(token, self._now_ms(), epoch.name)
 
-    async def commit_rebuild(self, tenant_id: int, snapshot: RebuildSnapshot, used: Used) -> bool:
+    async def waiting_events(self, tenant_id: int, begun: BegunRebuild) -> Sequence[str]:  # noqa: ARG002 (Redis' part)
         """See `Rebuildable`."""
-        if self._rebuilds.get(tenant_id) != snapshot.token:
+        return self._stream.texts(tenant_id)
+
+    async def commit_rebuild(self, tenant_id: int, begun: BegunRebuild, used: Used) -> bool:
+        """See `Rebuildable`. It counts the holds anew, while Redis changes their sums with each hold."""
+        if self._rebuilds.get(tenant_id) != begun.token:
             return False
-        tenant = self._tenants[tenant_id] = TenantCounters(periods.at(snapshot.now_ms).date(), Counter(used))
+        tenant = self._tenants[tenant_id] = TenantCounters(periods.at(begun.now_ms).date(), Counter(used))
         for held in self._holds.values():
             if held.hold.tenant_id == tenant_id:
                 tenant.add_hold(held.hold)
         del self._rebuilds[tenant_id]
         return True
 
-    async def abort_rebuild(self, tenant_id: int) -> None:
+    async def abort_rebuild(self, tenant_id: int, begun: BegunRebuild) -> None:
         """See `Rebuildable`."""
-        self._rebuilds.pop(tenant_id, None)
+        if self._rebuilds.get(tenant_id) == begun.token:
+            del self._rebuilds[tenant_id]
 
     def _learn(self, held: _Held, entry: Entry) -> None:
         if held.estimate is None or entry.usage_source is not UsageSource.EXACT:

@@ -10,13 +10,13 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
-from gateway.quota.port import Backlog, Progress
-from gateway.quota.redis.quota import RedisQuota
+from gateway.quota.port import Backlog, Hold, Progress
+from gateway.quota.redis.quota import FIELDS_SLICE, RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Period
-from tests.gateway.quota.builders import Clock, Ledger, admitted, asks, denial, drain, entry
-from tests.gateway.quota.conftest import LEASE_S
+from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, asks, denial, drain, entry
+from tests.gateway.quota.conftest import LEASE_S, REBUILD_WAIT_S
 from tests.redis_server import RedisServer, cluster
 
 TENANTS = range(1, 25)
@@ -55,6 +55,26 @@ def commands(servers: list[RedisServer]) -> Counter[str]:
             calls[name.removeprefix("cmdstat_")] += stats["calls"]
     del calls["info"]
     return calls
+
+
+async def test_the_counters_of_tenants_with_many_keys_are_rebuilt_in_every_node() -> None:
+    with cluster() as servers:
+        settings = Settings(redis_url=SecretStr(servers[0].url), redis_timeout_s=5.0, redis_shards=SHARDS)
+        redis, ledger = connect(settings), Ledger()
+        quota = RedisQuota(redis, settings, ledger.load, clock=Clock(), restore_s=0, rebuild_wait_s=REBUILD_WAIT_S)
+        tenants = range(1, 7)
+        for tenant in tenants:
+            for key in range(FIELDS_SLICE):
+                recorded = entry(Hold(f"{tenant}-{key}", tenant, key, NOON_MS, 0, 0, ""), output_tokens=1)
+                ledger.entries[recorded.request_id] = recorded
+        await asyncio.gather(*(admitted(quota, asks(tenant=tenant, key=1)) for tenant in tenants))
+        for tenant in tenants:
+            counters = await quota.counters(tenant)
+            assert counters is not None
+            assert len(counters.used) == 3 * (FIELDS_SLICE + 1)
+            assert counters.used[None, Period.MONTH] == FIELDS_SLICE
+        await quota.aclose()
+        await redis.aclose()
 
 
 async def test_a_cluster_serves_every_tenant_from_one_node() -> None:

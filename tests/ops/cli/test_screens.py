@@ -1,0 +1,133 @@
+"""What tables look like on terminals of 80, 100 and 140 columns."""
+
+from __future__ import annotations
+
+import os
+import pty
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from fcntl import ioctl
+from pathlib import Path
+from termios import TIOCSWINSZ
+
+import pytest
+from rich.cells import cell_len
+
+from gateway.values import Outcome
+from ops.cli.table import Column, print_table
+from tests.ops.cli.conftest import Operator
+from tests.ops.cli.test_usage_and_audit import record
+
+WIDTHS = (80, 100, 140)
+TENANT = "Forschung und Entwicklung"
+MODELS = ["llama3.2:latest", "nomic-embed-text:latest", "qwen3:0.6b", "gpt-oss:120b"]
+
+
+@pytest.fixture
+def prefix(operator: Operator) -> str:
+    """A gateway with a tenant, two keys and some audit rows; the prefix of the first key."""
+    operator.does("create-tenant", "--name", TENANT, "--models", ",".join(MODELS), "--rpm", "1200")
+    operator.does("set-budget", "--tenant", TENANT, "--monthly", "5000000")
+    prefix: str = operator.reads("create-key", "--tenant", TENANT, "--name", "laptop of Ada", "--expires", "90d")[
+        "prefix"
+    ]
+    operator.does("create-key", "--tenant", TENANT, "--name", "ci")
+    record(
+        operator,
+        "one",
+        tenant=TENANT,
+        key_prefix=prefix,
+        outcome=Outcome.DENIED,
+        code="concurrency_exceeded",
+        status=429,
+    )
+    return prefix
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setenv("COLUMNS", str(request.param))
+    yield request.param
+
+
+def screen(operator: Operator, *arguments: str) -> str:
+    """What a successful command prints to stdout; a note on stderr may name columns that were left out."""
+    result = operator.run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert all(line.startswith("note: the terminal is too narrow for ") for line in result.stderr.splitlines())
+    return result.stdout
+
+
+@pytest.mark.parametrize("command", ["list-tenants", "list-keys", "show-audit", "show-usage --by key", "list-backends"])
+def test_no_line_is_wider_than_the_terminal_and_no_cell_is_cut(
+    operator: Operator, prefix: str, width: int, command: str
+) -> None:
+    output = screen(operator, *command.split())
+    assert max(map(cell_len, output.splitlines())) <= width
+    assert "…" not in output
+
+
+def test_names_prefixes_models_and_codes_are_complete_at_every_width(
+    operator: Operator, prefix: str, width: int
+) -> None:
+    tenants, keys, audit = (screen(operator, each) for each in ("list-tenants", "list-keys", "show-audit"))
+    assert all(each in tenants for each in (TENANT, "1,200", "100,000*", *MODELS))
+    assert all(each in keys for each in (prefix, "laptop of Ada", TENANT, "active"))
+    assert all(each in audit for each in (prefix, "429", "concurrency_exceeded"))
+
+
+def test_less_important_columns_are_left_out_first_and_named(
+    operator: Operator, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headings = {}
+    for columns in WIDTHS:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        result = operator.run("list-tenants")
+        headings[columns] = result.stdout.splitlines()[0]
+        assert ("created" in result.stderr) == ("created" not in headings[columns])
+    assert "tenant" in headings[80]
+    assert "created" not in headings[80]
+    assert len(headings[80].split()) < len(headings[100].split()) <= len(headings[140].split())
+
+
+def test_wide_shows_every_column_on_one_line_for_each_row(operator: Operator, prefix: str, width: int) -> None:
+    output = screen(operator, "list-keys", "--wide")
+    row = next(line for line in output.splitlines() if prefix in line)
+    assert all(each in row for each in ("1,200 (tenant)", "8 (default)", *MODELS, "chat, embeddings"))
+    assert "request_id" in screen(operator, "show-audit", "--wide").splitlines()[0]
+
+
+def test_a_row_whose_identifying_cell_exceeds_the_terminal_is_not_cut(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "n" * 200
+    print_table(["name", Column("other", rank=1)], [(name, "x")], empty="")
+    assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["doctor", "list-tenants"])
+def test_a_terminal_gets_no_colour_with_no_color(operator: Operator, command: str) -> None:
+    plain, coloured = (_on_a_terminal(operator.env_file, command, more) for more in ({"NO_COLOR": "1"}, {}))
+    assert "\x1b[3" not in plain
+    assert ("\x1b[3" in coloured) == (command == "doctor")
+
+
+def _on_a_terminal(env_file: Path, command: str, more: dict[str, str]) -> str:
+    """What the program prints on a terminal of 80 columns."""
+    terminal, program = pty.openpty()
+    ioctl(program, TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
+    arguments = [sys.executable, "-m", "ops.cli", "--env-file", str(env_file), command]
+    with subprocess.Popen(arguments, stdout=program, env={**env, "TERM": "xterm-256color", **more}) as process:
+        os.close(program)
+        output = b""
+        try:
+            while chunk := os.read(terminal, 65_536):
+                output += chunk
+        except OSError:
+            # Linux reports EIO when the last writer has closed the terminal.
+            process.wait()
+        os.close(terminal)
+    return output.decode()
