@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     gateway_allowed_origins: Origins = []
     gateway_domain: str = "localhost"
     gateway_shutdown_grace_s: Seconds = 25.0
-    grpc_transport: Literal["grpcio", "nghttp2"] = "grpcio"
+    grpc_transport: Literal["grpcio", "nghttp2"] = "nghttp2"
 
     ollama_base_url: Origin = "http://ollama:11434"
     ollama_connect_timeout_s: Seconds = 5.0
