@@ -51,7 +51,7 @@ lint: $(VENV)/.dev ## check style, import rules and the English of comments, mes
 types: $(VENV)/.dev ## check the types with mypy --strict
 	@$(BIN)/mypy
 
-fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers and decoders; FUZZ_SECONDS=60
+fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers, the decoders and the gRPC server; FUZZ_SECONDS=60
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.runtime ## measure the gateway next to a plain Envoy and other gateways; BENCH_AGAINST=CHECKOUT BENCH_PEERS=1 BENCH_ARGS='--quick --json'

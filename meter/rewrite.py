@@ -87,7 +87,8 @@ def _drop_runner_options(document: JsonObject) -> list[str]:
 
 
 def _removed(fields: JsonObject, names: tuple[str, ...]) -> list[str]:
-    requested = [name for name in names if (fields.get(name) or "null") != "null"]
-    for name in names:
+    given = {member.name for member in fields.members}.intersection(names)
+    requested = [name for name in names if name in given and fields.get(name) != "null"]
+    for name in given:
         fields.remove(name)
     return requested

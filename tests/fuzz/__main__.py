@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 FINDINGS_DIR = Path("build/fuzz")
-TARGET_NAMES = ("requests", "shaped-requests", "answers")
+TARGET_NAMES = ("requests", "shaped-requests", "answers", "http2")
 # Fragments that are significant to the parsers and that random bytes rarely contain.
 WORDS = (
     b'"model":"m"', b'"Model"', b'"stream":', b'"\xc5\xbftream"', b'"options":{', b'"num_predict":', b"null", b"true",

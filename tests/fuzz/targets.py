@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.wire.surfaces import SURFACES
 from tests.fuzz.answers import recorded
 from tests.fuzz.claims import check_answer, check_request
+from tests.fuzz.http2 import check_connection, conversations
 from tests.fuzz.test_requests import (
     test_the_gateway_and_the_backend_read_every_body_in_the_same_way as shaped,
 )
@@ -17,7 +18,7 @@ from tests.meter.wire_corpus import transcripts
 
 CORPUS = Path(__file__).parent / "corpus"
 # Longer inputs find nothing more. Answers are shorter because each one is delivered in several ways.
-BYTES_MAX = {"requests": 4096, "shaped-requests": 4096, "answers": 512}
+BYTES_MAX = {"requests": 4096, "shaped-requests": 4096, "answers": 512, "http2": 4096}
 
 
 def requests(data: bytes) -> None:
@@ -46,10 +47,17 @@ def answers(data: bytes) -> None:
     check_answer(answered, [second, first * 7])
 
 
+def http2(data: bytes) -> None:
+    """Input: one byte that selects how the bytes arrive, then what a peer sends after the preface of HTTP/2."""
+    first = data[0] if data else 0
+    check_connection(data[1:], step=1 + (first >> 1) ** 2, pauses=bool(first & 1))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "requests": requests,
     "shaped-requests": shaped_requests,
     "answers": answers,
+    "http2": http2,
 }
 
 
@@ -62,6 +70,8 @@ def seeds(target: str) -> list[bytes]:
         case "answers":
             indexed = enumerate(recorded())
             return corpus + [bytes([at, 1 + 2 * strip]) + one.body for at, one in indexed for strip in (0, 1)]
+        case "http2":
+            return corpus + [bytes([how]) + each for each in conversations() for how in (0, 7, 127)]
         case _:
             # The strategies draw their choices from these bytes. Any bytes result in a body.
             rng = random.Random(0)  # noqa: S311

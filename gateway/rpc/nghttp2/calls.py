@@ -60,6 +60,9 @@ class Call:
 
     def receive(self, data: bytes, ended: bool) -> None:
         """Handles DATA as far as the handler and the peer's reading allow, and buffers the rest."""
+        if self._over:
+            self._stream.acknowledge(len(data))
+            return
         self._unacknowledged_bytes += len(data)
         self._half_closed |= ended
         if data:

@@ -154,6 +154,7 @@ class Connection(asyncio.Protocol):
         self._flushing_soon = False
         self._writing_paused = False
         self._draining = False
+        self._refusing = False
         self._active = True
         self._probing = False
         self.lost: asyncio.Future[None] = self._loop.create_future()
@@ -181,6 +182,8 @@ class Connection(asyncio.Protocol):
         except ngh2.NGH2Error as error:
             self._break(error)
             return
+        # The flush below sends what the events queue.
+        self._flushing_soon = True
         self._handle_events()
         self._flush()
 
@@ -193,6 +196,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Continues in both directions."""
         self._writing_paused = False
+        # The peer has read something.
+        self._active = True
         if self._transport is not None:
             self._transport.resume_reading()
         self._flush()
@@ -208,7 +213,10 @@ class Connection(asyncio.Protocol):
     # What the server calls.
 
     def drain(self) -> None:
-        """Ends endless calls and asks the peer to open no more; closes the connection when it has no calls."""
+        """Ends endless calls and notifies the peer that it must open no more.
+
+        The connection is closed when the peer has read the notice and has no calls.
+        """
         self._draining = True
         for stream in list(self._streams.values()):
             if stream.call is not None and stream.call.endless:
@@ -219,7 +227,8 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def end_calls(self) -> None:
-        """Ends every call with UNAVAILABLE."""
+        """Ends every call with UNAVAILABLE, and refuses new ones."""
+        self._refuse()
         for stream in list(self._streams.values()):
             if stream.call is not None:
                 stream.call.fail(Status.UNAVAILABLE, "the server stops")
@@ -317,7 +326,7 @@ class Connection(asyncio.Protocol):
     def _on_ping_acknowledged(self, event: ngh2.PingAcknowledged) -> None:
         if event.opaque_data == _DRAINING and self._draining:
             # The peer has read the notice, so it has opened every call that it will open.
-            self._send_control(self._http2.send_goaway)
+            self._refuse()
 
     # Output
 
@@ -338,7 +347,7 @@ class Connection(asyncio.Protocol):
             self.congested.discard(stream)
             if stream.call is not None:
                 stream.call.resume()
-        idle = self._draining and not self._streams
+        idle = self._refusing and not self._streams
         broken = not self._http2.want_read and not self._http2.want_write
         if (idle or broken) and not self._writing_paused and self._transport is not None:
             self._transport.close()
@@ -362,6 +371,12 @@ class Connection(asyncio.Protocol):
         return bool(sent)
 
     # The end of the connection
+
+    def _refuse(self) -> None:
+        """Refuses streams from now on, with a GOAWAY that has the last one that is served."""
+        if not self._refusing:
+            self._refusing = True
+            self._send_control(self._http2.send_goaway)
 
     def _send_control(self, send: Callable[[], None]) -> None:
         try:

@@ -16,6 +16,8 @@ OK_TRAILERS: list[Header] = [(b"grpc-status", b"0")]
 # gRPC: a request of another content type is answered as HTTP does it.
 UNSUPPORTED_MEDIA_TYPE: list[Header] = [(b":status", b"415")]
 
+# Messages of another format than protobuf, and those of gRPC-Web, have other types.
+_CONTENT_TYPE = re.compile(rb"application/grpc(\+proto)?( *;.*)?")
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _UNIT_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 # Printable ASCII except the percent sign is sent as it is.
@@ -37,7 +39,7 @@ class RequestHeaders:
 def read_request(headers: Iterable[Header]) -> RequestHeaders:
     """Reads the headers that a call needs. Raises NotGrpc, or RpcError for a malformed `grpc-timeout`."""
     fields = dict(headers)
-    if fields.get(b":method") != b"POST" or not fields.get(b"content-type", b"").startswith(b"application/grpc"):
+    if fields.get(b":method") != b"POST" or not _CONTENT_TYPE.fullmatch(fields.get(b"content-type", b"")):
         raise NotGrpc
     timeout = fields.get(b"grpc-timeout")
     return RequestHeaders(fields[b":path"].decode("ascii", "replace"), None if timeout is None else _seconds(timeout))

@@ -9,7 +9,7 @@ import structlog
 
 from gateway.errors import CannotListen
 from gateway.rpc.methods import Message, Method
-from gateway.rpc.nghttp2.connection import Connection
+from gateway.rpc.nghttp2.connection import KEEPALIVE_S, Connection
 from gateway.service.listening import bind_failure, private_socket
 from gateway.service.tls import ServiceTls
 
@@ -20,11 +20,15 @@ FINISH_TIMEOUT_S = 2.0
 
 
 class Nghttp2Server:
-    """See `gateway.rpc.server.RpcServer`. `message_bytes_max` limits messages of both directions."""
+    """See `gateway.rpc.server.RpcServer`. `message_bytes_max` limits messages of both directions.
 
-    def __init__(self, methods: Sequence[Method], message_bytes_max: int) -> None:
+    A peer that has sent nothing for `keepalive_s` seconds receives a PING.
+    """
+
+    def __init__(self, methods: Sequence[Method], message_bytes_max: int, keepalive_s: float = KEEPALIVE_S) -> None:
         self._methods = {method.path: method for method in methods}
         self._message_bytes_max = message_bytes_max
+        self._keepalive_s = keepalive_s
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Future[Message | None]] = set()
         self._listener: asyncio.Server | None = None
@@ -64,7 +68,7 @@ class Nghttp2Server:
             await asyncio.wait(self._tasks, timeout=FINISH_TIMEOUT_S)
 
     def _connection(self) -> Connection:
-        return Connection(self._methods, self._message_bytes_max, self._connections, self._tasks)
+        return Connection(self._methods, self._message_bytes_max, self._connections, self._tasks, self._keepalive_s)
 
     async def _lost(self, timeout_s: float) -> None:
         """Waits until every connection is closed."""
