@@ -36,7 +36,7 @@ from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.values import Limits
+from gateway.values import Limits, Sizes
 
 log = structlog.get_logger()
 
@@ -57,7 +57,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(hasher.close)
 
         defaults = Limits(settings.default_rpm, settings.default_tpm, settings.default_concurrent)
-        key_repository = KeyRepository(database, defaults)
+        sizes = Sizes(settings.max_num_predict, settings.max_request_body_bytes)
+        key_repository = KeyRepository(database, defaults, sizes)
         ledger = Ledger(database)
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
@@ -79,7 +80,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             now=lambda: datetime.now(UTC),
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
-        admitter = Admitter(quota, settings.max_num_predict)
+        admitter = Admitter(quota)
         outbox = Outbox(
             quota,
             settlements_max=settings.max_concurrent_requests,
@@ -93,6 +94,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             admitter,
             DenialLog(outbox),
             prefer_loaded=settings.routing_prefer_loaded,
+            body_bytes_ceiling=settings.max_request_body_bytes_ceiling,
+            model_refusal_status=settings.model_refusal_status,
         )
 
         background = [
@@ -115,7 +118,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await _wait_for_stores(change_listener, catalog)
         health = Health()
         methods = (*Authorization(pipeline, settings).methods(), *health.methods())
-        server = make_server(settings, methods, settings.max_request_body_bytes)
+        server = make_server(settings, methods, settings.max_request_body_bytes_ceiling)
         await server.start(settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.push_async_callback(health.announce_shutdown)

@@ -51,7 +51,9 @@ class CatalogPages:
 
     def application(self) -> web.Application:
         """The routes as Envoy forwards them; anything else is a 404."""
-        app = web.Application(client_max_size=self._settings.max_request_body_bytes, middlewares=[self._authenticated])
+        app = web.Application(
+            client_max_size=self._settings.max_request_body_bytes_ceiling, middlewares=[self._authenticated]
+        )
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -87,7 +89,7 @@ class CatalogPages:
             denied = await self._pipeline.deny(checked, principal, Denied(local_code(error.status)))
         return web.Response(
             status=denied.status,
-            body=error_body(checked.dialect, denied.code, denied.message, checked.request_id),
+            body=error_body(checked.dialect, denied.code, denied.message, checked.request_id, status=denied.status),
             headers={ERROR_HEADER: str(denied.code), **retry_headers(denied)},
             content_type="application/json",
         )
@@ -137,7 +139,9 @@ class CatalogPages:
 
     async def _show(self, request: web.Request) -> web.Response:
         principal = request[_PRINCIPAL]
-        name = read_model(await request.read(), request.headers.get("content-encoding", ""))
+        body = await request.read()
+        self._pipeline.check_size(principal, len(body))
+        name = read_model(body, request.headers.get("content-encoding", ""))
         model = self._effective(principal).get(name)
         if model is None:
             raise Denied(Code.MODEL_NOT_ALLOWED)

@@ -116,7 +116,7 @@ async def serve() -> AsyncIterator[Serve]:
                 FailureThrottle(redis, 20, timeout_s=5.0),
                 LastUsed(key_repository),
                 CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
-                Admitter(quota, settings.max_num_predict),
+                Admitter(quota),
                 DenialLog(Outbox(quota, settlements_max=100, denials_max=100)),
                 prefer_loaded=False,
             )

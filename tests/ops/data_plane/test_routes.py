@@ -176,5 +176,10 @@ def test_the_page_of_the_root_is_the_only_one_that_envoy_answers_with_200(routes
 def test_envoy_waits_longer_for_authz_than_authz_takes(manager: dict[str, Any], routes: list[dict[str, Any]]) -> None:
     """Otherwise Envoy would answer without the denial's row while authz still decides."""
     (check,) = [each["typed_config"] for each in manager["http_filters"] if each["name"].endswith("ext_authz")]
-    timeouts = [check["grpc_service"]["timeout"], *(r["route"]["timeout"] for r in routes if target_of(r) == "catalog")]
+    (head,) = [each["typed_config"] for each in manager["http_filters"] if each["name"] == "ext_authz_head"]
+    checks = [check, head["extension_config"]["typed_config"]]
+    timeouts = [
+        *(each["grpc_service"]["timeout"] for each in checks),
+        *(r["route"]["timeout"] for r in routes if target_of(r) == "catalog"),
+    ]
     assert min(float(timeout.removesuffix("s")) for timeout in timeouts) > CHECK_TIMEOUT_S
