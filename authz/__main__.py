@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import structlog
 
 from authz.admit import Admitter
-from authz.catalog.pages import CatalogPages
+from authz.catalog.pages import CatalogPages, UsageSources
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
 from authz.denials import DenialLog
@@ -28,6 +28,7 @@ from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
+from gateway.quota.redis.status import QuotaStatus
 from gateway.rpc.health import Health
 from gateway.rpc.server import make_server
 from gateway.service import http_server, lifecycle
@@ -80,7 +81,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             now=lambda: datetime.now(UTC),
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
-        admitter = Admitter(quota)
+        status = QuotaStatus(redis, settings)
+        admitter = Admitter(quota, status.windows)
         outbox = Outbox(
             quota,
             settlements_max=settings.max_concurrent_requests,
@@ -110,7 +112,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(outbox.wait_idle, FLUSH_TIMEOUT_S)
 
         readiness = Readiness(database, quota, lambda: catalog.known)
-        pages = http_server.runner_of(CatalogPages(pipeline, settings, readiness.missing).application())
+        sources = UsageSources(quota, status, ledger)
+        pages = http_server.runner_of(CatalogPages(pipeline, settings, readiness.missing, sources).application())
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await http_server.start(pages, settings.authz_http_listen, tls.http1_context() if tls else None)
         stack.push_async_callback(pages.cleanup)

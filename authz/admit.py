@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from authz.policy import Permission
 from authz.request import ReadRequest
-from gateway.errors import Code, Denied
+from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.quota.port import Admission, LimitStatus, Quota, ReservationDenied
+from gateway.quota.redis.status import WINDOW_S, WindowStatus
 from gateway.record import grant
 from gateway.record.request import RequestRecord
 from gateway.request.token_estimate import estimate_input
@@ -30,6 +31,9 @@ _DEFAULT_RETRY_AFTER_S = {
     Code.AUTH_THROTTLED: 60,
     Code.BUDGET_EXHAUSTED: 86_400,
 }
+
+
+ReadWindows = Callable[[int, int], Awaitable[tuple[WindowStatus, WindowStatus]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,11 @@ class Denial:
 
 
 class Admitter:
-    """Reserves a request's share."""
+    """Reserves a request's share. `windows` reads the rate windows of a tenant and a key for a denial's headers."""
 
-    def __init__(self, quota: Quota) -> None:
+    def __init__(self, quota: Quota, windows: ReadWindows | None = None) -> None:
         self._quota = quota
+        self._windows = windows
 
     async def admit(
         self, record: RequestRecord, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest
@@ -92,11 +97,28 @@ class Admitter:
         )
         headers = rate_headers(answer.limit_status)
         if isinstance(answer, ReservationDenied):
+            headers |= await self._reset_headers(principal)
             return Denial(_denied(answer, input_tokens), headers)
+        # This request has just entered both windows.
+        headers |= _reset_headers(WINDOW_S)
         if answer.output_cap < (read.generation.output_tokens or 0):
             headers[OUTPUT_CAP_HEADER] = str(answer.output_cap)
         sealed = grant.seal(draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap)
         return Admitted(surface.path, permission.candidates, sealed, headers)
+
+    async def _reset_headers(self, principal: Principal) -> dict[str, str]:
+        """The seconds until the windows of key and tenant are empty; nothing while the store does not answer."""
+        if self._windows is None:
+            return {}
+        try:
+            windows = await self._windows(principal.tenant_id, principal.key_id)
+        except StoreUnavailable:
+            return {}
+        return _reset_headers(max(window.resets_in_s for window in windows))
+
+
+def _reset_headers(seconds: int) -> dict[str, str]:
+    return {"x-ratelimit-reset-requests": str(seconds), "x-ratelimit-reset-tokens": str(seconds)}
 
 
 def _output_tokens(principal: Principal, surface: Surface, read: ReadRequest) -> int:

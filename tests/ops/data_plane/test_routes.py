@@ -37,7 +37,7 @@ def routes(manager: dict[str, Any]) -> list[dict[str, Any]]:
 
 def catalog() -> dict[str, set[str]]:
     """Path -> methods that authz answers over HTTP."""
-    pages = CatalogPages(cast("Any", None), SETTINGS, cast("Any", None))
+    pages = CatalogPages(cast("Any", None), SETTINGS, cast("Any", None), cast("Any", None))
     found: dict[str, set[str]] = {}
     for route in pages.application().router.routes():
         assert route.resource is not None
@@ -110,7 +110,7 @@ def alternatives(regex: str) -> list[str]:
     paths = []
     for alternative in shape[2].split("|"):
         path = shape[1] + alternative.removesuffix(ANYTHING)
-        assert re.fullmatch(r"[/a-z0-9]+", path), f"not a plain path: {alternative}"
+        assert re.fullmatch(r"[/a-z0-9_]+", path), f"not a plain path: {alternative}"
         paths += [path, path + NAME_OF_A_MODEL] if alternative.endswith(ANYTHING) else [path]
     return paths
 
