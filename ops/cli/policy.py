@@ -34,10 +34,10 @@ _MODELS = ("allow_all_models", "allowed_models")
 def set_limits(
     session: Session, /, tenant: str | None, prefix: str | None, as_json: bool, **limits: int | Clear | None
 ) -> None:
-    """Set rate limits. `inherit` makes a key use its tenant's value, and a tenant the default of the settings."""
+    """Set limits. `inherit` makes a key use its tenant's value, and a tenant the default of the settings."""
     change = policy_change(**limits)
     if not change:
-        raise click.UsageError("give at least one of --rpm, --tpm and --concurrent")
+        raise click.UsageError("give at least one of --rpm, --tpm, --concurrent, --max-output and --max-body")
     _change(session, resolve_subject(session, tenant, prefix), change, LIMITS, as_json)
 
 
