@@ -6,6 +6,7 @@ import rich_click as click
 
 from gateway.settings import TOKENS_MAX
 from gateway.stores.postgres import Database
+from ops.cli.catalog import warn_of_unhosted
 from ops.cli.key_option import resolve_subject, subject_options
 from ops.cli.output import print_json, text
 from ops.cli.parameters import (
@@ -92,6 +93,7 @@ def set_models(
     if not change:
         raise click.UsageError("give --models, --allow-all, --no-allow-all or --inherit")
     _change(session, resolve_subject(session, tenant, prefix), change, _MODELS, as_json)
+    warn_of_unhosted(session.settings, models or ())
 
 
 def _change(

@@ -8,6 +8,7 @@ import rich_click as click
 
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
+from ops.cli.catalog import warn_of_unhosted
 from ops.cli.key_list import KeyPolicies, key_document, print_keys
 from ops.cli.output import print_json, text
 from ops.cli.parameters import Clear, Models, Name, json_option, limit_options, policy_change
@@ -46,6 +47,7 @@ def create_tenant(
     policy = PRESETS[preset].copy() if preset else PolicyChange()
     policy |= policy_change(allowed_models=models, allow_all_models=allow_all_models, **limits)
     tenant = session.run(lambda database: TenantRepository(database).create_tenant(name, policy))
+    warn_of_unhosted(session.settings, models or ())
     if as_json:
         return print_json(_document(tenant, session.settings))
     click.echo(f"created the tenant {tenant.name}")

@@ -95,7 +95,7 @@ def test_the_preset_for_agents_permits_what_they_send(stack: Stack) -> None:
 
 
 def test_a_request_that_can_never_fit_is_refused_with_both_numbers(stack: Stack) -> None:
-    """The report: `--tpm 20000` and a body of 78 KB were answered with `retry-after: 60` for ever."""
+    """The report: `--tpm 20000` and a body of 78 KB were answered with `retry-after: 60` without end."""
     key = stack.new_key("narrow")
     stack.cli("set-limits", "--tenant", "narrow", "--tpm", "20000")
     body = {"model": MODEL, "messages": [{"role": "user", "content": "word " * 15_600}], "max_tokens": 9}

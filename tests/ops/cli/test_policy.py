@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
+from gateway.catalog.store import CatalogStore
+from gateway.settings import load
+from gateway.stores.redis import connect
 from ops.cli.presets import PRESETS
 from tests.ops.cli.conftest import Operator
+from tests.redis_server import one_server
 
 
 @pytest.fixture
@@ -113,3 +120,22 @@ def test_a_preset_is_a_set_of_limits_over_which_options_take_precedence(operator
     assert {name: made[name] for name in PRESETS["agents"]} == {**PRESETS["agents"], "rpm": 7}
     help_text = operator.does("create-tenant", "--help")
     assert all(name in help_text for name in PRESETS)
+
+
+def test_a_model_that_no_backend_hosts_is_named_in_a_note(acme: Operator) -> None:
+    with one_server() as server:
+        acme.env_file.write_text(acme.env_file.read_text().replace("redis://127.0.0.1:1/0", server.url))
+        arguments = ["set-models", "--tenant", "acme", "--models", "llama3.2,lama3.2"]
+        assert acme.run(*arguments).stderr == ""
+
+        async def publish() -> None:
+            redis = connect(load(acme.env_file))
+            hosted = HostedModel("llama3.2:latest", ("near",), {})
+            catalog = Catalog((BackendState("near", 1, "0.30.0"),), {hosted.name: hosted})
+            await CatalogStore(redis, 5.0).publish(catalog, 60.0)
+            await redis.aclose()
+
+        asyncio.run(publish())
+        note = "note: no backend has lama3.2:latest now; did you mean llama3.2:latest?\n"
+        assert acme.run(*arguments).stderr == note
+        assert acme.run("create-tenant", "--name", "lab", "--models", "lama3.2").stderr == note
