@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import structlog
 
 from authz.admit import Admitter
-from authz.catalog.pages import CatalogPages
+from authz.catalog.pages import CatalogPages, UsageSources
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
 from authz.denials import DenialLog
@@ -28,6 +28,7 @@ from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
+from gateway.quota.redis.status import QuotaStatus
 from gateway.rpc.health import Health
 from gateway.rpc.server import make_server
 from gateway.service import http_server, lifecycle
@@ -36,7 +37,7 @@ from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.values import Limits
+from gateway.values import Limits, Sizes
 
 log = structlog.get_logger()
 
@@ -57,7 +58,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.callback(hasher.close)
 
         defaults = Limits(settings.default_rpm, settings.default_tpm, settings.default_concurrent)
-        key_repository = KeyRepository(database, defaults)
+        sizes = Sizes(settings.max_num_predict, settings.max_request_body_bytes)
+        key_repository = KeyRepository(database, defaults, sizes)
         ledger = Ledger(database)
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
@@ -79,7 +81,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             now=lambda: datetime.now(UTC),
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
-        admitter = Admitter(quota, settings.max_num_predict)
+        status = QuotaStatus(redis, settings)
+        admitter = Admitter(quota, status.windows)
         outbox = Outbox(
             quota,
             settlements_max=settings.max_concurrent_requests,
@@ -93,6 +96,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             admitter,
             DenialLog(outbox),
             prefer_loaded=settings.routing_prefer_loaded,
+            body_bytes_ceiling=settings.max_request_body_bytes_ceiling,
+            model_refusal_status=settings.model_refusal_status,
         )
 
         background = [
@@ -107,7 +112,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(outbox.wait_idle, FLUSH_TIMEOUT_S)
 
         readiness = Readiness(database, quota, lambda: catalog.known)
-        pages = http_server.runner_of(CatalogPages(pipeline, settings, readiness.missing).application())
+        sources = UsageSources(quota, status, ledger)
+        pages = http_server.runner_of(CatalogPages(pipeline, settings, readiness.missing, sources).application())
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await http_server.start(pages, settings.authz_http_listen, tls.http1_context() if tls else None)
         stack.push_async_callback(pages.cleanup)
@@ -115,7 +121,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await _wait_for_stores(change_listener, catalog)
         health = Health()
         methods = (*Authorization(pipeline, settings).methods(), *health.methods())
-        server = make_server(settings, methods, settings.max_request_body_bytes)
+        server = make_server(settings, methods, settings.max_request_body_bytes_ceiling)
         await server.start(settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)
         stack.push_async_callback(health.announce_shutdown)

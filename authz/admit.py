@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from authz.policy import Permission
 from authz.request import ReadRequest
-from gateway.errors import Code, Denied
+from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.quota.port import Admission, LimitStatus, Quota, ReservationDenied
+from gateway.quota.redis.status import WINDOW_S, WindowStatus
 from gateway.record import grant
 from gateway.record.request import RequestRecord
 from gateway.request.token_estimate import estimate_input
-from gateway.values import Principal
+from gateway.values import Period, Principal
+from gateway.wire.names import OUTPUT_CAP_HEADER
 from gateway.wire.surfaces import Surface
 
 _TOO_MANY_RUNNING = "the gateway runs as many requests as it can at the moment; try again soon"
+
+_PER_PERIOD = {Period.DAY: "of this day", Period.MONTH: "of this month", Period.TOTAL: "in total"}
 
 # Retry-After when no exact time is known. Without the header clients retry immediately. Running requests may release
 # their holds at any moment. The window of a limit per minute has passed after 60 s, a budget lasts at least a day.
@@ -29,6 +33,9 @@ _DEFAULT_RETRY_AFTER_S = {
 }
 
 
+ReadWindows = Callable[[int, int], Awaitable[tuple[WindowStatus, WindowStatus]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """An admitted request: its path upstream, the backends to try in order, the sealed grant, headers of the answer."""
@@ -37,6 +44,11 @@ class Admitted:
     candidates: tuple[str, ...]
     grant_json: str
     headers: Mapping[str, str]
+
+    @classmethod
+    def unconditionally(cls) -> Admitted:
+        """The head of a request may pass. Nothing is granted, because its body is checked as well."""
+        return cls("", (), "", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +60,11 @@ class Denial:
 
 
 class Admitter:
-    """Reserves a request's share. `output_tokens_max` is the most output tokens that any request is granted."""
+    """Reserves a request's share. `windows` reads the rate windows of a tenant and a key for a denial's headers."""
 
-    def __init__(self, quota: Quota, output_tokens_max: int) -> None:
+    def __init__(self, quota: Quota, windows: ReadWindows | None = None) -> None:
         self._quota = quota
-        self._output_tokens_max = output_tokens_max
+        self._windows = windows
 
     async def admit(
         self, record: RequestRecord, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest
@@ -67,6 +79,7 @@ class Admitter:
             requested_model=read.requested_model,
             hosted_model=permission.hosted_model,
         )
+        input_tokens = estimate_input(read.document)
         answer = await self._quota.admit(
             Admission(
                 request_id=record.request_id,
@@ -77,28 +90,62 @@ class Admitter:
                 tenant_budgets=principal.tenant_budgets,
                 key_budgets=principal.key_budgets,
                 model=read.model,
-                input_tokens=estimate_input(read.document),
-                requested_output_tokens=self._output_tokens(surface, read),
+                input_tokens=input_tokens,
+                requested_output_tokens=_output_tokens(principal, surface, read),
                 grant_draft=draft,
             )
         )
         headers = rate_headers(answer.limit_status)
         if isinstance(answer, ReservationDenied):
-            return Denial(_denied(answer), headers)
+            headers |= await self._reset_headers(principal)
+            return Denial(_denied(answer, input_tokens), headers)
+        # This request has just entered both windows.
+        headers |= _reset_headers(WINDOW_S)
+        if answer.output_cap < (read.generation.output_tokens or 0):
+            headers[OUTPUT_CAP_HEADER] = str(answer.output_cap)
         sealed = grant.seal(draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap)
         return Admitted(surface.path, permission.candidates, sealed, headers)
 
-    def _output_tokens(self, surface: Surface, read: ReadRequest) -> int:
-        if surface.cap_field is None:
-            return 0
-        return min(read.generation.output_tokens or self._output_tokens_max, self._output_tokens_max)
+    async def _reset_headers(self, principal: Principal) -> dict[str, str]:
+        """The seconds until the windows of key and tenant are empty; nothing while the store does not answer."""
+        if self._windows is None:
+            return {}
+        try:
+            windows = await self._windows(principal.tenant_id, principal.key_id)
+        except StoreUnavailable:
+            return {}
+        return _reset_headers(max(window.resets_in_s for window in windows))
 
 
-def _denied(answer: ReservationDenied) -> Denied:
+def _reset_headers(seconds: int) -> dict[str, str]:
+    return {"x-ratelimit-reset-requests": str(seconds), "x-ratelimit-reset-tokens": str(seconds)}
+
+
+def _output_tokens(principal: Principal, surface: Surface, read: ReadRequest) -> int:
+    if surface.cap_field is None:
+        return 0
+    maximum = principal.sizes.output_tokens
+    return min(read.generation.output_tokens or maximum, maximum)
+
+
+def _denied(answer: ReservationDenied, input_tokens: int) -> Denied:
+    """The denial, with a sentence that has both numbers where the same request can never be admitted."""
+    status = answer.limit_status
     if answer.code is Code.UNAVAILABLE:
         # Every dependency answers; the ceiling MAX_CONCURRENT_REQUESTS is reached, and any request may end soon.
         return Denied(answer.code, _TOO_MANY_RUNNING, retry_after_s=1)
-    return Denied(answer.code, retry_after_s=answer.retry_after_s)
+    message = None
+    if answer.code is Code.TOKEN_RATE_EXCEEDED and answer.retry_after_s is None:
+        message = (
+            f"this request needs about {max(input_tokens, status.tokens_limit) + 1} tokens, more than the limit of"
+            f" {status.tokens_limit} tokens per minute; shorten it, or ask for a higher limit"
+        )
+    elif answer.code is Code.BUDGET_EXHAUSTED and status.budget_remaining is not None:
+        message = (
+            f"the token budget {_PER_PERIOD[status.budget_period or Period.TOTAL]} has {status.budget_remaining} tokens"
+            f" left, and this request needs about {max(input_tokens, status.budget_remaining) + 1}"
+        )
+    return Denied(answer.code, message, retry_after_s=answer.retry_after_s)
 
 
 def rate_headers(limit_status: LimitStatus) -> dict[str, str]:
@@ -116,9 +163,13 @@ def rate_headers(limit_status: LimitStatus) -> dict[str, str]:
 
 
 def retry_headers(denied: Denied) -> dict[str, str]:
-    """`retry-after`, which every 429 has, and `x-should-retry: false` where trying again makes no sense."""
+    """`retry-after`, which every 429 has, and `x-should-retry: false` where trying again makes no sense.
+
+    That is a used budget, and a request that is larger than the limit itself, for which no time is known.
+    """
     wait_s = _DEFAULT_RETRY_AFTER_S.get(denied.code) if denied.retry_after_s is None else denied.retry_after_s
     headers = {} if wait_s is None else {"retry-after": str(wait_s)}
-    if denied.code is Code.BUDGET_EXHAUSTED:
+    too_large = denied.code is Code.TOKEN_RATE_EXCEEDED and denied.retry_after_s is None
+    if denied.code is Code.BUDGET_EXHAUSTED or too_large:
         headers["x-should-retry"] = "false"
     return headers

@@ -20,7 +20,7 @@ from authz.keys.last_used import LastUsed
 from authz.keys.throttle import FailureThrottle
 from authz.request import ReadRequest, read_request
 from gateway.catalog.snapshot import Catalog
-from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.errors import STATUS, Code, Denied, StoreUnavailable
 from gateway.record.request import RequestRecord
 from gateway.values import Principal
 from gateway.wire.surfaces import BY_PATH, Surface
@@ -36,7 +36,9 @@ DETACHED_MAX = 1000
 class CheckPipeline:
     """The steps of a check and what they need.
 
-    `timeout_s` is the deadline of a check. `detached_max` bounds the verifications that outlive their caller.
+    `body_bytes_ceiling` bounds the limits of tenants and keys. `model_refusal_status` is the status of
+    model_not_allowed. `timeout_s` is the deadline of a check. `detached_max` bounds the verifications that outlive
+    their caller.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class CheckPipeline:
         denials: DenialLog,
         *,
         prefer_loaded: bool,
+        body_bytes_ceiling: int = 32 * 1024 * 1024,
+        model_refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
         timeout_s: float = CHECK_TIMEOUT_S,
         detached_max: int = DETACHED_MAX,
     ) -> None:
@@ -59,6 +63,8 @@ class CheckPipeline:
         self._admitter = admitter
         self._denials = denials
         self._prefer_loaded = prefer_loaded
+        self._body_bytes_ceiling = body_bytes_ceiling
+        self._model_refusal_status = model_refusal_status
         self._timeout_s = timeout_s
         self._detached_max = detached_max
         self._detached: set[asyncio.Task[Principal]] = set()
@@ -71,7 +77,11 @@ class CheckPipeline:
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
                 principal = await self.identify(checked)
+                if checked.is_head:
+                    self.check_size(principal, checked.announced_bytes)
+                    return Admitted.unconditionally()
                 surface = _surface_of(checked)
+                self.check_size(principal, len(checked.body))
                 read = read_request(surface, checked.body, checked.content_encoding)
                 permission = policy.decide(
                     principal, surface, read.model, self.catalog(), prefer_loaded=self._prefer_loaded
@@ -103,6 +113,15 @@ class CheckPipeline:
         self._last_used.note(principal.key_prefix)
         return principal
 
+    def check_size(self, principal: Principal, body_bytes: int) -> None:
+        """Raises Denied(request_too_large), with both numbers, for a body that is too large for its key."""
+        maximum = min(principal.sizes.body_bytes, self._body_bytes_ceiling)
+        if body_bytes > maximum:
+            raise Denied(
+                Code.REQUEST_TOO_LARGE,
+                f"the body of the request has {body_bytes} bytes, and this key may send at most {maximum}",
+            )
+
     def catalog(self) -> Catalog:
         """The models that the backends host now. Raises StoreUnavailable when that is not known."""
         return self._catalog.current()
@@ -112,7 +131,12 @@ class CheckPipeline:
         return await self._recorded(checked.record(principal), as_denied(error))
 
     async def _recorded(self, record: RequestRecord, denied: Denied) -> Denied:
-        """The answer once its row is on its way: `denied`, or audit_backlog when the backlog has no capacity for it."""
+        """The answer once its row is on its way: `denied`, or audit_backlog when the backlog has no capacity for it.
+
+        MODEL_REFUSAL_STATUS applies here, so that header, body and row have the same status.
+        """
+        if denied.code is Code.MODEL_NOT_ALLOWED:
+            denied.status = self._model_refusal_status
         if await self._denials.record(record, denied):
             return denied
         return Denied(Code.AUDIT_BACKLOG)

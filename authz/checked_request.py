@@ -14,7 +14,11 @@ from gateway.wire.surfaces import Dialect, Surface, dialect_of
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """`path` is without query and without a slash at its end. `key` is the credential, None when there was none."""
+    """`path` is without query and without a slash at its end. `key` is the credential, None when there was none.
+
+    `is_head` means that this is the check of a long request before its body is read; `announced_bytes` is the length of
+    the body then, 0 when it was not announced.
+    """
 
     request_id: str
     method: str
@@ -24,6 +28,8 @@ class CheckedRequest:
     user_agent: str
     content_encoding: str
     body: bytes
+    is_head: bool = False
+    announced_bytes: int = 0
 
     @property
     def dialect(self) -> Dialect:
@@ -47,5 +53,5 @@ class CheckedRequest:
             surface=surface.name if surface else None,
             model=read.model if read else None,
             stream=read is not None and read.generation.stream,
-            request_bytes=len(self.body),
+            request_bytes=self.announced_bytes if self.is_head else len(self.body),
         )

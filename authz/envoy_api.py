@@ -26,6 +26,8 @@ from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEAD
 
 # Credentials, and headers that only the gateway's own parts set, are never forwarded.
 _REQUEST_HEADERS_REMOVED = ("authorization", "x-api-key", "x-forwarded-for")
+# envoy/listener.yaml marks the check of a long request before its body is read.
+STAGE, HEAD = "stage", "head"
 _APPEND = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
 
@@ -43,6 +45,8 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
         user_agent=headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX],
         content_encoding=headers.get("content-encoding", ""),
         body=http.raw_body,
+        is_head=request.attributes.context_extensions.get(STAGE) == HEAD,
+        announced_bytes=_length(headers.get("content-length", "")),
     )
 
 
@@ -54,6 +58,8 @@ def plain_path(target: str) -> str:
 
 def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
     """The response to an admitted request. Its dynamic metadata directs the router and carries the grant."""
+    if not decision.grant_json:
+        return external_auth_pb2.CheckResponse(status=status_pb2.Status(code=code_pb2.OK))
     upstream = {":path": decision.path, MAX_RETRIES_HEADER: str(len(decision.candidates) - 1)}
     response = external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.OK),
@@ -83,6 +89,10 @@ def _routing(candidates: tuple[str, ...]) -> Struct:
     return metadata
 
 
+def _length(digits: str) -> int:
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0
+
+
 def denied(checked: CheckedRequest, decision: Denial) -> external_auth_pb2.CheckResponse:
     """The response to a denied request, in the caller's dialect."""
     denied, headers = decision.denied, decision.headers
@@ -91,7 +101,9 @@ def denied(checked: CheckedRequest, decision: Denial) -> external_auth_pb2.Check
         denied_response=external_auth_pb2.DeniedHttpResponse(
             status=http_status_pb2.HttpStatus(code=denied.status),
             headers=_options({"content-type": "application/json", ERROR_HEADER: str(denied.code), **headers}),
-            body=error_body(checked.dialect, denied.code, denied.message, checked.request_id).decode(),
+            body=error_body(
+                checked.dialect, denied.code, denied.message, checked.request_id, status=denied.status
+            ).decode(),
         ),
     )
 

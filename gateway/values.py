@@ -54,6 +54,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Sizes:
+    """The most output tokens and bytes of a body that one request may have; the defaults are those of the settings."""
+
+    output_tokens: int = 4096
+    body_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Budgets:
     """Tokens (input plus output) per period in UTC; None means no budget."""
 
@@ -97,3 +105,4 @@ class Principal:
     key_budgets: Budgets
     log_prompts: bool
     expires_at: datetime | None
+    sizes: Sizes = Sizes()

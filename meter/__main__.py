@@ -85,7 +85,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             *AccessLog(disconnect_causes, orphans, outbox, settings.trusted_networks).methods(),
             *health.methods(),
         )
-        server = make_server(settings, methods, max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes))
+        server = make_server(settings, methods, max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes_ceiling))
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await server.start(settings.meter_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)

@@ -51,7 +51,11 @@ def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> ext_proc
         case "response_body":
             chunk = message.response_body
             body = exchange.response_body(chunk.body, chunk.end_of_stream)
-            return _response_chunk(body) if body is None or isinstance(body, bytes) else _denial(body, exchange)
+            if body is None or isinstance(body, bytes):
+                return _response_chunk(body)
+            if isinstance(body, Denied) and exchange.holds_answer:
+                return ext_proc.ProcessingResponse(response_body=ext_proc.BodyResponse(response=_error(body, exchange)))
+            return _denial(body, exchange)
         case "request_headers":
             return _request_headers(_read_headers(message.request_headers), exchange.accept)
         case "request_body":
@@ -95,6 +99,10 @@ def _respond_to_response_headers(
         end_of_stream=message.response_headers.end_of_stream,
         comes_whole=HELD_WHOLE_HEADER in headers,
     )
+    if isinstance(own, Code) and message.response_headers.end_of_stream:
+        error = _error(Denied(own), exchange, set(headers) - _TO_CALLER)
+        error.status = ext_proc.CommonResponse.CONTINUE_AND_REPLACE
+        return ext_proc.ProcessingResponse(response_headers=ext_proc.HeadersResponse(response=error))
     if isinstance(own, Code):
         return _denial(own, exchange)
     return _response_headers(headers, own, hold_body=exchange.holds_answer)
@@ -160,6 +168,20 @@ def _response_chunk(body: bytes | None) -> ext_proc.ProcessingResponse:
     return ext_proc.ProcessingResponse(
         response_body=ext_proc.BodyResponse(response=ext_proc.CommonResponse(body_mutation=mutation))
     )
+
+
+def _error(denied: Denied, exchange: Exchange, removed: Iterable[str] = ()) -> ext_proc.CommonResponse:
+    """Turns a backend's answer, of which nothing has gone out, into an error without the headers in `removed`.
+
+    An immediate response would skip the other filters, and with them the headers of the request id and of the limits.
+    """
+    grant = exchange.grant
+    body = error_body(dialect_of(grant.path), denied.code, denied.message, grant.request_id)
+    own = {":status": str(denied.status), "content-type": "application/json", ERROR_HEADER: str(denied.code)}
+    mutation = ext_proc.HeaderMutation(
+        set_headers=_options(own), remove_headers=[name for name in removed if not name.startswith(":")]
+    )
+    return ext_proc.CommonResponse(header_mutation=mutation, body_mutation=ext_proc.BodyMutation(body=body))
 
 
 def _denial(reason: Code | Denied, exchange: Exchange) -> ext_proc.ProcessingResponse:

@@ -7,29 +7,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
 from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
 
+from authz import policy
 from authz.admit import retry_headers
 from authz.catalog import playground
+from authz.catalog.usage import usage_document
 from authz.check import CheckPipeline
 from authz.checked_request import CheckedRequest
 from authz.credential import find_credential
-from authz.request import as_model_name, read_model
+from authz.request import as_model_name, read_model, read_request
 from gateway import __version__
 from gateway.catalog.allow_list import effective_models
 from gateway.catalog.ollama_version import lowest
 from gateway.catalog.snapshot import HostedModel
 from gateway.errors import Code, Denied, StoreUnavailable, local_code
+from gateway.ledger.store import Ledger
+from gateway.quota import periods
+from gateway.quota.port import Counters, Quota
+from gateway.quota.redis.status import QuotaStatus
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.request.model_name import canonical
+from gateway.request.token_estimate import estimate_input
 from gateway.settings import Settings
-from gateway.values import Principal
+from gateway.values import Budgets, Principal
 from gateway.wire.dialects import error_body
 from gateway.wire.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER
+from gateway.wire.surfaces import BY_NAME
 from gateway.wire.timeouts import CHECK_TIMEOUT_S
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -39,19 +48,46 @@ _PRINCIPAL = web.RequestKey("principal", Principal)
 _PUBLIC = frozenset({"/healthz", "/readyz", "/playground"})
 
 
+@dataclass(frozen=True, slots=True)
+class UsageSources:
+    """The stores that know what a caller has used."""
+
+    quota: Quota
+    status: QuotaStatus
+    ledger: Ledger
+
+    async def recorded(self, principal: Principal, now: datetime) -> Counters:
+        """What the ledger has recorded, with nothing held, for a tenant without valid counters."""
+        usage = await self.ledger.usage_of(principal.tenant_id, now, ())
+        starts = periods.starts(now)
+        used = {
+            (None if each.subject == "tenant" else each.subject_id, each.period): each.tokens
+            for each in usage.used
+            if each.period_start == starts[each.period]
+        }
+        return Counters(used, {}, {})
+
+
 class CatalogPages:
     """The aiohttp application. `readiness` returns the names of what is missing, an empty list when nothing is."""
 
     def __init__(
-        self, pipeline: CheckPipeline, settings: Settings, readiness: Callable[[], Awaitable[list[str]]]
+        self,
+        pipeline: CheckPipeline,
+        settings: Settings,
+        readiness: Callable[[], Awaitable[list[str]]],
+        sources: UsageSources,
     ) -> None:
         self._pipeline = pipeline
+        self._sources = sources
         self._settings = settings
         self._readiness = readiness
 
     def application(self) -> web.Application:
         """The routes as Envoy forwards them; anything else is a 404."""
-        app = web.Application(client_max_size=self._settings.max_request_body_bytes, middlewares=[self._authenticated])
+        app = web.Application(
+            client_max_size=self._settings.max_request_body_bytes_ceiling, middlewares=[self._authenticated]
+        )
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -62,6 +98,8 @@ class CatalogPages:
                 web.get("/api/ps", self._ps),
                 web.post("/api/show", self._show),
                 web.get("/v1/models", self._models),
+                web.get("/v1/usage", self._usage),
+                web.post("/v1/messages/count_tokens", self._count_tokens),
                 web.get("/v1/models/{name:.+}", self._model),
             ]
         )
@@ -87,7 +125,7 @@ class CatalogPages:
             denied = await self._pipeline.deny(checked, principal, Denied(local_code(error.status)))
         return web.Response(
             status=denied.status,
-            body=error_body(checked.dialect, denied.code, denied.message, checked.request_id),
+            body=error_body(checked.dialect, denied.code, denied.message, checked.request_id, status=denied.status),
             headers={ERROR_HEADER: str(denied.code), **retry_headers(denied)},
             content_type="application/json",
         )
@@ -137,7 +175,9 @@ class CatalogPages:
 
     async def _show(self, request: web.Request) -> web.Response:
         principal = request[_PRINCIPAL]
-        name = read_model(await request.read(), request.headers.get("content-encoding", ""))
+        body = await request.read()
+        self._pipeline.check_size(principal, len(body))
+        name = read_model(body, request.headers.get("content-encoding", ""))
         model = self._effective(principal).get(name)
         if model is None:
             raise Denied(Code.MODEL_NOT_ALLOWED)
@@ -155,6 +195,33 @@ class CatalogPages:
         if model is None:
             raise Denied(Code.MODEL_NOT_ALLOWED)
         return web.json_response(_openai(requested, model))
+
+    async def _count_tokens(self, request: web.Request) -> web.Response:
+        """The calibrated estimate of a prompt. It reserves nothing and calls no backend."""
+        principal = request[_PRINCIPAL]
+        body = await request.read()
+        self._pipeline.check_size(principal, len(body))
+        surface = BY_NAME["v1_messages"]
+        read = read_request(surface, body, request.headers.get("content-encoding", ""))
+        policy.decide(principal, surface, read.model, self._pipeline.catalog(), prefer_loaded=False)
+        tokens = estimate_input(read.document)
+        return web.json_response(
+            {"input_tokens": await self._sources.status.corrected(principal.tenant_id, read.model, tokens)}
+        )
+
+    async def _usage(self, request: web.Request) -> web.Response:
+        principal = request[_PRINCIPAL]
+        now = datetime.now(UTC)
+        counters = await self._sources.quota.counters(principal.tenant_id)
+        if counters is None:
+            # The first admission rebuilds them. Until then the ledger has what was used.
+            counters = Counters({}, {}, {})
+            if principal.key_budgets != Budgets() or principal.tenant_budgets != Budgets():
+                counters = await self._sources.recorded(principal, now)
+        tenant_window, key_window = await self._sources.status.windows(principal.tenant_id, principal.key_id)
+        midnight = datetime.combine(now.date(), time(), UTC)
+        today = await self._sources.ledger.usage_by_model(principal.key_id, midnight)
+        return web.json_response(usage_document(principal, tenant_window, key_window, counters, today, now))
 
     def _effective(self, principal: Principal) -> dict[str, HostedModel]:
         catalog = self._pipeline.catalog()

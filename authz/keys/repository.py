@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from gateway.stores.postgres import Database
-from gateway.values import Budgets, Limits, Principal, Scope
+from gateway.values import Budgets, Limits, Principal, Scope, Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,17 @@ class StoredKey:
 
 
 class KeyRepository:
-    """Keys and their policy. `defaults` are the limits of a tenant without its own."""
+    """Keys and their policy. `defaults` and `sizes` are those of a tenant without its own."""
 
-    def __init__(self, database: Database, defaults: Limits) -> None:
+    def __init__(self, database: Database, defaults: Limits, sizes: Sizes = Sizes()) -> None:  # noqa: B008 (it is frozen)
         self._database = database
         self._defaults = defaults
+        self._sizes = sizes
 
     async def find_key(self, prefix: str) -> StoredKey | None:
         """The key with that prefix, in any state; None when there is none. Raises StoreUnavailable."""
         row = await self._database.fetchrow(_FIND_KEY, prefix)
-        return None if row is None else _stored_key(row, self._defaults)
+        return None if row is None else _stored_key(row, self._defaults, self._sizes)
 
     async def revoked_since(self, since: datetime) -> list[str]:
         """Prefixes of the keys that were revoked at or after `since` (aware). Raises StoreUnavailable."""
@@ -65,6 +66,7 @@ SELECT k.account_id, k.prefix, k.hash, k.status = 'revoked' AS revoked, k.scopes
        tl.rpm AS tenant_rpm, tl.tpm AS tenant_tpm, tl.concurrent AS tenant_concurrent,
        tl.budget_day AS tenant_day, tl.budget_month AS tenant_month, tl.budget_total AS tenant_total,
        tl.allow_all_models AS tenant_allow_all, tl.allowed_models AS tenant_models,
+       coalesce(kl.max_output, tl.max_output) AS max_output, coalesce(kl.max_body, tl.max_body) AS max_body,
        kl.rpm, kl.tpm, kl.concurrent, kl.budget_day, kl.budget_month, kl.budget_total,
        kl.allow_all_models, kl.allowed_models
 FROM gateway.api_keys k
@@ -84,7 +86,7 @@ WHERE id IN (
 """
 
 
-def _stored_key(row: asyncpg.Record, defaults: Limits) -> StoredKey:
+def _stored_key(row: asyncpg.Record, defaults: Limits, sizes: Sizes) -> StoredKey:
     tenant_limits = Limits(
         rpm=row["tenant_rpm"] or defaults.rpm,
         tpm=row["tenant_tpm"] or defaults.tpm,
@@ -110,6 +112,7 @@ def _stored_key(row: asyncpg.Record, defaults: Limits) -> StoredKey:
         key_budgets=Budgets(row["budget_day"], row["budget_month"], row["budget_total"]),
         log_prompts=row["log_prompts"],
         expires_at=row["expires_at"],
+        sizes=Sizes(row["max_output"] or sizes.output_tokens, row["max_body"] or sizes.body_bytes),
     )
     return StoredKey(row["hash"], row["revoked"], row["tenant_disabled"], row["expires_at"], principal)
 

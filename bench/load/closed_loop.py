@@ -106,6 +106,8 @@ class ClosedLoop:
         poll, by_descriptor, monotonic = self._epoll.poll, self._by_descriptor, time.monotonic
         while monotonic() < deadline and self._responses_left > 0:
             for descriptor, _ in poll(_POLL_S):
+                if self._responses_left <= 0:
+                    break
                 # A connection that was opened anew in this batch has another descriptor.
                 if connection := by_descriptor.get(descriptor):
                     if connection.unsent:

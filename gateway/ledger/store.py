@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import get_args, get_type_hints
 
@@ -41,11 +42,26 @@ COLUMNS = tuple(_COLUMNS)
 """The columns of an audit row, in the order of the entry's fields."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """The admitted requests of a key to one model since some time, and their tokens."""
+
+    model: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+
 class Ledger:
     """Appends entries, and reads sums."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def usage_by_model(self, key_id: int, since: datetime) -> list[ModelUsage]:
+        """The usage of a key's account since `since` (aware), most tokens first. Raises StoreUnavailable."""
+        rows = await self._database.fetch(_USAGE_BY_MODEL, key_id, since)
+        return [ModelUsage(*row) for row in rows]
 
     async def append(self, entries: Sequence[Entry]) -> frozenset[int]:
         """Records the entries in one transaction. An entry that was recorded before changes nothing.
@@ -174,3 +190,10 @@ def _columns(entries: Sequence[Entry], names: Sequence[str] = COLUMNS) -> list[l
 
 def _stored(value: object) -> object:
     return storable(value[:TEXT_LENGTH_MAX]) if isinstance(value, str) else value
+
+
+_USAGE_BY_MODEL = """
+SELECT model, count(*), sum(input_tokens)::bigint, sum(output_tokens)::bigint
+FROM gateway.audit_log WHERE key_id = $1 AND ts >= $2 AND outcome <> 'denied' AND model IS NOT NULL
+GROUP BY model ORDER BY sum(input_tokens + output_tokens) DESC, model
+"""

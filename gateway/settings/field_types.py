@@ -44,6 +44,11 @@ def _bind_host(value: str) -> str:
         raise ValueError("expected an IP address, such as 127.0.0.1, or 0.0.0.0 for all addresses") from None
 
 
+def as_number(value: object) -> object:
+    """The digits of a setting as a number, for types that only accept certain numbers."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+
+
 def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
@@ -131,5 +136,7 @@ Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 # Envoy's circuit breakers are 32-bit numbers, and one of them is a multiple of this.
 Connections = Annotated[int, Field(ge=1, le=100_000_000)]
+# Envoy and the services hold a body twice, and their buffers are 32-bit numbers.
+BodyBytes = Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)]
 Count = Annotated[int, Field(ge=1, le=INTEGER_MAX)]
 Tokens = Annotated[int, Field(ge=1, le=TOKENS_MAX)]

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import sentinel_url
@@ -15,6 +15,7 @@ from gateway.settings.field_types import (
     Address,
     Addresses,
     BindHost,
+    BodyBytes,
     Connections,
     Count,
     Days,
@@ -30,6 +31,7 @@ from gateway.settings.field_types import (
     RequestIdHeader,
     Seconds,
     Tokens,
+    as_number,
 )
 
 
@@ -89,8 +91,10 @@ class Settings(BaseSettings):
     default_rpm: Count = 60
     default_tpm: Tokens = 100_000
     default_concurrent: Count = 8
-    max_request_body_bytes: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = 262_144
+    max_request_body_bytes: BodyBytes = 8 * 1024 * 1024
+    max_request_body_bytes_ceiling: Annotated[BodyBytes, Field(validate_default=True)] = 32 * 1024 * 1024
     max_num_predict: Count = 4096
+    model_refusal_status: Annotated[Literal[403, 404], BeforeValidator(as_number)] = 403
     hold_lease_s: Seconds = 15.0
 
     argon2_time_cost: PositiveInt = 3
@@ -123,6 +127,14 @@ class Settings(BaseSettings):
         url = info.data.get("redis_url")
         if value > 1 and url is not None and sentinel_url.is_sentinel_url(url.get_secret_value()):
             raise ValueError("expected 1, because REDIS_URL names Sentinels; a Redis Cluster fails over by itself")
+        return value
+
+    @field_validator("max_request_body_bytes_ceiling", mode="after")
+    @classmethod
+    def _covers_the_default(cls, value: int, info: ValidationInfo) -> int:
+        default = info.data.get("max_request_body_bytes")
+        if default is not None and value < default:
+            raise ValueError(f"expected at least MAX_REQUEST_BODY_BYTES ({default})")
         return value
 
     @field_validator("service_tls_ca_file", mode="after")

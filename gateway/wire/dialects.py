@@ -38,9 +38,11 @@ def _dump(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def error_object(dialect: Dialect, code: Code, message: str, request_id: str) -> dict[str, object]:
-    """The JSON object that a client library of `dialect` turns into its exception."""
-    status = STATUS[code]
+def error_object(
+    dialect: Dialect, code: Code, message: str, request_id: str, *, status: int | None = None
+) -> dict[str, object]:
+    """The JSON object that a client library of `dialect` turns into its exception; `status` replaces that of `code`."""
+    status = STATUS[code] if status is None else status
     if dialect is Dialect.NATIVE:
         return {"error": message}
     if dialect is Dialect.OPENAI:
@@ -50,9 +52,9 @@ def error_object(dialect: Dialect, code: Code, message: str, request_id: str) ->
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
 
 
-def error_body(dialect: Dialect, code: Code, message: str, request_id: str) -> bytes:
+def error_body(dialect: Dialect, code: Code, message: str, request_id: str, *, status: int | None = None) -> bytes:
     """The body of an error answer, UTF-8 JSON."""
-    return _dump(error_object(dialect, code, message, request_id))
+    return _dump(error_object(dialect, code, message, request_id, status=status))
 
 
 def error_frame(dialect: Dialect, code: Code, message: str, request_id: str) -> bytes:

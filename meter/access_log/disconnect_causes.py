@@ -23,14 +23,16 @@ log = structlog.get_logger()
 WAIT_S = 5.0
 # While other causes arrive, this one may still be in the backlog of a meter, so the wait is extended up to this.
 WAIT_MAX_S = 30.0
+# The wait is counted in turns of equal length, and in each of them the event loop receives what has arrived. A process
+# therefore does not count the time in which it had no CPU.
+TURNS_PER_WAIT = 10
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     entry: Entry
     on_final: Callable[[], None]
-    since_s: float
-    deadline: asyncio.TimerHandle
+    since_turn: int
 
 
 class DisconnectCauses:
@@ -52,9 +54,11 @@ class DisconnectCauses:
     ) -> None:
         self._submit = submit
         self._publish = publish
-        self._wait_s = wait_s
-        self._wait_max_s = wait_max_s
-        self._arrived_s = 0.0
+        self._turn_s = wait_s / TURNS_PER_WAIT
+        self._turns_max = round(wait_max_s / self._turn_s)
+        self._turn = 0
+        self._arrived_turn = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._running: dict[str, bool | None] = {}
         self._waiting: dict[str, _Waiting] = {}
         self.unknown = 0
@@ -79,7 +83,7 @@ class DisconnectCauses:
 
     def resolve(self, request_id: str, by_upstream: bool) -> bool:
         """Accepts a cause from Envoy or from another meter. Returns whether the request is known in this process."""
-        self._arrived_s = asyncio.get_running_loop().time()
+        self._arrived_turn = self._turn
         if request_id in self._waiting:
             self._finish(request_id, by_upstream)
             return True
@@ -94,9 +98,10 @@ class DisconnectCauses:
         Calls `on_final` and then submits the entry as soon as the cause is known. After the wait the entry is
         submitted unchanged. Its hold must be renewed until then.
         """
-        request_id, loop = entry.request_id, asyncio.get_running_loop()
-        deadline = loop.call_later(self._wait_s, self._expire, request_id)
-        self._waiting[request_id] = _Waiting(entry, on_final, loop.time(), deadline)
+        request_id = entry.request_id
+        self._waiting[request_id] = _Waiting(entry, on_final, self._turn)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._turn_s, self._begin_turn)
         by_upstream = self._running.pop(request_id, None)
         if by_upstream is not None:
             self._finish(request_id, by_upstream)
@@ -106,20 +111,22 @@ class DisconnectCauses:
         for request_id in tuple(self._waiting):
             self._finish(request_id, by_upstream=False)
 
+    def _begin_turn(self) -> None:
+        self._turn += 1
+        is_quiet = self._turn - self._arrived_turn >= TURNS_PER_WAIT
+        for request_id, waiting in tuple(self._waiting.items()):
+            turns = self._turn - waiting.since_turn
+            if turns >= self._turns_max or (is_quiet and turns >= TURNS_PER_WAIT):
+                self._expire(request_id)
+        self._timer = asyncio.get_running_loop().call_later(self._turn_s, self._begin_turn) if self._waiting else None
+
     def _expire(self, request_id: str) -> None:
-        waiting, loop = self._waiting[request_id], asyncio.get_running_loop()
-        due_s = min(self._arrived_s + self._wait_s, waiting.since_s + self._wait_max_s)
-        if due_s > loop.time():
-            deadline = loop.call_at(due_s, self._expire, request_id)
-            self._waiting[request_id] = replace(waiting, deadline=deadline)
-            return
         self.unknown += 1
         log.warning("cause_unknown", request_id=request_id, reason="no record", unknown=self.unknown)
         self._finish(request_id, by_upstream=False)
 
     def _finish(self, request_id: str, by_upstream: bool) -> None:
         waiting = self._waiting.pop(request_id)
-        waiting.deadline.cancel()
         waiting.on_final()
         entry = waiting.entry
         if by_upstream:

@@ -4,8 +4,9 @@ The backend's own counts win when they are present. A stream can end without the
 that disconnects, an impossible zero). Its frames are counted instead, because a backend sends one for almost every
 token:
 
-* a frame of at most COUNTED_TOKEN_BYTES_MAX bytes per token counts as its tokens (source `counted`);
-* a longer frame or a whole answer holds several tokens, so its text is estimated (source `estimated`).
+* a frame of one word, and of at most COUNTED_TOKEN_BYTES_MAX bytes per token, counts as its tokens (source `counted`);
+* a longer frame or a whole answer holds several tokens, so its text is estimated (source `estimated`) by its size, and
+  by no fewer tokens than it has words.
 
 The input is then the estimate made at admission. The source `exact` means that both counts are the backend's.
 """
@@ -42,8 +43,9 @@ class UsageFold:
         """Adds the next frame."""
         self._min_output_tokens += read.min_output_tokens
         self._text_bytes += read.text_bytes
-        if read.text_bytes > read.min_output_tokens * COUNTED_TOKEN_BYTES_MAX:
-            self._counted_tokens += max(read.min_output_tokens, tokens_in(read.text_bytes))
+        tokens = read.min_output_tokens
+        if read.text_bytes > tokens * COUNTED_TOKEN_BYTES_MAX or read.words > tokens:
+            self._counted_tokens += max(tokens, read.words, tokens_in(read.text_bytes))
             self._estimated = True
         else:
             self._counted_tokens += read.min_output_tokens

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.values import Usage
-from meter.frames.frame import FrameRead, as_list, as_object, as_text, min_tokens_of, reported, size_of
+from meter.frames.frame import FrameRead, as_list, as_object, as_text, min_tokens_of, reported, size_of, words_in
 
 
 def read_messages(document: dict[str, Any], whole: bool) -> FrameRead:
@@ -17,20 +17,31 @@ def read_messages(document: dict[str, Any], whole: bool) -> FrameRead:
     if whole:
         size_bytes = sum(map(_block_bytes, as_list(document.get("content"))))
         finish = as_text(document.get("stop_reason"))
-        return FrameRead(text_bytes=size_bytes, usage=_usage(document), terminal=finish is not None, finish=finish)
+        words = sum(map(_block_words, as_list(document.get("content"))))
+        return FrameRead(
+            text_bytes=size_bytes, words=words, usage=_usage(document), terminal=finish is not None, finish=finish
+        )
     kind = document.get("type")
     if kind == "content_block_start":
-        return _text_frame(_block_bytes(document.get("content_block")))
+        return _text_frame(document.get("content_block"))
     if kind == "content_block_delta":
-        return _text_frame(_block_bytes(document.get("delta")))
+        return _text_frame(document.get("delta"))
     if kind == "message_delta":
         finish = as_text(as_object(document.get("delta")).get("stop_reason"))
         return FrameRead(usage=_usage(document), finish=finish)
     return FrameRead(terminal=kind == "message_stop")
 
 
-def _text_frame(size_bytes: int) -> FrameRead:
-    return FrameRead(min_output_tokens=min_tokens_of(size_bytes, whole=False), text_bytes=size_bytes)
+def _text_frame(block: object) -> FrameRead:
+    size_bytes = _block_bytes(block)
+    return FrameRead(
+        min_output_tokens=min_tokens_of(size_bytes, whole=False), text_bytes=size_bytes, words=_block_words(block)
+    )
+
+
+def _block_words(block: object) -> int:
+    fields = as_object(block)
+    return words_in(fields.get("text"), fields.get("thinking"))
 
 
 def _block_bytes(block: object) -> int:

@@ -19,14 +19,16 @@ class FrameRead:
 
     `min_output_tokens` is a lower bound of the tokens in the frame: one for any text, or one per log probability. It is
     0 for a whole answer, because its text did not arrive in frames. `text_bytes` is the size of the answer, thinking
-    and tool calls. `usage` is the backend's own report, with 0 for a count that it left out. `terminal` marks the frame
-    that completes the answer. `finish` is the finish reason, `error` the backend's error text. `usage_only` marks a
-    frame that carries nothing but the report. `unreadable` marks a payload that is not a JSON object and would break a
-    client.
+    and tool calls. `words` is the number of words in the answer and thinking; in any vocabulary in use each of them is
+    at least one token. `usage` is the backend's own report, with 0 for a count that it left out. `terminal` marks the
+    frame that completes the answer. `finish` is the finish reason, `error` the backend's error text. `usage_only` marks
+    a frame that carries nothing but the report. `unreadable` marks a payload that is not an answer of its surface and
+    would break a client.
     """
 
     min_output_tokens: int = 0
     text_bytes: int = 0
+    words: int = 0
     usage: Usage | None = None
     terminal: bool = False
     finish: str | None = None
@@ -81,6 +83,11 @@ def size_of(*values: object) -> int:
         elif value is not None:
             size_bytes += len(repr(value))
     return size_bytes
+
+
+def words_in(*values: object) -> int:
+    """The number of words in strings, between blanks. Other values have none."""
+    return sum(len(value.split()) for value in values if isinstance(value, str))
 
 
 def size_of_calls(calls: object) -> int:

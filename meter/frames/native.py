@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from meter.frames.frame import FrameRead, as_list, as_object, as_text, min_tokens_of, reported, size_of, size_of_calls
+from meter.frames.frame import (
+    FrameRead,
+    as_list,
+    as_object,
+    as_text,
+    min_tokens_of,
+    reported,
+    size_of,
+    size_of_calls,
+    words_in,
+)
 
 
 def read_chat(document: dict[str, Any], whole: bool) -> FrameRead:
@@ -30,6 +40,7 @@ def _read_generated(document: dict[str, Any], holder: dict[str, Any], field: str
     return FrameRead(
         min_output_tokens=min_tokens_of(size_bytes, as_list(document.get("logprobs")), whole=whole),
         text_bytes=size_bytes,
+        words=words_in(holder.get(field), holder.get("thinking")),
         usage=usage if usage and (usage.input_tokens or usage.output_tokens) else None,
         terminal=done or rendered,
         finish="load" if rendered else as_text(document.get("done_reason")),

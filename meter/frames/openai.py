@@ -9,28 +9,40 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.values import Usage
-from meter.frames.frame import FrameRead, as_list, as_object, as_text, min_tokens_of, reported, size_of, size_of_calls
+from meter.frames.frame import (
+    FrameRead,
+    as_list,
+    as_object,
+    as_text,
+    min_tokens_of,
+    reported,
+    size_of,
+    size_of_calls,
+    words_in,
+)
 
 
 def read_chat(document: dict[str, Any], whole: bool) -> FrameRead:
     """A chunk's `delta`, or the `message` of a whole answer."""
-    size_bytes = 0
+    size_bytes = words = 0
     logprobs: list[object] = []
     for choice in map(as_object, as_list(document.get("choices"))):
         message = as_object(choice.get("message" if whole else "delta"))
-        size_bytes += size_of(message.get("content"), message.get("reasoning"), message.get("reasoning_content"))
+        texts = (message.get("content"), message.get("reasoning"), message.get("reasoning_content"))
+        size_bytes += size_of(*texts)
+        words += words_in(*texts)
         size_bytes += size_of(message.get("refusal")) + size_of_calls(message.get("tool_calls"))
         logprobs += as_list(as_object(choice.get("logprobs")).get("content"))
-    return _read(document, size_bytes, logprobs, whole)
+    return _read(document, size_bytes, words, logprobs, whole)
 
 
 def read_completions(document: dict[str, Any], whole: bool) -> FrameRead:
     """A chunk or a whole answer: both carry `text`."""
     texts = [as_object(choice).get("text") for choice in as_list(document.get("choices"))]
-    return _read(document, size_of(*texts), [], whole)
+    return _read(document, size_of(*texts), words_in(*texts), [], whole)
 
 
-def _read(document: dict[str, Any], size_bytes: int, logprobs: list[object], whole: bool) -> FrameRead:
+def _read(document: dict[str, Any], size_bytes: int, words: int, logprobs: list[object], whole: bool) -> FrameRead:
     choices = as_list(document.get("choices"))
     usage = _usage(document)
     # /v1/completions puts a report of zeros on every chunk. Only the chunk without choices carries the counts.
@@ -41,6 +53,7 @@ def _read(document: dict[str, Any], size_bytes: int, logprobs: list[object], who
     return FrameRead(
         min_output_tokens=min_tokens_of(size_bytes, logprobs, whole=whole),
         text_bytes=size_bytes,
+        words=words,
         usage=None if placeholder else usage,
         terminal=whole and finish is not None,
         finish=finish,

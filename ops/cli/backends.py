@@ -35,13 +35,14 @@ class _ProbedReplica(NamedTuple):
     result: ProbeResult | ProbeError
 
 
-_IN_USE = Path()
+# The value of --write-env without FILE, which cannot be typed as a path of an env file by accident.
+_IN_USE = Path("(env file in use)")
 write_env = click.option(
     "--write-env",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="[FILE]",
     is_flag=False,
-    flag_value=_IN_USE,
+    flag_value=str(_IN_USE),
     help="Change OLLAMA_BACKENDS in this env file; without FILE, in the one in use. A control that reads the file "
     "applies the change without a restart.",
 )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
+from difflib import get_close_matches
+
+import rich_click as click
 
 from gateway.catalog.snapshot import Catalog
 from gateway.catalog.store import CatalogStore
@@ -32,3 +36,16 @@ async def fetch_catalog(settings: Settings) -> Catalog | None:
     finally:
         await redis.aclose()
     return snapshot.catalog if snapshot and snapshot.catalog and snapshot.catalog.backends else None
+
+
+def warn_of_unhosted(settings: Settings, models: Collection[str]) -> None:
+    """Prints a note on stderr for each of these models (canonical names) that no backend hosts now.
+
+    Without a catalog nothing is known, so nothing is printed.
+    """
+    catalog = known_catalog(settings) if models else None
+    for model in models if catalog else ():
+        if catalog and model not in catalog.models:
+            near = get_close_matches(model, catalog.models, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; `list-models` shows the models of the backends"
+            click.echo(f"note: no backend has {model} now{hint}", err=True)

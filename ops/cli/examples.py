@@ -19,6 +19,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "list-tenants": ("list-tenants", "list-tenants --wide"),
     "show-tenant": ("show-tenant acme",),
+    "rename-tenant": ("rename-tenant --name acme --new-name Acme-Labs",),
+    "delete-tenant": ("delete-tenant --name acme",),
     "disable-tenant": ("disable-tenant --name acme",),
     "enable-tenant": ("enable-tenant --name acme",),
     "create-key": (
@@ -26,6 +28,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "create-key --tenant acme --name ci --scopes chat --expires 90d --rpm 30",
     ),
     "list-keys": ("list-keys --tenant acme", "list-keys --wide"),
+    "set-key": (
+        "set-key --tenant acme --prefix laptop --scopes chat --expires 90d",
+        "set-key --prefix nz_5As3 --expires never",
+    ),
+    "test-key": ("test-key", "test-key --url https://llm.example.org"),
     "revoke-key": ("revoke-key --prefix nz_5As3", 'revoke-key --tenant acme --prefix laptop --reason "left the team"'),
     "rotate-key": ("rotate-key --prefix nz_5As3 --grace 24h",),
     "set-limits": (

@@ -12,6 +12,7 @@ from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Scope
+from ops.cli.client_address import client_address
 from ops.cli.confirmation import confirm, yes_option
 from ops.cli.key_list import KeyPolicies, key_document, print_keys
 from ops.cli.key_option import key_options, resolve_prefix
@@ -30,7 +31,7 @@ from ops.cli.session import Session, pass_session
 from ops.cli.table import wide_option
 from ops.database.effective import read_key_policies
 from ops.database.tenants import Key, NewKey, TenantRepository
-from ops.host.client_environment import base_url, environment
+from ops.host.client_environment import environment
 
 _SCOPES_HELP = f"What the key may do, separated by commas: {', '.join(Scope)}."
 
@@ -73,7 +74,7 @@ def create_key(
     key, stored = session.run(create)
     if as_json:
         return print_json(_new_key(key, stored))
-    return _print_new_key(session.settings, key, stored)
+    return _print_new_key(session, key, stored)
 
 
 @click.command("list-keys")
@@ -131,7 +132,7 @@ def rotate_key(session: Session, prefix: str, tenant: str | None, grace: timedel
     key, new, old = session.run(rotate)
     if as_json:
         return print_json({**_new_key(key, new), "replaces": old.prefix, "replaced_expires_at": iso(old.expires_at)})
-    _print_new_key(session.settings, key, new)
+    _print_new_key(session, key, new)
     status = "is revoked" if old.status == "revoked" else f"is valid until {text(old.expires_at)} UTC"
     return click.echo(f"the key {old.prefix} {status}")
 
@@ -155,8 +156,11 @@ def _new_key(key: ApiKey, stored: Key) -> dict[str, Any]:
     }
 
 
-def _print_new_key(settings: Settings, key: ApiKey, stored: Key) -> None:
+def _print_new_key(session: Session, key: ApiKey, stored: Key) -> None:
     expiry = f"expires {text(stored.expires_at)} UTC" if stored.expires_at else "never expires"
     click.echo(f"the key {stored.name} of {stored.tenant}; scopes {text(stored.scopes)}; {expiry}")
     click.echo("copy it now; it cannot be shown again\n")
-    click.echo(environment(base_url(settings), key.secret.get_secret_value()) + "\n")
+    address = client_address(session)
+    click.echo(environment(address.url, key.secret.get_secret_value()) + "\n")
+    for note in address.notes:
+        click.echo(f"note: {note}")

@@ -20,6 +20,7 @@ from ops.database.policies import PolicyChange
 T = TypeVar("T")
 
 NAME_LENGTH_MAX = 100
+BODY_BYTES_MAX = 64 * 1024 * 1024
 DURATION_MAX = timedelta(days=36_500)
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
@@ -154,15 +155,17 @@ class Number(LiteralMetavar[int | Clear]):
 
 
 def limit_options(keyword: str | None = None) -> Callable[[Any], Any]:
-    """Adds `--rpm`, `--tpm` and `--concurrent`, each a number or the keyword."""
+    """Adds `--rpm`, `--tpm`, `--concurrent`, `--max-output` and `--max-body`, each a number or the keyword."""
 
     def add(function: Any) -> Any:
-        for option, maximum, text in (
-            ("--concurrent", INTEGER_MAX, "Concurrent requests. Default: DEFAULT_CONCURRENT (8)."),
-            ("--tpm", TOKENS_MAX, "Tokens per minute. Default: DEFAULT_TPM (100,000)."),
-            ("--rpm", INTEGER_MAX, "Requests per minute. Default: DEFAULT_RPM (60)."),
+        for option, minimum, maximum, text in (
+            ("--max-body", 1024, BODY_BYTES_MAX, "Bytes of a body. Default: MAX_REQUEST_BODY_BYTES (8,388,608)."),
+            ("--max-output", 1, INTEGER_MAX, "Output tokens per request. Default: MAX_NUM_PREDICT (4,096)."),
+            ("--concurrent", 1, INTEGER_MAX, "Concurrent requests. Default: DEFAULT_CONCURRENT (8)."),
+            ("--tpm", 1, TOKENS_MAX, "Tokens per minute. Default: DEFAULT_TPM (100,000)."),
+            ("--rpm", 1, INTEGER_MAX, "Requests per minute. Default: DEFAULT_RPM (60)."),
         ):
-            function = click.option(option, type=Number(1, maximum, keyword), help=text)(function)
+            function = click.option(option, type=Number(minimum, maximum, keyword), help=text)(function)
         return function
 
     return add

@@ -6,6 +6,7 @@ import rich_click as click
 
 from gateway.settings import TOKENS_MAX
 from gateway.stores.postgres import Database
+from ops.cli.catalog import warn_of_unhosted
 from ops.cli.key_option import resolve_subject, subject_options
 from ops.cli.output import print_json, text
 from ops.cli.parameters import (
@@ -34,10 +35,10 @@ _MODELS = ("allow_all_models", "allowed_models")
 def set_limits(
     session: Session, /, tenant: str | None, prefix: str | None, as_json: bool, **limits: int | Clear | None
 ) -> None:
-    """Set rate limits. `inherit` makes a key use its tenant's value, and a tenant the default of the settings."""
+    """Set limits. `inherit` makes a key use its tenant's value, and a tenant the default of the settings."""
     change = policy_change(**limits)
     if not change:
-        raise click.UsageError("give at least one of --rpm, --tpm and --concurrent")
+        raise click.UsageError("give at least one of --rpm, --tpm, --concurrent, --max-output and --max-body")
     _change(session, resolve_subject(session, tenant, prefix), change, LIMITS, as_json)
 
 
@@ -92,6 +93,7 @@ def set_models(
     if not change:
         raise click.UsageError("give --models, --allow-all, --no-allow-all or --inherit")
     _change(session, resolve_subject(session, tenant, prefix), change, _MODELS, as_json)
+    warn_of_unhosted(session.settings, models or ())
 
 
 def _change(

@@ -8,13 +8,16 @@ import rich_click as click
 
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
+from ops.cli.catalog import warn_of_unhosted
 from ops.cli.key_list import KeyPolicies, key_document, print_keys
 from ops.cli.output import print_json, text
 from ops.cli.parameters import Clear, Models, Name, json_option, limit_options, policy_change
 from ops.cli.policy_text import BUDGETS, in_force_document, limit_fields, models_text
+from ops.cli.presets import PRESETS, describe
 from ops.cli.session import Session, pass_session
 from ops.cli.table import Column, print_record, print_table, wide_option
 from ops.database.effective import LIMITS, Effective, of_tenant, read_key_policies
+from ops.database.policies import PolicyChange
 from ops.database.tenants import Key, Tenant, TenantRepository
 
 _name_option = click.option("--name", type=Name(), required=True, help="Name of the tenant; letter case is ignored.")
@@ -22,6 +25,9 @@ _name_option = click.option("--name", type=Name(), required=True, help="Name of 
 
 @click.command("create-tenant")
 @_name_option
+@click.option(
+    "--preset", type=click.Choice(sorted(PRESETS)), help=f"A set of limits; single options win. {describe()}."
+)
 @limit_options()
 @click.option("--models", type=Models(), help="Models that its keys may use, separated by commas. Default: none.")
 @click.option("--allow-all-models", is_flag=True, help="Let its keys use every model that a backend runs itself.")
@@ -31,14 +37,17 @@ def create_tenant(
     session: Session,
     /,
     name: str,
+    preset: str | None,
     models: list[str] | None,
     allow_all_models: bool,
     as_json: bool,
     **limits: int | Clear | None,
 ) -> None:
     """Create a tenant. Limits that are not given are the defaults of the settings."""
-    policy = policy_change(allowed_models=models, allow_all_models=allow_all_models, **limits)
+    policy = PRESETS[preset].copy() if preset else PolicyChange()
+    policy |= policy_change(allowed_models=models, allow_all_models=allow_all_models, **limits)
     tenant = session.run(lambda database: TenantRepository(database).create_tenant(name, policy))
+    warn_of_unhosted(session.settings, models or ())
     if as_json:
         return print_json(_document(tenant, session.settings))
     click.echo(f"created the tenant {tenant.name}")

@@ -13,6 +13,7 @@ from ops.cli.parameters import Number
 from ops.cli.session import STATE_DIR_NAME, state_home
 from ops.embedded.options import HostPort, StackOptions
 from ops.embedded.progress import Progress
+from ops.host.addresses import is_loopback
 
 if TYPE_CHECKING:
     from ops.embedded.stack import Stack
@@ -88,8 +89,12 @@ workers = click.option(
 )
 @workers
 @click.option(
-    "--tls", type=Address(), help="Also serve HTTPS on this address, through Caddy with its own certificate authority."
+    "--tls",
+    type=Address(),
+    help="Also serve HTTPS on this address, through Caddy with its own certificate authority. "
+    "Default: the last value used.",
 )
+@click.option("--no-tls", is_flag=True, help="Serve no HTTPS, and forget the last value of --tls.")
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -103,11 +108,14 @@ def up(
     backends: tuple[tuple[str, str], ...],
     workers: int,
     tls: HostPort | None,
+    no_tls: bool,
     ready_file: Path | None,
     redis_server: Path | None,
     state_home: Path,
 ) -> None:
     """Run the whole gateway on this machine until Ctrl-C."""
+    if tls is not None and no_tls:
+        raise click.UsageError("give either --tls or --no-tls")
     progress = Progress()
     progress.step("Loading")
     # This import takes a second or two, and no other command needs it.
@@ -117,6 +125,8 @@ def up(
         click.echo(f"ready {stack.endpoints.url}")
         if stack.endpoints.tls_url is not None:
             progress.notice(f"TLS: {stack.endpoints.tls_url} (verify with {stack.authority_root})")
+        for notice in _reach_notices(stack.listen, stack.tls):
+            progress.notice(notice)
         await foreground.wait_for_interruption()
 
     options = StackOptions(
@@ -125,7 +135,19 @@ def up(
         backends=backends,
         workers=workers,
         tls=tls,
+        no_tls=no_tls,
         ready_file=ready_file,
         redis_server=redis_server,
     )
     foreground.serve(options, progress, use)
+
+
+def _reach_notices(listen: HostPort, tls: HostPort | None) -> list[str]:
+    """Which addresses other machines can reach, and a warning of clear text there."""
+    secure = tls is not None and not is_loopback(tls.host)
+    notices = [f"Other machines reach it at https://{tls.outward()}"] if tls is not None and secure else []
+    if not is_loopback(listen.host):
+        remedy = "--listen 127.0.0.1:8080 stops that" if secure else "add --tls 0.0.0.0:8443 --listen 127.0.0.1:8080"
+        plain = f"http://{listen.outward()}, where keys and prompts travel in clear text"
+        notices.append(f"Warning: other machines reach it at {plain}; {remedy}")
+    return notices or ["Other machines cannot reach it; --tls 0.0.0.0:8443 serves them"]

@@ -35,9 +35,16 @@ class Reaper:
         """Settles the holds that have expired by now; returns how many. Raises StoreUnavailable."""
         settled = 0
         for expired in await self._quota.expired(BATCH_MAX):
-            if await self._quota.settle(lost_entry(expired), only_if_expired=True):
+            request_id = expired.hold.request_id
+            try:
+                entry = lost_entry(expired)
+            except ValueError as error:
+                # It remains, and must not end the reaper of the other holds.
+                log.error("hold_unreadable", request_id=request_id, reason=str(error))
+                continue
+            if await self._quota.settle(entry, only_if_expired=True):
                 settled += 1
-                log.warning("request_lost", request_id=expired.hold.request_id)
+                log.warning("request_lost", request_id=request_id)
         return settled
 
     async def run(self) -> None:

@@ -67,15 +67,15 @@ def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
         "BIND_PORT": str(settings.gateway_bind_port),
         "REQUEST_ID_HEADER": json.dumps(settings.gateway_request_id_header),
         "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
-        "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes),
-        "BUFFER_BYTES_MAX": str(max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes + _REWRITING_BYTES)),
+        "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes_ceiling),
+        "BUFFER_BYTES_MAX": str(max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes_ceiling + _REWRITING_BYTES)),
         "ORIGINS": json.dumps(cors.origins_regex(settings.gateway_allowed_origins)),
         "CORS": json.dumps(cors.cors_policy(settings.gateway_allowed_origins)),
         "CORS_STATE": json.dumps(
             cors.remembered_headers(settings.gateway_allowed_origins, settings.gateway_request_id_header)
         ),
         "CORS_HEADERS": json.dumps(cors.remembered_header_mutations() if settings.gateway_allowed_origins else []),
-        "LOCAL_REPLIES": json.dumps(local_reply_config()),
+        "LOCAL_REPLIES": json.dumps(local_reply_config(settings.max_request_body_bytes_ceiling)),
     }
     source = source_directory()
     files = {

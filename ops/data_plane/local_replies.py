@@ -45,20 +45,27 @@ _REPLY_OF_A_SERVICE = {
 _REQUEST_ID = '%COALESCE({"operators": [{"command": "REQ", "param": "X-REQUEST-ID"}, "UNIQUE_ID"]})%'
 
 
-def local_reply_config() -> dict[str, Any]:
-    """Returns Envoy's LocalReplyConfig as JSON, with one mapper per code and dialect. The first match wins."""
+def local_reply_config(body_bytes_max: int) -> dict[str, Any]:
+    """Returns Envoy's LocalReplyConfig as JSON, with one mapper per code and dialect. The first match wins.
+
+    `body_bytes_max` is the limit that a 413 names.
+    """
     about_backends = [(_TIMEOUT_FLAGS, Code.BACKEND_TIMEOUT), (_BACKEND_FLAGS, Code.BACKEND_UNAVAILABLE)]
+    messages = {
+        413: f"the body of the request is larger than {body_bytes_max} bytes, the most that this gateway accepts",
+        431: "the headers of the request are larger than 32 KiB or more than 100",
+    }
     by_status = [
-        *((_status("EQ", status), code) for status, code in LOCAL_CODES.items()),
+        *((_status("EQ", status), code, messages.get(status)) for status, code in LOCAL_CODES.items()),
         # The rest of `local_code`.
-        (_status("GE", 500), local_code(599)),
-        (_status("GE", 400), local_code(499)),
+        (_status("GE", 500), local_code(599), None),
+        (_status("GE", 400), local_code(499), None),
     ]
     return {
         "mappers": [
             {"filter": _REPLY_OF_A_SERVICE},
-            *(_mapper(_flags(flags), code, *path) for flags, code in about_backends for path in _SURFACE_PATHS),
-            *(_mapper(when, code, *path) for when, code in by_status for path in _PATHS),
+            *(_mapper(_flags(flags), code, None, *path) for flags, code in about_backends for path in _SURFACE_PATHS),
+            *(_mapper(when, code, message, *path) for when, code, message in by_status for path in _PATHS),
         ]
     }
 
@@ -72,10 +79,12 @@ def _status(op: str, status: int) -> dict[str, Any]:
     return {"status_code_filter": {"comparison": comparison}}
 
 
-def _mapper(when: dict[str, Any], code: Code, dialect: Dialect, path: str | None) -> dict[str, Any]:
+def _mapper(
+    when: dict[str, Any], code: Code, message: str | None, dialect: Dialect, path: str | None
+) -> dict[str, Any]:
     matcher = {"name": ":path", "string_match": {"safe_regex": {"regex": path}}}
     # A percent sign starts one of Envoy's format operators, so it is doubled.
-    body = error_object(dialect, code, re.sub("%", "%%", MESSAGE[code]), f"%RESP({REQUEST_ID_HEADER})%")
+    body = error_object(dialect, code, re.sub("%", "%%", message or MESSAGE[code]), f"%RESP({REQUEST_ID_HEADER})%")
     return {
         "filter": when if path is None else {"and_filter": {"filters": [when, {"header_filter": {"header": matcher}}]}},
         "status_code": STATUS[code],

@@ -7,7 +7,6 @@ added are still in it. Each cluster therefore removes the credential headers of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from betterproto2 import Message
@@ -28,7 +27,11 @@ from ops.data_plane.backend_secrets import sds_reference, secret_name
 from ops.data_plane.cluster_json import CREDENTIAL_INJECTOR, HEADER_MUTATION
 
 HOLD_RESPONSE_WASM = "hold_response.wasm"
-_IDLE_TIMEOUT = timedelta(seconds=60)
+# A backend, or a proxy before it, may close an idle connection just as the next request goes out on it. Envoy cannot
+# distinguish that from a backend that died with the request, and a request that is repeated on the same backend may
+# meet another such connection. A connection therefore serves one request, and no retry is needed. The connection costs
+# a round trip, or two with TLS, whose session is resumed.
+_REQUESTS_PER_CONNECTION = 1
 
 
 def http_protocol_options(
@@ -43,7 +46,7 @@ def http_protocol_options(
         explicit_http_config=upstreams_http.HttpProtocolOptionsExplicitHttpConfig(
             http_protocol_options=core.Http1ProtocolOptions()
         ),
-        common_http_protocol_options=core.HttpProtocolOptions(idle_timeout=_IDLE_TIMEOUT),
+        common_http_protocol_options=core.HttpProtocolOptions(max_requests_per_connection=_REQUESTS_PER_CONNECTION),
         http_filters=_filters(backend, stripped, directory),
     )
 

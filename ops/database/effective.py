@@ -31,7 +31,15 @@ class Effective:
 
 
 # Limit -> the setting with its default.
-_DEFAULTS = {"rpm": "default_rpm", "tpm": "default_tpm", "concurrent": "default_concurrent"}
+_DEFAULTS = {
+    "rpm": "default_rpm",
+    "tpm": "default_tpm",
+    "concurrent": "default_concurrent",
+    "max_output": "max_num_predict",
+    "max_body": "max_request_body_bytes",
+}
+# Maxima of one request: the key's own value replaces that of its tenant, also by a higher one.
+_REPLACED = ("max_output", "max_body")
 
 LIMITS = tuple(_DEFAULTS)
 """The limits that a policy has."""
@@ -44,11 +52,13 @@ def of_tenant(policy: Policy, settings: Settings) -> Effective:
 
 
 def of_key(key: Policy, tenant: Policy, settings: Settings) -> Effective:
-    """What applies to a key. A limit of its tenant that is lower than its own applies to it as well."""
+    """What applies to a key. A rate limit of its tenant that is lower than its own applies to it as well."""
     inherited = of_tenant(tenant, settings)
     own = {limit: Value(value, "key") for limit in LIMITS if isinstance(value := key.get(limit), int)}
     limits = {
-        limit: min(own.get(limit, inherited.limits[limit]), inherited.limits[limit], key=lambda each: each.value)
+        limit: own.get(limit, inherited.limits[limit])
+        if limit in _REPLACED
+        else min(own.get(limit, inherited.limits[limit]), inherited.limits[limit], key=lambda each: each.value)
         for limit in LIMITS
     }
     own_list, own_flag = key["allowed_models"], key["allow_all_models"]

@@ -24,13 +24,16 @@ class PolicySubject:
 class PolicyChange(TypedDict, total=False):
     """The fields of a policy to change; absent fields keep their value.
 
-    None means inherited, and for a budget no limit. Rates are per minute, budgets are tokens (input plus output) per
+    None means inherited, and for a budget no limit. `max_output` is tokens and `max_body` bytes of one request. Rates
+    are per minute, budgets are tokens (input plus output) per
     UTC day, UTC month and in total. Model names are canonical.
     """
 
     rpm: int | None
     tpm: int | None
     concurrent: int | None
+    max_output: int | None
+    max_body: int | None
     budget_day: int | None
     budget_month: int | None
     budget_total: int | None
@@ -97,6 +100,8 @@ def policy_from_row(row: asyncpg.Record) -> Policy:
         rpm=row["rpm"],
         tpm=row["tpm"],
         concurrent=row["concurrent"],
+        max_output=row["max_output"],
+        max_body=row["max_body"],
         budget_day=row["budget_day"],
         budget_month=row["budget_month"],
         budget_total=row["budget_total"],

@@ -15,6 +15,8 @@ from ops.embedded.state import StateDirectory
 from ops.host import env_file
 
 DEFAULT_LISTEN = HostPort("127.0.0.1", 8080)
+TLS_VARIABLE = "UP_TLS_LISTEN"
+"""The line of the env file with the last address of `--tls`."""
 DEFAULT_BACKEND = "http://127.0.0.1:11434"
 _PREFACE = (
     "# The configuration of this embedded stack. Lines that you add or change are kept.\n"
@@ -75,8 +77,35 @@ def listen_address(options: StackOptions, current: Mapping[str, str]) -> HostPor
     return HostPort(host or DEFAULT_LISTEN.host, int(port) if port else DEFAULT_LISTEN.port)
 
 
+def tls_address(options: StackOptions, current: Mapping[str, str]) -> HostPort | None:
+    """Returns the address of Caddy from the option, else from the `current` env file; None for no Caddy."""
+    if options.no_tls:
+        return None
+    return options.tls.with_free_port() if options.tls else stored_tls_address(current)
+
+
+def stored_tls_address(current: Mapping[str, str]) -> HostPort | None:
+    """Returns the address of Caddy that the `current` env file has. Raises StackError for an invalid one."""
+    text = current.get(TLS_VARIABLE)
+    try:
+        return HostPort.parse(text) if text else None
+    except ValueError as error:
+        raise StackError(f"{TLS_VARIABLE}: {error}") from None
+
+
+def removed_backends(options: StackOptions, current: Mapping[str, str]) -> list[str]:
+    """Returns the names in the `current` list of backends that `options` replaces without naming them."""
+    names = [str(entry.get("name")) for entry in _entries(current.get("OLLAMA_BACKENDS", ""))]
+    wanted = {name.lower() for name, _ in options.backends}
+    return [name for name in names if name.lower() not in wanted] if options.backends else []
+
+
 def write_env_file(
-    state: StateDirectory, options: StackOptions, listen: HostPort, addresses: stores.Addresses
+    state: StateDirectory,
+    options: StackOptions,
+    listen: HostPort,
+    addresses: stores.Addresses,
+    tls: HostPort | None = None,
 ) -> Sockets:
     """Writes the settings that this start determines to the env file, and keeps all other lines."""
     current = env_file.read(state.env_file)
@@ -85,6 +114,7 @@ def write_env_file(
         **{name: value for name, value in options.defaults.items() if name not in current},
         "GATEWAY_BIND_HOST": listen.host,
         "GATEWAY_BIND_PORT": str(listen.port),
+        **({TLS_VARIABLE: str(tls or "")} if tls or TLS_VARIABLE in current else {}),
         **addresses.env(),
         **sockets.env(),
     }
@@ -104,12 +134,17 @@ def merge_backends(current: str, wanted: Iterable[tuple[str, str]]) -> list[dict
     A pair with the same name and URL in `current`, the present value, keeps its other fields. A token never follows a
     name to another URL.
     """
-    try:
-        entries = json.loads(current) if current.strip() else []
-    except json.JSONDecodeError:
-        entries = []
-    kept = {(entry.get("name"), entry.get("base_url")): entry for entry in entries if isinstance(entry, dict)}
+    kept = {(entry.get("name"), entry.get("base_url")): entry for entry in _entries(current)}
     return [kept.get((name, url), {"name": name, "base_url": url}) for name, url in wanted]
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    """The objects of a value of OLLAMA_BACKENDS; none for a value that is not a JSON list."""
+    try:
+        entries = json.loads(text) if text.strip() else []
+    except json.JSONDecodeError:
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 def managed_settings(options: StackOptions) -> set[str]:

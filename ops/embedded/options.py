@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ops.embedded import ports
+from ops.host.addresses import outward_address
 
 LOOPBACK = "127.0.0.1"
 _WILDCARDS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 (nothing is bound)
@@ -39,6 +40,12 @@ class HostPort:
         """Returns the address to connect to, which is loopback for a wildcard address."""
         return HostPort(_WILDCARDS.get(self.host, self.host), self.port)
 
+    def outward(self) -> HostPort:
+        """Returns the address for other machines: for a wildcard, the address of this machine if it has a route."""
+        if self.host not in _WILDCARDS:
+            return self
+        return HostPort(outward_address() or _WILDCARDS[self.host], self.port)
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -47,8 +54,9 @@ class HostPort:
 class StackOptions:
     """The options of `up`.
 
-    Without `listen` and `backends` the env file decides. `backends` are pairs of name and URL. `tls` is the address of
-    Caddy, None for no Caddy. `defaults` are settings for an env file that does not have them yet.
+    Without `listen`, `backends` and `tls` the env file decides. `backends` are pairs of name and URL. `tls` is the
+    address of Caddy; `no_tls` means no Caddy, even if the env file has an address. `defaults` are settings for an env
+    file that does not have them yet.
     """
 
     state_dir: Path
@@ -56,6 +64,7 @@ class StackOptions:
     backends: tuple[tuple[str, str], ...] = ()
     workers: int = 2
     tls: HostPort | None = None
+    no_tls: bool = False
     ready_file: Path | None = None
     redis_server: Path | None = None
     defaults: Mapping[str, str] = field(default_factory=dict)

@@ -95,8 +95,11 @@ def envoy(settings: Settings, state: StateDirectory, sockets: Sockets) -> Child:
 
 
 def caddy(settings: Settings, state: StateDirectory, tls: HostPort, upstream: HostPort) -> Child:
-    """Describes Caddy, with certificates of a local authority for the address, `localhost` and the domain."""
-    names = dict.fromkeys((tls.reachable().host, "localhost", settings.gateway_domain))
+    """Describes Caddy, with certificates of a local authority for the address, `localhost` and the domain.
+
+    For a wildcard they are for loopback and for the address by which other machines reach this one.
+    """
+    names = dict.fromkeys((tls.reachable().host, tls.outward().host, "localhost", settings.gateway_domain))
     return Child(
         name="caddy",
         argv=(str(binaries.caddy()), "run", "--config", str(_CADDYFILE), "--adapter", "caddyfile"),

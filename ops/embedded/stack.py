@@ -22,7 +22,7 @@ from ops.database import migrate
 from ops.embedded import configuration, ports, ready_file, services, stores
 from ops.embedded.child import Child
 from ops.embedded.errors import StackError
-from ops.embedded.options import StackOptions
+from ops.embedded.options import HostPort, StackOptions
 from ops.embedded.progress import Progress
 from ops.embedded.ready_file import Endpoints
 from ops.embedded.state import StateDirectory, open_state
@@ -34,7 +34,7 @@ _OPEN_FILES_WANTED = 65_536
 _READY_TIMEOUT_S = 60.0
 _READY_POLL_S = 0.05
 _BACKENDS_TIMEOUT_S = 5.0
-_AUTHORITY_ROOT = "caddy-root.crt"
+AUTHORITY_ROOT = "caddy-root.crt"
 
 Environment = dict[str, str]
 ExtraChildren = Callable[[StateDirectory, Environment], Sequence[Child]]
@@ -47,16 +47,21 @@ def no_children(_: StateDirectory, __: Environment) -> Sequence[Child]:
 
 @dataclass(frozen=True)
 class Stack:
-    """A ready stack. `env` is the environment for other programs of this distribution."""
+    """A ready stack. `env` is the environment for other programs of this distribution.
+
+    `listen` and `tls` are the addresses that Envoy and Caddy are bound to.
+    """
 
     endpoints: Endpoints
     settings: Settings
     env: Environment
+    listen: HostPort
+    tls: HostPort | None
 
     @property
     def authority_root(self) -> Path:
         """The path of the certificate that verifies `endpoints.tls_url`."""
-        return self.endpoints.state_dir / _AUTHORITY_ROOT
+        return self.endpoints.state_dir / AUTHORITY_ROOT
 
 
 @contextlib.asynccontextmanager
@@ -97,13 +102,16 @@ async def _start(
     progress: Progress,
     extra_children: ExtraChildren,
 ) -> Stack:
-    listen = configuration.listen_address(options, env_file.read(state.env_file))
+    current = env_file.read(state.env_file)
+    listen = configuration.listen_address(options, current)
     ports.require_free("--listen", listen.host, listen.port)
-    tls = options.tls and options.tls.with_free_port()
+    tls = configuration.tls_address(options, current)
     if tls is not None:
         ports.require_free("--tls", tls.host, tls.port)
     addresses = stores.choose_addresses(state)
-    sockets = configuration.write_env_file(state, options, listen, addresses)
+    if removed := configuration.removed_backends(options, current):
+        progress.notice(f"Removed from the backends, because --backend does not name them: {', '.join(removed)}")
+    sockets = configuration.write_env_file(state, options, listen, addresses, tls)
     settings = configuration.load_settings(state, os.environ, options)
     ca_files.read(settings)
     env = {**configuration.inherited_environment(os.environ, options), "GATEWAY_ENV_FILE": str(state.env_file)}
@@ -123,12 +131,12 @@ async def _start(
         edge.append(services.caddy(settings, state, tls, listen.reachable()))
     await supervisor.start(*edge)
     if tls is not None:
-        shutil.copyfile(services.authority_root(state), state.root / _AUTHORITY_ROOT)
+        shutil.copyfile(services.authority_root(state), state.root / AUTHORITY_ROOT)
     url = f"http://{listen.reachable()}"
     progress.step("Waiting for every part to answer")
     await _wait_until_ready(url, progress)
     endpoints = Endpoints(url, f"https://{tls.reachable()}" if tls else None, state.env_file, state.root)
-    return Stack(endpoints, settings, env)
+    return Stack(endpoints, settings, env, listen, tls)
 
 
 async def _wait_until_ready(url: str, progress: Progress) -> None:

@@ -154,6 +154,9 @@ async def _call_handler(exchange: Exchange, route: Route) -> Ending:
     try:
         if not route.runs_model:
             raise_injected_status(exchange)
+        if (fault := exchange.faults.get("verbatim")) is not None:
+            await exchange.send(fault.status, "", fault.body, fault.headers)
+            return "failed"
         await route.handler(exchange)
     except FaultInjected:
         return "failed"

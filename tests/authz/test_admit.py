@@ -23,13 +23,15 @@ def test_a_known_retry_time_is_sent() -> None:
     assert retry_headers(Denied(Code.RATE_LIMIT_EXCEEDED, retry_after_s=7))["retry-after"] == "7"
 
 
-def test_only_an_exhausted_budget_is_not_worth_a_retry() -> None:
-    assert [code for code in Code if "x-should-retry" in retry_headers(Denied(code))] == [Code.BUDGET_EXHAUSTED]
+def test_only_an_exhausted_budget_and_a_request_above_the_limit_itself_are_not_worth_a_retry() -> None:
+    never = {Code.BUDGET_EXHAUSTED, Code.TOKEN_RATE_EXCEEDED}
+    assert {code for code in Code if "x-should-retry" in retry_headers(Denied(code))} == never
+    assert "x-should-retry" not in retry_headers(Denied(Code.TOKEN_RATE_EXCEEDED, retry_after_s=5))
 
 
 async def test_a_request_beyond_the_maximum_of_running_requests_is_retried_after_a_second() -> None:
     quota = MemoryQuota(now_ms=Clock(), lease_s=15, backlog_max=10, running_max=1, load=Ledger().load, restore_s=0)
-    admitter = Admitter(quota, output_tokens_max=10)
+    admitter = Admitter(quota)
     principal = Principal(
         1, "acme", 11, "nz_abc", frozenset(), frozenset(), True, WIDE, WIDE, Budgets(), Budgets(), False, None
     )

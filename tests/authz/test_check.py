@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from pydantic import SecretStr
 
+from authz import envoy_api
 from authz.admit import Admitted, Admitter, Denial
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
@@ -32,6 +34,8 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Outcome
+from gateway.wire.dialects import error_body
+from gateway.wire.surfaces import Dialect
 from tests.authz.keys.test_authenticate import Bench
 from tests.gateway.quota.builders import Clock
 from tests.gateway.quota.model.quota import MemoryQuota
@@ -85,7 +89,9 @@ def request(key: SecretStr) -> CheckedRequest:
 
 
 @asynccontextmanager
-async def world_at(database_url: str, redis_url: str, timeout_s: float = 60.0) -> AsyncIterator[World]:
+async def world_at(
+    database_url: str, redis_url: str, timeout_s: float = 60.0, model_refusal_status: int = 403
+) -> AsyncIterator[World]:
     settings = Settings(database_url=SecretStr(database_url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
     async with AsyncExitStack() as stack:
         database, redis = Database(settings), connect(settings)
@@ -112,9 +118,10 @@ async def world_at(database_url: str, redis_url: str, timeout_s: float = 60.0) -
             throttle,
             LastUsed(bench.key_repository),
             catalog,
-            Admitter(quota, settings.max_num_predict),
+            Admitter(quota),
             DenialLog(outbox),
             prefer_loaded=False,
+            model_refusal_status=model_refusal_status,
             timeout_s=timeout_s,
             detached_max=2,
         )
@@ -179,3 +186,29 @@ async def test_a_decision_that_comes_after_the_deadline_is_a_denial_and_voids_th
             "acme",
             "m:latest",
         )
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_refused_model_has_the_configured_status_in_answer_and_row(
+    database_url: str, redis_url: str, status: int
+) -> None:
+    async with world_at(database_url, redis_url, model_refusal_status=status) as world:
+        world.hasher.gate.set()
+        await world.bench.tenants.create_tenant("acme", {"allowed_models": []})
+        key = await world.bench.new_key()
+        decision = await world.pipeline.check(replace(request(key.secret), path="/v1/messages"))
+        assert isinstance(decision, Denial)
+        answer = envoy_api.denied(request(key.secret), decision).denied_response
+        assert (decision.denied.code, answer.status.code) == (Code.MODEL_NOT_ALLOWED, status)
+        body = error_body(Dialect.ANTHROPIC, decision.denied.code, "m", "r", status=decision.denied.status)
+        assert json.loads(body)["error"]["type"] == {403: "permission_error", 404: "not_found_error"}[status]
+        (event,) = await world.quota.streams[0].read("test", 10, 0)
+        assert Entry.from_json(event.text).status == status
+
+
+async def test_a_request_without_a_key_is_no_failure_of_its_address(world: World) -> None:
+    for _ in range(3):
+        with pytest.raises(Denied) as denied:
+            await world.pipeline.identify(replace(request(generate().secret), key=None))
+        assert denied.value.code is Code.INVALID_API_KEY
+    await world.throttle.check(CLIENT_IP)

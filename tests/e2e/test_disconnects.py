@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
 
-import aiohttp
 import pytest
 
 from gateway.wire.names import REQUEST_ID_HEADER
 from meter.access_log.cause_stream import KEY
 from tests.e2e.ledger_view import open_ledger_view
-from tests.e2e.load import GenerationRequest, client
+from tests.e2e.load import MODEL
 from tests.e2e.meter_logs import unknown_causes
+from tests.e2e.open_streams import check_broken_off, disconnect, stream_opener
 from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.ports import free_port
 
 STREAMS = 200
+SETTLED_TIMEOUT_S = 60.0
 SETTINGS = {
     "DEFAULT_CONCURRENT": str(STREAMS),
     "DEFAULT_RPM": "1000000",
@@ -54,25 +53,17 @@ async def test_each_row_names_the_side_that_ended_its_stream(
     crowd: Stack, upstream: Simulator, by_upstream: bool, expected: tuple[str, str | None, int]
 ) -> None:
     key = crowd.new_key(f"tenant-{by_upstream}")
-    request = GenerationRequest("/api/chat", key, words=1000)
-
-    async with client(crowd.url, "crowd") as session, AsyncExitStack() as streams:
-        posts = (session.post(request.path, json=request.body, headers=request.headers) for _ in range(STREAMS))
-        answers = await asyncio.gather(*map(streams.enter_async_context, posts))
-        assert Counter(answer.status for answer in answers) == {200: STREAMS}
-        # One frame each, because an answer without a frame has no cause to find.
-        await asyncio.gather(*(answer.content.readline() for answer in answers))
+    async with stream_opener(crowd.url, key) as opener:
+        answers = await opener.open([MODEL] * STREAMS)
         if by_upstream:
             upstream.process.kill()
-            ends = await asyncio.gather(*(answer.read() for answer in answers), return_exceptions=True)
-            assert {type(end) for end in ends} == {aiohttp.ClientPayloadError}
+            await check_broken_off(answers)
         else:
-            for answer in answers:
-                answer.close()
+            disconnect(answers)
     request_ids = {answer.headers[REQUEST_ID_HEADER] for answer in answers}
     async with open_ledger_view(crowd) as ledger_view:
+        await ledger_view.wait_until_settled(SETTLED_TIMEOUT_S)
         rows = await ledger_view.wait_for_rows(request_ids)
-        await ledger_view.wait_until_settled()
         assert await ledger_view.redis.xlen(KEY) > 0, "no cause went from one meter to another"
     found = Counter((row["outcome"], row["code"], row["status"]) for each in rows.values() for row in each)
     assert found == {expected: STREAMS}

@@ -41,6 +41,9 @@ def test_a_refusal_over_the_request_limit_states_when_to_retry(stack: Stack) -> 
     assert 0 < int(refused.headers["retry-after"]) <= 60
     assert refused.headers["x-ratelimit-limit-requests"] == "2"
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 0 < int(refused.headers["x-ratelimit-reset-requests"]) <= 60
+    admitted = answers[0] if answers[0].status_code == 200 else chat(stack, stack.new_key("unrated"))
+    assert {admitted.headers[f"x-ratelimit-reset-{kind}"] for kind in ("requests", "tokens")} == {"60"}
     assert audit_row(stack, refused.headers["x-request-id"])["code"] == "rate_limit_exceeded"
 
 

@@ -187,7 +187,7 @@ def test_runner_options_are_dropped_and_listed_in_a_header(stack: Stack, ollama:
 
 
 def test_a_body_that_is_too_large_is_refused_in_the_dialect_of_its_surface(stack: Stack, key: str) -> None:
-    large = {**CHAT, "messages": [{"role": "user", "content": "x" * 300_000}]}
+    large = {**CHAT, "messages": [{"role": "user", "content": "x" * 9_000_000}]}
     native = chat(stack, key, large)
     assert (native.status_code, native.headers["x-gateway-error"]) == (413, "request_too_large")
     assert isinstance(native.json()["error"], str)

@@ -6,7 +6,6 @@ stream. `make streams` runs it with STREAMS streams and prints the memory per st
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import time
@@ -20,8 +19,8 @@ import aiohttp
 
 from gateway.wire.names import REQUEST_ID_HEADER
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
-from tests.e2e.load import GenerationRequest
 from tests.e2e.meter_logs import unknown_causes
+from tests.e2e.open_streams import StreamOpener, check_broken_off, disconnect, stream_opener
 from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.ports import free_port
 
@@ -29,10 +28,6 @@ STREAMS = int(os.environ.get("STREAMS", "200"))
 # All streams together, so that their frames cost the same at any number of streams. An answer begins with its first
 # frame.
 FRAMES_PER_S = 500
-# The client, the backends and the gateway share the machine. A burst of new streams would overload it.
-OPENINGS_PER_S = 50
-OPENING_ATTEMPTS_MAX = 30
-RETRY_AFTER_S = 2.0
 WARM_UP_STREAMS = 100
 SETTLED_TIMEOUT_S = 180.0
 # Of Envoy, in addition to two connections per stream.
@@ -63,7 +58,7 @@ HALVES = (BY_BACKEND, BY_CALLER)
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream after its first frame."""
+    """An open stream."""
 
     half: Half
     answer: aiohttp.ClientResponse
@@ -73,54 +68,16 @@ class Stream:
         """The key of its row."""
         return self.answer.headers[REQUEST_ID_HEADER]
 
-    @property
-    def is_open(self) -> bool:
-        """Whether neither side has ended it."""
-        return self.answer.content.exception() is None and not self.answer.content.is_eof()
+
+async def open_streams(opener: StreamOpener, count: int) -> list[Stream]:
+    """Opens `count` streams, alternately of both halves."""
+    halves = [HALVES[index % len(HALVES)] for index in range(count)]
+    answers = await opener.open([half.model for half in halves])
+    return [Stream(half, answer) for half, answer in zip(halves, answers, strict=True)]
 
 
-class Caller:
-    """The client. `retried` counts the 503 answers after which it sent a request again."""
-
-    def __init__(self, session: aiohttp.ClientSession, key: str) -> None:
-        self._session = session
-        self._key = key
-        self.retried = 0
-
-    async def open_streams(self, count: int) -> list[Stream]:
-        """Opens `count` streams, alternately of both halves. All of them are open at the end."""
-        streams = await asyncio.gather(*(self._open(HALVES[index % 2], index) for index in range(count)))
-        assert sum(not stream.is_open for stream in streams) == 0
-        return streams
-
-    async def _open(self, half: Half, index: int) -> Stream:
-        request = GenerationRequest("/api/chat", self._key, words=4000, model=half.model)
-        await asyncio.sleep(index / OPENINGS_PER_S)
-        for _ in range(OPENING_ATTEMPTS_MAX):
-            answer = await self._session.post(request.path, json=request.body, headers=request.headers)
-            if answer.status != 503:
-                break
-            await answer.read()
-            self.retried += 1
-            await asyncio.sleep(RETRY_AFTER_S)
-        assert answer.status == 200, await answer.text()
-        assert b'"content"' in await answer.content.readline()
-        return Stream(half, answer)
-
-
-def of_half(streams: Sequence[Stream], half: Half) -> list[Stream]:
-    return [stream for stream in streams if stream.half is half]
-
-
-def disconnect(streams: Sequence[Stream]) -> None:
-    for stream in streams:
-        stream.answer.close()
-
-
-async def check_broken_off(streams: Sequence[Stream]) -> None:
-    """Waits for the ends of the streams. Each of them is an error for its caller."""
-    ends = await asyncio.gather(*(stream.answer.read() for stream in streams), return_exceptions=True)
-    assert {type(end) for end in ends} == {aiohttp.ClientPayloadError}
+def answers_of(streams: Sequence[Stream], half: Half) -> list[aiohttp.ClientResponse]:
+    return [stream.answer for stream in streams if stream.half is half]
 
 
 async def count_rows(ledger_view: LedgerView, streams: Sequence[Stream]) -> dict[str, Counter[tuple[object, ...]]]:
@@ -179,24 +136,18 @@ async def test_each_row_names_the_side_that_ended_its_stream(tmp_path: Path) -> 
     print(f"\n{STREAMS} streams; OLLAMA_MAX_CONNECTIONS is 64 by default; changed settings: {SETTINGS}")  # noqa: T201
     with open_files_limit(2 * STREAMS + OPEN_FILES_SPARE), running(tmp_path / "state") as (stack, backend):
         key = stack.new_key("streams")
-        connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=None)
-        async with (
-            aiohttp.ClientSession(stack.url, connector=connector, timeout=timeout) as session,
-            open_ledger_view(stack) as ledger_view,
-        ):
-            caller = Caller(session, key)
-            disconnect(await caller.open_streams(WARM_UP_STREAMS))
+        async with stream_opener(stack.url, key) as opener, open_ledger_view(stack) as ledger_view:
+            disconnect([stream.answer for stream in await open_streams(opener, WARM_UP_STREAMS)])
             await ledger_view.wait_until_settled()
             before = memory_bytes(stack)
             started = time.monotonic()
-            streams = await caller.open_streams(STREAMS)
+            streams = await open_streams(opener, STREAMS)
             during = memory_bytes(stack)
-            print(f"all open after {time.monotonic() - started:.0f} s; 503 answers: {caller.retried}")  # noqa: T201
+            print(f"all open after {time.monotonic() - started:.0f} s; 503 answers: {opener.retried}")  # noqa: T201
             started = time.monotonic()
             backend.process.kill()
-            disconnect(of_half(streams, BY_CALLER))
-            await check_broken_off(of_half(streams, BY_BACKEND))
+            disconnect(answers_of(streams, BY_CALLER))
+            await check_broken_off(answers_of(streams, BY_BACKEND))
             await ledger_view.wait_until_settled(SETTLED_TIMEOUT_S)
             print(f"all settled {time.monotonic() - started:.1f} s after they broke off")  # noqa: T201
             counted = await count_rows(ledger_view, streams)
@@ -204,5 +155,5 @@ async def test_each_row_names_the_side_that_ended_its_stream(tmp_path: Path) -> 
     for half in HALVES:
         print(f"rows of streams {half.name}: {dict(counted[half.name])}")  # noqa: T201
     print_memory(before, during, after)
-    assert counted == {half.name: {half.expected: len(of_half(streams, half))} for half in HALVES}
+    assert counted == {half.name: {half.expected: len(answers_of(streams, half))} for half in HALVES}
     assert unknown_causes(stack) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from gateway.errors import Code
@@ -89,6 +90,21 @@ def test_a_chunk_passes_unchanged_or_empty_or_as_other_bytes() -> None:
     assert held.clear_body
     rest = envoy_api.respond(exchange, body_message("response_body", LINE[9:])).response_body.response.body_mutation
     assert rest.body == LINE
+
+
+def test_a_whole_answer_is_buffered_and_becomes_an_error_that_passes_the_other_filters() -> None:
+    exchange = an_exchange(stream=False)
+    envoy_api.respond(exchange, body_message("request_body", b'{"model":"m"}'))
+    head = {":status": "200", "content-type": "application/json", "x-nz-held-whole": "1"}
+    out = envoy_api.respond(exchange, headers_message("response_headers", head))
+    assert out.mode_override.response_body_mode == processing_mode_pb2.ProcessingMode.BUFFERED
+    body = b'{"message":{"content":"Hi"} "done":true}'
+    error = envoy_api.respond(exchange, body_message("response_body", body, last=True)).response_body.response
+    own = {each.header.key: each.header.raw_value for each in error.header_mutation.set_headers}
+    assert own == {":status": b"502", "content-type": b"application/json", "x-gateway-error": b"backend_error"}
+    assert json.loads(error.body_mutation.body) == {"error": "the model backend failed to answer"}
+    entry = exchange.close().entry
+    assert (entry.status, entry.code, entry.output_tokens) == (502, "backend_error", 0)
 
 
 def test_a_message_after_a_cut_is_answered_with_an_error_on_which_envoy_closes_both_sides() -> None:

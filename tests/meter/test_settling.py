@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from gateway.errors import Conflict, DataRefused, StoreUnavailable
 from gateway.ledger.outbox import Outbox
@@ -238,6 +239,23 @@ async def test_the_reaper_settles_a_lost_request_at_its_progress(quota: Outage) 
     assert (lost.outcome, lost.input_tokens, lost.output_tokens, lost.response_bytes) == (Outcome.LOST, 7, 5, 50)
     assert (lost.request_id, lost.ts_ms) == (hold.request_id, answer.admitted_at_ms)
     assert (await quota.backlog()).holds == 0
+
+
+async def test_a_hold_whose_grant_is_unreadable_does_not_end_the_reaper_of_the_others(quota: Outage) -> None:
+    first = asks()
+    second = asks()
+    readable = draft_of(grant_for(BY_NAME["chat"], request_id=second.request_id, key_id=second.key_id))
+    for request in (replace(first, grant_draft='{"unreadable": 1}'), replace(second, grant_draft=readable)):
+        assert isinstance(await quota.admit(request), Reserved)
+    quota.clock.forward(2 * LEASE_S)
+    with capture_logs() as logs:
+        assert await Reaper(quota, LEASE_S).reap() == 1
+    assert [(each["event"], each["request_id"]) for each in logs] == [
+        ("hold_unreadable", first.request_id),
+        ("request_lost", second.request_id),
+    ]
+    (event,) = await quota.streams[0].read("test", 10, 0)
+    assert Entry.from_json(event.text).request_id == second.request_id
 
 
 async def test_a_request_that_was_settled_elsewhere_is_cut(quota: Outage) -> None:

@@ -13,6 +13,7 @@ response every position after the headers is the middle of the document.
 | `repeat_guard` | the answer ends without its terminal frame, as when Ollama stops a model that repeats itself |
 | `over_cap` | the model ignores the output cap and generates 64 tokens more than it allows |
 | `no_usage` | the counts are omitted |
+| `verbatim` | the response is `status`, `headers` and `body` as given, in place of an answer; the position is ignored |
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from __future__ import annotations
 import random
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, PrivateAttr
 
-FaultKind = Literal["status", "reset", "close", "stall", "error", "repeat_guard", "over_cap", "no_usage"]
+FaultKind = Literal["status", "reset", "close", "stall", "error", "repeat_guard", "over_cap", "no_usage", "verbatim"]
 OVER_CAP_TOKENS = 64
 VERSION = "0.33.0"
 
@@ -33,6 +34,7 @@ class Fault(BaseModel):
     `after_frames`: null is before the response headers, 0 is after them, k is after k frames of the body.
     `times`: how many more requests the fault affects; null has no limit.
     `paths`: the affected paths; empty means every path that runs a model.
+    `headers` and `body` (base64 in JSON) belong to `verbatim`, and only there may `status` be a success.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -40,10 +42,12 @@ class Fault(BaseModel):
     kind: FaultKind
     probability: float = Field(default=1.0, ge=0, le=1)
     after_frames: int | None = Field(default=None, ge=0)
-    status: int = Field(default=503, ge=400, le=599)
+    status: int = Field(default=503, ge=200, le=599)
     message: str | None = None
     times: int | None = Field(default=None, ge=0)
     paths: tuple[str, ...] = ()
+    headers: dict[str, str] = Field(default_factory=dict)
+    body: Base64Bytes = b""
 
 
 class Behaviour(BaseModel):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from typing import Any, cast
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -116,7 +117,7 @@ async def serve() -> AsyncIterator[Serve]:
                 FailureThrottle(redis, 20, timeout_s=5.0),
                 LastUsed(key_repository),
                 CatalogView(CatalogStore(redis, settings.redis_timeout_s)),
-                Admitter(quota, settings.max_num_predict),
+                Admitter(quota),
                 DenialLog(Outbox(quota, settlements_max=100, denials_max=100)),
                 prefer_loaded=False,
             )
@@ -124,7 +125,7 @@ async def serve() -> AsyncIterator[Serve]:
             async def nothing_missing() -> list[str]:
                 return []
 
-            pages = CatalogPages(gate, settings, nothing_missing).application()
+            pages = CatalogPages(gate, settings, nothing_missing, cast("Any", None)).application()
             return await stack.enter_async_context(TestClient(TestServer(pages)))
 
         yield start

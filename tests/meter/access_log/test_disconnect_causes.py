@@ -84,11 +84,16 @@ class Clock:
         self._now_s = 1000.0
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self._now_s)
 
-    async def forward(self, seconds: float) -> None:
-        """Moves it and runs the timers that are due. One that has fired may set another one that is due."""
+    async def jump(self, seconds: float) -> None:
+        """Moves it at once, as in a process that had no CPU. Then the timers that are due run."""
         self._now_s += seconds
-        for _ in range(3):
+        for _ in range(2):
             await asyncio.sleep(0)
+
+    async def forward(self, seconds: float) -> None:
+        """Moves it in steps of 0.5 s."""
+        for _ in range(round(seconds / 0.5)):
+            await self.jump(0.5)
 
 
 async def test_a_request_waits_longer_while_other_causes_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +116,16 @@ async def test_a_request_waits_no_longer_when_no_cause_arrives_any_more(monkeypa
     await clock.forward(4)
     assert meter.entries == []
     await clock.forward(1)
+    assert (meter.entries, meter.causes.unknown) == ([LEFT], 1)
+
+
+async def test_the_time_in_which_a_process_had_no_cpu_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, meter = Clock(monkeypatch), Meter(wait_s=5, wait_max_s=60)
+    meter.settle(LEFT)
+    for _ in range(9):
+        await clock.jump(20)
+    assert meter.entries == []
+    await clock.jump(20)
     assert (meter.entries, meter.causes.unknown) == ([LEFT], 1)
 
 

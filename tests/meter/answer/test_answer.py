@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.errors import MESSAGE, Code, upstream_code
+from gateway.errors import MESSAGE, Code, Denied, upstream_code
 from gateway.values import Outcome, Usage, UsageSource
 from gateway.wire.dialects import error_body, error_frame
 from gateway.wire.surfaces import BY_NAME, SURFACES, Dialect
@@ -193,6 +193,38 @@ def test_stripping_leaves_the_word_usage_in_a_text_alone(text: str) -> None:
     stream = b"data: " + chunk + b"\n\ndata: [DONE]\n\n"
     answer = Answer(grant_for(BY_NAME["v1_chat"], stream=True, strip_usage=True))
     assert play(answer, 200, "text/event-stream", [stream]) == stream
+
+
+def test_a_stream_of_responses_that_breaks_off_ends_with_response_failed_and_the_next_sequence_number() -> None:
+    exchange = transcript("v1_responses_stream_no_completed_repeat_limit")
+    out, _ = replay(exchange)
+    name, data = out.removeprefix(exchange.body).split(b"\n", 1)
+    event = json.loads(data.removeprefix(b"data: "))
+    numbers = [int(number) for number in re.findall(rb'"sequence_number":(\d+)', exchange.body)]
+    assert (name, event["type"]) == (b"event: response.failed", "response.failed")
+    assert event["sequence_number"] == max(numbers) + 1
+    assert event["response"]["status"] == "failed"
+    assert event["response"]["error"] == {"code": "backend_error", "message": INCOMPLETE}
+    assert event["response"]["id"].encode() in exchange.body
+
+
+def test_ollamas_empty_chunk_for_a_failure_does_not_reach_the_caller() -> None:
+    exchange = transcript("v1_chat_stream_error_midstream")
+    out, ending = replay(exchange)
+    assert b'"model":""' in exchange.body
+    assert b'"model":""' not in out
+    assert out.count(b'data: {"error":') == 1
+    assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(11, 3, COUNTED))
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error":"x"}', b"<html>", b"null", b"[]", b"", b'{"message":{}}', b'{"embeddings":5}']
+)
+def test_embeddings_that_are_none_are_denied(body: bytes) -> None:
+    answer = Answer(grant_for(BY_NAME["embed"]))
+    answer.headers(200, "application/json")
+    assert isinstance(answer.chunk(body, end_of_stream=True), Denied)
+    assert result_of(answer) == AnswerResult(Outcome.UPSTREAM_ERROR, Code.BACKEND_ERROR, Usage(0, 0, NONE))
 
 
 def test_stripping_touches_no_surface_that_always_reports_its_usage() -> None:

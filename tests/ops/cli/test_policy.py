@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
+from gateway.catalog.store import CatalogStore
+from gateway.settings import load
+from gateway.stores.redis import connect
+from ops.cli.presets import PRESETS
 from tests.ops.cli.conftest import Operator
+from tests.redis_server import one_server
 
 
 @pytest.fixture
@@ -27,14 +35,16 @@ def test_inherit_resets_a_limit_of_a_tenant_to_the_default(acme: Operator) -> No
 def test_a_change_of_limits_prints_the_numbers_in_force_of_a_tenant(acme: Operator) -> None:
     assert acme.does("set-limits", "--tenant", "acme", "--tpm", "500") == (
         "the tenant acme now has rpm 10 (of the tenant), tpm 500 (of the tenant), "
-        "concurrent 8 (default of the settings)\n"
+        "concurrent 8 (default of the settings), max_output 4,096 (default of the settings), "
+        "max_body 8,388,608 (default of the settings)\n"
     )
 
 
 def test_a_change_of_limits_prints_the_numbers_in_force_of_a_key(acme: Operator, prefix: str) -> None:
     assert acme.does("set-limits", "--prefix", prefix, "--rpm", "5", "--concurrent", "99") == (
         f"the key {prefix} now has rpm 5 (of the key), tpm 100,000 (default of the settings), "
-        "concurrent 8 (default of the settings)\n"
+        "concurrent 8 (default of the settings), max_output 4,096 (default of the settings), "
+        "max_body 8,388,608 (default of the settings)\n"
     )
     in_force = acme.reads("set-limits", "--prefix", prefix, "--rpm", "1000")["in_force"]
     assert in_force["rpm"] == {"value": 10, "from": "tenant"}
@@ -96,3 +106,36 @@ def test_the_error_for_an_unknown_key_names_the_command_that_lists_keys(acme: Op
     assert acme.fails("set-limits", "--prefix", "nz_123456789", "--rpm", "1") == (
         "error: there is no key with the prefix nz_123456789; `list-keys` shows the existing keys\n"
     )
+
+
+def test_sizes_of_a_request_are_set_and_bounded(acme: Operator, prefix: str) -> None:
+    shown = acme.reads("set-limits", "--prefix", prefix, "--max-output", "32000", "--max-body", "16777216")
+    assert (shown["max_output"], shown["max_body"]) == (32000, 16777216)
+    assert "from 1" in acme.misuses("set-limits", "--prefix", prefix, "--max-body", "100")
+    assert acme.reads("set-limits", "--prefix", prefix, "--max-body", "inherit")["max_body"] is None
+
+
+def test_a_preset_is_a_set_of_limits_over_which_options_take_precedence(operator: Operator) -> None:
+    made = operator.reads("create-tenant", "--name", "a", "--preset", "agents", "--rpm", "7")
+    assert {name: made[name] for name in PRESETS["agents"]} == {**PRESETS["agents"], "rpm": 7}
+    help_text = operator.does("create-tenant", "--help")
+    assert all(name in help_text for name in PRESETS)
+
+
+def test_a_model_that_no_backend_hosts_is_named_in_a_note(acme: Operator) -> None:
+    with one_server() as server:
+        acme.env_file.write_text(acme.env_file.read_text().replace("redis://127.0.0.1:1/0", server.url))
+        arguments = ["set-models", "--tenant", "acme", "--models", "llama3.2,lama3.2"]
+        assert acme.run(*arguments).stderr == ""
+
+        async def publish() -> None:
+            redis = connect(load(acme.env_file))
+            hosted = HostedModel("llama3.2:latest", ("near",), {})
+            catalog = Catalog((BackendState("near", 1, "0.30.0"),), {hosted.name: hosted})
+            await CatalogStore(redis, 5.0).publish(catalog, 60.0)
+            await redis.aclose()
+
+        asyncio.run(publish())
+        note = "note: no backend has lama3.2:latest now; did you mean llama3.2:latest?\n"
+        assert acme.run(*arguments).stderr == note
+        assert acme.run("create-tenant", "--name", "lab", "--models", "lama3.2").stderr == note

@@ -80,7 +80,7 @@ LARGEST: dict[str, Any] = {
     "ollama_max_connections": 100_000_000,
     "ollama_connect_timeout_s": 31_536_000,
     "ollama_read_timeout_s": 31_536_000,
-    "max_request_body_bytes": 64 * 1024 * 1024,
+    "max_request_body_bytes_ceiling": 64 * 1024 * 1024,
     "gateway_bind_port": 65_535,
 }
 
@@ -209,7 +209,7 @@ def test_each_backend_strips_all_credential_headers_before_it_adds_its_own(setti
 
 
 def test_local_replies_have_the_messages_of_the_error_table_in_every_dialect() -> None:
-    mappers = local_reply_config()["mappers"]
+    mappers = local_reply_config(1024)["mappers"]
     for dialect, path in (
         (Dialect.NATIVE, "/api/chat"),
         (Dialect.OPENAI, "/v1/x"),
@@ -228,7 +228,9 @@ def test_local_replies_have_the_messages_of_the_error_table_in_every_dialect() -
 
 
 def test_a_local_reply_to_a_request_without_a_path_has_the_messages_too() -> None:
-    without_path = [mapper for mapper in local_reply_config()["mappers"] if "status_code_filter" in mapper["filter"]]
+    without_path = [
+        mapper for mapper in local_reply_config(1024)["mappers"] if "status_code_filter" in mapper["filter"]
+    ]
     assert {400, 404, 408, 413, 503} <= {mapper["status_code"] for mapper in without_path}
     assert all(list(mapper["body_format_override"]["json_format"]) == ["error"] for mapper in without_path)
 

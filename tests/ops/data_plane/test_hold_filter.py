@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -10,14 +11,23 @@ from hypothesis import strategies as st
 from wasmtime import Caller, Config, Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
 
 from gateway.rpc.message_sizes import HELD_BYTES_MAX
+from gateway.wire.names import HELD_WHOLE_HEADER, NOT_AN_ANSWER
+from gateway.wire.surfaces import BY_NAME, SURFACES, Surface
+from meter.frames import recognition
+from meter.frames.readers import read_frame
+from meter.frames.recognition import EVENTS as SSE
+from meter.frames.recognition import JSON as JSON_TYPE
+from meter.frames.recognition import NDJSON
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
+from tests.meter.wire_corpus import Transcript, transcripts
 
 CONTINUE, PAUSE = 0, 1
 OK, NOT_FOUND, INVALID_MEMORY_ACCESS = 0, 1, 6
-RESPONSE_HEADERS = 2
+REQUEST_HEADERS, RESPONSE_HEADERS = 0, 2
+RESPONSE_BODY = 1
 PAGE = 65_536
-NODES_PER_PAGE = PAGE // 8
-CALL_FUEL = 10_000
+NODES_PER_PAGE = PAGE // 128
+CALL_FUEL, FUEL_PER_BYTE = 5_000_000, 500
 """The bound of instructions per call, so that a cycle in a hash chain traps instead of hanging."""
 
 ENGINE_CONFIG = Config()
@@ -27,35 +37,34 @@ MODULE = Module.from_file(ENGINE, str(HOLD_RESPONSE_WAT.with_suffix(".wasm")))
 
 
 class Host:
-    """One instance, and Envoy's side of its only host call, which writes a header to memory allocated by the module."""
+    """One instance, and Envoy's side of its host calls, which write to memory that the module allocates."""
 
     def __init__(self, *, memory_bytes_max: int = -1) -> None:
         self._store = Store(ENGINE)
         self._store.set_limits(memory_size=memory_bytes_max)
         self._store.set_fuel(CALL_FUEL)
         i32 = ValType.i32()
-        get = Func(self._store, FuncType([i32] * 5, [i32]), self._get_header_map_value, access_caller=True)
-        self._exports = Instance(self._store, MODULE, [get]).exports(self._store)
+        host_call = FuncType([i32] * 5, [i32])
+        imports = [
+            Func(self._store, host_call, call, access_caller=True)
+            for call in (self._get_header_map_value, self._replace_header_map_value, self._get_buffer_bytes)
+        ]
+        self._exports = Instance(self._store, MODULE, imports).exports(self._store)
         memory = self._exports["memory"]
         assert isinstance(memory, Memory)
         self._memory = memory
-        self._content_type: bytes | None = None
+        self._maps: dict[int, dict[bytes, bytes]] = {REQUEST_HEADERS: {}, RESPONSE_HEADERS: {}}
+        self._body = b""
 
     def _call(self, name: str, *arguments: int) -> int:
         function = self._exports[name]
         assert isinstance(function, Func)
-        self._store.set_fuel(CALL_FUEL)
+        self._store.set_fuel(CALL_FUEL + FUEL_PER_BYTE * len(self._body))
         result = function(self._store, *arguments)
         return result if isinstance(result, int) else 0
 
-    def _get_header_map_value(
-        self, caller: Caller, headers: int, key: int, key_size: int, value_address: int, value_size: int
-    ) -> int:
-        assert headers == RESPONSE_HEADERS
-        assert self._memory.read(caller, key, key + key_size) == b"content-type"
-        value, address = self._content_type, 0
-        if value is None:
-            return NOT_FOUND
+    def _write(self, caller: Caller, value: bytes, value_address: int, value_size: int) -> int:
+        address = 0
         if value:
             address = self._call("proxy_on_memory_allocate", len(value))
             if not address:
@@ -65,12 +74,55 @@ class Host:
         self._memory.write(caller, len(value).to_bytes(4, "little"), value_size)
         return OK
 
+    def _get_header_map_value(
+        self, caller: Caller, headers: int, key: int, key_size: int, value_address: int, value_size: int
+    ) -> int:
+        value = self._maps[headers].get(bytes(self._memory.read(caller, key, key + key_size)))
+        return NOT_FOUND if value is None else self._write(caller, value, value_address, value_size)
+
+    def _replace_header_map_value(
+        self, caller: Caller, headers: int, key: int, key_size: int, value: int, value_size: int
+    ) -> int:
+        name = bytes(self._memory.read(caller, key, key + key_size))
+        self._maps[headers][name] = bytes(self._memory.read(caller, value, value + value_size))
+        return OK
+
+    def _get_buffer_bytes(
+        self, caller: Caller, buffer: int, start: int, size: int, value_address: int, value_size: int
+    ) -> int:
+        assert buffer == RESPONSE_BODY
+        return self._write(caller, self._body[start : start + size], value_address, value_size)
+
+    @property
+    def response(self) -> dict[bytes, bytes]:
+        """The headers of the response as the module left them."""
+        return self._maps[RESPONSE_HEADERS]
+
+    def request(self, stream: int, path: str, accept: str = "") -> int:
+        self._maps[REQUEST_HEADERS] = {b":path": path.encode(), **({b"accept": accept.encode()} if accept else {})}
+        return self._call("proxy_on_request_headers", stream, 1, 0)
+
+    def answers(self, path: str, accept: str, headers: dict[bytes, bytes], chunks: list[bytes]) -> bytes:
+        """The status with which an answer in these chunks passes. The last chunk ends it."""
+        self.request(1, path, accept)
+        self._maps[RESPONSE_HEADERS] = {b":status": b"200", **headers}
+        self._body = b""
+        decision = self._call("proxy_on_response_headers", 1, 1, int(not chunks))
+        for number, piece in enumerate(chunks, 1):
+            self._body += piece
+            decision = self.body(1, len(self._body), end=number == len(chunks))
+            if decision == CONTINUE:
+                break
+        assert decision == CONTINUE
+        self.delete(1)
+        return self.response[b":status"]
+
     @property
     def pages(self) -> int:
         return self._memory.size(self._store)
 
     def headers(self, stream: int, content_type: bytes | None, *, end: bool = False) -> int:
-        self._content_type = content_type
+        self._maps[RESPONSE_HEADERS] = {} if content_type is None else {b"content-type": content_type}
         return self._call("proxy_on_response_headers", stream, 1, int(end))
 
     def body(self, stream: int, held_bytes: int = 1, *, end: bool = False) -> int:
@@ -114,6 +166,7 @@ def test_streams_are_held_by_their_exact_id_in_any_order_of_events(events: list[
             held.add(stream)
         elif event == "stream":
             assert host.headers(stream, b"application/x-ndjson") == PAUSE
+            held.discard(stream)
         elif event == "delete":
             host.delete(stream)
             held.discard(stream)
@@ -176,3 +229,125 @@ def test_a_response_of_headers_only_passes_and_leaves_no_state() -> None:
     host = Host()
     assert host.headers(1, JSON, end=True) == CONTINUE
     assert host.body(1) == CONTINUE
+
+
+EXAMPLES: dict[type, object] = {dict: {}, str: "", list: [], type(None): None}
+REJECTED = str(NOT_AN_ANSWER).encode()
+JSON_HEADERS, NDJSON_HEADERS, SSE_HEADERS = ({b"content-type": kind.encode()} for kind in (JSON_TYPE, NDJSON, SSE))
+HEADERS = {JSON_TYPE: JSON_HEADERS, NDJSON: NDJSON_HEADERS, SSE: SSE_HEADERS}
+
+
+@pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.name)
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_answer_needs_the_member_that_the_meter_requires_with_a_value_of_its_types(
+    surface: Surface, whole: bool
+) -> None:
+    member = (recognition.WHOLE if whole else recognition.FIRST_FRAME).get(surface.answer_shape)
+    if member is None:
+        return
+    accept = recognition.accepted_type(surface, stream=not whole)
+    for kind, value in EXAMPLES.items():
+        text = json.dumps({"model": "m", member.name: value, "more": [{"error": 1}]}).encode()
+        body = b"event: x\ndata: " + text + b"\n\n" if accept == SSE else text + b"\n"
+        expected = b"200" if kind in member.types else REJECTED
+        assert Host().answers(surface.path, accept, HEADERS[accept], [body]) == expected, (member, value)
+        assert Host().answers("/ollama" + surface.path, accept, HEADERS[accept], [body]) == expected
+
+
+GOOD = b'{"model":"m","message":{"role":"assistant","content":"\\"}{"},"done":true}'
+
+
+@pytest.mark.parametrize("headers", [
+    {b"content-type": b"text/html"}, {}, {**JSON_HEADERS, b"content-encoding": b"gzip"}, SSE_HEADERS,
+    {**JSON_HEADERS, b":status": b"201"}, {**JSON_HEADERS, b":status": b"204"}, NDJSON_HEADERS,
+])  # fmt: skip
+def test_the_head_of_an_answer_decides_as_well(headers: dict[bytes, bytes]) -> None:
+    assert Host().answers("/api/chat", JSON_TYPE, JSON_HEADERS, [GOOD]) == b"200"
+    assert Host().answers("/api/chat", JSON_TYPE, headers, [GOOD]) == REJECTED
+    assert Host().answers("/api/chat", JSON_TYPE, JSON_HEADERS, []) == REJECTED
+
+
+def test_an_error_of_a_backend_keeps_its_status() -> None:
+    headers = {**JSON_HEADERS, b":status": b"404"}
+    assert Host().answers("/api/chat", JSON_TYPE, headers, [b"{}"]) == b"404"
+
+
+def test_a_whole_answer_is_marked_for_the_meter_and_a_stream_is_not() -> None:
+    for accept, headers in ((JSON_TYPE, JSON_HEADERS), (NDJSON, NDJSON_HEADERS)):
+        host = Host()
+        assert host.answers("/api/chat", accept, headers, [GOOD]) == b"200"
+        assert (HELD_WHOLE_HEADER.encode() in host.response) == (accept == JSON_TYPE)
+
+
+@pytest.mark.parametrize("body", [
+    b"null", b"[]", b"5", b'"{"', b"<html>", b" ", b"\x1f\x8b\x08", GOOD[:-1], GOOD + b"x", GOOD + GOOD,
+    b"\xef\xbb\xbf" + GOOD,
+    b'{"error":"x"}', b'{"error":{"message":"x"},"message":{}}', b'{"model":"","message":{}}', b'{"choices":[]}', b"{}",
+    b'{"done":true,"x":{"message":{}}}', b'{"MESSAGE":{}}', b'{"message":"x"}', b'{"messages":{}}',
+    b'{"x":"message","y":{}}',
+])  # fmt: skip
+def test_a_body_that_is_no_answer_is_rejected_wherever_it_is_cut(body: bytes) -> None:
+    for at in range(len(body) + 1):
+        assert Host().answers("/api/chat", JSON_TYPE, JSON_HEADERS, [body[:at], body[at:]]) == REJECTED
+
+
+@pytest.mark.parametrize("exchange", [each for each in transcripts() if each.status == 200], ids=lambda each: each.name)
+def test_no_real_answer_is_rejected_unless_it_begins_with_an_error(exchange: Transcript) -> None:
+    headers = {b"content-type": exchange.content_type.encode()}
+    is_stream = "json;" not in exchange.content_type and exchange.content_type != JSON_TYPE
+    accept = recognition.accepted_type(exchange.surface, stream=is_stream)
+    for step in (1, 7, 100_000):
+        chunks = [exchange.body[at : at + step] for at in range(0, len(exchange.body), step)]
+        assert Host().answers(exchange.surface.path, accept, headers, chunks) == b"200"
+
+
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["message", "error", "model", "done", "a"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(DOCUMENTS, st.integers(0, 60), st.sampled_from([None, 1]))
+def test_the_filter_and_the_meter_agree_on_a_well_formed_document(
+    document: object, at: int, indent: int | None
+) -> None:
+    body = json.dumps(document, indent=indent).encode()
+    read = read_frame(BY_NAME["chat"], body, whole=True)
+    expected = REJECTED if read.unreadable or read.error is not None else b"200"
+    assert Host().answers("/api/chat", JSON_TYPE, JSON_HEADERS, [body[:at], body[at:]]) == expected
+
+
+@given(st.binary(max_size=40) | st.text(alphabet='{}[]":,\\ea \n').map(str.encode), st.integers(0, 40))
+def test_what_the_filter_rejects_the_meter_rejects(body: bytes, at: int) -> None:
+    body = b'{"message":{},' + body if at % 2 else body
+    passed = Host().answers("/api/chat", JSON_TYPE, JSON_HEADERS, [body[:at], body[at:]])
+    read = read_frame(BY_NAME["chat"], body, whole=True)
+    if body and not read.unreadable and read.error is None:
+        assert passed == b"200"
+
+
+@pytest.mark.parametrize("body", [
+    b": comment\n\nevent: x\r\ndata: {\"choices\":[]}\r\n\r\n", b"data:{\"choices\":[]}\n\n",
+    b"\n\ndata: \ndata: {\"choices\":[]}",
+])  # fmt: skip
+def test_the_first_event_is_found_after_other_lines(body: bytes) -> None:
+    for at in range(len(body)):
+        assert Host().answers("/v1/chat/completions", SSE, SSE_HEADERS, [body[:at], body[at:]]) == b"200"
+
+
+@pytest.mark.parametrize(
+    "body", [b"data: [DONE]\n\n", b"choices: {}\n\n", b"<html>\n", b'data: {"error":{}}\n\n', b"data: {"]
+)
+def test_a_stream_without_a_first_event_is_rejected(body: bytes) -> None:
+    for at in range(len(body)):
+        assert Host().answers("/v1/chat/completions", SSE, SSE_HEADERS, [body[:at], body[at:]]) == REJECTED
+
+
+@pytest.mark.parametrize(("start", "expected"), [(b'{"embeddings":[', b"200"), (b'{"vectors":[', REJECTED)])
+def test_an_answer_too_long_to_hold_passes_when_its_member_was_seen(start: bytes, expected: bytes) -> None:
+    chunks = [start.ljust(HELD_BYTES_MAX, b" "), b" ", b"more"]
+    assert Host().answers("/api/embed", JSON_TYPE, JSON_HEADERS, chunks) == expected

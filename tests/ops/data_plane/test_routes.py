@@ -37,7 +37,7 @@ def routes(manager: dict[str, Any]) -> list[dict[str, Any]]:
 
 def catalog() -> dict[str, set[str]]:
     """Path -> methods that authz answers over HTTP."""
-    pages = CatalogPages(cast("Any", None), SETTINGS, cast("Any", None))
+    pages = CatalogPages(cast("Any", None), SETTINGS, cast("Any", None), cast("Any", None))
     found: dict[str, set[str]] = {}
     for route in pages.application().router.routes():
         assert route.resource is not None
@@ -110,7 +110,7 @@ def alternatives(regex: str) -> list[str]:
     paths = []
     for alternative in shape[2].split("|"):
         path = shape[1] + alternative.removesuffix(ANYTHING)
-        assert re.fullmatch(r"[/a-z0-9]+", path), f"not a plain path: {alternative}"
+        assert re.fullmatch(r"[/a-z0-9_]+", path), f"not a plain path: {alternative}"
         paths += [path, path + NAME_OF_A_MODEL] if alternative.endswith(ANYTHING) else [path]
     return paths
 
@@ -176,5 +176,10 @@ def test_the_page_of_the_root_is_the_only_one_that_envoy_answers_with_200(routes
 def test_envoy_waits_longer_for_authz_than_authz_takes(manager: dict[str, Any], routes: list[dict[str, Any]]) -> None:
     """Otherwise Envoy would answer without the denial's row while authz still decides."""
     (check,) = [each["typed_config"] for each in manager["http_filters"] if each["name"].endswith("ext_authz")]
-    timeouts = [check["grpc_service"]["timeout"], *(r["route"]["timeout"] for r in routes if target_of(r) == "catalog")]
+    (head,) = [each["typed_config"] for each in manager["http_filters"] if each["name"] == "ext_authz_head"]
+    checks = [check, head["extension_config"]["typed_config"]]
+    timeouts = [
+        *(each["grpc_service"]["timeout"] for each in checks),
+        *(r["route"]["timeout"] for r in routes if target_of(r) == "catalog"),
+    ]
     assert min(float(timeout.removesuffix("s")) for timeout in timeouts) > CHECK_TIMEOUT_S

@@ -128,3 +128,39 @@ def test_an_invalid_address_is_refused(text: str) -> None:
 def test_a_wildcard_address_is_reachable_over_loopback() -> None:
     assert HostPort("0.0.0.0", 1).reachable() == HostPort("127.0.0.1", 1)  # noqa: S104 (nothing is bound)
     assert HostPort("::", 1).reachable() == HostPort("::1", 1)
+
+
+def test_the_tls_address_is_remembered_until_it_is_turned_off(tmp_path: Path) -> None:
+    tls = HostPort("127.0.0.1", 20004)
+    with open_state(tmp_path / "s") as state:
+
+        def start(**options: object) -> HostPort | None:
+            chosen = StackOptions(state_dir=state.root, **options)  # type: ignore[arg-type]
+            address = configuration.tls_address(chosen, env_file.read(state.env_file))
+            configuration.write_env_file(state, chosen, LISTEN, STORES, address)
+            return address
+
+        assert start() is None
+        assert configuration.TLS_VARIABLE not in env_file.read(state.env_file)
+        assert start(tls=tls) == start() == tls
+        assert start(no_tls=True) is None
+        assert start() is None
+    with pytest.raises(StackError, match="UP_TLS_LISTEN: 'x' is not HOST:PORT"):
+        configuration.stored_tls_address({configuration.TLS_VARIABLE: "x"})
+
+
+def test_backends_that_a_start_removes_are_named(tmp_path: Path) -> None:
+    entries = [{"name": name, "base_url": f"http://{name}"} for name in ("near", "far", "old")]
+    current = {"OLLAMA_BACKENDS": json.dumps(entries)}
+    chosen = StackOptions(state_dir=tmp_path, backends=(("Near", "http://near"),))
+    assert configuration.removed_backends(chosen, current) == ["far", "old"]
+    assert configuration.removed_backends(StackOptions(state_dir=tmp_path), current) == []
+    assert configuration.removed_backends(chosen, {"OLLAMA_BACKENDS": "{broken"}) == []
+
+
+def test_other_machines_reach_a_wildcard_address_at_the_address_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ops.embedded.options.outward_address", lambda: "192.0.2.7")
+    assert HostPort("0.0.0.0", 1).outward() == HostPort("192.0.2.7", 1)  # noqa: S104 (nothing is bound)
+    assert HostPort("10.0.0.5", 1).outward() == HostPort("10.0.0.5", 1)
+    monkeypatch.setattr("ops.embedded.options.outward_address", lambda: None)
+    assert HostPort("0.0.0.0", 1).outward() == HostPort("127.0.0.1", 1)  # noqa: S104 (nothing is bound)
