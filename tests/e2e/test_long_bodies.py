@@ -96,8 +96,8 @@ def test_the_preset_for_agents_permits_what_they_send(stack: Stack) -> None:
 
 def test_a_request_that_can_never_fit_is_refused_with_both_numbers(stack: Stack) -> None:
     """The report: `--tpm 20000` and a body of 78 KB were answered with `retry-after: 60` without end."""
-    key = stack.new_key("narrow")
-    stack.cli("set-limits", "--tenant", "narrow", "--tpm", "20000")
+    key = stack.new_key("never-fits")
+    stack.cli("set-limits", "--tenant", "never-fits", "--tpm", "20000")
     body = {"model": MODEL, "messages": [{"role": "user", "content": "word " * 15_600}], "max_tokens": 9}
 
     def refusal(code: str) -> httpx.Response | None:
@@ -109,8 +109,8 @@ def test_a_request_that_can_never_fit_is_refused_with_both_numbers(stack: Stack)
     assert refused.headers["retry-after"]
     assert "about 26" in refused.json()["error"]["message"]
     assert "20000 tokens per minute" in refused.json()["error"]["message"]
-    stack.cli("set-limits", "--tenant", "narrow", "--tpm", "inherit")
-    stack.cli("set-budget", "--tenant", "narrow", "--daily", "500")
+    stack.cli("set-limits", "--tenant", "never-fits", "--tpm", "inherit")
+    stack.cli("set-budget", "--tenant", "never-fits", "--daily", "500")
     refused = eventually(lambda: refusal("budget_exhausted"))
     assert refused.headers["x-should-retry"] == "false"
     assert "of this day has 500 tokens left, and this request needs about 26" in refused.json()["error"]["message"]
