@@ -6,14 +6,18 @@ A setting `x_y` is the environment variable or env-file line `X_Y`; the environm
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
+from dotenv import dotenv_values
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from gateway.errors import SettingsError
 from gateway.settings.model import SECRET_FIELDS, Settings
+
+_SIMILARITY_MIN = 0.85
 
 
 def default_env_file(fallback: Path | None = None) -> Path | None:
@@ -61,7 +65,47 @@ def _describe(error: ErrorDetails) -> str:
     # A URL with credentials is invalid where none belong, and its password is still a secret.
     secret = field in SECRET_FIELDS or "@" in str(error["input"])
     given = "" if secret else f"={error['input']!r}"
-    return f"{place}{given}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{place}{given}: {_expectation(error)}"
+
+
+def _expectation(error: ErrorDetails) -> str:
+    """What the setting expects. pydantic's own messages address programmers."""
+    limits = error.get("ctx", {})
+    match error["type"]:
+        case "int_parsing" | "int_type" | "int_from_float":
+            return "expected a whole number"
+        case "float_parsing" | "float_type" | "finite_number":
+            return "expected a number"
+        case "bool_parsing" | "bool_type":
+            return "expected true or false"
+        case "greater_than_equal":
+            return f"expected {limits['ge']:,.15g} or more"
+        case "greater_than":
+            return f"expected more than {limits['gt']:,.15g}"
+        case "less_than_equal":
+            return f"expected {limits['le']:,.15g} or less"
+        case "literal_error":
+            return f"expected {limits['expected']}"
+        case "string_pattern_mismatch":
+            return f"expected a text that matches {limits['pattern']}"
+        case "extra_forbidden":
+            return "unknown field"
+        case "missing":
+            return "this field is required"
+        case _:
+            return error["msg"].removeprefix("Value error, ")
+
+
+def misspelt_names(env_file: Path | None) -> dict[str, str]:
+    """Names in the environment and in `env_file` that no setting has, with the setting that each resembles."""
+    known = {name.upper() for name in Settings.model_fields}
+    in_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
+    misspelt = {}
+    for name in sorted({*os.environ, *in_file} - known):
+        similar = get_close_matches(name.upper(), known - {name.upper()}, n=1, cutoff=_SIMILARITY_MIN)
+        if similar and name.upper() not in known:
+            misspelt[name] = similar[0]
+    return misspelt
 
 
 class _FileAlone(Settings):

@@ -82,7 +82,10 @@ def _has_valid_port(url: str) -> bool:
 
 def _networks(value: list[str]) -> list[str]:
     for item in value:
-        ip_network(item, strict=False)
+        try:
+            ip_network(item, strict=False)
+        except ValueError:
+            raise ValueError("expected IP addresses or networks, such as 10.0.0.0/8, separated by commas") from None
     return value
 
 

@@ -151,6 +151,8 @@ def _print_next_steps(stack: Stack, key: str) -> None:
         click.echo(
             f"{curl} -H \"Authorization: Bearer $GATEWAY_API_KEY\" -H 'Content-Type: application/json' -d '{streamed}'"
         )
-    program = "neuronetz-gateway" if shutil.which("neuronetz-gateway") else f"{quote(sys.executable)} -m ops.cli"
+    program = shutil.which("neuronetz-gateway") and "neuronetz-gateway"
+    sibling = Path(sys.executable).with_name("neuronetz-gateway")
+    program = program or (quote(str(sibling)) if sibling.exists() else f"{quote(sys.executable)} -m ops.cli")
     click.echo(f"{program} --env-file {quote(str(at.env_file))} show-usage --by model")
     click.echo(f"\nPlayground: {at.url}/playground")

@@ -10,6 +10,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from gateway.errors import SettingsError
+from gateway.settings import load
 from ops.cli.output import print_json, text
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
@@ -36,14 +37,15 @@ def doctor(session: Session, as_json: bool) -> None:
 
 def _run_checks(session: Session) -> list[Check]:
     try:
-        settings = session.settings
+        # The checks name misspelt settings, which `session.settings` does on stderr.
+        settings = load(session.env_file)
     except (SettingsError, OSError) as error:
         return [failed("settings", str(error), "correct it in the env file or the environment")]
     directory = session.state_dir
     if directory and session.stopped_up:
         # Every other part would fail for this reason.
         stopped = failed("gateway", f"the gateway of {directory} is not running", session.up_command(directory))
-        return [*configuration.check(settings, session.env_file), stopped]
+        return [*configuration.check(session.env_file), stopped]
     return asyncio.run(examine(settings, session.env_file))
 
 

@@ -21,10 +21,11 @@ _COLUMNS = (
     Column("name"),
     Column("tenant", rank=1),
     Column("status", rank=2),
-    Column("scopes", rank=5, folds=True),
-    Column("created", rank=6),
-    Column("expires", rank=4),
+    Column("scopes", rank=6, folds=True),
+    Column("created", rank=7),
+    Column("expires", rank=5),
     Column("last used", rank=3),
+    Column("note", rank=4, folds=True),
     *(Column(limit, right=True, only_wide=True) for limit in LIMITS),
     *(Column(label, right=True, only_wide=True) for _, label in BUDGETS),
     Column("models", only_wide=True),
@@ -37,6 +38,9 @@ def key_document(key: Key, policies: tuple[Policy, Policy], settings: Settings) 
     own, tenant = policies
     return {
         **{field: getattr(key, field) for field in _FIELDS},
+        "tenant_disabled": key.tenant_disabled,
+        "replaced_by": key.replaced_by,
+        "reason": key.reason,
         "log_prompts": key.log_prompts,
         **{name: own[name] for name, _ in BUDGETS},
         "in_force": in_force_document(of_key(own, tenant, settings)),
@@ -58,8 +62,19 @@ def _row(key: Key, policies: tuple[Policy, Policy], settings: Settings) -> tuple
     effective = of_key(own, tenant, settings)
     return (
         *(getattr(key, field) for field in _FIELDS),
+        _note(key),
         *(f"{limit.value:,} ({limit.source})" for limit in effective.limits.values()),
         *(own[name] for name, _ in BUDGETS),
         models_text(effective),
         key.log_prompts,
     )
+
+
+def _note(key: Key) -> str:
+    """Why an active key is denied, by which key it was replaced, and why it was revoked."""
+    notes = [
+        "tenant disabled" if key.tenant_disabled else None,
+        f"replaced by {key.replaced_by}" if key.replaced_by else None,
+        key.reason if key.reason != "rotated" else None,
+    ]
+    return ", ".join(filter(None, notes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import rich_click as click
 
 from gateway.settings import TOKENS_MAX
@@ -107,11 +109,23 @@ def _change(
         return policy, of_key(own, tenant, session.settings)
 
     policy, effective = session.run(apply)
+    for sentence in _unreachable_budgets(policy) if shown is _BUDGETS else ():
+        click.echo(f"note: {sentence}", err=True)
     values = {name: value for name, value in policy.items() if name in shown}
     if as_json:
         in_force = {} if shown is _BUDGETS else {"in_force": in_force_document(effective)}
         return print_json({"tenant" if target.kind == "tenant" else "prefix": target.name, **values, **in_force})
     return click.echo(f"the {target.kind} {target.name} now has {_sentence(target, policy, effective, shown)}")
+
+
+def _unreachable_budgets(policy: Policy) -> list[str]:
+    """Sentences about budgets that a smaller one of a longer period makes ineffective."""
+    budgets = [(label, tokens) for name, label in BUDGETS if (tokens := policy[name]) is not None]
+    return [
+        f"the {short} of {tokens:,} has no effect, because the {long} is only {smaller:,}"
+        for (short, tokens), (long, smaller) in pairwise(budgets)
+        if tokens > smaller
+    ]
 
 
 def _sentence(target: PolicySubject, policy: Policy, effective: Effective, shown: tuple[str, ...]) -> str:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
-from gateway.settings import Settings, default_env_file, load
+from gateway.settings import Settings, default_env_file
 from gateway.stores.postgres import Database
+from ops.cli.settings_notes import load_with_notes
 from ops.embedded import state
 from ops.embedded.state import StateDirectory
 
@@ -47,7 +48,7 @@ class Session:
     @cached_property
     def settings(self) -> Settings:
         """The settings; raises SettingsError."""
-        return load(self.env_file)
+        return load_with_notes(self.env_file)
 
     @property
     def state_dir(self) -> Path | None:

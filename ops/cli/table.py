@@ -88,13 +88,13 @@ def _width(column: Column, cells: Sequence[Text]) -> int:
 
 
 def _fitting(columns: Sequence[Column], widths: dict[int, int], available: list[int], width: int) -> list[int]:
-    shown = list(available)
-    while sum(widths[number] for number in shown) + _GAP * (len(shown) - 1) > width:
-        last = max(shown, key=lambda number: columns[number].rank)
-        if columns[last].rank == 0:
-            break
-        shown.remove(last)
-    return shown
+    """The columns of rank 0, and by ascending rank those of the others that the remaining width has space for."""
+    shown: list[int] = []
+    for number in sorted(available, key=lambda each: columns[each].rank):
+        needed = sum(widths[each] + _GAP for each in (*shown, number)) - _GAP
+        if columns[number].rank == 0 or needed <= width:
+            shown.append(number)
+    return sorted(shown)
 
 
 def _grid(columns: Sequence[Column]) -> Table:

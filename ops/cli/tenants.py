@@ -146,16 +146,17 @@ def _document(tenant: Tenant, settings: Settings) -> dict[str, Any]:
     }
 
 
+_LIMIT_RANKS = {"rpm": 3, "tpm": 3, "concurrent": 4}
 _COLUMNS = (
     Column("tenant"),
     Column("status", rank=1),
     Column("keys", right=True, rank=5),
-    *(Column(limit, right=True, rank=3 if limit in ("rpm", "tpm") else 4) for limit in LIMITS),
-    Column("daily budget", right=True, rank=7),
-    Column("monthly budget", right=True, rank=6),
-    Column("total budget", right=True, rank=8),
+    *(Column(limit, right=True, rank=_LIMIT_RANKS.get(limit, 6)) for limit in LIMITS),
+    Column("daily budget", right=True, rank=8),
+    Column("monthly budget", right=True, rank=7),
+    Column("total budget", right=True, rank=9),
     Column("models", rank=2, folds=True),
-    Column("created", rank=9),
+    Column("created", rank=10),
 )
 
 

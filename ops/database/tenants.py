@@ -37,7 +37,10 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A stored key without its hash. The status `expired` is not stored; it follows from PostgreSQL's clock."""
+    """A stored key without its hash. The status `expired` is not stored; it follows from PostgreSQL's clock.
+
+    `replaced_by` is the prefix of the key that rotation made, `reason` the operator's reason for revoking it.
+    """
 
     id: int
     prefix: str
@@ -49,6 +52,9 @@ class Key:
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
+    tenant_disabled: bool
+    replaced_by: str | None
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +194,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id
 
 _KEYS = """
 SELECT k.id, k.prefix, k.name, t.name AS tenant, k.scopes, k.log_prompts, k.created_at, k.expires_at, k.last_used_at,
-       CASE WHEN k.status = 'active' AND k.expires_at <= now() THEN 'expired' ELSE k.status::text END AS status
+       CASE WHEN k.status = 'active' AND k.expires_at <= now() THEN 'expired' ELSE k.status::text END AS status,
+       t.status = 'disabled' AS tenant_disabled,
+       (SELECT prefix FROM gateway.api_keys successor WHERE successor.id = k.replaced_by) AS replaced_by,
+       (SELECT nullif(reason, '') FROM gateway.revocations WHERE key_id = k.id ORDER BY id LIMIT 1) AS reason
 FROM gateway.api_keys k JOIN gateway.tenants t ON t.id = k.tenant_id
 WHERE ($1::bigint IS NULL OR k.tenant_id = $1) AND ($2::bigint IS NULL OR k.id = $2)
 ORDER BY lower(t.name), k.id
@@ -241,4 +250,7 @@ def _key(row: asyncpg.Record) -> Key:
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         last_used_at=row["last_used_at"],
+        tenant_disabled=row["tenant_disabled"],
+        replaced_by=row["replaced_by"],
+        reason=row["reason"],
     )

@@ -33,7 +33,7 @@ async def examine(settings: Settings, env_file: Path | None) -> list[Check]:
         update={"database_timeout_s": STORE_TIMEOUT_S, "redis_timeout_s": STORE_TIMEOUT_S},
     )
     by_part = await asyncio.gather(*(_with_deadline(name, part(relaxed)) for name, part in _PARTS))
-    return [*configuration.check(settings, env_file), *(check for checks in by_part for check in checks)]
+    return [*configuration.check(env_file), *(check for checks in by_part for check in checks)]
 
 
 async def _with_deadline(name: str, part: Awaitable[list[Check]]) -> list[Check]:

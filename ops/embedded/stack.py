@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway.settings import Settings
+from gateway.settings import Settings, misspelt_names
 from ops.backends import ca_files
 from ops.data_plane import envoy_files
 from ops.database import migrate
@@ -113,6 +113,8 @@ async def _start(
         progress.notice(f"Removed from the backends, because --backend does not name them: {', '.join(removed)}")
     sockets = configuration.write_env_file(state, options, listen, addresses, tls)
     settings = configuration.load_settings(state, os.environ, options)
+    for name, meant in misspelt_names(state.env_file).items():
+        progress.notice(f"Warning: there is no setting {name}; did you mean {meant}?")
     ca_files.read(settings)
     env = {**configuration.inherited_environment(os.environ, options), "GATEWAY_ENV_FILE": str(state.env_file)}
 

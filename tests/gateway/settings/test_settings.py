@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.errors import SettingsError
-from gateway.settings import Settings, load, load_file_alone
+from gateway.settings import Settings, load, load_file_alone, misspelt_names
 from gateway.settings.backend import Backend
 
 
@@ -19,27 +19,27 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("DEFAULT_RPM=many", "DEFAULT_RPM='many': Input should be a valid integer"),
+        ("DEFAULT_RPM=many", "DEFAULT_RPM='many': expected a whole number"),
         ("GATEWAY_BIND_PORT=70000", "GATEWAY_BIND_PORT='70000'"),
         (
             "OLLAMA_MAX_CONNECTIONS=100000001",
-            "OLLAMA_MAX_CONNECTIONS='100000001': Input should be less than or equal to 100000000",
+            "OLLAMA_MAX_CONNECTIONS='100000001': expected 100,000,000 or less",
         ),
         (
             "OLLAMA_READ_TIMEOUT_S=1e10",
-            "OLLAMA_READ_TIMEOUT_S='1e10': Input should be less than or equal to 31536000",
+            "OLLAMA_READ_TIMEOUT_S='1e10': expected 31,536,000 or less",
         ),
         (
             "OLLAMA_CONNECT_TIMEOUT_S=inf",
-            "OLLAMA_CONNECT_TIMEOUT_S='inf': Input should be less than or equal to 31536000",
+            "OLLAMA_CONNECT_TIMEOUT_S='inf': expected 31,536,000 or less",
         ),
         (
             "OLLAMA_CONNECT_TIMEOUT_S=0.0001",
-            "OLLAMA_CONNECT_TIMEOUT_S='0.0001': Input should be greater than or equal to 0.001",
+            "OLLAMA_CONNECT_TIMEOUT_S='0.0001': expected 0.001 or more",
         ),
         (
             "AUDIT_LOG_DEFAULT_RETENTION_DAYS=1000000",
-            "AUDIT_LOG_DEFAULT_RETENTION_DAYS='1000000': Input should be less than or equal to 36500",
+            "AUDIT_LOG_DEFAULT_RETENTION_DAYS='1000000': expected 36,500 or less",
         ),
         ("GATEWAY_BIND_HOST=gateway.example.org", "GATEWAY_BIND_HOST='gateway.example.org': expected an IP address"),
         ("MAX_NUM_PREDICT=99999999999", "MAX_NUM_PREDICT='99999999999'"),
@@ -50,7 +50,13 @@ def env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("OLLAMA_BASE_URL=ftp://x", "OLLAMA_BASE_URL='ftp://x': expected http://HOST[:PORT]"),
         ("OLLAMA_BASE_URL=http://user:pw@x", "credentials do not belong in a URL"),
         ("METER_GRPC_LISTEN=here", "METER_GRPC_LISTEN='here': expected HOST:PORT or unix:/absolute/path"),
-        ("GATEWAY_TRUSTED_PROXIES=nobody", "GATEWAY_TRUSTED_PROXIES"),
+        ("GATEWAY_TRUSTED_PROXIES=caddy", "GATEWAY_TRUSTED_PROXIES='caddy': expected IP addresses or networks"),
+        ("GATEWAY_LOG_LEVEL=loud", "GATEWAY_LOG_LEVEL='loud': expected 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("PLAYGROUND_ENABLED=perhaps", "PLAYGROUND_ENABLED='perhaps': expected true or false"),
+        ("REDIS_TIMEOUT_S=soon", "REDIS_TIMEOUT_S='soon': expected a number"),
+        ("GATEWAY_REQUEST_ID_HEADER=x y id", "expected a text that matches ^[A-Za-z0-9]"),
+        ('OLLAMA_BACKENDS=[{"name":"a","base_url":"http://a","colour":1}]', "OLLAMA_BACKENDS[0].colour: unknown field"),
+        ('OLLAMA_BACKENDS=[{"name":"a"}]', "OLLAMA_BACKENDS[0].base_url: this field is required"),
         ("GATEWAY_REQUEST_ID_HEADER=Date", "GATEWAY_REQUEST_ID_HEADER='Date': expected a name that ends with ID"),
         ("CONTROL_HTTP_LISTEN=9004", "CONTROL_HTTP_LISTEN='9004': expected HOST:PORT or unix:/absolute/path"),
         ("SERVICE_TLS_CERT_FILE=/tls/authz.crt", "SERVICE_TLS_CA_FILE=None: expected all three"),
@@ -179,3 +185,13 @@ def test_no_secret_is_in_a_representation() -> None:
     )
     assert settings.database_url.get_secret_value() == "postgresql://u:s3cret@h/d"
     assert "s3cret" not in repr(settings) + str(settings.backends)
+
+
+def test_names_that_resemble_a_setting_are_found_in_the_file_and_the_environment(
+    env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEFAULT_RMP", "5")
+    monkeypatch.setenv("POSTGRES_PASSWORD", "x")
+    env.write_text("OLLAMA_BACKEND=[]\ndefault_tpm=7\nREDIS_URL=redis://h\n")
+    assert misspelt_names(env) == {"DEFAULT_RMP": "DEFAULT_RPM", "OLLAMA_BACKEND": "OLLAMA_BACKENDS"}
+    assert misspelt_names(None) == {"DEFAULT_RMP": "DEFAULT_RPM"}

@@ -90,3 +90,12 @@ def test_an_unreachable_store_of_a_running_up_is_not_called_stopped(tmp_path: Pa
     with open_state(tmp_path / "state") as state:
         env_file = write_env(state.env_file, UNREACHABLE)
         assert "PostgreSQL cannot be reached" in Operator(env_file).fails("list-tenants")
+
+
+def test_mistakes_in_an_env_file_are_one_note_each(tmp_path: Path, database_url: str) -> None:
+    env_file = write_env(tmp_path / "env", database_url, ["DEFAULT_RMP=5", *["this is prose"] * 9])
+    result = Operator(env_file).run("list-tenants", "--json")
+    assert (result.exit_code, result.stdout) == (0, "[]\n")
+    unreadable, misspelt = result.stderr.splitlines()
+    assert unreadable == f"note: {env_file} has lines that are not NAME=value: 8, 9, 10, 11, 12, …"
+    assert misspelt == "note: there is no setting DEFAULT_RMP; did you mean DEFAULT_RPM?"

@@ -58,6 +58,14 @@ def test_budgets_are_set_and_removed(acme: Operator, prefix: str) -> None:
     )
 
 
+def test_a_budget_that_a_longer_period_makes_ineffective_is_named_in_a_note(acme: Operator) -> None:
+    result = acme.run("set-budget", "--tenant", "acme", "--daily", "100k", "--monthly", "50")
+    assert (result.exit_code, result.stderr) == (
+        0,
+        "note: the daily budget of 100,000 has no effect, because the monthly budget is only 50\n",
+    )
+
+
 def test_models_allows_the_listed_models_and_no_others(acme: Operator) -> None:
     acme.does("set-models", "--tenant", "acme", "--allow-all")
     models = acme.reads("set-models", "--tenant", "acme", "--models", "Qwen3:0.6b,library/llama3.2:latest,llama3.2")

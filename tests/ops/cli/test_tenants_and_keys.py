@@ -17,7 +17,16 @@ from tests.ops.cli.conftest import Operator
 
 NEW_KEY = {"key", "prefix", "tenant", "name", "scopes", "expires_at"}
 KEY = {"prefix", "name", "tenant", "status", "scopes", "created_at", "expires_at", "last_used_at"}
-IN_FORCE = {"log_prompts", "budget_day", "budget_month", "budget_total", "in_force"}
+IN_FORCE = {
+    "tenant_disabled",
+    "replaced_by",
+    "reason",
+    "log_prompts",
+    "budget_day",
+    "budget_month",
+    "budget_total",
+    "in_force",
+}
 
 
 @pytest.fixture
@@ -153,6 +162,22 @@ def test_revoking_is_permanent_and_idempotent(acme: Operator) -> None:
     assert acme.does("revoke-key", "--prefix", prefix) == f"the key {prefix} is revoked\n"
     assert acme.reads("revoke-key", "--prefix", prefix) == {"prefix": prefix, "status": "revoked"}
     assert acme.reads("list-keys")[0]["status"] == "revoked"
+
+
+def test_a_list_of_keys_shows_why_a_key_is_denied_and_what_replaced_it(acme: Operator) -> None:
+    first, second = _create_key(acme), _create_key(acme, "phone")
+    new = acme.reads("rotate-key", "--prefix", first["prefix"])
+    acme.does("revoke-key", "--prefix", second["prefix"], "--reason", "lost on a train")
+    acme.does("disable-tenant", "--name", "acme")
+    rows = {line.split()[0]: line for line in acme.does("list-keys").splitlines()}
+    assert f"tenant disabled, replaced by {new['prefix']}" in rows[first["prefix"]]
+    assert "lost on a train" in rows[second["prefix"]]
+    keys = {key["prefix"]: key for key in acme.reads("list-keys")}
+    assert (keys[first["prefix"]]["replaced_by"], keys[second["prefix"]]["reason"]) == (
+        new["prefix"],
+        "lost on a train",
+    )
+    assert keys[new["prefix"]]["tenant_disabled"] is True
 
 
 def test_a_whole_key_is_accepted_as_a_prefix_and_not_repeated(acme: Operator) -> None:
