@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable
@@ -39,6 +40,9 @@ def run(service: str, serve: Callable[[Settings, asyncio.Event], Coroutine[Any, 
     try:
         settings = load()
         configure(settings, service)
+        # The modules stay as long as the process. A full collection that visits their 80,000 objects takes 40 ms.
+        gc.collect()
+        gc.freeze()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main(settings))
     except SettingsError as error:

@@ -32,8 +32,8 @@ from tests.polling import eventually_async
 
 CANCEL = 8
 HELLO = message(b"hello")
-# grpc.aio takes a request that ends within a message for complete, reports some errors only at the end of a request, and
-# cancels calls of other clients under floods.
+# grpc.aio takes a request that ends within a message for complete, reports some errors only at the end of a request,
+# and cancels calls of other clients under floods.
 nghttp2_only = pytest.mark.parametrize("path", ["nghttp2"], indirect=True)
 
 
