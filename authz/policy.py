@@ -51,6 +51,17 @@ def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog,
     )
 
 
+def check_runner_options(permission: Permission, decisive_option: str | None) -> None:
+    """Raises Denied(scope_denied) for an option that the key may not use and that must not be dropped.
+
+    `decisive_option` names an option without which the request would be another one, None when there is none.
+    """
+    if decisive_option is not None and not permission.runner_options:
+        raise Denied(
+            Code.SCOPE_DENIED, f"the option {decisive_option!r} of this request needs a key with the scope 'runner'"
+        )
+
+
 def candidate_backends(model: HostedModel, catalog: Catalog, *, prefer_loaded: bool) -> tuple[str, ...]:
     """Names of the backends to try for `model`, in the order of the configuration.
 
