@@ -82,7 +82,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
         status = QuotaStatus(redis, settings)
-        admitter = Admitter(quota, status.windows)
+        admitter = Admitter(quota, status.windows, model_refusal_status=settings.model_refusal_status)
         outbox = Outbox(
             quota,
             settlements_max=settings.max_concurrent_requests,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from authz.policy import Permission
 from authz.request import ReadRequest
-from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.errors import STATUS, Code, Denied, StoreUnavailable
 from gateway.quota.port import Admission, LimitStatus, Quota, ReservationDenied
 from gateway.quota.redis.status import WINDOW_S, WindowStatus
 from gateway.record import grant
@@ -60,10 +60,20 @@ class Denial:
 
 
 class Admitter:
-    """Reserves a request's share. `windows` reads the rate windows of a tenant and a key for a denial's headers."""
+    """Reserves a request's share. `windows` reads the rate windows of a tenant and a key for a denial's headers.
 
-    def __init__(self, quota: Quota, windows: ReadWindows | None = None) -> None:
+    `model_refusal_status` is the status of model_not_allowed.
+    """
+
+    def __init__(
+        self,
+        quota: Quota,
+        windows: ReadWindows | None = None,
+        *,
+        model_refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
+    ) -> None:
         self._quota = quota
+        self._model_refusal_status = model_refusal_status
         self._windows = windows
 
     async def admit(
@@ -78,6 +88,8 @@ class Admitter:
             log_prompts=principal.log_prompts,
             requested_model=read.requested_model,
             hosted_model=permission.hosted_model,
+            backend_addresses=permission.backend_addresses,
+            refusal_status=self._model_refusal_status,
         )
         input_tokens = estimate_input(read.document)
         answer = await self._quota.admit(

@@ -86,6 +86,7 @@ class CheckPipeline:
                 permission = policy.decide(
                     principal, surface, read.model, self.catalog(), prefer_loaded=self._prefer_loaded
                 )
+                policy.check_runner_options(permission, read.decisive_option)
                 record = checked.record(principal, surface, read)
                 decision = await self._admitter.admit(record, principal, permission, surface, read)
                 _raise_if_past(deadline)

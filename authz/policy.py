@@ -20,13 +20,15 @@ class Permission:
 
     `candidates` are the names of the backends to try, in order, each as often as it is tried in a row.
     `runner_options` allows options that reload or unload a model for every tenant. `show_backend` reveals which backend
-    answered. `hosted_model` is the name of the model as its first backend spells it.
+    answered. `hosted_model` is the name of the model as its first backend spells it. `backend_addresses` are the
+    `HOST[:PORT]` of the candidates.
     """
 
     hosted_model: str
     candidates: tuple[str, ...]
     runner_options: bool
     show_backend: bool
+    backend_addresses: tuple[str, ...] = ()
 
 
 def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog, *, prefer_loaded: bool) -> Permission:
@@ -45,7 +47,19 @@ def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog,
         candidates=candidate_backends(hosted, catalog, prefer_loaded=prefer_loaded),
         runner_options=Scope.RUNNER in principal.scopes,
         show_backend=Scope.DEBUG in principal.scopes,
+        backend_addresses=catalog.addresses_of(hosted.backends),
     )
+
+
+def check_runner_options(permission: Permission, decisive_option: str | None) -> None:
+    """Raises Denied(scope_denied) for an option that the key may not use and that must not be dropped.
+
+    `decisive_option` names an option without which the request would be another one, None when there is none.
+    """
+    if decisive_option is not None and not permission.runner_options:
+        raise Denied(
+            Code.SCOPE_DENIED, f"the option {decisive_option!r} of this request needs a key with the scope 'runner'"
+        )
 
 
 def candidate_backends(model: HostedModel, catalog: Catalog, *, prefer_loaded: bool) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 from gateway.errors import Code, Denied
 from gateway.request.generation import GenerationRequest, read_generation_request
 from gateway.request.model_name import canonical
+from gateway.request.ollama_options import check_options
+from gateway.request.runner_options import decisive_option
 from gateway.wire.surfaces import Surface
 
 # Far below the depth at which Python's parser stops, and far above that of any schema in use.
@@ -55,12 +57,14 @@ _TOOL_FIELDS = frozenset({"type", "tools"})
 class ReadRequest:
     """The contents of a request body: the options of the generation, and the parsed document.
 
-    `model` is the canonical name of the model, `requested_model` the caller's spelling of it.
+    `model` is the canonical name of the model, `requested_model` the caller's spelling of it. `decisive_option` names
+    an option of the runner without which this would be another request.
     """
 
     model: str
     requested_model: str
     generation: GenerationRequest
+    decisive_option: str | None
     document: dict[str, Any]
 
 
@@ -73,7 +77,9 @@ def read_request(surface: Surface, body: bytes, content_encoding: str) -> ReadRe
     _check_tools(document.get("tools"))
     model = _model_of(document, "model")
     try:
-        return ReadRequest(model, document["model"], read_generation_request(surface, document), document)
+        check_options(surface, document)
+        option = decisive_option(surface, document)
+        return ReadRequest(model, document["model"], read_generation_request(surface, document), option, document)
     except ValueError as error:
         _deny(str(error))
 
@@ -81,7 +87,7 @@ def read_request(surface: Surface, body: bytes, content_encoding: str) -> ReadRe
 def read_model(body: bytes, content_encoding: str) -> str:
     """The canonical model name in the body of /api/show, where Ollama reads `name` when there is no `model`."""
     document = _read_document(body, content_encoding)
-    return _model_of(document, "model" if document.get("model") else "name")
+    return _model_of(document, "name" if document.get("name") and not document.get("model") else "model")
 
 
 def as_model_name(name: str) -> str:

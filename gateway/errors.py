@@ -87,11 +87,14 @@ MESSAGE: dict[Code, str] = {
 }
 
 
-# The codes of the statuses with which a backend itself reports an error; any other status is a backend_error.
+# The codes of the statuses with which a backend itself reports an error. Any other 4xx is an invalid_request, and any
+# other status a backend_error. 408 and 429 are about the gateway's own requests to the backend.
 _UPSTREAM_CODES: dict[int, Code] = {
     400: Code.INVALID_REQUEST,
     404: Code.NOT_FOUND,
     413: Code.REQUEST_TOO_LARGE,
+    # Ollama's status for a kind of request that the model cannot answer.
+    501: Code.INVALID_REQUEST,
     503: Code.BACKEND_UNAVAILABLE,
     504: Code.BACKEND_TIMEOUT,
 }
@@ -112,7 +115,8 @@ LOCAL_CODES: dict[int, Code] = {
 
 def upstream_code(status: int) -> Code:
     """The code of an error `status` that a backend returned."""
-    return _UPSTREAM_CODES.get(status, Code.BACKEND_ERROR)
+    other = Code.INVALID_REQUEST if 400 <= status < 500 and status not in (408, 429) else Code.BACKEND_ERROR
+    return _UPSTREAM_CODES.get(status, other)
 
 
 def local_code(status: int) -> Code:

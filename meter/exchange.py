@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.errors import STATUS, Code, Denied, upstream_code
+from gateway.errors import STATUS, Code, Denied
 from gateway.quota.port import Hold, Progress
 from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.record.grant import Grant
@@ -108,9 +108,9 @@ class Exchange:
         self._backend = backend
         self._status = self._answer.headers(NOT_AN_ANSWER if end_of_stream and status < 300 else status, content_type)
         self.holds_answer = comes_whole and self._answer.is_whole
-        if self._status >= 400 and end_of_stream:
+        if self._answer.error_code is not None and end_of_stream:
             # An error without a body would leave the caller's client without a message.
-            code = upstream_code(self._status)
+            code = self._answer.error_code
             self._status = STATUS[code]
             self._answer.chunk(b"", end_of_stream=True)
             self._finish(Trigger.END)
@@ -120,8 +120,8 @@ class Exchange:
             headers[BACKEND_HEADER] = backend
         if self._dropped_options:
             headers[DROPPED_OPTIONS_HEADER] = ", ".join(self._dropped_options)
-        if self._status >= 400:
-            headers |= {ERROR_HEADER: upstream_code(self._status), "content-type": "application/json"}
+        if self._answer.error_code is not None:
+            headers |= {ERROR_HEADER: self._answer.error_code, "content-type": "application/json"}
         return headers
 
     def response_body(self, data: bytes, end_of_stream: bool) -> bytes | Code | Denied | None:

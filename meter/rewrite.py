@@ -11,16 +11,9 @@ from dataclasses import dataclass
 
 from gateway.record.grant import Grant
 from gateway.request.json_text import JsonObject
+from gateway.request.runner_options import RUNNER_FIELDS, RUNNER_OPTIONS
 from gateway.request.server_tools import DROPPED_NAME, without_server_tools
 from gateway.wire.surfaces import BY_NAME
-
-# Each of these makes Ollama reload, keep or unload the model for all its users, or shows the rendered system prompt.
-RUNNER_FIELDS = ("keep_alive", "shift", "_debug_render_only")
-# Those in the second line belong to Ollama releases before 0.30.
-RUNNER_OPTIONS = (
-    "num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict",
-    "numa", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

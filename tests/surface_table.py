@@ -11,9 +11,10 @@ from typing import Any
 
 from authz.request import ReadRequest, read_request
 from gateway.errors import Denied
+from gateway.request.runner_options import RUNNER_FIELDS, RUNNER_OPTIONS
 from gateway.request.server_tools import DROPPED_NAME
 from gateway.wire.surfaces import SURFACES, Surface
-from meter.rewrite import RUNNER_FIELDS, RUNNER_OPTIONS, Rewritten, rewrite
+from meter.rewrite import Rewritten, rewrite
 from tests.meter.wire_corpus import grant_for
 
 # A cap that differs from the requested ones below and from the default.
@@ -28,7 +29,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "`max_tokens`": {"max_tokens": 7},
     "`max_completion_tokens`": {"max_completion_tokens": 7},
     "`max_output_tokens`": {"max_output_tokens": 7},
-    **{f"`{name}`": {name: 1} for name in RUNNER_FIELDS},
+    **{f"`{name}`": {name: value} for name, value in zip(RUNNER_FIELDS, ("5m", True, False), strict=True)},
     **{f"`options.{name}`": {"options": {name: 1}} for name in RUNNER_OPTIONS},
     "other `options`": {"options": {"temperature": 0.5}},
     "tools that Ollama runs itself": {"tools": [{"type": "web_search", "name": "s"}]},

@@ -6,7 +6,7 @@ A snapshot is complete: a reader never combines two of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,13 +15,15 @@ from typing import Any
 class BackendState:
     """One backend: its name, the number of its replicas, and its Ollama version if it reported one.
 
-    `answers` is False while the backend does not answer and its last known state is used.
+    `answers` is False while the backend does not answer and its last known state is used. `addresses` are the
+    `HOST[:PORT]` of its replicas.
     """
 
     name: str
     replicas: int
     version: str | None
     answers: bool = True
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,12 @@ class Catalog:
         """The number of replicas of a backend, 1 when it is unknown."""
         return next((state.replicas for state in self.backends if state.name == backend), 1)
 
+    def addresses_of(self, backends: Iterable[str]) -> tuple[str, ...]:
+        """The addresses of these backends, each once."""
+        named = frozenset(backends)
+        found = (address for state in self.backends if state.name in named for address in state.addresses)
+        return tuple(dict.fromkeys(found))
+
     def to_json(self) -> str:
         """The snapshot as it is published."""
         document = {
@@ -82,7 +90,9 @@ class Catalog:
             for row in data["models"]
         )
         return cls(
-            backends=tuple(BackendState(**row) for row in data["backends"]),
+            backends=tuple(
+                BackendState(**{**row, "addresses": tuple(row.get("addresses", ()))}) for row in data["backends"]
+            ),
             models={model.name: model for model in models},
             running=tuple(data["running"]),
         )

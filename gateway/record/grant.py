@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import MISSING, dataclass, fields
 
+from gateway.errors import STATUS, Code
 from gateway.record.request import RequestRecord, record_fields
 
 # Envoy puts what an ext_authz server returns into this namespace of the request's dynamic metadata.
@@ -28,7 +29,8 @@ class Grant(RequestRecord):
     means that options of the model's runner are passed on. `show_backend` means that the caller may see which backend
     answered. `output_cap` is the number of output tokens that the hold covers, 0 where nothing is generated.
     `requested_model` and `hosted_model` are the model's name as the caller and as the backend spell it; both are empty
-    in a grant of a release that did not have them.
+    in a grant of a release that did not have them. `backend_addresses` are the `HOST[:PORT]` of the backends that may
+    answer, which no caller may see. `refusal_status` is the status for a model that no backend hosts any more.
     """
 
     tenant_id: int
@@ -46,6 +48,8 @@ class Grant(RequestRecord):
     output_cap: int
     requested_model: str = ""
     hosted_model: str = ""
+    backend_addresses: tuple[str, ...] = ()
+    refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED]
 
     @property
     def sent_model(self) -> str:
@@ -60,7 +64,8 @@ class Grant(RequestRecord):
         """
         try:
             data = json.loads(text)
-            return cls(**{f.name: data[f.name] for f in _FIELDS if f.name in data or f.default is MISSING})
+            fields = {f.name: data[f.name] for f in _FIELDS if f.name in data or f.default is MISSING}
+            return cls(**{**fields, "backend_addresses": tuple(fields.get("backend_addresses", ()))})
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a grant: {error}") from error
 
@@ -77,6 +82,8 @@ def draft(
     log_prompts: bool,
     requested_model: str = "",
     hosted_model: str = "",
+    backend_addresses: tuple[str, ...] = (),
+    refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
 ) -> str:
     """The grant of `record` without the quota's decision: an ASCII JSON object for `seal`."""
     data = record_fields(record)
@@ -86,6 +93,8 @@ def draft(
     data["log_prompts"] = log_prompts
     data["requested_model"] = requested_model
     data["hosted_model"] = hosted_model
+    data["backend_addresses"] = backend_addresses
+    data["refusal_status"] = refusal_status
     return json.dumps(data, separators=(",", ":"))
 
 

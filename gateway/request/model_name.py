@@ -41,6 +41,16 @@ def canonical(name: str) -> str:
     return f"{model}:{tag}" if namespace == DEFAULT_NAMESPACE else f"{namespace}/{model}:{tag}"
 
 
+def spellings(name: str) -> tuple[str, ...]:
+    """The forms in which Ollama's messages name the model of the canonical `name`, the longest first.
+
+    Ollama prints the full name, with its registry and namespace, or a short one.
+    """
+    host, namespace, model, tag = _parts(name)
+    forms = (f"{host}/{namespace}/{model}:{tag}", f"{namespace}/{model}:{tag}", f"{model}:{tag}")
+    return tuple(form for form in forms if canonical(form) == name)
+
+
 def is_cloud(name: str) -> bool:
     """Whether Ollama runs the model `name` in its cloud. Raises ValueError as `canonical` does."""
     tag = canonical(name).rpartition(":")[2]

@@ -33,6 +33,17 @@ class AnswerShape(StrEnum):
     ANTHROPIC_MESSAGES = "anthropic_messages"
 
 
+class RunnerField(StrEnum):
+    """The fields at the top level of a request that affect the model's runner, and so all users of the model."""
+
+    KEEP_ALIVE = "keep_alive"
+    SHIFT = "shift"
+    DEBUG_RENDER_ONLY = "_debug_render_only"
+
+
+_ALL_RUNNER_FIELDS = frozenset(RunnerField)
+
+
 @dataclass(frozen=True, slots=True)
 class Surface:
     """One endpoint that reaches a model; its method is POST.
@@ -41,6 +52,7 @@ class Surface:
     `ignored_cap_field` is a second cap that clients set and Ollama ignores: authz grants the lower of the two.
     `streams_by_default` is the meaning of an absent or null `stream`; None: the surface never streams.
     `usage_on_request` means that a stream reports usage only when `stream_options.include_usage` requests it.
+    `runner_fields` are the runner's fields that Ollama reads on this surface; it ignores the others.
     `done_marker` means that a stream ends with the event `[DONE]`, because it has no last JSON event.
     """
 
@@ -54,27 +66,36 @@ class Surface:
     streams_by_default: bool | None = None
     usage_on_request: bool = False
     done_marker: bool = False
+    runner_fields: frozenset[RunnerField] = frozenset()
 
 
 SURFACES: tuple[Surface, ...] = (
     Surface(
         "chat", "/api/chat", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_CHAT,
-        cap_field=("options", "num_predict"), streams_by_default=True,
+        cap_field=("options", "num_predict"), streams_by_default=True, runner_fields=_ALL_RUNNER_FIELDS,
     ),
     Surface(
         "generate", "/api/generate", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_GENERATE,
-        cap_field=("options", "num_predict"), streams_by_default=True,
+        cap_field=("options", "num_predict"), streams_by_default=True, runner_fields=_ALL_RUNNER_FIELDS,
     ),
-    Surface("embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBED),
-    Surface("embeddings", "/api/embeddings", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBEDDINGS),
+    Surface(
+        "embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBED,
+        runner_fields=frozenset({RunnerField.KEEP_ALIVE}),
+    ),
+    Surface(
+        "embeddings", "/api/embeddings", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBEDDINGS,
+        runner_fields=frozenset({RunnerField.KEEP_ALIVE}),
+    ),
     Surface(
         "v1_chat", "/v1/chat/completions", Dialect.OPENAI, Scope.CHAT, AnswerShape.OPENAI_CHAT,
         cap_field=("max_tokens",), ignored_cap_field="max_completion_tokens", streams_by_default=False,
         usage_on_request=True, done_marker=True,
+        runner_fields=frozenset({RunnerField.DEBUG_RENDER_ONLY}),
     ),
     Surface(
         "v1_completions", "/v1/completions", Dialect.OPENAI, Scope.CHAT, AnswerShape.OPENAI_COMPLETIONS,
         cap_field=("max_tokens",), streams_by_default=False, usage_on_request=True, done_marker=True,
+        runner_fields=frozenset({RunnerField.DEBUG_RENDER_ONLY}),
     ),
     Surface("v1_embeddings", "/v1/embeddings", Dialect.OPENAI, Scope.EMBEDDINGS, AnswerShape.OPENAI_EMBEDDINGS),
     Surface(

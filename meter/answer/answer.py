@@ -14,7 +14,6 @@ from gateway.record.grant import Grant
 from gateway.values import NO_USAGE, Outcome, Usage
 from gateway.wire.names import NOT_AN_ANSWER
 from gateway.wire.surfaces import BY_NAME, Dialect
-from meter.answer.backend_errors import caller_status
 from meter.answer.error_body import ErrorBody
 from meter.answer.framing import NdjsonSplitter, SseSplitter
 from meter.answer.model_spelling import ModelSpelling
@@ -53,6 +52,8 @@ class Answer:
 
     def __init__(self, grant: Grant) -> None:
         self.result: AnswerResult | None = None
+        # The code of a backend's error, known with its head.
+        self.error_code: Code | None = None
         self.surface = BY_NAME[grant.surface]
         self._grant = grant
         self._fold = UsageFold(grant.input_estimate, grant.output_cap)
@@ -62,15 +63,17 @@ class Answer:
 
     def headers(self, status: int, content_type: str) -> int:
         """Takes the backend's status and content type; returns the status for the caller."""
-        body = self._body_of(media_type_of(content_type)) if status == 200 else None
+        media_type = media_type_of(content_type)
+        body = self._body_of(media_type) if status == 200 else None
         if body is not None:
             self._body = body
             self._spelling = ModelSpelling.of(self._grant, framed=isinstance(body, Stream))
             return status
         error_status = NOT_AN_ANSWER if 200 <= status < 300 else status
         self._has_failed = True
-        self._body = ErrorBody(self.surface.dialect, error_status, self._grant.request_id)
-        return caller_status(error_status)
+        error = ErrorBody(self._grant, error_status, media_type)
+        self._body, self.error_code = error, error.code
+        return error.caller_status
 
     @property
     def is_whole(self) -> bool:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from gateway.errors import upstream_code
+from gateway.errors import MESSAGE, Code, upstream_code
+from gateway.record.grant import Grant
 from gateway.values import Outcome
-from gateway.wire.surfaces import Dialect
-from meter.answer.backend_errors import caller_status, sanitised_body
+from gateway.wire.dialects import error_body
+from gateway.wire.surfaces import BY_NAME
+from meter.answer.backend_errors import BackendErrors, caller_status
 from meter.frames.readers import load_object
+from meter.frames.recognition import JSON
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
 
 
 class ErrorBody:
-    """The body of an error; `status` is the backend's, or NOT_AN_ANSWER for a 2xx whose body is not an answer."""
+    """The body of an error; `status` is the backend's, or NOT_AN_ANSWER for a 2xx whose body is not an answer.
 
-    def __init__(self, dialect: Dialect, status: int, request_id: str) -> None:
+    On these surfaces Ollama's only 404 means that it does not have the model. The caller then gets the same bytes as
+    for any model that no backend hosts.
+    """
+
+    def __init__(self, grant: Grant, status: int, media_type: str) -> None:
         self.outcome: Outcome | None = Outcome.UPSTREAM_ERROR
-        self.code = upstream_code(caller_status(status))
-        self._dialect = dialect
+        self._is_missing_model = status == 404 and media_type == JSON
+        self.caller_status = grant.refusal_status if self._is_missing_model else caller_status(status)
+        self.code = Code.MODEL_NOT_ALLOWED if self._is_missing_model else upstream_code(self.caller_status)
+        self._grant = grant
         self._status = status
-        self._request_id = request_id
         self._held = b""
 
     def chunk(self, data: bytes, end_of_stream: bool) -> bytes | None:
@@ -27,7 +35,10 @@ class ErrorBody:
         self._held = (self._held + data)[:ERROR_BODY_BYTES_MAX]
         if not end_of_stream:
             return b""
-        return sanitised_body(self._dialect, self._status, self._held, load_object(self._held), self._request_id)
+        if self._is_missing_model:
+            dialect, request_id = BY_NAME[self._grant.surface].dialect, self._grant.request_id
+            return error_body(dialect, self.code, MESSAGE[self.code], request_id, status=self.caller_status)
+        return BackendErrors(self._grant).body(self._status, load_object(self._held))
 
     def abort(self) -> Outcome | None:
         """A backend's refusal is a failure of the backend, however much of it arrived."""

@@ -8,7 +8,7 @@ from gateway.errors import Code
 from gateway.record.grant import Grant
 from gateway.values import Outcome
 from gateway.wire.surfaces import Dialect, Surface
-from meter.answer.backend_errors import sanitised_message
+from meter.answer.backend_errors import BackendErrors
 from meter.answer.failure_frame import FailureFrame
 from meter.answer.framing import Frame, FrameTooLong, Splitter
 from meter.answer.usage import UsageFold
@@ -31,6 +31,7 @@ class Stream:
 
     def __init__(self, grant: Grant, surface: Surface, splitter: Splitter, fold: UsageFold) -> None:
         self.outcome: Outcome | None = None
+        self._grant = grant
         self._failure_frame = FailureFrame(surface, grant.request_id)
         self._is_first = True
         self._surface = surface
@@ -106,7 +107,7 @@ class Stream:
             return OVER_CAP
         if read.error is not None:
             self.outcome = Outcome.UPSTREAM_ERROR
-            out.append(self._failure_frame.build(sanitised_message(self._surface.dialect, read.error, document)))
+            out.append(self._failure_frame.build(BackendErrors(self._grant).message(read.error, document)))
             return None
         if read.terminal:
             self.outcome = Outcome.COMPLETE

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.request.model_name import canonical, is_cloud
@@ -61,7 +62,7 @@ def merge(
     remote = {name: _remote(name, rows) for name, rows in stubs.items()} if allow_cloud else {}
     local = {name: _hosted(name, rows, running.get(name, {}), descriptions) for name, rows in tags.items()}
     return Catalog(
-        backends=tuple(BackendState(o.backend.name, len(o.backend.urls), o.version, o.answers) for o in observations),
+        backends=tuple(_state(seen) for seen in observations),
         models={**remote, **local},
         running=tuple(
             {"name": (spelling := _spelling(row, name)), "model": spelling, **_picked(row, _RUNNING_SHOWN)}
@@ -69,6 +70,12 @@ def merge(
             for row in rows.values()
         ),
     )
+
+
+def _state(seen: Observation) -> BackendState:
+    urls = seen.backend.urls
+    addresses = tuple(urlsplit(url).netloc for url in urls)
+    return BackendState(seen.backend.name, len(urls), seen.version, seen.answers, addresses)
 
 
 def first_hosts(observations: Sequence[Observation]) -> dict[str, tuple[Backend, str]]:

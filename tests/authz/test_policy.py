@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.policy import TRIES_PER_BACKEND_MAX, Permission, candidate_backends, decide
+from authz.policy import TRIES_PER_BACKEND_MAX, Permission, candidate_backends, check_runner_options, decide
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.values import Budgets, Limits, Principal, Scope
@@ -115,3 +115,16 @@ def test_runner_options_and_the_backend_need_their_scopes(
 ) -> None:
     allowed = permission(principal("a:latest", scopes=scopes), "a:latest")
     assert (allowed.runner_options, allowed.show_backend) == (runner_options, show_backend)
+
+
+@pytest.mark.parametrize("option", ["keep_alive", "shift", "_debug_render_only"])
+def test_an_option_that_must_not_be_dropped_needs_the_scope_runner(option: str) -> None:
+    plain, runner = (
+        decide(principal("a:latest", scopes=scopes), BY_NAME["chat"], "a:latest", CATALOG, prefer_loaded=False)
+        for scopes in ((Scope.CHAT,), (Scope.CHAT, Scope.RUNNER))
+    )
+    check_runner_options(runner, option)
+    check_runner_options(plain, None)
+    with pytest.raises(Denied, match=f"'{option}' of this request needs a key with the scope 'runner'") as denied:
+        check_runner_options(plain, option)
+    assert denied.value.code is Code.SCOPE_DENIED

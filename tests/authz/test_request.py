@@ -138,6 +138,14 @@ def test_a_cloud_model_never_has_the_name_of_a_local_one(name: str) -> None:
 def test_show_reads_the_older_field_when_there_is_no_model() -> None:
     assert read_model(b'{"name":"m"}', "") == "m:latest"
     assert read_model(b'{"name":"m","model":"n"}', "") == "n:latest"
+    assert read_model(b'{"name":"m","model":""}', "") == "m:latest"
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"model":""}', b'{"name":""}'])
+def test_show_without_a_model_names_the_field_model(body: bytes) -> None:
+    """W23 of the comparison with the real Ollama."""
+    with pytest.raises(Denied, match="the field 'model' must be"):
+        read_model(body, "")
 
 
 @given(st.binary(max_size=200))

@@ -113,7 +113,8 @@ def test_a_blocked_path_is_a_permission_error(clients: Clients) -> None:
     ("status", "client_status", "message"),
     [
         (400, 400, "context is too long"),
-        (404, 404, "model 'x' not found"),
+        (400, 400, "gemma3:270m does not support tools"),
+        (404, 403, MESSAGE[Code.MODEL_NOT_ALLOWED]),
         (500, 500, "unexpectedly stopped"),
         (401, 502, MESSAGE[Code.BACKEND_ERROR]),
         (503, 503, "server busy"),

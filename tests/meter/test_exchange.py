@@ -253,6 +253,8 @@ def test_envoys_own_reply_passes_even_after_the_lease_is_lost() -> None:
         (400, 400, Code.INVALID_REQUEST),
         (401, 502, Code.BACKEND_ERROR),
         (404, 404, Code.NOT_FOUND),
+        (422, 422, Code.INVALID_REQUEST),
+        (501, 501, Code.INVALID_REQUEST),
         (500, 500, Code.BACKEND_ERROR),
         (503, 503, Code.BACKEND_UNAVAILABLE),
     ],
@@ -273,6 +275,16 @@ def test_a_backends_error_has_one_code_in_its_headers_and_in_its_entry(
     assert (entry.status, entry.code) == (shown if has_body else STATUS[code], code)
     assert entry.outcome is Outcome.UPSTREAM_ERROR
     assert entry.usage_source is UsageSource.NONE
+
+
+def test_a_backends_404_about_the_model_is_the_refusal_in_its_headers_and_in_its_entry() -> None:
+    exchange = exchange_after(Trigger.FORWARD, refusal_status=404)
+    head = exchange.response_headers(404, "application/json", "near", end_of_stream=False)
+    code = Code.MODEL_NOT_ALLOWED
+    assert head == {":status": "404", "x-gateway-error": code, "content-type": "application/json"}
+    exchange.response_body(b'{"error":"model \'m:latest\' not found"}', True)
+    entry = exchange.close().entry
+    assert (entry.status, entry.code) == (404, code)
 
 
 def test_a_hold_retains_what_was_delivered_so_far() -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.request.runner_options import RUNNER_FIELDS, RUNNER_OPTIONS
 from gateway.wire.surfaces import BY_NAME, SURFACES, Surface
-from meter.rewrite import RUNNER_FIELDS, RUNNER_OPTIONS, rewrite
+from meter.rewrite import rewrite
 from tests.meter.wire_corpus import grant_for
 
 GENERATING = [surface for surface in SURFACES if surface.cap_field]
@@ -166,14 +167,6 @@ def test_other_tools_keep_their_text(tools: Any) -> None:
     result = rewrite(b'{"model":"M","tools":%b}' % text.encode(), grant_for(BY_NAME["v1_responses"]))
     assert text.encode() in result.body
     assert result.dropped_options == ()
-
-
-@pytest.mark.parametrize("name", ["chat", "generate"])
-def test_an_unload_becomes_a_load_that_does_not_affect_other_users(name: str) -> None:
-    out = rewritten(BY_NAME[name], {"model": "M", "keep_alive": 0})
-    assert "keep_alive" not in out
-    assert "messages" not in out
-    assert "prompt" not in out
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'{"model":', b"\xff{}"])

@@ -452,7 +452,7 @@ LEAKS = [
 ]
 
 
-@pytest.mark.parametrize("exchange", [one for one in ERRORS if one.status not in (401, 403, 405)], ids=by_name)
+@pytest.mark.parametrize("exchange", [one for one in ERRORS if one.status not in (401, 403, 404, 405)], ids=by_name)
 def test_ollamas_own_errors_reach_the_caller_and_use_no_tokens(exchange: Transcript) -> None:
     out, ending = replay(exchange, bytewise(exchange.body))
     document, expected = json.loads(out), json.loads(exchange.body)
@@ -463,6 +463,18 @@ def test_ollamas_own_errors_reach_the_caller_and_use_no_tokens(exchange: Transcr
             expected["request_id"] = "req-1"
     assert document == expected
     assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, upstream_code(exchange.status), Usage(0, 0, NONE))
+
+
+@pytest.mark.parametrize("exchange", [one for one in ERRORS if one.status == 404], ids=by_name)
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_model_that_the_backend_does_not_have_is_refused_as_any_missing_model(
+    exchange: Transcript, status: int
+) -> None:
+    """W10 of the comparison with the real Ollama."""
+    out, ending = replay(exchange, bytewise(exchange.body), refusal_status=status)
+    code = Code.MODEL_NOT_ALLOWED
+    assert out == error_body(exchange.surface.dialect, code, MESSAGE[code], "req-1", status=status)
+    assert ending == AnswerResult(Outcome.UPSTREAM_ERROR, code, Usage(0, 0, NONE))
 
 
 @pytest.mark.parametrize("body", LEAKS)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from gateway.errors import MESSAGE, Code, upstream_code
 from gateway.wire.dialects import error_body
-from gateway.wire.surfaces import Dialect
-from meter.answer.backend_errors import caller_status, sanitised_body, sanitised_message
+from gateway.wire.surfaces import BY_NAME, Dialect
+from meter.answer.backend_errors import BackendErrors, caller_status
 from meter.frames.readers import load_object
+from tests.meter.wire_corpus import grant_for
 
 HOSTS = st.sampled_from(
     [
@@ -79,19 +80,119 @@ def document_of(dialect: Dialect, text: str, extra: dict[str, Any]) -> dict[str,
     return {"error": error} if dialect is Dialect.OPENAI else {"type": "error", "error": error}
 
 
+SURFACE = {Dialect.NATIVE: "chat", Dialect.OPENAI: "v1_chat", Dialect.ANTHROPIC: "v1_messages"}
+
+
+def errors_of(dialect: Dialect, *addresses: str, **names: str) -> BackendErrors:
+    return BackendErrors(grant_for(BY_NAME[SURFACE[dialect]], backend_addresses=addresses, **names))
+
+
+def body_for(errors: BackendErrors, dialect: Dialect, status: int, text: str) -> dict[str, Any]:
+    data = json.dumps(document_of(dialect, text, {})).encode()
+    return dict(json.loads(errors.body(status, load_object(data))))
+
+
+def message_in(dialect: Dialect, document: dict[str, Any]) -> object:
+    return document["error"] if dialect is Dialect.NATIVE else document["error"]["message"]
+
+
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("wrap", [plain, inner_json, slashed, escaped])
-@given(TEXTS, st.sampled_from([400, 404, 500, 502, 503]), st.booleans())
+@given(TEXTS, st.sampled_from([500, 502, 503]), st.booleans())
 @example(("error:\n10.0.0.3", "10.0.0.3"), 500, True)
-def test_no_address_host_name_path_or_link_of_a_backend_reaches_a_caller(
+def test_no_address_host_name_path_or_link_of_a_failing_backend_reaches_a_caller(
     dialect: Dialect, wrap: Any, planted: tuple[str, str], status: int, ensure_ascii: bool
 ) -> None:
     text, host = planted
+    errors = errors_of(dialect)
     data = json.dumps(document_of(dialect, wrap(text), {}), ensure_ascii=ensure_ascii).encode()
     code = upstream_code(caller_status(status))
-    own = error_body(dialect, code, MESSAGE[code], "req-1")
-    assert sanitised_body(dialect, status, data, load_object(data), "req-1") == own, host
-    assert sanitised_message(dialect, wrap(text), load_object(data)) == MESSAGE[Code.BACKEND_ERROR]
+    own = error_body(dialect, code, MESSAGE[code], "req-1", status=status)
+    assert errors.body(status, load_object(data)) == own, host
+    assert errors.message(wrap(text), load_object(data)) == MESSAGE[Code.BACKEND_ERROR]
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("wrap", [plain, inner_json, slashed, escaped])
+@pytest.mark.parametrize("status", [400, 404, 422, 500, 501, 503])
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("10.0.0.3:11434", "10.0.0.3 is down"), ("gpu-host-1:11434", "no answer from GPU-HOST-1."),
+        ("gpu.example.com", "GET https://gpu.example.com/api"), ("[2001:db8::17]:11434", "dial [2001:db8::17]:11434"),
+        ("ollama:11434", 'Post "http://ollama:11434/x": EOF'), ("ollama:11434", "lookup ollama: no such host"),
+        ("ollama:11434", "connect to ollama port 11434"), ("localhost", "dial tcp localhost: refused"),
+        ("10.0.0.3:11434", 'Post "http://127.0.0.1:39211/completion": EOF'),
+        ("10.0.0.3:11434", "open /root/.ollama/models/blobs/sha256-1: no such file"),
+    ],
+)  # fmt: skip
+def test_a_configured_address_never_reaches_a_caller_and_the_blanked_body_keeps_the_code_and_type_of_its_status(
+    dialect: Dialect, wrap: Any, status: int, address: str, text: str
+) -> None:
+    document = body_for(errors_of(dialect, "b.test", address), dialect, status, wrap(text))
+    code = upstream_code(status)
+    assert document == json.loads(error_body(dialect, code, MESSAGE[code], "req-1", status=status))
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(
+    ("sent", "requested", "text", "shown"),
+    [
+        (
+            "gemma3:270m", "gemma3:270m", "registry.ollama.ai/library/gemma3:270m does not support tools",
+            "gemma3:270m does not support tools",
+        ),
+        ("gemma3:270m", "GEMMA3:270M", "registry.ollama.ai/library/gemma3:270m does not support insert",
+         "GEMMA3:270M does not support insert"),
+        ("u/m:latest", "u/m", "registry.ollama.ai/u/m:latest does not support vision", "u/m does not support vision"),
+        ("nomic-embed-text:latest", "nomic-embed-text", '"nomic-embed-text:latest" does not support chat',
+         '"nomic-embed-text" does not support chat'),
+        ("hf.co/u/m:q4", "hf.co/u/m:Q4", "hf.co/u/m:q4 does not support tools", "hf.co/u/m:Q4 does not support tools"),
+        ("qwen2.5:72", "qwen2.5:72", "qwen2.5:72 does not support thinking", "qwen2.5:72 does not support thinking"),
+        ("m:latest", "m", "the model other/m:latest and m:latest-x are others", None),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_4xx_passes_with_the_model_as_the_caller_spelled_it(
+    dialect: Dialect, sent: str, requested: str, text: str, shown: str | None
+) -> None:
+    """W1, W6 and W28 of the comparison with the real Ollama."""
+    errors = errors_of(dialect, "127.0.0.1:11434", hosted_model=sent, requested_model=requested)
+    document = body_for(errors, dialect, 400, text)
+    assert message_in(dialect, document) == (shown or text)
+    if dialect is Dialect.OPENAI:
+        assert document["error"]["code"] == "invalid_request"
+    assert errors.message(text, document_of(dialect, text, {})) == (shown or text)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "unsupported image http://192.168.1.5:8000/cat.png", "image at https://cdn.example.com/a.b.png is not base64",
+        "invalid think value: \"http://\"", "the host ollama has no tool dial", "role 10.0.0.9 is unknown",
+        "this model requires a newer version of ollama", "certificate: :3:14: unexpected",
+    ],
+)  # fmt: skip
+def test_a_4xx_may_repeat_any_address_that_is_not_configured(dialect: Dialect, text: str) -> None:
+    document = body_for(errors_of(dialect, "10.0.0.3:11434", "backend:11434"), dialect, 400, text)
+    assert message_in(dialect, document) == text
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (500, 'template: :3:14: executing "" at <.X>: can\'t evaluate field X'),
+        (500, 'template: chat:13:14: function "nosuch" not defined'),
+        (500, 'invalid format: "xml"; expected "json" or a valid JSON Schema object'),
+        (501, "This server does not support embeddings. Start it with `--embeddings`"),
+    ],
+)
+def test_a_500_and_501_about_the_request_pass_in_the_words_of_ollama(dialect: Dialect, status: int, text: str) -> None:
+    document = body_for(errors_of(dialect, "10.0.0.3:11434"), dialect, status, text)
+    assert message_in(dialect, document) == text
+    if dialect is Dialect.OPENAI:
+        assert document["error"]["code"] == upstream_code(status)
 
 
 @pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
@@ -101,7 +202,7 @@ def test_none_in_a_field_next_to_the_message_reaches_a_caller_either(
 ) -> None:
     for extra in ({"param": planted[0]}, {planted[0]: 1}, {"details": [{"at": planted[0]}]}):
         data = json.dumps(document_of(dialect, "out of memory", extra)).encode()
-        assert b"out of memory" not in sanitised_body(dialect, 500, data, load_object(data), "req-1")
+        assert b"out of memory" not in errors_of(dialect).body(500, load_object(data))
 
 
 @pytest.mark.parametrize("dialect", Dialect)
@@ -121,13 +222,13 @@ def test_none_in_a_field_next_to_the_message_reaches_a_caller_either(
 def test_a_sentence_that_helps_the_caller_passes(dialect: Dialect, text: str) -> None:
     document = document_of(dialect, text, {})
     data = json.dumps(document).encode()
-    passed = json.loads(sanitised_body(dialect, 400, data, load_object(data), "req-1"))
+    passed = json.loads(errors_of(dialect).body(400, load_object(data)))
     if dialect is Dialect.OPENAI:
         document["error"]["code"] = "invalid_request"
     if dialect is Dialect.ANTHROPIC:
         document["request_id"] = "req-1"
     assert passed == document
-    assert sanitised_message(dialect, text, load_object(data)) == text
+    assert errors_of(dialect).message(text, load_object(data)) == text
 
 
 BODIES = st.recursive(
@@ -141,5 +242,5 @@ BODIES = st.recursive(
 def test_every_client_gets_the_error_shape_that_it_parses(dialect: Dialect, status: int, body: bytes) -> None:
     """ollama-python needs `error` to be a string, the others an object with a message."""
     assert caller_status(status) >= 400
-    error = json.loads(sanitised_body(dialect, status, body, load_object(body), "req-1"))["error"]
+    error = json.loads(errors_of(dialect).body(status, load_object(body)))["error"]
     assert isinstance(error if dialect is Dialect.NATIVE else error["message"], str)

@@ -24,6 +24,8 @@ def test_a_model_goes_to_the_backends_that_host_it_in_configuration_order() -> N
     }
     assert catalog.models["a:latest"].tag["digest"] == "near-a:latest"
     assert catalog.replicas_of("near") == 2
+    read = Catalog.from_json(catalog.to_json())
+    assert read.addresses_of(["far", "near"]) == ("near:11434", "near-2:11434", "far:11434", "far-2:11434")
 
 
 def test_names_are_canonical_and_what_runs_elsewhere_is_left_out() -> None:
