@@ -134,7 +134,7 @@ def test_every_pod_is_confined(manifests: list[Manifest]) -> None:
 
 def test_containers_run_our_commands_with_settings_as_environment(manifests: list[Manifest]) -> None:
     known = {name.upper() for name in Settings.model_fields} | {"GATEWAY_ENV_FILE"}
-    (service,) = run.params
+    (service,) = [parameter for parameter in run.params if parameter.name == "service"]
     assert isinstance(service.type, click.Choice)
     for name in service.type.choices:
         program = container(manifests, name)

@@ -55,6 +55,12 @@ def write_env(path: Path, url: str, lines: Sequence[str] = ()) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output goes to a pipe. The workers of pytest-xdist set a width of 80 columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def operator(tmp_path: Path, database_url: str) -> Operator:
     """An operator whose database has the schema and no rows."""

@@ -56,7 +56,7 @@ def test_reports_are_read_from_the_replica_if_one_is_set(busy: Operator, command
 
 
 def test_usage_has_rows_totals_and_budgets(busy: Operator) -> None:
-    busy.does("set-budget", "--tenant", "acme", "--daily", "100", "--total", "10")
+    busy.run("set-budget", "--tenant", "acme", "--daily", "100", "--total", "10")
     usage = busy.reads("show-usage")
     counts = {"requests": 2, "input_tokens": 6, "output_tokens": 8}
     assert usage["rows"] == [{"day": f"{NOW:%Y-%m-%d}", **counts}]
