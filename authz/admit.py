@@ -103,7 +103,7 @@ class Admitter:
                 key_budgets=principal.key_budgets,
                 model=read.model,
                 input_tokens=input_tokens,
-                requested_output_tokens=_output_tokens(principal, surface, read),
+                requested_output_tokens=_output_tokens(principal, surface, read, permission),
                 grant_draft=draft,
             )
         )
@@ -133,11 +133,12 @@ def _reset_headers(seconds: int) -> dict[str, str]:
     return {"x-ratelimit-reset-requests": str(seconds), "x-ratelimit-reset-tokens": str(seconds)}
 
 
-def _output_tokens(principal: Principal, surface: Surface, read: ReadRequest) -> int:
+def _output_tokens(principal: Principal, surface: Surface, read: ReadRequest, permission: Permission) -> int:
+    """The smallest of the allowance, the requested cap and, where Ollama would use it, the model's own cap."""
     if surface.cap_field is None:
         return 0
-    maximum = principal.sizes.output_tokens
-    return min(read.generation.output_tokens or maximum, maximum)
+    own = None if read.generation.names_cap else permission.own_output_tokens
+    return min(filter(None, (principal.sizes.output_tokens, read.generation.output_tokens, own)))
 
 
 def _denied(answer: ReservationDenied, input_tokens: int) -> Denied:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gateway.catalog.modelfile import integer_parameter
+
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
@@ -49,6 +51,12 @@ class HostedModel:
         """The name as the first backend spells it, such as `PetrosStav/gemma3-tools:4b`; lists show this one."""
         name = self.tag.get("name")
         return name if isinstance(name, str) else self.name
+
+    @property
+    def own_output_tokens(self) -> int | None:
+        """The output cap in the Modelfile (`num_predict`), None when there is none or it means unlimited."""
+        tokens = integer_parameter(self.shown.get("parameters"), "num_predict")
+        return tokens if tokens is not None and tokens > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,3 +121,13 @@ def test_only_a_stream_without_the_option_has_no_usage_report(body: dict[str, An
 def test_stream_options_of_another_type_are_refused(options: object) -> None:
     with pytest.raises(ValueError, match="'stream_options"):
         read_generation_request(BY_NAME["v1_chat"], {"stream": True, "stream_options": options})
+
+
+@pytest.mark.parametrize(("value", "names_cap"), [(None, False), (0, True), (-1, True), (5, True)])
+def test_a_request_names_a_cap_also_when_it_means_unlimited(value: object, names_cap: bool) -> None:
+    read = {s.name: read_generation_request(s, body_with_cap(s.name, value)).names_cap for s in GENERATING}
+    assert read == {surface.name: names_cap for surface in GENERATING}
+
+
+def test_a_cap_that_ollama_ignores_is_not_one_that_it_reads() -> None:
+    assert not read_generation_request(BY_NAME["v1_chat"], {"max_completion_tokens": 5}).names_cap
