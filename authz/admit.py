@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from authz.context import ContextRule
 from authz.policy import Permission
 from authz.request import ReadRequest
 from gateway.errors import STATUS, Code, Denied, StoreUnavailable
@@ -62,7 +63,7 @@ class Denial:
 class Admitter:
     """Reserves a request's share. `windows` reads the rate windows of a tenant and a key for a denial's headers.
 
-    `model_refusal_status` is the status of model_not_allowed.
+    `context` decides on long prompts. `model_refusal_status` is the status of model_not_allowed.
     """
 
     def __init__(
@@ -70,16 +71,22 @@ class Admitter:
         quota: Quota,
         windows: ReadWindows | None = None,
         *,
+        context: ContextRule | None = None,
         model_refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
     ) -> None:
         self._quota = quota
+        self._context = context or ContextRule(_uncorrected, refuses=False)
         self._model_refusal_status = model_refusal_status
         self._windows = windows
 
     async def admit(
         self, record: RequestRecord, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest
     ) -> Admitted | Denial:
-        """Reserves everything that the request needs, or nothing. Raises StoreUnavailable when the quota is."""
+        """Reserves everything that the request needs, or nothing.
+
+        Raises StoreUnavailable when the quota is, and Denied(context_length_exceeded).
+        """
+        context = await self._context.decide(principal, permission, surface, read)
         draft = grant.draft(
             record,
             strip_usage=not read.generation.usage,
@@ -90,6 +97,9 @@ class Admitter:
             hosted_model=permission.hosted_model,
             backend_addresses=permission.backend_addresses,
             refusal_status=self._model_refusal_status,
+            context_tokens=context.in_force,
+            requested_context=context.requested,
+            refuses_overflow=context.refuses_overflow,
         )
         input_tokens = estimate_input(read.document)
         answer = await self._quota.admit(
@@ -105,6 +115,7 @@ class Admitter:
                 input_tokens=input_tokens,
                 requested_output_tokens=_output_tokens(principal, surface, read, permission),
                 grant_draft=draft,
+                calibrates=context.calibrates,
             )
         )
         headers = rate_headers(answer.limit_status)
@@ -127,6 +138,10 @@ class Admitter:
         except StoreUnavailable:
             return {}
         return _reset_headers(max(window.resets_in_s for window in windows))
+
+
+async def _uncorrected(_tenant_id: int, _model: str, tokens: int) -> int:
+    return tokens
 
 
 def _reset_headers(seconds: int) -> dict[str, str]:

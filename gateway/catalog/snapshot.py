@@ -35,7 +35,8 @@ class HostedModel:
     `backends` are the names of the backends that host it, in the order to try. `digests` maps a backend to its digest
     of the model, and `loaded` names the backends that have it in memory. `tag` is the model's object in /api/tags of
     the first backend, `shown` are the fields that /api/show adds. `remote` means that the backends forward its requests
-    to another service on their owner's account.
+    to another service on their owner's account. `contexts` maps a backend that has the model in memory to its
+    context in tokens.
     """
 
     name: str
@@ -45,12 +46,21 @@ class HostedModel:
     digests: Mapping[str, str] = field(default_factory=dict)
     loaded: tuple[str, ...] = ()
     shown: Mapping[str, Any] = field(default_factory=dict)
+    contexts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spelling(self) -> str:
         """The name as the first backend spells it, such as `PetrosStav/gemma3-tools:4b`; lists show this one."""
         name = self.tag.get("name")
         return name if isinstance(name, str) else self.name
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The context in force: the smallest in memory of a backend, else the Modelfile's `num_ctx`, else None."""
+        if self.contexts:
+            return min(self.contexts.values())
+        tokens = integer_parameter(self.shown.get("parameters"), "num_ctx")
+        return tokens if tokens is not None and tokens > 0 else None
 
     @property
     def own_output_tokens(self) -> int | None:

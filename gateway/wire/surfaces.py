@@ -53,6 +53,7 @@ class Surface:
     `streams_by_default` is the meaning of an absent or null `stream`; None: the surface never streams.
     `usage_on_request` means that a stream reports usage only when `stream_options.include_usage` requests it.
     `runner_fields` are the runner's fields that Ollama reads on this surface; it ignores the others.
+    `truncates` means that Ollama reads `truncate`, which decides whether it cuts or refuses a prompt that is too long.
     `done_marker` means that a stream ends with the event `[DONE]`, because it has no last JSON event.
     """
 
@@ -67,20 +68,23 @@ class Surface:
     usage_on_request: bool = False
     done_marker: bool = False
     runner_fields: frozenset[RunnerField] = frozenset()
+    truncates: bool = False
 
 
 SURFACES: tuple[Surface, ...] = (
     Surface(
         "chat", "/api/chat", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_CHAT,
         cap_field=("options", "num_predict"), streams_by_default=True, runner_fields=_ALL_RUNNER_FIELDS,
+        truncates=True,
     ),
     Surface(
         "generate", "/api/generate", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_GENERATE,
         cap_field=("options", "num_predict"), streams_by_default=True, runner_fields=_ALL_RUNNER_FIELDS,
+        truncates=True,
     ),
     Surface(
         "embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBED,
-        runner_fields=frozenset({RunnerField.KEEP_ALIVE}),
+        runner_fields=frozenset({RunnerField.KEEP_ALIVE}), truncates=True,
     ),
     Surface(
         "embeddings", "/api/embeddings", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBEDDINGS,

@@ -133,3 +133,22 @@ def test_a_catalog_is_read_back_as_it_was_published() -> None:
     seen_near = seen("near", "a:latest", STUB, running=("a:latest",))
     catalog = merge([seen_near, seen("far", "b:latest")], descriptions, allow_cloud=True)
     assert Catalog.from_json(catalog.to_json()) == catalog
+
+
+def test_the_context_in_force_is_the_smallest_in_memory_else_that_of_the_modelfile() -> None:
+    """W27 of the comparison with the real Ollama."""
+
+    def context(*lengths: object, parameters: str = "num_ctx 8192") -> int | None:
+        observations = [
+            replace(
+                seen(f"b{place}", {"model": "a", "digest": "d"}), running=({"name": "a", "context_length": length},)
+            )
+            for place, length in enumerate(lengths)
+        ] or [seen("b", {"model": "a", "digest": "d"})]
+        catalog = merge(observations, {"d": {"parameters": parameters}})
+        return Catalog.from_json(catalog.to_json()).models["a:latest"].context_tokens
+
+    assert context(4096, 2048) == 2048
+    assert context() == 8192
+    assert context(0, "x", True, None) == 8192
+    assert context(parameters="stop x") is None
