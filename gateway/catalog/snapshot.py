@@ -73,12 +73,18 @@ class HostedModel:
 class Catalog:
     """One snapshot, with the backends in the order of the configuration.
 
-    `running` is the union of the backends' /api/ps rows. A snapshot without backends means that nothing is known.
+    `running` is the union of the backends' /api/ps rows. A snapshot without backends means that nothing is known. One
+    with backends of which none answers, and without models, means that they have not answered for too long.
     """
 
     backends: tuple[BackendState, ...]
     models: Mapping[str, HostedModel]
     running: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether no backend has answered for so long that no model is known any more."""
+        return bool(self.backends) and not self.models and not any(state.answers for state in self.backends)
 
     def replicas_of(self, backend: str) -> int:
         """The number of replicas of a backend, 1 when it is unknown."""
