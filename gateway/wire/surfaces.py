@@ -49,6 +49,7 @@ class Surface:
     """One endpoint that reaches a model; its method is POST.
 
     `cap_field` is the path of the output cap in the request body, None where nothing is generated.
+    `cap_required` means that Ollama refuses a request without a positive cap.
     `ignored_cap_field` is a second cap that clients set and Ollama ignores: authz grants the lower of the two.
     `streams_by_default` is the meaning of an absent or null `stream`; None: the surface never streams.
     `usage_on_request` means that a stream reports usage only when `stream_options.include_usage` requests it.
@@ -63,6 +64,7 @@ class Surface:
     scope: Scope
     answer_shape: AnswerShape
     cap_field: tuple[str, ...] | None = None
+    cap_required: bool = False
     ignored_cap_field: str | None = None
     streams_by_default: bool | None = None
     usage_on_request: bool = False
@@ -108,7 +110,7 @@ SURFACES: tuple[Surface, ...] = (
     ),
     Surface(
         "v1_messages", "/v1/messages", Dialect.ANTHROPIC, Scope.CHAT, AnswerShape.ANTHROPIC_MESSAGES,
-        cap_field=("max_tokens",), streams_by_default=False,
+        cap_field=("max_tokens",), cap_required=True, streams_by_default=False,
     ),
 )  # fmt: skip
 
