@@ -101,7 +101,7 @@ class Admitter:
             requested_context=context.requested,
             refuses_overflow=context.refuses_overflow,
         )
-        input_tokens = estimate_input(read.document)
+        input_tokens = estimate_input(read.document, templates_prompt=surface.templates_prompt)
         answer = await self._quota.admit(
             Admission(
                 request_id=record.request_id,

@@ -23,7 +23,7 @@ def longest_prompt(surface: Surface, document: Mapping[str, Any]) -> int:
     """The estimated tokens of the longest text of a request. Each text of a list to embed has a whole context."""
     texts = document.get("input")
     if surface.scope is not Scope.EMBEDDINGS or not isinstance(texts, list):
-        return estimate_input(document)
+        return estimate_input(document, templates_prompt=surface.templates_prompt)
     if all(isinstance(item, int) for item in texts):
         return len(texts)
     return max((estimate_input({"input": item}) for item in texts), default=0)

@@ -55,6 +55,7 @@ class Surface:
     `usage_on_request` means that a stream reports usage only when `stream_options.include_usage` requests it.
     `runner_fields` are the runner's fields that Ollama reads on this surface; it ignores the others.
     `truncates` means that Ollama reads `truncate`, which decides whether it cuts or refuses a prompt that is too long.
+    `templates_prompt` means that Ollama writes a template around `prompt`.
     `done_marker` means that a stream ends with the event `[DONE]`, because it has no last JSON event.
     """
 
@@ -71,6 +72,7 @@ class Surface:
     done_marker: bool = False
     runner_fields: frozenset[RunnerField] = frozenset()
     truncates: bool = False
+    templates_prompt: bool = False
 
 
 SURFACES: tuple[Surface, ...] = (
@@ -82,7 +84,7 @@ SURFACES: tuple[Surface, ...] = (
     Surface(
         "generate", "/api/generate", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_GENERATE,
         cap_field=("options", "num_predict"), streams_by_default=True, runner_fields=_ALL_RUNNER_FIELDS,
-        truncates=True,
+        truncates=True, templates_prompt=True,
     ),
     Surface(
         "embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBED,
@@ -101,7 +103,7 @@ SURFACES: tuple[Surface, ...] = (
     Surface(
         "v1_completions", "/v1/completions", Dialect.OPENAI, Scope.CHAT, AnswerShape.OPENAI_COMPLETIONS,
         cap_field=("max_tokens",), streams_by_default=False, usage_on_request=True, done_marker=True,
-        runner_fields=frozenset({RunnerField.DEBUG_RENDER_ONLY}),
+        runner_fields=frozenset({RunnerField.DEBUG_RENDER_ONLY}), templates_prompt=True,
     ),
     Surface("v1_embeddings", "/v1/embeddings", Dialect.OPENAI, Scope.EMBEDDINGS, AnswerShape.OPENAI_EMBEDDINGS),
     Surface(
