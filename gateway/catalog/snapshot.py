@@ -63,6 +63,13 @@ class HostedModel:
         return tokens if tokens is not None and tokens > 0 else None
 
     @property
+    def context_source(self) -> str:
+        """Where `context_tokens` comes from: `memory`, `Modelfile` or `unknown`."""
+        if self.contexts:
+            return "memory"
+        return "unknown" if self.context_tokens is None else "Modelfile"
+
+    @property
     def own_output_tokens(self) -> int | None:
         """The output cap in the Modelfile (`num_predict`), None when there is none or it means unlimited."""
         tokens = integer_parameter(self.shown.get("parameters"), "num_predict")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gateway.catalog.snapshot import Catalog
+from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.settings.backend import Backend
 from ops.backends.findings import findings
 from ops.control.merge import Observation, first_hosts, merge
@@ -152,3 +152,11 @@ def test_the_context_in_force_is_the_smallest_in_memory_else_that_of_the_modelfi
     assert context() == 8192
     assert context(0, "x", True, None) == 8192
     assert context(parameters="stop x") is None
+
+
+def test_the_source_of_the_context_is_known() -> None:
+    memory, modelfile, unknown = (
+        HostedModel("a:latest", ("b",), {}, contexts=contexts, shown=shown)
+        for contexts, shown in (({"b": 4096}, {}), ({}, {"parameters": "num_ctx 8192"}), ({}, {}))
+    )
+    assert [model.context_source for model in (memory, modelfile, unknown)] == ["memory", "Modelfile", "unknown"]
