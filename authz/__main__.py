@@ -13,6 +13,7 @@ from authz.admit import Admitter
 from authz.catalog.pages import CatalogPages, UsageSources
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
+from authz.context import ContextRule
 from authz.denials import DenialLog
 from authz.keys.authenticate import Authenticator
 from authz.keys.change_listener import ChangeListener
@@ -82,7 +83,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
         status = QuotaStatus(redis, settings)
-        admitter = Admitter(quota, status.windows, model_refusal_status=settings.model_refusal_status)
+        admitter = Admitter(
+            quota,
+            status.windows,
+            context=ContextRule(status.corrected, refuses=settings.context_overflow == "refuse"),
+            model_refusal_status=settings.model_refusal_status,
+        )
         outbox = Outbox(
             quota,
             settlements_max=settings.max_concurrent_requests,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from authz.context import ContextRule
 from authz.policy import Permission
 from authz.request import ReadRequest
 from gateway.errors import STATUS, Code, Denied, StoreUnavailable
@@ -62,7 +63,7 @@ class Denial:
 class Admitter:
     """Reserves a request's share. `windows` reads the rate windows of a tenant and a key for a denial's headers.
 
-    `model_refusal_status` is the status of model_not_allowed.
+    `context` decides on long prompts. `model_refusal_status` is the status of model_not_allowed.
     """
 
     def __init__(
@@ -70,16 +71,22 @@ class Admitter:
         quota: Quota,
         windows: ReadWindows | None = None,
         *,
+        context: ContextRule | None = None,
         model_refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
     ) -> None:
         self._quota = quota
+        self._context = context or ContextRule(_uncorrected, refuses=False)
         self._model_refusal_status = model_refusal_status
         self._windows = windows
 
     async def admit(
         self, record: RequestRecord, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest
     ) -> Admitted | Denial:
-        """Reserves everything that the request needs, or nothing. Raises StoreUnavailable when the quota is."""
+        """Reserves everything that the request needs, or nothing.
+
+        Raises StoreUnavailable when the quota is, and Denied(context_length_exceeded).
+        """
+        context = await self._context.decide(principal, permission, surface, read)
         draft = grant.draft(
             record,
             strip_usage=not read.generation.usage,
@@ -90,8 +97,11 @@ class Admitter:
             hosted_model=permission.hosted_model,
             backend_addresses=permission.backend_addresses,
             refusal_status=self._model_refusal_status,
+            context_tokens=context.in_force,
+            requested_context=context.requested,
+            refuses_overflow=context.refuses_overflow,
         )
-        input_tokens = estimate_input(read.document)
+        input_tokens = estimate_input(read.document, templates_prompt=surface.templates_prompt)
         answer = await self._quota.admit(
             Admission(
                 request_id=record.request_id,
@@ -103,8 +113,9 @@ class Admitter:
                 key_budgets=principal.key_budgets,
                 model=read.model,
                 input_tokens=input_tokens,
-                requested_output_tokens=_output_tokens(principal, surface, read),
+                requested_output_tokens=_output_tokens(principal, surface, read, permission),
                 grant_draft=draft,
+                calibrates=context.calibrates,
             )
         )
         headers = rate_headers(answer.limit_status)
@@ -129,15 +140,20 @@ class Admitter:
         return _reset_headers(max(window.resets_in_s for window in windows))
 
 
+async def _uncorrected(_tenant_id: int, _model: str, tokens: int) -> int:
+    return tokens
+
+
 def _reset_headers(seconds: int) -> dict[str, str]:
     return {"x-ratelimit-reset-requests": str(seconds), "x-ratelimit-reset-tokens": str(seconds)}
 
 
-def _output_tokens(principal: Principal, surface: Surface, read: ReadRequest) -> int:
+def _output_tokens(principal: Principal, surface: Surface, read: ReadRequest, permission: Permission) -> int:
+    """The smallest of the allowance, the requested cap and, where Ollama would use it, the model's own cap."""
     if surface.cap_field is None:
         return 0
-    maximum = principal.sizes.output_tokens
-    return min(read.generation.output_tokens or maximum, maximum)
+    own = None if read.generation.names_cap else permission.own_output_tokens
+    return min(filter(None, (principal.sizes.output_tokens, read.generation.output_tokens, own)))
 
 
 def _denied(answer: ReservationDenied, input_tokens: int) -> Denied:

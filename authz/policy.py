@@ -21,7 +21,8 @@ class Permission:
     `candidates` are the names of the backends to try, in order, each as often as it is tried in a row.
     `runner_options` allows options that reload or unload a model for every tenant. `show_backend` reveals which backend
     answered. `hosted_model` is the name of the model as its first backend spells it. `backend_addresses` are the
-    `HOST[:PORT]` of the candidates.
+    `HOST[:PORT]` of the candidates. `own_output_tokens` is the model's own output cap, and
+    `context_tokens` its context in force, each None when there is none or it is unknown.
     """
 
     hosted_model: str
@@ -29,6 +30,8 @@ class Permission:
     runner_options: bool
     show_backend: bool
     backend_addresses: tuple[str, ...] = ()
+    own_output_tokens: int | None = None
+    context_tokens: int | None = None
 
 
 def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog, *, prefer_loaded: bool) -> Permission:
@@ -48,6 +51,8 @@ def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog,
         runner_options=Scope.RUNNER in principal.scopes,
         show_backend=Scope.DEBUG in principal.scopes,
         backend_addresses=catalog.addresses_of(hosted.backends),
+        own_output_tokens=hosted.own_output_tokens,
+        context_tokens=hosted.context_tokens,
     )
 
 
@@ -58,7 +63,7 @@ def check_runner_options(permission: Permission, decisive_option: str | None) ->
     """
     if decisive_option is not None and not permission.runner_options:
         raise Denied(
-            Code.SCOPE_DENIED, f"the option {decisive_option!r} of this request needs a key with the scope 'runner'"
+            Code.SCOPE_DENIED, f"the option '{decisive_option}' of this request needs a key with the scope 'runner'"
         )
 
 

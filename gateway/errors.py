@@ -19,6 +19,7 @@ class Code(StrEnum):
     """The stable error codes of the contract, sent as `X-Gateway-Error`."""
 
     INVALID_REQUEST = "invalid_request"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     INVALID_API_KEY = "invalid_api_key"
     MODEL_NOT_ALLOWED = "model_not_allowed"
     ENDPOINT_BLOCKED = "endpoint_blocked"
@@ -42,6 +43,7 @@ class Code(StrEnum):
 
 STATUS: dict[Code, int] = {
     Code.INVALID_REQUEST: 400,
+    Code.CONTEXT_LENGTH_EXCEEDED: 400,
     Code.INVALID_API_KEY: 401,
     Code.MODEL_NOT_ALLOWED: 403,
     Code.ENDPOINT_BLOCKED: 403,
@@ -65,6 +67,7 @@ STATUS: dict[Code, int] = {
 
 MESSAGE: dict[Code, str] = {
     Code.INVALID_REQUEST: "the request is not valid",
+    Code.CONTEXT_LENGTH_EXCEEDED: "the prompt is longer than the context of this model",
     Code.INVALID_API_KEY: "missing or invalid API key",
     Code.MODEL_NOT_ALLOWED: "this model does not exist or your key may not use it",
     Code.ENDPOINT_BLOCKED: "this endpoint is not available through the gateway",

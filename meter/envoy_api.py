@@ -98,6 +98,7 @@ def _respond_to_response_headers(
         backend_of(_read_attribute(message, "xds.cluster_name")),
         end_of_stream=message.response_headers.end_of_stream,
         comes_whole=HELD_WHOLE_HEADER in headers,
+        body_bytes=_length(headers.get("content-length", "")),
     )
     if isinstance(own, Code) and message.response_headers.end_of_stream:
         error = _error(Denied(own), exchange, set(headers) - _TO_CALLER)
@@ -120,6 +121,10 @@ def _read_attribute(message: ext_proc.ProcessingRequest, name: str) -> str:
     """A text attribute of the message, empty when Envoy did not send it."""
     fields = message.attributes[_ATTRIBUTES].fields if _ATTRIBUTES in message.attributes else {}
     return fields[name].string_value if name in fields else ""
+
+
+def _length(digits: str) -> int:
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0
 
 
 def _request_headers(headers: Mapping[str, str], accept: str) -> ext_proc.ProcessingResponse:

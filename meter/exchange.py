@@ -97,17 +97,25 @@ class Exchange:
         self._status, self._local_code = status, code
 
     def response_headers(
-        self, status: int, content_type: str, backend: str | None, *, end_of_stream: bool, comes_whole: bool = False
+        self,
+        status: int,
+        content_type: str,
+        backend: str | None,
+        *,
+        end_of_stream: bool,
+        comes_whole: bool = False,
+        body_bytes: int = 0,
     ) -> dict[str, str] | Code:
         """Takes the head of a backend's answer, returns the headers to set, `:status` included.
 
-        `comes_whole` means that the body comes in one piece. `holds_answer` is set afterwards.
+        `comes_whole` means that the body comes in one piece, `body_bytes` is its
+        announced size, 0 for none. `holds_answer` is set afterwards.
         """
         if self._advance(Trigger.ANSWER) is Phase.CUT:
             return Code.BACKEND_ERROR
         self._backend = backend
         self._status = self._answer.headers(NOT_AN_ANSWER if end_of_stream and status < 300 else status, content_type)
-        self.holds_answer = comes_whole and self._answer.is_whole
+        self.holds_answer = (comes_whole and self._answer.is_whole) or self._answer.hold_error(body_bytes)
         if self._answer.error_code is not None and end_of_stream:
             # An error without a body would leave the caller's client without a message.
             code = self._answer.error_code

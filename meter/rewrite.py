@@ -42,6 +42,8 @@ def rewrite(body: bytes, grant: Grant) -> Rewritten:
         document.set("stream", json.dumps(grant.stream))
     if grant.stream and surface.usage_on_request:
         _write_within(document, "stream_options", "include_usage", "true")
+    if grant.refuses_overflow and surface.truncates:
+        document.set("truncate", "false")
     dropped = [] if grant.runner_options else _drop_runner_options(document)
     tools = without_server_tools(document.get("tools") or "null")
     if tools is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 from authz.request import ReadRequest, read_request
@@ -42,7 +43,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 def render_table() -> str:
     """Returns the table in Markdown, with one row per field and one column per surface."""
     head = ["field", *(f"`{surface.path}`" for surface in SURFACES)]
-    rows = [[name, *(treatment(surface, fragment) for surface in SURFACES)] for name, fragment in FIELDS.items()]
+    surfaces = [replace(surface, cap_required=False) for surface in SURFACES]
+    rows = [[name, *(treatment(surface, fragment) for surface in surfaces)] for name, fragment in FIELDS.items()]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 

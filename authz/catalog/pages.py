@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from typing import Any
 from uuid import uuid4
@@ -44,6 +44,8 @@ from gateway.wire.timeouts import CHECK_TIMEOUT_S
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PRINCIPAL = web.RequestKey("principal", Principal)
+# A request to count tokens is one of this surface, except that it generates nothing and needs no output cap.
+_COUNTED = replace(BY_NAME["v1_messages"], cap_required=False)
 # Pages that need no key.
 _PUBLIC = frozenset({"/healthz", "/readyz", "/playground"})
 
@@ -201,7 +203,7 @@ class CatalogPages:
         principal = request[_PRINCIPAL]
         body = await request.read()
         self._pipeline.check_size(principal, len(body))
-        surface = BY_NAME["v1_messages"]
+        surface = _COUNTED
         read = read_request(surface, body, request.headers.get("content-encoding", ""))
         policy.decide(principal, surface, read.model, self._pipeline.catalog(), prefer_loaded=False)
         tokens = estimate_input(read.document)

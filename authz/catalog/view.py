@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from gateway.catalog.snapshot import Catalog
 from gateway.catalog.store import POLL_S, CatalogStore
-from gateway.errors import StoreUnavailable
+from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.loops import forever
+from gateway.wire.timeouts import BACKEND_RETRY_S
 
 
 class CatalogView:
@@ -25,14 +26,23 @@ class CatalogView:
         self._expires = float("-inf")
 
     def current(self) -> Catalog:
-        """The catalog. Raises StoreUnavailable when there is none yet, it is too old or it names no backend."""
-        if self._catalog is None or not self.known:
+        """The catalog. Raises StoreUnavailable when there is none yet, it is too old or it names no backend.
+
+        Raises Denied(backend_unavailable) when it states that no backend answers.
+        """
+        if self._catalog is None or not self._is_valid:
             raise StoreUnavailable("the models of the backends are not known")
+        if self._catalog.is_unreachable:
+            raise Denied(Code.BACKEND_UNAVAILABLE, retry_after_s=BACKEND_RETRY_S)
         return self._catalog
 
     @property
     def known(self) -> bool:
         """Whether `current` has an answer."""
+        return self._is_valid and not (self._catalog and self._catalog.is_unreachable)
+
+    @property
+    def _is_valid(self) -> bool:
         return bool(self._catalog and self._catalog.backends) and self._monotonic() < self._expires
 
     async def refresh(self) -> None:

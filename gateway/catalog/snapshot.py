@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gateway.catalog.modelfile import integer_parameter
+
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
@@ -33,7 +35,8 @@ class HostedModel:
     `backends` are the names of the backends that host it, in the order to try. `digests` maps a backend to its digest
     of the model, and `loaded` names the backends that have it in memory. `tag` is the model's object in /api/tags of
     the first backend, `shown` are the fields that /api/show adds. `remote` means that the backends forward its requests
-    to another service on their owner's account.
+    to another service on their owner's account. `contexts` maps a backend that has the model in memory to its
+    context in tokens.
     """
 
     name: str
@@ -43,6 +46,7 @@ class HostedModel:
     digests: Mapping[str, str] = field(default_factory=dict)
     loaded: tuple[str, ...] = ()
     shown: Mapping[str, Any] = field(default_factory=dict)
+    contexts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spelling(self) -> str:
@@ -50,17 +54,44 @@ class HostedModel:
         name = self.tag.get("name")
         return name if isinstance(name, str) else self.name
 
+    @property
+    def context_tokens(self) -> int | None:
+        """The context in force: the smallest in memory of a backend, else the Modelfile's `num_ctx`, else None."""
+        if self.contexts:
+            return min(self.contexts.values())
+        tokens = integer_parameter(self.shown.get("parameters"), "num_ctx")
+        return tokens if tokens is not None and tokens > 0 else None
+
+    @property
+    def context_source(self) -> str:
+        """Where `context_tokens` comes from: `memory`, `Modelfile` or `unknown`."""
+        if self.contexts:
+            return "memory"
+        return "unknown" if self.context_tokens is None else "Modelfile"
+
+    @property
+    def own_output_tokens(self) -> int | None:
+        """The output cap in the Modelfile (`num_predict`), None when there is none or it means unlimited."""
+        tokens = integer_parameter(self.shown.get("parameters"), "num_predict")
+        return tokens if tokens is not None and tokens > 0 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """One snapshot, with the backends in the order of the configuration.
 
-    `running` is the union of the backends' /api/ps rows. A snapshot without backends means that nothing is known.
+    `running` is the union of the backends' /api/ps rows. A snapshot without backends means that nothing is known. One
+    with backends of which none answers, and without models, means that they have not answered for too long.
     """
 
     backends: tuple[BackendState, ...]
     models: Mapping[str, HostedModel]
     running: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether no backend has answered for so long that no model is known any more."""
+        return bool(self.backends) and not self.models and not any(state.answers for state in self.backends)
 
     def replicas_of(self, backend: str) -> int:
         """The number of replicas of a backend, 1 when it is unknown."""

@@ -34,7 +34,8 @@ class Admission:
     `input_tokens` is an estimate. The quota corrects it by the ratio of counted to estimated tokens that it learned for
     this tenant and `model`. `requested_output_tokens` is at most MAX_NUM_PREDICT, and 0 where nothing is generated.
     `grant_draft` is the grant without the quota's decision (`gateway.record.grant`). The hold stores it sealed, and the
-    reaper writes the ledger row of a lost request from it.
+    reaper writes the ledger row of a lost request from it. `calibrates` is False for a prompt that the backend may cut:
+    its count is then no sample for the ratio.
     """
 
     request_id: str
@@ -48,6 +49,7 @@ class Admission:
     input_tokens: int
     requested_output_tokens: int
     grant_draft: str
+    calibrates: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ class Grant(RequestRecord):
     `requested_model` and `hosted_model` are the model's name as the caller and as the backend spell it; both are empty
     in a grant of a release that did not have them. `backend_addresses` are the `HOST[:PORT]` of the backends that may
     answer, which no caller may see. `refusal_status` is the status for a model that no backend hosts any more.
+    `context_tokens` is the context in force, `requested_context` the larger one that the caller requested, each 0 for
+    none. `refuses_overflow` means that Ollama has to refuse a prompt that is too long.
     """
 
     tenant_id: int
@@ -50,6 +52,9 @@ class Grant(RequestRecord):
     hosted_model: str = ""
     backend_addresses: tuple[str, ...] = ()
     refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED]
+    context_tokens: int = 0
+    requested_context: int = 0
+    refuses_overflow: bool = False
 
     @property
     def sent_model(self) -> str:
@@ -84,6 +89,9 @@ def draft(
     hosted_model: str = "",
     backend_addresses: tuple[str, ...] = (),
     refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
+    context_tokens: int = 0,
+    requested_context: int = 0,
+    refuses_overflow: bool = False,
 ) -> str:
     """The grant of `record` without the quota's decision: an ASCII JSON object for `seal`."""
     data = record_fields(record)
@@ -95,6 +103,9 @@ def draft(
     data["hosted_model"] = hosted_model
     data["backend_addresses"] = backend_addresses
     data["refusal_status"] = refusal_status
+    data["context_tokens"] = context_tokens
+    data["requested_context"] = requested_context
+    data["refuses_overflow"] = refuses_overflow
     return json.dumps(data, separators=(",", ":"))
 
 

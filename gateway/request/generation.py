@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.wire.surfaces import Surface
+from gateway.wire.surfaces import Dialect, Surface
 
 # Ollama reads a larger cap, which exceeds its integers, as "unlimited".
 OUTPUT_TOKENS_MAX = 2**31 - 1
@@ -19,13 +19,16 @@ OUTPUT_TOKENS_MAX = 2**31 - 1
 class GenerationRequest:
     """The generation parameters that the caller sent.
 
-    `output_tokens` is None when the request has no cap, or one that means unlimited. `usage` is False only for a stream
-    that would carry no usage report: a report in it was requested by the gateway and has to be removed.
+    `output_tokens` is None when the request has no cap, or one that means unlimited. `names_cap` means that it has one
+    that Ollama reads, which may be unlimited; only without it does Ollama use the cap in the Modelfile. `usage` is
+    False only for a stream that would carry no usage report: a report in it was requested by the gateway and has to be
+    removed.
     """
 
     output_tokens: int | None
     stream: bool
     usage: bool
+    names_cap: bool = False
 
 
 def read_generation_request(surface: Surface, document: Mapping[str, Any]) -> GenerationRequest:
@@ -33,9 +36,11 @@ def read_generation_request(surface: Surface, document: Mapping[str, Any]) -> Ge
 
     Raises ValueError, with a sentence for the caller, when a field has the wrong type.
     """
+    if surface.cap_required:
+        _require_cap(surface, document)
     stream = _read_stream(surface, document)
     usage = not (stream and surface.usage_on_request) or _read_include_usage(document)
-    return GenerationRequest(_read_output_tokens(surface, document), stream, usage)
+    return GenerationRequest(_read_output_tokens(surface, document), stream, usage, _names_cap(surface, document))
 
 
 def _read_stream(surface: Surface, document: Mapping[str, Any]) -> bool:
@@ -50,24 +55,45 @@ def _read_include_usage(document: Mapping[str, Any]) -> bool:
     return bool(_read_bool("stream_options.include_usage", options.get("include_usage")))
 
 
+def _require_cap(surface: Surface, document: Mapping[str, Any]) -> None:
+    *_, field = surface.cap_field or ("",)
+    value = document.get(field)
+    if value is None or (isinstance(value, int) and value <= 0):
+        raise ValueError(f"{field} is required and must be positive")
+
+
+def _names_cap(surface: Surface, document: Mapping[str, Any]) -> bool:
+    return (
+        surface.cap_field is not None
+        and _holder_of_cap(surface.cap_field, document).get(surface.cap_field[-1]) is not None
+    )
+
+
+def _holder_of_cap(cap_field: tuple[str, ...], document: Mapping[str, Any]) -> Mapping[str, Any]:
+    for parent in cap_field[:-1]:
+        document = _read_object(parent, document.get(parent))
+    return document
+
+
 def _read_output_tokens(surface: Surface, document: Mapping[str, Any]) -> int | None:
     if surface.cap_field is None:
         return None
-    *parents, field = surface.cap_field
-    holder = document
-    for parent in parents:
-        holder = _read_object(parent, holder.get(parent))
-    caps = [_read_tokens(".".join(surface.cap_field), holder.get(field))]
+    holder = _holder_of_cap(surface.cap_field, document)
+    caps = [_read_tokens(surface, ".".join(surface.cap_field), holder.get(surface.cap_field[-1]))]
     if surface.ignored_cap_field is not None:
-        caps.append(_read_tokens(surface.ignored_cap_field, document.get(surface.ignored_cap_field)))
+        caps.append(_read_tokens(surface, surface.ignored_cap_field, document.get(surface.ignored_cap_field)))
     return min((tokens for tokens in caps if tokens is not None), default=None)
 
 
-def _read_tokens(name: str, value: object) -> int | None:
-    """A cap in tokens; None for null and for every value that Ollama reads as "unlimited"."""
+def _read_tokens(surface: Surface, name: str, value: object) -> int | None:
+    """A cap in tokens; None for null and for every value that Ollama reads as "unlimited".
+
+    Only the native options accept a whole number that is written as a fraction, such as `8.0`.
+    """
+    is_native = surface.dialect is Dialect.NATIVE
     if value is None:
         return None
-    if isinstance(value, float) and value.is_integer():
+    if is_native and isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"the field '{name}' must be a whole number of tokens")  # noqa: TRY004 (about the request, not our call)

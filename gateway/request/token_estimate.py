@@ -14,6 +14,9 @@ TEXT_BYTES_PER_TOKEN = 3
 # The number that Ollama uses for one image when it fits a conversation into the context window.
 IMAGE_TOKENS = 768
 
+# What templates in use write around a single prompt: the start of the text, and of the user's and the model's turn.
+TEMPLATE_TOKENS = 8
+
 # The request fields of all surfaces that reach the model as its prompt.
 PROMPT_FIELDS = (
     "messages", "prompt", "suffix", "system", "template", "context", "tools", "input", "instructions", "images",
@@ -33,17 +36,20 @@ def tokens_in(size_bytes: int) -> int:
     return -(-size_bytes // TEXT_BYTES_PER_TOKEN)
 
 
-def estimate_input(document: object) -> int:
+def estimate_input(document: object, *, templates_prompt: bool = False) -> int:
     """The estimated prompt tokens of a request body, which is any JSON value; 0 when it has no prompt.
 
     Within the prompt fields each string and each key counts by its bytes; the keys make up for the template around a
     message. A number counts as one token, which it is in a `context` or a tokenised `input`. An image or a recording
     counts as IMAGE_TOKENS. Within tools and their calls, where the caller chooses the names, everything counts by its
-    bytes, because the template writes it out. A longer text never gives a smaller estimate.
+    bytes, because the template writes it out. A longer text never gives a smaller estimate. With `templates_prompt` a
+    `prompt` that is not raw counts TEMPLATE_TOKENS in addition.
     """
     if not isinstance(document, Mapping):
         return 0
-    return tokens_in(sum(_prompt_bytes(field, document.get(field)) for field in PROMPT_FIELDS))
+    tokens = tokens_in(sum(_prompt_bytes(field, document.get(field)) for field in PROMPT_FIELDS))
+    has_template = templates_prompt and bool(document.get("prompt")) and document.get("raw") is not True
+    return tokens + TEMPLATE_TOKENS if has_template else tokens
 
 
 def _prompt_bytes(field: str, value: object) -> int:

@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     max_request_body_bytes_ceiling: Annotated[BodyBytes, Field(validate_default=True)] = 32 * 1024 * 1024
     max_num_predict: Count = 4096
     model_refusal_status: Annotated[Literal[403, 404], BeforeValidator(as_number)] = 403
+    context_overflow: Literal["truncate", "refuse"] = "truncate"
     hold_lease_s: Seconds = 15.0
 
     argon2_time_cost: PositiveInt = 3

@@ -49,10 +49,13 @@ class Surface:
     """One endpoint that reaches a model; its method is POST.
 
     `cap_field` is the path of the output cap in the request body, None where nothing is generated.
+    `cap_required` means that Ollama refuses a request without a positive cap.
     `ignored_cap_field` is a second cap that clients set and Ollama ignores: authz grants the lower of the two.
     `streams_by_default` is the meaning of an absent or null `stream`; None: the surface never streams.
     `usage_on_request` means that a stream reports usage only when `stream_options.include_usage` requests it.
     `runner_fields` are the runner's fields that Ollama reads on this surface; it ignores the others.
+    `truncates` means that Ollama reads `truncate`, which decides whether it cuts or refuses a prompt that is too long.
+    `templates_prompt` means that Ollama writes a template around `prompt`.
     `done_marker` means that a stream ends with the event `[DONE]`, because it has no last JSON event.
     """
 
@@ -62,25 +65,30 @@ class Surface:
     scope: Scope
     answer_shape: AnswerShape
     cap_field: tuple[str, ...] | None = None
+    cap_required: bool = False
     ignored_cap_field: str | None = None
     streams_by_default: bool | None = None
     usage_on_request: bool = False
     done_marker: bool = False
     runner_fields: frozenset[RunnerField] = frozenset()
+    truncates: bool = False
+    templates_prompt: bool = False
 
 
 SURFACES: tuple[Surface, ...] = (
     Surface(
         "chat", "/api/chat", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_CHAT,
         cap_field=("options", "num_predict"), streams_by_default=True, runner_fields=_ALL_RUNNER_FIELDS,
+        truncates=True,
     ),
     Surface(
         "generate", "/api/generate", Dialect.NATIVE, Scope.CHAT, AnswerShape.NATIVE_GENERATE,
         cap_field=("options", "num_predict"), streams_by_default=True, runner_fields=_ALL_RUNNER_FIELDS,
+        truncates=True, templates_prompt=True,
     ),
     Surface(
         "embed", "/api/embed", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBED,
-        runner_fields=frozenset({RunnerField.KEEP_ALIVE}),
+        runner_fields=frozenset({RunnerField.KEEP_ALIVE}), truncates=True,
     ),
     Surface(
         "embeddings", "/api/embeddings", Dialect.NATIVE, Scope.EMBEDDINGS, AnswerShape.NATIVE_EMBEDDINGS,
@@ -95,7 +103,7 @@ SURFACES: tuple[Surface, ...] = (
     Surface(
         "v1_completions", "/v1/completions", Dialect.OPENAI, Scope.CHAT, AnswerShape.OPENAI_COMPLETIONS,
         cap_field=("max_tokens",), streams_by_default=False, usage_on_request=True, done_marker=True,
-        runner_fields=frozenset({RunnerField.DEBUG_RENDER_ONLY}),
+        runner_fields=frozenset({RunnerField.DEBUG_RENDER_ONLY}), templates_prompt=True,
     ),
     Surface("v1_embeddings", "/v1/embeddings", Dialect.OPENAI, Scope.EMBEDDINGS, AnswerShape.OPENAI_EMBEDDINGS),
     Surface(
@@ -104,7 +112,7 @@ SURFACES: tuple[Surface, ...] = (
     ),
     Surface(
         "v1_messages", "/v1/messages", Dialect.ANTHROPIC, Scope.CHAT, AnswerShape.ANTHROPIC_MESSAGES,
-        cap_field=("max_tokens",), streams_by_default=False,
+        cap_field=("max_tokens",), cap_required=True, streams_by_default=False,
     ),
 )  # fmt: skip
 

@@ -7,3 +7,6 @@ CHECK_TIMEOUT_S = 4.0
 
 Envoy waits longer, so that it receives the denial and no hold is left behind.
 """
+
+BACKEND_RETRY_S = 2
+"""Retry-After when no backend is available. Discovery queries a backend that does not answer this often."""

@@ -14,7 +14,7 @@ from gateway.record.grant import Grant
 from gateway.values import NO_USAGE, Outcome, Usage
 from gateway.wire.names import NOT_AN_ANSWER
 from gateway.wire.surfaces import BY_NAME, Dialect
-from meter.answer.error_body import ErrorBody
+from meter.answer.error_body import ERROR_BODY_BYTES_MAX, ErrorBody
 from meter.answer.framing import NdjsonSplitter, SseSplitter
 from meter.answer.model_spelling import ModelSpelling
 from meter.answer.result import AnswerResult
@@ -79,6 +79,13 @@ class Answer:
     def is_whole(self) -> bool:
         """Whether the answer is one JSON value, of which nothing has to pass before it is complete."""
         return isinstance(self._body, Whole)
+
+    def hold_error(self, body_bytes: int) -> bool:
+        """Whether the head of an error, whose body has `body_bytes` bytes (0: unknown), waits for its body."""
+        if not isinstance(self._body, ErrorBody) or not 0 < body_bytes <= ERROR_BODY_BYTES_MAX:
+            return False
+        self._body.is_held = self._body.may_be_overflow
+        return self._body.is_held
 
     def chunk(self, data: bytes, end_of_stream: bool) -> bytes | Denied | None:
         """Takes the next bytes, which may be empty; returns their replacement, or None to pass them unchanged.

@@ -85,6 +85,8 @@ def _document(catalog: Catalog, unseen: list[str], tenant: Tenant | None) -> dic
                 "backends": list(model.backends),
                 "loaded": list(model.loaded),
                 "digests_differ": digests_differ(model),
+                "context_tokens": model.context_tokens,
+                "context_source": model.context_source,
             }
             for model in catalog.models.values()
         ],
@@ -123,8 +125,15 @@ def _row(model: HostedModel, backend: str) -> tuple[object, ...]:
 
 def _print_union(catalog: Catalog) -> None:
     click.echo("all backends")
-    rows = [(model.spelling, model.backends) for model in catalog.models.values()]
-    print_table(("model", Column("backends, in order of priority", folds=True)), rows, empty="no models")
+    rows = [(model.spelling, _context(model), model.backends) for model in catalog.models.values()]
+    heads = ("model", "context", Column("backends, in order of priority", folds=True))
+    print_table(heads, rows, empty="no models")
+
+
+def _context(model: HostedModel) -> str:
+    """The context in force and where it comes from."""
+    tokens = model.context_tokens
+    return model.context_source if tokens is None else f"{tokens} ({model.context_source})"
 
 
 def _print_tenant(catalog: Catalog, tenant: Tenant) -> None:

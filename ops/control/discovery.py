@@ -1,8 +1,8 @@
 """Queries every backend for its models, and publishes the answers as one snapshot.
 
 The last observation of a backend that does not answer stays valid for MODEL_DISCOVERY_CACHE_TTL_S, so that a short
-outage is left to Envoy's fail-over instead of making its models vanish. When no observation is valid any more, the
-snapshot expires, and requests receive 503.
+outage is left to Envoy's fail-over instead of making its models vanish. When no observation is valid any more and every
+query fails, the snapshot states that no backend answers. Otherwise it expires, and requests receive 503.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gateway.loops import forever
 from gateway.service.lifecycle import cancel
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
+from gateway.wire.timeouts import BACKEND_RETRY_S
 from ops.backends.findings import Finding, findings
 from ops.backends.probe import ProbeError
 from ops.control.description import described
@@ -32,7 +33,7 @@ log = structlog.get_logger()
 # The observations of fast backends are published after this time, without waiting for slower ones.
 FIRST_PUBLISH_S = 1.0
 # The longest interval while a backend does not answer.
-RETRY_S = 2.0
+RETRY_S = float(BACKEND_RETRY_S)
 DESCRIPTIONS_AT_ONCE = 4
 DESCRIPTIONS_TIMEOUT_S = 30.0
 
@@ -56,6 +57,7 @@ class Discovery:
         self._monotonic = monotonic
         self._backends = settings.backends
         self._last: dict[str, tuple[float, Observation]] = {}
+        self._failed: set[str] = set()
         self._descriptions: dict[str, Mapping[str, Any]] = {}
         self._reported: frozenset[Finding] = frozenset()
         self._published_at: float | None = None
@@ -125,8 +127,10 @@ class Discovery:
         for name, probe in probes.items():
             try:
                 self._last[name] = (self._monotonic(), probe.result())
+                self._failed.discard(name)
             except ProbeError as error:
                 complete = False
+                self._failed.add(name)
                 log.warning("backend_unavailable", backend=name, reason=str(error))
                 if name in self._last:
                     at, last = self._last[name]
@@ -142,7 +146,8 @@ class Discovery:
     async def _publish(self, backends: tuple[Backend, ...]) -> None:
         """Publishes the valid observations, unless other backends have replaced these by now.
 
-        Without any, the snapshot is left to expire, or replaced by an empty one if it names a removed backend.
+        Without any, a snapshot that names a removed backend is replaced by an empty one, and any other expires.
+        After that a snapshot states that no backend answers, if each was queried in vain.
         """
         ttl_s = self._settings.model_discovery_cache_ttl_s
         async with self._publishing:
@@ -153,9 +158,8 @@ class Discovery:
                 await self._store.publish(catalog, ttl_s)
                 self._published_at = self._monotonic()
                 self._report(frozenset(findings(catalog)))
-            elif await self._names_another(backends):
-                await self._store.publish(Catalog(backends=(), models={}), ttl_s)
-                self._published_at = None
+            else:
+                await self._publish_absence(backends, ttl_s)
 
     def _report(self, found: frozenset[Finding]) -> None:
         """Logs each finding once, until the findings change."""
@@ -163,10 +167,18 @@ class Discovery:
             log.warning(finding.kind, subject=finding.subject, reason=finding.text, remedy=finding.remedy)
         self._reported = found
 
-    async def _names_another(self, backends: tuple[Backend, ...]) -> bool:
+    async def _publish_absence(self, backends: tuple[Backend, ...], ttl_s: float) -> None:
         snapshot = await self._store.fetch(unless_version="")
-        published = snapshot.catalog.backends if snapshot and snapshot.catalog else ()
-        return not {state.name for state in published} <= {backend.name for backend in backends}
+        published = snapshot.catalog if snapshot and snapshot.catalog else Catalog(backends=(), models={})
+        names = {backend.name for backend in backends}
+        if not {state.name for state in published.backends} <= names:
+            absence = Catalog(backends=(), models={})
+        elif not published.models and self._failed >= names:
+            absence = merge([_silent(backend) for backend in backends])
+        else:
+            return
+        await self._store.publish(absence, ttl_s)
+        self._published_at = None
 
     async def _describe(self) -> bool:
         """Fetches the details that /api/tags omits, once for each digest. True when there are new ones."""
@@ -197,3 +209,7 @@ class Discovery:
 
     async def _step(self) -> float | None:
         return None if await self.refresh() else min(self._settings.model_discovery_refresh_s, RETRY_S)
+
+
+def _silent(backend: Backend) -> Observation:
+    return Observation(backend, None, (), (), answers=False)

@@ -93,7 +93,7 @@ def first_hosts(observations: Sequence[Observation]) -> dict[str, tuple[Backend,
 def _hosted(
     name: str,
     rows: Mapping[str, Mapping[str, Any]],
-    running: Mapping[str, object],
+    running: Mapping[str, Mapping[str, Any]],
     descriptions: Mapping[str, Mapping[str, Any]],
 ) -> HostedModel:
     tag = _tag(name, rows)
@@ -105,7 +105,13 @@ def _hosted(
         digests=digests,
         loaded=tuple(backend for backend in rows if backend in running),
         shown=descriptions.get(str(tag.get("digest")), {}),
+        contexts=_contexts({backend: running[backend] for backend in rows if backend in running}),
     )
+
+
+def _contexts(running: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    lengths = {backend: row.get("context_length") for backend, row in running.items()}
+    return {backend: length for backend, length in lengths.items() if type(length) is int and length > 0}
 
 
 def _remote(name: str, rows: Mapping[str, Mapping[str, Any]]) -> HostedModel:

@@ -13,6 +13,7 @@ from gateway.errors import LOCAL_CODES, MESSAGE, STATUS, Code, local_code
 from gateway.wire.dialects import error_object
 from gateway.wire.names import ERROR_HEADER, REQUEST_ID_HEADER
 from gateway.wire.surfaces import SURFACES, Dialect
+from gateway.wire.timeouts import BACKEND_RETRY_S
 
 # The dialect of each path, in which the first match wins, as in gateway.wire.surfaces.dialect_of. Malformed HTTP has no
 # path, so the last entry needs none.
@@ -88,7 +89,11 @@ def _mapper(
     return {
         "filter": when if path is None else {"and_filter": {"filters": [when, {"header_filter": {"header": matcher}}]}},
         "status_code": STATUS[code],
-        "headers_to_add": [_header(ERROR_HEADER, str(code)), _header(REQUEST_ID_HEADER, _REQUEST_ID)],
+        "headers_to_add": [
+            _header(ERROR_HEADER, str(code)),
+            _header(REQUEST_ID_HEADER, _REQUEST_ID),
+            *([_header("retry-after", str(BACKEND_RETRY_S))] if code is Code.BACKEND_UNAVAILABLE else ()),
+        ],
         "body_format_override": {"json_format": body, "content_type": "application/json"},
     }
 

@@ -196,7 +196,8 @@ async def test_a_refused_model_has_the_configured_status_in_answer_and_row(
         world.hasher.gate.set()
         await world.bench.tenants.create_tenant("acme", {"allowed_models": []})
         key = await world.bench.new_key()
-        decision = await world.pipeline.check(replace(request(key.secret), path="/v1/messages"))
+        sent = b'{"model":"m","max_tokens":9}'
+        decision = await world.pipeline.check(replace(request(key.secret), path="/v1/messages", body=sent))
         assert isinstance(decision, Denial)
         answer = envoy_api.denied(request(key.secret), decision).denied_response
         assert (decision.denied.code, answer.status.code) == (Code.MODEL_NOT_ALLOWED, status)

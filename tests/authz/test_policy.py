@@ -8,7 +8,7 @@ from authz.policy import TRIES_PER_BACKEND_MAX, Permission, candidate_backends, 
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.values import Budgets, Limits, Principal, Scope
-from gateway.wire.surfaces import BY_NAME
+from gateway.wire.surfaces import BY_NAME, RunnerField
 
 LIMITS = Limits(rpm=60, tpm=1000, concurrent=4)
 CATALOG = Catalog(
@@ -117,8 +117,8 @@ def test_runner_options_and_the_backend_need_their_scopes(
     assert (allowed.runner_options, allowed.show_backend) == (runner_options, show_backend)
 
 
-@pytest.mark.parametrize("option", ["keep_alive", "shift", "_debug_render_only"])
-def test_an_option_that_must_not_be_dropped_needs_the_scope_runner(option: str) -> None:
+@pytest.mark.parametrize("option", RunnerField)
+def test_an_option_that_must_not_be_dropped_needs_the_scope_runner(option: RunnerField) -> None:
     plain, runner = (
         decide(principal("a:latest", scopes=scopes), BY_NAME["chat"], "a:latest", CATALOG, prefer_loaded=False)
         for scopes in ((Scope.CHAT,), (Scope.CHAT, Scope.RUNNER))

@@ -130,7 +130,15 @@ def test_show_returns_what_clients_need_and_not_the_system_prompt(stack: Stack, 
     shown = answer.json()
     assert shown["model_info"]["llama.context_length"] == 131_072
     assert shown["capabilities"] == ["completion", "tools"]
-    assert shown.keys() <= {"model_info", "details", "capabilities", "modified_at", "parameters", "projector_info"}
+    assert shown.keys() <= {
+        "model_info",
+        "details",
+        "capabilities",
+        "modified_at",
+        "parameters",
+        "projector_info",
+        "license",
+    }
     assert "quiet otter" not in answer.text
     client = ollama_client.Client(host=stack.url, headers={"Authorization": f"Bearer {narrow}"})
     assert client.show(MODEL).modelinfo == shown["model_info"]

@@ -138,6 +138,18 @@ def test_an_error_of_the_backend_is_reported_with_its_message_or_ours(
 
 
 @pytest.mark.parametrize("call", CALLERS)
+def test_a_prompt_that_the_backend_refuses_as_too_long_has_one_code(
+    stack: Stack, ollama: Simulator, spare: Simulator, clients: Clients, call: Callable[..., list[Any]]
+) -> None:
+    for backend in (ollama, spare):
+        message = "request (3010 tokens) exceeds the available context size (2048 tokens)"
+        backend.behave(faults=[{"kind": "status", "status": 400, "message": message}])
+    request_id = check_raised(call, clients, 400, "the context of this model")
+    row = audit_row(stack, request_id)
+    assert (row["status"], row["code"], row["outcome"]) == (400, "context_length_exceeded", "upstream_error")
+
+
+@pytest.mark.parametrize("call", CALLERS)
 def test_backends_that_reset_every_connection_are_reported_as_unavailable(
     stack: Stack, ollama: Simulator, spare: Simulator, clients: Clients, call: Callable[..., list[Any]]
 ) -> None:

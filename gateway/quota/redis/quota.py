@@ -130,6 +130,7 @@ class RedisQuota:
             *codec.rules(admission.key_limits, admission.key_budgets),
             *codec.rules(admission.tenant_limits, admission.tenant_budgets),
             self._running_max,
+            int(admission.calibrates),
         )
         return reply
 

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from pydantic import SecretStr
 
+from authz.admit import retry_headers
 from authz.catalog.view import CatalogView
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.catalog.store import CatalogStore
-from gateway.errors import StoreUnavailable
+from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.redis import connect
 from tests import redis_server
@@ -103,6 +104,21 @@ async def test_a_snapshot_without_backends_is_unavailable_until_the_next_one(sto
         await view.refresh()
         with pytest.raises(StoreUnavailable):
             view.current()
+
+
+async def test_backends_that_have_been_silent_for_long_are_what_is_missing(store: CatalogStore) -> None:
+    """W31 of the comparison with the real Ollama."""
+    view = CatalogView(store, monotonic=lambda: 1000.0)
+    await store.publish(Catalog((BackendState("b", 1, None, answers=False),), {}), ttl_s=60)
+    await view.refresh()
+    assert not view.known
+    with pytest.raises(Denied) as denied:
+        view.current()
+    assert (denied.value.code, denied.value.status) == (Code.BACKEND_UNAVAILABLE, 503)
+    assert int(retry_headers(denied.value)["retry-after"]) > 0
+    await store.publish(Catalog((BackendState("b", 1, "0.20.0"),), {}), ttl_s=60)
+    await view.refresh()
+    assert view.current().models == {}
 
 
 async def test_a_snapshot_that_redis_lost_is_valid_until_it_would_have_expired(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.quota.port import Reserved
@@ -50,6 +52,13 @@ async def test_an_estimated_usage_is_not_a_sample(bench: Bench) -> None:
     object.__setattr__(estimated, "usage_source", "estimated")
     assert await bench.quota.settle(estimated)
     assert await held(bench, 300) == 300
+
+
+async def test_the_count_of_a_prompt_that_may_be_cut_is_not_a_sample(bench: Bench) -> None:
+    cut = replace(asks(model="small", input_tokens=17_600), calibrates=False)
+    hold = await admitted(bench.quota, cut)
+    assert await bench.quota.settle(entry(hold, input_tokens=2047))
+    assert await held(bench, 5867) == 5867
 
 
 async def test_budget_and_token_rate_use_the_corrected_estimate(bench: Bench) -> None:

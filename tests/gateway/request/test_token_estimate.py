@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.request.token_estimate import IMAGE_TOKENS, PROMPT_FIELDS, estimate_input
+from gateway.request.token_estimate import IMAGE_TOKENS, PROMPT_FIELDS, TEMPLATE_TOKENS, estimate_input
+from gateway.wire.surfaces import BY_PATH, SURFACES
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -93,3 +94,17 @@ def test_the_names_in_a_tool_are_part_of_the_prompt() -> None:
 
 def test_each_number_of_a_tokenised_input_is_one_token() -> None:
     assert estimate_input({"input": [1, 2, 30_000]}) == 3
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/completions"])
+def test_the_template_around_a_single_prompt_counts(path: str) -> None:
+    """W14 of the comparison with the real Ollama, which counts 12 tokens for this prompt."""
+    templated = BY_PATH[path].templates_prompt
+    body = {"prompt": "The sea is"}
+    assert estimate_input(body, templates_prompt=templated) == estimate_input(body) + TEMPLATE_TOKENS == 12
+    assert estimate_input({**body, "raw": True}, templates_prompt=templated) == 4
+    assert estimate_input({"prompt": ""}, templates_prompt=templated) == 0
+
+
+def test_no_other_surface_has_a_template_around_a_prompt() -> None:
+    assert {surface.name for surface in SURFACES if surface.templates_prompt} == {"generate", "v1_completions"}

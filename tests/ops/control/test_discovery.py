@@ -131,7 +131,11 @@ async def test_the_last_observation_of_a_failed_backend_expires_after_the_cache_
         site.now += 121
         await site.lose()
         await discovery.refresh()
-        assert await site.published() is None
+        catalog = await site.published()
+        assert catalog is not None
+        assert [(state.name, state.answers) for state in catalog.backends] == [("near", False), ("far", False)]
+        assert catalog.is_unreachable
+        assert not discovery.current
 
 
 async def test_a_slow_backend_does_not_delay_the_others(site: Site) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gateway.catalog.snapshot import Catalog
+from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.settings.backend import Backend
 from ops.backends.findings import findings
 from ops.control.merge import Observation, first_hosts, merge
@@ -133,3 +133,30 @@ def test_a_catalog_is_read_back_as_it_was_published() -> None:
     seen_near = seen("near", "a:latest", STUB, running=("a:latest",))
     catalog = merge([seen_near, seen("far", "b:latest")], descriptions, allow_cloud=True)
     assert Catalog.from_json(catalog.to_json()) == catalog
+
+
+def test_the_context_in_force_is_the_smallest_in_memory_else_that_of_the_modelfile() -> None:
+    """W27 of the comparison with the real Ollama."""
+
+    def context(*lengths: object, parameters: str = "num_ctx 8192") -> int | None:
+        observations = [
+            replace(
+                seen(f"b{place}", {"model": "a", "digest": "d"}), running=({"name": "a", "context_length": length},)
+            )
+            for place, length in enumerate(lengths)
+        ] or [seen("b", {"model": "a", "digest": "d"})]
+        catalog = merge(observations, {"d": {"parameters": parameters}})
+        return Catalog.from_json(catalog.to_json()).models["a:latest"].context_tokens
+
+    assert context(4096, 2048) == 2048
+    assert context() == 8192
+    assert context(0, "x", True, None) == 8192
+    assert context(parameters="stop x") is None
+
+
+def test_the_source_of_the_context_is_known() -> None:
+    memory, modelfile, unknown = (
+        HostedModel("a:latest", ("b",), {}, contexts=contexts, shown=shown)
+        for contexts, shown in (({"b": 4096}, {}), ({}, {"parameters": "num_ctx 8192"}), ({}, {}))
+    )
+    assert [model.context_source for model in (memory, modelfile, unknown)] == ["memory", "Modelfile", "unknown"]

@@ -227,6 +227,13 @@ def test_local_replies_have_the_messages_of_the_error_table_in_every_dialect() -
         assert unavailable["body_format_override"]["json_format"] == expected
 
 
+def test_exactly_the_local_replies_about_an_unavailable_backend_have_a_retry_after() -> None:
+    """W25 of the comparison with the real Ollama."""
+    for mapper in local_reply_config(1024)["mappers"][1:]:
+        headers = {each["header"]["key"]: each["header"]["value"] for each in mapper["headers_to_add"]}
+        assert ("retry-after" in headers) == (headers["x-gateway-error"] == Code.BACKEND_UNAVAILABLE)
+
+
 def test_a_local_reply_to_a_request_without_a_path_has_the_messages_too() -> None:
     without_path = [
         mapper for mapper in local_reply_config(1024)["mappers"] if "status_code_filter" in mapper["filter"]

@@ -3,7 +3,7 @@
 -- ARGV  1 clock  2 request id  3 idempotency token  4 tenant id  5 key id  6 estimated input tokens
 --       7 requested output tokens  8 lease in ms  9 backlog_max  10 draft of the grant  11 model
 --       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 tenant: the same
---       24 running_max
+--       24 running_max  25 '1': the count of the input is a sample for the calibration
 -- Reply {status, admitted at in ms, input tokens held, output cap, retry after in s or -1,
 --        requests limit, remaining, tokens limit, remaining, period of the budget or '', remaining}
 --       status: 'admitted', or the code of the denial
@@ -279,7 +279,8 @@ end
 
 hold = {
   idempotency_token = idempotency_token, tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), at = now, day = this_day,
-  month = this_month, second = quotient(at, 1000), model = model, estimate = estimate, input = input, cap = cap,
+  month = this_month, second = quotient(at, 1000), model = model, estimate = ARGV[25] == '1' and estimate or nil,
+  input = input, cap = cap,
   grant = seal(ARGV[10], now, input, cap), ['in'] = 0, out = 0, bytes = 0,
 }
 add_hold(hold)

@@ -118,12 +118,12 @@ class MemoryQuota:
                 raise StoreUnavailable("the counters became invalid again")
         if admission.request_id in self._holds or self._end(admission.request_id):
             raise StoreUnavailable("this request id was used before")
-        estimate = admission.model, admission.input_tokens
+        estimate = (admission.model, admission.input_tokens) if admission.calibrates else None
         if known := self._calibrations.get((admission.tenant_id, admission.model)):
             admission = replace(admission, input_tokens=known.corrected(admission.input_tokens))
         return self._admit(admission, estimate)
 
-    def _admit(self, admission: Admission, estimate: tuple[str, int]) -> Reserved | ReservationDenied:
+    def _admit(self, admission: Admission, estimate: tuple[str, int] | None) -> Reserved | ReservationDenied:
         now_ms = self._now_ms()
         self._tenants[admission.tenant_id].roll_over(now_ms)
         at_ms = self._advance(admission, now_ms)
