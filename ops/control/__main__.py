@@ -65,11 +65,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, files_written)
             background.append(asyncio.create_task(pages, name="health"))
         stack.push_async_callback(lifecycle.cancel, background)
-        await stack.enter_async_context(
-            metrics_server.serving(
-                settings.metrics_listen, (Sampling(quota, discovery).sample,), {"/metrics/envoy": admin.prometheus}
-            )
-        )
+        sampling = Sampling(quota, discovery, database, settings.metrics_tenants_max)
+        envoy = {"/metrics/envoy": admin.prometheus}
+        await stack.enter_async_context(metrics_server.serving(settings.metrics_listen, (sampling.sample,), envoy))
         await lifecycle.until_stopped(stop, *background)
 
 

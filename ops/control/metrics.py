@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 
 from prometheus_client import Gauge
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from gateway.catalog.snapshot import BackendState
 from gateway.errors import StoreUnavailable
-from gateway.metrics.registry import REGISTRY
+from gateway.metrics.registry import OTHER, REGISTRY, BoundedNames
 from gateway.quota.port import Quota, Watermark
+from gateway.stores.postgres import Database
 from ops.control.discovery import Discovery
+from ops.database.recorded_tokens import recorded_tokens
 
 HOLDS = Gauge(
     "neuronetz_holds", "Holds of admitted requests that are not settled; NaN without Redis.", registry=REGISTRY
@@ -45,19 +52,62 @@ BACKEND_INFO = Gauge(
 _VERSION_CHARACTERS_MAX = 64
 
 
-class Sampling:
-    """Sets the gauges of control. `now` returns seconds since the epoch."""
+class RecordedTokens(Collector):
+    """The counter of all tokens that PostgreSQL has recorded. It survives every process, unlike those of the meters."""
 
-    def __init__(self, quota: Quota, discovery: Discovery, now: Callable[[], float] = time.time) -> None:
+    def __init__(self) -> None:
+        self.totals: Mapping[tuple[str, str], int] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        family = CounterMetricFamily(
+            "neuronetz_recorded_tokens", "Tokens that PostgreSQL has recorded since its creation.", labels=_TOKEN_LABELS
+        )
+        for labels, tokens in self.totals.items():
+            family.add_metric(labels, tokens)
+        yield family
+
+
+_TOKEN_LABELS = ("tenant", "kind")
+RECORDED_TOKENS = RecordedTokens()
+REGISTRY.register(RECORDED_TOKENS)
+
+
+class Sampling:
+    """Sets the metrics of control. `now` returns seconds since the epoch.
+
+    The first `tenants_max` tenants have their own label value.
+    """
+
+    def __init__(
+        self,
+        quota: Quota,
+        discovery: Discovery,
+        database: Database,
+        tenants_max: int,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._quota = quota
         self._discovery = discovery
+        self._database = database
+        self._tenants = BoundedNames(tenants_max)
         self._now = now
 
     async def sample(self) -> None:
-        """Sets all gauges once."""
+        """Sets all metrics once."""
         DISCOVERY_AGE_SECONDS.set(self._discovery.age_s)
         set_backends(self._discovery.states)
-        await self._sample_quota()
+        await asyncio.gather(self._sample_quota(), self._sample_ledger())
+
+    async def _sample_ledger(self) -> None:
+        """Without an answer of PostgreSQL there are no samples, because a counter cannot be unknown."""
+        totals: Counter[tuple[str, str]] = Counter()
+        with suppress(StoreUnavailable):
+            for tenant in await recorded_tokens(self._database):
+                label = OTHER if tenant.name is None else self._tenants.label(tenant.name)
+                totals[label, "input"] += tenant.input_tokens
+                totals[label, "output"] += tenant.output_tokens
+        RECORDED_TOKENS.totals = totals
 
     async def _sample_quota(self) -> None:
         """Without an answer of Redis the gauges become NaN, because an old value would look healthy."""

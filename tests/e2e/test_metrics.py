@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from ops.embedded.ports import bind_error, choose_free
 from ops.embedded.state import open_state
 from tests.e2e.ledger_view import open_ledger_view
 from tests.e2e.stack import Stack, set_env, simulator, up
+from tests.polling import eventually
 from tests.ports import free_port
 from tests.test_metrics_docs import PAGE
 
@@ -207,3 +210,21 @@ def test_the_listeners_are_on_loopback(stack: Stack) -> None:
 def test_the_sockets_are_the_default(stack: Stack) -> None:
     """The state directory of this stack has sockets for everything but the metrics."""
     assert [path for path in Path(stack.state_dir / "run").glob("*metrics*") if path.exists()] == []
+
+
+def test_the_recorded_tokens_survive_a_killed_meter(stack: Stack, keys: list[str]) -> None:
+    """The last test, because a killed meter takes its own counts with it."""
+    (killed,) = stack.pids("meter-0")
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: stack.pids("meter-0") not in ([], [killed]))
+    body = {"model": "llama3.2", "messages": [{"role": "user", "content": SECRET_PROMPT}], "stream": False}
+    answer = eventually(
+        lambda: httpx.post(f"{stack.url}/api/chat", json=body, headers={"authorization": f"Bearer {keys[0]}"}),
+        retry_on=(httpx.HTTPError,),
+    )
+    assert answer.status_code in (200, 503)
+    recorded = of(scraped(stack), "neuronetz_recorded_tokens_total")
+    rows = asyncio.run(audit_rows(stack))
+    for kind in ("input", "output"):
+        counted = sum(value for labels, value in recorded.items() if ("kind", kind) in labels)
+        assert counted == sum(row[f"{kind}_tokens"] for row in rows) > 0
