@@ -9,6 +9,7 @@ import re
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def scraped(stack: Stack) -> Samples:
     asyncio.run(settled())
     sums: Samples = defaultdict(float)
     for address in targets(stack).values():
-        answer = httpx.get(f"http://{address}/metrics")
+        answer = eventually(partial(httpx.get, f"http://{address}/metrics"), retry_on=(httpx.TransportError,))
         assert answer.headers["content-type"].startswith("text/plain")
         for family in text_string_to_metric_families(answer.text):
             for sample in family.samples:
