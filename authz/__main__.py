@@ -22,6 +22,7 @@ from authz.keys.last_used import LastUsed
 from authz.keys.repository import KeyRepository
 from authz.keys.throttle import FailureThrottle
 from authz.keys.verified_cache import VerifiedKeyCache
+from authz.metrics import CATALOG_VALID_SECONDS
 from authz.server import Authorization
 from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
@@ -32,7 +33,7 @@ from gateway.quota.redis.quota import RedisQuota
 from gateway.quota.redis.status import QuotaStatus
 from gateway.rpc.health import Health
 from gateway.rpc.server import make_server
-from gateway.service import http_server, lifecycle
+from gateway.service import http_server, lifecycle, metrics_server
 from gateway.service.readiness import Readiness
 from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
@@ -72,6 +73,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             on_gap=lambda _: verified.outdate(None),
         )
         catalog = CatalogView(CatalogStore(redis, settings.redis_timeout_s))
+        CATALOG_VALID_SECONDS.set_function(lambda: catalog.valid_s)
         last_used = LastUsed(key_repository)
         authenticator = Authenticator(
             key_repository,
@@ -117,6 +119,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(lifecycle.cancel, background)
         stack.push_async_callback(outbox.wait_idle, FLUSH_TIMEOUT_S)
 
+        await stack.enter_async_context(metrics_server.serving(settings.metrics_listen))
         readiness = Readiness(database, quota, lambda: catalog.known)
         sources = UsageSources(quota, status, ledger)
         pages = http_server.runner_of(CatalogPages(pipeline, settings, readiness.missing, sources).application())

@@ -7,6 +7,7 @@ where an error becomes a denial.
 from __future__ import annotations
 
 import asyncio
+import time
 
 import structlog
 
@@ -18,6 +19,7 @@ from authz.denials import DenialLog
 from authz.keys.authenticate import Authenticator, PresentedKey
 from authz.keys.last_used import LastUsed
 from authz.keys.throttle import FailureThrottle
+from authz.metrics import CHECK_SECONDS, count_request
 from authz.request import ReadRequest, read_request
 from gateway.catalog.snapshot import Catalog
 from gateway.errors import STATUS, Code, Denied, StoreUnavailable
@@ -71,6 +73,7 @@ class CheckPipeline:
 
     async def check(self, checked: CheckedRequest) -> Admitted | Denial:
         """Decides on one request from Envoy. Never raises for anything that a caller or a store does."""
+        started_s = time.perf_counter()
         principal: Principal | None = None
         surface: Surface | None = None
         read: ReadRequest | None = None
@@ -92,9 +95,12 @@ class CheckPipeline:
                 _raise_if_past(deadline)
         except (Denied, StoreUnavailable, TimeoutError) as error:
             decision = Denial(as_denied(error))
+        CHECK_SECONDS.observe(time.perf_counter() - started_s)
         if isinstance(decision, Admitted):
+            count_request(checked.path, None)
             return decision
         denied = await self._recorded(checked.record(principal, surface, read), decision.denied)
+        count_request(checked.path, denied.code)
         return Denial(denied, {**decision.headers, **retry_headers(denied)})
 
     async def identify(self, checked: CheckedRequest) -> Principal:
@@ -129,7 +135,9 @@ class CheckPipeline:
 
     async def deny(self, checked: CheckedRequest, principal: Principal | None, error: Exception) -> Denied:
         """Records that `checked`, of `principal` if that is known, failed with `error`; returns the answer."""
-        return await self._recorded(checked.record(principal), as_denied(error))
+        denied = await self._recorded(checked.record(principal), as_denied(error))
+        count_request(checked.path, denied.code, is_page=True)
+        return denied
 
     async def _recorded(self, record: RequestRecord, denied: Denied) -> Denied:
         """The answer once its row is on its way: `denied`, or audit_backlog when the backlog has no capacity for it.

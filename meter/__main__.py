@@ -17,7 +17,7 @@ from gateway.quota.redis.quota import RedisQuota
 from gateway.rpc.health import Health
 from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.rpc.server import make_server
-from gateway.service import lifecycle
+from gateway.service import lifecycle, metrics_server
 from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
@@ -28,6 +28,7 @@ from meter.access_log.orphans import Orphans
 from meter.access_log.server import AccessLog
 from meter.access_log.shared_causes import SharedCauses
 from meter.drain import Drain
+from meter.metrics import LEASES, LedgerMetrics
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
@@ -47,7 +48,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(redis.aclose)
         blocking_redis = connect(settings, block_s=BLOCK_S)
         stack.push_async_callback(blocking_redis.aclose)
-        ledger = Ledger(database)
+        ledger = Ledger(database, LedgerMetrics(settings.metrics_tenants_max).record)
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
 
@@ -59,6 +60,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             admission_unknown=True,
         )
         renewal = Renewal(quota, settings.hold_lease_s)
+        LEASES.set_function(lambda: renewal.running)
         shared_causes = SharedCauses(CauseStream(blocking_redis, settings.redis_timeout_s))
         disconnect_causes = DisconnectCauses(outbox.submit, shared_causes.publish)
         orphans = Orphans(quota, outbox.submit)
@@ -79,6 +81,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(outbox.wait_idle, SETTLE_TIMEOUT_S)
         stack.callback(disconnect_causes.close)
 
+        await stack.enter_async_context(metrics_server.serving(settings.metrics_listen))
         health = Health()
         methods = (
             *ExternalProcessor(outbox, renewal, disconnect_causes, prompts).methods(),

@@ -20,6 +20,7 @@ from gateway.ledger.store import Ledger
 from gateway.loops import forever, retry
 from gateway.quota.port import Event, EventStream, Quota
 from gateway.record.entry import Entry
+from meter.metrics import LEDGER_REJECTS
 
 log = structlog.get_logger()
 
@@ -99,6 +100,7 @@ class Drain:
 
     async def _reject(self, entry: Entry, reason: str) -> frozenset[int]:
         self.rejected += 1
+        LEDGER_REJECTS.inc()
         log.error("entry_rejected", request_id=entry.request_id, reason=reason, rejected=self.rejected)
         try:
             return await self._ledger.reject(entry, reason)

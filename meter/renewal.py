@@ -52,6 +52,11 @@ class Renewal:
         self._wake = asyncio.Event()
         self._all_are_due = False
 
+    @property
+    def running(self) -> int:
+        """The number of requests whose holds are renewed."""
+        return len(self._running)
+
     def add(self, exchange: Exchange) -> None:
         """From now on its hold is renewed. The admission counts as the first renewal."""
         self._running[exchange.hold.request_id] = _Running(exchange, (exchange.progress, self._monotonic()))

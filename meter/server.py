@@ -22,6 +22,7 @@ from gateway.rpc.methods import Message, Method, Streaming
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
+from meter.metrics import MESSAGE_SECONDS
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
 
@@ -124,6 +125,12 @@ class _Process:
         self._settled = False
 
     def receive(self, message: ext_proc.ProcessingRequest) -> Message | Awaitable[Message]:
+        started_s = time.perf_counter()
+        reply = self._reply(message)
+        MESSAGE_SECONDS.observe(time.perf_counter() - started_s)
+        return reply
+
+    def _reply(self, message: ext_proc.ProcessingRequest) -> Message | Awaitable[Message]:
         if message.HasField("request_headers"):
             opened = self._service.open(message)
             if isinstance(opened, Code):

@@ -21,6 +21,7 @@ from authz.catalog.usage import usage_document
 from authz.check import CheckPipeline
 from authz.checked_request import CheckedRequest
 from authz.credential import find_credential
+from authz.metrics import count_request
 from authz.request import as_model_name, read_model, read_request
 from gateway import __version__
 from gateway.catalog.allow_list import effective_models
@@ -117,7 +118,10 @@ class CatalogPages:
                 if checked.path not in _PUBLIC and request.match_info.http_exception is None:
                     principal = await self._pipeline.identify(checked)
                     request[_PRINCIPAL] = principal
-                return await handler(request)
+                response = await handler(request)
+                if principal is not None:
+                    count_request(checked.path, None, is_page=True)
+                return response
         except (Denied, StoreUnavailable, TimeoutError) as error:
             denied = await self._pipeline.deny(checked, principal, error)
         except ConnectionError:

@@ -45,6 +45,11 @@ class CatalogView:
     def _is_valid(self) -> bool:
         return bool(self._catalog and self._catalog.backends) and self._monotonic() < self._expires
 
+    @property
+    def valid_s(self) -> float:
+        """For how many seconds `current` still has an answer."""
+        return max(self._expires - self._monotonic(), 0.0) if self.known else 0.0
+
     async def refresh(self) -> None:
         """Fetches the snapshot if there is a newer one. Raises StoreUnavailable."""
         requested_at = self._monotonic()

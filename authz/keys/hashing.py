@@ -10,8 +10,9 @@ import asyncio
 import base64
 import os
 import sys
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from argon2 import PasswordHasher, Type
 from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
 from pydantic import SecretStr
 
+from authz.metrics import ARGON2_PENDING, ARGON2_REJECTED, ARGON2_SECONDS
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
 
@@ -87,18 +89,27 @@ class KeyHasher:
 
     async def _run(self, work: Callable[[], T]) -> T:
         if not self._slots.acquire(blocking=False):
+            ARGON2_REJECTED.inc()
             raise StoreUnavailable("too many keys wait to be verified")
+        started_s = time.perf_counter()
         try:
             future = self._pool.submit(work)
         except RuntimeError:
             self._slots.release()
             raise StoreUnavailable("the key hasher is closed") from None
+        ARGON2_PENDING.inc()
         # The slot is released when the thread is done, not when its caller stops waiting.
-        future.add_done_callback(lambda _: self._slots.release())
+        future.add_done_callback(self._release)
         try:
-            return await asyncio.wrap_future(future)
+            result = await asyncio.wrap_future(future)
         except (HashingError, InvalidHashError, VerificationError) as error:
             raise StoreUnavailable(f"a key could not be hashed: {type(error).__name__}") from None
+        ARGON2_SECONDS.observe(time.perf_counter() - started_s)
+        return result
+
+    def _release(self, _: Future[T]) -> None:
+        ARGON2_PENDING.dec()
+        self._slots.release()
 
 
 def _lower_priority() -> None:

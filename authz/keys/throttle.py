@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address, ip_address, ip_network
 
+from authz.metrics import AUTH_FAILURES
 from gateway.errors import Code, Denied
 from gateway.stores.redis import Redis, guarded
 
@@ -36,6 +37,7 @@ class FailureThrottle:
 
     async def count(self, address: str) -> None:
         """Counts a failure. Raises StoreUnavailable."""
+        AUTH_FAILURES.inc()
         key = _PREFIX + throttle_key(address)
         async with guarded(self._timeout_s):
             pipeline = self._redis.pipeline(transaction=True)

@@ -21,6 +21,7 @@ import structlog
 
 from gateway.errors import Denied, StoreUnavailable
 from gateway.loops import forever, retry
+from gateway.metrics import outbox as metrics
 from gateway.quota.port import Quota, Watermark
 from gateway.record.entry import Entry
 from gateway.values import Outcome
@@ -75,6 +76,13 @@ class Outbox:
         self._unconfirmed: dict[str, _Unconfirmed] = {}
         self._epoch: str | None = None
         self.denials_dropped = 0
+        for name, lane in (
+            ("settlements", self._settlements),
+            ("denials", self._denials),
+            ("accepted_denials", self._accepted_denials),
+        ):
+            metrics.PENDING.labels(name).set_function(partial(getattr, lane, "pending"))
+        metrics.UNCONFIRMED.set_function(lambda: len(self._unconfirmed))
 
     @property
     def full(self) -> bool:
@@ -159,6 +167,7 @@ class Outbox:
 
     def _drop(self, entry: Entry) -> None:
         self.denials_dropped += 1
+        metrics.DENIALS_DROPPED.inc()
         log.warning("denial_not_recorded", request_id=entry.request_id, code=entry.code, dropped=self.denials_dropped)
 
     async def _confirm(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import get_args, get_type_hints
@@ -53,10 +53,14 @@ class ModelUsage:
 
 
 class Ledger:
-    """Appends entries, and reads sums."""
+    """Appends entries, and reads sums.
 
-    def __init__(self, database: Database) -> None:
+    `on_appended` receives the entries that have become new audit rows, each once, after their transaction.
+    """
+
+    def __init__(self, database: Database, on_appended: Callable[[Sequence[Entry]], None] | None = None) -> None:
         self._database = database
+        self._on_appended = on_appended
 
     async def usage_by_model(self, key_id: int, since: datetime) -> list[ModelUsage]:
         """The usage of a key's account since `since` (aware), most tokens first. Raises StoreUnavailable."""
@@ -72,10 +76,17 @@ class Ledger:
         was recorded.
         """
         known = Counter(entry.tenant_id for entry in entries if entry.outcome is not Outcome.DENIED)
+        unrecorded = {(_stored(entry.request_id), _time(entry.ts_ms)): entry for entry in entries}
+        appended: list[Entry] = []
         async with self._database.transaction() as connection:
             for start in range(0, len(entries), BATCH_MAX):
                 for row in await connection.fetch(_APPEND, *_columns(entries[start : start + BATCH_MAX])):
-                    known[row["tenant_id"]] -= row["added"]
+                    entry = unrecorded[row["request_id"], row["ts"]]
+                    appended.append(entry)
+                    if entry.outcome is not Outcome.DENIED:
+                        known[entry.tenant_id] -= 1
+        if self._on_appended and appended:
+            self._on_appended(appended)
         return frozenset(tenant_id for tenant_id, count in known.items() if count and tenant_id is not None)
 
     async def reject(self, entry: Entry, reason: str) -> frozenset[int]:
@@ -138,9 +149,9 @@ WITH added AS (
         AS entry ({", ".join(COLUMNS)})
     ORDER BY request_id, ts
     ON CONFLICT (request_id, ts) DO NOTHING
-    RETURNING tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens
+    RETURNING request_id, ts, tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens
 ), counted AS ({_COUNT})
-SELECT tenant_id, count(*) AS added FROM added WHERE outcome <> 'denied' GROUP BY tenant_id
+SELECT request_id, ts FROM added
 """  # noqa: S608 (the names are this module's own)
 
 # The columns of an entry that its usage needs.

@@ -116,6 +116,8 @@ class Settings(BaseSettings):
     authz_http_targets: Addresses = ["127.0.0.1:9002"]
     meter_grpc_targets: Addresses = ["127.0.0.1:9003"]
     control_http_listen: OptionalAddress = None
+    metrics_listen: OptionalAddress = None
+    metrics_tenants_max: PositiveInt = 100
     service_tls_cert_file: OptionalFile = None
     service_tls_key_file: OptionalFile = None
     service_tls_ca_file: Annotated[OptionalFile, Field(validate_default=True)] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,6 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from pydantic import SecretStr
 
 from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
+from gateway.metrics.stores import POSTGRES_FAILURES, POSTGRES_SECONDS
 from gateway.settings import Settings
 
 log = structlog.get_logger()
@@ -51,6 +53,7 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[PooledConnection]:
         """A connection of the pool. Errors inside the block are translated too."""
+        started_s = time.perf_counter()
         with translated_errors():
             pool = self._pool or await self._open()
             async with pool.acquire(timeout=self.timeout_s) as connection:
@@ -60,6 +63,7 @@ class Database:
                     # A cleanup would need another answer from a server that may be frozen.
                     connection.terminate()
                     raise
+        POSTGRES_SECONDS.observe(time.perf_counter() - started_s)
 
     @asynccontextmanager
     async def transaction(
@@ -186,6 +190,7 @@ def translated_errors() -> Iterator[None]:
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         if _is_data_error(error):
             raise DataRefused(f"PostgreSQL rejects the data ({type(error).__name__})") from error
+        POSTGRES_FAILURES.inc()
         raise StoreUnavailable(_sentence(error)) from error
 
 

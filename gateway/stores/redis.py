@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ResponseError
 
 from gateway.errors import StoreUnavailable
+from gateway.metrics.stores import REDIS_FAILURES
 from gateway.settings import Settings, sentinel_url
 from gateway.settings.sentinel_url import SentinelUrl
 
@@ -114,6 +115,7 @@ async def guarded(timeout_s: float) -> AsyncIterator[None]:
             async with asyncio.timeout(timeout_s):
                 yield
         except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:
+            REDIS_FAILURES.inc()
             raise StoreUnavailable(_sentence(error)) from error
 
 

@@ -14,13 +14,14 @@ from gateway.catalog.store import CatalogStore
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
-from gateway.service import http_server, lifecycle
+from gateway.service import http_server, lifecycle, metrics_server
 from gateway.service.readiness import Readiness
 from gateway.settings import Settings, default_env_file
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from ops.control import health
 from ops.control.discovery import Discovery
+from ops.control.metrics import Sampling
 from ops.control.prober import Prober
 from ops.control.reaper import Reaper
 from ops.control.reload import Reload
@@ -47,7 +48,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         prober = Prober(session, settings.ollama_connect_timeout_s)
         discovery = Discovery(settings, prober, CatalogStore(redis, settings.redis_timeout_s))
-        rollout = Rollout(settings.envoy_config_dir, EnvoyAdmin(settings.envoy_admin_listen), find_envoy())
+        admin = EnvoyAdmin(settings.envoy_admin_listen)
+        rollout = Rollout(settings.envoy_config_dir, admin, find_envoy())
         reload = Reload(settings, default_env_file(), rollout, discovery)
         files_written = asyncio.Event()
         background = [
@@ -63,6 +65,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, files_written)
             background.append(asyncio.create_task(pages, name="health"))
         stack.push_async_callback(lifecycle.cancel, background)
+        sampling = Sampling(quota, discovery, database, settings.metrics_tenants_max)
+        envoy = {"/metrics/envoy": admin.prometheus}
+        await stack.enter_async_context(metrics_server.serving(settings.metrics_listen, (sampling.sample,), envoy))
         await lifecycle.until_stopped(stop, *background)
 
 

@@ -8,6 +8,7 @@ query fails, the snapshot states that no backend answers. Otherwise it expires, 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from gateway.catalog.snapshot import Catalog
+from gateway.catalog.snapshot import BackendState, Catalog
 from gateway.catalog.store import CatalogStore
 from gateway.loops import forever
 from gateway.service.lifecycle import cancel
@@ -96,6 +97,25 @@ class Discovery:
         """Whether a snapshot that this process published has not expired."""
         ttl_s = self._settings.model_discovery_cache_ttl_s
         return self._published_at is not None and self._monotonic() - self._published_at < ttl_s
+
+    @property
+    def age_s(self) -> float:
+        """The seconds since the last publication, NaN before the first one."""
+        return math.nan if self._published_at is None else self._monotonic() - self._published_at
+
+    @property
+    def states(self) -> list[BackendState]:
+        """The state of every backend in use. A backend that has never answered does not answer."""
+        return [
+            BackendState(
+                backend.name,
+                len(backend.urls),
+                seen.version if seen else None,
+                answers=seen is not None and seen.answers,
+            )
+            for backend in self._backends
+            for _, seen in [self._last.get(backend.name, (0.0, None))]
+        ]
 
     async def refresh(self) -> bool:
         """Queries all backends in parallel and publishes their observations. True when every backend answered."""

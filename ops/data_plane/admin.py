@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from gateway.errors import StoreUnavailable
+
 # https://www.envoyproxy.io/docs/envoy/latest/configuration/upstream/cluster_manager/cluster_stats
 _STATS = r"^cluster_manager\.(cds\.(version_text|update_rejected|update_failure)|warming_clusters)$"
 _TIMEOUT_S = 1.0
@@ -55,6 +57,13 @@ class EnvoyAdmin:
             return None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise ClustersNotApplied("Envoy's admin interface does not respond") from error
+
+    async def prometheus(self) -> str:
+        """Returns Envoy's statistics that have a value, in Prometheus' text format. Raises StoreUnavailable."""
+        try:
+            return await self._get("/stats/prometheus", usedonly="")
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise StoreUnavailable("Envoy's admin interface does not respond") from error
 
     async def _get(self, path: str, **parameters: str) -> str:
         connector = aiohttp.UnixConnector(self._unix) if self._unix else aiohttp.TCPConnector()

@@ -45,6 +45,10 @@ class Sockets:
         """The address where worker number `worker` of the meter accepts Envoy's streams."""
         return self._address(f"meter-{worker}.sock")
 
+    def metrics(self, process: str) -> str:
+        """The address where the process of this name, such as `authz-0`, serves its metrics by default."""
+        return self._address(f"{process}-metrics.sock")
+
     def envoy_admin(self) -> str:
         """The address of Envoy's admin interface."""
         return self._address("envoy-admin.sock")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ops
 from gateway.settings import Settings
+from ops.embedded import metrics_targets
 from ops.embedded.child import Child
 from ops.embedded.configuration import Sockets
 from ops.embedded.options import HostPort
@@ -53,20 +54,21 @@ def gateway_services(
     `service_env` is added to `env` for authz and meter.
     """
     grace_s = settings.gateway_shutdown_grace_s + _CLOSING_S
+    metrics = metrics_targets.addresses(settings.metrics_listen, sockets)
     children = []
     for number in range(sockets.workers):
         grpc, http, meter = sockets.authz_grpc(number), sockets.authz_http(number), sockets.meter_grpc(number)
-        listen = {**env, **service_env, "AUTHZ_GRPC_LISTEN": grpc, "AUTHZ_HTTP_LISTEN": http}
-        children.append(
-            python_service(
-                f"authz-{number}", ("authz",), state, listen, probes.accepts_connections(grpc, http), grace_s
-            )
-        )
-        listen = {**env, **service_env, "METER_GRPC_LISTEN": meter}
-        children.append(
-            python_service(f"meter-{number}", ("meter",), state, listen, probes.accepts_connections(meter), grace_s)
-        )
-    return [*children, python_service("control", ("ops.control",), state, env, probes.always_ready(), grace_s)]
+        name = f"authz-{number}"
+        listen = {"AUTHZ_GRPC_LISTEN": grpc, "AUTHZ_HTTP_LISTEN": http, "METRICS_LISTEN": metrics[name]}
+        ready = probes.accepts_connections(grpc, http)
+        children.append(python_service(name, ("authz",), state, {**env, **service_env, **listen}, ready, grace_s))
+        name = f"meter-{number}"
+        listen = {"METER_GRPC_LISTEN": meter, "METRICS_LISTEN": metrics[name]}
+        ready = probes.accepts_connections(meter)
+        children.append(python_service(name, ("meter",), state, {**env, **service_env, **listen}, ready, grace_s))
+    listen = {"METRICS_LISTEN": metrics["control"]}
+    control = python_service("control", ("ops.control",), state, {**env, **listen}, probes.always_ready(), grace_s)
+    return [*children, control]
 
 
 def envoy(settings: Settings, state: StateDirectory, sockets: Sockets) -> Child:

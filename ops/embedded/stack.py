@@ -19,7 +19,7 @@ from gateway.settings import Settings, misspelt_names
 from ops.backends import ca_files
 from ops.data_plane import envoy_files
 from ops.database import migrate
-from ops.embedded import configuration, ports, ready_file, services, stores
+from ops.embedded import configuration, metrics_targets, ports, ready_file, services, stores
 from ops.embedded.child import Child
 from ops.embedded.errors import StackError
 from ops.embedded.options import HostPort, StackOptions
@@ -116,6 +116,7 @@ async def _start(
     for name, meant in misspelt_names(state.env_file).items():
         progress.notice(f"Warning: there is no setting {name}; did you mean {meant}?")
     ca_files.read(settings)
+    metrics_targets.write(state, metrics_targets.addresses(settings.metrics_listen, sockets))
     env = {**configuration.inherited_environment(os.environ, options), "GATEWAY_ENV_FILE": str(state.env_file)}
 
     progress.step("Starting PostgreSQL and Redis")

@@ -23,7 +23,7 @@ ALLOWED = {
     *((source, "postgresql", 5432) for source in ("authz", "meter", "envoy", "migrate")),
     *((source, "redis", 6379) for source in ("authz", "meter", "envoy")),
 }
-PORTS = (8080, 9001, 9002, 9003, 9004, 9901, 5432, 6379, 11434, 443)
+PORTS = (8080, 9001, 9002, 9003, 9004, 9100, 9901, 5432, 6379, 11434, 443)
 
 
 def test_exactly_the_needed_connections_are_allowed(manifests: list[Manifest]) -> None:
@@ -41,6 +41,17 @@ def test_exactly_the_needed_connections_are_allowed(manifests: list[Manifest]) -
     }
     assert found == ALLOWED
     assert all(allowed(policies, each, DNS, 53, "UDP") for each in own.values())
+
+
+def test_values_allow_a_prometheus_to_scrape_the_metrics_and_nothing_else() -> None:
+    prometheus = Pod({"app": "prometheus"}, "monitoring", {"team": "ops"})
+    peers = [{"namespaceSelector": {"matchLabels": {"team": "ops"}}}]
+    manifests = rendered({**VALUES, "networkPolicy": {"prometheus": peers}})
+    policies = list(of_kind(manifests, "NetworkPolicy").values())
+    own = {component: pod(manifests, component) for component in ("authz", "meter", "envoy", "migrate")}
+    found = {(name, port) for name in own for port in PORTS if allowed(policies, prometheus, own[name], port)}
+    assert found == {("authz", 9100), ("meter", 9100), ("envoy", 9100)}
+    assert not allowed(policies, STRANGER, own["authz"], 9100)
 
 
 def test_values_allow_stores_in_other_namespaces() -> None:

@@ -20,7 +20,7 @@ import aiohttp
 
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.load import CallResult
-from tests.e2e.trial import Trial, check_budget_usage, paced_simulator, running_trial
+from tests.e2e.trial import Trial, check_budget_usage, check_metrics, paced_simulator, running_trial
 from tests.polling import eventually_async
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
@@ -80,6 +80,7 @@ class Soak:
                 await self._cause_faults(results, min(deadline, time.monotonic() + EPOCH_S))
             requests += len(results)
             await check_budget_usage(self._ledger_view, "loaded")
+            await check_metrics(self._trial.stack, self._ledger_view, "loaded")
             if epoch == 0:
                 memory, keys = self._memory(), await self._ledger_view.redis.dbsize()
             epoch += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
@@ -16,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from authz.keys.key_format import generate
+from gateway import settings
 from gateway.errors import StoreUnavailable
 from gateway.quota.port import Counters
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
@@ -224,3 +228,19 @@ async def check_budget_usage(ledger_view: LedgerView, tenant: str) -> None:
     """Checks that the rows of a tenant add up to what counts against its budgets."""
     tenant_id = await ledger_view.tenant_id(tenant)
     assert await ledger_view.recorded_tokens(tenant_id) == await ledger_view.budget_usage(tenant_id)
+
+
+async def check_metrics(stack: Stack, ledger_view: LedgerView, tenant: str) -> None:
+    """Checks that the token counter of control equals the ledger of a tenant, whichever processes were killed."""
+    admin = settings.load(Path(stack.ready["env_file"])).envoy_admin_listen.removeprefix("unix:")
+    listener = str(Path(admin).with_name("control-metrics.sock"))
+    transport = httpx.AsyncHTTPTransport(uds=listener)
+
+    async def counted() -> list[int]:
+        async with httpx.AsyncClient(transport=transport) as scraper:
+            text = (await scraper.get("http://control/metrics")).text
+        pattern = rf'^neuronetz_recorded_tokens_total{{kind="\w+",tenant="{tenant}"}} (\S+)$'
+        return [int(float(tokens)) for tokens in re.findall(pattern, text, re.MULTILINE)]
+
+    tokens = await eventually_async(counted, retry_on=(httpx.HTTPError,), failure="control serves no token counter")
+    assert sum(tokens) == await ledger_view.recorded_tokens(await ledger_view.tenant_id(tenant))

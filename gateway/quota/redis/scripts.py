@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from gateway.metrics.stores import REDIS_SCRIPT_SECONDS
 from gateway.stores.redis import NoScriptError, Redis, guarded
 
 # Prepended to every script, in this order.
@@ -37,11 +39,14 @@ class Scripts:
         text, digest = source(name)
         now_ms = self._clock() if self._clock else 0
         values = [_encode(each) for each in (*keys, now_ms, *arguments)]
+        started_s = time.perf_counter()
         async with guarded(self._timeout_s):
             try:
-                return await self._redis.evalsha(digest, len(keys), *values)
+                reply = await self._redis.evalsha(digest, len(keys), *values)
             except NoScriptError:
-                return await self._redis.eval(text, len(keys), *values)
+                reply = await self._redis.eval(text, len(keys), *values)
+        REDIS_SCRIPT_SECONDS.labels(name).observe(time.perf_counter() - started_s)
+        return reply
 
 
 def _encode(value: str | int) -> bytes:

@@ -41,6 +41,19 @@ async def _sums(database: Database) -> dict[tuple[str, int, str, date], tuple[in
     }
 
 
+async def test_new_rows_are_reported_once_and_only_after_their_transaction(service_database: Database) -> None:
+    reported: list[Entry] = []
+    ledger = Ledger(service_database, reported.extend)
+    long, denied = entry("é" * 9000), entry("d", outcome=Outcome.DENIED, tenant_id=None, key_id=None)
+    await ledger.append([entry("a"), long, entry("a")])
+    await ledger.append([entry("a"), denied, entry("b"), long])
+    assert sorted(reported, key=lambda each: each.request_id) == [entry("a"), entry("b"), denied, long]
+    with pytest.raises(DataRefused):
+        await ledger.append([entry("c"), entry("bad", status=2**40)])
+    await ledger.append([])
+    assert len(reported) == 4
+
+
 async def test_schema_entry_and_report_have_the_same_columns(database: Database) -> None:
     rows = await database.fetch(
         "SELECT attname FROM pg_attribute WHERE attrelid = 'gateway.audit_log'::regclass AND attnum > 0"

@@ -62,6 +62,7 @@ AUTHZ_GRPC_LISTEN: "0.0.0.0:9001"
 AUTHZ_HTTP_LISTEN: "0.0.0.0:9002"
 METER_GRPC_LISTEN: "0.0.0.0:9003"
 CONTROL_HTTP_LISTEN: "0.0.0.0:9004"
+METRICS_LISTEN: "0.0.0.0:9100"
 AUTHZ_GRPC_TARGETS: {{ include "gateway.host" (dict "root" . "component" "authz") }}:9001
 AUTHZ_HTTP_TARGETS: {{ include "gateway.host" (dict "root" . "component" "authz") }}:9002
 METER_GRPC_TARGETS: {{ include "gateway.host" (dict "root" . "component" "meter") }}:9003
