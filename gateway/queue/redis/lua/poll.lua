@@ -1,0 +1,14 @@
+-- The places of requests. Extends the leases of those that are known.
+--
+-- ARGV  1..3 see queue.lua  4... request ids
+-- Reply for each request its place as in enter.lua, or {'unknown'}
+
+local now, places = clock(), {}
+for i = 4, #ARGV do
+  known_place(now, ARGV[i])
+end
+advance(now)
+for i = 4, #ARGV do
+  places[i - 3] = known_place(now, ARGV[i]) or {'unknown'}
+end
+return places
