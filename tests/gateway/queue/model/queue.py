@@ -51,6 +51,7 @@ class MemoryQueue:
     def lose_everything(self) -> None:
         """Loses all data, as a restart without persistence does."""
         self._since_ms: int | None = None
+        self._advanced_at_ms: int | None = None
         self._granted_at_ms = 0
         self._pace_ms = PACE_MS
         self._capacity: dict[str, int] = {}
@@ -59,6 +60,17 @@ class MemoryQueue:
         self._leases: dict[str, int] = {}
         self._virtual = VirtualTokens()
         self._ended: dict[str, int] = {}
+
+    @property
+    def places(self) -> dict[str, Turn | Waiting]:
+        """The places of all requests that the queue knows."""
+        return {each: self._place(each) for each in self._leases}
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether slots are granted now, and the latest call found everything that has expired by now."""
+        now_ms = self._now_ms()
+        return self._advanced_at_ms == now_ms and self._is_open(now_ms)
 
     async def enter(self, ticket: Ticket) -> Place:
         """See the port."""
@@ -181,7 +193,8 @@ class MemoryQueue:
                 ticket.priority = Priority.INTERACTIVE
         if self._since_ms is None:
             self._since_ms = now_ms
-        if self._since_ms <= now_ms < self._since_ms + int(self._rules.restore_s * 1000):
+        self._advanced_at_ms = now_ms
+        if not self._is_open(now_ms):
             return False
         expired = [each for each, deadline_ms in self._leases.items() if deadline_ms <= now_ms]
         for each in expired:
@@ -191,6 +204,10 @@ class MemoryQueue:
         while waiting := [each for each in self._tickets.values() if self._free_replica(each.candidates)]:
             self._grant_next(self._virtual.next(waiting))
         return True
+
+    def _is_open(self, now_ms: int) -> bool:
+        since_ms = self._since_ms or 0
+        return not since_ms <= now_ms < since_ms + int(self._rules.restore_s * 1000)
 
     def _grant_next(self, ticket: Ticketed) -> None:
         now_ms, replica = self._now_ms(), self._free_replica(ticket.candidates)
