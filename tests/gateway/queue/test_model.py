@@ -6,10 +6,11 @@ The state of the test is minimal: the requests that are alive, and what they wer
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -37,6 +38,7 @@ from gateway.queue.port import (
     Turn,
     Waiting,
 )
+from gateway.queue.redis.keys import NAMES, of_queue
 from gateway.queue.redis.queue import RedisQueue
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
@@ -45,7 +47,7 @@ from tests.gateway.queue.model.queue import MemoryQueue
 from tests.gateway.quota.builders import Clock
 
 RULES = QueueRules(wait_max_s=30, tickets_max=4, bytes_max=1000, ticket_lease_s=5, slot_lease_s=15, restore_s=1.5)
-REPLICAS = ("a", "b", "c")
+REPLICAS = ("a", "b")
 T = TypeVar("T")
 
 candidates = st.lists(st.sampled_from(REPLICAS), min_size=1, unique=True).flatmap(
@@ -57,7 +59,7 @@ arrivals = st.builds(
     key=st.sampled_from([11, 12, 21, 31]),
     weight=st.sampled_from([1, 3]),
     priority=st.sampled_from(Priority),
-    tokens=st.integers(0, 40),
+    tokens=st.sampled_from([0, 1, 10, 10, 30]),
     body_bytes=st.sampled_from([0, 100, 900]),
     candidates=candidates,
 )
@@ -112,19 +114,43 @@ class QueueMachine(RuleBasedStateMachine):
 
         answers = [self.loop.run_until_complete(one(queue)) for queue in self.queues]
         assert all(answer == answers[0] for answer in answers), answers
+        self._places_are_identical()
         for request_id, place in self.memory.places.items():
             if request_id in self.alive:
                 self.alive[request_id].turn = place if isinstance(place, Turn) else None
         return answers[0]
 
-    @initialize(slots=st.fixed_dictionaries({name: st.integers(0, 3) for name in REPLICAS}))
+    def _places_are_identical(self) -> None:
+        if self.redis:
+            slots, tickets, leases = self.loop.run_until_complete(self._stored(self.redis))
+            places = self.memory.places
+            assert slots == {each: place.replica for each, place in places.items() if isinstance(place, Turn)}
+            assert tickets == {each for each, place in places.items() if isinstance(place, Waiting)}
+            assert leases == set(places)
+
+    async def _stored(self, redis: Redis) -> tuple[dict[str, str], set[str], set[str]]:
+        """The replicas of the slots, the ids of the tickets, and the ids of all leases in Redis."""
+        names: Any = dict(zip(NAMES, of_queue(), strict=True))
+        slots: Any = await redis.hgetall(names["slots"])
+        tickets: Any = await redis.hkeys(names["tickets"])
+        leases: Any = await redis.zrange(names["leases"], 0, -1)
+        return (
+            {request_id.decode(): json.loads(slot)["replica"] for request_id, slot in slots.items()},
+            {request_id.decode() for request_id in tickets},
+            {request_id.decode() for request_id in leases},
+        )
+
+    @initialize(slots=st.fixed_dictionaries({name: st.integers(0, 2) for name in REPLICAS}))
     def begin(self, slots: dict[str, int]) -> None:
         self.slots = slots
         self.each(lambda queue: queue.set_slots(slots))
 
-    @rule(arrive=arrivals)
-    def enter(self, arrive: Callable[[], Ticket]) -> None:
-        new = arrive()
+    @rule(arrive=st.lists(arrivals, min_size=1, max_size=5))
+    def enter(self, arrive: list[Callable[[], Ticket]]) -> None:
+        for each in arrive:
+            self._enter(each())
+
+    def _enter(self, new: Ticket) -> None:
         place = self.each(lambda queue: queue.enter(new))
         waiting = [
             each
@@ -162,6 +188,16 @@ class QueueMachine(RuleBasedStateMachine):
         ids = data.draw(st.lists(st.sampled_from(sorted(self.alive)), unique=True, min_size=1))
         places = self.each(lambda queue: queue.poll(ids))
         assert [place is not None for place in places] == [request_id in before for request_id in ids]
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data(), costs=st.lists(st.sampled_from([0, 1, 10, 10, 30]), min_size=1, max_size=6))
+    def serve(self, data: st.DataObject, costs: list[int]) -> None:
+        """Running requests finish one after the other, and the next ones get their slots."""
+        for tokens in costs:
+            if granted := [each for each, place in self.memory.places.items() if isinstance(place, Turn)]:
+                each = self.alive[data.draw(st.sampled_from(granted))]
+                assert self.each(lambda queue, each=each, n=tokens: queue.finish(each.ticket.request_id, n))  # type: ignore[misc]
+                self._end(each)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data(), tokens=st.integers(0, 60))
