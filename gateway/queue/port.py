@@ -27,7 +27,8 @@ the queue assumes. Every method raises `StoreUnavailable` when the store does no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -223,4 +224,16 @@ class Queue(Protocol):
 
     async def status(self) -> QueueStatus:
         """The present state."""
+        ...
+
+
+class Turns(Protocol):
+    """The notifications of tickets whose turn it is."""
+
+    def of(self, owner: str) -> AbstractAsyncContextManager[Callable[[float], Awaitable[str | None]]]:
+        """Subscribes to the turns of one process's tickets.
+
+        Yields a function that waits for the next request id, at most the given seconds, and returns None when there is
+        none. A notification may be lost with a connection, so its owner also polls. Both raise StoreUnavailable.
+        """
         ...
