@@ -79,7 +79,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request for a slot.
+    """A request for a slot of one of the `candidates`, of which there is at least one.
 
     `weight` is the share of the tenant, 1 to WEIGHT_MAX. `input_tokens` is an estimate. `body_bytes` is the size of the
     body that its owner retains while it waits. `owner` names the process that is notified on its turn. The first call
@@ -161,20 +161,32 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True)
 class TenantStatus:
-    """The requests of a tenant that run or wait, the arrival of the oldest ticket, and its virtual tokens."""
+    """The numbers of a tenant's requests that run and that wait, and its virtual tokens in this busy period."""
 
     running: int
     waiting: int
-    oldest_arrival_ms: int | None
     virtual_tokens: float
 
 
 @dataclass(frozen=True, slots=True)
+class TicketStatus:
+    """A ticket: its arrival, its tenant, and the replicas that it waits for."""
+
+    arrived_at_ms: int
+    tenant_id: int
+    replicas: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """The queue by replica and by tenant. Tenants that neither run nor wait are absent."""
+    """The queue by replica and by tenant, and its tickets, the oldest first.
+
+    Tenants that neither run nor wait are absent.
+    """
 
     replicas: dict[str, ReplicaStatus]
     tenants: dict[int, TenantStatus]
+    tickets: tuple[TicketStatus, ...]
 
 
 class Queue(Protocol):
@@ -207,6 +219,8 @@ class Queue(Protocol):
     async def renew(self, running: Sequence[Running]) -> list[bool]:
         """Extends the leases and charges the tokens so far. Re-establishes the slots that the store has lost.
 
+        The slot of a request that runs at another replica than the granted one follows it, even to one without a free
+        slot: Envoy retried it there. The meter calls this every second for requests that make progress.
         Returns one value for each request, in their order. False: it was finished.
         """
         ...

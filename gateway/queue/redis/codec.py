@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from gateway.queue.port import (
@@ -18,6 +19,7 @@ from gateway.queue.port import (
     ReplicaStatus,
     TenantStatus,
     Ticket,
+    TicketStatus,
     Turn,
     Waiting,
 )
@@ -82,12 +84,17 @@ def status(hashes: Mapping[str, Mapping[bytes, bytes]]) -> QueueStatus:
             tenant: TenantStatus(
                 running_of[tenant],
                 waiting_of[tenant],
-                min((each["arrived"] for each in tickets if each["tenant"] == tenant), default=None),
                 virtual.get(f"t{tenant}", 0) / SCALE,
             )
             for tenant in {*running_of, *waiting_of}
         },
+        tuple(sorted(map(_ticket_status, tickets), key=attrgetter("arrived_at_ms", "tenant_id", "replicas"))),
     )
+
+
+def _ticket_status(fields: Mapping[str, Any]) -> TicketStatus:
+    replicas = tuple(name for name, _ in json.loads(fields["pool"]))
+    return TicketStatus(fields["arrived"], fields["tenant"], replicas)
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:

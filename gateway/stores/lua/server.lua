@@ -10,8 +10,11 @@ local function clock()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+local known_run_id
+
 -- Another value means that Redis was restarted or replaced, so that some writes may be lost.
 local function run_id()
-  return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  known_run_id = known_run_id or string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  return known_run_id
 end
 

@@ -18,6 +18,7 @@ from gateway.queue.port import (
     ReplicaStatus,
     TenantStatus,
     Ticket,
+    TicketStatus,
     Turn,
     Waiting,
 )
@@ -59,7 +60,9 @@ async def test_entering_again_changes_nothing(bench: Bench) -> None:
     first, second = ticket(), ticket()
     for _ in range(3):
         assert await enter_all(bench.queue, [first, second]) == [Turn("a", NOON_MS, 0), Waiting(NOON_MS)]
-    assert (await bench.queue.status()).tenants == {1: TenantStatus(1, 1, NOON_MS, 10.0)}
+    status = await bench.queue.status()
+    assert status.tenants == {1: TenantStatus(1, 1, 10.0)}
+    assert status.tickets == (TicketStatus(NOON_MS, 1, ("a",)),)
 
 
 async def test_the_lowest_rank_is_taken_first_and_a_higher_one_before_waiting(bench: Bench) -> None:
@@ -220,7 +223,7 @@ async def test_a_request_moves_to_a_free_slot_and_its_old_slot_is_granted_in_the
     moved = ticket(request_id=first.request_id, candidates=replicas("b"))
     assert await bench.queue.move(moved) == Turn("b", NOON_MS, 0)
     assert await bench.queue.enter(second) == Turn("a", NOON_MS, 0)
-    assert (await bench.queue.status()).tenants == {1: TenantStatus(2, 0, None, 20.0)}
+    assert (await bench.queue.status()).tenants == {1: TenantStatus(2, 0, 20.0)}
 
 
 async def test_a_request_that_moves_waits_from_its_arrival_on_and_is_charged_once(bench: Bench) -> None:
@@ -234,6 +237,14 @@ async def test_a_request_that_moves_waits_from_its_arrival_on_and_is_charged_onc
     await bench.queue.finish(second.request_id, 10)
     assert await bench.queue.enter(moved) == Turn("b", NOON_MS, 1000)
     assert (await bench.queue.status()).tenants[1].virtual_tokens == 20
+
+
+async def test_the_slot_of_a_request_follows_it_to_the_replica_where_it_runs(bench: Bench) -> None:
+    first, second, third = ticket(), ticket(), ticket(candidates=replicas("b"))
+    await enter_all(bench.queue, [first, second, third])
+    assert await bench.queue.renew([running(first, Turn("b", NOON_MS, 0), 10)]) == [True]
+    assert await bench.queue.enter(second) == Turn("a", NOON_MS, 0)
+    assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 1), "b": ReplicaStatus(1, 2)}
 
 
 async def test_the_number_of_slots_can_be_changed(bench: Bench) -> None:

@@ -58,7 +58,8 @@ local function enter()
     reset_if_idle()
     return time_out()
   end
-  local place = known_place(now, request_id)
+  extend(request_id, now + TICKET_LEASE_MS)
+  local place = known_place(request_id)
   if place then
     return place
   end
@@ -75,7 +76,7 @@ local function enter()
   else
     wait()
   end
-  return known_place(now, request_id)
+  return known_place(request_id)
 end
 
 if is_ended() then
@@ -95,4 +96,4 @@ end
 ticket.charged, ticket.arrived = (slot or known).charged, (slot or known).arrived
 wait()
 advance(now)
-return known_place(now, request_id)
+return known_place(request_id)

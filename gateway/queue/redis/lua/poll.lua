@@ -5,10 +5,10 @@
 
 local now, places = clock(), {}
 for i = 4, #ARGV do
-  known_place(now, ARGV[i])
+  extend(ARGV[i], now + TICKET_LEASE_MS)
 end
 advance(now)
 for i = 4, #ARGV do
-  places[i - 3] = known_place(now, ARGV[i]) or {'unknown'}
+  places[i - 3] = known_place(ARGV[i]) or {'unknown'}
 end
 return places

@@ -20,8 +20,9 @@ local function is_open(now)
   return now < since or now >= since + RESTORE_MS
 end
 
+-- Extends the lease of a request that is known. Does nothing for any other.
 local function extend(request_id, deadline)
-  redis.call('ZADD', LEASES, 'GT', deadline, request_id)
+  redis.call('ZADD', LEASES, 'XX', 'GT', deadline, request_id)
 end
 
 local function add_ticket(now, request_id, ticket)
@@ -47,18 +48,22 @@ local function remove_ticket(request_id, ticket)
   end
 end
 
+local function count_running(replica, change)
+  if redis.call('HINCRBY', RUNNING, replica, change) == 0 then
+    redis.call('HDEL', RUNNING, replica)
+  end
+end
+
 local function add_slot(request_id, slot, deadline)
   redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
-  redis.call('HINCRBY', RUNNING, slot.replica, 1)
   redis.call('ZADD', LEASES, deadline, request_id)
+  count_running(slot.replica, 1)
 end
 
 local function remove_slot(request_id, slot)
   redis.call('HDEL', SLOTS, request_id)
   redis.call('ZREM', LEASES, request_id)
-  if redis.call('HINCRBY', RUNNING, slot.replica, -1) == 0 then
-    redis.call('HDEL', RUNNING, slot.replica)
-  end
+  count_running(slot.replica, -1)
 end
 
 local function load(key, request_id)
@@ -175,15 +180,12 @@ local function retry_after()
   return math.max(1, math.ceil(redis.call('HLEN', TICKETS) * pace / 1000))
 end
 
--- The place of a request that is known, nil for any other. Extends its lease.
-local function known_place(now, request_id)
+-- The place of a request that is known, nil for any other.
+local function known_place(request_id)
   local slot = load(SLOTS, request_id)
-  local ticket = not slot and load(TICKETS, request_id)
-  if slot or ticket then
-    extend(request_id, now + TICKET_LEASE_MS)
-  end
   if slot then
     return {'turn', slot.replica, slot.arrived, slot.waited}
   end
+  local ticket = load(TICKETS, request_id)
   return ticket and {'waiting', ticket.arrived} or nil
 end

@@ -1,5 +1,5 @@
 -- Extends the leases of running requests and charges their tokens. A slot that Redis has lost is re-established without any
--- check, because its request is running.
+-- check, because its request is running. For the same reason, the slot of a request that runs at another replica follows it.
 --
 -- KEYS  after the first twelve, ENDED of each request
 -- ARGV  1..3 see queue.lua  4 lease in ms, then of each request: its id, replica, tenant id, key id, weight and tokens
@@ -11,6 +11,11 @@ local function renew(now, deadline, request_id, replica, tenant, key, weight, to
   local slot = load(SLOTS, request_id)
   if slot then
     charge(slot, tonumber(tokens))
+    if slot.replica ~= replica then
+      count_running(slot.replica, -1)
+      count_running(replica, 1)
+      slot.replica = replica
+    end
     redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
   elseif is_ended() then
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from gateway.queue.port import (
     ENDED_MS,
@@ -23,6 +24,7 @@ from gateway.queue.port import (
     Running,
     TenantStatus,
     Ticket,
+    TicketStatus,
     Turn,
     Waiting,
 )
@@ -146,6 +148,7 @@ class MemoryQueue:
         deadline_ms = self._now_ms() + int(self._rules.slot_lease_s * 1000)
         if slot := self._slots.get(running.request_id):
             self._virtual.charge(slot, running.tokens)
+            slot.replica = running.replica
         elif self._is_ended(running.request_id):
             return False
         elif running.request_id not in self._tickets:
@@ -178,11 +181,13 @@ class MemoryQueue:
                 tenant: TenantStatus(
                     running_of[tenant],
                     waiting_of[tenant],
-                    min((t.arrived_at_ms for t in self._tickets.values() if t.tenant_id == tenant), default=None),
                     self._virtual.tenants.get(tenant, 0) / SCALE,
                 )
                 for tenant in {*running_of, *waiting_of}
             },
+            tuple(
+                sorted(map(_status, self._tickets.values()), key=attrgetter("arrived_at_ms", "tenant_id", "replicas"))
+            ),
         )
 
     def _advance(self) -> bool:
@@ -310,3 +315,7 @@ class MemoryQueue:
     @property
     def _ticket_lease_ms(self) -> int:
         return int(self._rules.ticket_lease_s * 1000)
+
+
+def _status(ticket: Ticketed) -> TicketStatus:
+    return TicketStatus(ticket.arrived_at_ms, ticket.tenant_id, tuple(each.replica for each in ticket.candidates))

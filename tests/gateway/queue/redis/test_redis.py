@@ -80,6 +80,20 @@ class TestManyTickets:
         assert max(costs) <= costs[0] + 10
         assert costs[0] < 20 * 10
 
+    async def test_many_leases_that_expire_at_once_are_handled_in_slices(
+        self, redis_bench: Bench, redis_client: Any
+    ) -> None:
+        for _ in range(250):
+            await redis_bench.queue.enter(ticket())
+        redis_bench.clock.forward(600)
+        left = []
+        for _ in range(3):
+            await redis_bench.queue.set_slots({"a": 0})
+            left.append(redis_client.zcard("nz:{s0}:queue:leases"))
+        assert left == [150, 50, 0]
+        # Nothing is left of them.
+        assert set(redis_client.keys("nz:*")) == {b"nz:{s0}:queue:replicas", b"nz:{s0}:queue:state"}
+
 
 async def test_the_owner_of_a_ticket_is_notified_of_its_turn(redis_bench: Bench, connection: Redis) -> None:
     holder, mine, other = ticket(), ticket(owner="w1"), ticket(tenant=2, owner="w2")
