@@ -10,7 +10,7 @@ from gateway.queue.redis import codec, keys
 from gateway.stores.redis import Redis, guarded
 from gateway.stores.scripts import Clock, Library, Scripts
 
-SCRIPTS = Library("gateway.queue.redis", ("line", "queue"))
+SCRIPTS = Library("gateway.queue.redis", ("line", "queue", "steps"))
 # Requests that one call polls or renews, so that no call stops Redis for long.
 REQUESTS_SLICE = 200
 

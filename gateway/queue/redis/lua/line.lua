@@ -1,7 +1,7 @@
 -- The order of the tickets, and the virtual tokens that it depends on. The port has the rules, the tests' `order.py` does
--- the same. Each script has this file and `queue.lua` in front.
+-- the same. Each script has this file, `queue.lua` and `steps.lua` in front.
 --
--- KEYS, the same for every script. All have the hash tag of shard 0, so they are in one slot of a cluster.
+-- KEYS, the same for every script, see `open_queue`. All have the hash tag of shard 0, so they are in one slot of a cluster.
 --   1 STATE       hash    `run` and `since`, see `is_open`; `granted_at` (ms) and `pace` (ms per grant), see `grant_next`
 --   2 REPLICAS    hash    replica -> number of slots
 --   3 RUNNING     hash    replica -> number of slots in use
@@ -23,8 +23,7 @@
 -- (ms).
 -- Members of the sorted sets have their fields separated by tabs. A JSON text has none.
 
-local STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, ENDED =
-  unpack(KEYS)
+local STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, ENDED
 
 -- Virtual tokens are integers in thousandths.
 local SCALE = 1000

@@ -1,13 +1,18 @@
--- The steps of which the scripts consist. The tests' `queue.py` does the same.
---
--- ARGV  1 clock  2 lease in ms of a ticket, and of a granted slot until its first renewal
---       3 ms after a loss of data during which no slot is granted
+-- The state of the queue: slots, tickets, leases and grants. The tests' `queue.py` does the same.
 
-local TICKET_LEASE_MS, RESTORE_MS = tonumber(ARGV[2]), tonumber(ARGV[3])
+local TICKET_LEASE_MS, RESTORE_MS
 -- Leases and promotions that one call handles. The next call handles the rest.
 local SLICE = 100
 -- The pace before the first grant, and the longest gap between two grants that counts.
 local PACE_MS, GAP_MAX_MS = 1000, 60000
+
+-- Every script calls this first. `first` is the index of STATE in KEYS. `ticket_lease_ms` is the lease of a ticket, and of a
+-- granted slot until its first renewal. No slot is granted for `restore_ms` after a loss of data.
+local function open_queue(first, ticket_lease_ms, restore_ms)
+  STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, ENDED =
+    unpack(KEYS, first)
+  TICKET_LEASE_MS, RESTORE_MS = tonumber(ticket_lease_ms), tonumber(restore_ms)
+end
 
 -- Whether slots are granted. They are not while running requests are re-established, after Redis lost data or may have.
 local function is_open(now)
@@ -79,6 +84,14 @@ end
 local function reset_if_idle()
   if redis.call('HLEN', SLOTS) == 0 and redis.call('HLEN', TICKETS) == 0 then
     redis.call('DEL', VIRTUAL)
+  end
+end
+
+-- Sets the slots of the candidates whose number is unknown, from a JSON list in their order.
+local function learn_slots(pool, slots)
+  local numbers = cjson.decode(slots)
+  for i, candidate in ipairs(cjson.decode(pool)) do
+    redis.call('HSETNX', REPLICAS, candidate[1], numbers[i])
   end
 end
 

@@ -2,8 +2,10 @@
 -- check, because its request is running. For the same reason, the slot of a request that runs at another replica follows it.
 --
 -- KEYS  after the first twelve, ENDED of each request
--- ARGV  1..3 see queue.lua  4 lease in ms, then of each request: its id, replica, tenant id, key id, weight and tokens
+-- ARGV  1 clock  2, 3 see open_queue  4 lease in ms, then of each request: its id, replica, tenant id, key id, weight and tokens
 -- Reply for each request 1, or 0 when it is ended
+
+open_queue(1, ARGV[2], ARGV[3])
 
 local QUEUE_KEYS, REQUEST_ARGUMENTS = 12, 6
 

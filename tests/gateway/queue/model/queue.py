@@ -76,9 +76,9 @@ class MemoryQueue:
 
     async def enter(self, ticket: Ticket) -> Place:
         """See the port."""
+        self._learn_slots(ticket)
         if self._is_ended(ticket.request_id):
             return Ended()
-        self._learn_slots(ticket)
         return self._enter(ticket)
 
     def _enter(self, ticket: Ticket) -> Place:
@@ -107,9 +107,9 @@ class MemoryQueue:
 
     async def move(self, ticket: Ticket) -> Place:
         """See the port."""
+        self._learn_slots(ticket)
         if self._is_ended(ticket.request_id):
             return Ended()
-        self._learn_slots(ticket)
         request = self._take(ticket.request_id)
         if request is None:
             return self._enter(ticket)
