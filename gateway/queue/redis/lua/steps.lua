@@ -100,6 +100,7 @@ local function finish(now, request_id, tokens, ended_ttl)
   if is_ended() then
     return false
   end
+  -- Redis accepts these deletions, and all that follows them, even when it is out of memory.
   local slot, ticket = take(request_id)
   local request = slot or ticket
   if slot or (ticket and ticket.charged > 0) then

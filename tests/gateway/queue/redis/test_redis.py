@@ -95,6 +95,24 @@ class TestManyTickets:
         assert set(redis_client.keys("nz:*")) == {b"nz:{s0}:queue:replicas", b"nz:{s0}:queue:state"}
 
 
+async def test_when_redis_is_out_of_memory_no_slot_is_taken_and_requests_end(
+    redis_bench: Bench, redis_client: Any
+) -> None:
+    holder, waiting = ticket(), ticket()
+    await redis_bench.queue.enter(holder)
+    await redis_bench.queue.enter(waiting)
+    before = await redis_bench.queue.status()
+    redis_client.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailable):
+            await redis_bench.queue.enter(ticket(candidates=replicas("b")))
+        assert await redis_bench.queue.status() == before
+        assert await redis_bench.queue.finish(holder.request_id, 10)
+    finally:
+        redis_client.config_set("maxmemory", "0")
+    assert isinstance(await redis_bench.queue.enter(waiting), Turn)
+
+
 async def test_the_owner_of_a_ticket_is_notified_of_its_turn(redis_bench: Bench, connection: Redis) -> None:
     holder, mine, other = ticket(), ticket(owner="w1"), ticket(tenant=2, owner="w2")
     for each in (holder, mine, other):
