@@ -207,6 +207,16 @@ async def test_the_slots_and_tickets_of_a_dead_process_are_free_when_their_lease
     assert await bench.queue.poll([dead.request_id, dead_ticket.request_id]) == [None, None]
 
 
+async def test_a_poll_does_not_shorten_the_lease_of_a_running_request(bench: Bench) -> None:
+    request = ticket()
+    turn = await bench.queue.enter(request)
+    assert isinstance(turn, Turn)
+    await bench.queue.renew([running(request, turn, 1)])
+    await bench.queue.poll([request.request_id])
+    bench.clock.forward(14)
+    assert await bench.queue.enter(ticket(tenant=2)) == Waiting(bench.clock())
+
+
 async def test_an_unused_turn_expires(bench: Bench) -> None:
     holder, dead, alive = ticket(), ticket(), ticket(tenant=2, priority=Priority.BATCH)
     await enter_all(bench.queue, [holder, dead, alive])
