@@ -299,3 +299,24 @@ class TestAfterALoss:
         tickets = [second, third, fresh]
         await bench.queue.finish(first.request_id, 60)
         assert await finish_in_turn(bench.queue, tickets) == tickets
+
+
+class TestOneTicketPerTenant:
+    @pytest.fixture
+    def rules(self) -> QueueRules:
+        return QueueRules(tickets_max=1, restore_s=0)
+
+    async def test_a_ticket_that_the_store_lost_is_not_bounded_again(self, bench: Bench) -> None:
+        holder, waiting, fresh = ticket(), ticket(), ticket()
+        assert await enter_all(bench.queue, [holder, waiting]) == [Turn("a", NOON_MS, 0), Waiting(NOON_MS)]
+        bench.lose()
+        await enter_all(bench.queue, [holder, fresh])
+        again = ticket(request_id=waiting.request_id, arrived_at_ms=NOON_MS)
+        assert await bench.queue.enter(again) == Waiting(NOON_MS)
+        assert isinstance(await bench.queue.enter(ticket()), QueueFull)
+
+    async def test_a_request_that_moves_is_not_bounded(self, bench: Bench) -> None:
+        first, second, waiting = ticket(), ticket(candidates=replicas("b")), ticket()
+        await enter_all(bench.queue, [first, second, waiting])
+        moved = ticket(request_id=second.request_id)
+        assert await bench.queue.move(moved) == Waiting(NOON_MS)
