@@ -35,14 +35,15 @@ from gateway.quota.port import (
 )
 from gateway.quota.rebuild import REBUILD_S, WAIT_S, BegunRebuild, NotBegun, Rebuilder, Used
 from gateway.quota.redis import codec, keys
-from gateway.quota.redis.scripts import Clock, Scripts
 from gateway.quota.redis.stream import RedisStream
 from gateway.quota.redis.waiting import WaitingEvents
 from gateway.record.entry import Entry
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, guarded
+from gateway.stores.scripts import Clock, Library, Scripts
 from gateway.values import UsageSource
 
+SCRIPTS = Library("gateway.quota.redis", ("shared", "calibration"))
 # At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
 # Fields of a hash that one call reads or writes, so that no call stops Redis for long.
@@ -81,7 +82,7 @@ class RedisQuota:
         self._backlog_max = settings.audit_buffer_size
         self._running_max = settings.max_concurrent_requests
         self._restore_ms = int(restore_s * 1000)
-        self._scripts = Scripts(redis, settings.redis_timeout_s, clock)
+        self._scripts = Scripts(redis, settings.redis_timeout_s, SCRIPTS, clock)
         self._streams = tuple(
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
         )

@@ -7,8 +7,8 @@ from typing import Any
 
 from gateway.quota.port import Event
 from gateway.quota.redis import keys
-from gateway.quota.redis.scripts import Scripts
 from gateway.stores.redis import Redis, ResponseError, guarded
+from gateway.stores.scripts import Scripts
 
 
 class RedisStream:

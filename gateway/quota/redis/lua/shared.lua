@@ -30,23 +30,9 @@
 -- (the sealed JSON text), counted (true if HELD includes it), and the progress: in, out, bytes. It also has model, estimate
 -- (of the input before its correction) and second (of its window buckets), unless a renewal re-established it: its window
 -- buckets are lost then.
---
--- ARGV[1] is the time in milliseconds, '0' for Redis' own clock. Only tests pass another value.
 
 local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STAGED, TENANT_WINDOW, KEY_WINDOW, FINISHED =
   unpack(KEYS)
-
-local function clock()
-  if ARGV[1] ~= '0' then
-    return tonumber(ARGV[1])
-  end
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-
-local function run_id()
-  return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-end
 
 -- The name of the epoch, and how many ms are left of its first `restore_ms`. A new epoch begins when Redis was restarted or
 -- replaced or lost its data. A process that sees the name change resubmits its holds and unconfirmed entries.

@@ -12,10 +12,10 @@ from gateway.errors import StoreUnavailable
 from gateway.quota.port import Hold
 from gateway.quota.rebuild import BegunRebuild, NotBegun
 from gateway.quota.redis import keys
-from gateway.quota.redis.quota import FIELDS_SLICE, RedisQuota
-from gateway.quota.redis.scripts import Scripts
+from gateway.quota.redis.quota import FIELDS_SLICE, SCRIPTS, RedisQuota
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
+from gateway.stores.scripts import Scripts
 from gateway.values import Period
 from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, asks, drain, entry
 from tests.gateway.quota.conftest import REBUILD_WAIT_S, Bench
@@ -31,7 +31,7 @@ class Process:
 
     def __init__(self, redis: Redis, quota: RedisQuota) -> None:
         self.quota = quota
-        self._scripts = Scripts(redis, 5.0, Clock())
+        self._scripts = Scripts(redis, 5.0, SCRIPTS, Clock())
         self._begun: BegunRebuild | None = None
 
     async def begin(self) -> None:

@@ -1,10 +1,11 @@
-"""The Lua scripts. Each is called by digest, and sent in full, with SHARED in front, when Redis does not know it."""
+"""Lua scripts in Redis. Each is called by digest, and sent in full when Redis does not know it."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -12,31 +13,41 @@ from typing import Any
 from gateway.metrics.stores import REDIS_SCRIPT_SECONDS
 from gateway.stores.redis import NoScriptError, Redis, guarded
 
-# Prepended to every script, in this order.
-SHARED = ("shared", "calibration")
-
 Clock = Callable[[], int]
 
 
+@dataclass(frozen=True, slots=True)
+class Library:
+    """The scripts in the folder `lua` of a package. `shared` names those that precede each of them, in this order.
+
+    `lua/server.lua` of this package precedes them all.
+    """
+
+    package: str
+    shared: tuple[str, ...]
+
+
 @cache
-def source(name: str) -> tuple[str, str]:
+def source(library: Library, name: str) -> tuple[str, str]:
     """The text of a script and its SHA-1, by which Redis identifies it."""
-    folder = files(__package__) / "lua"
-    text = "".join((folder / f"{part}.lua").read_text("utf-8") for part in (*SHARED, name))
+    folder = files(library.package) / "lua"
+    parts = [files(__package__) / "lua" / "server.lua", *(folder / f"{part}.lua" for part in (*library.shared, name))]
+    text = "".join(part.read_text("utf-8") for part in parts)
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Scripts:
     """Runs scripts, each call within `timeout_s`. `clock` (ms since 1970) replaces Redis' own in tests only."""
 
-    def __init__(self, redis: Redis, timeout_s: float, clock: Clock | None = None) -> None:
+    def __init__(self, redis: Redis, timeout_s: float, library: Library, clock: Clock | None = None) -> None:
         self._redis = redis
         self._timeout_s = timeout_s
+        self._library = library
         self._clock = clock
 
     async def run(self, name: str, keys: Sequence[str], *arguments: str | int) -> Any:
-        """The script's reply. Raises StoreUnavailable."""
-        text, digest = source(name)
+        """The script's reply. Its first argument is the time, see `server.lua`. Raises StoreUnavailable."""
+        text, digest = source(self._library, name)
         now_ms = self._clock() if self._clock else 0
         values = [_encode(each) for each in (*keys, now_ms, *arguments)]
         started_s = time.perf_counter()

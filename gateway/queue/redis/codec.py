@@ -1,0 +1,101 @@
+"""Encodes the arguments and decodes the replies of the scripts in `lua/`. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
+
+from gateway.queue.port import (
+    Candidate,
+    Ended,
+    Place,
+    Priority,
+    QueueFull,
+    QueueStatus,
+    QueueTimeout,
+    ReplicaStatus,
+    TenantStatus,
+    Ticket,
+    TicketStatus,
+    Turn,
+    Waiting,
+)
+
+# As in `line.lua`.
+SCALE = 1000
+
+
+def ticket(each: Ticket) -> tuple[str | int, ...]:
+    """Ten arguments of `enter.lua`."""
+    return (
+        pool(each.candidates),
+        json.dumps([candidate.slots for candidate in each.candidates]),
+        each.tenant_id,
+        each.key_id,
+        each.weight,
+        int(each.priority is Priority.BATCH),
+        each.input_tokens,
+        each.body_bytes,
+        each.owner,
+        each.arrived_at_ms or 0,
+    )
+
+
+def pool(candidates: tuple[Candidate, ...]) -> str:
+    """The candidates of a ticket without their slots. It has no tab, because JSON escapes it."""
+    return json.dumps([[each.replica, each.rank] for each in candidates])
+
+
+def place(reply: list[Any]) -> Place:
+    """The reply of `enter.lua`."""
+    match reply:
+        case [b"turn", replica, arrived_at_ms, waited_ms]:
+            return Turn(replica.decode(), arrived_at_ms, waited_ms)
+        case [b"waiting", arrived_at_ms]:
+            return Waiting(arrived_at_ms)
+        case [b"full", retry_after_s]:
+            return QueueFull(retry_after_s)
+        case [b"timeout", retry_after_s]:
+            return QueueTimeout(retry_after_s)
+        case _:
+            return Ended()
+
+
+def known_place(reply: list[Any]) -> Turn | Waiting | None:
+    """One element of the reply of `poll.lua`."""
+    found = place(reply)
+    return found if isinstance(found, Turn | Waiting) else None
+
+
+def status(hashes: Mapping[str, Mapping[bytes, bytes]]) -> QueueStatus:
+    """The status from the fields of REPLICAS, RUNNING, SLOTS, TICKETS and VIRTUAL, by the names of their keys."""
+    slots, running = _numbers(hashes["replicas"]), _numbers(hashes["running"])
+    replicas = {name: ReplicaStatus(slots.get(name, 0), running.get(name, 0)) for name in {*slots, *running}}
+    tickets = [json.loads(text) for text in hashes["tickets"].values()]
+    running_of = Counter(json.loads(text)["tenant"] for text in hashes["slots"].values())
+    waiting_of = Counter(each["tenant"] for each in tickets)
+    virtual = _numbers(hashes["virtual"])
+    return QueueStatus(
+        replicas,
+        {
+            tenant: TenantStatus(
+                running_of[tenant],
+                waiting_of[tenant],
+                virtual.get(f"t{tenant}", 0) / SCALE,
+            )
+            for tenant in {*running_of, *waiting_of}
+        },
+        tuple(sorted(map(_ticket_status, tickets), key=attrgetter("arrived_at_ms", "tenant_id", "replicas"))),
+    )
+
+
+def _ticket_status(fields: Mapping[str, Any]) -> TicketStatus:
+    replicas = tuple(name for name, _ in json.loads(fields["pool"]))
+    return TicketStatus(fields["arrived"], fields["tenant"], replicas)
+
+
+def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(value) for name, value in fields.items()}

@@ -1,0 +1,8 @@
+-- Sets the number of slots of replicas.
+--
+-- ARGV  1 clock  2, 3 see open_queue  4... replica and number of slots, of each replica
+
+open_queue(1, ARGV[2], ARGV[3])
+redis.call('HSET', REPLICAS, unpack(ARGV, 4))
+advance(clock())
+return 1

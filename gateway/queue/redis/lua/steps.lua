@@ -1,0 +1,113 @@
+-- The steps of a request through the queue, for scripts that decide on more than the queue too.
+--
+-- `ticket` is the ticket of a call, whose `arrived` is 0 for now. `rules` has wait_max (ms), tickets_max, bytes_max and
+-- ended_ttl (ms for which the id is remembered). A place is a reply of enter.lua.
+
+local function has_timed_out(now, arrived, rules)
+  return now >= arrived + rules.wait_max
+end
+
+local function time_out(rules)
+  redis.call('SET', ENDED, '1', 'PX', rules.ended_ttl)
+  return {'timeout', retry_after()}
+end
+
+local function is_full(ticket, rules)
+  local prefix = string.format('%.0f\t', ticket.tenant)
+  return redis.call('ZLEXCOUNT', WAITING, '[' .. prefix, '(' .. prefix .. '\255') >= rules.tickets_max
+    or tonumber(redis.call('HGET', BYTES, ticket.tenant) or 0) + ticket.bytes > rules.bytes_max
+end
+
+local function wait(now, request_id, ticket, rules)
+  local promoted_at = ticket.arrived + math.floor(rules.wait_max / 2)
+  if ticket.class == 1 and now < promoted_at then
+    redis.call('ZADD', PROMOTIONS, promoted_at, request_id)
+  else
+    ticket.class = 0
+  end
+  add_ticket(now, request_id, ticket)
+end
+
+-- The place of a request that arrives, or that is known already.
+local function enter(now, request_id, ticket, rules)
+  if is_ended() then
+    return {'ended'}
+  end
+  local can_grant = advance(now)
+  local known = load(TICKETS, request_id)
+  if known and has_timed_out(now, known.arrived, rules) then
+    remove_ticket(request_id, known)
+    reset_if_idle()
+    return time_out(rules)
+  end
+  extend(request_id, now + TICKET_LEASE_MS)
+  local place = known_place(request_id)
+  if place then
+    return place
+  end
+  local is_new = ticket.arrived == 0
+  if is_new then
+    ticket.arrived = now
+  end
+  if has_timed_out(now, ticket.arrived, rules) then
+    return time_out(rules)
+  end
+  local replica = can_grant and free_replica(ticket.pool)
+  if not replica and is_new and is_full(ticket, rules) then
+    return {'full', retry_after()}
+  end
+  lift_both(ticket.tenant, ticket.key)
+  if replica then
+    grant(now, request_id, ticket, replica, math.max(0, now - ticket.arrived))
+  else
+    wait(now, request_id, ticket, rules)
+  end
+  return known_place(request_id)
+end
+
+-- Removes the slot or the ticket of a request, and returns the slot and the ticket, of which at most one exists.
+local function take(request_id)
+  local slot = load(SLOTS, request_id)
+  if slot then
+    remove_slot(request_id, slot)
+    return slot, nil
+  end
+  local ticket = load(TICKETS, request_id)
+  if ticket then
+    remove_ticket(request_id, ticket)
+  end
+  return nil, ticket
+end
+
+-- The place of a request after it has left its present one.
+local function move(now, request_id, ticket, rules)
+  if is_ended() then
+    return {'ended'}
+  end
+  local slot, known = take(request_id)
+  local left = slot or known
+  if not left then
+    return enter(now, request_id, ticket, rules)
+  end
+  ticket.charged, ticket.arrived = left.charged, left.arrived
+  wait(now, request_id, ticket, rules)
+  advance(now)
+  return known_place(request_id)
+end
+
+-- Ends a request. Returns whether it was known.
+local function finish(now, request_id, tokens, ended_ttl)
+  if is_ended() then
+    return false
+  end
+  -- Redis accepts these deletions, and all that follows them, even when it is out of memory.
+  local slot, ticket = take(request_id)
+  local request = slot or ticket
+  if slot or (ticket and ticket.charged > 0) then
+    charge(request, tokens)
+  end
+  redis.call('SET', ENDED, '1', 'PX', ended_ttl)
+  reset_if_idle()
+  advance(now)
+  return request and true or false
+end

@@ -1,0 +1,321 @@
+"""The queue in the memory of one process: a second implementation with the semantics of the Redis one, and its model.
+
+A call is atomic, as a Lua script is in Redis. It has no bounded slices.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from gateway.queue.port import (
+    ENDED_MS,
+    Candidate,
+    Ended,
+    Place,
+    Priority,
+    QueueFull,
+    QueueRules,
+    QueueStatus,
+    QueueTimeout,
+    ReplicaStatus,
+    Running,
+    TenantStatus,
+    Ticket,
+    TicketStatus,
+    Turn,
+    Waiting,
+)
+from tests.gateway.queue.model.order import SCALE, Request, Ticketed, VirtualTokens, free_replica
+
+PACE_MS, GAP_MAX_MS = 1000, 60_000
+
+
+@dataclass(slots=True)
+class Slot(Request):
+    """A slot in use."""
+
+    replica: str = ""
+    waited_ms: int = 0
+
+
+class MemoryQueue:
+    """See `gateway.queue.port.Queue`. `now_ms` is the store's clock."""
+
+    def __init__(self, now_ms: Callable[[], int], rules: QueueRules) -> None:
+        self._now_ms = now_ms
+        self._rules = rules
+        self.notified: list[tuple[str, str]] = []
+        self.lose_everything()
+
+    def lose_everything(self) -> None:
+        """Loses all data, as a restart without persistence does."""
+        self._since_ms: int | None = None
+        self._advanced_at_ms: int | None = None
+        self._granted_at_ms = 0
+        self._pace_ms = PACE_MS
+        self._capacity: dict[str, int] = {}
+        self._slots: dict[str, Slot] = {}
+        self._tickets: dict[str, Ticketed] = {}
+        self._leases: dict[str, int] = {}
+        self._virtual = VirtualTokens()
+        self._ended: dict[str, int] = {}
+
+    @property
+    def places(self) -> dict[str, Turn | Waiting]:
+        """The places of all requests that the queue knows."""
+        return {each: self._place(each) for each in self._leases}
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether slots are granted now, and the latest call found everything that has expired by now."""
+        now_ms = self._now_ms()
+        return self._advanced_at_ms == now_ms and self._is_open(now_ms)
+
+    async def enter(self, ticket: Ticket) -> Place:
+        """See the port."""
+        self._learn_slots(ticket)
+        if self._is_ended(ticket.request_id):
+            return Ended()
+        return self._enter(ticket)
+
+    def _enter(self, ticket: Ticket) -> Place:
+        now_ms = self._now_ms()
+        can_grant = self._advance()
+        known = self._tickets.get(ticket.request_id)
+        if known and self._has_timed_out(known.arrived_at_ms):
+            self._remove_ticket(ticket.request_id)
+            self._reset_if_idle()
+            return self._time_out(ticket.request_id)
+        if place := self._known_place(ticket.request_id):
+            return place
+        arrived_at_ms = ticket.arrived_at_ms or now_ms
+        if self._has_timed_out(arrived_at_ms):
+            return self._time_out(ticket.request_id)
+        replica = self._free_replica(ticket.candidates) if can_grant else None
+        if not replica and ticket.arrived_at_ms is None and self._is_full(ticket):
+            return QueueFull(self._retry_after_s())
+        self._virtual.lift(ticket.tenant_id, ticket.key_id, self._tickets.values())
+        created = self._ticketed(ticket, arrived_at_ms)
+        if replica:
+            self._grant(created, replica, max(0, now_ms - arrived_at_ms))
+        else:
+            self._add_ticket(created)
+        return self._place(ticket.request_id)
+
+    async def move(self, ticket: Ticket) -> Place:
+        """See the port."""
+        self._learn_slots(ticket)
+        if self._is_ended(ticket.request_id):
+            return Ended()
+        request = self._take(ticket.request_id)
+        if request is None:
+            return self._enter(ticket)
+        moved = self._ticketed(ticket, request.arrived_at_ms)
+        moved.charged_tokens = request.charged_tokens
+        self._add_ticket(moved)
+        self._advance()
+        return self._place(ticket.request_id)
+
+    async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
+        """See the port."""
+        for each in request_ids:
+            self._known_place(each)
+        self._advance()
+        return [self._known_place(each) for each in request_ids]
+
+    async def finish(self, request_id: str, tokens: int = 0) -> bool:
+        """See the port."""
+        if self._is_ended(request_id):
+            return False
+        request = self._take(request_id)
+        if isinstance(request, Slot) or (request and request.charged_tokens):
+            self._virtual.charge(request, tokens)
+        self._ended[request_id] = self._now_ms() + ENDED_MS
+        self._reset_if_idle()
+        self._advance()
+        return request is not None
+
+    async def renew(self, running: Sequence[Running]) -> list[bool]:
+        """See the port."""
+        renewed = [self._renew(each) for each in running]
+        self._advance()
+        return renewed
+
+    def _renew(self, running: Running) -> bool:
+        deadline_ms = self._now_ms() + int(self._rules.slot_lease_s * 1000)
+        if slot := self._slots.get(running.request_id):
+            self._virtual.charge(slot, running.tokens)
+            slot.replica = running.replica
+        elif self._is_ended(running.request_id):
+            return False
+        elif running.request_id not in self._tickets:
+            self._slots[running.request_id] = Slot(
+                running.request_id,
+                running.tenant_id,
+                running.key_id,
+                running.weight,
+                self._now_ms(),
+                running.tokens,
+                running.replica,
+            )
+        self._leases[running.request_id] = max(deadline_ms, self._leases.get(running.request_id, 0))
+        return True
+
+    async def set_slots(self, slots: dict[str, int]) -> None:
+        """See the port."""
+        if slots:
+            self._capacity |= slots
+            self._advance()
+
+    async def status(self) -> QueueStatus:
+        """See the port."""
+        running = self._running()
+        running_of = Counter(each.tenant_id for each in self._slots.values())
+        waiting_of = Counter(each.tenant_id for each in self._tickets.values())
+        return QueueStatus(
+            {name: ReplicaStatus(self._capacity.get(name, 0), running[name]) for name in {*self._capacity, *running}},
+            {
+                tenant: TenantStatus(
+                    running_of[tenant],
+                    waiting_of[tenant],
+                    self._virtual.tenants.get(tenant, 0) / SCALE,
+                )
+                for tenant in {*running_of, *waiting_of}
+            },
+            tuple(
+                sorted(map(_status, self._tickets.values()), key=attrgetter("arrived_at_ms", "tenant_id", "replicas"))
+            ),
+        )
+
+    def _advance(self) -> bool:
+        """Removes what has expired and grants every free slot that a ticket waits for. False: none is granted now."""
+        now_ms = self._now_ms()
+        for ticket in self._tickets.values():
+            if ticket.promoted_at_ms is not None and ticket.promoted_at_ms <= now_ms:
+                ticket.priority = Priority.INTERACTIVE
+        if self._since_ms is None:
+            self._since_ms = now_ms
+        self._advanced_at_ms = now_ms
+        if not self._is_open(now_ms):
+            return False
+        expired = [each for each, deadline_ms in self._leases.items() if deadline_ms <= now_ms]
+        for each in expired:
+            self._take(each)
+        if expired:
+            self._reset_if_idle()
+        while waiting := [each for each in self._tickets.values() if self._free_replica(each.candidates)]:
+            self._grant_next(self._virtual.next(waiting))
+        return True
+
+    def _is_open(self, now_ms: int) -> bool:
+        since_ms = self._since_ms or 0
+        return not since_ms <= now_ms < since_ms + int(self._rules.restore_s * 1000)
+
+    def _grant_next(self, ticket: Ticketed) -> None:
+        now_ms, replica = self._now_ms(), self._free_replica(ticket.candidates)
+        assert replica
+        gap_ms = min(GAP_MAX_MS, max(0, now_ms - max(self._granted_at_ms, ticket.arrived_at_ms)))
+        self._pace_ms += (gap_ms - self._pace_ms) // 8
+        self._granted_at_ms = now_ms
+        self._remove_ticket(ticket.request_id)
+        self._grant(ticket, replica, max(0, now_ms - ticket.arrived_at_ms))
+        self.notified.append((ticket.owner, ticket.request_id))
+
+    def _grant(self, ticket: Ticketed, replica: str, waited_ms: int) -> None:
+        slot = Slot(
+            ticket.request_id,
+            ticket.tenant_id,
+            ticket.key_id,
+            ticket.weight,
+            ticket.arrived_at_ms,
+            ticket.charged_tokens,
+            replica,
+            waited_ms,
+        )
+        self._virtual.charge(slot, max(ticket.input_tokens, ticket.charged_tokens))
+        self._virtual.granted(slot)
+        self._slots[slot.request_id] = slot
+        self._leases[slot.request_id] = self._now_ms() + self._ticket_lease_ms
+
+    def _ticketed(self, ticket: Ticket, arrived_at_ms: int) -> Ticketed:
+        promoted_at_ms = arrived_at_ms + int(self._rules.wait_max_s * 1000) // 2
+        is_batch = ticket.priority is Priority.BATCH and self._now_ms() < promoted_at_ms
+        return Ticketed(
+            ticket.request_id,
+            ticket.tenant_id,
+            ticket.key_id,
+            ticket.weight,
+            arrived_at_ms,
+            priority=Priority.BATCH if is_batch else Priority.INTERACTIVE,
+            promoted_at_ms=promoted_at_ms if is_batch else None,
+            input_tokens=ticket.input_tokens,
+            body_bytes=ticket.body_bytes,
+            candidates=ticket.candidates,
+            owner=ticket.owner,
+        )
+
+    def _add_ticket(self, ticket: Ticketed) -> None:
+        self._tickets[ticket.request_id] = ticket
+        self._leases[ticket.request_id] = self._now_ms() + self._ticket_lease_ms
+
+    def _remove_ticket(self, request_id: str) -> None:
+        del self._tickets[request_id], self._leases[request_id]
+
+    def _take(self, request_id: str) -> Slot | Ticketed | None:
+        """Removes the slot or the ticket of a request, and returns it."""
+        self._leases.pop(request_id, None)
+        return self._slots.pop(request_id, None) or self._tickets.pop(request_id, None)
+
+    def _known_place(self, request_id: str) -> Turn | Waiting | None:
+        if request_id not in self._leases:
+            return None
+        self._leases[request_id] = max(self._leases[request_id], self._now_ms() + self._ticket_lease_ms)
+        return self._place(request_id)
+
+    def _place(self, request_id: str) -> Turn | Waiting:
+        if slot := self._slots.get(request_id):
+            return Turn(slot.replica, slot.arrived_at_ms, slot.waited_ms)
+        return Waiting(self._tickets[request_id].arrived_at_ms)
+
+    def _has_timed_out(self, arrived_at_ms: int) -> bool:
+        return self._now_ms() >= arrived_at_ms + int(self._rules.wait_max_s * 1000)
+
+    def _time_out(self, request_id: str) -> QueueTimeout:
+        self._ended[request_id] = self._now_ms() + ENDED_MS
+        return QueueTimeout(self._retry_after_s())
+
+    def _is_full(self, ticket: Ticket) -> bool:
+        own = [each for each in self._tickets.values() if each.tenant_id == ticket.tenant_id]
+        own_bytes = sum(each.body_bytes for each in own)
+        return len(own) >= self._rules.tickets_max or own_bytes + ticket.body_bytes > self._rules.bytes_max
+
+    def _retry_after_s(self) -> int:
+        return max(1, -(-len(self._tickets) * self._pace_ms // 1000))
+
+    def _learn_slots(self, ticket: Ticket) -> None:
+        for each in ticket.candidates:
+            self._capacity.setdefault(each.replica, each.slots)
+
+    def _free_replica(self, candidates: Sequence[Candidate]) -> str | None:
+        return free_replica(candidates, self._capacity, self._running())
+
+    def _running(self) -> Counter[str]:
+        return Counter(each.replica for each in self._slots.values())
+
+    def _reset_if_idle(self) -> None:
+        if not self._slots and not self._tickets:
+            self._virtual = VirtualTokens()
+
+    def _is_ended(self, request_id: str) -> bool:
+        return self._ended.get(request_id, 0) > self._now_ms()
+
+    @property
+    def _ticket_lease_ms(self) -> int:
+        return int(self._rules.ticket_lease_s * 1000)
+
+
+def _status(ticket: Ticketed) -> TicketStatus:
+    return TicketStatus(ticket.arrived_at_ms, ticket.tenant_id, tuple(each.replica for each in ticket.candidates))
