@@ -34,9 +34,10 @@ CONNECTIONS = 16
 CONCURRENT_MAX = 12
 SERVED_MIN = 15
 PACE_TOKENS_PER_S = 60
-RELEASE_TIMEOUT_S = 30.0
-# Leases must expire first, and PostgreSQL may have to recover.
-ROWS_TIMEOUT_S = 40.0
+# A meter retains a hold for up to 30 s while it waits for the record of a killed Envoy and records of others arrive.
+RELEASE_TIMEOUT_S = 60.0
+# The same, leases must expire, and PostgreSQL may have to recover.
+ROWS_TIMEOUT_S = 70.0
 # A token of the simulated Ollama has at most eight bytes, and an estimate has one token for three bytes.
 ESTIMATED_TOKENS_MAX = 3
 SETTINGS = {
