@@ -36,6 +36,8 @@ SERVED_MIN = 15
 PACE_TOKENS_PER_S = 60
 # A meter retains a hold for up to 30 s while it waits for the record of a killed Envoy and records of others arrive.
 RELEASE_TIMEOUT_S = 60.0
+# The streams of one check must be released before the next, which takes Envoy's record of their ends.
+RELEASE_POLL_S = 1.0
 # The same, leases must expire, and PostgreSQL may have to recover.
 ROWS_TIMEOUT_S = 70.0
 # A token of the simulated Ollama has at most eight bytes, and an estimate has one token for three bytes.
@@ -72,7 +74,9 @@ class Trial:
             await wait_until_served(results)
             yield results
             await wait_until_served(results)
-        await eventually_async(self.is_all_released, RELEASE_TIMEOUT_S, failure="concurrency was not released")
+        await eventually_async(
+            self.is_all_released, RELEASE_TIMEOUT_S, poll_s=RELEASE_POLL_S, failure="concurrency was not released"
+        )
         async with open_ledger_view(self.stack) as ledger_view:
             early = {line["request_id"] for line in self.stack.logged("released_before_settled")}
             await check_rows(
