@@ -86,7 +86,8 @@ class Admitter:
 
         Raises StoreUnavailable when the quota is, and Denied(context_length_exceeded).
         """
-        context = await self._context.decide(principal, permission, surface, read)
+        input_tokens = estimate_input(read.document, templates_prompt=surface.templates_prompt)
+        context = await self._context.decide(principal, permission, surface, read, input_tokens)
         draft = grant.draft(
             record,
             strip_usage=not read.generation.usage,
@@ -101,7 +102,6 @@ class Admitter:
             requested_context=context.requested,
             refuses_overflow=context.refuses_overflow,
         )
-        input_tokens = estimate_input(read.document, templates_prompt=surface.templates_prompt)
         answer = await self._quota.admit(
             Admission(
                 request_id=record.request_id,

@@ -52,14 +52,17 @@ class ContextRule:
         self._refuses = refuses
 
     async def decide(
-        self, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest
+        self, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest, input_tokens: int
     ) -> ContextDecision:
-        """Decides on one request. Raises Denied(context_length_exceeded) for a prompt that does not fit."""
+        """Decides on one request. Raises Denied(context_length_exceeded) for a prompt that does not fit.
+
+        `input_tokens` is the estimate of all its input.
+        """
         in_force, requested = permission.context_tokens or 0, requested_context(surface, read.document)
         if permission.runner_options and requested:
             in_force, requested = requested, 0
         requests_more = requested > in_force > 0 and read.document.get("truncate") is not True
-        prompt = longest_prompt(surface, read.document)
+        prompt = longest_prompt(surface, read.document, input_tokens)
         if in_force and (self._refuses or requests_more) and prompt * CERTAIN_SHARE > in_force / 8:
             corrected = await self._correct(principal.tenant_id, read.model, prompt)
             by_estimate = self._refuses and not surface.truncates

@@ -23,6 +23,7 @@ from gateway.record.grant import METADATA_KEY
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.wire.dialects import error_body
 from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, cluster_name
+from gateway.wire.surfaces import plain_path
 
 # Credentials, and headers that only the gateway's own parts set, are never forwarded.
 _REQUEST_HEADERS_REMOVED = ("authorization", "x-api-key", "x-forwarded-for")
@@ -48,12 +49,6 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
         is_head=request.attributes.context_extensions.get(STAGE) == HEAD,
         announced_bytes=_length(headers.get("content-length", "")),
     )
-
-
-def plain_path(target: str) -> str:
-    """The path of a request target, without query and without the slash that some clients append."""
-    path = target.partition("?")[0]
-    return path[:-1] if path.endswith("/") and path != "/" else path
 
 
 def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:

@@ -19,11 +19,14 @@ def requested_context(surface: Surface, document: Mapping[str, Any]) -> int:
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
 
 
-def longest_prompt(surface: Surface, document: Mapping[str, Any]) -> int:
-    """The estimated tokens of the longest text of a request. Each text of a list to embed has a whole context."""
+def longest_prompt(surface: Surface, document: Mapping[str, Any], input_tokens: int) -> int:
+    """The estimated tokens of the longest text of a request, whose estimate is `input_tokens` in total.
+
+    Each text of a list to embed has a whole context.
+    """
     texts = document.get("input")
     if surface.scope is not Scope.EMBEDDINGS or not isinstance(texts, list):
-        return estimate_input(document, templates_prompt=surface.templates_prompt)
+        return input_tokens
     if all(isinstance(item, int) for item in texts):
         return len(texts)
     return max((estimate_input({"input": item}) for item in texts), default=0)

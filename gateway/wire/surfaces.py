@@ -120,6 +120,12 @@ BY_PATH: dict[str, Surface] = {surface.path: surface for surface in SURFACES}
 BY_NAME: dict[str, Surface] = {surface.name: surface for surface in SURFACES}
 
 
+def plain_path(target: str) -> str:
+    """The path of a request target, without query and without the slash that some clients append."""
+    path = target.partition("?")[0]
+    return path[:-1] if path.endswith("/") and path != "/" else path
+
+
 def dialect_of(path: str) -> Dialect:
     """The dialect of an error for `path`, also for paths that are not in the table."""
     if path == "/v1/messages" or path.startswith("/v1/messages/"):

@@ -17,7 +17,7 @@ from gateway.record.entry import Ending, Entry, denied_entry
 from gateway.record.request import RequestRecord
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.values import Outcome
-from gateway.wire.surfaces import BY_PATH
+from gateway.wire.surfaces import BY_PATH, plain_path
 
 # The prefixes of Envoy's response code details when the backend, or the caller, disconnected in mid-answer.
 UPSTREAM_RESET = "upstream_reset_after_response_started"
@@ -54,7 +54,7 @@ def read(
         return DownstreamClosed(request.request_id)
     if details.startswith((UPSTREAM_RESET, DOWNSTREAM_DISCONNECT)):
         return StreamReset(request.request_id, details.startswith(UPSTREAM_RESET))
-    surface = BY_PATH.get(request.path.partition("?")[0])
+    surface = BY_PATH.get(plain_path(request.path))
     if surface is None:
         return None
     common = record.common_properties

@@ -2,8 +2,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
 
-from authz.envoy_api import plain_path
 from gateway.request.client_address import client_ip
+from gateway.wire.surfaces import plain_path
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 

@@ -9,6 +9,7 @@ from authz.context import SMALLEST_CONTEXT, ContextDecision, ContextRule
 from authz.policy import Permission
 from authz.request import read_request
 from gateway.errors import Code, Denied
+from gateway.request.token_estimate import estimate_input
 from gateway.values import Budgets, Principal
 from gateway.wire.surfaces import BY_NAME, SURFACES, Surface
 from tests.gateway.quota.builders import WIDE
@@ -42,7 +43,8 @@ async def decide(
 ) -> ContextDecision:
     permission = Permission("m:latest", ("b",), runner_options=runner, show_backend=False, context_tokens=in_force)
     read = read_request(surface, json.dumps(document).encode(), "")
-    return await ContextRule(uncorrected, refuses=refuses).decide(PRINCIPAL, permission, surface, read)
+    input_tokens = estimate_input(read.document, templates_prompt=surface.templates_prompt)
+    return await ContextRule(uncorrected, refuses=refuses).decide(PRINCIPAL, permission, surface, read, input_tokens)
 
 
 LARGER = {"num_ctx": 8192}

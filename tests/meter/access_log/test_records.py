@@ -55,8 +55,9 @@ def test_a_record_without_an_id_is_ignored() -> None:
         ("request_overall_timeout", 408, "request_timeout"),
     ],
 )
-def test_a_denial_by_envoy_itself_has_an_entry(details: str, status: int, code: str) -> None:
-    denied = read(record(details, status, "/v1/chat/completions?x=1"), LOOPBACK)
+@pytest.mark.parametrize("target", ["/v1/chat/completions?x=1", "/v1/chat/completions/", "/v1/chat/completions/?x=1"])
+def test_a_denial_by_envoy_itself_has_an_entry(details: str, status: int, code: str, target: str) -> None:
+    denied = read(record(details, status, target), LOOPBACK)
     assert isinstance(denied, Entry)
     assert (denied.outcome, denied.status, denied.code) == (Outcome.DENIED, status, code)
     assert (denied.path, denied.client_ip, denied.ts_ms) == (
