@@ -120,9 +120,13 @@ class CheckPipeline:
         self._last_used.note(principal.key_prefix)
         return principal
 
+    def body_bytes_max(self, principal: Principal) -> int:
+        """The most bytes of a body that the key may send."""
+        return min(principal.sizes.body_bytes, self._body_bytes_ceiling)
+
     def check_size(self, principal: Principal, body_bytes: int) -> None:
         """Raises Denied(request_too_large), with both numbers, for a body that is too large for its key."""
-        maximum = min(principal.sizes.body_bytes, self._body_bytes_ceiling)
+        maximum = self.body_bytes_max(principal)
         if body_bytes > maximum:
             raise Denied(
                 Code.REQUEST_TOO_LARGE,

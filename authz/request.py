@@ -12,6 +12,7 @@ numbers and escapes (`gateway.request.json_text`).
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
@@ -20,12 +21,15 @@ from typing import Any, NoReturn
 from gateway.errors import Code, Denied
 from gateway.request.generation import GenerationRequest, read_generation_request
 from gateway.request.model_name import canonical
-from gateway.request.ollama_options import check_options
-from gateway.request.runner_options import decisive_option
+from gateway.request.ollama_options import NUMBERS, check_options
+from gateway.request.runner_options import RUNNER_OPTIONS, decisive_option
 from gateway.wire.surfaces import Surface
 
 # Far below the depth at which Python's parser stops, and far above that of any schema in use.
 DEPTH_MAX = 200
+# A prompt has few values that are long. Tiny ones take far more time to read than their bytes suggest, and the reader
+# blocks every other request of its process.
+VALUES_MAX = 200_000
 # Ollama reads one level of namespaces in the tools of /v1/responses.
 NAMESPACE_DEPTH_MAX = 4
 # No number that the gateway acts on has more digits.
@@ -44,11 +48,8 @@ _FIELDS = frozenset(
 _STREAM_OPTIONS_FIELDS = frozenset({"include_usage"})
 # Ollama matches options by their exact names. Another spelling next to the one that the gateway writes would be
 # ambiguous for any other reader.
-_OPTIONS_FIELDS = frozenset(
-    "num_keep seed num_predict top_k top_p min_p typical_p repeat_last_n temperature repeat_penalty presence_penalty "
-    "frequency_penalty stop num_ctx num_batch num_gpu main_gpu use_mmap num_thread draft_num_predict numa low_vram "
-    "f16_kv logits_all vocab_only use_mlock".split()
-)
+_OPTIONS_FIELDS = frozenset({*NUMBERS, *RUNNER_OPTIONS, "num_predict", "stop"})
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 # The fields that decide whether Ollama runs a tool itself; `tools` are the members of a namespace of /v1/responses.
 _TOOL_FIELDS = frozenset({"type", "tools"})
 
@@ -124,6 +125,8 @@ def _deny(sentence: str) -> NoReturn:
 def _parse(body: bytes) -> dict[str, Any]:
     if not body:
         _deny("the request has no body; send one JSON object")
+    if _has_more_values_than(VALUES_MAX, body):
+        _deny(f"the body has more than {VALUES_MAX} values; send fewer and longer ones")
     try:
         document = json.loads(
             body.decode("utf-8"),
@@ -143,6 +146,18 @@ def _parse(body: bytes) -> dict[str, Any]:
     if _deeper_than(document, DEPTH_MAX):
         _deny(f"the body is nested deeper than {DEPTH_MAX} levels")
     return document
+
+
+def _has_more_values_than(maximum: int, body: bytes) -> bool:
+    """Whether the JSON has more values than `maximum`. Every value follows a comma or an opening bracket."""
+    if len(body) <= maximum or _separators(body) <= maximum:
+        return False
+    # Those within strings, as in a program or a table, separate nothing.
+    return _separators(_STRING.sub(b"", body)) > maximum
+
+
+def _separators(text: bytes) -> int:
+    return text.count(b",") + text.count(b"{") + text.count(b"[")
 
 
 class RepeatedKeys(dict[str, Any]):

@@ -40,11 +40,12 @@ from gateway.values import Budgets, Principal
 from gateway.wire.dialects import error_body
 from gateway.wire.names import ERROR_HEADER, PEER_HEADER, REQUEST_ID_HEADER
 from gateway.wire.surfaces import BY_NAME
-from gateway.wire.timeouts import CHECK_TIMEOUT_S
+from gateway.wire.timeouts import BODY_TIMEOUT_S, CHECK_TIMEOUT_S
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _PRINCIPAL = web.RequestKey("principal", Principal)
+_DEADLINE = web.RequestKey("deadline", asyncio.Timeout)
 # A request to count tokens is one of this surface, except that it generates nothing and needs no output cap.
 _COUNTED = replace(BY_NAME["v1_messages"], cap_required=False)
 # Pages that need no key.
@@ -88,9 +89,7 @@ class CatalogPages:
 
     def application(self) -> web.Application:
         """The routes as Envoy forwards them; anything else is a 404."""
-        app = web.Application(
-            client_max_size=self._settings.max_request_body_bytes_ceiling, middlewares=[self._authenticated]
-        )
+        app = web.Application(middlewares=[self._authenticated])
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -114,7 +113,8 @@ class CatalogPages:
         checked = self._checked(request)
         principal: Principal | None = None
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
+            async with asyncio.timeout(CHECK_TIMEOUT_S) as deadline:
+                request[_DEADLINE] = deadline
                 if checked.path not in _PUBLIC and request.match_info.http_exception is None:
                     principal = await self._pipeline.identify(checked)
                     request[_PRINCIPAL] = principal
@@ -151,6 +151,23 @@ class CatalogPages:
             body=b"",
         )
 
+    async def _read_body(self, request: web.Request, principal: Principal) -> bytes:
+        """Reads at most the bytes that the key may send. The deadline of the check is suspended while they arrive."""
+        self._pipeline.check_size(principal, request.content_length or 0)
+        maximum, body = self._pipeline.body_bytes_max(principal), bytearray()
+        request[_DEADLINE].reschedule(None)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for piece in request.content.iter_any():
+                    body += piece
+                    if len(body) > maximum:
+                        sentence = f"the body of the request has more than {maximum} bytes, which this key may send"
+                        raise Denied(Code.REQUEST_TOO_LARGE, sentence)
+        except TimeoutError:
+            raise Denied(Code.REQUEST_TIMEOUT) from None
+        request[_DEADLINE].reschedule(asyncio.get_running_loop().time() + CHECK_TIMEOUT_S)
+        return bytes(body)
+
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
@@ -181,8 +198,7 @@ class CatalogPages:
 
     async def _show(self, request: web.Request) -> web.Response:
         principal = request[_PRINCIPAL]
-        body = await request.read()
-        self._pipeline.check_size(principal, len(body))
+        body = await self._read_body(request, principal)
         name = read_model(body, request.headers.get("content-encoding", ""))
         model = self._effective(principal).get(name)
         if model is None:
@@ -205,8 +221,7 @@ class CatalogPages:
     async def _count_tokens(self, request: web.Request) -> web.Response:
         """The calibrated estimate of a prompt. It reserves nothing and calls no backend."""
         principal = request[_PRINCIPAL]
-        body = await request.read()
-        self._pipeline.check_size(principal, len(body))
+        body = await self._read_body(request, principal)
         surface = _COUNTED
         read = read_request(surface, body, request.headers.get("content-encoding", ""))
         policy.decide(principal, surface, read.model, self._pipeline.catalog(), prefer_loaded=False)

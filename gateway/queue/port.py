@@ -195,7 +195,7 @@ class Queue(Protocol):
     async def enter(self, ticket: Ticket) -> Place:
         """Takes a slot, or waits. Idempotent: a request that is known gets its present place, and a longer lease.
 
-        `authz` calls it on arrival, again when it is notified of the turn, and for a ticket that `poll` reports as
+        Meant for `authz`, on arrival, again when it is notified of the turn, and for a ticket that `poll` reports as
         unknown.
         """
         ...
@@ -203,7 +203,7 @@ class Queue(Protocol):
     async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
         """The places of requests, in their order, with a longer lease for tickets; None: the store does not know it.
 
-        `authz` calls it every second or two for all its tickets. It makes up for lost notifications.
+        Meant for `authz`, every second or two for all its tickets. It makes up for lost notifications.
         """
         ...
 
@@ -211,7 +211,7 @@ class Queue(Protocol):
         """Ends a request, as a ticket or with a slot.
 
         A request that had a slot is charged `tokens` in place of all that was charged before, but at least one.
-        `authz` calls it for a cancelled request and for one that is denied on its turn, the meter after settlement.
+        Meant for `authz` when a request is cancelled or denied on its turn, and for the meter after settlement.
         False: the request was unknown. A call for it that arrives later gets `Ended`.
         """
         ...
@@ -220,7 +220,7 @@ class Queue(Protocol):
         """Extends the leases and charges the tokens so far. Re-establishes the slots that the store has lost.
 
         The slot of a request that runs at another replica than the granted one follows it, even to one without a free
-        slot: Envoy retried it there. The meter calls this every second for requests that make progress.
+        slot: Envoy retried it there. Meant for the meter, every second for requests that make progress.
         Returns one value for each request, in their order. False: it was finished.
         """
         ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 # The values are only skipped. `float` accepts an integer of any length.
@@ -71,17 +71,20 @@ class JsonObject:
                 return at
 
 
-def items(text: str) -> list[str]:
-    """The texts of the items of a JSON list. Raises ValueError unless `text` is exactly one list."""
-    found: list[str] = []
+def items(text: str) -> list[tuple[str, Any]]:
+    """The texts of the items of a JSON list and their values, with every number as a float.
+
+    Raises ValueError unless `text` is exactly one list.
+    """
+    found: list[tuple[str, Any]] = []
     at = _opening(text, "[")
     if text[at : at + 1] == "]":
         _expect_end(text, at + 1)
         return found
     is_last = False
     while not is_last:
-        _, stop = _SKIP.raw_decode(text, at)
-        found.append(text[at:stop])
+        value, stop = _SKIP.raw_decode(text, at)
+        found.append((text[at:stop], value))
         at, is_last = _separator(text, stop, "]")
     _expect_end(text, at)
     return found

@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.wire.surfaces import Dialect, Surface
 
-_NUMBERS = (
+NUMBERS = (
     "num_keep", "seed", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n", "temperature", "repeat_penalty",
     "presence_penalty", "frequency_penalty",
 )  # fmt: skip
@@ -22,7 +22,7 @@ def check_options(surface: Surface, document: Mapping[str, Any]) -> None:
         return
     options = document.get("options")
     if isinstance(options, Mapping):
-        for name in _NUMBERS:
+        for name in NUMBERS:
             if not _is_number_or_null(options.get(name)):
                 raise ValueError(f"the field 'options.{name}' must be a number")
         if not _is_texts_or_null(options.get("stop")):

@@ -24,7 +24,8 @@ RUNNER_OPTIONS = (
 )  # fmt: skip
 
 # Go's time.ParseDuration.
-_DURATION = re.compile(r"([+-]?)(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
+_DURATION_CHARACTERS_MAX = 64
+_DURATION = re.compile(r"([+-]?)(?:0|(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FOREVER_S = float("inf")
@@ -68,7 +69,8 @@ def _read_keep_alive(document: Mapping[str, Any]) -> float | None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value) if value >= 0 else _FOREVER_S
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    is_short = isinstance(value, str) and len(value) <= _DURATION_CHARACTERS_MAX
+    match = _DURATION.fullmatch(value) if is_short else None
     if match is None:
         raise ValueError("the field 'keep_alive' must be a number of seconds or a duration such as '5m' or '1h30m'")
     seconds = sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(value))

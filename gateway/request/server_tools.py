@@ -6,9 +6,6 @@ generations are not counted, so the gateway drops such tools. Clients such as Co
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from gateway.request.json_text import JsonObject, items
 
 DROPPED_NAME = "tools.web_search"
@@ -29,12 +26,11 @@ def without_server_tools(text: str) -> str | None:
         return None
     kept: list[str] = []
     changed = False
-    for item in items(text):
-        tool: Any = json.loads(item, parse_int=float) if item.startswith("{") else None
+    for item, tool in items(text):
         if is_server_tool(tool):
             changed = True
             continue
-        if tool is not None and "tools" in tool:
+        if isinstance(tool, dict) and "tools" in tool:
             namespace = JsonObject(item)
             members = without_server_tools(namespace.get("tools") or "null")
             if members is not None:

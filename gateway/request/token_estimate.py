@@ -40,7 +40,8 @@ def estimate_input(document: object, *, templates_prompt: bool = False) -> int:
     """The estimated prompt tokens of a request body, which is any JSON value; 0 when it has no prompt.
 
     Within the prompt fields each string and each key counts by its bytes; the keys make up for the template around a
-    message. A number counts as one token, which it is in a `context` or a tokenised `input`. An image or a recording
+    message. A number counts as one token, which it is in a `context` or a tokenised `input`, and so does an
+    empty item of a list. An image or a recording
     counts as IMAGE_TOKENS. Within tools and their calls, where the caller chooses the names, everything counts by its
     bytes, because the template writes it out. A longer text never gives a smaller estimate. With `templates_prompt` a
     `prompt` that is not raw counts TEMPLATE_TOKENS in addition.
@@ -65,6 +66,8 @@ def _prompt_bytes(field: str, value: object) -> int:
             pending += ((_effective_key(key, value, name), item) for name, item in value.items())
         elif isinstance(value, list):
             pending += ((key, item) for item in value)
+            # The template writes something for each item.
+            size_bytes += _NUMBER_BYTES * sum(not item and not isinstance(item, int | float) for item in value)
         elif value is not None:
             size_bytes += len(repr(value)) if key in _WRITTEN_OUT else _NUMBER_BYTES
     return size_bytes

@@ -114,16 +114,17 @@ class Database:
 
         A server that received SIGTERM ("smart shutdown") answers new connections with the error 57P03 and goes on to
         serve the ones it has, without informing them. It would never end while the services keep their connections.
-        Does nothing while PostgreSQL cannot be reached.
+        Does nothing without connections, or while PostgreSQL cannot be reached.
         """
+        if self._pool is None and not self._direct:
+            return
         try:
             with translated_errors():
                 await (await self._connect()).close(timeout=self.timeout_s)
         except StoreUnavailable as error:
             if not isinstance(error.__cause__, asyncpg.CannotConnectNowError):
                 return
-            if self._pool is not None or self._direct:
-                log.warning("postgresql_refuses_connections", reason="it shuts down or starts")
+            log.warning("postgresql_refuses_connections", reason="it shuts down or starts")
             for connection in self._direct:
                 connection.terminate()
             self._direct.clear()

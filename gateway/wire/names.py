@@ -30,7 +30,6 @@ EXPOSED_HEADERS = (
     "x-ratelimit-reset-tokens",
     "x-budget-period",
     "x-budget-tokens-remaining",
-    "x-queue-wait-ms",
 )
 """The headers of answers that scripts in a browser may read."""
 

@@ -8,5 +8,8 @@ CHECK_TIMEOUT_S = 4.0
 Envoy waits longer, so that it receives the denial and no hold is left behind.
 """
 
+BODY_TIMEOUT_S = 60.0
+"""How long the body of a request may take to arrive."""
+
 BACKEND_RETRY_S = 2
 """Retry-After when no backend is available. Discovery queries a backend that does not answer this often."""

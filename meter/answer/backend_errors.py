@@ -33,13 +33,15 @@ _OWN = r"""signin_url
 # The network errors of a backend that fails name machines that no configuration lists, such as those of its proxy.
 _NETWORK = re.compile(
     r"""localhost | \w:// | //[\w.-]+:\d | \b(?:dial|lookup|getaddrinfo|resolve|x509|certificate|host)\b
-    | (?<![\w.:-])[\w.-]*[a-z_-][\w.-]*:\d{2,5}\b(?!:\d)  # host:port, not line and column
+    | (?<![\w.:-])(?=[\w.-]*[a-z_-])[\w.-]+:\d{2,5}\b(?!:\d)  # host:port, not line and column
     | (?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d)             # IPv4
     | (?<![\w:.])(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*)?::[0-9a-f] | (?<![\w:.])(?:[0-9a-f]{1,4}:){7}[0-9a-f]  # IPv6
     | (?<![\w.-])(?-i:(?:[a-z0-9_-]+\.){2,}[a-z]{2,})     # a name with a domain; fields of Go's structs are CamelCase
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# A longer text of a failing backend is replaced without a search, which takes time and would block other requests.
+FAILURE_CHARACTERS_MAX = 4096
 _ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|(.))")
 
 
@@ -56,7 +58,8 @@ class BackendErrors:
 
     Only what belongs to the operator is replaced. In a 4xx that is the address of a configured backend, and what every
     Ollama has: a 4xx may repeat any other address from the request. A backend that fails may also name a
-    machine that is not configured, so its text is replaced if it contains any address or host name.
+    machine that is not configured, so its text is replaced if it contains any address or host name, or is longer than
+    FAILURE_CHARACTERS_MAX.
     """
 
     def __init__(self, grant: Grant) -> None:
@@ -92,6 +95,8 @@ class BackendErrors:
 
         `document` is the JSON object of the frame that reports the error.
         """
+        if len(message) > FAILURE_CHARACTERS_MAX:
+            return MESSAGE[Code.BACKEND_ERROR]
         shown = self._respelled_text(message)
         is_foreign = (
             document is not None
@@ -125,6 +130,8 @@ class BackendErrors:
 
     def _leaks(self, text: str, *, is_failing: bool) -> bool:
         """Searches the text and any JSON text within it, which is how llama-server's own errors arrive."""
+        if is_failing and len(text) > FAILURE_CHARACTERS_MAX:
+            return True
         texts = [text, _ESCAPE.sub(_unescaped, text)] if "\\" in text else [text]
         return any(self._own.search(each) or (is_failing and self._names_machine(each)) for each in texts)
 

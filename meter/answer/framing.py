@@ -1,7 +1,7 @@
 """Splits chunks into frames incrementally and keeps every byte. Pure; never sees a socket.
 
-A chunk is a piece of the body as the network delivered it. A frame is one NDJSON line, one server-sent event or one
-whole body. The raw bytes of all frames, joined, equal the input, wherever the chunks were cut.
+A chunk is a piece of the body as the network delivered it. A frame is one NDJSON line or one server-sent event. The
+raw bytes of all frames, joined, equal the input, wherever the chunks were cut.
 """
 
 from __future__ import annotations
@@ -116,31 +116,6 @@ class SseSplitter(_LineSplitter):
     def _payload(self, raw: bytes) -> bytes:
         lines = (line.removesuffix(b"\r") for line in raw.split(b"\n") if line.startswith(b"data:"))
         return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
-
-
-class WholeBody:
-    """A body that is one JSON value. It returns nothing before the flush."""
-
-    def __init__(self, limit_bytes: int = FRAME_BYTES_MAX) -> None:
-        self._limit_bytes = limit_bytes
-        self._held = bytearray()
-
-    def feed(self, chunk: bytes) -> list[Frame]:
-        """Returns an empty list. Raises FrameTooLong."""
-        self._held += chunk
-        if len(self._held) > self._limit_bytes:
-            raise FrameTooLong(self._limit_bytes, [], self._empty())
-        return []
-
-    def flush(self) -> list[Frame]:
-        """Returns the body, or nothing when it is empty."""
-        raw = self._empty()
-        return [Frame(raw, raw)] if raw else []
-
-    def _empty(self) -> bytes:
-        held = bytes(self._held)
-        self._held.clear()
-        return held
 
 
 def with_payload(event: bytes, data: bytes) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.request import DEPTH_MAX, as_model_name, read_model, read_request
+from authz.request import DEPTH_MAX, VALUES_MAX, as_model_name, read_model, read_request
 from gateway.errors import Code, Denied
 from gateway.request.json_text import JsonObject
 from gateway.request.token_estimate import estimate_input
@@ -67,6 +67,20 @@ def test_an_ambiguous_body_is_denied(body: bytes) -> None:
         read_request(CHAT, body, "")
     assert denied.value.code is Code.INVALID_REQUEST
     assert denied.value.message
+
+
+@pytest.mark.parametrize("empty", [b"{}", b"[]", b"1", b'""'])
+def test_a_body_of_too_many_values_is_denied_before_it_is_parsed(empty: bytes) -> None:
+    """Tiny values take a reader far longer than their bytes suggest, which would block the requests of others."""
+    values = b",".join([empty] * VALUES_MAX)
+    with pytest.raises(Denied, match="more than 200000 values"):
+        read_request(CHAT, b'{"model":"a","messages":[' + values + b"]}", "")
+
+
+def test_separators_within_strings_are_no_values() -> None:
+    table = json.dumps('1,2,{"a":[3,4]},\n' * VALUES_MAX).encode()
+    read = read_request(BY_NAME["generate"], b'{"model":"a","prompt":' + table + b"}", "")
+    assert len(read.document["prompt"]) > VALUES_MAX
 
 
 # What Ollama only carries, or reads as a map with exact keys.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
 
+from gateway.wire.timeouts import CHECK_TIMEOUT_S
 from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
@@ -65,3 +69,22 @@ def test_tokens_are_counted_without_a_backend_and_without_a_budget(stack: Stack,
     refused = httpx.post(url, json=document, headers={"x-api-key": embedder})
     assert (refused.status_code, refused.headers["x-gateway-error"]) == (403, "scope_denied")
     assert httpx.post(url, json=document).status_code == 401
+
+
+def test_a_body_that_is_counted_may_arrive_slowly_and_not_be_longer_than_the_key_may_send(stack: Stack) -> None:
+    key = stack.new_key("slow counter", "--max-body", "100000")
+
+    def count(pieces: Iterable[bytes]) -> httpx.Response:
+        url, headers = f"{stack.url}/v1/messages/count_tokens", {"x-api-key": key}
+        return httpx.post(url, content=pieces, headers=headers, timeout=30)
+
+    def slowly() -> Iterator[bytes]:
+        text = json.dumps(MESSAGE).encode()
+        yield text[:20]
+        time.sleep(CHECK_TIMEOUT_S + 0.5)
+        yield text[20:]
+
+    assert count(slowly()).status_code == 200
+    refused = count([b" " * 60_000, b" " * 60_000])
+    assert (refused.status_code, refused.headers["x-gateway-error"]) == (413, "request_too_large")
+    assert "more than 100000 bytes" in refused.json()["error"]["message"]

@@ -28,7 +28,9 @@ def test_any_other_keep_alive_changes_only_how_long_the_model_stays(keep_alive: 
     assert surfaces_with("keep_alive", {**HELLO, "keep_alive": 0}) == set()
 
 
-@pytest.mark.parametrize("keep_alive", ["5 minutes", "", "5", "m", "1d", True, [], {}, "infinity", " 5m"])
+@pytest.mark.parametrize(
+    "keep_alive", ["5 minutes", "", "5", "m", "1d", True, [], {}, "infinity", " 5m", "1" * 1_000_000]
+)
 def test_a_keep_alive_that_ollama_refuses_is_refused(keep_alive: object) -> None:
     """W20."""
     for surface in SURFACES:

@@ -26,6 +26,12 @@ def test_any_json_value_in_a_prompt_field_has_an_estimate(field: str, value: Any
     assert estimate_input({"model": "m", field: value}) >= 0
 
 
+@pytest.mark.parametrize("empty", [{}, [], "", None])
+def test_an_empty_item_of_a_list_counts(empty: object) -> None:
+    assert estimate_input({"messages": [empty] * 1000}) == 1000
+    assert estimate_input({"messages": []}) == 0
+
+
 @given(st.text(min_size=1), st.text())
 def test_a_longer_prompt_never_has_a_smaller_estimate_and_no_prompt_is_free(prompt: str, more: str) -> None:
     for body, longer in (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.errors import MESSAGE, Code, upstream_code
 from gateway.wire.dialects import error_body
 from gateway.wire.surfaces import BY_NAME, Dialect
-from meter.answer.backend_errors import BackendErrors, caller_status
+from meter.answer.backend_errors import FAILURE_CHARACTERS_MAX, BackendErrors, caller_status
 from meter.frames.readers import load_object
 from tests.meter.wire_corpus import grant_for
 
@@ -94,6 +94,17 @@ def body_for(errors: BackendErrors, dialect: Dialect, status: int, text: str) ->
 
 def message_in(dialect: Dialect, document: dict[str, Any]) -> object:
     return document["error"] if dialect is Dialect.NATIVE else document["error"]["message"]
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_long_text_of_a_failing_backend_is_replaced_without_a_search(dialect: Dialect) -> None:
+    """Ollama repeats the model's output in some errors, so that a caller can choose this text."""
+    text = "a" * 1_000_000
+    shown = body_for(errors_of(dialect), dialect, 500, text)
+    assert message_in(dialect, shown) == MESSAGE[Code.BACKEND_ERROR]
+    assert errors_of(dialect).message(text, document_of(dialect, text, {})) == MESSAGE[Code.BACKEND_ERROR]
+    short = "a" * FAILURE_CHARACTERS_MAX
+    assert message_in(dialect, body_for(errors_of(dialect), dialect, 500, short)) == short
 
 
 @pytest.mark.parametrize("dialect", Dialect)

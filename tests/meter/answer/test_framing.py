@@ -14,11 +14,10 @@ from meter.answer.framing import (
     NdjsonSplitter,
     Splitter,
     SseSplitter,
-    WholeBody,
     with_payload,
 )
 
-SPLITTERS: list[Callable[[int], Splitter]] = [NdjsonSplitter, SseSplitter, WholeBody]
+SPLITTERS: list[Callable[[int], Splitter]] = [NdjsonSplitter, SseSplitter]
 
 # Bytes in which every boundary and every near miss of one is likely.
 WIRE = st.lists(
