@@ -1,12 +1,12 @@
--- The functions that the scripts share. `scripts.py` prepends this file to each script.
+-- The functions that the scripts share. `gateway.stores.scripts` prepends this file to each script.
 --
 -- KEYS, the same for every script except `renew_all.lua`. A script about a tenant gets the first nine, one about a shard
 -- the first four. All keys have the shard's hash tag, so they are in one slot.
 --   1 HOLDS      hash    request id -> hold as JSON
 --   2 DEADLINES  zset    request id by the millisecond at which its hold expires
 --   3 EVENTS     stream  ledger events; fields: t tenant id or '', e entry as JSON
---   4 EPOCH      hash    `run`, the run id of the Redis process, and `since`, the time (ms) at which the epoch began;
---                        `counted` and `generation`, see `counts_all_holds`
+--   4 EPOCH      hash    `run`, the run id of the Redis process, `since`, the time (ms) at which the epoch began, and `began`,
+--                        the same in µs of Redis' own clock; `counted` and `generation`, see `counts_all_holds`
 --   5 COUNTERS   hash    of one tenant and its keys, see below
 --   6 REBUILD    string  the rebuild of COUNTERS that is in progress, see `rebuild_of`
 --   7 CALIBRATION  hash  of one tenant: per model, the ratio of counted to estimated input, see calibration.lua
@@ -37,14 +37,16 @@ local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STA
 -- The name of the epoch, and how many ms are left of its first `restore_ms`. A new epoch begins when Redis was restarted or
 -- replaced or lost its data. A process that sees the name change resubmits its holds and unconfirmed entries.
 local function epoch(now, restore_ms)
-  local state, run = redis.call('HMGET', EPOCH, 'run', 'since'), run_id()
-  local since = tonumber(state[2])
+  local state, run = redis.call('HMGET', EPOCH, 'run', 'since', 'began'), run_id()
+  local since, began = tonumber(state[2]), state[3]
   if state[1] ~= run then
-    since = now
-    redis.call('HSET', EPOCH, 'run', run, 'since', since)
+    local time = redis.call('TIME')
+    since, began = now, string.format('%s%06d', time[1], time[2])
+    redis.call('HSET', EPOCH, 'run', run, 'since', since, 'began', began)
   end
   local left_ms = now < since and 0 or math.max(0, since + restore_ms - now)
-  return string.format('%s:%.0f', run, since), left_ms
+  -- Two epochs that begin in one millisecond are two: what a process has read in one is lost in the other.
+  return run .. ':' .. (began or since), left_ms
 end
 
 local DAY_MS = 86400000

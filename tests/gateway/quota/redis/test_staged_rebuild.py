@@ -208,3 +208,22 @@ async def test_processes_that_rebuild_at_once_while_requests_settle_count_each_o
     assert counters.used[None, Period.DAY] == len(many) + 10 * len(holds)
     assert counters.used[11, Period.TOTAL] == 10 * len(holds) + 1
     assert counters.in_flight[None] == sum(admissions) + 1
+
+
+async def test_events_of_an_epoch_that_began_in_the_same_millisecond_are_not_counted(
+    redis_bench: Bench, quota: RedisQuota
+) -> None:
+    assert redis_bench.connection is not None
+    lost = await admitted(quota, asks())
+    await quota.settle(entry(lost, input_tokens=700, output_tokens=7))
+    # The rebuild for another tenant reads the event too.
+    await quota.release(*_identity(await admitted(quota, asks(tenant=2, key=21))))
+    await redis_bench.connection.flushall()
+    await quota.release(*_identity(await admitted(quota, asks())))
+    counters = await quota.counters(1)
+    assert counters is not None
+    assert counters.used.get((None, Period.TOTAL), 0) == 0
+
+
+def _identity(hold: Hold) -> tuple[str, int, int]:
+    return hold.request_id, hold.tenant_id, hold.key_id
