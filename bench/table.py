@@ -59,6 +59,8 @@ def setup(document: Mapping[str, Any]) -> Iterator[str]:
         f"{facts['workers']} workers of each service; took {facts['took_s']:.0f} s. "
         f"The load average before the run was {facts['load_average']}."
     )
+    if facts["load_average"] > facts["cores"] / 2:
+        yield "Other programs used the machine: do not compare these values with those of another run."
     yield ("Revisions: " + ", ".join(f"{side} {revision}" for side, revision in facts["revisions"].items()) + ".")
     yield "Settings of the gateway: " + ", ".join(f"{name}={value}" for name, value in facts["settings"].items()) + "."
     yield "Only in W5: " + ", ".join(f"{name}={value}" for name, value in facts["settings_w5"].items()) + "."

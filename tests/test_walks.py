@@ -20,6 +20,10 @@ CONNECTED_BY_ROOT = {
     "gateway/quota/redis/quota.py": "authz/__main__.py",
 }
 
+# The composition roots and the packages, the metrics, and the renewal of holds, which runs next to the requests.
+NOT_A_STEP = {f"{folder}/{name}.py" for folder in ("authz", "meter") for name in ("__init__", "__main__", "metrics")}
+NOT_A_STEP |= {"meter/renewal.py"}
+
 
 def files_of(walk: str) -> list[str]:
     section = PAGE.partition(f"## {walk}\n")[2].partition("\n## ")[0]
@@ -61,3 +65,10 @@ def test_a_walk_follows_the_imports(walk: str) -> None:
     assert first == "envoy/listener.yaml"
     unreachable = [file for place, file in enumerate(files) if predecessor_of(file, files[:place]) is None]
     assert unreachable == []
+
+
+def test_the_walks_together_visit_every_file_of_the_request_path() -> None:
+    """A new step of `authz` or `meter` has a place in a walk, unless it is one of the few that no request passes."""
+    visited = {file for walk in WALKS for file in files_of(walk)}
+    steps = {f"{folder}/{file.name}" for folder in ("authz", "meter") for file in (ROOT / folder).glob("*.py")}
+    assert sorted(steps - visited) == sorted(NOT_A_STEP)
