@@ -68,7 +68,8 @@ class Ledger:
         return [ModelUsage(*row) for row in rows]
 
     async def append(self, entries: Sequence[Entry]) -> frozenset[int]:
-        """Records the entries in one transaction. An entry that was recorded before changes nothing.
+        """Records the entries in one transaction. An entry that was recorded before changes nothing, and neither does a
+        denial of a request that has a row.
 
         For each new row that is not a denial, its usage is added to the tenant and to the key, for the day, the month
         and the total of the entry's own time. Returns the tenants of the entries that were recorded before, denials
@@ -140,6 +141,10 @@ _COUNT = f"""
         requests = usage.requests + excluded.requests
 """  # noqa: S608 (the dates are this module's own)
 
+# Envoy and `authz` may both report that a request was denied. After a loss of Redis' data, both reports may arrive.
+# Their times differ by at most this.
+DENIALS_APART_MAX = timedelta(hours=1)
+
 # Rows are sorted, so that two writers with the same requests or tenants lock them in the same order.
 _APPEND = f"""
 WITH added AS (
@@ -147,6 +152,11 @@ WITH added AS (
     SELECT {", ".join(expression for _, expression in _COLUMNS.values())}
     FROM unnest({", ".join(f"${n}::{kind}[]" for n, (kind, _) in enumerate(_COLUMNS.values(), 1))})
         AS entry ({", ".join(COLUMNS)})
+    WHERE entry.outcome <> '{Outcome.DENIED}' OR NOT EXISTS (
+        SELECT FROM gateway.audit_log AS known
+        WHERE known.request_id = entry.request_id
+            AND known.ts BETWEEN entry.ts - interval '{DENIALS_APART_MAX}' AND entry.ts + interval '{DENIALS_APART_MAX}'
+    )
     ORDER BY request_id, ts
     ON CONFLICT (request_id, ts) DO NOTHING
     RETURNING request_id, ts, tenant_id, key_id, ts AT TIME ZONE 'UTC' AS at, outcome, input_tokens, output_tokens

@@ -301,7 +301,7 @@ class Quota(Protocol):
 
         `admission_unknown` is for a caller that does not know whether the request was admitted, and for which tenant.
         The call then also does nothing when any shard has a hold of the request, or remembers that it was settled or
-        recorded.
+        recorded. Such a denial does not end the request: after a loss of data, its settlement may be submitted later.
         """
         ...
 

@@ -136,6 +136,19 @@ async def test_denials_with_and_without_a_key_leave_a_row_and_no_usage(ledger: L
     assert await _sums(database) == {}
 
 
+async def test_a_request_that_has_a_row_gets_no_second_one_as_a_denial(ledger: Ledger, database: Database) -> None:
+    """Envoy's report of a denial has the time of the request's arrival, and neither tenant nor key."""
+    arrived = NOON - timedelta(minutes=1)
+    await ledger.append([entry("denied", outcome=Outcome.DENIED), entry("settled")])
+    by_envoy = [
+        entry(name, arrived, outcome=Outcome.DENIED, tenant_id=None, key_id=None)
+        for name in ("denied", "settled", "other")
+    ]
+    assert await ledger.append(by_envoy) == frozenset()
+    rows = await database.fetch("SELECT request_id, tenant_id FROM gateway.audit_log ORDER BY 1")
+    assert [tuple(row) for row in rows] == [("denied", 1), ("other", None), ("settled", 1)]
+
+
 async def test_entries_for_more_than_one_statement_are_all_recorded(ledger: Ledger, database: Database) -> None:
     await ledger.append([entry(f"r{n}") for n in range(2 * BATCH_MAX + 1)])
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 2 * BATCH_MAX + 1

@@ -249,10 +249,17 @@ class QuotaMachine(RuleBasedStateMachine):
                 assert self.each(lambda quota: quota.record(denied)) is None
 
     @precondition(lambda self: self.lost)
-    @rule(data=st.data(), output_tokens=st.integers(0, 9))
-    def a_lost_settlement_is_resubmitted(self, data: st.DataObject, output_tokens: int) -> None:
-        """By a process that got no reply to the first settlement, or by the reaper."""
+    @rule(data=st.data(), output_tokens=st.integers(0, 9), reported=st.booleans())
+    def a_lost_settlement_is_resubmitted(self, data: st.DataObject, output_tokens: int, reported: bool) -> None:
+        """By a process that got no reply to the first settlement, or by the reaper.
+
+        Envoy's report that the request failed may arrive before it.
+        """
         hold = self.lost.pop(data.draw(st.sampled_from(sorted(self.lost))))
+        if reported and len(self.waiting) + self.denials < 2 * BACKLOG_MAX:
+            report = replace(entry(hold, outcome=Outcome.DENIED), tenant_id=None, key_id=None)
+            assert self.each(lambda quota: quota.record(report)) is None
+            self.denials += 1
         # By then the counters are rebuilt: by an admission that is denied.
         too_much = asks(tenant=hold.tenant_id, key=hold.key_id, limits=Limits(rpm=1, tpm=1, concurrent=1))
         assert isinstance(self.each(lambda quota: quota.admit(too_much)), ReservationDenied)

@@ -5,7 +5,7 @@
 -- Reply 1 or 0
 
 local ended = redis.call('GET', FINISHED)
-if ended == 'settled' or ended == 'recorded' then
+if ended == 'settled' or ended == 'recorded' or ended == 'reported' then
   return 1
 end
 return redis.call('HEXISTS', HOLDS, ARGV[2])

@@ -10,14 +10,14 @@ local request_id = ARGV[2]
 local ended = redis.call('GET', FINISHED)
 local held = redis.call('HGET', HOLDS, request_id)
 local hold = held and cjson.decode(held)
-if ended == 'settled' or ended == 'recorded' or (hold and hold.tenant ~= tonumber(ARGV[3])) then
+if ended == 'settled' or ended == 'recorded' or ended == 'reported' or (hold and hold.tenant ~= tonumber(ARGV[3])) then
   return 1
 end
 if redis.call('XLEN', EVENTS) >= tonumber(ARGV[5]) then
   return 0
 end
 redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[4])
-redis.call('SET', FINISHED, 'recorded', 'PX', ARGV[6])
+redis.call('SET', FINISHED, ARGV[3] == '' and 'reported' or 'recorded', 'PX', ARGV[6])
 if hold then
   end_hold(request_id, hold, -1, 0)
 end

@@ -1,4 +1,5 @@
--- Replaces a hold by the actual usage, and appends the ledger event. At most once per request id.
+-- Replaces a hold by the actual usage, and appends the ledger event. At most once per request id. Envoy's report
+-- that a request failed does not end it: after a loss of data it may be submitted again before the settlement.
 --
 -- ARGV  1 clock  2 request id  3 tenant id  4 key id  5 tokens used  6 day and 7 month of the admission  8 entry as JSON
 --       9 ms for which the id is remembered  10 '1': only if the hold has expired  11 input tokens if counted, else -1
@@ -12,7 +13,8 @@ if ARGV[10] == '1' then
     return 0
   end
 end
-if redis.call('EXISTS', FINISHED) == 1 then
+local ended = redis.call('GET', FINISHED)
+if ended and ended ~= 'reported' then
   return 0
 end
 

@@ -13,7 +13,8 @@
 --   8 HELD       hash    of one tenant and its keys, see below
 --   9 STAGED     hash    the fields of COUNTERS that a rebuild has written so far
 --  10 TENANT_WINDOW, 11 KEY_WINDOW  hash  see admit.lua
---  12 FINISHED   string  how a request ended, for as long as its id is remembered: 'settled', 'recorded' or 'released'
+--  12 FINISHED   string  how a request ended, for as long as its id is remembered: 'settled', 'recorded' (denied),
+--                                 'reported' (denied, of an unknown tenant) or 'released'
 --
 -- COUNTERS and HELD: the subject S is 't' for the tenant or 'k<id>' for a key, the period P is 'day:2025-11-21',
 -- 'month:2025-11' or 'total'. A missing field counts as 0, in COUNTERS only while `ready` is present.

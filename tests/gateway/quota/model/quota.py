@@ -43,6 +43,7 @@ from tests.gateway.quota.model.window import Window
 class _End(Enum):
     SETTLED = auto()
     RECORDED = auto()
+    REPORTED = auto()
     RELEASED = auto()
 
 
@@ -205,7 +206,7 @@ class MemoryQuota:
         held = self._holds.get(entry.request_id)
         if only_if_expired and (held is None or held.deadline_ms > self._now_ms()):
             return False
-        if self._end(entry.request_id):
+        if self._end(entry.request_id) not in (None, _End.REPORTED):
             return False
         tokens = entry.input_tokens + entry.output_tokens
         if held:
@@ -230,14 +231,15 @@ class MemoryQuota:
     async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:  # noqa: ARG002 (one shard)
         """See the port."""
         held = self._holds.get(entry.request_id)
-        if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED):
+        if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED, _End.REPORTED):
             return
         if held and held.hold.tenant_id != entry.tenant_id:
             return
         if len(self._stream) >= 2 * self._backlog_max:
             raise Denied(Code.AUDIT_BACKLOG)
         self._stream.append(entry.to_json(), entry.tenant_id)
-        self._finish(entry.request_id, _End.RECORDED, RELEASED_MS)
+        end = _End.REPORTED if entry.tenant_id is None else _End.RECORDED
+        self._finish(entry.request_id, end, RELEASED_MS)
         if held:
             self._end_hold(held, -1, 0)
 
