@@ -108,6 +108,10 @@ class Stack:
         now = json.loads(self.ready_file.read_text())
         return [pid for name, pid in now["pids"].items() if name.startswith(prefix)]
 
+    def is_running(self) -> bool:
+        """Whether every process runs. One that was killed may end again while it starts, and is started again."""
+        return all(Path(f"/proc/{pid}").exists() for pid in self.pids(""))
+
     def cli(self, *arguments: str) -> Any:
         """Runs an operator command with --json and returns the parsed output."""
         command = [sys.executable, "-m", "ops.cli", "--env-file", self.ready["env_file"], *arguments, "--json"]

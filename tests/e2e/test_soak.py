@@ -98,6 +98,7 @@ class Soak:
             name, fault = self._random.choice(self._faults)
             self._caused[name] += 1
             await self._wait_for_copies(name)
+            await eventually_async(self._trial.stack.is_running, SERVED_TIMEOUT_S)
             print(f"{time.strftime('%X')} {name}", flush=True)  # noqa: T201
             await fault()
             if name.endswith("redis"):
