@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
@@ -16,7 +16,7 @@ from gateway.settings.field_types import HeaderName
 
 def _origin(url: str) -> str:
     """A URL of scheme, host and optional port, without credentials, path or query."""
-    parts = urlsplit(url)
+    parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
     if parts.username or parts.password:
@@ -25,9 +25,17 @@ def _origin(url: str) -> str:
         raise ValueError("expected no path, query or fragment")
     if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", parts.hostname):
         raise ValueError("expected a host of letters, digits, dots and hyphens, or an address")
-    if parts.port == 0:
+    if not _has_port(parts):
         raise ValueError("expected a port from 1 to 65535")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port is valid or missing. The message of urlsplit would repeat the text after the colon."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _backend_name(name: str) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from gateway.settings import sentinel_url
+from gateway.settings import postgres_url, sentinel_url
 
 INTEGER_MAX = 2**31 - 1
 """The largest PostgreSQL integer."""
@@ -57,7 +57,7 @@ def _postgres(value: SecretStr) -> SecretStr:
     url = value.get_secret_value().replace("postgresql+asyncpg://", "postgresql://", 1)
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError("expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-    return SecretStr(url)
+    return SecretStr(postgres_url.supported(url))
 
 
 def _redis(value: SecretStr) -> SecretStr:

@@ -299,16 +299,17 @@ def _write_or_print(
 
 
 def _write(path: Path, after: Backends) -> None:
+    value = env_list.value_of(after)
     try:
-        env_file.update(path, {env_list.VARIABLE: env_list.value_of(after)})
+        env_file.update(path, {env_list.VARIABLE: value})
     except OSError as error:
         raise GatewayError(
             f"{path} cannot be written ({error.strerror or error}); run this command as the file's owner, on the "
             "machine that has the file, or omit --write-env and insert the line yourself"
         ) from None
-    if after and load_file_alone(path).ollama_backends != after:
+    if after and env_list.value_of(load_file_alone(path).ollama_backends) != value:
         raise GatewayError(f"{path} does not read back as it was written; check its line {env_list.VARIABLE}")
-    if after and load(path).ollama_backends != after:
+    if after and env_list.value_of(load(path).ollama_backends) != value:
         _print_note(f"the environment variable {env_list.VARIABLE} overrides the file wherever it is set")
 
 

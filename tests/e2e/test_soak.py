@@ -20,7 +20,14 @@ import aiohttp
 
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.load import CallResult
-from tests.e2e.trial import Trial, check_budget_usage, check_metrics, paced_simulator, running_trial
+from tests.e2e.trial import (
+    Trial,
+    check_budget_usage,
+    check_metrics,
+    paced_simulator,
+    running_trial,
+    wait_until_submitted,
+)
 from tests.polling import eventually_async
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
@@ -33,7 +40,7 @@ HANG_S = (0.5, 3.0)
 SERVED_TIMEOUT_S = 60.0
 LOSES_DATA = ("flush redis", "kill redis")
 MAKES_ENTRIES = ("kill authz", "kill meter")
-# In this time the services submit the entries that Redis lost or did not accept.
+# In this time the services notice that Redis lost entries.
 RESUBMIT_S = 5.0
 REFUSED_MODULUS = 50
 FLOOD_REQUESTS = 40
@@ -126,6 +133,7 @@ class Soak:
             await self._ledger_view.wait_until_recorded(SERVED_TIMEOUT_S)
         elif name.startswith(MAKES_ENTRIES):
             await asyncio.sleep(self._redis_failed_s + RESUBMIT_S - time.monotonic())
+            await wait_until_submitted(self._trial.stack, SERVED_TIMEOUT_S)
 
     async def _hang(self, prefix: str) -> None:
         with self._trial.stack.frozen(prefix):

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,15 +236,31 @@ async def check_budget_usage(ledger_view: LedgerView, tenant: str) -> None:
     assert await ledger_view.recorded_tokens(tenant_id) == await ledger_view.budget_usage(tenant_id)
 
 
+async def scrape(stack: Stack, process: str) -> str:
+    """The metrics of a process. Raises httpx.HTTPError."""
+    admin = settings.load(Path(stack.ready["env_file"])).envoy_admin_listen.removeprefix("unix:")
+    transport = httpx.AsyncHTTPTransport(uds=str(Path(admin).with_name(f"{process}-metrics.sock")))
+    async with httpx.AsyncClient(transport=transport) as scraper:
+        return (await scraper.get(f"http://{process}/metrics")).text
+
+
+async def wait_until_submitted(stack: Stack, timeout_s: float) -> None:
+    """Waits until Redis has every entry that the services could not submit while it was unavailable."""
+
+    async def is_idle(process: str) -> bool:
+        pending = re.findall(r"^neuronetz_outbox_pending{.*} (\S+)$", await scrape(stack, process), re.MULTILINE)
+        return bool(pending) and not any(map(float, pending))
+
+    for process in stack.names():
+        if process.startswith(("authz", "meter")):
+            await eventually_async(partial(is_idle, process), timeout_s, retry_on=(httpx.HTTPError,))
+
+
 async def check_metrics(stack: Stack, ledger_view: LedgerView, tenant: str) -> None:
     """Checks that the token counter of control equals the ledger of a tenant, whichever processes were killed."""
-    admin = settings.load(Path(stack.ready["env_file"])).envoy_admin_listen.removeprefix("unix:")
-    listener = str(Path(admin).with_name("control-metrics.sock"))
-    transport = httpx.AsyncHTTPTransport(uds=listener)
 
     async def counted() -> list[int]:
-        async with httpx.AsyncClient(transport=transport) as scraper:
-            text = (await scraper.get("http://control/metrics")).text
+        text = await scrape(stack, "control")
         pattern = rf'^neuronetz_recorded_tokens_total{{kind="\w+",tenant="{tenant}"}} (\S+)$'
         return [int(float(tokens)) for tokens in re.findall(pattern, text, re.MULTILINE)]
 

@@ -87,6 +87,14 @@ def test_adding_a_backend_changes_nothing_else_in_the_file(operator: Operator, o
     assert all(backend.auth_token == SecretStr(TOKEN) for backend in backends)
 
 
+def test_a_backend_is_added_to_a_file_that_has_only_the_single_one(operator: Operator) -> None:
+    operator.env_file.write_text("OLLAMA_BASE_URL=http://127.0.0.1:9\n")
+    result = operator.run("add-backend", "far", "http://127.0.0.1:7 ", "--no-validate", "--write-env")
+    assert result.exit_code == 0, result.output
+    urls = [backend.base_url for backend in load_file_alone(operator.env_file).ollama_backends]
+    assert urls == ["http://127.0.0.1:9", "http://127.0.0.1:7"]
+
+
 def test_without_a_file_to_write_the_line_is_printed_with_stars(operator: Operator, ollama: str) -> None:
     before = operator.env_file.read_text()
     result = operator.run("add-backend", "far", ollama, "--token", TOKEN)
@@ -160,6 +168,8 @@ def test_list_backends_shows_no_token(operator: Operator, ollama: str) -> None:
         ("far", "http://u:s3cret-token@h", (), "URL: credentials do not belong in a URL"),
         ("far", "http://h", ("--header", "Host"), "--header: expected a header that carries nothing else"),
         ("far", "http://h", ("--token", "s3cret-token\nX: y"), "--token: expected a token of visible ASCII"),
+        ("far", "http://h:99999", (), "expected a port from 1 to 65535"),
+        ("far", "http://h:s3cret-port", (), "expected a port from 1 to 65535"),
         ("far", "http://h", ("--token", "a", "--token-file", "-"), "either --token or --token-file"),
     ],
 )
