@@ -19,7 +19,7 @@ from google.rpc import code_pb2, status_pb2
 from authz.admit import Admitted, Denial
 from authz.checked_request import CheckedRequest
 from authz.credential import find_credential
-from gateway.record.grant import METADATA_KEY
+from gateway.record.grant import METADATA_KEY, PATH_KEY
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.wire.dialects import error_body
 from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, cluster_name
@@ -66,6 +66,7 @@ def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
     )
     response.dynamic_metadata.CopyFrom(_routing(decision.candidates))
     response.dynamic_metadata.fields[METADATA_KEY].string_value = decision.grant_json
+    response.dynamic_metadata.fields[PATH_KEY].string_value = decision.path
     return response
 
 

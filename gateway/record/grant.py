@@ -19,6 +19,8 @@ from gateway.record.request import RequestRecord, record_fields
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
 # Key of the grant within the Struct, beside the router's `priority_groups`.
 METADATA_KEY = "grant"
+# Key of the path of the surface, to which the cluster of a backend prepends the backend's own path.
+PATH_KEY = "path"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,20 +14,23 @@ from pydantic_settings import NoDecode
 from gateway.settings.field_types import HeaderName
 
 
-def _origin(url: str) -> str:
-    """A URL of scheme, host and optional port, without credentials, path or query."""
+def _base_url(url: str) -> str:
+    """A URL of scheme, host, optional port and optional path, without credentials, query or a slash at the end."""
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected http://HOST[:PORT] or https://HOST[:PORT]")
+        raise ValueError("expected http://HOST[:PORT][/PATH] or https://HOST[:PORT][/PATH]")
     if parts.username or parts.password:
         raise ValueError("credentials do not belong in a URL; use the auth_token")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("expected no path, query or fragment")
+    if parts.query or parts.fragment:
+        raise ValueError("expected no query or fragment")
+    path = parts.path.rstrip("/")
+    if not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*", path):
+        raise ValueError("expected a path of letters, digits, dots, hyphens, underscores and tildes")
     if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", parts.hostname):
         raise ValueError("expected a host of letters, digits, dots and hyphens, or an address")
     if not _has_port(parts):
         raise ValueError("expected a port from 1 to 65535")
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc}{path}"
 
 
 def _has_port(parts: SplitResult) -> bool:
@@ -65,7 +68,7 @@ _OTHER_HEADERS = frozenset(
 )
 
 
-Origin = Annotated[str, AfterValidator(_origin)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
 CredentialHeader = Annotated[HeaderName, AfterValidator(_credential_header)]
 CredentialScheme = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{0,64}$")]
 Token = Annotated[SecretStr, AfterValidator(_token)]
@@ -77,11 +80,11 @@ class Backend(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, AfterValidator(_backend_name)]
-    base_url: Origin
+    base_url: BaseUrl
     auth_token: Token | None = None
     auth_header: CredentialHeader = "Authorization"
     auth_scheme: CredentialScheme = "Bearer"
-    replicas: tuple[Origin, ...] = ()
+    replicas: tuple[BaseUrl, ...] = ()
     ca_file: Path | None = None
 
     @model_validator(mode="before")
@@ -93,15 +96,22 @@ class Backend(BaseModel):
         return fields
 
     @model_validator(mode="after")
-    def _one_scheme(self) -> Backend:
+    def _one_scheme_and_path(self) -> Backend:
         if len({urlsplit(url).scheme for url in self.urls}) > 1:
             raise ValueError("base_url and replicas must all be http or all be https")
+        if len({urlsplit(url).path for url in self.urls}) > 1:
+            raise ValueError("base_url and replicas must all have the same path")
         return self
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The origins of all replicas, `base_url` first."""
+        """The URLs of all replicas, `base_url` first."""
         return tuple(dict.fromkeys((self.base_url, *self.replicas)))
+
+    @property
+    def path(self) -> str:
+        """What precedes the paths of Ollama at every replica, such as `/ollama`; usually empty."""
+        return urlsplit(self.base_url).path
 
     def credential(self) -> tuple[str, SecretStr] | None:
         """The header name and value that Envoy sends to the backend, None without a token.

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, Secret
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import sentinel_url
-from gateway.settings.backend import Backend, Backends, CredentialHeader, CredentialScheme, Origin, Token
+from gateway.settings.backend import Backend, Backends, BaseUrl, CredentialHeader, CredentialScheme, Token
 from gateway.settings.field_types import (
     Address,
     Addresses,
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     gateway_shutdown_grace_s: Seconds = 25.0
     grpc_transport: Literal["grpcio", "nghttp2"] = "nghttp2"
 
-    ollama_base_url: Origin = "http://ollama:11434"
+    ollama_base_url: BaseUrl = "http://ollama:11434"
     ollama_connect_timeout_s: Seconds = 5.0
     ollama_read_timeout_s: Seconds = 600.0
     ollama_max_connections: Connections = 64

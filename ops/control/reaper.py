@@ -67,7 +67,8 @@ def lost_entry(expired: ExpiredHold) -> Entry:
     """The entry of a request whose meter did not settle it, at the progress that the meter reported last."""
     hold, progress = expired.hold, expired.progress
     known = progress.input_tokens or progress.output_tokens
-    source = UsageSource.COUNTED if known else UsageSource.NONE
+    # A hold does not store whether its tokens were counted.
+    source = UsageSource.ESTIMATED if known else UsageSource.NONE
     usage = Usage(progress.input_tokens, progress.output_tokens, source)
     ending = Ending(Outcome.LOST, status=503, usage=usage, response_bytes=progress.response_bytes)
     return settled_entry(hold.grant(), ending)

@@ -5,7 +5,6 @@ A cluster has everything that belongs to one backend: its replicas, health check
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
+from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams_http
 from envoy_data_plane.envoy.type import v3 as envoy_type
 from envoy_data_plane.google.protobuf import Any
 
@@ -31,10 +31,17 @@ _PENDING_PER_CONNECTION = 16
 def render_clusters(settings: Settings, directory: Path) -> list[cluster.Cluster]:
     """Returns one cluster per backend. `directory` contains the SDS files and the hold filter."""
     stripped = sorted({*CREDENTIAL_HEADERS, *(backend.auth_header.lower() for backend in settings.backends)})
-    return [_cluster(backend, settings, stripped, directory) for backend in settings.backends]
+    with_paths = any(backend.path for backend in settings.backends)
+
+    def options(backend: Backend) -> upstreams_http.HttpProtocolOptions:
+        return http_protocol_options(backend, stripped, directory, with_paths=with_paths)
+
+    return [_cluster(backend, settings, options(backend), directory) for backend in settings.backends]
 
 
-def _cluster(backend: Backend, settings: Settings, stripped: Sequence[str], directory: Path) -> cluster.Cluster:
+def _cluster(
+    backend: Backend, settings: Settings, options: upstreams_http.HttpProtocolOptions, directory: Path
+) -> cluster.Cluster:
     host = urlsplit(backend.base_url).hostname or ""
     is_address = all(_has_ip_address(url) for url in backend.urls)
     is_https = backend.base_url.startswith("https://")
@@ -47,12 +54,10 @@ def _cluster(backend: Backend, settings: Settings, stripped: Sequence[str], dire
         connect_timeout=timedelta(seconds=settings.ollama_connect_timeout_s),
         load_assignment=_load_assignment(backend),
         common_lb_config=cluster.ClusterCommonLbConfig(healthy_panic_threshold=envoy_type.Percent(value=0.0)),
-        health_checks=[_health_check(host)],
+        health_checks=[_health_check(host, f"{backend.path}/api/version")],
         outlier_detection=_OUTLIER_DETECTION,
         circuit_breakers=_circuit_breakers(settings.ollama_max_connections),
-        typed_extension_protocol_options={
-            HTTP_PROTOCOL_OPTIONS: Any.pack(http_protocol_options(backend, stripped, directory))
-        },
+        typed_extension_protocol_options={HTTP_PROTOCOL_OPTIONS: Any.pack(options)},
         transport_socket=transport_socket(backend, host, directory, is_address=is_address) if is_https else None,
     )
 
@@ -121,7 +126,7 @@ _OUTLIER_DETECTION = cluster.OutlierDetection(
 )
 
 
-def _health_check(host: str) -> core.HealthCheck:
+def _health_check(host: str, path: str) -> core.HealthCheck:
     """Accepts 401 and 403 too, because health checks bypass the upstream filters and carry no token."""
     return core.HealthCheck(
         timeout=timedelta(seconds=2),
@@ -131,7 +136,7 @@ def _health_check(host: str) -> core.HealthCheck:
         healthy_threshold=1,
         http_health_check=core.HealthCheckHttpHealthCheck(
             host=host,
-            path="/api/version",
+            path=path,
             expected_statuses=[
                 envoy_type.Int64Range(start=200, end=300),
                 envoy_type.Int64Range(start=401, end=402),

@@ -1,11 +1,13 @@
 """The HTTP filters that a backend's cluster runs on every attempt. Pure.
 
 Their order matters. When the router retries a request on another backend, headers that the filters of the first one
-added are still in it. Each cluster therefore removes the credential headers of all backends before it adds its own.
+added are still in it. Each cluster therefore removes the credential headers of all backends before it adds its own, and
+makes the path from that of the surface.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_r
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.filters.http.credential_injector import v3 as credential_injector
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
+from envoy_data_plane.envoy.extensions.filters.http.lua import v3 as lua
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec import v3 as upstream_codec
 from envoy_data_plane.envoy.extensions.filters.http.wasm import v3 as wasm_filter
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
@@ -22,6 +25,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams_htt
 from envoy_data_plane.envoy.extensions.wasm import v3 as wasm
 from envoy_data_plane.google.protobuf import Any
 
+from gateway.record.grant import METADATA_NAMESPACE, PATH_KEY
 from gateway.settings.backend import Backend
 from ops.data_plane.backend_secrets import sds_reference, secret_name
 from ops.data_plane.cluster_json import CREDENTIAL_INJECTOR, HEADER_MUTATION
@@ -35,28 +39,30 @@ _REQUESTS_PER_CONNECTION = 1
 
 
 def http_protocol_options(
-    backend: Backend, stripped: Sequence[str], directory: Path
+    backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool
 ) -> upstreams_http.HttpProtocolOptions:
     """Returns the HTTP/1.1 options of the backend's cluster, including its filters.
 
     `stripped` are the names of all credential headers, in lower case. `directory` contains the SDS files and the hold
-    filter.
+    filter. `with_paths`: a backend of the gateway has a path.
     """
     return upstreams_http.HttpProtocolOptions(
         explicit_http_config=upstreams_http.HttpProtocolOptionsExplicitHttpConfig(
             http_protocol_options=core.Http1ProtocolOptions()
         ),
         common_http_protocol_options=core.HttpProtocolOptions(max_requests_per_connection=_REQUESTS_PER_CONNECTION),
-        http_filters=_filters(backend, stripped, directory),
+        http_filters=_filters(backend, stripped, directory, with_paths=with_paths),
     )
 
 
-def _filters(backend: Backend, stripped: Sequence[str], directory: Path) -> list[hcm.HttpFilter]:
+def _filters(backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool) -> list[hcm.HttpFilter]:
     credential = backend.credential()
     return [
         _filter(HEADER_MUTATION, _remove_headers(stripped)),
         *([_filter(CREDENTIAL_INJECTOR, _add_credential(backend, credential[0], directory))] if credential else []),
         _filter("envoy.filters.http.wasm", _hold_response(directory)),
+        # The hold filter reads the path of the surface.
+        *([_filter("envoy.filters.http.lua", _set_path(backend.path))] if with_paths else []),
         _filter("envoy.filters.http.upstream_codec", upstream_codec.UpstreamCodec()),
     ]
 
@@ -68,6 +74,16 @@ def _filter(name: str, config: Message) -> hcm.HttpFilter:
 def _remove_headers(names: Sequence[str]) -> header_mutation.HeaderMutation:
     removals = [mutation_rules.HeaderMutation(remove=name) for name in names]
     return header_mutation.HeaderMutation(mutations=header_mutation.Mutations(request_mutations=removals))
+
+
+def _set_path(prefix: str) -> lua.Lua:
+    """Returns a filter that makes the path. The header mutation filter does not change pseudo-headers."""
+    code = f"""
+        function envoy_on_request(handle)
+          local metadata = handle:streamInfo():dynamicMetadata():get("{METADATA_NAMESPACE}")
+          handle:headers():replace(":path", "{prefix}" .. metadata["{PATH_KEY}"])
+        end"""
+    return lua.Lua(default_source_code=core.DataSource(inline_string=textwrap.dedent(code).lstrip()))
 
 
 def _add_credential(backend: Backend, header: str, directory: Path) -> credential_injector.CredentialInjector:

@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
+from aiohttp import web
 
 from ops.host import env_file
 from tests.certificates import self_signed
 from tests.e2e.conftest import BACKEND_TOKEN
 from tests.e2e.ledger_view import audit_row
 from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack, set_env, simulator
+from tests.http_servers import servers
 from tests.polling import eventually
 
 PAUSE_S = 0.02
@@ -144,6 +147,48 @@ def test_a_backend_is_added_changed_and_removed_without_a_failed_request_or_a_br
         assert token not in shown
         assert not any(token in file.read_text(errors="replace") for file in (stack.state_dir / "envoy").glob("*.yaml"))
     assert not any(NEW_TOKEN in file.read_text() for file in (stack.state_dir / "envoy").glob("*.token"))
+
+
+def behind_path(upstream: str, prefix: str) -> web.Application:
+    """A proxy that serves `upstream` below `prefix`, and fails chats of the model SHARED."""
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        if json.loads(body or b"{}").get("model") == SHARED and request.path.endswith("/chat"):
+            return web.Response(status=503)
+        headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(request.method, upstream + request.match_info["path"], data=body, headers=headers) as got,
+        ):
+            answer = web.StreamResponse(status=got.status, headers={"Content-Type": got.headers["Content-Type"]})
+            await answer.prepare(request)
+            async for chunk in got.content.iter_any():
+                await answer.write(chunk)
+            return answer
+
+    served = web.Application()
+    served.router.add_route("*", prefix + "{path:/.*}", forward)
+    return served
+
+
+def test_a_backend_may_be_behind_a_path(stack: Stack, spare: Simulator, new_backend: Simulator, key: str) -> None:
+    """Envoy prepends the path for that backend only: a request that moves on to the next one arrives without it."""
+    with servers() as running:
+        url = running.serve(behind_path(new_backend.url, "/ollama/v2"))
+        backend = {"name": "behind", "base_url": f"{url}/ollama/v2/", "auth_token": NEW_TOKEN}
+        next_one = {"name": "spare", "base_url": spare.url}
+        set_env(stack.state_dir, OLLAMA_BACKENDS=json.dumps([backend, next_one]))
+        eventually(lambda: active_backends(stack) == ["behind", "spare"])
+        answer = eventually(lambda: found if (found := chat(stack, key, OWN, 3)).status_code == 200 else None)
+        row = audit_row(stack, answer.headers["x-request-id"])
+        assert (row["backend"], row["outcome"], row["output_tokens"]) == ("behind", "complete", 3)
+        assert {request["path"] for request in new_backend.requests()} == {"/api/chat"}
+        moved = chat(stack, key, SHARED, 3)
+        assert moved.status_code == 200
+        assert audit_row(stack, moved.headers["x-request-id"])["backend"] == "spare"
+        assert stack.cli("probe-ollama")[0]["ok"]
+    assert spare.requests()[-1]["path"] == "/api/chat"
 
 
 def test_an_authority_renewed_in_place_is_applied_and_a_broken_one_is_not(

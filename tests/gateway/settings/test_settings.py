@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from gateway.errors import SettingsError
 from gateway.settings import Settings, load, load_file_alone, misspelt_names
@@ -165,6 +166,30 @@ def test_one_backend_or_many(env: Path) -> None:
     env.write_text('OLLAMA_BACKENDS=[{"name":"b","base_url":"http://b:1","replicas":["http://b:2"]}]\n')
     (first,) = load(env).backends
     assert first.urls == ("http://b:1", "http://b:2")
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("http://h/", "http://h"),
+        (" https://h:1/a/b-c.d_e~f/ ", "https://h:1/a/b-c.d_e~f"),
+        ("http://h/...", "http://h/..."),
+    ],
+)
+def test_a_backend_may_have_a_path(url: str, taken: str) -> None:
+    backend = Backend(name="b", base_url=url)
+    assert (backend.base_url, backend.path) == (taken, urlsplit(taken).path)
+
+
+@pytest.mark.parametrize("path", ["/..", "/a/../b", "/./a", "/a//b", "/a%20b", '/a"b', "/a\\b", "/a?b", "/a#b", "/é"])
+def test_a_path_has_no_dots_empty_segments_or_escapes(path: str) -> None:
+    with pytest.raises(ValidationError):
+        Backend(name="b", base_url=f"http://h{path}")
+
+
+def test_all_replicas_have_one_path() -> None:
+    with pytest.raises(ValidationError, match="the same path"):
+        Backend(name="b", base_url="http://h/a", replicas=("http://h2",))
 
 
 def test_the_scheme_goes_with_authorization_only() -> None:
