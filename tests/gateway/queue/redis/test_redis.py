@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from gateway.stores.redis import Redis, connect
 from tests.gateway.queue.builders import RULES, replicas, running, ticket
 from tests.gateway.queue.conftest import Bench
 from tests.gateway.quota.builders import Clock
+from tests.redis_commands import counted_calls, unbounded_calls
 from tests.redis_server import cluster, one_server
 
 WIDE = QueueRules(wait_max_s=600, tickets_max=1000, bytes_max=10**9, ticket_lease_s=600, restore_s=0)
@@ -26,21 +25,10 @@ WIDE = QueueRules(wait_max_s=600, tickets_max=1000, bytes_max=10**9, ticket_leas
 CONSTANT = frozenset(
     "DEL EXISTS HDEL HEXISTS HGET HINCRBY HKEYS HLEN HMGET HSET HSETNX PUBLISH SET ZADD ZLEXCOUNT ZREM".split()
 )
-LIMIT_OF = {"ZRANGEBYSCORE": "'LIMIT'", "ZRANGEBYLEX": "'LIMIT'"}
-
-
-def commands_of_scripts(client: Any) -> int:
-    """How many commands the server has executed since the last reset, without INFO."""
-    return sum(stats["calls"] for name, stats in client.info("commandstats").items() if name != "cmdstat_info")
 
 
 def test_scripts_call_only_commands_of_bounded_cost() -> None:
-    for script in (files("gateway.queue.redis") / "lua").iterdir():
-        text = script.read_text("utf-8")
-        calls = re.findall(r"redis\.call\('(\w+)'(?=([^\n]*))", text)
-        assert len(calls) == text.count("redis.call(")
-        for command, arguments in calls:
-            assert command in CONSTANT or LIMIT_OF[command] in arguments, (script.name, command)
+    assert unbounded_calls("gateway.queue.redis", CONSTANT) == []
 
 
 async def test_a_request_that_does_not_wait_costs_one_call_on_arrival_and_one_at_its_end(
@@ -48,12 +36,12 @@ async def test_a_request_that_does_not_wait_costs_one_call_on_arrival_and_one_at
 ) -> None:
     await redis_bench.queue.finish((ticket()).request_id)
     await redis_bench.queue.enter(ticket(candidates=replicas("b")))
-    redis_client.config_resetstat()
     request = ticket()
-    assert isinstance(await redis_bench.queue.enter(request), Turn)
-    await redis_bench.queue.finish(request.request_id, 20)
-    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 2
-    assert commands_of_scripts(redis_client) < 60
+    with counted_calls(redis_client) as calls:
+        assert isinstance(await redis_bench.queue.enter(request), Turn)
+        await redis_bench.queue.finish(request.request_id, 20)
+    assert calls["evalsha"] == 2
+    assert calls.total() < 60
 
 
 class TestManyTickets:
@@ -71,9 +59,9 @@ class TestManyTickets:
             for tenant in range(1, 21):
                 for _ in range(tickets):
                     await redis_bench.queue.enter(ticket(tenant=tenant))
-            redis_client.config_resetstat()
-            await redis_bench.queue.finish(holder.request_id, 20)
-            costs.append(commands_of_scripts(redis_client))
+            with counted_calls(redis_client) as calls:
+                await redis_bench.queue.finish(holder.request_id, 20)
+            costs.append(calls.total())
             # The slot is taken again by a request that the next round can finish.
             [holder_id] = [each.decode() for each in redis_client.hkeys("nz:{s0}:queue:slots")]
             holder = ticket(request_id=holder_id)

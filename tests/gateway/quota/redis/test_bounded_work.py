@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
 from gateway.quota.port import Hold
@@ -16,6 +12,7 @@ from gateway.quota.redis.waiting import EVENTS_SLICE
 from gateway.values import Period
 from tests.gateway.quota.builders import NOON_MS, Ledger, admitted, asks, entry
 from tests.gateway.quota.conftest import Bench
+from tests.redis_commands import counted_calls, unbounded_calls
 
 KEYS = 3000
 COUNTERS = "nz:{s0}:counters:1"
@@ -27,7 +24,6 @@ CONSTANT = frozenset(
     "DEL EXISTS GET HDEL HEXISTS HGET HINCRBY HLEN HMGET HSET INFO PERSIST PEXPIRE RENAME SET TIME UNLINK XACK XADD"
     " XDEL XINFO XLEN ZADD ZREM ZSCORE".split()
 )
-LIMIT_OF = {"HSCAN": "'COUNT'", "XRANGE": "'COUNT'", "ZRANGEBYSCORE": "'LIMIT'"}
 
 
 def record_one_request_per_key(ledger: Ledger) -> None:
@@ -37,23 +33,8 @@ def record_one_request_per_key(ledger: Ledger) -> None:
         ledger.entries[recorded.request_id] = recorded
 
 
-@contextmanager
-def commands(client: Any) -> Iterator[dict[str, int]]:
-    """Yields a dict, which has the calls per command by clients and scripts when the block ends."""
-    calls: dict[str, int] = {}
-    client.config_resetstat()
-    yield calls
-    for name, stats in client.info("commandstats").items():
-        calls[name.removeprefix("cmdstat_")] = stats["calls"]
-
-
 def test_scripts_call_only_commands_of_bounded_cost() -> None:
-    for script in (files("gateway.quota.redis") / "lua").iterdir():
-        text = script.read_text("utf-8")
-        calls = re.findall(r"redis\.call\('(\w+)'(?=([^\n]*))", text)
-        assert len(calls) == text.count("redis.call(")
-        for command, arguments in calls:
-            assert command in CONSTANT or LIMIT_OF[command] in arguments, (script.name, command)
+    assert unbounded_calls("gateway.quota.redis", CONSTANT) == []
 
 
 async def test_an_admission_after_midnight_checks_a_bounded_number_of_fields(
@@ -65,14 +46,14 @@ async def test_an_admission_after_midnight_checks_a_bounded_number_of_fields(
     redis_bench.clock.forward(DAY_S)
     admissions, deleted = 0, 0
     while redis_client.hexists(COUNTERS, "prune") or not deleted:
-        with commands(redis_client) as calls:
+        with counted_calls(redis_client) as calls:
             await admitted(redis_bench.quota, asks(key=1))
         assert calls["hscan"] == 1
-        assert calls.get("hdel", 0) <= PRUNED_MAX
+        assert calls["hdel"] <= PRUNED_MAX
         admissions, deleted = admissions + 1, before - redis_client.hlen(COUNTERS)
     assert deleted == KEYS + 1, "the day's sum of each key and of the tenant"
     assert admissions <= before / 50
-    with commands(redis_client) as calls:
+    with counted_calls(redis_client) as calls:
         await admitted(redis_bench.quota, asks(key=1))
     assert "hscan" not in calls
 
@@ -93,7 +74,7 @@ async def test_past_periods_are_deleted_even_if_a_day_has_too_few_admissions(
 
 async def test_a_rebuild_writes_the_counters_slice_by_slice(redis_bench: Bench, redis_client: Any) -> None:
     record_one_request_per_key(redis_bench.ledger)
-    with commands(redis_client) as calls:
+    with counted_calls(redis_client) as calls:
         await admitted(redis_bench.quota, asks(key=1))
     assert calls["hset"] > 3 * KEYS / FIELDS_SLICE
     counters = await redis_bench.quota.counters(1)
@@ -113,7 +94,7 @@ async def test_rebuilds_of_many_tenants_read_the_events_once(redis_bench: Bench,
     for _ in range(others):
         redis_client.xadd("nz:{s0}:events", {"t": 99, "e": text})
     sent_before = redis_client.info("stats")["total_net_output_bytes"]
-    with commands(redis_client) as calls:
+    with counted_calls(redis_client) as calls:
         await asyncio.gather(
             *(redis_bench.quota.admit(asks(tenant=tenant, limits=asks().key_limits)) for tenant in tenants)
         )

@@ -17,6 +17,7 @@ from gateway.stores.redis import connect
 from gateway.values import Period
 from tests.gateway.quota.builders import NOON_MS, Clock, Ledger, admitted, asks, denial, drain, entry
 from tests.gateway.quota.conftest import LEASE_S, REBUILD_WAIT_S
+from tests.redis_commands import total_calls
 from tests.redis_server import RedisServer, cluster
 
 TENANTS = range(1, 25)
@@ -48,13 +49,8 @@ async def test_a_denial_by_authz_costs_one_call_at_any_number_of_shards() -> Non
 
 
 def commands(servers: list[RedisServer]) -> Counter[str]:
-    """How often clients and scripts called each command at all nodes together, without this function's own."""
-    calls: Counter[str] = Counter()
-    for server in servers:
-        for name, stats in server.client().info("commandstats").items():
-            calls[name.removeprefix("cmdstat_")] += stats["calls"]
-    del calls["info"]
-    return calls
+    """How often clients and scripts called each command at all nodes together."""
+    return sum((total_calls(server.client()) for server in servers), Counter())
 
 
 async def test_the_counters_of_tenants_with_many_keys_are_rebuilt_in_every_node() -> None:
