@@ -34,6 +34,10 @@ collect_ignore = ["compose", "e2e/test_soak.py"]
 # Who runs the suite in the background may have it ignore Ctrl-C, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A directory without certificates: no test trusts the authorities of this machine, and httpx would load them for each
+# client, which takes 30 ms.
+os.environ.setdefault("SSL_CERT_DIR", str(Path(__file__).parent))
+
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("suite")

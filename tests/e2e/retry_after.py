@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 
 from tests.e2e.load import GenerationRequest
-from tests.e2e.stack import NO_AUTHORITIES, Stack
+from tests.e2e.stack import Stack
 
 OUTPUT_TOKENS = 20
 # The limit admits one request of OUTPUT_TOKENS a minute, and not a second one.
@@ -43,9 +43,7 @@ def _with_invalid_key(stack: Stack) -> Callable[[], httpx.Response]:
 def _chat(stack: Stack, key: str, address: str = "203.0.113.1") -> Callable[[], httpx.Response]:
     request = GenerationRequest("/api/chat", key, stream=False, words=OUTPUT_TOKENS, output_tokens_max=OUTPUT_TOKENS)
     headers = {**request.headers, "X-Forwarded-For": address}
-    return lambda: httpx.post(
-        f"{stack.url}{request.path}", json=request.body, headers=headers, timeout=30, verify=NO_AUTHORITIES
-    )
+    return lambda: httpx.post(f"{stack.url}{request.path}", json=request.body, headers=headers, timeout=30)
 
 
 _REQUESTS: dict[str, Callable[[Stack], Callable[[], httpx.Response]]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from ops.host import binaries
-from tests.e2e.stack import NO_AUTHORITIES, START_TIMEOUT_S, Stack
+from tests.e2e.stack import START_TIMEOUT_S, Stack
 from tests.polling import eventually
 from tests.ports import free_port
 
@@ -43,7 +43,7 @@ class SecondMachine:
     def is_ok(self, port: str, path: str) -> bool:
         """Whether `path` answers with status 200."""
         try:
-            return httpx.get(f"{self.url(port)}{path}", timeout=5, verify=NO_AUTHORITIES).status_code == 200
+            return httpx.get(f"{self.url(port)}{path}", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -10,19 +10,23 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
 
 START_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 20.0
-# For calls over plain HTTP. httpx would load the system's certificate authorities for each call, which takes 25 ms.
-NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+COMMAND_TIMEOUT_S = 60.0
+# Operator commands run in this process, because starting Python takes longer than most of them. They run one at a time,
+# because each replaces the standard streams, and in a thread, because each runs its own event loop.
+_COMMANDS = ThreadPoolExecutor(1)
 
 
 class Simulator:
@@ -85,13 +89,13 @@ def simulator(*arguments: str, trust: ssl.SSLContext | bool = True) -> Iterator[
 
 @dataclass
 class Stack:
-    """A running stack. `ready` is the content of the ready file, `environ` the environment it was started in."""
+    """A running stack. `ready` is the content of the ready file, `settings` are those of its environment."""
 
     process: subprocess.Popen[bytes]
     state_dir: Path
     ready_file: Path
     ready: dict[str, Any]
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    settings: Mapping[str, str]
 
     @property
     def url(self) -> str:
@@ -114,10 +118,10 @@ class Stack:
 
     def cli(self, *arguments: str) -> Any:
         """Runs an operator command with --json and returns the parsed output."""
-        command = [sys.executable, "-m", "ops.cli", "--env-file", self.ready["env_file"], *arguments, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=self.environ)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        operator = Operator(Path(self.ready["env_file"]), self.settings)
+        result = _COMMANDS.submit(operator.run, *arguments, "--json").result(COMMAND_TIMEOUT_S)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
 
     def new_key(self, tenant: str, *options: str, models: bool = True) -> str:
         """A key of a new tenant. With `models`, the tenant may use all models."""
@@ -154,19 +158,18 @@ def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
 
     Raises AssertionError if it does not start or does not stop cleanly.
     """
-    environ = {**os.environ, **settings}
     ready_file = state_dir.with_suffix(".ready")
     ready_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "ops.cli", "up", "--state-dir", str(state_dir), "--ready-file", str(ready_file)]
     with state_dir.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env=environ)
+        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **settings})
 
     def ready() -> dict[str, Any] | None:
         assert process.poll() is None, state_dir.with_suffix(".log").read_text()
         return json.loads(ready_file.read_text()) if ready_file.exists() else None
 
     try:
-        yield Stack(process, state_dir, ready_file, eventually(ready, START_TIMEOUT_S), environ)
+        yield Stack(process, state_dir, ready_file, eventually(ready, START_TIMEOUT_S), settings)
     finally:
         process.terminate()
         code = process.wait(timeout=60)

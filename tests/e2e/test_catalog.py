@@ -15,7 +15,7 @@ import pytest
 
 from gateway.wire.surfaces import SURFACES, Surface
 from tests.e2e.ledger_view import audit_row
-from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack
+from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
@@ -32,9 +32,7 @@ def narrow(stack: Stack) -> str:
 
 def request(stack: Stack, key: str | None, raw_path: str, method: str = "GET", json: Any = None) -> httpx.Response:
     url = httpx.URL(stack.url).copy_with(raw_path=raw_path.encode())
-    return httpx.request(
-        method, url, json=json, headers={"x-api-key": key} if key else {}, timeout=30, verify=NO_AUTHORITIES
-    )
+    return httpx.request(method, url, json=json, headers={"x-api-key": key} if key else {}, timeout=30)
 
 
 def without_id(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:

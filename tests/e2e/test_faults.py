@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import STREAMING_PATHS, CallResult, GenerationRequest, client, send
-from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack, up
+from tests.e2e.stack import Simulator, Stack, up
 from tests.e2e.trial import output_tokens_max
 from tests.polling import eventually
 from tests.ports import free_port
@@ -27,7 +27,6 @@ def chat(stack: Stack, key: str, timeout_s: float = 30.0) -> httpx.Response:
         json=CHAT,
         headers={"Authorization": f"Bearer {key}"},
         timeout=timeout_s,
-        verify=NO_AUTHORITIES,
     )
 
 

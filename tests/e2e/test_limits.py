@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import GenerationRequest, client
-from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack
+from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
@@ -27,7 +27,6 @@ def chat(stack: Stack, key: str, output: int | None = None) -> httpx.Response:
         json=body,
         headers={"Authorization": f"Bearer {key}"},
         timeout=30,
-        verify=NO_AUTHORITIES,
     )
 
 

@@ -21,7 +21,7 @@ from ops.host import env_file
 from tests.certificates import self_signed
 from tests.e2e.conftest import BACKEND_TOKEN
 from tests.e2e.ledger_view import audit_row
-from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack, set_env, simulator
+from tests.e2e.stack import Simulator, Stack, set_env, simulator
 from tests.http_servers import servers
 from tests.polling import eventually
 
@@ -74,7 +74,6 @@ def chat(stack: Stack, key: str, model: str, output: int) -> httpx.Response:
         json=body,
         headers={"Authorization": f"Bearer {key}"},
         timeout=120,
-        verify=NO_AUTHORITIES,
     )
 
 

@@ -22,7 +22,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2, external_processor
 from gateway.wire.names import AUTHZ_TLS_NAME, METER_TLS_NAME
 from tests.e2e.ledger_view import audit_row
 from tests.e2e.second_machine import SecondMachine, make_certificates, second_machine
-from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack
+from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
@@ -38,9 +38,7 @@ def second(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def chat(url: str, key: str) -> httpx.Response:
-    return httpx.post(
-        f"{url}/api/chat", json=CHAT, headers={"Authorization": f"Bearer {key}"}, timeout=30, verify=NO_AUTHORITIES
-    )
+    return httpx.post(f"{url}/api/chat", json=CHAT, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
 
 def grpc_code(second: SecondMachine, port: str, credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:

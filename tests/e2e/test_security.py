@@ -16,7 +16,7 @@ from authz.keys.key_format import generate
 from gateway.settings import load
 from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN, REQUEST_ID_HEADER
 from tests.e2e.ledger_view import audit_row
-from tests.e2e.stack import NO_AUTHORITIES, Simulator, Stack, listening
+from tests.e2e.stack import Simulator, Stack, listening
 from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
@@ -27,9 +27,7 @@ def chat(
     stack: Stack, key: str | None, body: Mapping[str, Any] = CHAT, headers: Mapping[str, str] = MappingProxyType({})
 ) -> httpx.Response:
     authorization = {} if key is None else {"Authorization": f"Bearer {key}"}
-    return httpx.post(
-        f"{stack.url}/api/chat", json=body, headers={**authorization, **headers}, timeout=30, verify=NO_AUTHORITIES
-    )
+    return httpx.post(f"{stack.url}/api/chat", json=body, headers={**authorization, **headers}, timeout=30)
 
 
 def test_a_revoked_key_in_use_is_refused(stack: Stack) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ from ops.cli import cli
 
 
 class Operator:
-    """Runs commands with one env file."""
+    """Runs commands with one env file, and with `settings` in the environment."""
 
-    def __init__(self, env_file: Path) -> None:
+    def __init__(self, env_file: Path, settings: Mapping[str, str] | None = None) -> None:
         self.env_file = env_file
+        self._settings = settings
 
     def run(self, *arguments: str) -> Result:
         """Runs one command and returns its result, success or not."""
-        return CliRunner().invoke(cli, ["--env-file", str(self.env_file), *arguments], prog_name="neuronetz-gateway")
+        command = ["--env-file", str(self.env_file), *arguments]
+        return CliRunner(env=self._settings).invoke(cli, command, prog_name="neuronetz-gateway")
 
     def does(self, *arguments: str) -> str:
         """The output of a command that must succeed and print nothing to stderr."""
