@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 
 import httpx
 import pytest
 
 from tests.e2e.stack import up
-from tests.ops.cli.conftest import Operator
 from tests.ports import free_port
 
 MODEL = "llama3.2:latest"
@@ -53,27 +53,38 @@ async def run_backend(port: int, stop: asyncio.Event) -> None:
         await stop.wait()
 
 
-@pytest.mark.parametrize("at_once", [1, 6])
-def test_a_backend_that_closes_a_connection_it_has_used_fails_no_request(tmp_path: Path, at_once: int) -> None:
+@dataclass(frozen=True)
+class Running:
+    """A stack in front of that backend, and a key."""
+
+    url: str
+    key: str
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     port, loop, stop = free_port(), asyncio.new_event_loop(), asyncio.Event()
+    state_dir = tmp_path_factory.mktemp("connections") / "state"
     with ThreadPoolExecutor(1) as backend:
         served = backend.submit(loop.run_until_complete, run_backend(port, stop))
         try:
             with up(
-                tmp_path / "state", "--workers", "1", "--listen", f"127.0.0.1:{free_port()}",
+                state_dir, "--workers", "1", "--listen", f"127.0.0.1:{free_port()}",
                 OLLAMA_BASE_URL=f"http://127.0.0.1:{port}",
-            ) as running:  # fmt: skip
-                operator = Operator(Path(running.ready["env_file"]))
-                operator.does("create-tenant", "--name", "t", "--allow-all-models", "--rpm", "1000")
-                key = operator.reads("create-key", "--tenant", "t", "--name", "k")["key"]
-                body = {"model": MODEL, "stream": False, "messages": [{"role": "user", "content": "Hi"}]}
-
-                def chat(_: int) -> int:
-                    return httpx.post(f"{running.url}/api/chat", json=body, headers={"x-api-key": key}).status_code
-
-                with ThreadPoolExecutor(at_once) as callers:
-                    assert list(callers.map(chat, range(24))) == [200] * 24
+            ) as stack:  # fmt: skip
+                yield Running(stack.url, stack.new_key("t", "--rpm", "1000"))
         finally:
             loop.call_soon_threadsafe(stop.set)
             served.result()
             loop.close()
+
+
+@pytest.mark.parametrize("at_once", [1, 6])
+def test_a_backend_that_closes_a_connection_it_has_used_fails_no_request(running: Running, at_once: int) -> None:
+    body = {"model": MODEL, "stream": False, "messages": [{"role": "user", "content": "Hi"}]}
+
+    def chat(_: int) -> int:
+        return httpx.post(f"{running.url}/api/chat", json=body, headers={"x-api-key": running.key}).status_code
+
+    with ThreadPoolExecutor(at_once) as callers:
+        assert list(callers.map(chat, range(24))) == [200] * 24
