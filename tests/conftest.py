@@ -13,13 +13,14 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import hypothesis
 import pytest
 from pydantic import SecretStr
+from xdist.scheduler import LoadFileScheduling
 
 import migrations
 from gateway.settings import Settings
@@ -47,6 +48,10 @@ hypothesis.settings.load_profile("suite")
 SLOW = tuple(Path(__file__).parent / name for name in ("e2e", "ops"))
 
 
+# Their stack takes seconds to start, and only one worker starts it.
+SHARING_TRIAL = ("tests/e2e/test_crashes.py", "tests/e2e/test_meter_killed.py")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Refuses several workers on the one Redis server that the environment names.
 
@@ -59,9 +64,28 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """All tests of a file run in one worker, in order, and so do those of the files that share `trial`."""
+    return _Scheduling(config, log)
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        path: str = super()._split_scope(nodeid)
+        return "trial" if path in SHARING_TRIAL else path
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the slow folders first, so that at the end no worker waits long for another one's last file."""
-    items.sort(key=lambda item: not any(item.path.is_relative_to(folder) for folder in SLOW))
+    """Puts the slow folders first, so that at the end no worker waits long for another one's last file.
+
+    The files that share a stack precede them, because together they take longest.
+    """
+    items.sort(
+        key=lambda item: (
+            item.nodeid.partition("::")[0] not in SHARING_TRIAL,
+            not any(item.path.is_relative_to(folder) for folder in SLOW),
+        )
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,15 @@ import pytest
 from ops.embedded import logfile
 from ops.embedded.state import open_state
 from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
+from tests.e2e.trial import Trial, running_trial
 from tests.ports import free_port
 
 # More than the failures that all tests together cause from their shared address within a minute.
 AUTH_FAILURES_MAX = 60
 ALLOWED_ORIGIN = "https://chat.example"
 REQUEST_ID_HEADER = "X-Correlation-ID"
+# A third of it, in which an idle stream is renewed, is longer than the second in which progress is stored.
+TRIAL_LEASE_S = 6
 BACKEND_TOKEN = "backend-token-of-the-tests"
 
 
@@ -66,6 +69,14 @@ def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def key(stack: Stack) -> str:
     return stack.new_key("clients")
+
+
+@pytest.fixture(scope="session")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """A stack whose processes the tests kill."""
+    state_dir = tmp_path_factory.mktemp("trial") / "state"
+    with simulator() as upstream, running_trial(state_dir, upstream, HOLD_LEASE_S=str(TRIAL_LEASE_S)) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,19 @@ TOKENS_PER_MINUTE = 40
 ADDRESS = "203.0.113.77"
 
 
-def retry_after_refusal(stack: Stack, code: str) -> tuple[httpx.Response, httpx.Response]:
-    """Sends requests until one is refused with 429 and `code`, waits, and sends one more.
+def repeated_request(stack: Stack, code: str) -> Callable[[], httpx.Response]:
+    """Creates the key, and returns a function that sends a request, which is refused with `code` when it is repeated.
+
+    Call it in the main thread, as all commands.
+    """
+    return _REQUESTS[code](stack)
+
+
+def retry_after_refusal(send: Callable[[], httpx.Response]) -> tuple[httpx.Response, httpx.Response]:
+    """Sends a request until it is refused with 429, waits, and sends it again.
 
     Returns the refusal and the answer to the last request.
     """
-    send = _REQUESTS[code](stack)
     while (refused := send()).status_code != 429:
         pass
     time.sleep(int(refused.headers["retry-after"]))

@@ -117,7 +117,10 @@ class Stack:
         return all(Path(f"/proc/{pid}").exists() for pid in self.pids(""))
 
     def cli(self, *arguments: str) -> Any:
-        """Runs an operator command with --json and returns the parsed output."""
+        """Runs an operator command with --json and returns the parsed output.
+
+        Call it in the main thread: pytest replaces the standard streams as well, between the phases of a test.
+        """
         operator = Operator(Path(self.ready["env_file"]), self.settings)
         result = _COMMANDS.submit(operator.run, *arguments, "--json").result(COMMAND_TIMEOUT_S)
         assert result.exit_code == 0, result.output

@@ -16,11 +16,11 @@ import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import CallResult, GenerationRequest, client, send
-from tests.e2e.retry_after import CODES, retry_after_refusal
+from tests.e2e.retry_after import CODES, repeated_request, retry_after_refusal
 from tests.e2e.sockets import Answer, send_slow_body
 from tests.e2e.stack import Simulator, Stack, up
 from tests.e2e.test_edge import Edge, check_refused
-from tests.e2e.trial import SETTINGS, Trial, check_counters, check_rows, paced_simulator, running_trial
+from tests.e2e.trial import PACE_TOKENS_PER_S, SETTINGS, Trial, check_counters, check_rows
 from tests.polling import eventually_async
 from tests.ports import free_port
 
@@ -32,16 +32,11 @@ ON_REQUEST_PATH = ("authz-0", "meter-0", "envoy")
 AUDIT_BUFFER_SIZE = 20
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Simulator]:
-    with paced_simulator() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def trial(upstream: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    with running_trial(tmp_path_factory.mktemp("trial") / "state", upstream) as running:
-        yield running
+@pytest.fixture(autouse=True)
+def upstream(trial: Trial) -> Simulator:
+    """The backend. It takes time to answer, so that requests run when a fault happens."""
+    trial.upstream.behave(tokens_per_s=PACE_TOKENS_PER_S)
+    return trial.upstream
 
 
 @pytest.mark.parametrize("victim", ["authz-0", "meter-0", "control", "redis", "postgres", "envoy"])
@@ -110,8 +105,9 @@ async def test_without_postgresql_verified_keys_are_served_until_the_backlog_is_
 @pytest.fixture(scope="module")
 def retries(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, httpx.Response]]]]:
     """One client per error code that is refused and retries, up to a minute later, while other tests run."""
+    requests = {code: repeated_request(stack, code) for code in CODES}
     with ThreadPoolExecutor(len(CODES)) as clients:
-        yield {code: clients.submit(retry_after_refusal, stack, code) for code in CODES}
+        yield {code: clients.submit(retry_after_refusal, send) for code, send in requests.items()}
 
 
 @pytest.mark.parametrize("code", CODES)

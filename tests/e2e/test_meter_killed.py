@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -12,32 +12,17 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.e2e.conftest import TRIAL_LEASE_S
 from tests.e2e.ledger_view import Lease, LedgerView, open_ledger_view
 from tests.e2e.load import CallResult, GenerationRequest, client, send
-from tests.e2e.stack import Simulator
-from tests.e2e.trial import PACE_TOKENS_PER_S, Trial, paced_simulator, running_trial, wait_until_served
+from tests.e2e.trial import PACE_TOKENS_PER_S, Trial, wait_until_served
 from tests.polling import eventually_async
 
 KILLS = 2
 STREAMS = 4
 # The admission sets the first lease of a stream. Enough renewals follow for one of them to be on time.
 LEASES = 5
-# A third of it, in which an idle stream is renewed, is longer than the second in which progress is stored.
-LEASE_S = 6
-ROWS_TIMEOUT_S = LEASE_S + 30.0
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[Simulator]:
-    with paced_simulator() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def trial(upstream: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    state_dir = tmp_path_factory.mktemp("killed") / "state"
-    with running_trial(state_dir, upstream, HOLD_LEASE_S=str(LEASE_S)) as running:
-        yield running
+ROWS_TIMEOUT_S = TRIAL_LEASE_S + 30.0
 
 
 @pytest.fixture(scope="module")
@@ -155,4 +140,4 @@ async def test_a_stream_that_is_cut_loses_at_most_its_last_second(
         # The meter took the progress for the last lease after the lease before it had begun.
         assert row["output_tokens"] >= last.output_tokens >= delivered_before > 0
         deadlines = [lease.deadline_ms for lease, _ in stream.leases[1:]]
-        assert min(later - earlier for earlier, later in pairwise(deadlines)) < 1000 * LEASE_S / 3
+        assert min(later - earlier for earlier, later in pairwise(deadlines)) < 1000 * TRIAL_LEASE_S / 3
