@@ -5,6 +5,7 @@ from __future__ import annotations
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "up": (
         "up --backend home=http://127.0.0.1:11434",
+        "up --playground",
         "up --listen 0.0.0.0:8080 --tls 0.0.0.0:8443 --backend near=http://10.0.0.5:11434",
     ),
     "demo": ("demo", "demo --once"),

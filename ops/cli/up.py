@@ -96,6 +96,11 @@ workers = click.option(
 )
 @click.option("--no-tls", is_flag=True, help="Serve no HTTPS, and forget the last value of --tls.")
 @click.option(
+    "--playground/--no-playground",
+    default=None,
+    help="Serve /playground, a page for trying out a key in a browser. Default: the last value used, initially off.",
+)
+@click.option(
     "--ready-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write addresses and process ids to this file, as one JSON object, when every part answers.",
@@ -109,6 +114,7 @@ def up(
     workers: int,
     tls: HostPort | None,
     no_tls: bool,
+    playground: bool | None,
     ready_file: Path | None,
     redis_server: Path | None,
     state_home: Path,
@@ -125,6 +131,8 @@ def up(
         click.echo(f"ready {stack.endpoints.url}")
         if stack.endpoints.tls_url is not None:
             progress.notice(f"TLS: {stack.endpoints.tls_url} (verify with {stack.authority_root})")
+        if stack.settings.playground_enabled:
+            progress.notice(f"Playground: {stack.endpoints.url}/playground")
         for notice in _reach_notices(stack.listen, stack.tls):
             progress.notice(notice)
         await foreground.wait_for_interruption()
@@ -136,6 +144,7 @@ def up(
         workers=workers,
         tls=tls,
         no_tls=no_tls,
+        playground=playground,
         ready_file=ready_file,
         redis_server=redis_server,
     )

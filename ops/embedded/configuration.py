@@ -17,6 +17,7 @@ from ops.host import env_file
 DEFAULT_LISTEN = HostPort("127.0.0.1", 8080)
 TLS_VARIABLE = "UP_TLS_LISTEN"
 """The line of the env file with the last address of `--tls`."""
+PLAYGROUND_VARIABLE = "PLAYGROUND_ENABLED"
 DEFAULT_BACKEND = "http://127.0.0.1:11434"
 _PREFACE = (
     "# The configuration of this embedded stack. Lines that you add or change are kept.\n"
@@ -122,6 +123,8 @@ def write_env_file(
         **addresses.env(),
         **sockets.env(),
     }
+    if options.playground is not None:
+        values[PLAYGROUND_VARIABLE] = str(options.playground).lower()
     if options.backends:
         values["OLLAMA_BACKENDS"] = json.dumps(merge_backends(current.get("OLLAMA_BACKENDS", ""), options.backends))
     elif not {"OLLAMA_BASE_URL", "OLLAMA_BACKENDS"} & current.keys():
@@ -171,7 +174,11 @@ def managed_settings(options: StackOptions) -> set[str]:
         "ENVOY_ADMIN_LISTEN",
         "ENVOY_CONFIG_DIR",
     }
-    return names | {"OLLAMA_BACKENDS"} if options.backends else names
+    if options.backends:
+        names.add("OLLAMA_BACKENDS")
+    if options.playground is not None:
+        names.add(PLAYGROUND_VARIABLE)
+    return names
 
 
 def inherited_environment(environ: Mapping[str, str], options: StackOptions) -> dict[str, str]:

@@ -54,9 +54,9 @@ class HostPort:
 class StackOptions:
     """The options of `up`.
 
-    Without `listen`, `backends` and `tls` the env file decides. `backends` are pairs of name and URL. `tls` is the
-    address of Caddy; `no_tls` means no Caddy, even if the env file has an address. `defaults` are settings for an env
-    file that does not have them yet.
+    Without `listen`, `backends`, `tls` and `playground` the env file decides. `backends` are pairs of name and URL.
+    `tls` is the address of Caddy; `no_tls` means no Caddy, even if the env file has an address. `playground` switches
+    the page on or off. `defaults` are settings for an env file that does not have them yet.
     """
 
     state_dir: Path
@@ -65,6 +65,7 @@ class StackOptions:
     workers: int = 2
     tls: HostPort | None = None
     no_tls: bool = False
+    playground: bool | None = None
     ready_file: Path | None = None
     redis_server: Path | None = None
     defaults: Mapping[str, str] = field(default_factory=dict)

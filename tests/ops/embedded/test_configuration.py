@@ -149,6 +149,19 @@ def test_the_tls_address_is_remembered_until_it_is_turned_off(tmp_path: Path) ->
         configuration.stored_tls_address({configuration.TLS_VARIABLE: "x"})
 
 
+def test_the_playground_stays_on_until_it_is_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAYGROUND_ENABLED", "false")
+    with open_state(tmp_path / "s") as state:
+
+        def start(playground: bool | None) -> str | None:
+            chosen = StackOptions(state_dir=state.root, playground=playground)
+            configuration.write_env_file(state, chosen, LISTEN, STORES)
+            assert playground in (None, configuration.load_settings(state, os.environ, chosen).playground_enabled)
+            return env_file.read(state.env_file).get("PLAYGROUND_ENABLED")
+
+        assert [start(each) for each in (None, True, None, False, None)] == [None, "true", "true", "false", "false"]
+
+
 def test_backends_that_a_start_removes_are_named(tmp_path: Path) -> None:
     entries = [{"name": name, "base_url": f"http://{name}"} for name in ("near", "far", "old")]
     current = {"OLLAMA_BACKENDS": json.dumps(entries)}
