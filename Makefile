@@ -22,7 +22,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack soak streams bench docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak streams bench pictures docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers, t
 
 bench: $(VENV)/.runtime ## measure the gateway next to a plain Envoy and other gateways; BENCH_AGAINST=CHECKOUT BENCH_PEERS=1 BENCH_ARGS='--quick --json'
 	@BENCH_AGAINST='$(BENCH_AGAINST)' BENCH_AGAINST_SETTINGS='$(BENCH_AGAINST_SETTINGS)' BENCH_PEERS='$(BENCH_PEERS)' $(BIN)/python -m bench $(BENCH_ARGS)
+
+pictures: $(VENV)/.dev ## take the pictures of the documentation from the running product; needs chromium and chromedriver
+	@$(BIN)/python -m tools.playground_pictures docs/pictures
 
 docs: build/docs/.done ## build the documentation site in site/
 	@build/docs/bin/mkdocs build --strict --quiet --site-dir site && echo "site/index.html"
