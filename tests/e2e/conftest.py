@@ -1,4 +1,4 @@
-"""One stack for all end-to-end tests: two workers per service, TLS, a backend with a token, and a spare backend."""
+"""One stack for all end-to-end tests: two workers per service, TLS, the playground, and two backends."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPath
         state.env_file.touch(mode=0o600)
     set_env(state_dir, OLLAMA_BACKENDS=json.dumps(backends), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="10000")
     set_env(state_dir, DEFAULT_TPM="10000000", REDIS_KEY_CACHE_TTL_S="600", GATEWAY_REQUEST_ID_HEADER=REQUEST_ID_HEADER)
-    set_env(state_dir, GATEWAY_ALLOWED_ORIGINS=ALLOWED_ORIGIN)
+    set_env(state_dir, GATEWAY_ALLOWED_ORIGINS=ALLOWED_ORIGIN, PLAYGROUND_ENABLED="true")
     set_env(state_dir, AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN=str(AUTH_FAILURES_MAX))
     addresses = ("--listen", f"127.0.0.1:{free_port()}", "--tls", f"127.0.0.1:{free_port()}")
     with up(state_dir, *addresses, "--workers", "2") as running:

@@ -208,7 +208,3 @@ def test_authz_and_meter_do_not_log_in_as_the_owner_of_the_tables(stack: Stack, 
             assert urlsplit(environ.get("DATABASE_URL", "")).username == role
     settings = load(Path(stack.ready["env_file"]))
     assert urlsplit(settings.database_url.get_secret_value()).username == "gateway"
-
-
-def test_the_playground_is_not_served_by_default(stack: Stack) -> None:
-    assert httpx.get(f"{stack.url}/playground").status_code == 404
