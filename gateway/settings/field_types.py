@@ -56,7 +56,7 @@ def _empty_is_none(value: object) -> object:
 def _postgres(value: SecretStr) -> SecretStr:
     url = value.get_secret_value().replace("postgresql+asyncpg://", "postgresql://", 1)
     if not url.startswith(("postgresql://", "postgres://")):
-        raise ValueError("expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        raise ValueError(postgres_url.EXPECTED)
     return SecretStr(postgres_url.supported(url))
 
 

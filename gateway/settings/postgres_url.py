@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+EXPECTED = "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
 # Those that asyncpg interprets, and the run-time settings that libpq has parameters for.
 _SUPPORTED = frozenset(
     "dbname gsslib host krbsrvname options passfile password port service sslcert sslcrl sslkey sslmode sslnegotiation "
@@ -24,8 +26,17 @@ _OPTIONAL = {"channel_binding": ("prefer", "disable"), "gssencmode": ("prefer", 
 
 
 def supported(url: str) -> str:
-    """`url` without the parameters that have no effect. Raises ValueError, without a value, for an unknown one."""
-    parts = urlsplit(url)
+    """`url` without the parameters that have no effect.
+
+    Raises ValueError, whose message repeats no part of `url` but the name of a parameter, for an unknown parameter and
+    for a text that is no URL.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        # Its message may repeat the password.
+        raise ValueError(EXPECTED) from None
     if not parts.query:
         return url
     kept = []

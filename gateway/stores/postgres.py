@@ -8,14 +8,12 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
 from asyncpg.pool import PoolConnectionProxy
-from pydantic import SecretStr
 
-from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
+from gateway.errors import Conflict, DataRefused, StoreUnavailable
 from gateway.metrics.stores import POSTGRES_FAILURES, POSTGRES_SECONDS
 from gateway.settings import Settings
 
@@ -32,18 +30,18 @@ class Database:
     """A pool of connections that opens none before the first use and reconnects after an outage.
 
     Every step (connecting, waiting for a free connection, each command) has a deadline of `database_timeout_s`;
-    `command_timeout_s` replaces that of the commands. With `report` the pool connects to DATABASE_REPORT_URL. Raises
-    SettingsError for an invalid URL. Methods raise StoreUnavailable when PostgreSQL cannot answer, DataRefused when it
-    cannot store the data, and Conflict when a constraint rejects the change.
+    `command_timeout_s` replaces that of the commands. With `report` the pool connects to DATABASE_REPORT_URL.
+    Methods raise StoreUnavailable when PostgreSQL cannot answer, DataRefused when it cannot store the data, and Conflict
+    when a constraint rejects the change.
     """
 
     def __init__(self, settings: Settings, command_timeout_s: float | None = None, *, report: bool = False) -> None:
         self.timeout_s = settings.database_timeout_s
         self._command_timeout_s = command_timeout_s or settings.database_timeout_s
-        self._dsn = _checked("DATABASE_URL", settings.database_url)
-        self._direct_dsn = _checked("DATABASE_LISTEN_URL", settings.database_listen_url or settings.database_url)
+        self._dsn = settings.database_url
+        self._direct_dsn = settings.database_listen_url or settings.database_url
         if report and settings.database_report_url:
-            self._dsn = _checked("DATABASE_REPORT_URL", settings.database_report_url)
+            self._dsn = settings.database_report_url
         self._statement_cache_size = settings.database_statement_cache_size
         self._size_max = settings.database_pool_size + settings.database_pool_overflow
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
@@ -165,15 +163,6 @@ class Database:
                     statement_cache_size=self._statement_cache_size,
                 )
             return self._pool
-
-
-def _checked(name: str, dsn: SecretStr) -> SecretStr:
-    # The driver would report it later and with an unspecific exception.
-    try:
-        _ = urlsplit(dsn.get_secret_value()).port
-    except ValueError:
-        raise SettingsError(f"{name}: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
-    return dsn
 
 
 def storable(text: str) -> str:

@@ -38,3 +38,10 @@ def test_other_parameters_are_refused_by_name_and_without_their_value(query: str
         supported(f"{BASE}?sslmode=require&{query}")
     assert message in str(refused.value)
     assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("rest", ["u:s3cret@[/db", "u:s3cret@h:99999/db", "u:s3cret@h:x/db", "u:s3cret\u2100@h/db"])
+def test_a_text_that_is_no_url_is_refused_without_its_password(rest: str) -> None:
+    with pytest.raises(ValueError, match="expected postgresql://USER") as refused:
+        supported(f"postgresql://{rest}")
+    assert "s3cret" not in str(refused.value)

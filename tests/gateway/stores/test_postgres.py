@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from gateway.errors import Conflict, DataRefused, SettingsError, StoreUnavailable
+from gateway.errors import Conflict, DataRefused, StoreUnavailable
 from gateway.service.lifecycle import leave_postgres_that_shuts_down
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, storable
@@ -216,12 +216,6 @@ async def test_a_database_without_the_schema_says_what_to_run(empty_database_url
     with pytest.raises(StoreUnavailable, match="neuronetz-gateway migrate"):
         await database.fetch("SELECT * FROM gateway.tenants")
     await database.close()
-
-
-@pytest.mark.parametrize("url", ["postgresql://u:p@[/db", "postgresql://u:p@h:99999/db", "postgresql://u:p@h:x/db"])
-async def test_a_url_that_is_none_is_a_wrong_setting(url: str) -> None:
-    with pytest.raises(SettingsError, match="DATABASE_URL"):
-        Database(_settings(url))
 
 
 async def test_a_driver_error_inside_a_block_is_translated_too(database: Database) -> None:
