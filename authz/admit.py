@@ -39,17 +39,21 @@ ReadWindows = Callable[[int, int], Awaitable[tuple[WindowStatus, WindowStatus]]]
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An admitted request: its path upstream, the backends to try in order, the sealed grant, headers of the answer."""
+    """An admitted request: its path upstream, the backends to try in order, the sealed grant, headers of the answer.
+
+    `caller_json` names the caller of a head that may pass; see `gateway.record.caller`.
+    """
 
     path: str
     candidates: tuple[str, ...]
     grant_json: str
     headers: Mapping[str, str]
+    caller_json: str = ""
 
     @classmethod
-    def unconditionally(cls) -> Admitted:
+    def unconditionally(cls, caller_json: str) -> Admitted:
         """The head of a request may pass. Nothing is granted, because its body is checked as well."""
-        return cls("", (), "", {})
+        return cls("", (), "", {}, caller_json)
 
 
 @dataclass(frozen=True, slots=True)

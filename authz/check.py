@@ -18,13 +18,15 @@ from authz.checked_request import CheckedRequest
 from authz.denials import DenialLog
 from authz.keys.authenticate import Authenticator, PresentedKey
 from authz.keys.last_used import LastUsed
+from authz.keys.refusal import KeyRefused
 from authz.keys.throttle import FailureThrottle
 from authz.metrics import CHECK_SECONDS, count_request
 from authz.request import ReadRequest, read_request
 from gateway.catalog.snapshot import Catalog
 from gateway.errors import STATUS, Code, Denied, StoreUnavailable
+from gateway.record.caller import Caller
 from gateway.record.request import RequestRecord
-from gateway.values import Principal
+from gateway.values import Principal, Refusal
 from gateway.wire.surfaces import BY_PATH, Surface
 from gateway.wire.timeouts import CHECK_TIMEOUT_S
 
@@ -82,7 +84,7 @@ class CheckPipeline:
                 principal = await self.identify(checked)
                 if checked.is_head:
                     self.check_size(principal, checked.announced_bytes)
-                    return Admitted.unconditionally()
+                    return Admitted.unconditionally(Caller.of(checked.record(principal)).to_json())
                 surface = _surface_of(checked)
                 self.check_size(principal, len(checked.body))
                 read = read_request(surface, checked.body, checked.content_encoding)
@@ -95,6 +97,7 @@ class CheckPipeline:
                 _raise_if_past(deadline)
         except (Denied, StoreUnavailable, TimeoutError) as error:
             decision = Denial(as_denied(error))
+            principal = principal or _owner_of(error)
         CHECK_SECONDS.observe(time.perf_counter() - started_s)
         if isinstance(decision, Admitted):
             count_request(checked.path, None)
@@ -110,7 +113,7 @@ class CheckPipeline:
         often is denied before its key costs any work, unless this process has verified the key before.
         """
         if checked.key is None:
-            raise Denied(Code.INVALID_API_KEY)
+            raise KeyRefused(Refusal.MISSING)
         presented = self._authenticator.look_up(checked.key)
         if presented.verified is None:
             await self._throttle.check(checked.client_ip)
@@ -139,7 +142,7 @@ class CheckPipeline:
 
     async def deny(self, checked: CheckedRequest, principal: Principal | None, error: Exception) -> Denied:
         """Records that `checked`, of `principal` if that is known, failed with `error`; returns the answer."""
-        denied = await self._recorded(checked.record(principal), as_denied(error))
+        denied = await self._recorded(checked.record(principal or _owner_of(error)), as_denied(error))
         count_request(checked.path, denied.code, is_page=True)
         return denied
 
@@ -150,6 +153,14 @@ class CheckPipeline:
         """
         if denied.code is Code.MODEL_NOT_ALLOWED:
             denied.status = self._model_refusal_status
+        if denied.reason not in (None, Refusal.MISSING):
+            log.info(
+                "key_refused",
+                reason=denied.reason,
+                tenant=record.tenant,
+                key_prefix=record.key_prefix,
+                request_id=record.request_id,
+            )
         if await self._denials.record(record, denied):
             return denied
         return Denied(Code.AUDIT_BACKLOG)
@@ -186,6 +197,11 @@ def as_denied(error: Exception) -> Denied:
         return error
     log.warning("unavailable", reason=str(error) or type(error).__name__)
     return Denied(Code.UNAVAILABLE)
+
+
+def _owner_of(error: Exception) -> Principal | None:
+    """The owner of a key that was refused although its secret matched."""
+    return error.owner if isinstance(error, KeyRefused) else None
 
 
 def _surface_of(checked: CheckedRequest) -> Surface:

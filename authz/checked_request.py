@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from authz.keys import key_format
 from authz.request import ReadRequest
 from gateway.record.request import TEXT_LENGTH_MAX, RequestRecord
 from gateway.values import Principal
@@ -36,16 +37,23 @@ class CheckedRequest:
         """The dialect in which a denial is written."""
         return dialect_of(self.path)
 
+    @property
+    def _presented_prefix(self) -> str | None:
+        return key_format.presented_prefix(self.key.get_secret_value()) if self.key else None
+
     def record(
         self, principal: Principal | None = None, surface: Surface | None = None, read: ReadRequest | None = None
     ) -> RequestRecord:
-        """The record of this request with what is known of it so far. A path that is too long for a row is cut."""
+        """The record of this request with what is known of it so far. A path that is too long for a row is cut.
+
+        Without a principal, the prefix is the one that was presented, if any.
+        """
         return RequestRecord(
             request_id=self.request_id,
             tenant_id=principal.tenant_id if principal else None,
             tenant=principal.tenant if principal else None,
             key_id=principal.key_id if principal else None,
-            key_prefix=principal.key_prefix if principal else None,
+            key_prefix=principal.key_prefix if principal else self._presented_prefix,
             client_ip=self.client_ip,
             user_agent=self.user_agent,
             method=self.method,

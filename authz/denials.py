@@ -29,7 +29,7 @@ class DenialLog:
         The entry is in the quota's store before this returns. When a dependency is unavailable, most likely that very
         store, the entry goes to the outbox instead and the answer does not wait.
         """
-        ending = Ending(Outcome.DENIED, denied.status, denied.code)
+        ending = Ending(Outcome.DENIED, denied.status, denied.code, reason=denied.reason)
         entry = denied_entry(request, int(self._now() * 1000), ending)
         if denied.code is Code.UNAVAILABLE:
             self._outbox.submit(entry)

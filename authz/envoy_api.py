@@ -19,6 +19,7 @@ from google.rpc import code_pb2, status_pb2
 from authz.admit import Admitted, Denial
 from authz.checked_request import CheckedRequest
 from authz.credential import find_credential
+from gateway.record.caller import CALLER_KEY
 from gateway.record.grant import METADATA_KEY, PATH_KEY
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.wire.dialects import error_body
@@ -54,7 +55,9 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
 def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
     """The response to an admitted request. Its dynamic metadata directs the router and carries the grant."""
     if not decision.grant_json:
-        return external_auth_pb2.CheckResponse(status=status_pb2.Status(code=code_pb2.OK))
+        head = external_auth_pb2.CheckResponse(status=status_pb2.Status(code=code_pb2.OK))
+        head.dynamic_metadata.fields[CALLER_KEY].string_value = decision.caller_json
+        return head
     upstream = {":path": decision.path, MAX_RETRIES_HEADER: str(len(decision.candidates) - 1)}
     response = external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.OK),

@@ -135,7 +135,12 @@ class GatewayError(Exception):
 
 
 class Denied(GatewayError):
-    """The request is denied. The caller sees `message`, so it must not contain data of anyone else."""
+    """The request is denied. The caller sees `message`, so it must not contain data of anyone else.
+
+    `reason` is for operators: the audit row has it, and no answer does.
+    """
+
+    reason: str | None = None
 
     def __init__(self, code: Code, message: str | None = None, retry_after_s: int | None = None) -> None:
         self.code = code

@@ -44,6 +44,18 @@ class Outcome(StrEnum):
     LOST = "lost"
 
 
+class Refusal(StrEnum):
+    """What is wrong with a refused credential. The last three require that the secret matched."""
+
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    UNKNOWN = "unknown"
+    WRONG_SECRET = "wrong_secret"  # noqa: S105 (a reason, no secret)
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    TENANT_DISABLED = "tenant_disabled"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of a key or tenant: requests per minute, tokens per minute, requests in flight."""

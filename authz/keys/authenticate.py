@@ -17,10 +17,11 @@ from pydantic import SecretStr
 from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, parse
+from authz.keys.refusal import KeyRefused
 from authz.keys.repository import KeyRepository, StoredKey
 from authz.keys.verified_cache import VerifiedKey, VerifiedKeyCache
-from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.values import Principal
+from gateway.errors import StoreUnavailable
+from gateway.values import Principal, Refusal
 
 log = structlog.get_logger()
 
@@ -60,7 +61,7 @@ class Authenticator:
         self._verified = verified
         self._trust_s = trust_s
         self._now = now
-        self._verifications: dict[bytes, asyncio.Task[StoredKey | None]] = {}
+        self._verifications: dict[bytes, asyncio.Task[StoredKey | Refusal]] = {}
         self._rehashes: set[asyncio.Task[None]] = set()
 
     @property
@@ -79,18 +80,21 @@ class Authenticator:
     async def authenticate(self, presented: PresentedKey) -> Principal:
         """The principal of a key that was looked up.
 
-        Raises Denied(invalid_api_key) for anything that is wrong with the key. Raises StoreUnavailable when it cannot
-        be checked, or when the process has not received revocations for `trust_s`.
+        Raises KeyRefused for anything that is wrong with the key. Raises StoreUnavailable when it cannot be checked, or
+        when the process has not received revocations for `trust_s`.
         """
         stored = await self._stored(presented)
-        if stored is None or not stored.is_usable(self._now()):
-            raise Denied(Code.INVALID_API_KEY)
+        if isinstance(stored, Refusal):
+            raise KeyRefused(stored)
+        refusal = stored.refusal(self._now())
+        if refusal is not None:
+            raise KeyRefused(refusal, stored.principal)
         return stored.principal
 
-    async def _stored(self, presented: PresentedKey) -> StoredKey | None:
+    async def _stored(self, presented: PresentedKey) -> StoredKey | Refusal:
         key, digest, verified = presented.key, presented.digest, presented.verified
         if key is None:
-            return None
+            return Refusal.MALFORMED
         if verified is not None and verified.current:
             if self._change_listener.staleness_s > self._trust_s:
                 raise StoreUnavailable("no revocations have been received for too long")
@@ -103,20 +107,21 @@ class Authenticator:
             task.add_done_callback(lambda done: self._on_verified(digest, done))
         return await asyncio.shield(task)
 
-    def _on_verified(self, digest: bytes, task: asyncio.Task[StoredKey | None]) -> None:
+    def _on_verified(self, digest: bytes, task: asyncio.Task[StoredKey | Refusal]) -> None:
         del self._verifications[digest]
         if not task.cancelled():
             task.exception()  # Retrieved here too, in case every caller has disconnected.
 
-    async def _verify(self, digest: bytes, key: ApiKey, known: StoredKey | None) -> StoredKey | None:
+    async def _verify(self, digest: bytes, key: ApiKey, known: StoredKey | None) -> StoredKey | Refusal:
         """Reads the key again until no change was notified during the read, then caches it."""
         checked = known.hash if known else None
         while True:
             changes = self._verified.changes
             stored = await self._key_repository.find_key(key.prefix)
             if stored is None or stored.hash != checked:
-                if not await self._hasher.verify(stored.hash if stored else None, key.secret) or stored is None:
-                    return None
+                matches = await self._hasher.verify(stored.hash if stored else None, key.secret)
+                if not matches or stored is None:
+                    return Refusal.WRONG_SECRET if stored else Refusal.UNKNOWN
                 checked = stored.hash
             if changes == self._verified.changes:
                 break

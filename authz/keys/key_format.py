@@ -55,6 +55,12 @@ def is_prefix(text: str) -> bool:
     return _PREFIX.fullmatch(text) is not None
 
 
+def presented_prefix(text: str) -> str | None:
+    """The prefix at the beginning of a presented credential, well-formed or not; None when it begins otherwise."""
+    prefix = text[:PREFIX_LENGTH]
+    return prefix if is_prefix(prefix) else None
+
+
 def check_digits(body: str) -> str:
     """The CRC-32 of `body` (ASCII) as six base62 digits, most significant first."""
     value, digits = crc32(body.encode("ascii")), ""

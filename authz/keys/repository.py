@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from gateway.stores.postgres import Database
-from gateway.values import Budgets, Limits, Principal, Scope, Sizes
+from gateway.values import Budgets, Limits, Principal, Refusal, Scope, Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,15 @@ class StoredKey:
 
     def is_usable(self, now: datetime) -> bool:
         """Whether the key is valid at `now` (aware), given that it is verified."""
-        expired = self.expires_at is not None and self.expires_at <= now
-        return not (self.revoked or self.tenant_disabled or expired)
+        return self.refusal(now) is None
+
+    def refusal(self, now: datetime) -> Refusal | None:
+        """Why the key is not valid at `now` (aware), given that it is verified; None for a valid key."""
+        if self.revoked:
+            return Refusal.REVOKED
+        if self.expires_at is not None and self.expires_at <= now:
+            return Refusal.EXPIRED
+        return Refusal.TENANT_DISABLED if self.tenant_disabled else None
 
 
 class KeyRepository:

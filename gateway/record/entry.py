@@ -22,7 +22,7 @@ class Ending:
     """How a request ended. `status` is the HTTP status that the caller received, `backend` the name of the backend.
 
     `code` is a plain text where Envoy reports it. Durations are milliseconds from the moment at which the meter opened
-    the request; `ttft_ms` ends with the first byte of the body.
+    the request; `ttft_ms` ends with the first byte of the body. `reason` is why a key was refused, for operators alone.
     """
 
     outcome: Outcome
@@ -33,6 +33,7 @@ class Ending:
     ttft_ms: int | None = None
     duration_ms: int | None = None
     response_bytes: int = 0
+    reason: str | None = None
 
 
 # The caller left before any backend received the request.
@@ -44,7 +45,7 @@ class Entry(RequestRecord):
     """One audit row. Tokens are counts, `ts_ms` is milliseconds since the epoch, durations are milliseconds.
 
     A new field needs a default, so that events of the release before it can still be read, and a column of its name.
-    `code` is one of `gateway.errors.Code`, or one that a later release has added.
+    `code` is one of `gateway.errors.Code`, or one that a later release has added. `reason` is why a key was refused.
     """
 
     ts_ms: int
@@ -59,6 +60,7 @@ class Entry(RequestRecord):
     ttft_ms: int | None
     duration_ms: int | None
     response_bytes: int
+    reason: str | None = None
 
     def to_json(self) -> str:
         """The event as it is stored in the stream.
@@ -106,4 +108,5 @@ def _entry(record: RequestRecord, ts_ms: int, ending: Ending, reserved_tokens: i
         ttft_ms=ending.ttft_ms,
         duration_ms=ending.duration_ms,
         response_bytes=ending.response_bytes,
+        reason=ending.reason,
     )

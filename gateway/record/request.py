@@ -14,8 +14,8 @@ TEXT_LENGTH_MAX = 512
 class RequestRecord:
     """One request. `path` is without query, `request_bytes` is the size of its body.
 
-    `tenant_id`, `tenant`, `key_id` and `key_prefix` are None when no key was verified; `surface` (its name) and `model`
-    (canonical) are None when the request was denied before they were known.
+    `tenant_id`, `tenant` and `key_id` are None when no secret matched; `key_prefix` is then the one that was presented,
+    or None. `surface` (its name) and `model` (canonical) are None when the request was denied before they were known.
     """
 
     request_id: str

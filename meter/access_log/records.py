@@ -7,13 +7,15 @@ are read here: answers that broke off, and denials that Envoy made before authz 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from envoy.data.accesslog.v3 import accesslog_pb2
 
 from gateway.errors import local_code
+from gateway.record.caller import CALLER_KEY, Caller
 from gateway.record.entry import Ending, Entry, denied_entry
+from gateway.record.grant import METADATA_NAMESPACE
 from gateway.record.request import RequestRecord
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.values import Outcome
@@ -61,10 +63,7 @@ def read(
     peer = common.downstream_direct_remote_address.socket_address.address
     denied = RequestRecord(
         request_id=request.request_id,
-        tenant_id=None,
-        tenant=None,
-        key_id=None,
-        key_prefix=None,
+        **asdict(_caller(record)),
         client_ip=client_ip(peer, request.forwarded_for or None, trusted),
         user_agent=request.user_agent[:USER_AGENT_CHARACTERS_MAX],
         method="POST",
@@ -82,3 +81,14 @@ def read(
         response_bytes=record.response.response_body_bytes,
     )
     return denied_entry(denied, common.start_time.ToMilliseconds(), ending)
+
+
+def _caller(record: accesslog_pb2.HTTPAccessLogEntry) -> Caller:
+    """The caller of a request whose body was too large or did not arrive, if authz accepted its head.
+
+    A request that authz did not answer may have been admitted, and only an entry without a tenant preserves its hold.
+    """
+    fields = record.common_properties.metadata.filter_metadata[METADATA_NAMESPACE].fields
+    if record.response.response_code.value not in (408, 413) or CALLER_KEY not in fields:
+        return Caller()
+    return Caller.from_json(fields[CALLER_KEY].string_value)

@@ -141,7 +141,7 @@ def _line(row: Row, *, wide: bool) -> str:
         _cell(row, "model"),
         f"{text(row['input_tokens'])}+{text(row['output_tokens'])} tokens",
         f"{text(row['duration_ms'])} ms",
-        *([_cell(row, "code")] if row["code"] else []),
+        *([_cell(row, name) for name in ("code", "reason") if row[name]]),
         *([_cell(row, "outcome")] if row["outcome"] not in ("complete", "denied") else []),
         *([_cell(row, name) for name in ("path", "client_ip", "request_id")] if wide else []),
     ]

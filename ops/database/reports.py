@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
+from gateway.errors import NotFound
 from gateway.ledger.store import COLUMNS
 from gateway.quota import periods
 from gateway.stores.postgres import Database, PooledConnection
@@ -89,7 +90,7 @@ class Reports:
             LEFT JOIN gateway.tenants t ON t.id = a.tenant_id
             LEFT JOIN gateway.api_keys secret ON secret.id = a.key_id
             LEFT JOIN ({_LATEST_KEYS}) k ON k.account_id = secret.account_id
-            WHERE a.outcome <> 'denied' AND {_WHERE}
+            WHERE a.outcome <> 'denied' AND {_OF_KEY} AND {_WHERE}
             GROUP BY {", ".join(str(position) for position in range(1, len(labels) + 1))} ORDER BY {order}
         """  # noqa: S608 (the names are constants of this module)
         async with self._database.transaction(readonly=True) as connection:
@@ -121,13 +122,23 @@ class Reports:
         ]
 
     async def audit(self, where: Filter, limit: int, also: AuditFilter | None = None) -> list[dict[str, object]]:
-        """Returns the newest `limit` audit rows, oldest first, each with the columns of AUDIT_COLUMNS by name."""
+        """Returns the newest `limit` audit rows, oldest first, each with the columns of AUDIT_COLUMNS by name.
+
+        The rows of a prefix are those of its account, and those of requests that presented this very prefix, whether
+        their secret matched or not. The key may have been deleted if it has rows.
+        """
         also = also or AuditFilter()
-        query = f"SELECT {', '.join(f'a.{name}' for name in AUDIT_COLUMNS)} FROM gateway.audit_log a WHERE {_WHERE} "  # noqa: S608
-        query += f"{_AUDIT_WHERE} ORDER BY a.ts DESC, a.request_id DESC LIMIT $11"
+        query = f"SELECT {', '.join(f'a.{name}' for name in AUDIT_COLUMNS)} FROM gateway.audit_log a WHERE "  # noqa: S608
+        query += f"{_OF_PREFIX} AND {_WHERE} {_AUDIT_WHERE} ORDER BY a.ts DESC, a.request_id DESC LIMIT $11"
         more = (*(also.statuses or (None, None)), also.code, also.model, also.path, also.outcome)
         async with self._database.transaction(readonly=True) as connection:
-            rows = await connection.fetch(query, *await _arguments(connection, where), *more, limit)
+            try:
+                arguments = await _arguments(connection, where)
+            except NotFound:
+                if where.prefix is None or not await connection.fetchval(_HAS_ROWS, where.prefix):
+                    raise
+                arguments = await _arguments(connection, replace(where, prefix=None))
+            rows = await connection.fetch(query, *arguments, *more, limit, where.prefix)
         return [dict(row) for row in reversed(rows)]
 
 
@@ -144,11 +155,16 @@ _GROUPS: dict[GroupBy, tuple[dict[str, str], str]] = {
     GroupBy.TENANT: ({"tenant": "coalesce(t.name, a.tenant)"}, "sum(a.input_tokens + a.output_tokens) DESC, tenant"),
 }
 
+_ACCOUNT = "a.key_id IN (SELECT id FROM gateway.api_keys WHERE account_id = $2::bigint)"
+_OF_KEY = f"($2::bigint IS NULL OR {_ACCOUNT})"
+_OF_PREFIX = f"($12::text IS NULL OR a.key_prefix = $12 OR {_ACCOUNT})"
+
 _WHERE = """
-    ($1::bigint IS NULL OR a.tenant_id = $1) AND ($2::bigint IS NULL
-        OR a.key_id IN (SELECT id FROM gateway.api_keys WHERE account_id = $2))
+    ($1::bigint IS NULL OR a.tenant_id = $1)
     AND ($3::text IS NULL OR a.request_id = $3) AND ($4::timestamptz IS NULL OR a.ts >= $4)
 """
+
+_HAS_ROWS = "SELECT true FROM gateway.audit_log WHERE key_prefix = $1 LIMIT 1"
 
 _AUDIT_WHERE = """
     AND ($5::int IS NULL OR a.status BETWEEN $5 AND $6::int) AND ($7::text IS NULL OR a.code = $7)

@@ -28,6 +28,7 @@ from gateway.errors import Code, Denied
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.port import Admission, Backlog, ReservationDenied, Reserved
+from gateway.record.caller import CALLER_KEY, Caller
 from gateway.record.entry import Entry
 from gateway.service import lifecycle
 from gateway.settings import Settings
@@ -205,6 +206,40 @@ async def test_a_refused_model_has_the_configured_status_in_answer_and_row(
         assert json.loads(body)["error"]["type"] == {403: "permission_error", 404: "not_found_error"}[status]
         (event,) = await world.quota.streams[0].read("test", 10, 0)
         assert Entry.from_json(event.text).status == status
+
+
+async def test_rows_of_refused_keys_differ_and_their_answers_do_not(world: World) -> None:
+    world.hasher.gate.set()
+    await world.bench.tenants.create_tenant("acme", {"allow_all_models": True})
+    revoked, unknown = await world.bench.new_key(), generate()
+    await world.bench.tenants.revoke_key(revoked.prefix, "test")
+    answers = []
+    for number, key in enumerate((revoked.secret, unknown.secret, SecretStr("sk-other"), None)):
+        checked = replace(request(unknown.secret), request_id=f"r{number}", client_ip=f"192.0.2.{number}", key=key)
+        decision = await world.pipeline.check(checked)
+        assert isinstance(decision, Denial)
+        response = envoy_api.denied(replace(checked, request_id="r"), decision)
+        answers.append(response.SerializeToString(deterministic=True))
+    assert len(set(answers)) == 1
+    events = await world.quota.streams[0].read("test", 10, 0)
+    rows = {entry.request_id: entry for entry in (Entry.from_json(event.text) for event in events)}
+    assert [(rows[f"r{n}"].reason, rows[f"r{n}"].tenant, rows[f"r{n}"].key_prefix) for n in range(4)] == [
+        ("revoked", "acme", revoked.prefix),
+        ("unknown", None, unknown.prefix),
+        ("malformed", None, None),
+        ("missing", None, None),
+    ]
+
+
+async def test_the_head_of_a_request_names_its_caller_to_envoy(world: World) -> None:
+    world.hasher.gate.set()
+    await world.bench.tenants.create_tenant("acme", {"allow_all_models": True})
+    key = await world.bench.new_key()
+    decision = await world.pipeline.check(replace(request(key.secret), is_head=True, body=b""))
+    assert isinstance(decision, Admitted)
+    metadata = envoy_api.admitted(decision).dynamic_metadata
+    caller = Caller.from_json(metadata.fields[CALLER_KEY].string_value)
+    assert (caller.tenant, caller.key_prefix) == ("acme", key.prefix)
 
 
 async def test_a_request_without_a_key_is_no_failure_of_its_address(world: World) -> None:

@@ -70,6 +70,8 @@ def test_nothing_is_longer_than_the_ceiling(stack: Stack, wide: str) -> None:
     assert (answer.status_code, answer.headers["x-gateway-error"]) == (413, "request_too_large")
     assert "33554432 bytes" in answer.json()["error"]["message"]
     assert answer.headers["request-id"] == answer.headers["x-request-id"]
+    row = audit_row(stack, answer.headers["x-request-id"])
+    assert (row["status"], row["tenant"], row["key_prefix"]) == (413, "wide", wide[:12])
 
 
 def test_an_output_cap_below_the_requested_one_is_named(stack: Stack, ollama: Simulator, wide: str) -> None:

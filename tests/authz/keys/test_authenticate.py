@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from authz.keys.authenticate import Authenticator
 from authz.keys.change_listener import ChangeListener
 from authz.keys.hashing import KeyHasher
-from authz.keys.key_format import ApiKey, generate
+from authz.keys.key_format import ApiKey, check_digits, generate
+from authz.keys.refusal import KeyRefused
 from authz.keys.repository import KeyRepository
 from authz.keys.verified_cache import VerifiedKeyCache
 from gateway.errors import Code, Denied, StoreUnavailable
@@ -120,6 +121,29 @@ async def test_any_other_key_is_denied(bench: Bench) -> None:
         assert not await bench.accepts(SecretStr(wrong))
     with pytest.raises(Denied):
         await bench.authenticate(None)
+
+
+async def test_a_refusal_has_its_reason_and_names_the_owner_only_of_a_matching_secret(bench: Bench) -> None:
+    valid, revoked = await bench.new_key(), await bench.new_key()
+    expired = await bench.new_key(expires_at=bench.now)
+    await bench.tenants.create_tenant("closed", PolicyChange())
+    closed = await bench.new_key("closed")
+    await bench.tenants.set_tenant_enabled("closed", False)
+    await bench.tenants.revoke_key(revoked.prefix, "test")
+    body = valid.prefix + generate().secret.get_secret_value()[12:-6]
+    cases = {
+        body + check_digits(body): ("wrong_secret", None),
+        generate().secret.get_secret_value(): ("unknown", None),
+        valid.secret.get_secret_value()[:-1] + "-": ("malformed", None),
+        revoked.secret.get_secret_value(): ("revoked", revoked.prefix),
+        expired.secret.get_secret_value(): ("expired", expired.prefix),
+        closed.secret.get_secret_value(): ("tenant_disabled", closed.prefix),
+    }
+    for secret, expected in cases.items():
+        with pytest.raises(KeyRefused) as refused:
+            await bench.authenticate(SecretStr(secret))
+        owner = refused.value.owner
+        assert (refused.value.reason, owner and owner.key_prefix) == expected
 
 
 async def test_a_key_is_denied_once_its_revocation_is_notified(bench: Bench) -> None:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.keys.key_format import ALPHABET, KEY_LENGTH, PREFIX_LENGTH, check_digits, generate, is_prefix, parse
+from authz.keys.key_format import (
+    ALPHABET,
+    KEY_LENGTH,
+    PREFIX_LENGTH,
+    check_digits,
+    generate,
+    is_prefix,
+    parse,
+    presented_prefix,
+)
 
 
 def test_a_generated_key_has_the_documented_shape_and_parses_to_itself() -> None:
@@ -71,3 +80,16 @@ def test_a_key_does_not_show_its_secret() -> None:
 @pytest.mark.parametrize("text", ["nz_12345678", "nz_1234567890", "nz_12345678-", "nz_123456789\n", "xx_123456789"])
 def test_a_prefix_has_exactly_twelve_characters(text: str) -> None:
     assert not is_prefix(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("nz_123456789", "nz_123456789"),
+        ("nz_123456789-and more", "nz_123456789"),
+        ("nz_1234", None),
+        ("sk-" + "a" * 41, None),
+    ],
+)
+def test_a_presented_prefix_is_shown_only_if_it_has_the_shape_of_one(text: str, prefix: str | None) -> None:
+    assert presented_prefix(text) == prefix

@@ -34,7 +34,7 @@ def test_an_entry_is_the_record_of_its_request_and_its_ending() -> None:
     assert asdict(settled) == record_fields(grant) | {
         "ts_ms": 1, "backend": "near", "status": 200, "code": "code", "outcome": Outcome.COMPLETE, "input_tokens": 5,
         "output_tokens": 6, "usage_source": UsageSource.EXACT, "reserved_tokens": 320, "ttft_ms": 7, "duration_ms": 8,
-        "response_bytes": 9,
+        "response_bytes": 9, "reason": None,
     }  # fmt: skip
 
 

@@ -7,7 +7,9 @@ from ipaddress import ip_network
 import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 
+from gateway.record.caller import CALLER_KEY, Caller
 from gateway.record.entry import Entry
+from gateway.record.grant import METADATA_NAMESPACE
 from gateway.values import Outcome
 from meter.access_log.records import DownstreamClosed, StreamReset, read
 
@@ -66,6 +68,32 @@ def test_a_denial_by_envoy_itself_has_an_entry(details: str, status: int, code: 
         1_763_726_400_000,
     )
     assert Entry.from_json(denied.to_json()) == denied
+
+
+@pytest.mark.parametrize(
+    ("details", "status", "tenant"),
+    [
+        ("request_payload_too_large", 413, "acme"),
+        ("request_overall_timeout", 408, "acme"),
+        ("ext_authz_error", 503, None),
+    ],
+)
+def test_a_denial_after_the_head_was_accepted_has_its_tenant(details: str, status: int, tenant: str | None) -> None:
+    logged = record(details, status)
+    caller = Caller(7, "acme", 8, "nz_123456789")
+    logged.common_properties.metadata.filter_metadata[METADATA_NAMESPACE][CALLER_KEY] = caller.to_json()
+    denied = read(logged, LOOPBACK)
+    assert isinstance(denied, Entry)
+    assert denied.tenant == tenant
+    assert denied.key_prefix == (tenant and "nz_123456789")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"tenants": 1}'])
+def test_a_malformed_caller_raises(text: str) -> None:
+    logged = record("request_payload_too_large", 413)
+    logged.common_properties.metadata.filter_metadata[METADATA_NAMESPACE][CALLER_KEY] = text
+    with pytest.raises(ValueError, match=r"not a caller|Expecting value"):
+        read(logged, LOOPBACK)
 
 
 def test_a_path_that_reaches_no_model_has_no_entry() -> None:

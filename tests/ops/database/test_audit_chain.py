@@ -211,3 +211,13 @@ async def test_a_row_keeps_its_link_when_it_moves_to_its_partition(database: Dat
     await AuditSealer(database, link_every_s=0).seal()
     after = await verify(database)
     assert after == replace(after, rows=2, problems=())
+
+
+@pytest.mark.parametrize("reason", ["NULL", "'revoked'"])
+async def test_a_changed_reason_is_found(database: Database, reason: str) -> None:
+    denied = [replace(entry("a"), reason="wrong_secret"), replace(entry("b"), reason="wrong_secret")]
+    await Ledger(database).append(denied)
+    await AuditSealer(database, link_every_s=0).seal()
+    assert (await verify(database)).problems == ()
+    await tamper(database, f"UPDATE gateway.audit_log SET reason = {reason} WHERE request_id = 'a'")  # noqa: S608 (ours)
+    assert "changed" in (await verify(database)).problems[0]

@@ -167,3 +167,19 @@ async def test_the_keys_of_one_account_are_reported_together_under_the_last_of_t
         assert (budget.subject_id, budget.prefix, budget.used) == (scenario.ci.id, successor.prefix, 24 + 11)
     audit = await reports.audit(Filter(prefix=successor.prefix), 10)
     assert {row["key_prefix"] for row in audit} == {scenario.ci.prefix, successor.prefix}
+
+
+async def test_the_rows_of_a_prefix_include_refused_ones_and_those_of_a_deleted_key(
+    scenario: Scenario, reports: Reports, database: Database
+) -> None:
+    prefix = scenario.laptop.prefix
+    unowned = {"tenant_id": None, "tenant": None, "key_id": None, "outcome": Outcome.DENIED, "status": 401}
+    refused = entry("5", NOON + timedelta(minutes=3), **unowned, key_prefix=prefix, reason="wrong_secret")
+    gone = entry("6", NOON, **unowned, key_prefix="nz_deleted12", reason="unknown")
+    await Ledger(database).append([refused, gone])
+    rows = await reports.audit(Filter(prefix=prefix), 10)
+    assert [(row["request_id"], row["reason"]) for row in rows] == [("2", None), ("1", None), ("5", "wrong_secret")]
+    assert [row["request_id"] for row in await reports.audit(Filter(tenant="acme", prefix=prefix), 10)] == ["2", "1"]
+    assert [row["request_id"] for row in await reports.audit(Filter(prefix="nz_deleted12"), 10)] == ["6"]
+    with pytest.raises(NotFound):
+        await reports.audit(Filter(prefix="nz_neverseen"), 10)
