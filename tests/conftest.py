@@ -196,7 +196,7 @@ _CLEAR = """
 SET session_replication_role = replica;
 TRUNCATE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.budget_usage,
     gateway.revocations, gateway.prompt_log, gateway.audit_log, gateway.audit_chain,
-    gateway.ledger_rejects RESTART IDENTITY;
+    gateway.ledger_rejects, gateway.policy_changes RESTART IDENTITY;
 """
 
 

@@ -61,10 +61,15 @@ class KeyRepository:
         await self._database.execute(_TOUCH, sorted(prefixes), interval)
 
     async def store_hash(self, prefix: str, old: str, new: str) -> None:
-        """Replaces the hash `old` by `new`, which has other costs. No effect if the hash has changed meanwhile."""
-        await self._database.execute(
-            "UPDATE gateway.api_keys SET hash = $3 WHERE prefix = $1 AND hash = $2", prefix, old, new
-        )
+        """Replaces the hash `old` by `new`, which has other costs. No effect if the hash has changed meanwhile.
+
+        The change of policy that the replacement leaves names authz as its command.
+        """
+        async with self._database.transaction() as connection:
+            await connection.execute("SELECT set_config('gateway.command', 'authz', true)")
+            await connection.execute(
+                "UPDATE gateway.api_keys SET hash = $3 WHERE prefix = $1 AND hash = $2", prefix, old, new
+            )
 
 
 _FIND_KEY = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -23,6 +23,7 @@ Isolation: TypeAlias = Literal["read_committed", "repeatable_read"]
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 PooledConnection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
+_SET_LOCAL = "SELECT set_config(name, value, true) FROM unnest($1::text[], $2::text[]) AS local (name, value)"
 _SESSION = {"application_name": "neuronetz-gateway", "timezone": "UTC"}
 
 
@@ -33,9 +34,20 @@ class Database:
     `command_timeout_s` replaces that of the commands. With `report` the pool connects to DATABASE_REPORT_URL.
     Methods raise StoreUnavailable when PostgreSQL cannot answer, DataRefused when it cannot store the data, and Conflict
     when a constraint rejects the change.
+
+    `local_settings` are run-time parameters of PostgreSQL that every transaction which may write sets for itself. They
+    are no parameters of the connection, because a pooler in front of PostgreSQL would refuse or share them.
     """
 
-    def __init__(self, settings: Settings, command_timeout_s: float | None = None, *, report: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        command_timeout_s: float | None = None,
+        *,
+        report: bool = False,
+        local_settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self._local_settings = local_settings or {}
         self.timeout_s = settings.database_timeout_s
         self._command_timeout_s = command_timeout_s or settings.database_timeout_s
         self._dsn = settings.database_url
@@ -72,6 +84,8 @@ class Database:
             transaction = connection.transaction(isolation=isolation, readonly=readonly)
             await transaction.start()
             try:
+                if self._local_settings and not readonly:
+                    await connection.execute(_SET_LOCAL, [*self._local_settings], [*self._local_settings.values()])
                 yield connection
             except (asyncio.CancelledError, TimeoutError):
                 raise  # The connection is terminated, which rolls the transaction back.

@@ -52,6 +52,8 @@ PANELS: dict[str, dict[str, str]] = {
     "Reports": {
         "show-usage": "ops.cli.usage:show_usage",
         "show-audit": "ops.cli.audit:show_audit",
+        "show-changes": "ops.cli.changes:show_changes",
+        "policy-at": "ops.cli.changes:policy_at",
         "list-models": "ops.cli.models:list_models",
         "verify-audit": "ops.cli.chain:verify_audit",
         "export-checkpoint": "ops.cli.chain:export_checkpoint",

@@ -57,7 +57,7 @@ def verify_audit(
     public_key: Path | None,
     as_json: bool,
 ) -> None:
-    """Verify that no row of the audit log was changed, removed or inserted. Exit code 1 if one was.
+    """Verify that no audit row or policy change was changed, removed or inserted. Exit code 1 if one was.
 
     Anyone who can change the whole database can also write a whole new chain. Store a checkpoint or the printed head in
     another place from time to time, and pass it to --checkpoint or --head later.
@@ -78,6 +78,7 @@ def verify_audit(
                 "start": start[0] if start else None,
                 "links": report.links,
                 "rows": report.rows,
+                "changes": report.changes,
                 "head": newest,
                 **unsealed,
                 "problems": report.problems,
@@ -85,7 +86,8 @@ def verify_audit(
         )
     else:
         since = f" from the checkpoint at link {start[0]}" if start else ""
-        click.echo(f"{report.rows} rows in {report.links} links{since}; head {newest or 'none'}")
+        counted = f"{report.rows} rows and {report.changes} policy changes in {report.links} links"
+        click.echo(f"{counted}{since}; head {newest or 'none'}")
         if report.unsealed.since:
             click.echo(_unsealed_sentence(report.unsealed.rows, report.unsealed.since))
     if report.problems:

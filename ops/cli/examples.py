@@ -58,6 +58,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "show-audit --request-id 0a1b2c3d-0000-4000-8000-000000000000",
         "show-audit --follow",
     ),
+    "show-changes": ("show-changes --since 7d", "show-changes --json --limit 500"),
+    "policy-at": (
+        "policy-at --time 2026-11-03T14:05:00 --prefix nz_5As3",
+        "policy-at --time 2h --tenant acme --prefix laptop",
+    ),
     "list-models": ("list-models", "list-models --tenant acme"),
     "verify-audit": ("verify-audit", "verify-audit --checkpoint checkpoint-1 --public-key audit.pub"),
     "export-checkpoint": ("export-checkpoint --key audit.key --new-key --out checkpoint-1",),

@@ -14,6 +14,7 @@ import rich_click as click
 from gateway.settings import Settings, default_env_file
 from gateway.stores.postgres import Database
 from ops.cli.settings_notes import load_with_notes
+from ops.database.change_origin import change_origin
 from ops.embedded import state
 from ops.embedded.state import StateDirectory
 
@@ -72,11 +73,16 @@ class Session:
     def run(self, work: Callable[[Database], Awaitable[T]], *, report: bool = False) -> T:
         """Runs `work` with a database in a new event loop, and returns its result.
 
-        With `report` the database is the one of DATABASE_REPORT_URL, if that is set.
+        With `report` the database is the one of DATABASE_REPORT_URL, if that is set. Changes are recorded as those of
+        the command that runs.
         """
+        context = click.get_current_context(silent=True)
+        origin = change_origin(context.info_name or "" if context else "")
 
         async def with_database() -> T:
-            database = Database(self.settings, command_timeout_s=COMMAND_TIMEOUT_S, report=report)
+            database = Database(
+                self.settings, command_timeout_s=COMMAND_TIMEOUT_S, report=report, local_settings=origin
+            )
             try:
                 return await work(database)
             finally:

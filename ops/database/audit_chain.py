@@ -1,4 +1,5 @@
-"""Verifies the audit chain in PostgreSQL: whether the audit log still holds the rows that were written to it."""
+"""Verifies the audit chain in PostgreSQL: whether the audit log and the policy changes still hold the rows that were
+written to them."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class ChainHead:
 
 @dataclass(frozen=True, slots=True)
 class Unsealed:
-    """The rows after the last link, which are not protected yet. `since` is the time of the oldest, if any."""
+    """The rows and changes after the last link, which are not protected yet. `since` is the time of the oldest."""
 
     rows: int
     since: datetime | None
@@ -39,7 +40,7 @@ class Unsealed:
 
 @dataclass(frozen=True, slots=True)
 class ChainReport:
-    """The result of a verification: the links and rows that were checked, the last link, and the rows after it.
+    """The result of a verification: the links, rows and changes that were checked, the last link, and what follows it.
 
     `head` is None for an empty chain. `problems` are sentences, at most PROBLEMS_MAX.
     """
@@ -49,13 +50,14 @@ class ChainReport:
     head: ChainHead | None
     unsealed: Unsealed
     problems: tuple[str, ...]
+    changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A stored link, with the count and the digest of its rows as they are now.
+    """A stored link, with the counts and the digests of its rows and policy changes as they are now.
 
-    `found_digest` is None when the link has no rows any more.
+    `found_digest` is None when the link has no rows any more, and `changes_digest` when it seals no changes.
     """
 
     link: int
@@ -69,11 +71,15 @@ class Link:
     digest: bytes
     previous: bytes
     hash: bytes
+    changes: int
+    changes_digest: bytes | None
     found_rows: int
     found_digest: bytes | None
+    found_changes: int
+    found_changes_digest: bytes | None
 
     def hash_matches(self) -> bool:
-        """Whether `hash` is the SHA-256 of the other columns, one per line.
+        """Whether `hash` is the SHA-256 of the other columns, one per line, those of changes only if there are any.
 
         Times are microseconds since 1970, and digests are hexadecimal.
         """
@@ -88,6 +94,7 @@ class Link:
             _microseconds(self.sealed_at),
             self.digest.hex(),
             self.previous.hex(),
+            *([self.changes, self.changes_digest.hex()] if self.changes_digest is not None else []),
         )
         return self.hash == hashlib.sha256("\n".join(map(str, columns)).encode()).digest()
 
@@ -121,8 +128,11 @@ class AuditChain:
                 verifier.add(Link(**dict(row)))
             first_seq, last_seq = verifier.sealed_range
             sealed_rows = await connection.fetchval(_SEALED_ROWS, first_seq, last_seq, timeout=COUNT_TIMEOUT_S)
+            sealed_changes = await connection.fetchval(_SEALED_CHANGES, first_seq, last_seq)
             (unsealed,) = await connection.fetch(_UNSEALED, last_seq)
-        return verifier.report(sealed_rows, Unsealed(*unsealed))
+            for row in await connection.fetch(_UNRECORDED):
+                verifier.add_unrecorded(row["relation"], row["row_id"])
+        return verifier.report(sealed_rows, Unsealed(*unsealed), sealed_changes)
 
 
 class ChainVerifier:
@@ -138,6 +148,7 @@ class ChainVerifier:
         self._last: Link | None = None
         self._links = 0
         self._rows = 0
+        self._changes = 0
         self._problems: list[str] = []
 
     @property
@@ -164,18 +175,35 @@ class ChainVerifier:
         if not link.hash_matches():
             self._add_problem(f"link {number} was changed")
         pruned = link.found_rows < link.rows and link.first_ts < self._kept_since
-        if (link.found_rows, link.found_digest) != (link.rows, link.digest) and not pruned:
+        if (link.found_rows, link.found_digest or b"") != (link.rows, link.digest) and not pruned:
             self._add_problem(f"rows of link {number} were changed, removed or inserted")
+        if (link.found_changes, link.found_changes_digest) != (link.changes, link.changes_digest):
+            self._add_problem(f"policy changes of link {number} were changed, removed or inserted")
         for noted, noted_hash in self._noted:
             if number == noted and link.hash.hex() != noted_hash:
                 self._add_problem(f"link {number} differs from the noted one")
         self._last = link
         self._links += 1
         self._rows += link.found_rows
+        self._changes += link.found_changes
 
-    def report(self, sealed_rows: int, unsealed: Unsealed) -> ChainReport:
-        """Returns the report after the last link. `sealed_rows` are the rows whose numbers are in `sealed_range`."""
+    def add_unrecorded(self, table: str, row_id: int) -> None:
+        """A row of a policy differs from its last recorded change."""
+        self._add_problem(
+            f"row {row_id} of {table} differs from its last policy change: it was changed without a trigger"
+        )
+
+    def report(self, sealed_rows: int, unsealed: Unsealed, sealed_changes: int = 0) -> ChainReport:
+        """Returns the report after the last link.
+
+        `sealed_rows` and `sealed_changes` are the rows and changes whose numbers are in `sealed_range`.
+        """
         last = self._last
+        if sealed_changes != self._changes:
+            self._add_problem(
+                f"{sealed_changes} policy changes have numbers of sealed ones, but the links have {self._changes}: "
+                "changes were inserted"
+            )
         if sealed_rows != self._rows:
             self._add_problem(
                 f"{sealed_rows} rows have numbers of sealed rows, but the links have {self._rows}: rows were inserted"
@@ -184,7 +212,7 @@ class ChainVerifier:
             if last is None or last.link < noted:
                 self._add_problem(f"the chain ends before link {noted}, which was noted")
         head = ChainHead(last.link, last.hash.hex(), last.rows_total, last.sealed_at) if last else None
-        return ChainReport(self._links, self._rows, head, unsealed, tuple(self._problems))
+        return ChainReport(self._links, self._rows, head, unsealed, tuple(self._problems), self._changes)
 
     def _check_first(self, link: Link) -> None:
         if self._start and link.link != self._start[0]:
@@ -201,15 +229,24 @@ _HEAD = "SELECT link, encode(hash, 'hex'), rows_total, sealed_at FROM gateway.au
 
 # OFFSET 0 makes PostgreSQL read the links in order instead of sorting the digests of all of them.
 _LINKS = """
-SELECT c.*, d.rows AS found_rows, d.digest AS found_digest
+SELECT c.*, d.rows AS found_rows, d.digest AS found_digest, p.rows AS found_changes, p.digest AS found_changes_digest
 FROM (SELECT * FROM gateway.audit_chain WHERE link >= $1 ORDER BY link OFFSET 0) c,
-    gateway.audit_digest(c.first_seq, c.last_seq, c.first_ts, c.last_ts) d
+    gateway.audit_digest(c.first_seq, c.last_seq, c.first_ts, c.last_ts) d,
+    gateway.changes_digest(c.first_seq, c.last_seq) p
 ORDER BY c.link
 """
 
 _SEALED_ROWS = "SELECT count(*) FROM gateway.audit_log WHERE seq BETWEEN $1 AND $2"
 
-_UNSEALED = "SELECT count(*), min(ts) FROM gateway.audit_log WHERE seq > $1"
+_SEALED_CHANGES = "SELECT count(*) FROM gateway.policy_changes WHERE seq BETWEEN $1 AND $2"
+
+_UNRECORDED = "SELECT relation, row_id FROM gateway.unrecorded_changes()"
+
+_UNSEALED = """
+SELECT count(*), min(ts) FROM (
+    SELECT ts FROM gateway.audit_log WHERE seq > $1 UNION ALL SELECT ts FROM gateway.policy_changes WHERE seq > $1
+) unsealed
+"""
 
 
 def _microseconds(time: datetime) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import asyncpg
 
@@ -94,7 +94,7 @@ async def store_policy(
     return policy_from_row(row)
 
 
-def policy_from_row(row: asyncpg.Record) -> Policy:
+def policy_from_row(row: asyncpg.Record | Mapping[str, Any]) -> Policy:
     """Reads the policy from a row of `tenant_limits` or `key_limits`."""
     return Policy(
         rpm=row["rpm"],

@@ -56,7 +56,7 @@ def test_verification_starts_at_the_checkpoint(operator: Operator, checkpoint: t
     assert (later["start"], later["links"], later["rows"], later["unsealed_rows"]) == (2, 2, 3, 1)
     assert later["head"] == whole["head"]
     text = operator.does("verify-audit", *checkpoint, "--head", whole["head"])
-    assert text.startswith("3 rows in 2 links from the checkpoint at link 2; head 3:")
+    assert text.startswith("3 rows and 0 policy changes in 2 links from the checkpoint at link 2; head 3:")
     assert "1 row since 2026-05-17 12:00:00Z is not sealed yet" in text
 
 
