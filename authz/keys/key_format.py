@@ -50,6 +50,17 @@ def parse(text: str) -> ApiKey | None:
     return ApiKey(text[:PREFIX_LENGTH], SecretStr(text))
 
 
+def problem(text: str) -> str | None:
+    """What is wrong with `text`, without repeating it; None for a well-formed key."""
+    if not text.startswith(MARK):
+        return f"it does not begin with {MARK}"
+    if len(text) != KEY_LENGTH:
+        return f"it has {len(text)} characters instead of {KEY_LENGTH}"
+    if not _KEY.fullmatch(text):
+        return f"a character after {MARK} is not an ASCII letter or digit"
+    return None if parse(text) else "its check digits are wrong: a character differs from the key that was created"
+
+
 def is_prefix(text: str) -> bool:
     """Whether `text` has the shape of a stored prefix."""
     return _PREFIX.fullmatch(text) is not None

@@ -34,6 +34,7 @@ PANELS: dict[str, dict[str, str]] = {
         "create-key": "ops.cli.keys:create_key",
         "list-keys": "ops.cli.keys:list_keys",
         "set-key": "ops.cli.account_changes:set_key",
+        "check-key": "ops.cli.key_check:check_key",
         "test-key": "ops.cli.key_trial:test_key",
         "revoke-key": "ops.cli.keys:revoke_key",
         "rotate-key": "ops.cli.keys:rotate_key",

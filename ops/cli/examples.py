@@ -33,6 +33,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "set-key --tenant acme --prefix laptop --scopes chat --expires 90d",
         "set-key --prefix nz_5As3 --expires never",
     ),
+    "check-key": ("check-key", "check-key --json"),
     "test-key": ("test-key", "test-key --url https://llm.example.org"),
     "revoke-key": ("revoke-key --prefix nz_5As3", 'revoke-key --tenant acme --prefix laptop --reason "left the team"'),
     "rotate-key": ("rotate-key --prefix nz_5As3 --grace 24h",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from gateway.errors import GatewayError
 from ops.cli.output import print_json, text
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
+from ops.cli.typed_key import read_typed_key
 from ops.embedded.ready_file import read_running
 from ops.host.client_environment import base_url
 
@@ -50,8 +50,7 @@ def test_key(session: Session, url: str | None, model: str | None, ca_file: Path
 
     The chat generates a few tokens. Exit code 1 if the models or the chat fail.
     """
-    typed = sys.stdin.readline() if not sys.stdin.isatty() else click.prompt("Key", hide_input=True, err=True)
-    key = key_format.parse(typed.strip())
+    key = key_format.parse(read_typed_key())
     if key is None:
         raise GatewayError("the input is not a valid key: its length or its check digits are wrong; copy it again")
     origin = (url or _origin(session)).rstrip("/")
