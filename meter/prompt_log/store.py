@@ -24,7 +24,7 @@ class PromptRecord:
 
 
 class PromptLog:
-    """Appends records. Operators read them with SQL."""
+    """Appends records. Operators read them with `show-prompts`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

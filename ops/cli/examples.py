@@ -64,6 +64,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "policy-at --time 2026-11-03T14:05:00 --prefix nz_5As3",
         "policy-at --time 2h --tenant acme --prefix laptop",
     ),
+    "show-prompts": (
+        "show-prompts --request-id 0a1b2c3d-0000-4000-8000-000000000000",
+        "show-prompts --tenant acme --prefix laptop --since 1h",
+    ),
     "list-models": ("list-models", "list-models --tenant acme"),
     "verify-audit": ("verify-audit", "verify-audit --checkpoint checkpoint-1 --public-key audit.pub"),
     "export-checkpoint": ("export-checkpoint --key audit.key --new-key --out checkpoint-1",),
