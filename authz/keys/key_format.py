@@ -36,9 +36,9 @@ class ApiKey:
     secret: SecretStr
 
 
-def generate() -> ApiKey:
-    """A new key with 154 bits of secret."""
-    prefix = MARK + _random(PREFIX_LENGTH - len(MARK))
+def generate(prefix: str | None = None) -> ApiKey:
+    """A new key with 154 bits of secret, and with a new prefix unless one is given."""
+    prefix = prefix or MARK + _random(PREFIX_LENGTH - len(MARK))
     body = prefix + _random(SECRET_LENGTH)
     return ApiKey(prefix, SecretStr(body + check_digits(body)))
 

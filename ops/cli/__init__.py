@@ -43,6 +43,8 @@ PANELS: dict[str, dict[str, str]] = {
         "set-limits": "ops.cli.policy:set_limits",
         "set-budget": "ops.cli.policy:set_budget",
         "set-models": "ops.cli.policy:set_models",
+        "export": "ops.cli.policy_file:export",
+        "apply": "ops.cli.policy_file:apply",
     },
     "Backends": {
         "add-backend": "ops.cli.backends:add_backend",

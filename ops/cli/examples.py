@@ -46,6 +46,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "set-models --tenant acme --models llama3.2,qwen3:0.6b",
         "set-models --tenant acme --prefix ci --inherit",
     ),
+    "export": ("export",),
+    "apply": ("apply -f policies.yaml --dry-run", "apply -f policies.yaml --yes"),
     "add-backend": (
         "add-backend far https://llm.example --token-file token --write-env",
         "add-backend near http://10.0.0.5:11434 --dry-run",
