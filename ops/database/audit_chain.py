@@ -14,6 +14,7 @@ PROBLEMS_MAX = 20
 # The one statement of a verification whose duration grows with the whole log.
 COUNT_TIMEOUT_S = 3600.0
 
+_SEQ_MIN = -(2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -158,8 +159,12 @@ class ChainVerifier:
 
     @property
     def sealed_range(self) -> tuple[int, int]:
-        """The first and the last row number that the checked links must cover."""
-        first_seq = self._first.first_seq if self._first and self._start else 0
+        """The first and the last row number that the checked links must cover.
+
+        Without a start they cover every number up to the last. The sequence gives none below 1, and a forged row may
+        have one.
+        """
+        first_seq = self._first.first_seq if self._first and self._start else _SEQ_MIN
         return first_seq, self._last.last_seq if self._last else 0
 
     def add(self, link: Link) -> None:

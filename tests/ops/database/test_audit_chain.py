@@ -221,3 +221,15 @@ async def test_a_changed_reason_is_found(database: Database, reason: str) -> Non
     assert (await verify(database)).problems == ()
     await tamper(database, f"UPDATE gateway.audit_log SET reason = {reason} WHERE request_id = 'a'")  # noqa: S608 (ours)
     assert "changed" in (await verify(database)).problems[0]
+
+
+async def test_an_inserted_row_with_a_number_before_the_first_is_found(
+    database: Database, chained: ChainReport
+) -> None:
+    assert chained.problems == ()
+    forged = """(jsonb_populate_record(a, '{"seq": -1, "request_id": "forged"}')).*"""
+    await tamper(
+        database,
+        f"INSERT INTO gateway.audit_log SELECT {forged} FROM gateway.audit_log a WHERE request_id = 'a'",  # noqa: S608 (ours)
+    )
+    assert "rows were inserted" in (await verify(database)).problems[0]
