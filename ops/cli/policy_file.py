@@ -28,7 +28,7 @@ def export(session: Session, as_json: bool) -> None:
 
     Revoked keys and keys that rotation replaced are left out.
     """
-    file = session.run(stored_policies, report=True).file
+    file = session.run(stored_policies).file
     return print_json(file.model_dump(mode="json")) if as_json else click.echo(dump(file), nl=False)
 
 
