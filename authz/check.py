@@ -153,7 +153,8 @@ class CheckPipeline:
         """
         if denied.code is Code.MODEL_NOT_ALLOWED:
             denied.status = self._model_refusal_status
-        if denied.reason not in (None, Refusal.MISSING):
+        # A line for each wrong guess would let anybody without a key fill the log.
+        if record.tenant_id is not None and denied.reason is not None:
             log.info(
                 "key_refused",
                 reason=denied.reason,

@@ -32,8 +32,8 @@ class Database:
 
     Every step (connecting, waiting for a free connection, each command) has a deadline of `database_timeout_s`;
     `command_timeout_s` replaces that of the commands. With `report` the pool connects to DATABASE_REPORT_URL.
-    Methods raise StoreUnavailable when PostgreSQL cannot answer, DataRefused when it cannot store the data, and Conflict
-    when a constraint rejects the change.
+    Methods raise StoreUnavailable when PostgreSQL cannot answer, DataRefused when it cannot store the data, and
+    Conflict when a constraint rejects the change.
 
     `local_settings` are run-time parameters of PostgreSQL that every transaction which may write sets for itself. They
     are no parameters of the connection, because a pooler in front of PostgreSQL would refuse or share them.
