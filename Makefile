@@ -62,7 +62,7 @@ pictures: $(VENV)/.dev ## take the pictures of the documentation from the runnin
 	@$(BIN)/python -m tools.playground_pictures docs/pictures
 
 docs: build/docs/.done ## build the documentation site in site/
-	@build/docs/bin/mkdocs build --strict --quiet --site-dir site && echo "site/index.html"
+	@NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet --site-dir site && echo "site/index.html"
 
 image: ## build the container image of the services, neuronetz-gateway:local; BASE_IMAGE=… GATEWAY_IMAGE=…
 	@docker build $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) --build-arg VERSION=$(VERSION) \

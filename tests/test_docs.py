@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,12 +15,16 @@ from gateway.errors import STATUS, Code
 from gateway.wire.surfaces import SURFACES, Surface
 from ops.cli import PANELS
 from tests.surface_table import render_table
+from tools.reference import PAGES as GENERATED
+from tools.reference import SettingsGroup, read_env_example
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 OVERVIEWS = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
 PAGE_LINES_MAX = 200
+REFERENCES = {*GENERATED}
+"""Pages that list everything of a kind, and may be longer."""
 COMMANDS = [name for commands in PANELS.values() for name in commands]
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)")
@@ -61,7 +65,7 @@ def test_every_relative_link_leads_to_a_file_or_folder(page: Path) -> None:
     assert [path for path in relative if not (page.parent / path).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in REFERENCES], ids=lambda page: page.name)
 def test_a_page_is_short_enough_to_be_read_at_once(page: Path) -> None:
     assert len(page.read_text(encoding="utf-8").splitlines()) <= PAGE_LINES_MAX
 
@@ -80,3 +84,28 @@ def test_every_page_is_in_the_navigation() -> None:
     configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = list(pages_of(configuration["nav"]))
     assert sorted(listed) == [str(page.relative_to(DOCS)) for page in PAGES]
+
+
+def test_the_site_needs_nothing_of_other_servers() -> None:
+    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert configuration["theme"]["font"] is False
+    assert "offline" in configuration["plugins"]
+    assets = [*configuration["extra_css"], *configuration["extra"]["polyfills"]]
+    assets += [configuration["theme"]["logo"], configuration["theme"]["favicon"]]
+    assert [asset for asset in assets if not (DOCS / asset).is_file()] == []
+    # The plugin adds a script of another server unless there is an entry of this name.
+    assert any("iframe-worker" in script for script in configuration["extra"]["polyfills"])
+
+
+@pytest.mark.parametrize(("page", "generate"), GENERATED.items(), ids=GENERATED)
+def test_a_generated_page_is_up_to_date(page: str, generate: Callable[[], str]) -> None:
+    """`python -m tools.reference` writes the expected pages."""
+    assert read(page) == generate()
+
+
+def test_the_sections_of_an_env_file_are_groups_of_settings_with_their_comment() -> None:
+    text = "# Not in a section.\n\n# -- One -----\n# A port\n# and a host.\nPORT=1\nHOST=\n# -- Two --\nNAME=x\n"
+    assert read_env_example(text) == {
+        "One": [SettingsGroup("A port and a host.", {"PORT": "1", "HOST": ""})],
+        "Two": [SettingsGroup("", {"NAME": "x"})],
+    }
