@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from gateway.errors import STATUS, Code
+from gateway.settings import Settings
 from gateway.wire.surfaces import SURFACES, Surface
 from ops.cli import PANELS
 from tests.surface_table import render_table
@@ -28,6 +30,20 @@ REFERENCES = {*GENERATED}
 COMMANDS = [name for commands in PANELS.values() for name in commands]
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)[^)]*\)")
+_HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_CODE_SPAN = re.compile(r"`([^`\n]+)`")
+_TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+_SETTING = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
+# Variables of other programs, of make and of the tests, and a misspelt name that a page shows.
+FOREIGN_NAMES = {
+    "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL",
+    "BENCH_AGAINST", "BENCH_AGAINST_SETTINGS", "BENCH_ARGS", "BENCH_PEERS", "CADDY_SITES", "CADDY_TLS", "COMPOSE_FILE",
+    "CURL_CA_BUNDLE", "DEFAULT_RMP", "GATEWAY_API_KEY", "GATEWAY_ENV_FILE", "GATEWAY_VIRTUAL_HOST", "LETSENCRYPT_EMAIL",
+    "LETSENCRYPT_HOST", "NODE_EXTRA_CA_CERTS", "NO_COLOR", "OLLAMA_API_KEY", "OLLAMA_CONTEXT_LENGTH", "OLLAMA_HOST",
+    "OPENAI_API_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "PYTEST_ARGS", "PYTEST_WORKERS",
+    "SOAK_SECONDS", "SSL_CERT_FILE", "VIRTUAL_HOST",
+}  # fmt: skip
 _ERROR_ROW = re.compile(r"^\| (\d{3}) \| `(\w+)` \| .+ \|$", re.MULTILINE)
 
 
@@ -109,3 +125,49 @@ def test_the_sections_of_an_env_file_are_groups_of_settings_with_their_comment()
         "One": [SettingsGroup("A port and a host.", {"PORT": "1", "HOST": ""})],
         "Two": [SettingsGroup("", {"NAME": "x"})],
     }
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that mkdocs gives to the headings of a page."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for heading in _HEADING.findall(text):
+        plain = unicodedata.normalize("NFKD", heading.replace("`", "")).encode("ascii", "ignore").decode()
+        slug = re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", plain).strip().lower())
+        found.add(slug)
+    return found
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OVERVIEWS], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_anchor_is_a_heading_of_its_page(page: Path) -> None:
+    missing = []
+    for target in _LINK.findall(page.read_text(encoding="utf-8")):
+        url = urlsplit(target)
+        linked = page.parent / url.path if url.path else page
+        if url.fragment and not url.scheme and linked.suffix == ".md" and url.fragment not in anchors(linked):
+            missing.append(target)
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in [*PAGES, *OVERVIEWS] if page.name != "terms.md"], ids=lambda page: page.name
+)
+def test_every_setting_exists(page: Path) -> None:
+    """terms.md has names of the code, not of settings."""
+    sections = read_env_example((ROOT / ".env.example").read_text(encoding="utf-8")).values()
+    known = {name for groups in sections for group in groups for name in group.defaults}
+    known |= {name.upper() for name in Settings.model_fields} | FOREIGN_NAMES
+    spans = _CODE_SPAN.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))
+    named = {match[1] for span in spans if (match := re.match(rf"({_SETTING.pattern})(?:=|$)", span))}
+    assert named - known == set()
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = _TEST_NAME.findall(read("security.md"))
+    assert len(named) > 20
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).is_file() or f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
+    ]
+    assert missing == []
