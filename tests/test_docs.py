@@ -106,7 +106,7 @@ def test_the_site_needs_nothing_of_other_servers() -> None:
     configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert configuration["theme"]["font"] is False
     assert "offline" in configuration["plugins"]
-    assets = [*configuration["extra_css"], *configuration["extra"]["polyfills"]]
+    assets = [*configuration["extra_css"], *configuration["extra_javascript"], *configuration["extra"]["polyfills"]]
     assets += [configuration["theme"]["logo"], configuration["theme"]["favicon"]]
     assert [asset for asset in assets if not (DOCS / asset).is_file()] == []
     # The plugin adds a script of another server unless there is an entry of this name.
