@@ -16,6 +16,11 @@ from ops.simulator.app import SimulatorOptions, serve
 from ops.simulator.control.behaviour import Behaviour
 from ops.simulator.models.library import MODELS
 
+_BEHAVIOUR = (
+    "tokens_per_s", "prefill_tokens_per_s", "load_s", "num_parallel", "max_queue", "max_loaded_models",
+    "context_length", "seed",
+)  # fmt: skip
+
 
 def read_options(arguments: list[str] | None = None) -> SimulatorOptions:
     """The options of a command line. Invalid ones end the program with a usage message."""
@@ -23,7 +28,16 @@ def read_options(arguments: list[str] | None = None) -> SimulatorOptions:
     parser.add_argument("--listen", default="127.0.0.1:11434", metavar="HOST:PORT", help="port 0 selects a free one")
     parser.add_argument("--models", default=",".join(MODELS), help="installed models, comma-separated")
     parser.add_argument("--tokens-per-s", type=float, default=0.0, help="pace of an answer; 0 is as fast as possible")
+    parser.add_argument("--prefill-tokens-per-s", type=float, default=0.0, help="pace of evaluating a prompt")
     parser.add_argument("--load-s", type=float, default=0.0, help="seconds that loading a model takes")
+    parser.add_argument(
+        "--num-parallel", type=int, default=0, help="requests that run in one model at a time; 0 is no limit"
+    )
+    parser.add_argument("--max-queue", type=int, default=512, help="requests that may wait for a load; 503 beyond")
+    parser.add_argument(
+        "--max-loaded-models", type=int, default=0, help="models that are loaded at a time; 0 is no limit"
+    )
+    parser.add_argument("--context-length", type=int, default=4096, help="tokens, unless model or request set num_ctx")
     parser.add_argument("--seed", type=int, default=0, help="varies the answers")
     parser.add_argument("--auth-header", default="Authorization")
     parser.add_argument("--auth-token-file", type=Path, help="requests must carry a token from this file, one per line")
@@ -38,7 +52,7 @@ def read_options(arguments: list[str] | None = None) -> SimulatorOptions:
         host=host.strip("[]"),
         port=int(port),
         models=[name.strip() for name in parsed.models.split(",") if name.strip()],
-        behaviour=Behaviour(tokens_per_s=parsed.tokens_per_s, load_s=parsed.load_s, seed=parsed.seed),
+        behaviour=Behaviour(**{name: getattr(parsed, name) for name in _BEHAVIOUR}),
         auth=Auth(tokens[0], parsed.auth_header, other_tokens=tuple(tokens[1:])) if tokens else None,
         tls_cert=parsed.tls_cert,
         tls_key=parsed.tls_key,

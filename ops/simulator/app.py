@@ -22,6 +22,7 @@ from ops.simulator.handlers.faults import raise_injected_status
 from ops.simulator.models.library import MODELS, Library
 from ops.simulator.routes import ROUTES
 from ops.simulator.routing import NoRoute, Route, match, path_of
+from ops.simulator.scheduling.scheduler import Limits, Scheduler
 
 BODY_BYTES_MAX = 256 * 2**20
 
@@ -49,8 +50,8 @@ class Simulator:
         self.library = Library(time.time)
         self.library.replace_all(models)
         self.recorder = Recorder(time.time)
+        self.scheduler = Scheduler(time.time, self._limits)
         self._auth = auth
-        self._loading = asyncio.Lock()
 
     def application(self) -> web.Application:
         """A new application.
@@ -59,7 +60,7 @@ class Simulator:
         is noticed at the next frame only.
         """
         app = web.Application(client_max_size=BODY_BYTES_MAX)
-        app.add_routes(ControlApi(self.behaviour, self.library, self.recorder).routes())
+        app.add_routes(ControlApi(self.behaviour, self.library, self.recorder, self.scheduler).routes())
         app.router.add_route("*", "/{path:.*}", self._handle)
         app.on_response_prepare.append(_remove_server_headers)
         return app
@@ -103,10 +104,14 @@ class Simulator:
             faults=faults,
             behaviour=self.behaviour,
             library=self.library,
-            loading=self._loading,
+            scheduler=self.scheduler,
         )
         ending = await _call_handler(exchange, found.route)
         return exchange.response or web.Response(status=500), ending
+
+    def _limits(self) -> Limits:
+        now = self.behaviour
+        return Limits(now.num_parallel, now.max_queue, now.max_loaded_models, now.load_s)
 
 
 def application(

@@ -6,7 +6,9 @@
 | `GET /_sim/requests?idle_s=5` | waits until no request runs, at most that long |
 | `DELETE /_sim/requests` | drops the records |
 | `GET`, `PUT /_sim/behaviour` | pace and faults; a field that the document omits returns to its initial value |
-| `GET`, `PUT /_sim/models` | the installed models: names, or objects with `name`, `capabilities`, `digest` |
+| `GET`, `PUT /_sim/models` | the installed models: names, or objects (see `Library.replace_all`) |
+| `GET /_sim/runners` | the models in memory: how many requests run and wait, and whether the model is being loaded |
+| `DELETE /_sim/runners` | kills the runners: their requests fail, and the next ones load the model again |
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from ops.simulator.control.behaviour import Behaviour
 from ops.simulator.control.recorder import Recorder
 from ops.simulator.models.descriptions import tags_row
 from ops.simulator.models.library import Library
+from ops.simulator.scheduling.scheduler import Scheduler
 
 IDLE_S_MAX = 60.0
 
@@ -28,11 +31,12 @@ IDLE_S_MAX = 60.0
 class ControlApi:
     """The handlers, over the objects that they show and change."""
 
-    def __init__(self, behaviour: Behaviour, library: Library, recorder: Recorder) -> None:
+    def __init__(self, behaviour: Behaviour, library: Library, recorder: Recorder, scheduler: Scheduler) -> None:
         self._behaviour = behaviour
         self._initial = behaviour.model_copy(deep=True)
         self._library = library
         self._recorder = recorder
+        self._scheduler = scheduler
 
     def routes(self) -> list[web.RouteDef]:
         """The routes to add to the application."""
@@ -43,6 +47,8 @@ class ControlApi:
             web.put("/_sim/behaviour", self.put_behaviour),
             web.get("/_sim/models", self.list_models, allow_head=False),
             web.put("/_sim/models", self.put_models),
+            web.get("/_sim/runners", self.list_runners, allow_head=False),
+            web.delete("/_sim/runners", self.delete_runners),
         ]
 
     async def list_requests(self, request: web.Request) -> web.Response:
@@ -68,6 +74,7 @@ class ControlApi:
             self._behaviour.replace(changes, self._initial)
         except (ValidationError, ValueError) as error:
             return web.json_response({"error": str(error)}, status=400)
+        self._scheduler.apply_limits()
         return await self.get_behaviour(request)
 
     async def list_models(self, request: web.Request) -> web.Response:  # noqa: ARG002
@@ -80,7 +87,29 @@ class ControlApi:
             self._library.replace_all(await _read_document(request, list))
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
+        installed = {model.digest for model in self._library.newest_first()}
+        for runner in self._scheduler.runners():
+            if runner.model.digest not in installed:
+                self._scheduler.unload(runner.model)
         return await self.list_models(request)
+
+    async def list_runners(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """The models in memory, in order of loading."""
+        rows = [
+            {
+                "model": runner.model.name.display,
+                "is_loading": runner.is_loading,
+                "running": runner.slots.taken,
+                "waiting": runner.slots.waiting,
+            }
+            for runner in self._scheduler.runners()
+        ]
+        return web.json_response(rows)
+
+    async def delete_runners(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """204."""
+        self._scheduler.kill()
+        return web.Response(status=204)
 
 
 async def _read_document(request: web.Request, kind: type) -> Any:

@@ -53,8 +53,15 @@ class Fault(BaseModel):
 class Behaviour(BaseModel):
     """Pace and faults of one simulated server. Changes take effect with the next request.
 
-    `tokens_per_s`: 0 is as fast as possible.
-    `load_s`, `first_byte_s`: how long loading a model and evaluating a prompt take.
+    `tokens_per_s`: pace of an answer; 0 is as fast as possible.
+    `prefill_tokens_per_s`: pace of evaluating a prompt, without the prefix that the slot has in its cache; 0 is as fast
+    as possible. `first_byte_s`: a time for the evaluation that does not depend on the prompt.
+    `cached_prompts`: prompts that are cached in addition to one per slot, as llama-server does in main memory.
+    `load_s`: how long loading a model takes.
+    `num_parallel`: slots of each loaded model; 0 is no limit, while OLLAMA_NUM_PARALLEL is 1 by default.
+    `max_queue`: requests that may wait for a load, as OLLAMA_MAX_QUEUE; the next ones get a 503.
+    `max_loaded_models`: as OLLAMA_MAX_LOADED_MODELS, with 0 for no limit.
+    `context_length`: as OLLAMA_CONTEXT_LENGTH, for requests and models that set no `num_ctx`.
     `answer_tokens`: length of an answer with its end mark and without its thinking; null derives it from the prompt.
     `tool_calls`: the frame that carries a tool call: a separate one, the last one, or what the model's runner does.
     `cloud`: how names such as `m:cloud` are rejected.
@@ -65,8 +72,14 @@ class Behaviour(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     tokens_per_s: float = Field(default=0.0, ge=0)
-    load_s: float = Field(default=0.0, ge=0)
+    prefill_tokens_per_s: float = Field(default=0.0, ge=0)
     first_byte_s: float = Field(default=0.0, ge=0)
+    cached_prompts: int = Field(default=0, ge=0)
+    load_s: float = Field(default=0.0, ge=0)
+    num_parallel: int = Field(default=0, ge=0)
+    max_queue: int = Field(default=512, ge=0)
+    max_loaded_models: int = Field(default=0, ge=0)
+    context_length: int = Field(default=4096, ge=4)
     stall_s: float = Field(default=3600.0, ge=0)
     answer_tokens: int | None = Field(default=None, ge=1)
     tool_calls: Literal["by_model", "own_frame", "done_frame"] = "by_model"

@@ -19,7 +19,8 @@ class Record:
     """One request. Times are in seconds since the epoch.
 
     `output_tokens`: the tokens that were really generated. `frames`: the frames that were written to the socket.
-    `faults`: the kinds of injected faults. `finished`: None while the request runs.
+    `cached_tokens`: the tokens of the prompt that the slot had already evaluated. `waited_s`: how long the request
+    waited for a slot. `faults`: the kinds of injected faults. `finished`: None while the request runs.
     """
 
     id: int
@@ -32,7 +33,9 @@ class Record:
     model: str | None = None
     status: int | None = None
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
+    waited_s: float = 0.0
     frames: int = 0
     faults: tuple[str, ...] = ()
     finished: Ending | None = None

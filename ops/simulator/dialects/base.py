@@ -20,10 +20,14 @@ class Timing:
 
     started_ns: int = field(default_factory=time.monotonic_ns)
     loaded_ns: int = 0
+    slot_ns: int = 0
     first_token_ns: int = 0
 
     def metrics(self, finish: Finish) -> dict[str, int]:
-        """The durations and counts of the last native frame. A value of 0 is omitted, as Go's omitempty does."""
+        """The durations and counts of the last native frame. A value of 0 is omitted, as Go's omitempty does.
+
+        The time in which the request waited for a slot is in `total_duration` only.
+        """
         now_ns = time.monotonic_ns()
         loaded_ns = self.loaded_ns or self.started_ns
         first_token_ns = self.first_token_ns or now_ns
@@ -31,7 +35,7 @@ class Timing:
             "total_duration": now_ns - self.started_ns,
             "load_duration": loaded_ns - self.started_ns,
             "prompt_eval_count": finish.prompt_tokens,
-            "prompt_eval_duration": first_token_ns - loaded_ns,
+            "prompt_eval_duration": first_token_ns - (self.slot_ns or loaded_ns),
             "eval_count": finish.output_tokens,
             "eval_duration": now_ns - first_token_ns,
         }

@@ -41,6 +41,8 @@ _COMMON: dict[str, GoType] = {
     "keep_alive": ANY,
     "options": MAP,
     "think": ANY,
+    "truncate": OPTIONAL_BOOL,
+    "shift": OPTIONAL_BOOL,
     "logprobs": BOOL,
     "top_logprobs": INT,
 }
@@ -192,6 +194,8 @@ def _common(fields: dict[str, Any]) -> dict[str, Any]:
         "model": fields.get("model") or "",
         "stream": fields.get("stream") is not False,
         "think": _read_think(fields.get("think")),
+        "truncate": fields.get("truncate"),
+        "shift": fields.get("shift"),
         "format": fields.get("format") or None,
         "top_logprobs": top_logprobs if fields.get("logprobs") else None,
         "keep_alive_s": read_keep_alive(fields.get("keep_alive")),

@@ -14,6 +14,8 @@ _INTEGERS = {
     "num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "num_ctx", "num_batch", "num_gpu", "main_gpu",
     "num_thread", "draft_num_predict",
 }  # fmt: skip
+# Together with the context length, the options with which a runner is launched.
+_RUNNER_OPTIONS = {"num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"}
 _NUMBERS = {
     "top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty",
 }  # fmt: skip
@@ -52,7 +54,8 @@ def read_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise ApiError(500, 'option "stop" must be of type array')
             fields["stop"] = tuple(value)
-    return fields
+    given = {name: value for name, value in (options or {}).items() if name in _RUNNER_OPTIONS and value is not None}
+    return {**fields, "runner_options": tuple(sorted(given.items()))} if given else fields
 
 
 def read_keep_alive(value: Any) -> float | None:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from ops.simulator.generation import text
 from ops.simulator.generation.events import Delta, Event, Finish, FinishReason, ToolCall
-from ops.simulator.generation.request import GenerationRequest, Tool, count_prompt_tokens
+from ops.simulator.generation.request import GenerationRequest, Tool
 from ops.simulator.models.library import Model
 
 REPEATS_MAX = 30
@@ -36,12 +36,13 @@ def generate(
     request: GenerationRequest,
     model: Model,
     *,
+    prompt_tokens: int,
     output_tokens_max: int,
     seed: int = 0,
     answer_tokens: int | None = None,
     tool_call_on_done: bool = False,
 ) -> Iterator[Event]:
-    """The steps of the answer, in at most `output_tokens_max` tokens.
+    """The steps of the answer to a prompt of `prompt_tokens`, in at most `output_tokens_max` tokens.
 
     `answer_tokens` is the length of the answer with its end mark and without its thinking; None derives it from the
     prompt. The last event is a Finish, unless the repeat guard stops the answer: after more than 30 equal tokens in
@@ -52,7 +53,7 @@ def generate(
     rng = text.seeded_random(seed, request.seed, model.name.key, *(turn.content for turn in request.turns))
     buffer = _OutputBuffer(request.stop, text.seeded_random(seed, request.seed, prompt))
     thinks = model.thinks and request.think is not False
-    prompt_tokens, thinking_tokens, generated, repeats = count_prompt_tokens(request), 0, 0, 0
+    thinking_tokens, generated, repeats = 0, 0, 0
     last, tail = "", None
     reason: FinishReason = "stop"
     for channel, token, call in _tokens(request, prompt, rng, thinks=thinks, answer_tokens=answer_tokens):

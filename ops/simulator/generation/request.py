@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from ops.simulator.generation.text import count_tokens
-
-NUM_CTX = 4096
-IMAGE_TOKENS = 256
-TURN_TOKENS = 4
-NUM_CTX_MIN = 4
 
 Endpoint = Literal["chat", "generate"]
 
@@ -39,7 +31,11 @@ class GenerationRequest:
 
     `endpoint`: the native endpoint to which Ollama converts the request.
     `model`: the name as the caller spelled it.
-    `num_predict`: the output limit in tokens; 0 and less mean no limit. `num_ctx`: the context length in tokens.
+    `num_predict`: the output limit in tokens; 0 and less mean no limit, None is the model's own limit. `num_ctx`: the
+    context length in tokens, None for the model's own.
+    `runner_options`: the other options that make Ollama launch the runner again, as sorted pairs.
+    `truncate`: False if a prompt that exceeds the context must not be truncated. `shift`: False if a full context must
+    not be shifted.
     `think`: None leaves the choice to the model.
     `format`: "json", a JSON schema, or None for plain text.
     `top_logprobs`: alternatives per token; None omits log probabilities.
@@ -54,8 +50,11 @@ class GenerationRequest:
     model: str
     turns: tuple[Turn, ...]
     stream: bool
-    num_predict: int = -1
-    num_ctx: int = NUM_CTX
+    num_predict: int | None = None
+    num_ctx: int | None = None
+    runner_options: tuple[tuple[str, object], ...] = ()
+    truncate: bool | None = None
+    shift: bool | None = None
     stop: tuple[str, ...] = ()
     seed: int = 0
     think: bool | None = None
@@ -70,19 +69,7 @@ class GenerationRequest:
     prompt_bytes: int = 0
     echoed_fields: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def output_tokens_max(self) -> int:
+    def output_tokens_max(self, num_ctx: int) -> int:
         """The output limit in tokens: `num_predict`, but at most ten contexts, which is also Ollama's "no limit"."""
-        ceiling = 10 * max(self.num_ctx, NUM_CTX_MIN)
-        return self.num_predict if 0 < self.num_predict < ceiling else ceiling
-
-
-def count_prompt_tokens(request: GenerationRequest) -> int:
-    """Tokens of the prompt, at least 1 and at most a context.
-
-    The prompt is its text, four tokens per turn (none when raw), 256 per image, and the tools.
-    """
-    turns = sum(count_tokens(turn.content) + IMAGE_TOKENS * turn.images for turn in request.turns)
-    template = 0 if request.raw else TURN_TOKENS * len(request.turns)
-    tools = sum(count_tokens(tool.name + json.dumps(tool.parameters)) for tool in request.tools)
-    return max(1, min(turns + template + tools + request.context_tokens, request.num_ctx))
+        limit = self.num_predict or 0
+        return limit if 0 < limit < 10 * num_ctx else 10 * num_ctx

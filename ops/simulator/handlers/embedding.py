@@ -9,15 +9,16 @@ import time
 from typing import Any
 
 from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import Timing
 from ops.simulator.dialects.errors import ApiError
 from ops.simulator.dialects.gojson import ANY, INT, MAP, OPTIONAL_BOOL, STRING, Struct
 from ops.simulator.dialects.media_types import JSON
 from ops.simulator.dialects.parameters import bind, read_keep_alive, read_options
-from ops.simulator.generation.request import NUM_CTX
+from ops.simulator.generation.prompt import Prompt
 from ops.simulator.generation.text import count_tokens, seeded_random
 from ops.simulator.handlers.exchange import Exchange
 from ops.simulator.handlers.faults import raise_injected_crash, raise_injected_status
-from ops.simulator.handlers.model_access import find_model, load_model
+from ops.simulator.handlers.model_access import find_model, launch_options, use_model, use_slot
 from ops.simulator.models.library import Model
 
 _EMBED = Struct(
@@ -72,7 +73,7 @@ async def _embed(
     """The model name of the request and one vector for each text."""
     name = fields.get("model") or ""
     exchange.record.model = name
-    num_ctx = read_options(fields.get("options")).get("num_ctx", NUM_CTX)
+    options = read_options(fields.get("options"))
     keep_alive_s = read_keep_alive(fields.get("keep_alive"))
     texts = [texts] if isinstance(texts, str) else texts or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -81,10 +82,13 @@ async def _embed(
     model = find_model(exchange, name, ignore_case=ignore_case, not_found_message=not_found_message)
     raise_injected_status(exchange)
     raise_injected_crash(exchange)
-    await load_model(exchange, model, keep_alive_s, num_ctx)
-    exchange.record.prompt_tokens = sum(max(1, min(count_tokens(text), num_ctx)) for text in texts)
-    vectors = [_vector(model, text, fields.get("dimensions") or 0) for text in texts]
-    exchange.library.touch(model, keep_alive_s, num_ctx)
+    num_ctx = options.get("num_ctx") or model.parameters.get("num_ctx")
+    launch = launch_options(exchange, model, num_ctx, None, options.get("runner_options", ()))
+    async with use_model(exchange, model, launch, keep_alive_s) as runner:
+        # Each text has a token at its beginning, and one place of the context is kept free.
+        tokens = sum(min(count_tokens(text) + 1, launch.num_ctx - 1) for text in texts)
+        async with use_slot(exchange, runner, Prompt("".join(texts), tokens), Timing()):
+            vectors = [_vector(model, text, fields.get("dimensions") or 0) for text in texts]
     return name, vectors
 
 

@@ -16,6 +16,7 @@ from ops.simulator.control.recorder import Record
 from ops.simulator.dialects import gojson
 from ops.simulator.dialects.media_types import JSON_UTF8
 from ops.simulator.models.library import Library
+from ops.simulator.scheduling.scheduler import Scheduler
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -29,7 +30,7 @@ class Exchange:
     """One request and the state of its server, with `send` and `stream` for the response.
 
     `path_parameter` is the last segment of the path, which routes such as `/v1/models/:model` read. `faults` are
-    those injected into this request. `loading` serialises the loading of models.
+    those injected into this request.
     """
 
     request: web.Request
@@ -39,7 +40,7 @@ class Exchange:
     faults: Mapping[FaultKind, Fault]
     behaviour: Behaviour
     library: Library
-    loading: asyncio.Lock
+    scheduler: Scheduler
     response: web.StreamResponse | None = field(default=None, init=False)
 
     async def send(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from ops.simulator.control.behaviour import OVER_CAP_TOKENS
+from ops.simulator.dialects import gojson
 from ops.simulator.dialects.base import Completion, Dialect, Encoder, Timing
 from ops.simulator.dialects.errors import ApiError
 from ops.simulator.dialects.media_types import JSON
+from ops.simulator.dialects.parameters import read_options
 from ops.simulator.generation.events import Delta, Event, Finish
 from ops.simulator.generation.generator import generate
-from ops.simulator.generation.request import NUM_CTX_MIN, GenerationRequest, count_prompt_tokens
+from ops.simulator.generation.prompt import ContextExceeded, ContextNotShiftable, Prompt, fit_prompt
+from ops.simulator.generation.request import GenerationRequest
 from ops.simulator.handlers.exchange import Exchange, FaultInjected
 from ops.simulator.handlers.faults import (
     RUNNER_CRASHED,
@@ -22,9 +24,15 @@ from ops.simulator.handlers.faults import (
     raise_injected_crash,
     raise_injected_status,
 )
-from ops.simulator.handlers.model_access import find_model, load_model
+from ops.simulator.handlers.model_access import find_model, launch_options, use_model, use_slot
 from ops.simulator.models.library import Model
+from ops.simulator.scheduling.prompt_cache import CachedPrompt
+from ops.simulator.scheduling.runner import Runner, RunnerKilled
 
+CONTEXT_NOT_SHIFTABLE = (
+    "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
+    "context length in settings, or use a model with a longer context length"
+)
 _REPEAT_GUARD_FRAMES = 3
 
 
@@ -45,27 +53,56 @@ async def answer(exchange: Exchange, dialect: Dialect) -> None:
 
 async def _answer(exchange: Exchange, dialect: Dialect, request: GenerationRequest) -> None:
     model = find_model(exchange, request.model, required=request.endpoint == "chat")
-    _check_capabilities(request, model)
-    raise_injected_status(exchange)
-    num_ctx = max(NUM_CTX_MIN, min(request.num_ctx, model.family.context_length))
-    request = replace(request, num_ctx=num_ctx)
     timing = Timing()
     if request.load_only and request.keep_alive_s == 0:
-        exchange.library.touch(model, 0, num_ctx)
+        raise_injected_status(exchange)
+        exchange.scheduler.unload(model)
         return await _send_load(exchange, dialect.encoder(request, timing), request, "unload")
-    await load_model(exchange, model, request.keep_alive_s, num_ctx)
-    timing.loaded_ns = time.monotonic_ns()
-    if request.load_only:
-        return await _send_load(exchange, dialect.encoder(request, timing), request, "load")
-    if "no_usage" in exchange.faults:
-        request = replace(request, include_usage=False)
-    try:
-        encoder = dialect.encoder(request, timing)
-        events = _generate_paced(exchange, request, model, timing)
-        await (_stream if request.stream else _send_document)(exchange, dialect, encoder, events)
-    finally:
-        exchange.library.touch(model, request.keep_alive_s, num_ctx)
+    _check_capabilities(request, model)
+    raise_injected_status(exchange)
+    request = _with_parameters(request, model)
+    options = launch_options(exchange, model, request.num_ctx, request.shift, request.runner_options)
+    async with use_model(exchange, model, options, request.keep_alive_s) as runner:
+        timing.loaded_ns = time.monotonic_ns()
+        if request.load_only:
+            return await _send_load(exchange, dialect.encoder(request, timing), request, "load")
+        if "no_usage" in exchange.faults:
+            request = replace(request, include_usage=False)
+        prompt = _fit(request, options.num_ctx)
+        try:
+            async with use_slot(exchange, runner, prompt, timing) as cached:
+                events = _generate_paced(exchange, request, runner, prompt, cached, timing)
+                send = _stream if request.stream else _send_document
+                await send(exchange, dialect, dialect.encoder(request, timing), events)
+        except RunnerKilled:
+            if exchange.response is None and not request.stream:
+                raise ApiError(500, STREAM_BROKEN if timing.first_token_ns else RUNNER_CRASHED) from None
+            await _fail(exchange, dialect, dialect.encoder(request, timing))
     return None
+
+
+def _with_parameters(request: GenerationRequest, model: Model) -> GenerationRequest:
+    """The request with the parameters of the model's Modelfile where it sets none itself."""
+    own = read_options(model.parameters)
+    unset = {name: value for name, value in own.items() if getattr(request, name) in (None, ())}
+    return replace(request, **unset)
+
+
+def _fit(request: GenerationRequest, num_ctx: int) -> Prompt:
+    try:
+        return fit_prompt(request, num_ctx)
+    except ContextExceeded as error:
+        message = f"request ({error.prompt_tokens} tokens) exceeds the available context size ({num_ctx} tokens), "
+        details = {
+            "code": 400,
+            "message": f"{message}try increasing it",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": error.prompt_tokens,
+            "n_ctx": num_ctx,
+        }
+        raise ApiError(400, gojson.dump({"error": details}).decode()) from None
+    except ContextNotShiftable:
+        raise ApiError(400, CONTEXT_NOT_SHIFTABLE) from None
 
 
 def _check_capabilities(request: GenerationRequest, model: Model) -> None:
@@ -81,19 +118,23 @@ def _check_capabilities(request: GenerationRequest, model: Model) -> None:
 
 
 async def _generate_paced(
-    exchange: Exchange, request: GenerationRequest, model: Model, timing: Timing
+    exchange: Exchange,
+    request: GenerationRequest,
+    runner: Runner,
+    prompt: Prompt,
+    cached: CachedPrompt,
+    timing: Timing,
 ) -> AsyncIterator[Event]:
-    behaviour, record = exchange.behaviour, exchange.record
-    output_tokens_max, answer_tokens = request.output_tokens_max, behaviour.answer_tokens
+    behaviour, record, model = exchange.behaviour, exchange.record, runner.model
+    output_tokens_max, answer_tokens = _output_tokens_max(request, runner, prompt), behaviour.answer_tokens
     if "over_cap" in exchange.faults:
         output_tokens_max += OVER_CAP_TOKENS
         answer_tokens = output_tokens_max + 1
     by_model = model.has_tool_call_on_done and request.endpoint == "chat"
-    record.prompt_tokens = count_prompt_tokens(request)
-    timing.first_token_ns = time.monotonic_ns()
     for event in generate(
         request,
         model,
+        prompt_tokens=prompt.tokens,
         output_tokens_max=output_tokens_max,
         seed=behaviour.seed,
         answer_tokens=answer_tokens,
@@ -103,13 +144,22 @@ async def _generate_paced(
             yield replace(event, prompt_tokens=0, output_tokens=0) if "no_usage" in exchange.faults else event
             return
         record.output_tokens += event.generated_tokens
+        if behaviour.prefill_tokens_per_s:
+            cached.text += event.content
         if behaviour.tokens_per_s:
             due_s = timing.first_token_ns / 1e9 + record.output_tokens / behaviour.tokens_per_s
-            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            await runner.sleep(due_s - time.monotonic())
         elif event.is_visible:
             # Without this a fast answer would not let the event loop notice that the client has disconnected.
-            await asyncio.sleep(0)
+            await runner.sleep(0)
         yield event
+
+
+def _output_tokens_max(request: GenerationRequest, runner: Runner, prompt: Prompt) -> int:
+    """The output limit in tokens. A context that cannot be shifted ends the answer when it is full."""
+    limit = request.output_tokens_max(runner.options.num_ctx)
+    shifts = runner.options.shift and runner.model.family.shifts_context
+    return limit if shifts else min(limit, max(1, runner.options.num_ctx - prompt.tokens))
 
 
 async def _stream(exchange: Exchange, dialect: Dialect, encoder: Encoder, events: AsyncIterator[Event]) -> None:
@@ -118,7 +168,7 @@ async def _stream(exchange: Exchange, dialect: Dialect, encoder: Encoder, events
         if isinstance(event, Delta) and not event.is_visible:
             continue
         if is_due(exchange, "error", 0):
-            return await _fail(exchange, dialect, encoder, started=started)
+            return await _fail(exchange, dialect, encoder)
         if is_due(exchange, "repeat_guard", _REPEAT_GUARD_FRAMES):
             break
         if not started:
@@ -143,8 +193,9 @@ async def _send_document(exchange: Exchange, dialect: Dialect, encoder: Encoder,
     await exchange.send(200, dialect.document_type, encoder.encode_document(completion, finish))
 
 
-async def _fail(exchange: Exchange, dialect: Dialect, encoder: Encoder, *, started: bool) -> None:
-    if not started:
+async def _fail(exchange: Exchange, dialect: Dialect, encoder: Encoder) -> None:
+    """Ends a stream as Ollama does when its runner has ended. Raises FaultInjected."""
+    if exchange.response is None:
         await exchange.stream(500, JSON)
         await exchange.frame(dialect.encode_error(ApiError(500, RUNNER_CRASHED))[1])
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ops.simulator.dialects import gojson
@@ -52,7 +53,10 @@ async def list_tags(exchange: Exchange) -> None:
 
 async def list_loaded(exchange: Exchange) -> None:
     """`GET /api/ps`."""
-    await exchange.send_json({"models": [ps_row(entry) for entry in exchange.library.in_memory()]})
+    now = time.time()
+    runners = exchange.scheduler.runners()
+    rows = [ps_row(runner.model, runner.options.num_ctx, runner.expires_at(now)) for runner in runners]
+    await exchange.send_json({"models": rows})
 
 
 async def show(exchange: Exchange) -> None:

@@ -80,7 +80,9 @@ async def copy(exchange: Exchange) -> None:
 async def delete(exchange: Exchange) -> None:
     """`DELETE /api/delete`: removes a model. Raises ApiError."""
     fields = bind(exchange.body, _TRANSFER, empty_message="missing request body")
-    exchange.library.remove(find_model(exchange, _requested_name(exchange, fields)))
+    model = find_model(exchange, _requested_name(exchange, fields))
+    exchange.library.remove(model)
+    exchange.scheduler.unload(model)
     await exchange.send(200, "", b"")
 
 

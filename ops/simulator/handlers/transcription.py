@@ -7,13 +7,14 @@ from email.parser import BytesParser
 from itertools import islice
 
 from ops.simulator.dialects import gojson
+from ops.simulator.dialects.base import Timing
 from ops.simulator.dialects.errors import ApiError
 from ops.simulator.dialects.media_types import NDJSON
-from ops.simulator.generation.request import NUM_CTX
+from ops.simulator.generation.prompt import Prompt
 from ops.simulator.generation.text import count_tokens, seeded_random, sentences
 from ops.simulator.handlers.exchange import Exchange
 from ops.simulator.handlers.faults import raise_injected_crash, raise_injected_status
-from ops.simulator.handlers.model_access import find_model, load_model
+from ops.simulator.handlers.model_access import find_model, launch_options, use_model, use_slot
 
 _AUDIO_BYTES_PER_TOKEN = 640
 
@@ -33,13 +34,19 @@ async def transcribe(exchange: Exchange) -> None:
     model = find_model(exchange, name, required=True)
     raise_injected_status(exchange)
     raise_injected_crash(exchange)
-    await load_model(exchange, model, None, NUM_CTX)
     text = "".join(islice(sentences("", seeded_random(model.digest, fields["file"])), 2))
-    exchange.record.prompt_tokens = 1 + len(fields["file"]) // _AUDIO_BYTES_PER_TOKEN
+    prompt = Prompt("", 1 + len(fields["file"]) // _AUDIO_BYTES_PER_TOKEN)
+    async with (
+        use_model(exchange, model, launch_options(exchange, model, None), None) as runner,
+        use_slot(exchange, runner, prompt, Timing()),
+    ):
+        await _send_text(exchange, text, is_plain=fields.get("response_format") == b"text")
+
+
+async def _send_text(exchange: Exchange, text: str, *, is_plain: bool) -> None:
     exchange.record.output_tokens = count_tokens(text)
     await exchange.stream(200, NDJSON)
-    is_plain_text = fields.get("response_format") == b"text"
-    await exchange.frame(text.encode() if is_plain_text else gojson.dump({"text": text}) + b"\n")
+    await exchange.frame(text.encode() if is_plain else gojson.dump({"text": text}) + b"\n")
     await exchange.end()
 
 

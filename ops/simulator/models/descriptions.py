@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from ops.simulator.models.library import LoadedModel, Model
+from ops.simulator.models.library import Model
 
 
 def format_time(moment: datetime.datetime) -> str:
@@ -26,18 +26,17 @@ def tags_row(model: Model) -> dict[str, Any]:
     }
 
 
-def ps_row(entry: LoadedModel) -> dict[str, Any]:
-    """A row of `/api/ps`."""
-    model = entry.model
+def ps_row(model: Model, context_length: int, expires_at: float) -> dict[str, Any]:
+    """A row of `/api/ps`. `expires_at` is in seconds since the epoch."""
     return {
         "name": model.name.display,
         "model": model.name.display,
         "size": model.size_bytes,
         "digest": model.digest,
         "details": _details(model),
-        "expires_at": format_time(datetime.datetime.fromtimestamp(entry.expires_at, datetime.UTC)),
+        "expires_at": format_time(datetime.datetime.fromtimestamp(expires_at, datetime.UTC)),
         "size_vram": model.size_bytes,
-        "context_length": entry.context_length,
+        "context_length": context_length,
     }
 
 
@@ -58,7 +57,7 @@ def show_document(model: Model, *, verbose: bool = False) -> dict[str, Any]:
     return {
         "license": "Simulated; there are no weights.",
         "modelfile": f'{modelfile}SYSTEM """{system}"""\n',
-        "parameters": 'stop                           "<|eot_id|>"',
+        "parameters": _parameters(model),
         "template": template,
         "system": system,
         "details": _details(model),
@@ -66,6 +65,15 @@ def show_document(model: Model, *, verbose: bool = False) -> dict[str, Any]:
         "capabilities": list(model.capabilities),
         "modified_at": format_time(model.modified_at),
     }
+
+
+def _parameters(model: Model) -> str:
+    """The parameters of the Modelfile as Ollama prints them, one line for each value."""
+    return "\n".join(
+        f"{name:<30} " + (f'"{item}"' if isinstance(item, str) else str(item))
+        for name, value in {"stop": ["<|eot_id|>"], **model.parameters}.items()
+        for item in (value if isinstance(value, list) else [value])
+    )
 
 
 def _details(model: Model, *, with_lengths: bool = False) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The models of one simulated Ollama: which are installed and which are loaded."""
+"""The models that one simulated Ollama has installed."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ MODELS = (
     "nomic-embed-text:latest",
     "hf.co/bartowski/smollm2:q4_k_m",
 )
-KEEP_ALIVE_S = 300.0
-_KEEP_ALIVE_S_MAX = 9_223_372_036.0
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The properties that the models of one family share. Lengths are in tokens and in vector components."""
+    """The properties that the models of one family share. Lengths are in tokens and in vector components.
+
+    `shifts_context`: whether an answer goes on when the context is full. llama.cpp cannot shift the context of a model
+    with sliding-window attention.
+    """
 
     name: str
     capabilities: tuple[str, ...]
     parameter_count: int
     context_length: int
     embedding_length: int
+    shifts_context: bool = True
 
 
 # The first family whose first element occurs in the model's name applies.
@@ -38,20 +41,21 @@ _FAMILIES: tuple[tuple[str, Family], ...] = (
     ("qwen3", Family("qwen3", ("completion", "tools", "thinking"), 8_190_735_360, 40_960, 4096)),
     ("deepseek-r1", Family("qwen2", ("completion", "tools", "thinking"), 7_615_616_512, 131_072, 3584)),
     ("gpt-oss", Family("gptoss", ("completion", "tools", "thinking"), 20_914_757_184, 131_072, 2880)),
-    ("gemma3", Family("gemma3", ("completion", "vision"), 268_098_176, 32_768, 640)),
+    ("gemma3", Family("gemma3", ("completion", "vision"), 268_098_176, 32_768, 640, shifts_context=False)),
     ("", Family("llama", ("completion", "tools"), 3_212_749_888, 131_072, 3072)),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An installed model. `digest` is its identity: copies share it."""
+    """An installed model. `digest` is its identity: copies share it. `parameters` are those of its Modelfile."""
 
     name: names.ModelName
     family: Family
     digest: str
     modified_at: datetime.datetime
     capabilities: tuple[str, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -69,28 +73,18 @@ class Model:
         return "thinking" in self.capabilities
 
 
-@dataclass(slots=True)
-class LoadedModel:
-    """A model in memory until `expires_at` (seconds of the library's clock)."""
-
-    model: Model
-    context_length: int
-    expires_at: float
-
-
 @dataclass
 class Library:
-    """The installed and loaded models of one server. `clock` returns seconds since the epoch."""
+    """The installed models of one server. `clock` returns seconds since the epoch."""
 
     clock: Callable[[], float]
     installed: dict[str, Model] = field(default_factory=dict)
-    loaded: dict[str, LoadedModel] = field(default_factory=dict)
     blobs: set[str] = field(default_factory=set)
 
     def replace_all(self, entries: Iterable[str | Mapping[str, Any]]) -> None:
         """Installs exactly these models, newest first. Raises ValueError for a name that Ollama rejects.
 
-        An entry is a name, or an object with `name` and optionally `capabilities` and `digest`.
+        An entry is a name, or an object with `name` and optionally `capabilities`, `digest` and `parameters`.
         """
         models = [self._model(entry) for entry in entries]
         now = self._now()
@@ -98,7 +92,6 @@ class Library:
             model.name.key: replace(model, modified_at=now - datetime.timedelta(hours=hours))
             for hours, model in enumerate(models)
         }
-        self.loaded = {key: entry for key, entry in self.loaded.items() if key in self.installed}
 
     def add(self, name: str, source: Model | None = None) -> Model:
         """Installs a model under `name`, with the weights of `source` if given. Raises ValueError."""
@@ -109,9 +102,8 @@ class Library:
         return model
 
     def remove(self, model: Model) -> None:
-        """Deletes the model from disk and from memory."""
+        """Deletes the model from disk."""
         self.installed.pop(model.name.key, None)
-        self.loaded.pop(model.name.key, None)
 
     def find(self, name: str, *, ignore_case: bool = True) -> Model | None:
         """The installed model that `name` means, which has no source suffix."""
@@ -124,24 +116,6 @@ class Library:
     def newest_first(self) -> list[Model]:
         """The installed models in the order of `/api/tags`."""
         return sorted(self.installed.values(), key=lambda model: model.modified_at, reverse=True)
-
-    def in_memory(self) -> list[LoadedModel]:
-        """The models that `/api/ps` lists. Expired entries are removed first."""
-        now = self.clock()
-        self.loaded = {key: entry for key, entry in self.loaded.items() if entry.expires_at > now}
-        return list(self.loaded.values())
-
-    def touch(self, model: Model, keep_alive_s: float | None, context_length: int) -> None:
-        """Loads the model if necessary and sets when it expires.
-
-        A negative `keep_alive_s` never expires, 0 unloads at once, and None is Ollama's default of five minutes.
-        """
-        if keep_alive_s == 0 or model.name.key not in self.installed:
-            self.loaded.pop(model.name.key, None)
-            return
-        duration_s = KEEP_ALIVE_S if keep_alive_s is None else keep_alive_s
-        expires_at = self.clock() + (_KEEP_ALIVE_S_MAX if duration_s < 0 else min(duration_s, _KEEP_ALIVE_S_MAX))
-        self.loaded[model.name.key] = LoadedModel(model, context_length, expires_at)
 
     def _model(self, entry: str | Mapping[str, Any]) -> Model:
         fields: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
@@ -156,6 +130,7 @@ class Library:
             digest=str(fields.get("digest", digest)),
             modified_at=self._now(),
             capabilities=tuple(fields.get("capabilities", family.capabilities)),
+            parameters=dict(fields.get("parameters", {})),
         )
 
     def _now(self) -> datetime.datetime:

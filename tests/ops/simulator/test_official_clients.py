@@ -76,7 +76,7 @@ async def test_the_ollama_client_lists_shows_and_embeds_and_lists_loaded_models(
     assert (await client.show("qwen3:8b")).capabilities == ["completion", "tools", "thinking"]
     embedded = await client.embed("nomic-embed-text", ["a", "b c"])
     assert [len(vector) for vector in embedded.embeddings] == [768, 768]
-    assert embedded.prompt_eval_count == last_record(server).prompt_tokens == 3
+    assert embedded.prompt_eval_count == last_record(server).prompt_tokens == 5
     assert len((await client.embeddings("nomic-embed-text", "a")).embedding) == 768
     assert [model.model for model in (await client.ps()).models] == ["nomic-embed-text:latest"]
 
@@ -158,7 +158,7 @@ async def test_the_openai_client_gets_equal_embeddings_in_both_encodings(server:
     client = openai_client(server)
     packed = await client.embeddings.create(model="nomic-embed-text", input=["a", "b"])
     floats = await client.embeddings.create(model="nomic-embed-text", input=["a", "b"], encoding_format="float")
-    assert packed.usage.prompt_tokens == last_record(server).prompt_tokens == 2
+    assert packed.usage.prompt_tokens == last_record(server).prompt_tokens == 4
     for left, right in zip(packed.data, floats.data, strict=True):
         assert left.embedding == pytest.approx(right.embedding, abs=1e-6)
 

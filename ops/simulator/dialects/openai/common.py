@@ -56,11 +56,10 @@ def tool_call(index: int, call: ToolCall) -> dict[str, Any]:
 
 def read_common(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a GenerationRequest that `COMMON_FIELDS` set."""
-    max_tokens = fields.get("max_tokens")
     return {
         "model": fields.get("model") or "",
         "stream": bool(fields.get("stream")),
-        "num_predict": -1 if max_tokens is None else max_tokens,
+        "num_predict": fields.get("max_tokens"),
         "seed": fields.get("seed") or 0,
         "stop": _read_stop(fields.get("stop")),
         "include_usage": bool((fields.get("stream_options") or {}).get("include_usage")),

@@ -44,7 +44,6 @@ class Responses(Dialect):
     def read(self, body: bytes) -> GenerationRequest:
         """Raises ApiError."""
         fields = bind(body, _REQUEST)
-        limit = fields.get("max_output_tokens")
         instructions = fields.get("instructions") or ""
         system = (Turn("system", instructions),) if instructions else ()
         turns = tuple(_turns(fields.get("input")))
@@ -55,7 +54,7 @@ class Responses(Dialect):
             turns=(*system, *turns),
             load_only=not turns,
             stream=bool(fields.get("stream")),
-            num_predict=-1 if limit is None else limit,
+            num_predict=fields.get("max_output_tokens"),
             think=read_effort((fields.get("reasoning") or {}).get("effort")),
             tools=tuple(Tool(tool.get("name") or "", tool.get("parameters")) for tool in tools),
             format=_read_format(fields.get("text")),

@@ -4,6 +4,7 @@ from typing import Any
 
 from ops.simulator.generation.events import Delta, Event, Finish
 from ops.simulator.generation.generator import generate
+from ops.simulator.generation.prompt import render
 from ops.simulator.generation.request import GenerationRequest, Turn
 from ops.simulator.models.library import Library
 
@@ -17,9 +18,11 @@ def run(
     generation_request: GenerationRequest, model: str = "llama3.2", **options: Any
 ) -> tuple[list[Delta], Finish | None]:
     """The deltas of the answer and its finish, if there is one."""
-    limit = generation_request.output_tokens_max
+    limit = generation_request.output_tokens_max(generation_request.num_ctx or 4096)
+    tokens = render(generation_request).tokens
     installed = Library(lambda: 0.0).add(model)
-    events: list[Event] = list(generate(generation_request, installed, output_tokens_max=limit, **options))
+    steps = generate(generation_request, installed, prompt_tokens=tokens, output_tokens_max=limit, **options)
+    events: list[Event] = list(steps)
     deltas = [event for event in events if isinstance(event, Delta)]
     return deltas, next((event for event in events if isinstance(event, Finish)), None)
 

@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.simulator.generation.request import Tool, count_prompt_tokens
+from ops.simulator.generation.prompt import render
+from ops.simulator.generation.request import Tool
 from ops.simulator.generation.text import count_tokens
 from tests.ops.simulator.generation.requests import content, request, run
 
@@ -76,7 +77,7 @@ def test_structured_output_of_a_thinking_model_reports_the_second_pass_only() ->
     thoughts = count_tokens("".join(delta.thinking for delta in deltas))
     assert finish is not None
     assert finish.output_tokens == sum(delta.generated_tokens for delta in deltas) - thoughts
-    assert finish.prompt_tokens == count_prompt_tokens(request(format="json")) + thoughts
+    assert finish.prompt_tokens == render(request(format="json")).tokens + thoughts
 
 
 def test_a_tool_is_called_when_the_user_names_it_and_costs_more_tokens_than_frames() -> None:
