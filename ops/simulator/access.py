@@ -15,6 +15,12 @@ from ops.simulator.dialects.media_types import JSON_UTF8
 from ops.simulator.routing import path_of
 
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
+_ALLOWED_HEADERS = (
+    "Authorization", "Content-Type", "User-Agent", "Accept", "X-Requested-With", "Openai-Beta", "X-Stainless-Arch",
+    "X-Stainless-Async", "X-Stainless-Custom-Poll-Interval", "X-Stainless-Helper-Method", "X-Stainless-Lang",
+    "X-Stainless-Os", "X-Stainless-Package-Version", "X-Stainless-Poll-Helper", "X-Stainless-Retry-Count",
+    "X-Stainless-Runtime", "X-Stainless-Runtime-Version", "X-Stainless-Timeout",
+)  # fmt: skip
 _LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 
 
@@ -53,7 +59,30 @@ def deny_access(request: web.Request, auth: Auth | None) -> web.Response | None:
     if auth is None and not request.secure and not is_local_host(request.headers.get("Host", "")):
         return web.Response(status=403)
     origin = request.headers.get("Origin")
-    return web.Response(status=403) if origin and not _is_local_origin(origin) else None
+    if not origin:
+        return None
+    if not _is_local_origin(origin):
+        return web.Response(status=403)
+    return _preflight_response(origin) if request.method == "OPTIONS" else None
+
+
+def add_origin_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Allows a script of the request's origin to read the response, as Ollama does for local origins."""
+    origin = request.headers.get("Origin")
+    if origin and _is_local_origin(origin) and request.method != "OPTIONS":
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers.add("Vary", "Origin")
+
+
+def _preflight_response(origin: str) -> web.Response:
+    response = web.Response(status=204)
+    response.headers["Access-Control-Allow-Headers"] = ",".join(_ALLOWED_HEADERS)
+    response.headers["Access-Control-Allow-Methods"] = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Max-Age"] = "43200"
+    for name in ("Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"):
+        response.headers.add("Vary", name)
+    return response
 
 
 def is_local_host(host: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ops.simulator.access import Auth, deny_access
+from ops.simulator.access import Auth, add_origin_headers, deny_access
 from ops.simulator.control.api import ControlApi
 from ops.simulator.control.behaviour import Behaviour
 from ops.simulator.control.recorder import Ending, Record, Recorder
@@ -62,7 +62,7 @@ class Simulator:
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.add_routes(ControlApi(self.behaviour, self.library, self.recorder, self.scheduler).routes())
         app.router.add_route("*", "/{path:.*}", self._handle)
-        app.on_response_prepare.append(_remove_server_headers)
+        app.on_response_prepare.append(_adapt_headers)
         return app
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -87,10 +87,12 @@ class Simulator:
         body = await request.read()
         self.recorder.add_body(record, body)
         denial = deny_access(request, self._auth)
+        found = match(ROUTES, request.method, request.raw_path)
         if denial is not None:
             record.status = denial.status
+            if isinstance(found, NoRoute) and found.allow and denial.status == 204:
+                denial.headers["Allow"] = ", ".join(found.allow)
             return denial, "complete"
-        found = match(ROUTES, request.method, request.raw_path)
         if isinstance(found, NoRoute):
             record.status = found.status
             return _no_route_response(found), "complete"
@@ -183,8 +185,11 @@ def _no_route_response(no_route: NoRoute) -> web.Response:
     return web.Response(status=no_route.status, body=bodies[no_route.status], headers=headers)
 
 
-async def _remove_server_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """Removes the headers that aiohttp adds and Go's server does not."""
+async def _adapt_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Adds the headers for scripts of another origin, and removes those that aiohttp adds and Go's server does not."""
+    add_origin_headers(request, response)
     response.headers.popall("Server", None)
+    if response.status == 204:
+        response.headers.popall("Content-Type", None)
     if response.headers.get("Content-Type") == "application/octet-stream":
         del response.headers["Content-Type"]

@@ -19,6 +19,7 @@ from ops.simulator.dialects.parameters import bind
 from ops.simulator.generation.events import Delta, Finish, ToolCall
 from ops.simulator.generation.request import GenerationRequest, Tool, Turn
 
+_NON_BLOCKS = {int: "number", float: "number", bool: "bool", dict: "object"}
 _MESSAGE = Struct("MessageParam", {"role": STRING, "content": ANY})
 _TOOL = Struct("Tool", {"type": STRING, "name": STRING, "description": STRING, "input_schema": ANY})
 _REQUEST = Struct(
@@ -130,7 +131,7 @@ class _MessagesEncoder(Encoder):
         content += [{**_tool_use(call), "input": call.arguments} for call in completion.tool_calls]
         head = {"id": self._id, "type": "message", "role": "assistant", "model": self.request.model}
         stop = {"stop_reason": reason} if reason else {}
-        return gojson.dump({**head, "content": content, **stop, "usage": _usage(finish)}) + b"\n"
+        return gojson.dump({**head, "content": content or None, **stop, "usage": _usage(finish)}) + b"\n"
 
 
 class Messages(Dialect):
@@ -149,6 +150,10 @@ class Messages(Dialect):
             raise ApiError(400, "max_tokens is required and must be positive", at_binding=True)
         if not messages:
             raise ApiError(400, "messages is required", at_binding=True)
+        for kind in (_NON_BLOCKS.get(type(message.get("content"))) for message in messages):
+            if kind:
+                message = f"json: cannot unmarshal {kind} into Go value of type []anthropic.ContentBlock"
+                raise ApiError(400, message, at_binding=True)
         turns = tuple(turn for m in messages for turn in _turns((m.get("role") or "").lower(), m.get("content")))
         system = tuple(_turns("system", fields.get("system") or []))
         tools = [tool for tool in fields.get("tools") or () if tool]
@@ -162,6 +167,7 @@ class Messages(Dialect):
             num_predict=fields["max_tokens"],
             stop=tuple(fields.get("stop_sequences") or ()),
             think={"enabled": True, "adaptive": True, "disabled": False}.get(thinking or ""),
+            relaxes_thinking=True,
             tools=tuple(Tool(tool.get("name") or "", tool.get("input_schema")) for tool in tools),
             prompt_bytes=_count_bytes((*system, *turns), tools),
         )
@@ -187,7 +193,12 @@ def _turns(role: str, content: Any) -> Iterator[Turn]:
         elif kind == "image":
             source = block.get("source")
             if not isinstance(source, dict) or source.get("type") != "base64":
-                raise ApiError(400, "invalid image source: only base64 is supported", at_binding=True)
+                given = source.get("type", "") if isinstance(source, dict) else None
+                message = f"invalid image source type: {given}. Only base64 images are supported."
+                raise ApiError(400, message if given is not None else "invalid image source", at_binding=True)
+            if (position := gojson.invalid_base64_at(str(source.get("data", "")))) is not None:
+                message = f"invalid base64 image data: illegal base64 data at input byte {position}"
+                raise ApiError(400, message, at_binding=True)
             yield Turn(role, "", images=1)
         elif kind == "tool_use":
             yield Turn("assistant", json.dumps(block.get("input")))

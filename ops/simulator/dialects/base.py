@@ -85,6 +85,10 @@ class Encoder(ABC):
     def encode_document(self, completion: Completion, finish: Finish | None) -> bytes:
         """The whole answer as one document. `finish` is None when the repeat guard ended the answer."""
 
+    def encode_debug(self, prompt: str) -> bytes:
+        """The answer to a request that wants to see its prompt only. Ollama's own surfaces have such requests."""
+        raise NotImplementedError(prompt)
+
     @abstractmethod
     def encode_load(self, reason: str) -> tuple[str, list[bytes]]:
         """Content type and frames of an answer that only loaded or unloaded the model."""

@@ -25,6 +25,7 @@ from typing import Any, NoReturn, Protocol
 
 _CASE_FOLDING = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ\u017f\u212a", "abcdefghijklmnopqrstuvwxyzsk")
 
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -65,6 +66,21 @@ class Scalar:
             shown = f"number {value}" if self.go_type == "int" and json_type == "number" else json_type
             raise _type_mismatch(shown, field_path, self.go_type)
         return _text(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Base64:
+    """A `[]byte` field, which JSON encodes as a string of base64. The bound value is that string."""
+
+    def bind(self, value: Any, previous: Any, field_path: str) -> Any:  # noqa: ARG002
+        """Raises GoJsonError when the value is not base64."""
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise _type_mismatch(_json_type(value), field_path, "[]uint8")
+        if (position := invalid_base64_at(value)) is not None:
+            raise GoJsonError(f"illegal base64 data at input byte {position}")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +153,7 @@ INT = Scalar("int")
 OPTIONAL_INT = Scalar("int", pointer=True)
 OPTIONAL_FLOAT = Scalar("float64", pointer=True)
 ANY = AnyValue()
+BASE64 = Base64()
 MAP = Map()
 
 
@@ -166,6 +183,14 @@ def read(body: bytes) -> Any:
     except ValueError as error:
         raise GoJsonError(str(error)) from None
     return value
+
+
+def invalid_base64_at(text: str) -> int | None:
+    """The position at which Go's `base64.StdEncoding` rejects the text, or None. It ignores line breaks."""
+    content = text.translate({10: None, 13: None})
+    valid = _BASE64.match(content)
+    end = valid.end() if valid else 0
+    return None if end == len(content) and end % 4 == 0 else end
 
 
 def plain(value: Any) -> Any:

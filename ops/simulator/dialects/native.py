@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -11,12 +12,12 @@ from typing import Any
 from ops.simulator.dialects import gojson
 from ops.simulator.dialects.base import Completion, Dialect, Encoder
 from ops.simulator.dialects.errors import ApiError, native_error
-from ops.simulator.dialects.gojson import ANY, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, GoType, Struct
+from ops.simulator.dialects.gojson import ANY, BASE64, BOOL, INT, MAP, OPTIONAL_BOOL, STRING, Array, GoType, Struct
 from ops.simulator.dialects.log_probabilities import log_probabilities
 from ops.simulator.dialects.media_types import JSON_UTF8, NDJSON
 from ops.simulator.dialects.parameters import bind, read_functions, read_keep_alive, read_options
 from ops.simulator.generation.events import Delta, Finish, ToolCall
-from ops.simulator.generation.request import GenerationRequest, Tool, Turn
+from ops.simulator.generation.request import VOCABULARY_SIZE, GenerationRequest, Tool, Turn
 from ops.simulator.generation.text import tokenise
 from ops.simulator.models.descriptions import format_time
 
@@ -28,7 +29,7 @@ _MESSAGE = Struct(
         "role": STRING,
         "content": STRING,
         "thinking": STRING,
-        "images": Array(STRING, "[]api.ImageData"),
+        "images": Array(BASE64, "[]api.ImageData"),
         "tool_calls": Array(ANY, "[]api.ToolCall"),
         "tool_name": STRING,
         "tool_call_id": STRING,
@@ -45,7 +46,9 @@ _COMMON: dict[str, GoType] = {
     "shift": OPTIONAL_BOOL,
     "logprobs": BOOL,
     "top_logprobs": INT,
+    "_debug_render_only": BOOL,
 }
+_BLOCK = re.compile(r"\{\{-?\s*(if|range|with|block|define|end)\b")
 CHAT = Struct(
     "ChatRequest",
     {**_COMMON, "messages": Array(_MESSAGE, "[]api.Message"), "tools": Array(TOOL, "api.Tools")},
@@ -60,7 +63,7 @@ GENERATE = Struct(
         "template": STRING,
         "context": Array(INT, "[]int"),
         "raw": BOOL,
-        "images": Array(STRING, "[]api.ImageData"),
+        "images": Array(BASE64, "[]api.ImageData"),
     },
 )
 
@@ -95,6 +98,12 @@ class _NativeEncoder(Encoder):
     def encode_load(self, reason: str) -> tuple[str, list[bytes]]:
         """One object without counts, whether the request streams or not."""
         return JSON_UTF8, [gojson.dump(self._frame(Completion(), done=True, reason=reason))]
+
+    def encode_debug(self, prompt: str) -> bytes:
+        """One object with the prompt, without counts."""
+        images = sum(turn.images for turn in self.request.turns)
+        info = {"rendered_template": prompt, **({"image_count": images} if images else {})}
+        return gojson.dump({**self._frame(Completion(), done=False), "_debug_info": info})
 
     def _last_frame(self, completion: Completion, finish: Finish) -> bytes:
         frame = self._frame(completion, done=True, reason=finish.reason)
@@ -134,7 +143,7 @@ class _GenerateEncoder(_NativeEncoder):
         if self.request.raw:
             return {}
         tokens = [token for turn in self.request.turns for token in tokenise(turn.content)] + completion.tokens
-        return {"context": [zlib.crc32(token.encode()) % 150_000 for token in tokens]}
+        return {"context": [zlib.crc32(token.encode()) % VOCABULARY_SIZE for token in tokens]}
 
 
 class _NativeDialect(Dialect):
@@ -174,6 +183,8 @@ class Generate(_NativeDialect):
         """Raises ApiError."""
         fields = bind(body, GENERATE, empty_message="missing request body")
         prompt, raw = fields.get("prompt") or "", bool(fields.get("raw"))
+        if raw and (fields.get("template") or fields.get("system") or fields.get("context")):
+            raise ApiError(400, "raw mode does not support template, system, or context")
         system = () if raw or not fields.get("system") else (Turn("system", fields["system"]),)
         suffix = fields.get("suffix") or ""
         return GenerationRequest(
@@ -181,7 +192,9 @@ class Generate(_NativeDialect):
             turns=(*system, Turn("user", prompt + suffix, len(fields.get("images") or ()))),
             load_only=not prompt,
             raw=raw,
-            context_tokens=len(fields.get("context") or ()),
+            context=tuple(token or 0 for token in fields.get("context") or ()),
+            has_suffix=bool(suffix),
+            template_error=_template_error(fields.get("template") or ""),
             **_common(fields),
         )
 
@@ -199,6 +212,7 @@ def _common(fields: dict[str, Any]) -> dict[str, Any]:
         "format": fields.get("format") or None,
         "top_logprobs": top_logprobs if fields.get("logprobs") else None,
         "keep_alive_s": read_keep_alive(fields.get("keep_alive")),
+        "debug_render_only": bool(fields.get("_debug_render_only")),
         **read_options(fields.get("options")),
     }
 
@@ -208,8 +222,23 @@ def _read_think(value: Any) -> bool | None:
         return value
     if value in ("low", "medium", "high", "max"):
         return True
-    message = 'think must be a boolean or string ("high", "medium", "low", "max", true, or false)'
-    raise ApiError(400, message, at_binding=True)
+    words = '"high", "medium", "low", "max", true, or false'
+    if isinstance(value, str):
+        raise ApiError(400, f'invalid think value: "{value}" (must be {words})', at_binding=True)
+    raise ApiError(400, f"think must be a boolean or string ({words})", at_binding=True)
+
+
+def _template_error(template: str) -> str:
+    """Why a template is invalid, or nothing. Only its brackets and blocks are checked."""
+    last_line = f"template: :{template.count(chr(10)) + 1}:"
+    if template.count("{{") != template.count("}}"):
+        return f"{last_line} unclosed action"
+    depth = 0
+    for keyword in _BLOCK.findall(template):
+        depth += -1 if keyword == "end" else 1
+        if depth < 0:
+            return f"{last_line} unexpected {{{{end}}}}"
+    return f"{last_line} unexpected EOF" if depth else ""
 
 
 def _completion_of(delta: Delta | None) -> Completion:

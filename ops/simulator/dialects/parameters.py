@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ _NUMBERS = {
     "top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty",
 }  # fmt: skip
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_DURATION_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)")
+_DURATION_UNIT = re.compile(r"[^.\d]*")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -68,12 +71,27 @@ def read_keep_alive(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, str):
-        raise ApiError(400, f"Unsupported type: '{type(value).__name__}'", at_binding=True)
+        raise ApiError(400, f"Unsupported type: '{go_type_of(value)}'", at_binding=True)
     sign, text = (-1.0, value[1:]) if value.startswith("-") else (1.0, value.removeprefix("+"))
     parts = _DURATION.findall(text)
     if text != "0" and (not parts or "".join(map("".join, parts)) != text):
-        raise ApiError(400, f'time: invalid duration "{value}"', at_binding=True)
+        raise ApiError(400, f"time: {_duration_fault(text)} duration {json.dumps(value)}", at_binding=True)
     return sign * sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+
+
+def go_type_of(value: Any) -> str:
+    """The Go type of a decoded JSON value."""
+    types: dict[type, str] = {bool: "bool", str: "string", list: "[]interface {}", dict: "map[string]interface {}"}
+    return types.get(type(value), "<nil>" if value is None else "float64")
+
+
+def _duration_fault(text: str) -> str:
+    """What Go's `time.ParseDuration` reports about an invalid duration."""
+    number = _DURATION_NUMBER.match(text)
+    unit = _DURATION_UNIT.match(text, number.end()) if number else None
+    if number is None or unit is None:
+        return "invalid"
+    return f"unknown unit {json.dumps(unit.group())} in" if unit.group() else "missing unit in"
 
 
 def read_functions(tools: Any) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ REPEATS_MAX = 30
 
 _LENGTH_REQUEST = re.compile(r"\b(\d{1,6})[ -](?:words?|tokens?)\b", re.IGNORECASE)
 _REPEAT_REQUEST = re.compile(r"\brepeat ['\"]?(\w+)['\"]? forever\b", re.IGNORECASE)
+# A model continues a prompt that repeats one word.
+_REPETITION = re.compile(r"\b(\w+)(?: \1){15,} ?$")
 _ENDLESS_REQUEST = re.compile(r"\bforever\b", re.IGNORECASE)
 # The share of frames that hold two tokens, as frames of a busy server do.
 _TWO_TOKENS_PROBABILITY = 0.05
@@ -145,13 +147,21 @@ def _tokens(
         for token in text.tokenise(text.thoughts(prompt, rng)):
             yield "thinking", token, None
         yield "hidden", "</think>", None
-    tool = _named_tool(request, prompt)
+    tool = _formatted_tool(request) or _named_tool(request, prompt)
     if tool is not None:
         yield from _call_tokens(tool, rng)
     else:
         for token in _content_tokens(request, prompt, rng, answer_tokens):
             yield "content", token, None
     yield "hidden", "<end>", None
+
+
+def _formatted_tool(request: GenerationRequest) -> Tool | None:
+    """The tool whose call the format forces: the schema has its name as a constant."""
+    properties = request.format.get("properties") if isinstance(request.format, dict) else None
+    name = properties.get("name") if isinstance(properties, dict) else None
+    constant = name.get("const") if isinstance(name, dict) else None
+    return next((tool for tool in request.tools if tool.name and tool.name == constant), None)
 
 
 def _named_tool(request: GenerationRequest, prompt: str) -> Tool | None:
@@ -173,7 +183,7 @@ def _call_tokens(tool: Tool, rng: random.Random) -> Iterator[_Token]:
 def _content_tokens(
     request: GenerationRequest, prompt: str, rng: random.Random, answer_tokens: int | None
 ) -> Iterator[str]:
-    repeated = _REPEAT_REQUEST.search(prompt)
+    repeated = _REPEAT_REQUEST.search(prompt) or _REPETITION.search(prompt)
     length = _LENGTH_REQUEST.search(prompt)
     if request.format:
         yield from text.tokenise(json.dumps(text.example_value(request.format, rng), ensure_ascii=False))

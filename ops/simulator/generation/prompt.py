@@ -62,13 +62,13 @@ def fit_prompt(request: GenerationRequest, num_ctx: int) -> Prompt:
 def render(request: GenerationRequest) -> Prompt:
     """The text of the tools and of every turn, each turn after a mark of four tokens, or without marks when raw.
 
-    An image counts as 256 tokens. The prompt of a continued `/api/generate` begins with `context_tokens` tokens.
+    An image counts as 256 tokens. The prompt of a continued `/api/generate` begins with the tokens of `context`.
     """
     tools = "".join(tool.name + json.dumps(tool.parameters) for tool in request.tools)
     turns = "".join((("" if request.raw else _marker(turn.role)) + turn.content) for turn in request.turns)
     images = IMAGE_TOKENS * sum(turn.images for turn in request.turns)
     text = tools + turns
-    return Prompt(text, max(1, count_tokens(text) + images + request.context_tokens))
+    return Prompt(text, max(1, count_tokens(text) + images + len(request.context)))
 
 
 def _without_old_turns(request: GenerationRequest, num_ctx: int) -> Prompt:

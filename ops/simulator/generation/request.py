@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+VOCABULARY_SIZE = 150_000
+
 Endpoint = Literal["chat", "generate"]
 
 
@@ -36,12 +38,14 @@ class GenerationRequest:
     `runner_options`: the other options that make Ollama launch the runner again, as sorted pairs.
     `truncate`: False if a prompt that exceeds the context must not be truncated. `shift`: False if a full context must
     not be shifted.
-    `think`: None leaves the choice to the model.
+    `think`: None leaves the choice to the model. `relaxes_thinking`: a model that cannot think ignores it.
     `format`: "json", a JSON schema, or None for plain text.
     `top_logprobs`: alternatives per token; None omits log probabilities.
     `keep_alive_s`: None is the default.
     `load_only`: the model is loaded, or unloaded when `keep_alive_s` is 0, and nothing is generated.
-    `context_tokens`: tokens of an earlier exchange that `/api/generate` continues.
+    `context`: tokens of an earlier exchange that `/api/generate` continues.
+    `has_suffix`: the model inserts text before a suffix. `template_error`: why the request's own template is invalid.
+    `debug_render_only`: the answer is the prompt.
     `prompt_bytes`: the size from which Anthropic's `message_start` estimates the input.
     `echoed_fields`: request fields that a `response` object repeats.
     """
@@ -58,6 +62,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     seed: int = 0
     think: bool | None = None
+    relaxes_thinking: bool = False
     tools: tuple[Tool, ...] = ()
     format: Any = None
     top_logprobs: int | None = None
@@ -65,7 +70,10 @@ class GenerationRequest:
     load_only: bool = False
     raw: bool = False
     include_usage: bool = False
-    context_tokens: int = 0
+    context: tuple[int, ...] = ()
+    has_suffix: bool = False
+    template_error: str = ""
+    debug_render_only: bool = False
     prompt_bytes: int = 0
     echoed_fields: dict[str, Any] = field(default_factory=dict)
 

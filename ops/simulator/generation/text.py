@@ -63,6 +63,8 @@ def example_value(schema: Any, rng: random.Random, depth: int = 0) -> Any:
     """A JSON value that fits a JSON schema of plain types; for `"json"` or no schema, a small object."""
     if not isinstance(schema, Mapping) or depth > _SCHEMA_DEPTH_MAX:
         return {"answer": _sentence(rng), "confidence": round(rng.random(), 2)}
+    if "const" in schema:
+        return schema["const"]
     if isinstance(schema.get("enum"), list) and schema["enum"]:
         return rng.choice(schema["enum"])
     kind = schema.get("type", "object")

@@ -21,6 +21,7 @@ from ops.simulator.handlers.faults import raise_injected_crash, raise_injected_s
 from ops.simulator.handlers.model_access import find_model, launch_options, use_model, use_slot
 from ops.simulator.models.library import Model
 
+_NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
 _EMBED = Struct(
     "EmbedRequest",
     {"model": STRING, "input": ANY, "keep_alive": ANY, "truncate": OPTIONAL_BOOL, "dimensions": INT, "options": MAP},
@@ -31,34 +32,45 @@ _OPENAI = Struct("EmbedRequest", {"model": STRING, "input": ANY, "dimensions": I
 
 async def embed(exchange: Exchange) -> None:
     """`POST /api/embed`. Raises ApiError."""
-    started_ns = time.monotonic_ns()
+    timing = Timing()
     fields = bind(exchange.body, _EMBED, empty_message="missing request body")
-    model, vectors = await _embed(exchange, fields, fields.get("input"))
-    duration_ns = time.monotonic_ns() - started_ns
-    document = {"model": model, "embeddings": vectors, "total_duration": duration_ns, "load_duration": 1_019_500}
+    model, vectors = await _embed(exchange, fields, fields.get("input"), timing)
+    document: dict[str, Any] = {"model": model, "embeddings": vectors}
+    if vectors:
+        document["total_duration"] = time.monotonic_ns() - timing.started_ns
+        document["load_duration"] = timing.loaded_ns - timing.started_ns
     prompt_tokens = _reported_prompt_tokens(exchange)
     await exchange.send_json({**document, "prompt_eval_count": prompt_tokens} if prompt_tokens else document)
 
 
 async def embeddings(exchange: Exchange) -> None:
-    """`POST /api/embeddings`: one vector, no counts, and a model name that is case-sensitive. Raises ApiError."""
+    """`POST /api/embeddings`: one vector, no counts, and a model name that is case-sensitive. Raises ApiError.
+
+    It does not truncate, and every error of the runner is a 500.
+    """
     fields = bind(exchange.body, _EMBEDDINGS, empty_message="missing request body")
     prompt = fields.get("prompt") or ""
-    _model, vectors = await _embed(exchange, fields, prompt or [], ignore_case=False)
+    if not fields.get("model"):
+        raise ApiError(400, "model is required")
+    fields["truncate"] = False
+    _model, vectors = await _embed(exchange, fields, prompt, Timing(), ignore_case=False, error_status=500)
     await exchange.send_json({"embedding": vectors[0] if vectors else []})
 
 
 async def openai_embeddings(exchange: Exchange) -> None:
     """`POST /v1/embeddings`, as floats or as base64 of little-endian float32. Raises ApiError."""
     fields = bind(exchange.body, _OPENAI)
-    encoding = fields.get("encoding_format")
-    if encoding not in (None, "", "float", "base64"):
-        raise ApiError(400, f"Invalid value for 'encoding_format' = {encoding}", at_binding=True)
-    if fields.get("input") in (None, "", []):
+    encoding = fields.get("encoding_format") or "float"
+    if encoding.lower() not in ("float", "base64"):
+        message = f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64']."
+        raise ApiError(400, message, at_binding=True)
+    texts = fields.get("input")
+    if texts is None or texts == []:
         raise ApiError(400, "invalid input", at_binding=True)
-    model, vectors = await _embed(exchange, fields, fields["input"])
+    model, vectors = await _embed(exchange, fields, [""] if texts == "" else texts, Timing())
+    is_packed = encoding.lower() == "base64"
     rows = [
-        {"object": "embedding", "embedding": _pack(vector) if encoding == "base64" else vector, "index": index}
+        {"object": "embedding", "embedding": _pack(vector) if is_packed else vector, "index": index}
         for index, vector in enumerate(vectors)
     ]
     prompt_tokens = _reported_prompt_tokens(exchange)
@@ -68,14 +80,20 @@ async def openai_embeddings(exchange: Exchange) -> None:
 
 
 async def _embed(
-    exchange: Exchange, fields: dict[str, Any], texts: Any, *, ignore_case: bool = True
+    exchange: Exchange,
+    fields: dict[str, Any],
+    texts: Any,
+    timing: Timing,
+    *,
+    ignore_case: bool = True,
+    error_status: int | None = None,
 ) -> tuple[str, list[list[float]]]:
-    """The model name of the request and one vector for each text."""
+    """The model name of the request and one vector for each text. `error_status` is that of errors of the runner."""
     name = fields.get("model") or ""
     exchange.record.model = name
     options = read_options(fields.get("options"))
     keep_alive_s = read_keep_alive(fields.get("keep_alive"))
-    texts = [texts] if isinstance(texts, str) else texts or []
+    texts = [texts] if isinstance(texts, str) and texts else texts or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ApiError(400, "invalid input type")
     not_found_message = 'model "{}" not found, try pulling it first'
@@ -85,9 +103,17 @@ async def _embed(
     num_ctx = options.get("num_ctx") or model.parameters.get("num_ctx")
     launch = launch_options(exchange, model, num_ctx, None, options.get("runner_options", ()))
     async with use_model(exchange, model, launch, keep_alive_s) as runner:
+        timing.loaded_ns = time.monotonic_ns()
+        if not texts:
+            return name, []
         # Each text has a token at its beginning, and one place of the context is kept free.
-        tokens = sum(min(count_tokens(text) + 1, launch.num_ctx - 1) for text in texts)
-        async with use_slot(exchange, runner, Prompt("".join(texts), tokens), Timing()):
+        counts = [count_tokens(text) + 1 for text in texts]
+        if fields.get("truncate") is False and max(counts) >= launch.num_ctx:
+            raise ApiError(error_status or 400, "the input length exceeds the context length")
+        if "embedding" not in model.capabilities:
+            raise ApiError(error_status or 501, _NO_EMBEDDINGS)
+        tokens = sum(min(count, launch.num_ctx - 1) for count in counts)
+        async with use_slot(exchange, runner, Prompt("".join(texts), tokens), timing):
             vectors = [_vector(model, text, fields.get("dimensions") or 0) for text in texts]
     return name, vectors
 

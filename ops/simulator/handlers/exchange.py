@@ -18,6 +18,9 @@ from ops.simulator.dialects.media_types import JSON_UTF8
 from ops.simulator.models.library import Library
 from ops.simulator.scheduling.scheduler import Scheduler
 
+# Go's server knows the length of a body that its buffer holds, and sends a longer one in chunks. Source:
+# bufferBeforeChunkingSize in net/http.
+_LENGTH_KNOWN_BYTES_MAX = 2048
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -44,9 +47,12 @@ class Exchange:
     response: web.StreamResponse | None = field(default=None, init=False)
 
     async def send(self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Sends a whole response with its length. Raises FaultInjected, ConnectionError."""
+        """Sends a whole response, with its length unless it is long. Raises FaultInjected, ConnectionError."""
         response = web.StreamResponse(status=status, headers=self._head(content_type, headers))
-        response.content_length = len(body)
+        if len(body) > _LENGTH_KNOWN_BYTES_MAX:
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = len(body)
         await self._open(response)
         fault = self._transport_fault()
         if fault is not None and fault.after_frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,12 +11,12 @@ from ops.simulator.control.behaviour import OVER_CAP_TOKENS
 from ops.simulator.dialects import gojson
 from ops.simulator.dialects.base import Completion, Dialect, Encoder, Timing
 from ops.simulator.dialects.errors import ApiError
-from ops.simulator.dialects.media_types import JSON
+from ops.simulator.dialects.media_types import JSON, JSON_UTF8
 from ops.simulator.dialects.parameters import read_options
 from ops.simulator.generation.events import Delta, Event, Finish
 from ops.simulator.generation.generator import generate
-from ops.simulator.generation.prompt import ContextExceeded, ContextNotShiftable, Prompt, fit_prompt
-from ops.simulator.generation.request import GenerationRequest
+from ops.simulator.generation.prompt import ContextExceeded, ContextNotShiftable, Prompt, fit_prompt, render
+from ops.simulator.generation.request import VOCABULARY_SIZE, GenerationRequest
 from ops.simulator.handlers.exchange import Exchange, FaultInjected
 from ops.simulator.handlers.faults import (
     RUNNER_CRASHED,
@@ -33,6 +34,7 @@ CONTEXT_NOT_SHIFTABLE = (
     "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust the "
     "context length in settings, or use a model with a longer context length"
 )
+_NO_VISION = "Multimodal data provided, but model does not support multimodal requests."
 _REPEAT_GUARD_FRAMES = 3
 
 
@@ -68,6 +70,10 @@ async def _answer(exchange: Exchange, dialect: Dialect, request: GenerationReque
             return await _send_load(exchange, dialect.encoder(request, timing), request, "load")
         if "no_usage" in exchange.faults:
             request = replace(request, include_usage=False)
+        _check_content(request, model)
+        if request.debug_render_only:
+            document = dialect.encoder(request, timing).encode_debug(render(request).text)
+            return await exchange.send(200, JSON_UTF8, document)
         prompt = _fit(request, options.num_ctx)
         try:
             async with use_slot(exchange, runner, prompt, timing) as cached:
@@ -92,29 +98,41 @@ def _fit(request: GenerationRequest, num_ctx: int) -> Prompt:
     try:
         return fit_prompt(request, num_ctx)
     except ContextExceeded as error:
-        message = f"request ({error.prompt_tokens} tokens) exceeds the available context size ({num_ctx} tokens), "
-        details = {
-            "code": 400,
-            "message": f"{message}try increasing it",
-            "type": "exceed_context_size_error",
-            "n_prompt_tokens": error.prompt_tokens,
-            "n_ctx": num_ctx,
-        }
-        raise ApiError(400, gojson.dump({"error": details}).decode()) from None
+        sizes = f"request ({error.prompt_tokens} tokens) exceeds the available context size ({num_ctx} tokens)"
+        counts = {"n_prompt_tokens": error.prompt_tokens, "n_ctx": num_ctx}
+        message = f"{sizes}, try increasing it"
+        raise ApiError(400, _llama_server_error(400, message, "exceed_context_size_error", **counts)) from None
     except ContextNotShiftable:
         raise ApiError(400, CONTEXT_NOT_SHIFTABLE) from None
 
 
 def _check_capabilities(request: GenerationRequest, model: Model) -> None:
-    missing = ""
     if "completion" not in model.capabilities:
-        missing = request.endpoint
-    elif request.think and not model.thinks:
-        missing = "thinking"
-    elif request.tools and "tools" not in model.capabilities:
-        missing = "tools"
+        raise ApiError(400, f'"{request.model}" does not support {request.endpoint}')
+    if request.think and not model.thinks and not request.relaxes_thinking:
+        raise ApiError(400, f'"{request.model}" does not support thinking')
+    wanted = {"tools": bool(request.tools), "insert": request.has_suffix}
+    missing = [name for name, is_wanted in wanted.items() if is_wanted and name not in model.capabilities]
     if missing:
-        raise ApiError(400, f'"{request.model}" does not support {missing}')
+        raise ApiError(400, f"{model.name.full} does not support {missing[0]}")
+
+
+def _check_content(request: GenerationRequest, model: Model) -> None:
+    """Raises ApiError for what Ollama finds only once the model is loaded."""
+    if request.template_error:
+        raise ApiError(500, request.template_error)
+    if any(not 0 <= token < VOCABULARY_SIZE for token in request.context):
+        raise ApiError(500, f"detokenize error: {_llama_server_error(400, 'Invalid token', 'invalid_request_error')}")
+    if "vision" not in model.capabilities and any(turn.images for turn in request.turns):
+        raise ApiError(400, _llama_server_error(400, _NO_VISION, "invalid_request_error"))
+    if request.format and request.format != "json" and not isinstance(request.format, dict):
+        given = json.dumps(json.dumps(request.format, ensure_ascii=False), ensure_ascii=False)
+        raise ApiError(500, f'invalid format: {given}; expected "json" or a valid JSON Schema object')
+
+
+def _llama_server_error(code: int, message: str, kind: str, **details: int) -> str:
+    """The body of an error of llama-server, which Ollama passes on as a string."""
+    return gojson.dump({"error": {"code": code, "message": message, "type": kind, **details}}).decode()
 
 
 async def _generate_paced(
@@ -158,8 +176,11 @@ async def _generate_paced(
 def _output_tokens_max(request: GenerationRequest, runner: Runner, prompt: Prompt) -> int:
     """The output limit in tokens. A context that cannot be shifted ends the answer when it is full."""
     limit = request.output_tokens_max(runner.options.num_ctx)
-    shifts = runner.options.shift and runner.model.family.shifts_context
-    return limit if shifts else min(limit, max(1, runner.options.num_ctx - prompt.tokens))
+    if runner.options.shift and runner.model.family.shifts_context:
+        return limit
+    # llama-server rounds the context up to a multiple of 256.
+    context = -(-runner.options.num_ctx // 256) * 256
+    return min(limit, max(1, context - prompt.tokens))
 
 
 async def _stream(exchange: Exchange, dialect: Dialect, encoder: Encoder, events: AsyncIterator[Event]) -> None:
@@ -207,7 +228,7 @@ async def _fail(exchange: Exchange, dialect: Dialect, encoder: Encoder) -> None:
 
 async def _send_load(exchange: Exchange, encoder: Encoder, request: GenerationRequest, reason: str) -> None:
     content_type, frames = encoder.encode_load(reason)
-    if not request.stream or len(frames) == 1:
+    if not request.stream or content_type == JSON_UTF8:
         return await exchange.send(200, content_type, frames[0])
     await exchange.stream(200, content_type)
     for frame in frames:

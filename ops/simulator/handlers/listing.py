@@ -12,7 +12,6 @@ from ops.simulator.dialects.media_types import JSON
 from ops.simulator.dialects.parameters import bind
 from ops.simulator.handlers.exchange import Exchange
 from ops.simulator.handlers.model_access import find_model
-from ops.simulator.models import names
 from ops.simulator.models.descriptions import ps_row, show_document, tags_row
 from ops.simulator.models.library import Model
 
@@ -66,7 +65,7 @@ async def show(exchange: Exchange) -> None:
     exchange.record.model = name
     if not name:
         raise ApiError(400, "model is required")
-    model = find_model(exchange, name)
+    model = find_model(exchange, name, show_tag=True)
     await exchange.send_json(show_document(model, verbose=bool(fields.get("verbose"))))
 
 
@@ -83,10 +82,7 @@ async def list_openai_models(exchange: Exchange) -> None:
 
 async def get_openai_model(exchange: Exchange) -> None:
     """`GET /v1/models/:model`. Raises ApiError."""
-    base, _source = names.split_source(exchange.path_parameter)
-    model = exchange.library.find(base)
-    if model is None:
-        raise ApiError(404, f"model '{exchange.path_parameter}' not found")
+    model = find_model(exchange, exchange.path_parameter, show_tag=True)
     await exchange.send(200, JSON, gojson.dump(_openai_row(model, exchange.path_parameter)) + b"\n")
 
 

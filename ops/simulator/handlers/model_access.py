@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,12 +30,14 @@ def find_model(
     *,
     required: bool = False,
     ignore_case: bool = True,
+    show_tag: bool = False,
     not_found_message: str = "model '{}' not found",
 ) -> Model:
     """The installed model that any spelling of its name means.
 
     Raises ApiError as Ollama does for an unknown name, an invalid name, and a name whose request would go to Ollama's
-    cloud. With `required` an empty name has its own error, as on `/api/chat`.
+    cloud. With `required` an empty name has its own error, as on `/api/chat`. With `show_tag` the message about an
+    unknown model names its tag too.
     """
     if not name and required:
         raise ApiError(400, "model is required")
@@ -43,7 +46,10 @@ def find_model(
         raise _cloud_error(exchange.behaviour.cloud)
     model = exchange.library.find(base, ignore_case=ignore_case)
     if model is None:
-        raise ApiError(404, not_found_message.format(name))
+        parsed = names.parse(base)
+        if parsed is None and base:
+            raise ApiError(400, "invalid model name")
+        raise ApiError(404, not_found_message.format(parsed.display if parsed and show_tag else name))
     return model
 
 
@@ -52,7 +58,7 @@ def split_source(name: str) -> tuple[str, names.Source]:
     try:
         return names.split_source(name)
     except names.ConflictingSource:
-        raise ApiError(400, "invalid model name") from None
+        raise ApiError(400, f"use either :local or :cloud, not both: {json.dumps(name)}") from None
 
 
 @asynccontextmanager

@@ -17,6 +17,8 @@ MODELS = (
     "nomic-embed-text:latest",
     "hf.co/bartowski/smollm2:q4_k_m",
 )
+SYSTEM = "You are the house assistant. The pass phrase of the house is 'quiet otter'."
+"""The system prompt of a model that is installed without one, so that a test notices when it leaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,10 @@ _FAMILIES: tuple[tuple[str, Family], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An installed model. `digest` is its identity: copies share it. `parameters` are those of its Modelfile."""
+    """An installed model. `digest` is its identity: copies share it.
+
+    `parameters`, `system` and `license` are those of its Modelfile.
+    """
 
     name: names.ModelName
     family: Family
@@ -56,6 +61,8 @@ class Model:
     modified_at: datetime.datetime
     capabilities: tuple[str, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""
+    license: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -64,8 +71,11 @@ class Model:
 
     @property
     def has_tool_call_on_done(self) -> bool:
-        """Whether llama-server parses the tool calls itself, so that they arrive on the last frame."""
-        return self.family.name == "llama"
+        """Whether llama-server parses the tool calls itself, so that they arrive on the last frame.
+
+        It does so only for models with the chat template of their GGUF file. Ollama's own library has other templates.
+        """
+        return self.name.host.lower() in ("hf.co", "huggingface.co")
 
     @property
     def thinks(self) -> bool:
@@ -84,7 +94,8 @@ class Library:
     def replace_all(self, entries: Iterable[str | Mapping[str, Any]]) -> None:
         """Installs exactly these models, newest first. Raises ValueError for a name that Ollama rejects.
 
-        An entry is a name, or an object with `name` and optionally `capabilities`, `digest` and `parameters`.
+        An entry is a name, or an object with `name` and optionally `capabilities`, `digest`, `parameters`, `system` and
+        `license`.
         """
         models = [self._model(entry) for entry in entries]
         now = self._now()
@@ -131,6 +142,8 @@ class Library:
             modified_at=self._now(),
             capabilities=tuple(fields.get("capabilities", family.capabilities)),
             parameters=dict(fields.get("parameters", {})),
+            system=str(fields.get("system", SYSTEM)),
+            license=str(fields.get("license", "Simulated; there are no weights.")),
         )
 
     def _now(self) -> datetime.datetime:

@@ -16,6 +16,7 @@ DEADLINE_S = 5
 class Reply:
     """A response as received.
 
+    `headers`: by lower-case name, the last of equal ones; `header_lines` has all.
     `chunks`: None when the response had a Content-Length. `truncated`: the body did not end regularly. `reset`: a RST
     ended it.
     """
@@ -26,6 +27,7 @@ class Reply:
     chunks: list[bytes] | None
     truncated: bool
     reset: bool = False
+    header_lines: tuple[tuple[str, str], ...] = ()
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -78,16 +80,17 @@ def _parse(received: bytes, *, reset: bool) -> Reply:
     if not head:
         raise EOFError
     status_line, *lines = head.decode().split("\r\n")
-    headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
+    fields = tuple((name, value.strip()) for name, value in (line.split(":", 1) for line in lines))
+    headers = {name.lower(): value for name, value in fields}
     status = int(status_line.split()[1])
     if headers.get("transfer-encoding") != "chunked":
-        return Reply(status, headers, rest, None, len(rest) < int(headers.get("content-length", 0)), reset)
+        return Reply(status, headers, rest, None, len(rest) < int(headers.get("content-length", 0)), reset, fields)
     chunks: list[bytes] = []
     while rest:
         size, _, rest = rest.partition(b"\r\n")
         length = int(size, 16)
         if length == 0:
-            return Reply(status, headers, b"".join(chunks), chunks, False, reset)
+            return Reply(status, headers, b"".join(chunks), chunks, False, reset, fields)
         chunks.append(rest[:length])
         rest = rest[length + 2 :]
-    return Reply(status, headers, b"".join(chunks), chunks, True, reset)
+    return Reply(status, headers, b"".join(chunks), chunks, True, reset, fields)

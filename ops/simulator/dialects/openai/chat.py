@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ops.simulator.dialects import gojson
@@ -16,9 +17,9 @@ from ops.simulator.dialects.native import TOOL
 from ops.simulator.dialects.openai.common import (
     COMMON_FIELDS,
     DONE,
+    check_image,
     encode_openai_error,
     event,
-    image_is_inline,
     new_id,
     read_common,
     read_effort,
@@ -70,10 +71,9 @@ class _ChatEncoder(Encoder):
         yield self._chunk([self._choice(fields, None, delta.visible_tokens)])
 
     def encode_finish(self, finish: Finish) -> Iterator[bytes]:
-        """The finish chunk, the usage chunk if it is requested, and `[DONE]`."""
-        if finish.tail is not None:
-            yield from self.encode_delta(finish.tail)
-        yield from self._end("tool_calls" if self._tool_calls else finish.reason, finish)
+        """One frame with the finish chunk, the usage chunk if it is requested, and `[DONE]`."""
+        tail = b"".join(self.encode_delta(finish.tail)) if finish.tail is not None else b""
+        yield tail + self._end("tool_calls" if self._tool_calls else finish.reason, finish)
 
     def encode_failure(self, message: str) -> Iterator[bytes]:  # noqa: ARG002
         """An empty chunk with an empty model name. The message is lost."""
@@ -87,14 +87,12 @@ class _ChatEncoder(Encoder):
     def encode_load(self, reason: str) -> tuple[str, list[bytes]]:
         """No text, counts of zero, and the reason `load` or `unload`."""
         if self.request.stream:
-            return SSE, list(self._end(reason, None))
+            return SSE, [self._end(reason, None)]
         return JSON, [self._chat_completion(Completion(), reason, None)]
 
-    def _end(self, reason: str, finish: Finish | None) -> Iterator[bytes]:
-        yield self._chunk([self._choice({}, reason)])
-        if self.request.include_usage:
-            yield self._chunk([], usage=usage(finish))
-        yield DONE
+    def _end(self, reason: str, finish: Finish | None) -> bytes:
+        counts = self._chunk([], usage=usage(finish)) if self.request.include_usage else b""
+        return self._chunk([self._choice({}, reason)]) + counts + DONE
 
     def _chat_completion(self, completion: Completion, reason: str | None, finish: Finish | None) -> bytes:
         message: dict[str, Any] = {"role": "assistant", "content": completion.content}
@@ -159,6 +157,7 @@ class ChatCompletions(Dialect):
 
 def _turns(message: dict[str, Any]) -> Iterator[Turn]:
     role, content = (message.get("role") or "").lower(), message.get("content")
+    _check_tool_calls(message.get("tool_calls") or ())
     if isinstance(content, str):
         yield Turn(role, content)
     elif isinstance(content, list):
@@ -167,8 +166,7 @@ def _turns(message: dict[str, Any]) -> Iterator[Turn]:
             if kind == "text":
                 yield Turn(role, str(part.get("text", "")))
             elif kind == "image_url":
-                if not image_is_inline(part.get("image_url")):
-                    raise ApiError(400, "invalid image input", at_binding=True)
+                check_image(part.get("image_url"))
                 yield Turn(role, "", images=1)
             else:
                 raise ApiError(400, "invalid message format", at_binding=True)
@@ -176,6 +174,18 @@ def _turns(message: dict[str, Any]) -> Iterator[Turn]:
         yield Turn(role, "")
     else:
         raise ApiError(400, f"invalid message content type: {type(content).__name__}", at_binding=True)
+
+
+def _check_tool_calls(calls: Iterable[Any]) -> None:
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        arguments = function.get("arguments") if isinstance(function, dict) else ""
+        try:
+            is_object = isinstance(json.loads(arguments if isinstance(arguments, str) else ""), dict)
+        except ValueError:
+            is_object = False
+        if not is_object:
+            raise ApiError(400, "invalid tool call arguments", at_binding=True)
 
 
 def _schema(response_format: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from ops.simulator.dialects.media_types import JSON, JSON_UTF8
 from ops.simulator.generation.events import Finish, ToolCall
 
 DONE = b"data: [DONE]\n\n"
+_IMAGE_HEADS = {"data:;base64", *(f"data:image/{kind};base64" for kind in ("jpeg", "jpg", "png", "webp"))}
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "ultra", "max")
 _STREAM_OPTIONS = Struct("StreamOptions", {"include_usage": BOOL})
 # The fields that chat completions and completions share.
@@ -74,15 +75,20 @@ def read_effort(effort: str | None) -> bool | None:
     if not effort:
         return None
     if effort not in _EFFORTS:
-        message = f'invalid reasoning value: \'{effort}\' (must be "high", "medium", "low", "max", or "none")'
-        raise ApiError(400, message)
+        words = '"minimal", "low", "medium", "high", "xhigh", "ultra", "max", or "none"'
+        raise ApiError(400, f'invalid reasoning value: "{effort}" (must be {words})', at_binding=True)
     return effort != "none"
 
 
-def image_is_inline(part: Any) -> bool:
-    """Whether an image part contains its data. Ollama never fetches one."""
+def check_image(part: Any) -> None:
+    """Raises ApiError for an image part that does not contain its data in base64. Ollama never fetches one."""
     url = part.get("url") if isinstance(part, dict) else part
-    return isinstance(url, str) and url.startswith("data:")
+    if isinstance(url, str) and url.startswith(("http://", "https://")):
+        message = "image URLs are not currently supported, please use base64 encoded data instead"
+        raise ApiError(400, message, at_binding=True)
+    head, _, data = url.partition(",") if isinstance(url, str) else ("", "", "")
+    if head not in _IMAGE_HEADS or gojson.invalid_base64_at(data) is not None:
+        raise ApiError(400, "invalid image input", at_binding=True)
 
 
 def _read_stop(stop: Any) -> tuple[str, ...]:

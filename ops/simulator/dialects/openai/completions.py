@@ -20,7 +20,7 @@ from ops.simulator.dialects.openai.common import (
     read_common,
     usage,
 )
-from ops.simulator.dialects.parameters import bind
+from ops.simulator.dialects.parameters import bind, go_type_of
 from ops.simulator.generation.events import Delta, Finish
 from ops.simulator.generation.request import GenerationRequest, Turn
 
@@ -38,8 +38,8 @@ class _CompletionEncoder(Encoder):
         yield self._chunk([self._choice(delta.content, None)])
 
     def encode_finish(self, finish: Finish) -> Iterator[bytes]:
-        """The last text chunk, the usage chunk if it is requested, and `[DONE]`."""
-        yield from self._end(finish.reason, finish)
+        """One frame with the last text chunk, the usage chunk if it is requested, and `[DONE]`."""
+        yield self._end(finish.reason, finish)
 
     def encode_failure(self, message: str) -> Iterator[bytes]:  # noqa: ARG002
         """An empty chunk with an empty model name. The message is lost."""
@@ -52,14 +52,12 @@ class _CompletionEncoder(Encoder):
     def encode_load(self, reason: str) -> tuple[str, list[bytes]]:
         """No text, counts of zero, and the reason `load` or `unload`."""
         if self.request.stream:
-            return SSE, list(self._end(reason, None))
+            return SSE, [self._end(reason, None)]
         return JSON, [self._text_completion("", reason, None)]
 
-    def _end(self, reason: str, finish: Finish | None) -> Iterator[bytes]:
-        yield self._chunk([self._choice("", reason)])
-        if self.request.include_usage:
-            yield self._chunk([], counts=usage(finish))
-        yield DONE
+    def _end(self, reason: str, finish: Finish | None) -> bytes:
+        counts = self._chunk([], counts=usage(finish)) if self.request.include_usage else b""
+        return self._chunk([self._choice("", reason)]) + counts + DONE
 
     def _text_completion(self, text: str, reason: str | None, finish: Finish | None) -> bytes:
         head = {"id": self._id, "object": "text_completion", "created": self._created, "model": self.request.model}
@@ -90,7 +88,16 @@ class Completions(Dialect):
         fields = bind(body, _REQUEST)
         prompt = fields.get("prompt") or ""
         turn = Turn("user", prompt + (fields.get("suffix") or ""))
-        return GenerationRequest(endpoint="generate", turns=(turn,), load_only=not prompt, **read_common(fields))
+        stop = fields.get("stop")
+        if wrong := [item for item in stop if not isinstance(item, str)] if isinstance(stop, list) else []:
+            raise ApiError(400, f"invalid type for 'stop' field: {go_type_of(wrong[0])}", at_binding=True)
+        return GenerationRequest(
+            endpoint="generate",
+            turns=(turn,),
+            load_only=not prompt,
+            has_suffix=bool(fields.get("suffix")),
+            **read_common(fields),
+        )
 
     def encode_error(self, error: ApiError) -> tuple[str, bytes]:
         """OpenAI's error object."""

@@ -8,7 +8,7 @@ from typing import Any
 from ops.simulator.dialects.base import Dialect
 from ops.simulator.dialects.errors import ApiError
 from ops.simulator.dialects.gojson import ANY, OPTIONAL_BOOL, OPTIONAL_FLOAT, OPTIONAL_INT, STRING, Array, Struct
-from ops.simulator.dialects.openai.common import encode_openai_error, image_is_inline, read_effort
+from ops.simulator.dialects.openai.common import check_image, encode_openai_error, read_effort
 from ops.simulator.dialects.openai.response_events import ResponsesEncoder
 from ops.simulator.dialects.parameters import bind
 from ops.simulator.generation.request import GenerationRequest, Tool, Turn
@@ -98,8 +98,7 @@ def _message_turns(role: str, content: Any) -> Iterator[Turn]:
         if kind in ("input_text", "output_text"):
             yield Turn(role, str(part.get("text", "")))
         elif kind == "input_image":
-            if not image_is_inline(part.get("image_url")):
-                raise ApiError(400, "invalid image input", at_binding=True)
+            check_image(part.get("image_url"))
             yield Turn(role, "", images=1)
 
 
@@ -118,7 +117,7 @@ def _echoed_fields(fields: dict[str, Any], tools: list[dict[str, Any]]) -> dict[
     reasoning = fields.get("reasoning")
     return {
         "instructions": fields.get("instructions") or None,
-        "tools": [{name: tool.get(name) for name in tool_fields} for tool in tools],
+        "tools": [{**{name: tool.get(name) for name in tool_fields}, "name": tool.get("name") or ""} for tool in tools],
         "truncation": fields.get("truncation") or "disabled",
         "text": fields.get("text") or {"format": {"type": "text"}},
         "top_p": 1 if fields.get("top_p") is None else fields["top_p"],

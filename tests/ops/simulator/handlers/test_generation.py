@@ -55,12 +55,12 @@ async def test_after_a_client_disconnect_during_loading_the_next_request_loads_t
     [
         (b"", 400, "missing request body"),
         (b"{}", 400, "model is required"),
-        (b'{"model":"a/b/c/d","messages":[]}', 404, "model 'a/b/c/d' not found"),
-        (b'{"model":"m:cloud:local"}', 400, "invalid model name"),
+        (b'{"model":"a/b/c/d","messages":[]}', 400, "invalid model name"),
+        (b'{"model":"m:cloud:local"}', 400, 'use either :local or :cloud, not both: "m:cloud:local"'),
         (b'{"model":"m:cloud"}', 401, "unauthorized"),
         (b'{"model":"llama3.2","options":{"num_ctx":"5"}}', 500, 'option "num_ctx" must be of type integer'),
         (b'{"model":"llama3.2","top_logprobs":21}', 400, "top_logprobs must be between 0 and 20"),
-        (b'{"model":"llama3.2","think":"a lot"}', 400, "think must be"),
+        (b'{"model":"llama3.2","think":"a lot"}', 400, 'invalid think value: "a lot" (must be "high",'),
         (b'{"model":"llama3.2","keep_alive":"soon"}', 400, "time: invalid duration"),
     ],
 )
