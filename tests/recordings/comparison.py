@@ -30,19 +30,22 @@ _REQUEST_ID = re.compile(r"req_[0-9a-f]+")
 _PREFIX = re.compile(r"[a-z]+[_-]")
 
 
-def differences(expected: Answer, received: Answer, *, was_cut: bool = False) -> list[str]:
-    """Descriptions of what differs. With `was_cut`, the received answer may go on after the expected one."""
+def differences(expected: Answer, received: Answer, *, was_cut: bool = False, is_framed: bool = True) -> list[str]:
+    """Descriptions of what differs. With `was_cut`, the received answer may go on after the expected one.
+
+    Without `is_framed`, the headers and the boundaries of the chunks are not compared.
+    """
     found = []
     if received.status != expected.status:
         found.append(f"status {received.status} instead of {expected.status}: {received.body[:200]}")
         return found
-    if (headers := _headers(received)) != (wanted := _headers(expected)):
+    if is_framed and (headers := _headers(received)) != (wanted := _headers(expected)):
         found.append(f"headers {sorted(headers - wanted)} instead of {sorted(wanted - headers)}")
     if expected.status >= 400:
         if (words := _words(received)) != (wanted_words := _words(expected)):
             found.append(f"error {words!r} instead of {wanted_words!r}")
         return found
-    outline, wanted_outline = _outline(received), _outline(expected)
+    outline, wanted_outline = _outline(received, is_framed=is_framed), _outline(expected, is_framed=is_framed)
     if was_cut:
         outline = outline[: len(wanted_outline)]
     for position in range(max(len(outline), len(wanted_outline))):
@@ -67,8 +70,10 @@ def _words(answer: Answer) -> str:
     return _NUMBER.sub("N", _REQUEST_ID.sub("req_", answer.body))
 
 
-def _outline(answer: Answer) -> list[Any]:
-    """The chunks of an answer, each as the list of its events."""
+def _outline(answer: Answer, *, is_framed: bool) -> list[Any]:
+    """The chunks of an answer, each as the list of its events. Without `is_framed`, each event is one chunk."""
+    if not is_framed:
+        return [[shape] for shape, _ in groupby(map(_event, _events(answer.body)))]
     return [shape for shape, _ in groupby([_event(part) for part in _events(chunk)] for chunk in answer.chunks)]
 
 
@@ -105,7 +110,7 @@ def _shape(key: str, value: Any) -> Any:
 
 def _differing_counts(expected: Answer, received: Answer) -> list[str]:
     """Where the counts of the last frame contradict each other, or the output is not as long as its cap allows."""
-    wanted, counts = _counts(expected), _counts(received)
+    wanted, counts = counts_of(expected), counts_of(received)
     found = []
     if counts.get("done_reason") == "length" == wanted.get("done_reason"):
         found += _differing_length(wanted, counts)
@@ -129,7 +134,7 @@ def _differing_length(wanted: dict[str, Any], counts: dict[str, Any]) -> list[st
     return [] if is_equal else [f"eval_count {counts['eval_count']} instead of {wanted['eval_count']}"]
 
 
-def _counts(answer: Answer) -> dict[str, Any]:
+def counts_of(answer: Answer) -> dict[str, Any]:
     """The members of the last object that has counts."""
     for text in reversed([part for chunk in answer.chunks for part in _events(chunk)]):
         data = text.rpartition("data: ")[2]

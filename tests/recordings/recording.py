@@ -49,7 +49,7 @@ class Recording:
 
     @property
     def request(self) -> bytes:
-        """The request as sent, on a connection of its own."""
+        """The request as sent, on a separate connection."""
         fields = {"Host": "localhost", "Connection": "close", **self.headers, "Content-Length": str(len(self.body))}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return f"{self.method} {self.path} HTTP/1.1\r\n{head}\r\n".encode() + self.body

@@ -65,7 +65,7 @@ async def exchange(url: str, request: bytes) -> Reply:
             reset = True
         finally:
             writer.close()
-    return _parse(received, reset=reset)
+    return parse(received, reset=reset)
 
 
 def _request(path: str, body: Any, method: str, headers: str) -> bytes:
@@ -75,7 +75,8 @@ def _request(path: str, body: Any, method: str, headers: str) -> bytes:
     return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
-def _parse(received: bytes, *, reset: bool) -> Reply:
+def parse(received: bytes, *, reset: bool = False) -> Reply:
+    """The response in the bytes of a connection. Raises EOFError if there is none."""
     head, _, rest = received.partition(b"\r\n\r\n")
     if not head:
         raise EOFError
