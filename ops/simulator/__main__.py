@@ -26,7 +26,9 @@ def read_options(arguments: list[str] | None = None) -> SimulatorOptions:
     """The options of a command line. Invalid ones end the program with a usage message."""
     parser = argparse.ArgumentParser("python -m ops.simulator", description="A simulated Ollama.")
     parser.add_argument("--listen", default="127.0.0.1:11434", metavar="HOST:PORT", help="port 0 selects a free one")
-    parser.add_argument("--models", default=",".join(MODELS), help="installed models, comma-separated")
+    parser.add_argument(
+        "--models", default=",".join(MODELS), help="installed models, comma-separated; NAME+embedding adds a capability"
+    )
     parser.add_argument("--tokens-per-s", type=float, default=0.0, help="pace of an answer; 0 is as fast as possible")
     parser.add_argument("--prefill-tokens-per-s", type=float, default=0.0, help="pace of evaluating a prompt")
     parser.add_argument("--load-s", type=float, default=0.0, help="seconds that loading a model takes")

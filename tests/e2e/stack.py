@@ -72,6 +72,15 @@ class Simulator:
         """Deletes the records."""
         self._client.delete("/_sim/requests").raise_for_status()
 
+    def install(self, *models: dict[str, Any]) -> None:
+        """Replaces the installed models. Each one has a `name`, and optionally capabilities and parameters."""
+        self._client.put("/_sim/models", json=models).raise_for_status()
+
+    def models(self) -> list[dict[str, Any]]:
+        """The installed models, in the form that `install` takes."""
+        rows: list[dict[str, Any]] = self._client.get("/_sim/models").json()
+        return rows
+
     def behave(self, **behaviour: Any) -> None:
         """Sets how it answers from now on. Without arguments, restores the default behaviour."""
         self._client.put("/_sim/behaviour", json=behaviour).raise_for_status()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LLAMA, THINKER, VISION, EMBEDDER = "llama3.2:latest", "qwen3:8b", "gemma3:270m", "nomic-embed-text:latest"
+CODER = "codellama:7b-code"
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "age": {"type": "integer"}}}
 WEATHER = {"name": "get_weather", "description": "The weather of a city", "parameters": SCHEMA}
@@ -45,7 +46,7 @@ GENERATION_CASES = [
     SurfaceCase("chat", "json", {"model": LLAMA, "messages": HELLO, "format": SCHEMA}),
     SurfaceCase("chat", "logprobs", {"model": LLAMA, "messages": HELLO, "logprobs": True, "top_logprobs": 2}),
     SurfaceCase("generate", "plain", {"model": LLAMA, "prompt": "Write about rivers."}),
-    SurfaceCase("generate", "plain", {"model": LLAMA, "prompt": "def add(a, b):", "suffix": "return c", "raw": True}),
+    SurfaceCase("generate", "plain", {"model": CODER, "prompt": "def add(a, b):", "suffix": "return c", "raw": True}),
     SurfaceCase("generate", "thinking", {"model": THINKER, "prompt": "Write about rivers.", "think": True}),
     SurfaceCase("generate", "image", {"model": VISION, "prompt": "What is this?", "images": [PNG]}),
     SurfaceCase("generate", "json", {"model": LLAMA, "prompt": "Write about rivers.", "format": SCHEMA}),

@@ -207,11 +207,11 @@ FOREIGN = "PetrosStav/gemma3-tools:4b"
 def mixed(stack: Stack, spare: Simulator) -> Iterator[str]:
     """A key that may use everything, while the spare backend has a model whose name has capital letters."""
     key = stack.new_key("capitals")
-    copied = httpx.post(f"{spare.url}/api/copy", json={"source": MODEL, "destination": FOREIGN})
-    copied.raise_for_status()
+    others = spare.models()
+    spare.install(*others, {"name": FOREIGN, "capabilities": ["completion", "tools", "embedding"]})
     eventually(lambda: FOREIGN in request(stack, key, "/v1/models").text)
     yield key
-    httpx.request("DELETE", f"{spare.url}/api/delete", json={"model": FOREIGN}).raise_for_status()
+    spare.install(*others)
     eventually(lambda: FOREIGN not in request(stack, key, "/v1/models").text)
 
 

@@ -131,13 +131,20 @@ def three_backends(directory: Path) -> Iterator[BackendStack]:
         directory.joinpath("safe").write_text(_SAFE_TOKEN)
         certificate = self_signed(directory, "127.0.0.1")
         trust = ssl.create_default_context(cafile=certificate.certificate)
-        twin = ("--auth-token-file", str(directory / "twin"), "--models", f"{MODEL},twin")
-        safe = ("--auth-token-file", str(directory / "safe"), "--auth-header", "X-API-Key", "--models", f"{MODEL},safe")
+        twin = ("--auth-token-file", str(directory / "twin"), "--models", f"{MODEL}+embedding,twin")
+        safe = (
+            "--auth-token-file",
+            str(directory / "safe"),
+            "--auth-header",
+            "X-API-Key",
+            "--models",
+            f"{MODEL}+embedding,safe",
+        )
         tls = ("--tls-cert", str(certificate.certificate), "--tls-key", str(certificate.key))
         backends = {
             "twin": [stack.enter_context(simulator(*twin)) for _ in range(2)],
             "safe": [stack.enter_context(simulator(*safe, *tls, trust=trust))],
-            "bare": [stack.enter_context(simulator("--models", f"{MODEL},bare"))],
+            "bare": [stack.enter_context(simulator("--models", f"{MODEL}+embedding,bare"))],
         }
         first, second = (replica.url for replica in backends["twin"])
         settings = [

@@ -178,7 +178,7 @@ def wrong_backend(directory: Path) -> Iterator[WrongBackend]:
     """Starts two backends, of which the first one can answer wrongly, and the stack in front of them."""
     with ExitStack() as stack:
         wrong = stack.enter_context(simulator("--models", f"{ONLY},{BOTH}"))
-        right = stack.enter_context(simulator("--models", BOTH))
+        right = stack.enter_context(simulator("--models", f"{BOTH}+embedding"))
         backends = [{"name": "wrong", "base_url": wrong.url}, {"name": "right", "base_url": right.url}]
         running = stack.enter_context(
             up(

@@ -16,6 +16,7 @@ MODELS = (
     "gemma3:270m",
     "nomic-embed-text:latest",
     "hf.co/bartowski/smollm2:q4_k_m",
+    "codellama:7b-code",
 )
 SYSTEM = "You are the house assistant. The pass phrase of the house is 'quiet otter'."
 """The system prompt of a model that is installed without one, so that a test notices when it leaks."""
@@ -44,6 +45,7 @@ _FAMILIES: tuple[tuple[str, Family], ...] = (
     ("deepseek-r1", Family("qwen2", ("completion", "tools", "thinking"), 7_615_616_512, 131_072, 3584)),
     ("gpt-oss", Family("gptoss", ("completion", "tools", "thinking"), 20_914_757_184, 131_072, 2880)),
     ("gemma3", Family("gemma3", ("completion", "vision"), 268_098_176, 32_768, 640, shifts_context=False)),
+    ("codellama", Family("llama", ("completion", "insert"), 6_738_546_688, 16_384, 4096)),
     ("", Family("llama", ("completion", "tools"), 3_212_749_888, 131_072, 3072)),
 )
 
@@ -94,8 +96,8 @@ class Library:
     def replace_all(self, entries: Iterable[str | Mapping[str, Any]]) -> None:
         """Installs exactly these models, newest first. Raises ValueError for a name that Ollama rejects.
 
-        An entry is a name, or an object with `name` and optionally `capabilities`, `digest`, `parameters`, `system` and
-        `license`.
+        An entry is a name, to which `+capability` adds a capability, or an object with `name` and optionally
+        `capabilities`, `digest`, `parameters`, `system` and `license`.
         """
         models = [self._model(entry) for entry in entries]
         now = self._now()
@@ -130,7 +132,8 @@ class Library:
 
     def _model(self, entry: str | Mapping[str, Any]) -> Model:
         fields: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
-        name = names.parse(str(fields.get("name", "")))
+        given, *added = str(fields.get("name", "")).split("+")
+        name = names.parse(given)
         if name is None:
             raise ValueError(f"invalid model name {fields.get('name')!r}")
         family = next(family for part, family in _FAMILIES if part in name.model.lower())
@@ -140,7 +143,7 @@ class Library:
             family=family,
             digest=str(fields.get("digest", digest)),
             modified_at=self._now(),
-            capabilities=tuple(fields.get("capabilities", family.capabilities)),
+            capabilities=(*fields.get("capabilities", family.capabilities), *added),
             parameters=dict(fields.get("parameters", {})),
             system=str(fields.get("system", SYSTEM)),
             license=str(fields.get("license", "Simulated; there are no weights.")),

@@ -1,0 +1,100 @@
+"""The parameters of a Modelfile: a model keeps its own output cap, and its context refuses longer prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.ledger_view import audit_row
+from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.polling import eventually
+from tests.ports import free_port
+
+MODEL = "capped:latest"
+CAP, CONTEXT = 12, 2048
+FOREVER = [{"role": "user", "content": "Write forever"}]
+# A word of three bytes is one token for the estimate and for the simulated models, so that Ollama decides where it can.
+LONG, SHORT = "at " * 2200, "at " * 1500
+
+
+@dataclass(frozen=True)
+class Running:
+    stack: Stack
+    ollama: Simulator
+    client: httpx.Client
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with simulator() as ollama:
+        ollama.install(
+            {"name": MODEL, "parameters": {"num_predict": CAP, "num_ctx": CONTEXT}},
+            {"name": "embedder", "capabilities": ["embedding"], "parameters": {"num_ctx": CONTEXT}},
+        )
+        arguments = ("--workers", "1", "--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={ollama.url}")
+        settings = {"CONTEXT_OVERFLOW": "refuse", "DEFAULT_RPM": "10000", "DEFAULT_TPM": "10000000"}
+        with up(tmp_path_factory.mktemp("context") / "state", *arguments, **settings) as stack:
+            key = stack.new_key("context")
+            with httpx.Client(base_url=stack.url, headers={"x-api-key": key}, timeout=60) as client:
+                eventually(lambda: MODEL in client.get("/api/tags").text)
+                yield Running(stack, ollama, client)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"messages": FOREVER}),
+        ("/api/generate", {"prompt": "Write forever"}),
+        ("/v1/chat/completions", {"messages": FOREVER}),
+        ("/v1/completions", {"prompt": "Write forever"}),
+        ("/v1/responses", {"input": FOREVER}),
+    ],
+)
+def test_a_request_without_a_cap_keeps_that_of_the_model(running: Running, path: str, body: dict[str, Any]) -> None:
+    answer = running.client.post(path, json={"model": MODEL, "stream": False, **body})
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    counts = document.get("usage", document)
+    reported = [counts[name] for name in ("eval_count", "completion_tokens", "output_tokens") if name in counts]
+    row = audit_row(running.stack, answer.headers["x-request-id"])
+    assert (reported, row["output_tokens"], row["usage_source"]) == ([CAP], CAP, "exact")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reaches_ollama"),
+    [
+        ("/api/chat", {"messages": [{"role": "user", "content": LONG}]}, True),
+        ("/api/generate", {"prompt": LONG}, True),
+        ("/api/embed", {"model": "embedder", "input": LONG}, True),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": LONG}]}, False),
+        ("/v1/responses", {"input": LONG}, False),
+        ("/v1/messages", {"messages": [{"role": "user", "content": LONG}], "max_tokens": 8}, False),
+    ],
+)
+def test_a_prompt_that_is_longer_than_the_context_is_refused(
+    running: Running, path: str, body: dict[str, Any], reaches_ollama: bool
+) -> None:
+    running.ollama.clear_records()
+    answer = running.client.post(path, json={"model": MODEL, "stream": False, **body})
+    assert answer.status_code == 400, answer.text
+    assert answer.headers["x-gateway-error"] == "context_length_exceeded"
+    assert str(CONTEXT) in answer.text
+    row = audit_row(running.stack, answer.headers["x-request-id"])
+    assert (row["code"], row["output_tokens"]) == ("context_length_exceeded", 0)
+    records = running.ollama.requests()
+    assert [record["status"] for record in records] == ([400] if reaches_ollama else [])
+    assert all(json.loads(record["body"])["truncate"] is False for record in records)
+
+
+def test_a_prompt_that_fits_the_context_is_answered(running: Running) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": SHORT}], "stream": False}
+    answer = running.client.post("/api/chat", json=body)
+    assert answer.status_code == 200
+    assert (
+        audit_row(running.stack, answer.headers["x-request-id"])["input_tokens"] == answer.json()["prompt_eval_count"]
+    )
