@@ -13,7 +13,7 @@ from tests.ops.simulator.raw_http import parse
 from tests.recordings.comparison import counts_of, differences
 from tests.recordings.recording import Answer, Recording
 
-# A recorded server took up to half a minute for an answer on a CPU.
+# The recorded server needed as much as half a minute for an answer on a CPU.
 ANSWER_TIMEOUT_S = 120.0
 _COUNT_NAMES = (
     ("prompt_eval_count", "prompt_tokens", "input_tokens"),

@@ -52,10 +52,10 @@ class Slots:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
+            if not place.cancelled():
                 self.taken -= 1
                 self.admit()
-            else:
+            elif place in self._line:
                 self._line.remove(place)
             raise
 

@@ -21,8 +21,11 @@ class _Visitor:
             admitted.append(number)
             await self._done.wait()
 
-    async def leave(self) -> None:
+    def finish(self) -> None:
         self._done.set()
+
+    async def leave(self) -> None:
+        self.finish()
         await self.task
 
 
@@ -53,6 +56,18 @@ async def test_a_cancelled_request_leaves_the_line_or_its_slot() -> None:
     assert (admitted, slots.taken, slots.waiting) == ([0, 3], 1, 0)
     await visitors[3].leave()
     assert slots.taken == 0
+
+
+async def test_a_request_that_is_cancelled_while_a_slot_becomes_free_is_passed_over() -> None:
+    slots, admitted = Slots(lambda: 1), list[int]()
+    visitors = [_Visitor(slots, admitted, number) for number in range(3)]
+    await _settle()
+    visitors[0].finish()
+    visitors[1].task.cancel()
+    await _settle()
+    assert visitors[1].task.cancelled()
+    assert (admitted, slots.taken, slots.waiting) == ([0, 2], 1, 0)
+    await visitors[2].leave()
 
 
 async def test_the_number_of_slots_changes_while_they_are_in_use() -> None:
