@@ -1,4 +1,4 @@
-"""The parameters of a Modelfile: a model keeps its own output cap, and its context refuses longer prompts."""
+"""What the gateway takes from a model's backend: its output cap, its context, and that the model was deleted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ from tests.ports import free_port
 
 MODEL = "capped:latest"
 CAP, CONTEXT = 12, 2048
+MODELS: list[dict[str, Any]] = [
+    {"name": MODEL, "parameters": {"num_predict": CAP, "num_ctx": CONTEXT}},
+    {"name": "embedder", "capabilities": ["embedding"], "parameters": {"num_ctx": CONTEXT}},
+]
 FOREVER = [{"role": "user", "content": "Write forever"}]
-# A word of three bytes is one token for the estimate and for the simulated models, so that Ollama decides where it can.
+# Three bytes are one token for the estimate and for the simulated models, so that Ollama decides where it can.
 LONG, SHORT = "at " * 2200, "at " * 1500
 
 
@@ -32,10 +36,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with simulator() as ollama:
-        ollama.install(
-            {"name": MODEL, "parameters": {"num_predict": CAP, "num_ctx": CONTEXT}},
-            {"name": "embedder", "capabilities": ["embedding"], "parameters": {"num_ctx": CONTEXT}},
-        )
+        ollama.install(*MODELS, {"name": "doomed"})
         arguments = ("--workers", "1", "--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={ollama.url}")
         settings = {"CONTEXT_OVERFLOW": "refuse", "DEFAULT_RPM": "10000", "DEFAULT_TPM": "10000000"}
         with up(tmp_path_factory.mktemp("context") / "state", *arguments, **settings) as stack:
@@ -98,3 +99,15 @@ def test_a_prompt_that_fits_the_context_is_answered(running: Running) -> None:
     assert (
         audit_row(running.stack, answer.headers["x-request-id"])["input_tokens"] == answer.json()["prompt_eval_count"]
     )
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+def test_a_model_that_its_backend_has_deleted_is_refused_like_an_unknown_one(running: Running, path: str) -> None:
+    """Before the next discovery: Ollama's own 404 has the same effect."""
+    running.ollama.install(*MODELS)
+    body = {"messages": FOREVER, "max_tokens": 8, "stream": False}
+    deleted, unknown = (running.client.post(path, json={"model": name, **body}) for name in ("doomed", "nosuch"))
+    assert deleted.status_code == unknown.status_code == 403
+    assert deleted.headers["x-gateway-error"] == "model_not_allowed"
+    texts = [answer.text.replace(answer.headers["x-request-id"], "") for answer in (deleted, unknown)]
+    assert texts[0] == texts[1]
