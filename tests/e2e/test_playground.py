@@ -290,7 +290,7 @@ def test_another_endpoint_has_an_empty_response(page: PlaygroundPage, ollama: Si
     page.browser.wait('document.getElementById("answer").textContent.length > 5')
     page.choose("GET /api/tags")
     assert page.browser.run('return document.getElementById("answers").hidden')
-    assert "5 models" in page.run().status
+    assert "6 models" in page.run().status
 
 
 def test_markdown_becomes_elements_and_markup_stays_text(page: PlaygroundPage, ollama: Simulator) -> None:
