@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gateway.catalog.snapshot import Catalog
 from gateway.errors import StoreUnavailable
-from gateway.stores.redis import Redis, guarded
+from gateway.stores.redis import Redis, guarded, subscription
 
 KEY = "nz:catalog"
 CHANNEL = "nz:catalog:changed"
@@ -51,17 +51,11 @@ class CatalogStore:
 
         A notification may be lost with a connection, so readers also poll. Both raise StoreUnavailable.
         """
-        async with self._redis.pubsub() as listener:
+        async with subscription(self._redis, CHANNEL, self._timeout_s) as next_message:
 
             async def next_change(timeout_s: float) -> None:
-                async with guarded(timeout_s + self._timeout_s):
-                    await listener.get_message(timeout=timeout_s)
+                await next_message(timeout_s)
 
-            async with guarded(self._timeout_s):
-                await listener.subscribe(CHANNEL)
-                # Redis confirms the subscription. Every later publication is received.
-                while await listener.get_message(timeout=self._timeout_s) is None:
-                    pass
             yield next_change
 
     async def fetch(self, unless_version: str) -> Snapshot | None:

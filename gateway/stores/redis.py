@@ -1,27 +1,38 @@
-"""The connection to Redis: one factory, and the one place that translates its failures into StoreUnavailable."""
+"""The connections to Redis: one factory, and the one place that translates their failures into StoreUnavailable.
+
+A client is one of redis-py, for commands that are rare, block or subscribe, and has `calls` for the scripts of the
+request path. Both use the same address and login.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from redis import asyncio as driver
 from redis import exceptions
+from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ResponseError
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import SettingsError, StoreUnavailable
 from gateway.metrics.stores import REDIS_FAILURES
 from gateway.settings import Settings, sentinel_url
 from gateway.settings.sentinel_url import SentinelUrl
+from gateway.stores.pipeline.call import Calls, ReplyError
+from gateway.stores.pipeline.connection import Address, Login
+from gateway.stores.pipeline.link import Resolve
+from gateway.stores.pipeline.servers import Cluster, OneServer
 
-__all__ = ["NoScriptError", "Redis", "ResponseError", "connect", "guarded"]
+__all__ = ["Redis", "ResponseError", "connect", "guarded", "subscription", "unavailable"]
 
-Redis: TypeAlias = driver.Redis | driver.RedisCluster
+FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, ReplyError, OSError, TimeoutError)
+"""The errors of both clients."""
 
 CONNECTIONS_MAX = 32
 HEALTH_CHECK_INTERVAL_S = 15
@@ -33,7 +44,7 @@ CLUSTER_CONNECTIONS_MAX = 256
 
 
 def connect(settings: Settings, *, block_s: float = 0.0) -> Redis:
-    """A client of REDIS_URL that replies in bytes. It connects at its first command.
+    """A client of REDIS_URL that replies in bytes. It connects at its first command. Needs a running event loop.
 
     With REDIS_SHARDS > 1 the URL is a node of a Redis Cluster; with a URL of Sentinels the client connects to the
     master that they report. `redis_timeout_s` bounds connecting, reading, and waiting for one of the CONNECTIONS_MAX
@@ -50,14 +61,56 @@ def connect(settings: Settings, *, block_s: float = 0.0) -> Redis:
         "protocol": 2,
     }
     if settings.redis_shards > 1:
-        # No full lookup after several MOVED: it closes connections in use, and each MOVED corrects its slot.
-        options |= {"reinitialize_steps": 0, "max_connections": CLUSTER_CONNECTIONS_MAX}
-        return _Cluster.from_url(url, retry=Retry(NoBackoff(), CLUSTER_RETRIES), **options)
+        return _cluster_client(url, timeout_s, options)
     options["retry"] = Retry(NoBackoff(), RETRIES, (exceptions.ConnectionError,))
     options["max_connections"] = CONNECTIONS_MAX
     if sentinel_url.is_sentinel_url(url):
-        return driver.Redis.from_pool(_master_pool(sentinel_url.parse(url), timeout_s, options))
-    return driver.Redis.from_pool(driver.BlockingConnectionPool.from_url(url, timeout=timeout_s, **options))
+        pool = _master_pool(sentinel_url.parse(url), timeout_s, options)
+        return _client(pool, pool.address, timeout_s)
+    return _client(driver.BlockingConnectionPool.from_url(url, timeout=timeout_s, **options), None, timeout_s)
+
+
+def _client(pool: driver.ConnectionPool, resolve: Resolve | None, timeout_s: float) -> ServerClient:
+    address, login = _address_and_login(pool)
+
+    async def fixed() -> Address:
+        return address
+
+    # redis-py annotates the base class.
+    client = cast(ServerClient, ServerClient.from_pool(pool))
+    client.calls = OneServer(resolve or fixed, login, timeout_s)
+    return client
+
+
+def _cluster_client(url: str, timeout_s: float, options: dict[str, Any]) -> ClusterClient:
+    address, login = _address_and_login(driver.ConnectionPool.from_url(url, **options))
+    if isinstance(address, str):
+        raise SettingsError("REDIS_URL: the nodes of a cluster have no unix socket")
+    # No full lookup after several MOVED: it closes connections in use, and each MOVED corrects its slot.
+    options |= {"reinitialize_steps": 0, "max_connections": CLUSTER_CONNECTIONS_MAX}
+    retry = Retry(NoBackoff(), CLUSTER_RETRIES)
+    client = cast(ClusterClient, ClusterClient.from_url(url, retry=retry, **options))
+    client.calls = Cluster([address], key_slot, login, timeout_s)
+    return client
+
+
+def _address_and_login(pool: driver.ConnectionPool) -> tuple[Address, Login]:
+    """Those of the connections that `pool` would make. The address means nothing in a pool of Sentinels."""
+    made: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped.
+    address = made.path if isinstance(made, UnixDomainSocketConnection) else (made.host, made.port)
+    tls = made.ssl_context.get() if isinstance(made, SSLConnection) else None
+    return address, Login(made.username, made.password, int(made.db), tls)
+
+
+class ServerClient(driver.Redis):
+    """The client of one server, or of the master that Sentinels report."""
+
+    calls: Calls
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Closes all connections."""
+        await self.calls.aclose()
+        await super().aclose(close_connection_pool)
 
 
 class _MasterPool(SentinelConnectionPool, driver.BlockingConnectionPool):
@@ -65,6 +118,14 @@ class _MasterPool(SentinelConnectionPool, driver.BlockingConnectionPool):
 
     redis-py's own Sentinel pool fails when all connections are in use; this one waits, like BlockingConnectionPool.
     """
+
+    async def address(self) -> Address:
+        """The address of the master. Raises OSError when no Sentinel reports one."""
+        try:
+            host, port = await self.get_master_address()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped.
+        except exceptions.RedisError as error:
+            raise ConnectionError(str(error)) from error
+        return host, port
 
     async def aclose(self) -> None:
         """Closes the connections to the master and to the Sentinels."""
@@ -89,8 +150,15 @@ def _master_pool(address: SentinelUrl, timeout_s: float, options: dict[str, Any]
     return _MasterPool(address.service, sentinel, timeout=timeout_s, **login, **options)  # type: ignore[no-untyped-call]
 
 
-class _Cluster(driver.RedisCluster):
-    """redis-py's cluster client, made safe for concurrent commands."""
+class ClusterClient(driver.RedisCluster):
+    """The client of a cluster, made safe for concurrent commands."""
+
+    calls: Calls
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self.calls.aclose()
+        await super().aclose()
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         """The reply of a command."""
@@ -101,6 +169,9 @@ class _Cluster(driver.RedisCluster):
         except AttributeError as error:
             # On CLUSTERDOWN redis-py closes every connection, including those that another command is opening.
             raise exceptions.ConnectionError("the connection was closed while it was in use") from error
+
+
+Redis: TypeAlias = ServerClient | ClusterClient
 
 
 @asynccontextmanager
@@ -114,9 +185,41 @@ async def guarded(timeout_s: float) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(timeout_s):
                 yield
-        except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as error:
-            REDIS_FAILURES.inc()
-            raise StoreUnavailable(_sentence(error)) from error
+        except FAILURES as error:
+            raise unavailable(error) from error
+
+
+@asynccontextmanager
+async def subscription(
+    redis: Redis, channel: str, timeout_s: float
+) -> AsyncIterator[Callable[[float], Awaitable[bytes | None]]]:
+    """Subscribes to a channel and yields a function that waits for the next message, at most the given seconds.
+
+    Every message that is published from then on arrives, unless its connection breaks. `timeout_s` bounds what does not
+    wait for a message. Both raise StoreUnavailable.
+    """
+    async with guarded(timeout_s):
+        # The cluster client subscribes only when it knows the nodes.
+        await redis.initialize()
+    async with redis.pubsub() as listener:
+
+        async def next_message(wait_s: float) -> bytes | None:
+            async with guarded(wait_s + timeout_s):
+                message = await listener.get_message(ignore_subscribe_messages=True, timeout=wait_s)
+            return message["data"] if message else None
+
+        async with guarded(timeout_s):
+            await listener.subscribe(channel)
+            # Redis confirms the subscription.
+            while await listener.get_message(timeout=timeout_s) is None:
+                pass
+        yield next_message
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
+    """The error for the callers of a store, instead of one of FAILURES, which it counts."""
+    REDIS_FAILURES.inc()
+    return StoreUnavailable(_sentence(error))
 
 
 def _sentence(error: Exception) -> str:
@@ -127,6 +230,10 @@ def _sentence(error: Exception) -> str:
             return "Redis rejected the login of REDIS_URL"
         case exceptions.ConnectionError() | OSError() if not isinstance(error, exceptions.BusyLoadingError):
             return "Redis does not answer at the address of REDIS_URL"
+        case ReplyError() if error.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
+            return "Redis rejected the login of REDIS_URL"
+        case ReplyError():
+            return f"Redis failed ({error.code})"
         case _:
             return f"Redis failed ({type(error).__name__})"
 

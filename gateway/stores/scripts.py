@@ -11,7 +11,9 @@ from importlib.resources import files
 from typing import Any
 
 from gateway.metrics.stores import REDIS_SCRIPT_SECONDS
-from gateway.stores.redis import NoScriptError, Redis, guarded
+from gateway.stores.pipeline.call import ReplyError
+from gateway.stores.pipeline.connection import pack
+from gateway.stores.redis import Redis, unavailable
 
 Clock = Callable[[], int]
 
@@ -37,29 +39,33 @@ def source(library: Library, name: str) -> tuple[str, str]:
 
 
 class Scripts:
-    """Runs scripts, each call within `timeout_s`. `clock` (ms since 1970) replaces Redis' own in tests only."""
+    """Runs scripts, each call within the deadline of `redis`.
 
-    def __init__(self, redis: Redis, timeout_s: float, library: Library, clock: Clock | None = None) -> None:
+    `clock` (ms since 1970) replaces Redis' own in tests only.
+    """
+
+    def __init__(self, redis: Redis, library: Library, clock: Clock | None = None) -> None:
         self._redis = redis
-        self._timeout_s = timeout_s
         self._library = library
         self._clock = clock
 
     async def run(self, name: str, keys: Sequence[str], *arguments: str | int) -> Any:
-        """The script's reply. Its first argument is the time, see `server.lua`. Raises StoreUnavailable."""
+        """The script's reply. Its first argument is the time, see `server.lua`. Raises StoreUnavailable.
+
+        The keys, of which there is at least one, are in one slot.
+        """
         text, digest = source(self._library, name)
         now_ms = self._clock() if self._clock else 0
-        values = [_encode(each) for each in (*keys, now_ms, *arguments)]
+        values = (len(keys), *keys, now_ms, *arguments)
         started_s = time.perf_counter()
-        async with guarded(self._timeout_s):
+        try:
             try:
-                reply = await self._redis.evalsha(digest, len(keys), *values)
-            except NoScriptError:
-                reply = await self._redis.eval(text, len(keys), *values)
+                reply = await self._redis.calls.call(keys[0], pack(("EVALSHA", digest, *values)))
+            except ReplyError as error:
+                if error.code != "NOSCRIPT":
+                    raise
+                reply = await self._redis.calls.call(keys[0], pack(("EVAL", text, *values)))
+        except (ReplyError, OSError, TimeoutError) as error:
+            raise unavailable(error) from error
         REDIS_SCRIPT_SECONDS.labels(name).observe(time.perf_counter() - started_s)
         return reply
-
-
-def _encode(value: str | int) -> bytes:
-    # A lone surrogate has no UTF-8 encoding, and a text from a caller must not make the call fail.
-    return str(value).encode("utf-8", "replace")

@@ -22,7 +22,7 @@ class RedisQueue:
         self._redis = redis
         self._timeout_s = timeout_s
         self._rules = rules
-        self._scripts = Scripts(redis, timeout_s, SCRIPTS, clock)
+        self._scripts = Scripts(redis, SCRIPTS, clock)
 
     async def enter(self, ticket: Ticket) -> Place:
         """See the port."""

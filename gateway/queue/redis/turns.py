@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from gateway.queue.redis import keys
-from gateway.stores.redis import Redis, guarded
+from gateway.stores.redis import Redis, subscription
 
 
 class RedisTurns:
@@ -19,16 +19,10 @@ class RedisTurns:
     @asynccontextmanager
     async def of(self, owner: str) -> AsyncIterator[Callable[[float], Awaitable[str | None]]]:
         """See the port."""
-        async with self._redis.pubsub() as listener:
+        async with subscription(self._redis, keys.channel(owner), self._timeout_s) as next_message:
 
             async def next_turn(timeout_s: float) -> str | None:
-                async with guarded(timeout_s + self._timeout_s):
-                    message = await listener.get_message(ignore_subscribe_messages=True, timeout=timeout_s)
-                return message["data"].decode() if message else None
+                request_id = await next_message(timeout_s)
+                return None if request_id is None else request_id.decode()
 
-            async with guarded(self._timeout_s):
-                await listener.subscribe(keys.channel(owner))
-                # Redis confirms the subscription. Every later publication is received.
-                while await listener.get_message(timeout=self._timeout_s) is None:
-                    pass
             yield next_turn

@@ -82,7 +82,7 @@ class RedisQuota:
         self._backlog_max = settings.audit_buffer_size
         self._running_max = settings.max_concurrent_requests
         self._restore_ms = int(restore_s * 1000)
-        self._scripts = Scripts(redis, settings.redis_timeout_s, SCRIPTS, clock)
+        self._scripts = Scripts(redis, SCRIPTS, clock)
         self._streams = tuple(
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
         )

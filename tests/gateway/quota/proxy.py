@@ -13,7 +13,7 @@ class Answers(Enum):
 
     ARRIVE = "arrive"
     VANISH = "vanish"
-    VANISH_ONCE = "the next one vanishes, later ones arrive"
+    VANISH_ONCE = "the next one and all later ones of its connection vanish, those of other connections arrive"
     BREAK_ONCE = "the next one breaks its connection, later ones arrive"
 
 
@@ -30,8 +30,12 @@ class Relay:
         """Serves one client."""
         to_redis = await asyncio.open_connection("127.0.0.1", self._port)
         forth = asyncio.create_task(self._copy(reader, to_redis[1]))
+        # TCP loses no bytes between others.
+        is_silent = False
         try:
             while data := await to_redis[0].read(65536):
+                if is_silent:
+                    continue
                 if self.answers is Answers.ARRIVE:
                     writer.write(data)
                     continue
@@ -42,6 +46,7 @@ class Relay:
                     break
                 if how is Answers.VANISH:
                     self.answers = how
+                is_silent = True
         finally:
             forth.cancel()
             writer.close()
