@@ -34,18 +34,29 @@ local today, year, month, day = calendar(now)
 local this_day = string.format('%04d-%02d-%02d', year, month, day)
 local this_month = string.format('%04d-%02d', year, month)
 local PERIODS = {
-  {name = 'day', field = 'day:' .. this_day, resets = (today + 1) * DAY_MS},
-  {name = 'month', field = 'month:' .. this_month, resets = (today - day + 1 + days_in(year, month)) * DAY_MS},
-  {name = 'total', field = 'total', resets = NEVER},
+  {name = 'day', resets = (today + 1) * DAY_MS},
+  {name = 'month', resets = (today - day + 1 + days_in(year, month)) * DAY_MS},
+  {name = 'total', resets = NEVER},
 }
+-- A hold of this request, and the fields that it counts in: those of the tenant, then those of the key.
+local scope = {key = ARGV[5], day = this_day, month = this_month}
+local USED_FIELDS, HELD_FIELDS = token_fields('used', scope), held_fields(scope)
+local known_used, known_held
 
+local this_second = quotient(now, 1000)
+
+-- `n` and `t` are those of the present second.
 local function load_window(key)
-  local sums = redis.call('HMGET', key, 'requests', 'tokens', 'oldest', 'last')
-  local last = tonumber(sums[4] or 0)
+  local n, t = this_second .. ':n', this_second .. ':t'
+  local found = redis.call('HMGET', key, 'requests', 'tokens', 'oldest', 'last', n, t)
+  local last = tonumber(found[4] or 0)
   if last == 0 or now - last >= WINDOW_MS or last - now > WINDOW_MS then
-    return {key = key, requests = 0, tokens = 0, last = 0, stale = last ~= 0}
+    return {key = key, requests = 0, tokens = 0, last = 0, n = 0, t = 0, stale = last ~= 0}
   end
-  return {key = key, requests = tonumber(sums[1]), tokens = tonumber(sums[2]), oldest = tonumber(sums[3]), last = last}
+  return {
+    key = key, requests = tonumber(found[1]), tokens = tonumber(found[2]), oldest = tonumber(found[3]), last = last,
+    n = tonumber(found[5] or 0), t = tonumber(found[6] or 0),
+  }
 end
 
 local function bucket(window, second)
@@ -97,31 +108,30 @@ local function free_at(window, requests_max, tokens_max)
 end
 
 local function count(window, at, tokens)
-  local second = quotient(at, 1000)
-  redis.call('HINCRBY', window.key, second .. ':n', 1)
-  redis.call('HINCRBY', window.key, second .. ':t', tokens)
+  local second, n, t = quotient(at, 1000), window.n, window.t
+  if second ~= this_second then
+    n, t = bucket(window, second)
+  end
   window.requests, window.tokens = window.requests + 1, window.tokens + tokens
-  redis.call('HSET', window.key, second .. ':m', at, 'last', at, 'oldest', window.oldest or second,
-    'requests', window.requests, 'tokens', window.tokens)
-  redis.call('PEXPIRE', window.key, WINDOW_TTL_MS)
+  redis.call('HSET', window.key, second .. ':n', n + 1, second .. ':t', t + tokens, second .. ':m', at, 'last', at,
+    'oldest', window.oldest or second, 'requests', window.requests, 'tokens', window.tokens)
+  -- Once a second is enough, because the window lives longer than its buckets.
+  if n == 0 then
+    redis.call('PEXPIRE', window.key, WINDOW_TTL_MS)
+  end
 end
 
-local function load_subject(name, window, first)
-  local used_fields, held_fields = {}, {}
-  for i, period in ipairs(PERIODS) do
-    used_fields[i] = 'used:' .. name .. ':' .. period.field
-    held_fields[i] = 'held:' .. name .. ':' .. period.field
-  end
-  local found_used = redis.call('HMGET', COUNTERS, unpack(used_fields))
-  local found_held = redis.call('HMGET', HELD, 'in_flight:' .. name, unpack(held_fields))
+-- `first_argument` is the first of its limits, `first_field` of its tokens in USED_FIELDS and HELD_FIELDS.
+local function load_subject(window, in_flight, first_argument, first_field)
   local subject = {
-    window = window, in_flight = tonumber(found_held[1] or 0), budgets = {},
-    rpm = tonumber(ARGV[first]), tpm = tonumber(ARGV[first + 1]), concurrent = tonumber(ARGV[first + 2]),
+    window = window, in_flight = tonumber(in_flight or 0), budgets = {},
+    rpm = tonumber(ARGV[first_argument]), tpm = tonumber(ARGV[first_argument + 1]),
+    concurrent = tonumber(ARGV[first_argument + 2]),
   }
   for i, period in ipairs(PERIODS) do
-    local limit = tonumber(ARGV[first + 2 + i])
+    local limit = tonumber(ARGV[first_argument + 2 + i])
     if limit >= 0 then
-      local used, held = tonumber(found_used[i] or 0), tonumber(found_held[i + 1] or 0)
+      local used, held = tonumber(known_used[first_field + i - 1] or 0), tonumber(known_held[first_field + i - 1] or 0)
       table.insert(subject.budgets, {period = period, limit = limit, used = used, left = limit - used - held})
     end
   end
@@ -152,7 +162,7 @@ local function answer(both, status, at, input_held, cap, retry_after)
   }
 end
 
-local function decide(both)
+local function decide(both, running)
   local denials, denied, latest, known = {}, false, now, true
   local function deny(code, passes_at)
     denials[code], denied = true, true
@@ -163,7 +173,7 @@ local function decide(both)
   if redis.call('XLEN', EVENTS) >= tonumber(ARGV[9]) then
     deny('audit_backlog', NEVER)
   end
-  if redis.call('HLEN', HOLDS) >= tonumber(ARGV[24]) then
+  if running >= tonumber(ARGV[24]) then
     deny('unavailable', NEVER)
   end
   local least, most = input + math.min(requested, 1), requested
@@ -244,7 +254,10 @@ local function seal(draft, at, input, cap)
   return string.sub(draft, 1, -2) .. decision
 end
 
-if not is_ready(now) or not counts_all_holds() then
+USED_FIELDS[7], USED_FIELDS[8], USED_FIELDS[9] = 'ready', 'day', 'prune'
+known_used = redis.call('HMGET', COUNTERS, unpack(USED_FIELDS))
+local is_counted, running, generation = counts_all_holds()
+if not is_valid(known_used[7], known_used[8], this_day) or not is_counted then
   return {'rebuild'}
 end
 local held = redis.call('HGET', HOLDS, request_id)
@@ -254,25 +267,28 @@ if (hold and hold.idempotency_token ~= idempotency_token) or redis.call('EXISTS'
 end
 
 -- Redis refuses this first write when it is out of memory, so that an admission is never half done.
-local pruned = redis.call('HMGET', COUNTERS, 'day', 'prune')
 redis.call('HSET', COUNTERS, 'day', this_day)
-prune(unpack(pruned))
-drop_stale_held()
+prune(known_used[8], known_used[9])
+HELD_FIELDS[9] = 'generation'
+known_held = redis.call('HMGET', HELD, unpack(HELD_FIELDS))
+if known_held[9] ~= generation then
+  renew_held(generation)
+  known_held = {}
+end
 
 local key_window, tenant_window = load_window(KEY_WINDOW), load_window(TENANT_WINDOW)
 -- The time of the windows never goes back.
 local at = math.max(now, key_window.last, tenant_window.last)
 drop(key_window, at)
 drop(tenant_window, at)
-local key, tenant = 'k' .. ARGV[5], 't'
-local both = {load_subject(key, key_window, 12), load_subject(tenant, tenant_window, 18)}
+local both = {load_subject(key_window, known_held[8], 12, 4), load_subject(tenant_window, known_held[7], 18, 1)}
 
 if hold then
   -- The same call was carried out before, and its reply was lost with the connection.
   return answer(both, 'admitted', hold.at, hold.input, hold.cap, NEVER)
 end
 
-local status, cap, retry_after = decide(both)
+local status, cap, retry_after = decide(both, running)
 if status ~= 'admitted' then
   return answer(both, status, 0, 0, 0, retry_after)
 end
@@ -283,7 +299,7 @@ hold = {
   input = input, cap = cap,
   grant = seal(ARGV[10], now, input, cap), ['in'] = 0, out = 0, bytes = 0,
 }
-add_hold(hold)
+add_hold(hold, HELD_FIELDS, known_held)
 redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
 redis.call('ZADD', DEADLINES, now + tonumber(ARGV[8]), request_id)
 for _, each in ipairs(both) do

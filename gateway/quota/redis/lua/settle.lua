@@ -30,8 +30,13 @@ if held then
     learn(hold.model, hold.estimate, tonumber(ARGV[11]))
   end
 end
-if redis.call('HEXISTS', COUNTERS, 'ready') == 1 then
-  add_tokens(COUNTERS, 'used', used, tokens)
+local fields = token_fields('used', used)
+fields[7] = 'ready'
+local values = redis.call('HMGET', COUNTERS, unpack(fields))
+if values[7] then
+  local changes, zeros = {}, {}
+  add(fields, values, 1, 6, tokens, changes, zeros)
+  apply(COUNTERS, changes, zeros)
 end
 redis.call('SET', FINISHED, 'settled', 'PX', ARGV[9])
 redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[8])

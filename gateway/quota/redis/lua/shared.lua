@@ -74,35 +74,46 @@ end
 -- The layout of the data. Counters of another layout are not valid.
 local LAYOUT = ':2'
 
--- Counters of another run are not valid: Redis restarted or a replica took over, so some writes may be lost. Counters are
--- not valid either after the clock went back over midnight: those of the earlier day may be pruned.
+-- Whether counters with these fields `ready` and `day` are valid on `today`. Counters of another run are not: Redis restarted
+-- or a replica took over, so some writes may be lost. Counters are not valid either after the clock went back over midnight:
+-- those of the earlier day may be pruned.
+local function is_valid(ready, day, today)
+  return ready and ready == run_id() .. LAYOUT and day <= today
+end
+
 local function is_ready(now)
   local state = redis.call('HMGET', COUNTERS, 'ready', 'day')
-  return state[1] and state[1] == run_id() .. LAYOUT
-    and state[2] <= string.format('%04d-%02d-%02d', select(2, calendar(now)))
+  return is_valid(state[1], state[2], string.format('%04d-%02d-%02d', select(2, calendar(now))))
 end
 
 -- Whether HELD includes every hold of the shard. `counted` in EPOCH is the number of holds that it includes. Scripts of
 -- layout 1 add and delete holds without HELD, so the two numbers differ after a process of that layout did so. Nothing is
 -- admitted then until no hold is left, and HELD begins empty, in the next generation.
+-- Also returns the number of holds and the generation.
 local function counts_all_holds()
-  local holds, counted = redis.call('HLEN', HOLDS), tonumber(redis.call('HGET', EPOCH, 'counted') or 0)
+  local holds, state = redis.call('HLEN', HOLDS), redis.call('HMGET', EPOCH, 'counted', 'generation')
+  local counted, generation = tonumber(state[1] or 0), state[2]
   if holds == 0 and counted ~= 0 then
     redis.call('HSET', EPOCH, 'counted', 0)
-    redis.call('HINCRBY', EPOCH, 'generation', 1)
-    return true
+    generation = tostring(redis.call('HINCRBY', EPOCH, 'generation', 1))
+    return true, holds, generation
   end
-  return holds == counted
+  return holds == counted, holds, generation
+end
+
+-- Begins HELD in this generation, without the fields of an earlier one.
+local function renew_held(generation)
+  redis.call('UNLINK', HELD)
+  if generation then
+    redis.call('HSET', HELD, 'generation', generation)
+  end
 end
 
 -- Deletes HELD of an earlier generation.
 local function drop_stale_held()
   local generation = redis.call('HGET', EPOCH, 'generation')
   if generation ~= redis.call('HGET', HELD, 'generation') then
-    redis.call('UNLINK', HELD)
-    if generation then
-      redis.call('HSET', HELD, 'generation', generation)
-    end
+    renew_held(generation)
   end
 end
 
@@ -111,46 +122,65 @@ local function rebuild_of(token)
   return token .. ':' .. run_id()
 end
 
-local function subjects(hold)
-  return {'t', 'k' .. hold.key}
+-- The fields of a hash with the tokens of the tenant and of a key, in the periods of a hold.
+local function token_fields(kind, hold)
+  local tenant, key = kind .. ':t:', kind .. ':k' .. hold.key .. ':'
+  local day, month = 'day:' .. hold.day, 'month:' .. hold.month
+  return {tenant .. day, tenant .. month, tenant .. 'total', key .. day, key .. month, key .. 'total'}
 end
 
-local function periods(hold)
-  return {'day:' .. hold.day, 'month:' .. hold.month, 'total'}
-end
-
-local function add(key, field, amount)
-  if amount ~= 0 and redis.call('HINCRBY', key, field, amount) == 0 then
-    redis.call('HDEL', key, field)
+-- Adds `amount` to fields `first` to `last` of a list, whose present values are `values`. Fields that become 0 are deleted.
+-- `changes` gets the fields to set, each followed by its value, and `zeros` those to delete.
+local function add(fields, values, first, last, amount, changes, zeros)
+  if amount == 0 then
+    return
   end
-end
-
-local function add_tokens(key, kind, hold, amount)
-  for _, subject in ipairs(subjects(hold)) do
-    for _, period in ipairs(periods(hold)) do
-      add(key, kind .. ':' .. subject .. ':' .. period, amount)
+  for i = first, last do
+    local sum = tonumber(values[i] or 0) + amount
+    if sum == 0 then
+      zeros[#zeros + 1] = fields[i]
+    else
+      changes[#changes + 1], changes[#changes + 2] = fields[i], sum
     end
   end
 end
 
-local function count_hold(hold, sign)
-  add_tokens(HELD, 'held', hold, sign * (hold.input + hold.cap))
-  for _, subject in ipairs(subjects(hold)) do
-    add(HELD, 'in_flight:' .. subject, sign)
+local function apply(key, changes, zeros)
+  if #changes > 0 then
+    redis.call('HSET', key, unpack(changes))
+  end
+  if #zeros > 0 then
+    redis.call('HDEL', key, unpack(zeros))
   end
 end
 
+-- The fields of HELD that a hold counts in.
+local function held_fields(hold)
+  local fields = token_fields('held', hold)
+  fields[7], fields[8] = 'in_flight:t', 'in_flight:k' .. hold.key
+  return fields
+end
+
+-- `values` are the present ones of `fields`, if they are known.
+local function count_hold(hold, sign, fields, values)
+  fields = fields or held_fields(hold)
+  values = values or redis.call('HMGET', HELD, unpack(fields))
+  local changes, zeros = {}, {}
+  add(fields, values, 1, 6, sign * (hold.input + hold.cap), changes, zeros)
+  add(fields, values, 7, 8, sign, changes, zeros)
+  apply(HELD, changes, zeros)
+  redis.call('HINCRBY', EPOCH, 'counted', sign)
+end
+
 -- Adds the tokens of a hold, and the hold itself, to HELD, which must not be stale. The caller stores the hold.
-local function add_hold(hold)
-  count_hold(hold, 1)
-  redis.call('HINCRBY', EPOCH, 'counted', 1)
+local function add_hold(hold, fields, values)
+  count_hold(hold, 1, fields, values)
   hold.counted = true
 end
 
 local function remove_hold(hold)
   if hold.counted then
     count_hold(hold, -1)
-    redis.call('HINCRBY', EPOCH, 'counted', -1)
   end
 end
 
