@@ -87,7 +87,6 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         status = QuotaStatus(redis, settings)
         admitter = Admitter(
             quota,
-            status.windows,
             context=ContextRule(status.corrected, refuses=settings.context_overflow == "refuse"),
             model_refusal_status=settings.model_refusal_status,
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from authz.context import ContextRule
 from authz.policy import Permission
 from authz.request import ReadRequest
-from gateway.errors import STATUS, Code, Denied, StoreUnavailable
+from gateway.errors import STATUS, Code, Denied
 from gateway.quota.port import Admission, LimitStatus, Quota, ReservationDenied
-from gateway.quota.redis.status import WINDOW_S, WindowStatus
 from gateway.record import grant
 from gateway.record.request import RequestRecord
 from gateway.request.token_estimate import estimate_input
@@ -32,9 +31,6 @@ _DEFAULT_RETRY_AFTER_S = {
     Code.AUTH_THROTTLED: 60,
     Code.BUDGET_EXHAUSTED: 86_400,
 }
-
-
-ReadWindows = Callable[[int, int], Awaitable[tuple[WindowStatus, WindowStatus]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ class Denial:
 
 
 class Admitter:
-    """Reserves a request's share. `windows` reads the rate windows of a tenant and a key for a denial's headers.
+    """Reserves a request's share.
 
     `context` decides on long prompts. `model_refusal_status` is the status of model_not_allowed.
     """
@@ -73,7 +69,6 @@ class Admitter:
     def __init__(
         self,
         quota: Quota,
-        windows: ReadWindows | None = None,
         *,
         context: ContextRule | None = None,
         model_refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
@@ -81,7 +76,6 @@ class Admitter:
         self._quota = quota
         self._context = context or ContextRule(_uncorrected, refuses=False)
         self._model_refusal_status = model_refusal_status
-        self._windows = windows
 
     async def admit(
         self, record: RequestRecord, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest
@@ -124,32 +118,15 @@ class Admitter:
         )
         headers = rate_headers(answer.limit_status)
         if isinstance(answer, ReservationDenied):
-            headers |= await self._reset_headers(principal)
             return Denial(_denied(answer, input_tokens), headers)
-        # This request has just entered both windows.
-        headers |= _reset_headers(WINDOW_S)
         if answer.output_cap < (read.generation.output_tokens or 0):
             headers[OUTPUT_CAP_HEADER] = str(answer.output_cap)
         sealed = grant.seal(draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap)
         return Admitted(surface.path, permission.candidates, sealed, headers)
 
-    async def _reset_headers(self, principal: Principal) -> dict[str, str]:
-        """The seconds until the windows of key and tenant are empty; nothing while the store does not answer."""
-        if self._windows is None:
-            return {}
-        try:
-            windows = await self._windows(principal.tenant_id, principal.key_id)
-        except StoreUnavailable:
-            return {}
-        return _reset_headers(max(window.resets_in_s for window in windows))
-
 
 async def _uncorrected(_tenant_id: int, _model: str, tokens: int) -> int:
     return tokens
-
-
-def _reset_headers(seconds: int) -> dict[str, str]:
-    return {"x-ratelimit-reset-requests": str(seconds), "x-ratelimit-reset-tokens": str(seconds)}
 
 
 def _output_tokens(principal: Principal, surface: Surface, read: ReadRequest, permission: Permission) -> int:
@@ -187,6 +164,8 @@ def rate_headers(limit_status: LimitStatus) -> dict[str, str]:
         "x-ratelimit-remaining-requests": str(limit_status.requests_remaining),
         "x-ratelimit-limit-tokens": str(limit_status.tokens_limit),
         "x-ratelimit-remaining-tokens": str(limit_status.tokens_remaining),
+        "x-ratelimit-reset-requests": str(limit_status.resets_in_s),
+        "x-ratelimit-reset-tokens": str(limit_status.resets_in_s),
     }
     if limit_status.budget_period is not None and limit_status.budget_remaining is not None:
         headers["x-budget-period"] = str(limit_status.budget_period)

@@ -57,7 +57,8 @@ class LimitStatus:
     """The values of the rate and budget headers: of key and tenant, and of all budgets, those with the least left.
 
     An admitted request is already subtracted from the remaining amounts, which are never below 0. The budget is None
-    when neither key nor tenant has one.
+    when neither key nor tenant has one. `resets_in_s` is the whole seconds until both rate windows are empty if nothing
+    is added.
     """
 
     requests_limit: int
@@ -66,6 +67,7 @@ class LimitStatus:
     tokens_remaining: int
     budget_period: Period | None
     budget_remaining: int | None
+    resets_in_s: int
 
 
 @dataclass(frozen=True, slots=True)

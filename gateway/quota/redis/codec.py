@@ -51,9 +51,11 @@ def reservation(status: bytes, values: list[Any]) -> Reserved | ReservationDenie
 
 
 def _limit_status(values: list[Any]) -> LimitStatus:
-    requests_limit, requests_left, tokens_limit, tokens_left, period, left = values
-    budget = (Period(period.decode()), int(left)) if period else (None, None)
-    return LimitStatus(requests_limit, requests_left, tokens_limit, tokens_left, *budget)
+    requests_limit, requests_left, tokens_limit, tokens_left, period, left, resets_in_s = values
+    budget_period, budget_left = (Period(period.decode()), int(left)) if period else (None, None)
+    return LimitStatus(
+        requests_limit, requests_left, tokens_limit, tokens_left, budget_period, budget_left, resets_in_s
+    )
 
 
 def event_id(text: bytes) -> EventId:

@@ -44,7 +44,7 @@ async def test_an_admission_reserves_for_key_and_tenant_and_returns_the_limit_st
         tenant_budgets=Budgets(month=4000),
     )
     answer = await bench.quota.admit(admission)
-    assert answer == Reserved(bench.clock.now_ms, 10, 90, LimitStatus(5, 4, 900, 800, Period.MONTH, 3900))
+    assert answer == Reserved(bench.clock.now_ms, 10, 90, LimitStatus(5, 4, 900, 800, Period.MONTH, 3900, 60))
     assert await bench.quota.backlog() == Backlog(holds=1, events=0)
     assert await bench.quota.counters(1) == Counters(
         used={}, held={(who, period): 100 for who in (None, 11) for period in Period}, in_flight={None: 1, 11: 1}

@@ -5,7 +5,8 @@
 --       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 tenant: the same
 --       24 running_max  25 '1': the count of the input is a sample for the calibration
 -- Reply {status, admitted at in ms, input tokens held, output cap, retry after in s or -1,
---        requests limit, remaining, tokens limit, remaining, period of the budget or '', remaining}
+--        requests limit, remaining, tokens limit, remaining, period of the budget or '', remaining,
+--        s until both windows are empty}
 --       status: 'admitted', or the code of the denial
 --       {'rebuild'}: there are no valid counters   {'used'}: the request id was used before
 --
@@ -112,7 +113,7 @@ local function count(window, at, tokens)
   if second ~= this_second then
     n, t = bucket(window, second)
   end
-  window.requests, window.tokens = window.requests + 1, window.tokens + tokens
+  window.requests, window.tokens, window.last = window.requests + 1, window.tokens + tokens, at
   redis.call('HSET', window.key, second .. ':n', n + 1, second .. ':t', t + tokens, second .. ':m', at, 'last', at,
     'oldest', window.oldest or second, 'requests', window.requests, 'tokens', window.tokens)
   -- Once a second is enough, because the window lives longer than its buckets.
@@ -140,13 +141,16 @@ end
 
 -- The reply. The limits are those with the least remaining: of key and tenant, and of all budgets.
 local function answer(both, status, at, input_held, cap, retry_after)
-  local by_requests, by_tokens, budget = both[1], both[1], nil
+  local by_requests, by_tokens, budget, resets = both[1], both[1], nil, now
   for _, each in ipairs(both) do
     if each.rpm - each.window.requests < by_requests.rpm - by_requests.window.requests then
       by_requests = each
     end
     if each.tpm - each.window.tokens < by_tokens.tpm - by_tokens.window.tokens then
       by_tokens = each
+    end
+    if each.window.last > 0 then
+      resets = math.max(resets, each.window.last + WINDOW_MS)
     end
     for _, candidate in ipairs(each.budgets) do
       if not budget or candidate.left < budget.left then
@@ -159,6 +163,7 @@ local function answer(both, status, at, input_held, cap, retry_after)
     by_requests.rpm, math.max(0, by_requests.rpm - by_requests.window.requests),
     by_tokens.tpm, math.max(0, by_tokens.tpm - by_tokens.window.tokens),
     budget and budget.period.name or '', budget and math.max(0, budget.left) or 0,
+    math.ceil((resets - now) / 1000),
   }
 end
 

@@ -71,7 +71,7 @@ def decide(
     if not denials:
         return cap
     code = next(code for code in ORDER if code in denials)
-    return ReservationDenied(code, _retry_after_s(denials, now_ms), limit_status(subject_states))
+    return ReservationDenied(code, _retry_after_s(denials, now_ms), limit_status(subject_states, now_ms))
 
 
 ORDER = (
@@ -116,7 +116,7 @@ def _retry_after_s(denials: Mapping[Code, Sequence[int | None]], now_ms: int) ->
     return max(1, -((now_ms - latest_ms) // 1000))
 
 
-def limit_status(subject_states: Sequence[SubjectState]) -> LimitStatus:
+def limit_status(subject_states: Sequence[SubjectState], now_ms: int) -> LimitStatus:
     """The values of the headers: of key and tenant, and of all budgets, those with the least remaining."""
     by_requests = min(subject_states, key=lambda each: each.limits.rpm - each.window.requests)
     by_tokens = min(subject_states, key=lambda each: each.limits.tpm - each.window.tokens)
@@ -128,6 +128,7 @@ def limit_status(subject_states: Sequence[SubjectState]) -> LimitStatus:
         max(0, by_tokens.limits.tpm - by_tokens.window.tokens),
         left[1] if left else None,
         max(0, left[0]) if left else None,
+        max(each.window.resets_in_s(now_ms) for each in subject_states),
     )
 
 

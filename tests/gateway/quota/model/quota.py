@@ -152,7 +152,7 @@ class MemoryQuota:
             self._windows[hold.tenant_id, subject].add(at_ms, hold.input_tokens + cap)
         self._holds[hold.request_id] = _Held(hold, estimate, at_ms // 1000, now_ms + self._lease_ms, Progress())
         self._tenants[hold.tenant_id].add_hold(hold)
-        return Reserved(now_ms, hold.input_tokens, cap, limit_status(self._subject_states(admission, now_ms)))
+        return Reserved(now_ms, hold.input_tokens, cap, limit_status(self._subject_states(admission, now_ms), now_ms))
 
     def _advance(self, admission: Admission, now_ms: int) -> int:
         """Advances both windows to the current time, which never goes back for them, and returns it."""

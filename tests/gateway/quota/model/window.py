@@ -63,6 +63,10 @@ class Window:
             bucket.requests = max(0, bucket.requests + requests)
             bucket.tokens = max(0, bucket.tokens + tokens)
 
+    def resets_in_s(self, now_ms: int) -> int:
+        """The whole seconds until the window is empty if nothing is added."""
+        return max(0, -((now_ms - self.last_ms - WINDOW_MS) // 1000)) if self.last_ms else 0
+
     def free_at_ms(self, requests_max: int, tokens_max: int) -> int | None:
         """The time at which the window falls to these maxima if nothing is added; None when it never does."""
         if requests_max < 0 or tokens_max < 0:
