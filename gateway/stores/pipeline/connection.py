@@ -165,8 +165,7 @@ async def connect(address: Address, login: Login, on_lost: Callable[[Connection]
         calls = [Call(command, loop.create_future(), loop.time(), repeats_left=0) for command in login.commands()]
         for call in calls:
             connection.send(call)
-        for call in calls:
-            await call.future
+        await asyncio.gather(*(call.future for call in calls))
     except BaseException:
         connection.abort()
         raise
