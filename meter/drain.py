@@ -26,8 +26,9 @@ log = structlog.get_logger()
 
 BATCH_MAX = 200
 BLOCK_MS = 500
-# Entries that arrive during this pause share one transaction. Only a full batch is followed at once.
-GATHER_S = 0.1
+# Entries that arrive during this pause share one transaction. Only a full batch is followed at once. The pause is half
+# of the half second in which a row must follow its entry.
+GATHER_S = 0.25
 # An event that another consumer received this long ago and never acknowledged was lost with that consumer.
 CLAIM_AFTER_MS = 10_000
 CLAIM_EVERY_S = 5.0
