@@ -116,8 +116,9 @@ async def test_a_good_key_has_its_principal(bench: Bench) -> None:
 
 async def test_any_other_key_is_denied(bench: Bench) -> None:
     key = await bench.new_key()
-    other = generate().secret.get_secret_value()
-    for wrong in ("", "nz_", other, key.prefix + other[12:], key.secret.get_secret_value()[:-1] + "0"):
+    other, whole = generate().secret.get_secret_value(), key.secret.get_secret_value()
+    mistyped = whole[:-1] + ("0" if whole[-1] != "0" else "1")
+    for wrong in ("", "nz_", other, key.prefix + other[12:], mistyped):
         assert not await bench.accepts(SecretStr(wrong))
     with pytest.raises(Denied):
         await bench.authenticate(None)

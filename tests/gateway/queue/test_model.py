@@ -92,14 +92,17 @@ class QueueMachine(RuleBasedStateMachine):
         self.queues: list[Queue] = [self.memory]
         self.redis: Redis | None = None
         if self.redis_url:
-            self.redis = connect(Settings(redis_url=SecretStr(self.redis_url), redis_timeout_s=5.0))
-            self.loop.run_until_complete(self.redis.flushall())
-            self.queues.append(RedisQueue(self.redis, 5.0, RULES, self.clock))
+            self.loop.run_until_complete(self._with_redis(self.redis_url))
         self.alive: dict[str, Alive] = {}
         self.ended: dict[str, tuple[Ticket, int]] = {}
         self.slots: dict[str, int] = {}
         # Replicas whose slots were reduced, or at which a request was re-established.
         self.overfull: set[str] = set()
+
+    async def _with_redis(self, url: str) -> None:
+        self.redis = connect(Settings(redis_url=SecretStr(url), redis_timeout_s=5.0))
+        await self.redis.flushall()
+        self.queues.append(RedisQueue(self.redis, 5.0, RULES, self.clock))
 
     def teardown(self) -> None:
         if self.redis:
