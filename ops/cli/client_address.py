@@ -15,10 +15,11 @@ from ops.host.client_environment import base_url
 
 
 class ClientAddress(NamedTuple):
-    """A URL, and notes on its use, which are sentences."""
+    """A URL, notes on its use, which are sentences, and the authority to trust if it is not a public one."""
 
     url: str
     notes: list[str]
+    ca_file: Path | None = None
 
 
 def client_address(session: Session) -> ClientAddress:
@@ -44,7 +45,8 @@ def _plain(listen: HostPort, default: str, domain: str | None) -> ClientAddress:
 
 
 def _tls(tls: HostPort, domain: str | None, directory: Path) -> ClientAddress:
-    notes = [f"clients have to trust the certificate authority in {directory / AUTHORITY_ROOT}"]
+    ca_file = directory / AUTHORITY_ROOT
+    notes = [f"clients have to trust the certificate authority in {ca_file}"]
     if domain is None and is_loopback(tls.host):
         notes.append("other machines cannot reach this address; restart `up` with --tls 0.0.0.0:8443 to serve them")
-    return ClientAddress(f"https://{HostPort(domain, tls.port) if domain else tls.outward()}", notes)
+    return ClientAddress(f"https://{HostPort(domain, tls.port) if domain else tls.outward()}", notes, ca_file)

@@ -11,6 +11,7 @@ from click.exceptions import Exit
 
 from gateway.errors import SettingsError
 from gateway.settings import load
+from ops.cli.client_address import client_address
 from ops.cli.output import print_json, text
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
@@ -46,7 +47,8 @@ def _run_checks(session: Session) -> list[Check]:
         # Every other part would fail for this reason.
         stopped = failed("gateway", f"the gateway of {directory} is not running", session.up_command(directory))
         return [*configuration.check(session.env_file), stopped]
-    return asyncio.run(examine(settings, session.env_file))
+    public = client_address(session)
+    return asyncio.run(examine(settings, session.env_file, public.url, public.ca_file))
 
 
 def _print(checks: list[Check]) -> None:

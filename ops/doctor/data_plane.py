@@ -20,9 +20,13 @@ _NAME = "envoy"
 _SERVICES = ("authz", "meter", "catalog")
 
 
-async def check(settings: Settings) -> list[Check]:
-    """Checks the files, the admin interface with its clusters, and a request through each public listener."""
-    return [_check_files(settings), *await _check_admin(settings), *await _check_listeners(settings)]
+async def check(settings: Settings, public_url: str, ca_file: Path | None) -> list[Check]:
+    """Checks the files, the admin interface with its clusters, and a request through each public listener.
+
+    `ca_file` verifies an https `public_url`.
+    """
+    listeners = await _check_listeners(settings, public_url, ca_file)
+    return [_check_files(settings), *await _check_admin(settings), *listeners]
 
 
 def _check_files(settings: Settings) -> Check:
@@ -98,18 +102,18 @@ def _host_health(status: Mapping[str, Any]) -> list[bool]:
     ]
 
 
-async def _check_listeners(settings: Settings) -> list[Check]:
+async def _check_listeners(settings: Settings, public_url: str, ca_file: Path | None) -> list[Check]:
     direct = base_url(settings.model_copy(update={"gateway_domain": "localhost"}))
     remedy = "check whether Envoy runs and whether another program uses its port"
     checks = [await _check_health("listener", direct, remedy)]
-    if (public := base_url(settings)) != direct:
-        remedy = "see Caddy's log, and check that the domain name resolves to this machine"
-        checks.append(await _check_health("tls", public, remedy))
+    if public_url.startswith("https://"):
+        remedy = "see Caddy's log, and check that the name of the address resolves to this machine"
+        checks.append(await _check_health("tls", public_url, remedy, ca_file))
     return checks
 
 
-async def _check_health(name: str, url: str, remedy: str) -> Check:
-    status, _ = await probes.get(f"{url}/healthz", timeout_s=ANSWER_TIMEOUT_S)
+async def _check_health(name: str, url: str, remedy: str, ca_file: Path | None = None) -> Check:
+    status, _ = await probes.get(f"{url}/healthz", ca_file=ca_file, timeout_s=ANSWER_TIMEOUT_S)
     if status == 200:
         return ok(name, f"{url} answers")
     return failed(name, f"{url} {f'returns {status}' if status else 'does not answer'}", remedy)

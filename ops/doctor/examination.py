@@ -23,16 +23,20 @@ _PARTS: tuple[tuple[str, Part], ...] = (
     ("backends", backends.check),
     ("catalog", backends.check_catalog),
     ("services", services.check),
-    ("envoy", data_plane.check),
 )
 
 
-async def examine(settings: Settings, env_file: Path | None) -> list[Check]:
-    """The results of all checks, in the order in which the parts depend on each other."""
+async def examine(settings: Settings, env_file: Path | None, public_url: str, ca_file: Path | None) -> list[Check]:
+    """The results of all checks, in the order in which the parts depend on each other.
+
+    Clients use the gateway at `public_url`. `ca_file` has the authority of its certificate if that is not a public one.
+    """
     relaxed = settings.model_copy(
         update={"database_timeout_s": STORE_TIMEOUT_S, "redis_timeout_s": STORE_TIMEOUT_S},
     )
-    by_part = await asyncio.gather(*(_with_deadline(name, part(relaxed)) for name, part in _PARTS))
+    parts = [(name, part(relaxed)) for name, part in _PARTS]
+    parts.append(("envoy", data_plane.check(relaxed, public_url, ca_file)))
+    by_part = await asyncio.gather(*(_with_deadline(name, part) for name, part in parts))
     return [*configuration.check(env_file), *(check for checks in by_part for check in checks)]
 
 

@@ -69,8 +69,8 @@ async def get(
 ) -> tuple[int, str]:
     """Status and text of one request; (0, "") when no answer arrives in time."""
     connector = aiohttp.UnixConnector(unix.removeprefix("unix:")) if unix else aiohttp.TCPConnector()
-    trust = ssl.create_default_context(cafile=ca_file) if ca_file else True
     try:
+        trust = ssl.create_default_context(cafile=ca_file) if ca_file else True
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(timeout_s)) as session,
             session.request(method, url, ssl=trust) as response,

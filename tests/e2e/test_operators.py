@@ -33,6 +33,8 @@ def test_doctor_finds_no_problem_in_a_healthy_stack(
 ) -> None:
     # A worker or backend that an earlier test stopped becomes healthy again.
     eventually(lambda: not problems(stack), 60)
+    (tls,) = (check for check in stack.cli("doctor") if check["name"] == "tls")
+    assert tls["detail"] == f"{stack.ready['tls_url']} answers"
 
 
 def test_doctor_finds_problems_of_backends_the_catalog_and_workers(
