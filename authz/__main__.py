@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -22,12 +23,15 @@ from authz.keys.last_used import LastUsed
 from authz.keys.repository import KeyRepository
 from authz.keys.throttle import FailureThrottle
 from authz.keys.verified_cache import VerifiedKeyCache
-from authz.metrics import CATALOG_VALID_SECONDS
+from authz.line import Line
+from authz.metrics import CATALOG_VALID_SECONDS, QUEUE_WAITING
 from authz.server import Authorization
+from authz.waiting import POLL_S, WaitingRequests
 from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
+from gateway.queue.redis.turns import RedisTurns
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
 from gateway.quota.redis.status import QuotaStatus
@@ -45,6 +49,8 @@ log = structlog.get_logger()
 
 # On shutdown: how long to wait for Redis to accept the entries of the last denials.
 FLUSH_TIMEOUT_S = 2.0
+# On shutdown: how long before the end of the grace time the requests in the queue are denied.
+STOP_WAITING_S = 2.0
 # On startup: how long to wait for the stores before serving without them.
 STARTUP_WAIT_S = 3.0
 
@@ -85,15 +91,21 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)
         status = QuotaStatus(redis, settings)
-        admitter = Admitter(
-            quota,
-            context=ContextRule(status.corrected, refuses=settings.context_overflow == "refuse"),
-            model_refusal_status=settings.model_refusal_status,
-        )
         outbox = Outbox(
             quota,
             settlements_max=settings.max_concurrent_requests,
             denials_max=settings.audit_buffer_size,
+        )
+        turns_redis = connect(settings, block_s=POLL_S)
+        stack.push_async_callback(turns_redis.aclose)
+        turns = RedisTurns(turns_redis, settings.redis_timeout_s)
+        waiting = WaitingRequests(quota, turns, secrets.token_hex(8), settings.queue_max_wait_s)
+        QUEUE_WAITING.set_function(lambda: waiting.waiting)
+        admitter = Admitter(
+            quota,
+            context=ContextRule(status.corrected, refuses=settings.context_overflow == "refuse"),
+            model_refusal_status=settings.model_refusal_status,
+            line=Line(quota, waiting, outbox.submit) if settings.has_queue else None,
         )
         pipeline = CheckPipeline(
             authenticator,
@@ -115,6 +127,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(outbox.run(), name="outbox"),
             asyncio.create_task(EpochWatch(quota, outbox.resubmit_unconfirmed).run(), name="epoch"),
         ]
+        if settings.has_queue:
+            background.append(asyncio.create_task(waiting.run(), name="waiting"))
         stack.push_async_callback(lifecycle.cancel, background)
         stack.push_async_callback(outbox.wait_idle, FLUSH_TIMEOUT_S)
 
@@ -136,6 +150,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         await lifecycle.until_stopped(stop, *background)
         log.info("draining")
+        # Requests that wait are served during the grace time, and denied before its end.
+        grace_s = settings.gateway_shutdown_grace_s
+        asyncio.get_running_loop().call_later(max(grace_s / 2, grace_s - STOP_WAITING_S), waiting.stop)
 
 
 async def _wait_for_stores(change_listener: ChangeListener, catalog: CatalogView) -> None:

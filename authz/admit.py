@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from authz.context import ContextRule
-from authz.policy import Permission
+from authz.line import Line, Stopped
+from authz.policy import Permission, clusters_in_order
 from authz.request import ReadRequest
 from gateway.errors import STATUS, Code, Denied
-from gateway.quota.port import Admission, LimitStatus, Quota, ReservationDenied
+from gateway.quota.port import Admission, LimitStatus, Quota, ReservationDenied, Reserved
 from gateway.record import grant
 from gateway.record.request import RequestRecord
 from gateway.request.token_estimate import estimate_input
 from gateway.values import Period, Principal
-from gateway.wire.names import OUTPUT_CAP_HEADER
+from gateway.wire.names import OUTPUT_CAP_HEADER, QUEUE_WAIT_HEADER, cluster_name
 from gateway.wire.surfaces import Surface
 
 _TOO_MANY_RUNNING = "the gateway runs as many requests as it can at the moment; try again soon"
@@ -26,6 +27,7 @@ _PER_PERIOD = {Period.DAY: "of this day", Period.MONTH: "of this month", Period.
 _DEFAULT_RETRY_AFTER_S = {
     Code.CONCURRENCY_EXCEEDED: 1,
     Code.BUDGET_RESERVED: 1,
+    Code.QUEUE_FULL: 1,
     Code.RATE_LIMIT_EXCEEDED: 60,
     Code.TOKEN_RATE_EXCEEDED: 60,
     Code.AUTH_THROTTLED: 60,
@@ -35,16 +37,18 @@ _DEFAULT_RETRY_AFTER_S = {
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An admitted request: its path upstream, the backends to try in order, the sealed grant, headers of the answer.
+    """An admitted request: its path upstream, the clusters to try in order, the sealed grant, headers of the answer.
 
-    `caller_json` names the caller of a head that may pass; see `gateway.record.caller`.
+    `caller_json` names the caller of a head that may pass; see `gateway.record.caller`. `queued_ms` is the time in the
+    queue, None if it did not wait.
     """
 
     path: str
-    candidates: tuple[str, ...]
+    clusters: tuple[str, ...]
     grant_json: str
     headers: Mapping[str, str]
     caller_json: str = ""
+    queued_ms: int | None = None
 
     @classmethod
     def unconditionally(cls, caller_json: str) -> Admitted:
@@ -54,16 +58,18 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A denied request: the denial, and the headers of its answer."""
+    """A denied request: the denial, the headers of its answer, and the time in the queue, None if it did not wait."""
 
     denied: Denied
     headers: Mapping[str, str] = field(default_factory=dict)
+    queued_ms: int | None = None
 
 
 class Admitter:
     """Reserves a request's share.
 
-    `context` decides on long prompts. `model_refusal_status` is the status of model_not_allowed.
+    `context` decides on long prompts. `model_refusal_status` is the status of model_not_allowed. With `line`, requests
+    wait in the queue for a slot.
     """
 
     def __init__(
@@ -72,17 +78,26 @@ class Admitter:
         *,
         context: ContextRule | None = None,
         model_refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
+        line: Line | None = None,
     ) -> None:
         self._quota = quota
+        self._line = line
         self._context = context or ContextRule(_uncorrected, refuses=False)
         self._model_refusal_status = model_refusal_status
 
     async def admit(
-        self, record: RequestRecord, principal: Principal, permission: Permission, surface: Surface, read: ReadRequest
+        self,
+        record: RequestRecord,
+        principal: Principal,
+        permission: Permission,
+        surface: Surface,
+        read: ReadRequest,
+        extend_deadline: Callable[[float], None] = lambda _: None,
     ) -> Admitted | Denial:
-        """Reserves everything that the request needs, or nothing.
+        """Reserves everything that the request needs, or nothing. With a queue it may wait for a slot first.
 
-        Raises StoreUnavailable when the quota is, and Denied(context_length_exceeded).
+        `extend_deadline` receives the seconds that the request may wait. Raises StoreUnavailable when the quota is, and
+        Denied(context_length_exceeded).
         """
         input_tokens = estimate_input(read.document, templates_prompt=surface.templates_prompt)
         context = await self._context.decide(principal, permission, surface, read, input_tokens)
@@ -99,30 +114,47 @@ class Admitter:
             context_tokens=context.in_force,
             requested_context=context.requested,
             refuses_overflow=context.refuses_overflow,
+            weight=principal.weight,
         )
-        answer = await self._quota.admit(
-            Admission(
-                request_id=record.request_id,
-                tenant_id=principal.tenant_id,
-                key_id=principal.key_id,
-                tenant_limits=principal.tenant_limits,
-                key_limits=principal.key_limits,
-                tenant_budgets=principal.tenant_budgets,
-                key_budgets=principal.key_budgets,
-                model=read.model,
-                input_tokens=input_tokens,
-                requested_output_tokens=_output_tokens(principal, surface, read, permission),
-                grant_draft=draft,
-                calibrates=context.calibrates,
-            )
+        admission = Admission(
+            request_id=record.request_id,
+            tenant_id=principal.tenant_id,
+            key_id=principal.key_id,
+            tenant_limits=principal.tenant_limits,
+            key_limits=principal.key_limits,
+            tenant_budgets=principal.tenant_budgets,
+            key_budgets=principal.key_budgets,
+            model=read.model,
+            input_tokens=input_tokens,
+            requested_output_tokens=_output_tokens(principal, surface, read, permission),
+            grant_draft=draft,
+            calibrates=context.calibrates,
         )
+        if self._line is None or not permission.replicas:
+            answer, queued_ms = await self._quota.admit(admission), None
+        else:
+            ticket = self._line.ticket(admission, principal, permission, record.request_bytes)
+            passed = await self._line.pass_through(admission, ticket, extend_deadline)
+            if isinstance(passed, Stopped):
+                return Denial(passed.denied, queued_ms=passed.queued_ms)
+            answer, queued_ms = passed.answer, passed.queued_ms
         headers = rate_headers(answer.limit_status)
         if isinstance(answer, ReservationDenied):
-            return Denial(_denied(answer, input_tokens), headers)
+            return Denial(_denied(answer, input_tokens), headers, queued_ms)
         if answer.output_cap < (read.generation.output_tokens or 0):
             headers[OUTPUT_CAP_HEADER] = str(answer.output_cap)
-        sealed = grant.seal(draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap)
-        return Admitted(surface.path, permission.candidates, sealed, headers)
+        if answer.queued_ms:
+            headers[QUEUE_WAIT_HEADER] = str(answer.queued_ms)
+        sealed = grant.seal(
+            draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap, answer.replica, answer.queued_ms
+        )
+        return Admitted(surface.path, _clusters(answer, permission), sealed, headers, queued_ms=queued_ms)
+
+
+def _clusters(answer: Reserved, permission: Permission) -> tuple[str, ...]:
+    if answer.replica:
+        return clusters_in_order(answer.replica, permission)
+    return tuple(map(cluster_name, permission.candidates))
 
 
 async def _uncorrected(_tenant_id: int, _model: str, tokens: int) -> int:

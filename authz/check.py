@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 
@@ -93,16 +94,18 @@ class CheckPipeline:
                 )
                 policy.check_runner_options(permission, read.decisive_option)
                 record = checked.record(principal, surface, read)
-                decision = await self._admitter.admit(record, principal, permission, surface, read)
+                decision = await self._admitter.admit(
+                    record, principal, permission, surface, read, partial(_extend, deadline)
+                )
                 _raise_if_past(deadline)
         except (Denied, StoreUnavailable, TimeoutError) as error:
             decision = Denial(as_denied(error))
             principal = principal or _owner_of(error)
-        CHECK_SECONDS.observe(time.perf_counter() - started_s)
+        CHECK_SECONDS.observe(time.perf_counter() - started_s - (decision.queued_ms or 0) / 1000)
         if isinstance(decision, Admitted):
             count_request(checked.path, None)
             return decision
-        denied = await self._recorded(checked.record(principal, surface, read), decision.denied)
+        denied = await self._recorded(checked.record(principal, surface, read), decision.denied, decision.queued_ms)
         count_request(checked.path, denied.code)
         return Denial(denied, {**decision.headers, **retry_headers(denied)})
 
@@ -146,7 +149,7 @@ class CheckPipeline:
         count_request(checked.path, denied.code, is_page=True)
         return denied
 
-    async def _recorded(self, record: RequestRecord, denied: Denied) -> Denied:
+    async def _recorded(self, record: RequestRecord, denied: Denied, queued_ms: int | None = None) -> Denied:
         """The answer once its row is on its way: `denied`, or audit_backlog when the backlog has no capacity for it.
 
         MODEL_REFUSAL_STATUS applies here, so that header, body and row have the same status.
@@ -162,7 +165,7 @@ class CheckPipeline:
                 key_prefix=record.key_prefix,
                 request_id=record.request_id,
             )
-        if await self._denials.record(record, denied):
+        if await self._denials.record(record, denied, queued_ms):
             return denied
         return Denied(Code.AUDIT_BACKLOG)
 
@@ -210,6 +213,13 @@ def _surface_of(checked: CheckedRequest) -> Surface:
     if surface is None or checked.method != "POST":
         raise Denied(Code.ENDPOINT_BLOCKED)
     return surface
+
+
+def _extend(deadline: asyncio.Timeout, seconds: float) -> None:
+    """Gives a check that waits in the queue that much longer."""
+    when = deadline.when()
+    if when is not None:
+        deadline.reschedule(when + seconds)
 
 
 def _raise_if_past(deadline: asyncio.Timeout) -> None:

@@ -23,13 +23,15 @@ class DenialLog:
         self._outbox = outbox
         self._now = now
 
-    async def record(self, request: RequestRecord, denied: Denied) -> bool:
-        """Records that `request` was denied. False: the backlog is full, so there will be no row.
+    async def record(self, request: RequestRecord, denied: Denied, queued_ms: int | None = None) -> bool:
+        """Records that `request` was denied, after it waited for `queued_ms` in the queue.
+
+        False: the backlog is full, so there will be no row.
 
         The entry is in the quota's store before this returns. When a dependency is unavailable, most likely that very
         store, the entry goes to the outbox instead and the answer does not wait.
         """
-        ending = Ending(Outcome.DENIED, denied.status, denied.code, reason=denied.reason)
+        ending = Ending(Outcome.DENIED, denied.status, denied.code, reason=denied.reason, queued_ms=queued_ms)
         entry = denied_entry(request, int(self._now() * 1000), ending)
         if denied.code is Code.UNAVAILABLE:
             self._outbox.submit(entry)

@@ -23,7 +23,7 @@ from gateway.record.caller import CALLER_KEY
 from gateway.record.grant import METADATA_KEY, PATH_KEY
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.wire.dialects import error_body
-from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, cluster_name
+from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER
 from gateway.wire.surfaces import plain_path
 
 # Credentials, and headers that only the gateway's own parts set, are never forwarded.
@@ -58,7 +58,7 @@ def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
         head = external_auth_pb2.CheckResponse(status=status_pb2.Status(code=code_pb2.OK))
         head.dynamic_metadata.fields[CALLER_KEY].string_value = decision.caller_json
         return head
-    upstream = {":path": decision.path, MAX_RETRIES_HEADER: str(len(decision.candidates) - 1)}
+    upstream = {":path": decision.path, MAX_RETRIES_HEADER: str(len(decision.clusters) - 1)}
     response = external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.OK),
         ok_response=external_auth_pb2.OkHttpResponse(
@@ -67,21 +67,21 @@ def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
             response_headers_to_add=_options(decision.headers),
         ),
     )
-    response.dynamic_metadata.CopyFrom(_routing(decision.candidates))
+    response.dynamic_metadata.CopyFrom(_routing(decision.clusters))
     response.dynamic_metadata.fields[METADATA_KEY].string_value = decision.grant_json
     response.dynamic_metadata.fields[PATH_KEY].string_value = decision.path
     return response
 
 
 @lru_cache(maxsize=1024)
-def _routing(candidates: tuple[str, ...]) -> Struct:
-    """The metadata by which the router tries the backends in order, for copying: a Struct takes long to build."""
+def _routing(clusters: tuple[str, ...]) -> Struct:
+    """The metadata by which the router tries the clusters in order, for copying: a Struct takes long to build."""
     metadata = Struct()
     metadata.update(
         {
             "priority_groups": [
-                {"name": f"{place}", "clusters": [{"cluster_name": cluster_name(backend), "weight": 1}]}
-                for place, backend in enumerate(candidates)
+                {"name": f"{place}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
+                for place, cluster in enumerate(clusters)
             ]
         }
     )

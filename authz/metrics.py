@@ -10,6 +10,8 @@ from gateway.errors import Code
 from gateway.metrics.registry import CALL_BUCKETS_S, OTHER, REGISTRY, Histogram
 from gateway.wire.surfaces import BY_PATH
 
+WAIT_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0)
+
 CATALOG = "catalog"
 """The surface label of the pages that authz serves itself."""
 OK = "ok"
@@ -22,7 +24,9 @@ REQUESTS = Counter(
     registry=REGISTRY,
 )
 CHECK_SECONDS = Histogram(
-    "neuronetz_check_seconds", "Time of the check of one request, from its key to its admission.", CALL_BUCKETS_S
+    "neuronetz_check_seconds",
+    "Time of the check of one request, from its key to its admission, without its wait.",
+    CALL_BUCKETS_S,
 ).labels()
 AUTH_FAILURES = Counter(
     "neuronetz_auth_failures", "Wrong keys that count against the throttle of an address.", registry=REGISTRY
@@ -39,6 +43,11 @@ CATALOG_VALID_SECONDS = Gauge(
     "Time for which this worker's copy of the catalog stays valid; at 0 requests receive 503.",
     registry=REGISTRY,
 )
+
+QUEUE_WAIT_SECONDS = Histogram(
+    "neuronetz_queue_wait_seconds", "Time that a request waited in the queue.", WAIT_BUCKETS_S
+).labels()
+QUEUE_WAITING = Gauge("neuronetz_queue_waiting", "Requests of this worker that wait in the queue.", registry=REGISTRY)
 
 # Bounded like the label values. A lookup by `labels` takes several times longer.
 _requests = cache(REQUESTS.labels)

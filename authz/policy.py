@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from gateway.catalog.allow_list import may_use
 from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.errors import Code, Denied
+from gateway.queue.port import Candidate
 from gateway.values import Principal, Scope
+from gateway.wire.names import backend_of, cluster_name, replica_clusters
 from gateway.wire.surfaces import Surface
 
 # A second replica of a backend is tried before the next backend.
@@ -22,7 +25,8 @@ class Permission:
     `runner_options` allows options that reload or unload a model for every tenant. `show_backend` reveals which backend
     answered. `hosted_model` is the name of the model as its first backend spells it. `backend_addresses` are the
     `HOST[:PORT]` of the candidates. `own_output_tokens` is the model's own output cap, and
-    `context_tokens` its context in force, each None when there is none or it is unknown.
+    `context_tokens` its context in force, each None when there is none or it is unknown. `replicas` are the replicas of
+    the backends that answer, whose slots the request can have; there are none when no backend answers.
     """
 
     hosted_model: str
@@ -32,6 +36,7 @@ class Permission:
     backend_addresses: tuple[str, ...] = ()
     own_output_tokens: int | None = None
     context_tokens: int | None = None
+    replicas: tuple[Candidate, ...] = ()
 
 
 def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog, *, prefer_loaded: bool) -> Permission:
@@ -53,6 +58,7 @@ def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog,
         backend_addresses=catalog.addresses_of(hosted.backends),
         own_output_tokens=hosted.own_output_tokens,
         context_tokens=hosted.context_tokens,
+        replicas=candidate_replicas(hosted, catalog, prefer_loaded=prefer_loaded),
     )
 
 
@@ -73,5 +79,41 @@ def candidate_backends(model: HostedModel, catalog: Catalog, *, prefer_loaded: b
     With `prefer_loaded` the backends that have the model in memory come first. A backend with several replicas is
     listed up to TRIES_PER_BACKEND_MAX times in a row.
     """
-    order = sorted(model.backends, key=lambda name: prefer_loaded and name not in model.loaded)
+    order = _in_order(model, prefer_loaded=prefer_loaded)
     return tuple(name for name in order for _ in range(min(catalog.replicas_of(name), TRIES_PER_BACKEND_MAX)))
+
+
+def candidate_replicas(model: HostedModel, catalog: Catalog, *, prefer_loaded: bool) -> tuple[Candidate, ...]:
+    """The replicas of the backends for `model` that answer. Those of an earlier backend have a lower rank.
+
+    A backend that does not answer has free slots, but a request that gets one would fail over to another backend.
+    """
+    states = {state.name: state for state in catalog.backends}
+    order = (states[name] for name in _in_order(model, prefer_loaded=prefer_loaded) if name in states)
+    return tuple(
+        Candidate(replica, rank, state.slots)
+        for rank, state in enumerate(order)
+        if state.answers
+        for replica in replica_clusters(state.name, state.addresses)
+    )
+
+
+def clusters_in_order(granted: str, permission: Permission) -> tuple[str, ...]:
+    """The clusters that Envoy tries for a request with a slot of the replica `granted`.
+
+    Then come further replicas, as many per backend as without a queue, those of the same backend first.
+    """
+    backend = backend_of(granted)
+    names = [each.replica for each in permission.replicas]
+    names += (cluster_name(name) for name in permission.candidates if name not in set(map(backend_of, names)))
+    tries: Counter[str | None] = Counter()
+    chosen = []
+    for name in sorted(names, key=lambda name: (name != granted, backend_of(name) != backend)):
+        tries[backend_of(name)] += 1
+        if tries[backend_of(name)] <= TRIES_PER_BACKEND_MAX:
+            chosen.append(name)
+    return tuple(chosen)
+
+
+def _in_order(model: HostedModel, *, prefer_loaded: bool) -> list[str]:
+    return sorted(model.backends, key=lambda name: prefer_loaded and name not in model.loaded)

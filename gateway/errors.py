@@ -33,12 +33,14 @@ class Code(StrEnum):
     CONCURRENCY_EXCEEDED = "concurrency_exceeded"
     BUDGET_RESERVED = "budget_reserved"
     BUDGET_EXHAUSTED = "budget_exhausted"
+    QUEUE_FULL = "queue_full"
     AUTH_THROTTLED = "auth_throttled"
     BACKEND_ERROR = "backend_error"
     BACKEND_TIMEOUT = "backend_timeout"
     UNAVAILABLE = "unavailable"
     BACKEND_UNAVAILABLE = "backend_unavailable"
     AUDIT_BACKLOG = "audit_backlog"
+    QUEUE_TIMEOUT = "queue_timeout"
 
 
 STATUS: dict[Code, int] = {
@@ -57,12 +59,14 @@ STATUS: dict[Code, int] = {
     Code.CONCURRENCY_EXCEEDED: 429,
     Code.BUDGET_RESERVED: 429,
     Code.BUDGET_EXHAUSTED: 429,
+    Code.QUEUE_FULL: 429,
     Code.AUTH_THROTTLED: 429,
     Code.BACKEND_ERROR: 502,
     Code.BACKEND_TIMEOUT: 504,
     Code.UNAVAILABLE: 503,
     Code.BACKEND_UNAVAILABLE: 503,
     Code.AUDIT_BACKLOG: 503,
+    Code.QUEUE_TIMEOUT: 503,
 }
 
 MESSAGE: dict[Code, str] = {
@@ -81,12 +85,14 @@ MESSAGE: dict[Code, str] = {
     Code.CONCURRENCY_EXCEEDED: "too many requests at once",
     Code.BUDGET_RESERVED: "what is left of the token budget is held by running requests; try again soon",
     Code.BUDGET_EXHAUSTED: "the token budget is used up",
+    Code.QUEUE_FULL: "too many of your requests are waiting for a model; try again later",
     Code.AUTH_THROTTLED: "too many failed authentications from this address",
     Code.BACKEND_ERROR: "the model backend failed to answer",
     Code.BACKEND_TIMEOUT: "the model backend did not answer in time",
     Code.UNAVAILABLE: "the gateway cannot check this request at the moment",
     Code.BACKEND_UNAVAILABLE: "no backend that hosts this model is available",
     Code.AUDIT_BACKLOG: "the gateway cannot record this request at the moment",
+    Code.QUEUE_TIMEOUT: "no backend had capacity for this request in time; try again later",
 }
 
 

@@ -24,6 +24,13 @@ class Period(StrEnum):
     TOTAL = "total"
 
 
+class Priority(StrEnum):
+    """The class of a key's requests. Batch requests wait while an interactive one waits for the same replica."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
 class UsageSource(StrEnum):
     """The origin of a token count: the backend's own number, counted frames, an estimate, or none."""
 
@@ -101,7 +108,7 @@ class Principal:
     `key_id` is the account of the key: rotation changes the secret and its prefix, and retains the account with its
     limits, budgets and counters.
     The limits and models of the key include those that it inherits from the tenant. `models` are canonical names (see
-    `gateway.request.model_name`).
+    `gateway.request.model_name`). `weight` is the tenant's share of the slots, `priority` the key's class in the queue.
     """
 
     tenant_id: int
@@ -118,3 +125,5 @@ class Principal:
     log_prompts: bool
     expires_at: datetime | None
     sizes: Sizes = Sizes()
+    weight: int = 1
+    priority: Priority = Priority.INTERACTIVE

@@ -92,13 +92,15 @@ def _respond_to_response_headers(
     if _read_attribute(message, "response.code_details") != _VIA_UPSTREAM:
         exchange.local_reply(status, headers.get(ERROR_HEADER, Code.UNAVAILABLE))
         return untouched("response_headers")
+    cluster = _read_attribute(message, "xds.cluster_name")
     own = exchange.response_headers(
         status,
         headers.get("content-type", ""),
-        backend_of(_read_attribute(message, "xds.cluster_name")),
+        backend_of(cluster),
         end_of_stream=message.response_headers.end_of_stream,
         comes_whole=HELD_WHOLE_HEADER in headers,
         body_bytes=_length(headers.get("content-length", "")),
+        replica=cluster,
     )
     if isinstance(own, Code) and message.response_headers.end_of_stream:
         error = _error(Denied(own), exchange, set(headers) - _TO_CALLER)

@@ -59,6 +59,7 @@ class Exchange:
         self._status = 499
         self._local_code: str | None = None
         self._backend: str | None = None
+        self._replica: str | None = None
         self._response_bytes = 0
         self._dropped_options: tuple[str, ...] = ()
 
@@ -71,7 +72,8 @@ class Exchange:
     def progress(self) -> Progress:
         """What the hold retains in case this process dies now."""
         usage = self._usage
-        return Progress(usage.input_tokens, usage.output_tokens, self._response_bytes)
+        replica = self._replica or self.grant.replica
+        return Progress(usage.input_tokens, usage.output_tokens, self._response_bytes, replica)
 
     @property
     def accept(self) -> str:
@@ -105,15 +107,18 @@ class Exchange:
         end_of_stream: bool,
         comes_whole: bool = False,
         body_bytes: int = 0,
+        replica: str | None = None,
     ) -> dict[str, str] | Code:
         """Takes the head of a backend's answer, returns the headers to set, `:status` included.
 
         `comes_whole` means that the body comes in one piece, `body_bytes` is its
-        announced size, 0 for none. `holds_answer` is set afterwards.
+        announced size, 0 for none. `replica` is the cluster that answers. `holds_answer` is set afterwards.
         """
         if self._advance(Trigger.ANSWER) is Phase.CUT:
             return Code.BACKEND_ERROR
         self._backend = backend
+        # Envoy retries a request at another replica without a slot there; its slot follows it.
+        self._replica = replica if self.grant.replica else None
         self._status = self._answer.headers(NOT_AN_ANSWER if end_of_stream and status < 300 else status, content_type)
         self.holds_answer = (comes_whole and self._answer.is_whole) or self._answer.hold_error(body_bytes)
         if self._answer.error_code is not None and end_of_stream:

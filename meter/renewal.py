@@ -18,6 +18,8 @@ log = structlog.get_logger()
 
 # How often the progress of a running request is stored. A killed meter loses the progress of this time.
 INTERVAL_S = 1.0
+# A request with a slot is renewed so long after its admission at the latest; the lease of a granted slot is 5 s.
+FIRST_RENEWAL_S = 1.0
 # A hold without progress survives two renewals that fail.
 RENEWALS_PER_LEASE = 3
 
@@ -59,7 +61,11 @@ class Renewal:
 
     def add(self, exchange: Exchange) -> None:
         """From now on its hold is renewed. The admission counts as the first renewal."""
-        self._running[exchange.hold.request_id] = _Running(exchange, (exchange.progress, self._monotonic()))
+        renewed_s = self._monotonic()
+        if exchange.grant.replica:
+            # A granted slot has a short lease until its first renewal.
+            renewed_s -= max(0.0, self._idle_s - FIRST_RENEWAL_S)
+        self._running[exchange.hold.request_id] = _Running(exchange, (exchange.progress, renewed_s))
 
     def discard(self, exchange: Exchange) -> None:
         """It has ended; its hold is no longer renewed."""

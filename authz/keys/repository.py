@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from gateway.stores.postgres import Database
-from gateway.values import Budgets, Limits, Principal, Refusal, Scope, Sizes
+from gateway.values import Budgets, Limits, Principal, Priority, Refusal, Scope, Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class KeyRepository:
 
 
 _FIND_KEY = """
-SELECT k.account_id, k.prefix, k.hash, k.status = 'revoked' AS revoked, k.scopes, k.log_prompts, k.expires_at,
+SELECT k.account_id, k.prefix, k.hash, k.status = 'revoked' AS revoked, k.scopes, k.log_prompts, k.priority,
+       k.expires_at, tl.weight,
        t.id AS tenant_id, t.name AS tenant, t.status = 'disabled' AS tenant_disabled,
        tl.rpm AS tenant_rpm, tl.tpm AS tenant_tpm, tl.concurrent AS tenant_concurrent,
        tl.budget_day AS tenant_day, tl.budget_month AS tenant_month, tl.budget_total AS tenant_total,
@@ -124,6 +125,8 @@ def _stored_key(row: asyncpg.Record, defaults: Limits, sizes: Sizes) -> StoredKe
         key_budgets=Budgets(row["budget_day"], row["budget_month"], row["budget_total"]),
         log_prompts=row["log_prompts"],
         expires_at=row["expires_at"],
+        weight=row["weight"] or 1,
+        priority=Priority(row["priority"]),
         sizes=Sizes(row["max_output"] or sizes.output_tokens, row["max_body"] or sizes.body_bytes),
     )
     return StoredKey(row["hash"], row["revoked"], row["tenant_disabled"], row["expires_at"], principal)

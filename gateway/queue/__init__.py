@@ -1,5 +1,5 @@
 """The queue: which request gets the next slot of a replica. `port.py` defines it, `redis/` implements it.
 
-No service uses it yet: requests wait in the line of Ollama. It knows replicas,
-tenants, keys, tokens and time. It knows no HTTP, no limits and no budgets.
+The scripts of `gateway.quota.redis` include its steps, so that one call decides on limits and slots. The queue knows
+replicas, tenants, keys, tokens and time. It knows no HTTP, no limits and no budgets.
 """

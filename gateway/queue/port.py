@@ -30,19 +30,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
+
+from gateway.values import Priority
 
 # How long a finished or timed-out request is remembered, so that a call that arrives late does not take a slot for it.
 ENDED_MS = 60_000
 WEIGHT_MAX = 1000
-
-
-class Priority(StrEnum):
-    """The class of a key's requests. Batch requests wait while an interactive one waits for the same replica."""
-
-    INTERACTIVE = "interactive"
-    BATCH = "batch"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from datetime import date, datetime
 from typing import Literal, Protocol
 
 from gateway.errors import Code, StoreUnavailable
+from gateway.queue.port import Ticket
 from gateway.record.entry import Entry
 from gateway.record.grant import Grant
 from gateway.values import Budgets, Limits, Period
@@ -75,20 +76,36 @@ class Reserved:
     """The hold is taken.
 
     `admitted_at_ms` is the time of the store's clock and must become the ledger entry's `ts_ms`. `input_tokens` is the
-    corrected estimate that the hold covers.
+    corrected estimate that the hold covers. `replica` is the replica whose slot the request has, empty without a queue,
+    and `queued_ms` the time that it waited for it.
     """
 
     admitted_at_ms: int
     input_tokens: int
     output_cap: int
     limit_status: LimitStatus
+    replica: str = ""
+    queued_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The request waits in the queue. Its hold has no tokens, and counts as a request of its tenant and key.
+
+    `admitted_at_ms` is the time at which the hold was taken, `arrived_at_ms` that of its arrival at the queue.
+    `idempotency_token` identifies the hold.
+    """
+
+    admitted_at_ms: int
+    arrived_at_ms: int
+    idempotency_token: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReservationDenied:
     """Nothing was reserved. `code` is the first that applies of audit_backlog, unavailable, rate_limit_exceeded,
-    concurrency_exceeded, budget_exhausted, budget_reserved, token_rate_exceeded. `unavailable` means that the shard's
-    maximum of requests is running.
+    concurrency_exceeded, budget_exhausted, budget_reserved, token_rate_exceeded, and else
+    queue_full or queue_timeout. `unavailable` means that the shard's maximum of requests is running.
 
     The same request, retried after `retry_after_s` (whole seconds), is admitted unless other traffic or a clock step
     intervenes. It is None when no such time is known: when running requests are the reason (audit_backlog, unavailable,
@@ -103,16 +120,23 @@ class ReservationDenied:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The usage of a running request so far. The reaper settles the request with it when its meter dies."""
+    """The usage of a running request so far. The reaper settles the request with it when its meter dies.
+
+    `replica` is the replica at which it runs, empty without a queue.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     response_bytes: int = 0
+    replica: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The reservation of an admitted request, as its meter knows it and as the store retains it."""
+    """The reservation of an admitted request, as its meter knows it and as the store retains it.
+
+    `weight` is that of its tenant in the queue.
+    """
 
     request_id: str
     tenant_id: int
@@ -121,6 +145,7 @@ class Hold:
     input_tokens: int
     output_cap: int
     grant_json: str
+    weight: int = 1
 
     @classmethod
     def of(cls, grant: Grant, grant_json: str) -> Hold:
@@ -133,6 +158,7 @@ class Hold:
             grant.input_estimate,
             grant.output_cap,
             grant_json,
+            grant.weight,
         )
 
     def grant(self) -> Grant:
@@ -256,6 +282,30 @@ class EventStream(Protocol):
         ...
 
 
+class Turnstile(Protocol):
+    """A quota with a queue, as `authz` uses it."""
+
+    async def enter(
+        self, admission: Admission, ticket: Ticket, parked: Parked | None = None
+    ) -> Reserved | Parked | ReservationDenied:
+        """Admits a request as `Quota.admit` does and takes a slot for it in the same step, or parks it.
+
+        The input of `ticket` is replaced by the corrected estimate. A request that finds no free slot takes a hold
+        without tokens, which counts as a request of its tenant and key, and waits. The call is repeated with `parked`,
+        the previous reply, when the request is notified of its turn and when its time is over. Tokens and budgets are
+        checked again then. A parked request that is denied has its hold until its denial is recorded. A first call that
+        fails or is cancelled is undone like that of `Quota.admit`.
+        """
+        ...
+
+    async def poll(self, request_ids: Sequence[str]) -> list[bool]:
+        """Whether each request is no longer a ticket, so that it has to be admitted again; in their order.
+
+        Extends the leases of the others. Raises StoreUnavailable.
+        """
+        ...
+
+
 class Quota(Protocol):
     """Rate windows, concurrency, budgets and the event stream to the ledger, for every tenant."""
 
@@ -273,6 +323,8 @@ class Quota(Protocol):
         Returns one value for each hold, in their order. False: another process settled or released the request. Nothing
         that follows will be accounted, so its answer must be cut. StoreUnavailable, which is never raised here: the
         store did not reply about this hold; it may or may not be renewed.
+
+        With a queue, the slot of each request is renewed in the same step, see `gateway.queue.port.Queue.renew`.
         """
         ...
 

@@ -7,7 +7,7 @@ it twice is harmless because (request_id, ts) is unique and both are part of it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
@@ -23,6 +23,7 @@ class Ending:
 
     `code` is a plain text where Envoy reports it. Durations are milliseconds from the moment at which the meter opened
     the request; `ttft_ms` ends with the first byte of the body. `reason` is why a key was refused, for operators alone.
+    `queued_ms` is the time in the queue before that moment, None when the request did not wait.
     """
 
     outcome: Outcome
@@ -34,6 +35,7 @@ class Ending:
     duration_ms: int | None = None
     response_bytes: int = 0
     reason: str | None = None
+    queued_ms: int | None = None
 
 
 # The caller left before any backend received the request.
@@ -61,6 +63,7 @@ class Entry(RequestRecord):
     duration_ms: int | None
     response_bytes: int
     reason: str | None = None
+    queued_ms: int | None = None
 
     def to_json(self) -> str:
         """The event as it is stored in the stream.
@@ -84,6 +87,8 @@ _NAMES = tuple(Entry.__dataclass_fields__)
 
 def settled_entry(grant: Grant, ending: Ending) -> Entry:
     """The entry of an admitted request."""
+    if ending.queued_ms is None and grant.queued_ms:
+        ending = replace(ending, queued_ms=grant.queued_ms)
     return _entry(grant, grant.admitted_at_ms, ending, grant.input_estimate + grant.output_cap)
 
 
@@ -109,4 +114,5 @@ def _entry(record: RequestRecord, ts_ms: int, ending: Ending, reserved_tokens: i
         duration_ms=ending.duration_ms,
         response_bytes=ending.response_bytes,
         reason=ending.reason,
+        queued_ms=ending.queued_ms,
     )

@@ -34,7 +34,9 @@ class Grant(RequestRecord):
     in a grant of a release that did not have them. `backend_addresses` are the `HOST[:PORT]` of the backends that may
     answer, which no caller may see. `refusal_status` is the status for a model that no backend hosts any more.
     `context_tokens` is the context in force, `requested_context` the larger one that the caller requested, each 0 for
-    none. `refuses_overflow` means that Ollama has to refuse a prompt that is too long.
+    none. `refuses_overflow` means that Ollama has to refuse a prompt that is too long. `replica` is the cluster of the
+    replica whose slot the request has, empty without a queue; `weight` is that of its tenant there, and `queued_ms` the
+    time that it waited.
     """
 
     tenant_id: int
@@ -57,6 +59,9 @@ class Grant(RequestRecord):
     context_tokens: int = 0
     requested_context: int = 0
     refuses_overflow: bool = False
+    weight: int = 1
+    replica: str = ""
+    queued_ms: int | None = None
 
     @property
     def sent_model(self) -> str:
@@ -94,6 +99,7 @@ def draft(
     context_tokens: int = 0,
     requested_context: int = 0,
     refuses_overflow: bool = False,
+    weight: int = 1,
 ) -> str:
     """The grant of `record` without the quota's decision: an ASCII JSON object for `seal`."""
     data = record_fields(record)
@@ -108,11 +114,15 @@ def draft(
     data["context_tokens"] = context_tokens
     data["requested_context"] = requested_context
     data["refuses_overflow"] = refuses_overflow
+    data["weight"] = weight
     return json.dumps(data, separators=(",", ":"))
 
 
-def seal(draft: str, admitted_at_ms: int, input_estimate: int, output_cap: int) -> str:
+def seal(
+    draft: str, admitted_at_ms: int, input_estimate: int, output_cap: int, replica: str = "", queued_ms: int = 0
+) -> str:
     """Appends the quota's decision to a draft. `admit.lua` does the same to the text that the hold stores."""
-    return (
-        f'{draft[:-1]},"admitted_at_ms":{admitted_at_ms},"input_estimate":{input_estimate},"output_cap":{output_cap}}}'
-    )
+    decision = f'"admitted_at_ms":{admitted_at_ms},"input_estimate":{input_estimate},"output_cap":{output_cap}'
+    if replica:
+        decision += f',"replica":"{replica}","queued_ms":{queued_ms}'
+    return f"{draft[:-1]},{decision}}}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from gateway.settings.field_types import HeaderName
+from gateway.settings.field_types import HeaderName, as_number
 
 
 def _base_url(url: str) -> str:
@@ -68,6 +68,8 @@ _OTHER_HEADERS = frozenset(
 )
 
 
+# The slots of a replica: how many requests it runs at a time. `auto` means that the gateway learns the number.
+Slots = Annotated[Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"], BeforeValidator(as_number)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 CredentialHeader = Annotated[HeaderName, AfterValidator(_credential_header)]
 CredentialScheme = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{0,64}$")]
@@ -86,6 +88,7 @@ class Backend(BaseModel):
     auth_scheme: CredentialScheme = "Bearer"
     replicas: tuple[BaseUrl, ...] = ()
     ca_file: Path | None = None
+    slots: Slots = "auto"
 
     @model_validator(mode="before")
     @classmethod
@@ -112,6 +115,16 @@ class Backend(BaseModel):
     def path(self) -> str:
         """What precedes the paths of Ollama at every replica, such as `/ollama`; usually empty."""
         return urlsplit(self.base_url).path
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """`HOST[:PORT]` of all replicas."""
+        return tuple(urlsplit(url).netloc for url in self.urls)
+
+    @property
+    def slots_at_first(self) -> int:
+        """The slots of a replica, 1 for `auto`: OLLAMA_NUM_PARALLEL is 1 unless its operator sets it."""
+        return self.slots if isinstance(self.slots, int) else 1
 
     def credential(self) -> tuple[str, SecretStr] | None:
         """The header name and value that Envoy sends to the backend, None without a token.

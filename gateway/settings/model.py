@@ -27,6 +27,7 @@ from gateway.settings.field_types import (
     OptionalRole,
     Origins,
     PostgresUrl,
+    QueueWait,
     RedisUrl,
     RequestIdHeader,
     Seconds,
@@ -98,6 +99,10 @@ class Settings(BaseSettings):
     context_overflow: Literal["truncate", "refuse"] = "truncate"
     hold_lease_s: Seconds = 15.0
 
+    queue_max_wait_s: QueueWait = 0.0
+    queue_max_per_tenant: PositiveInt = 64
+    queue_max_bytes_per_tenant: PositiveInt = 64 * 1024 * 1024
+
     argon2_time_cost: PositiveInt = 3
     argon2_memory_cost_kib: Annotated[int, Field(ge=8)] = 65_536
     argon2_parallelism: PositiveInt = 4
@@ -158,6 +163,11 @@ class Settings(BaseSettings):
                 " refreshes"
             )
         return value
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether requests wait for slots. The queue and the counters of all tenants must be in one hash slot."""
+        return self.queue_max_wait_s > 0 and self.redis_shards == 1
 
     @property
     def backends(self) -> tuple[Backend, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 # Sets the number of retries of one request. Envoy's router consumes it and never forwards it.
 MAX_RETRIES_HEADER = "x-envoy-max-retries"
 
@@ -12,6 +15,7 @@ BACKEND_HEADER = "x-gateway-backend"
 ERROR_HEADER = "x-gateway-error"
 DROPPED_OPTIONS_HEADER = "x-gateway-dropped-options"
 OUTPUT_CAP_HEADER = "x-gateway-output-cap"
+QUEUE_WAIT_HEADER = "x-queue-wait-ms"
 
 EXPOSED_HEADERS = (
     REQUEST_ID_HEADER,
@@ -20,6 +24,7 @@ EXPOSED_HEADERS = (
     BACKEND_HEADER,
     DROPPED_OPTIONS_HEADER,
     OUTPUT_CAP_HEADER,
+    QUEUE_WAIT_HEADER,
     "retry-after",
     "x-should-retry",
     "x-ratelimit-limit-requests",
@@ -51,6 +56,20 @@ def cluster_name(backend: str) -> str:
     return _CLUSTER_PREFIX + backend
 
 
+def replica_clusters(backend: str, addresses: Sequence[str]) -> tuple[str, ...]:
+    """The Envoy clusters of the single replicas of a backend, by their addresses `HOST[:PORT]`.
+
+    The cluster of a backend with one replica is that of the replica. Its queue has the same name.
+    """
+    if len(addresses) < 2:
+        return (cluster_name(backend),)
+    return tuple(f"{cluster_name(backend)}:{_digest(address)}" for address in addresses)
+
+
 def backend_of(cluster: str) -> str | None:
-    """The backend whose cluster this is, None for any other cluster."""
-    return cluster.removeprefix(_CLUSTER_PREFIX) if cluster.startswith(_CLUSTER_PREFIX) else None
+    """The backend whose cluster this is, or the cluster of one of its replicas. None for any other cluster."""
+    return cluster.split(":")[1] if cluster.startswith(_CLUSTER_PREFIX) else None
+
+
+def _digest(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()[:8]

@@ -58,6 +58,7 @@ PANELS: dict[str, dict[str, str]] = {
         "show-changes": "ops.cli.changes:show_changes",
         "policy-at": "ops.cli.changes:policy_at",
         "show-prompts": "ops.cli.prompts:show_prompts",
+        "show-queue": "ops.cli.queue:show_queue",
         "list-models": "ops.cli.models:list_models",
         "verify-audit": "ops.cli.chain:verify_audit",
         "export-checkpoint": "ops.cli.chain:export_checkpoint",

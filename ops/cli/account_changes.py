@@ -13,7 +13,7 @@ from ops.cli.confirmation import confirm, yes_option
 from ops.cli.key_list import KeyPolicies, key_document
 from ops.cli.key_option import key_options, resolve_prefix
 from ops.cli.output import print_json, text
-from ops.cli.parameters import Clear, Name, Scopes, Timestamp, json_option
+from ops.cli.parameters import Clear, Name, Scopes, Timestamp, json_option, priority_option
 from ops.cli.session import Session, pass_session
 from ops.database import account_changes
 from ops.database.effective import read_key_policies
@@ -65,6 +65,7 @@ def delete_tenant(session: Session, name: str, yes: bool, as_json: bool) -> None
 @click.option("--scopes", type=Scopes(), help=f"Replace its scopes: some of {', '.join(Scope)}, separated by commas.")
 @click.option("--expires", type=Expiry(), help="Change its expiry.")
 @click.option("--log-prompts/--no-log-prompts", default=None, help="Start or stop recording its prompts and answers.")
+@priority_option()
 @json_option
 @pass_session
 def set_key(
@@ -75,14 +76,21 @@ def set_key(
     scopes: list[str] | None,
     expires: datetime | Clear | None,
     log_prompts: bool | None,
+    priority: str | None,
     as_json: bool,
 ) -> None:
     """Change what create-key decided. set-limits, set-budget and set-models change its policy."""
     ordered = sorted(scopes) if scopes else None
-    given = {"name": name, "scopes": ordered, "expires_at": expires, "log_prompts": log_prompts}
+    given = {
+        "name": name,
+        "scopes": ordered,
+        "expires_at": expires,
+        "log_prompts": log_prompts,
+        "priority": priority,
+    }
     change = {column: value for column, value in given.items() if value is not None}
     if not change:
-        raise click.UsageError("give at least one of --name, --scopes, --expires and --log-prompts")
+        raise click.UsageError("give at least one of --name, --scopes, --expires, --log-prompts and --priority")
     stored = {column: None if value is Clear.CLEAR else value for column, value in change.items()}
     prefix = resolve_prefix(session, prefix, tenant)
 
@@ -96,4 +104,6 @@ def set_key(
         return print_json(key_document(key, policies[prefix], session.settings))
     expiry = f"expires {text(key.expires_at)} UTC" if key.expires_at else "never expires"
     logged = "prompts are logged" if key.log_prompts else "prompts are not logged"
-    return click.echo(f"the key {prefix} is {key.name} of {key.tenant}; scopes {text(key.scopes)}; {expiry}; {logged}")
+    return click.echo(
+        f"the key {prefix} is {key.name} of {key.tenant}; {key.priority}; scopes {text(key.scopes)}; {expiry}; {logged}"
+    )

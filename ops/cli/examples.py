@@ -55,6 +55,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "remove-backend": ("remove-backend far --write-env",),
     "list-backends": ("list-backends",),
     "probe-ollama": ("probe-ollama",),
+    "show-queue": ("show-queue", "show-queue --json"),
     "show-usage": ("show-usage --tenant acme --by model", "show-usage --since 24h --by key --plot"),
     "show-audit": (
         "show-audit --tenant acme --status 4xx --since 1h",

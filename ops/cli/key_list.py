@@ -30,6 +30,7 @@ _COLUMNS = (
     *(Column(label, right=True, only_wide=True) for _, label in BUDGETS),
     Column("models", only_wide=True),
     Column("logs prompts", only_wide=True),
+    Column("priority", only_wide=True),
 )
 
 
@@ -42,6 +43,7 @@ def key_document(key: Key, policies: tuple[Policy, Policy], settings: Settings) 
         "replaced_by": key.replaced_by,
         "reason": key.reason,
         "log_prompts": key.log_prompts,
+        "priority": key.priority,
         **{name: own[name] for name, _ in BUDGETS},
         "in_force": in_force_document(of_key(own, tenant, settings)),
     }
@@ -67,6 +69,7 @@ def _row(key: Key, policies: tuple[Policy, Policy], settings: Settings) -> tuple
         *(own[name] for name, _ in BUDGETS),
         models_text(effective),
         key.log_prompts,
+        key.priority,
     )
 
 

@@ -11,7 +11,7 @@ from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, generate
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from gateway.values import Scope
+from gateway.values import Priority, Scope
 from ops.cli.client_address import client_address
 from ops.cli.confirmation import confirm, yes_option
 from ops.cli.key_list import KeyPolicies, key_document, print_keys
@@ -26,6 +26,7 @@ from ops.cli.parameters import (
     json_option,
     limit_options,
     policy_change,
+    priority_option,
 )
 from ops.cli.session import Session, pass_session
 from ops.cli.table import wide_option
@@ -43,6 +44,7 @@ _SCOPES_HELP = f"What the key may do, separated by commas: {', '.join(Scope)}."
 @click.option("--expires", type=Timestamp(future=True), help="Expiry: 90d, 12h, 2w or a date. Default: never.")
 @click.option("--log-prompts", is_flag=True, help="Record the prompts and answers of this key in the prompt log.")
 @limit_options()
+@priority_option(default=Priority.INTERACTIVE.value)
 @json_option
 @pass_session
 def create_key(
@@ -53,6 +55,7 @@ def create_key(
     scopes: list[str],
     expires: datetime | None,
     log_prompts: bool,
+    priority: str,
     as_json: bool,
     **limits: int | Clear | None,
 ) -> None:
@@ -67,6 +70,7 @@ def create_key(
             scopes=scopes,
             expires_at=expires,
             log_prompts=log_prompts,
+            priority=Priority(priority),
             policy=policy_change(**limits),
         )
         return key, stored

@@ -14,13 +14,14 @@ import rich_click as click
 from authz.keys import key_format
 from gateway.request.model_name import canonical
 from gateway.settings import INTEGER_MAX, TOKENS_MAX
-from gateway.values import Scope
+from gateway.values import Priority, Scope
 from ops.database.policies import PolicyChange
 
 T = TypeVar("T")
 
 NAME_LENGTH_MAX = 100
 BODY_BYTES_MAX = 64 * 1024 * 1024
+WEIGHT_MAX = 100
 DURATION_MAX = timedelta(days=36_500)
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
@@ -169,6 +170,19 @@ def limit_options(keyword: str | None = None) -> Callable[[Any], Any]:
         return function
 
     return add
+
+
+def weight_option(keyword: str | None = None) -> Callable[[Any], Any]:
+    """Adds `--weight`, a number or the keyword."""
+    text = "Share of the slots while tenants wait for them. Default: 1."
+    return click.option("--weight", type=Number(1, WEIGHT_MAX, keyword), help=text)
+
+
+def priority_option(default: str | None = None) -> Callable[[Any], Any]:
+    """Adds `--priority`."""
+    text = "Class in the queue: interactive requests come before those of batch keys."
+    kind = click.Choice([priority.value for priority in Priority])
+    return click.option("--priority", type=kind, default=default, show_default=default is not None, help=text)
 
 
 def policy_change(**options: int | bool | Clear | list[str] | None) -> PolicyChange:

@@ -18,6 +18,7 @@ from ops.cli.parameters import (
     json_option,
     limit_options,
     policy_change,
+    weight_option,
 )
 from ops.cli.policy_text import BUDGETS, in_force_document, limit_fields, models_text
 from ops.cli.session import Session, pass_session
@@ -32,6 +33,7 @@ _MODELS = ("allow_all_models", "allowed_models")
 @click.command("set-limits")
 @subject_options
 @limit_options("inherit")
+@weight_option("inherit")
 @json_option
 @pass_session
 def set_limits(
@@ -40,8 +42,11 @@ def set_limits(
     """Set limits. `inherit` makes a key use its tenant's value, and a tenant the default of the settings."""
     change = policy_change(**limits)
     if not change:
-        raise click.UsageError("give at least one of --rpm, --tpm, --concurrent, --max-output and --max-body")
-    _change(session, resolve_subject(session, tenant, prefix), change, LIMITS, as_json)
+        raise click.UsageError("give at least one of --rpm, --tpm, --concurrent, --max-output, --max-body and --weight")
+    if prefix is not None and "weight" in change:
+        raise click.UsageError("--weight requires --tenant, because the keys of a tenant share its slots")
+    shown = (*LIMITS, "weight") if prefix is None else LIMITS
+    _change(session, resolve_subject(session, tenant, prefix), change, shown, as_json)
 
 
 @click.command("set-budget")
@@ -134,7 +139,8 @@ def _sentence(target: PolicySubject, policy: Policy, effective: Effective, shown
     if shown is _BUDGETS:
         budgets = [(label, policy[name]) for name, label in BUDGETS]
         return ", ".join(f"no {label}" if tokens is None else f"{label} {tokens:,}" for label, tokens in budgets)
-    return ", ".join(f"{name} {value}" for name, value in limit_fields(effective))
+    weight = [("weight", policy["weight"] or 1)] if target.kind == "tenant" else []
+    return ", ".join(f"{name} {value}" for name, value in [*limit_fields(effective), *weight])
 
 
 def _models_sentence(target: PolicySubject, policy: Policy, effective: Effective) -> str:

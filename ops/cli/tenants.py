@@ -11,7 +11,7 @@ from gateway.stores.postgres import Database
 from ops.cli.catalog import warn_of_unhosted
 from ops.cli.key_list import KeyPolicies, key_document, print_keys
 from ops.cli.output import print_json, text
-from ops.cli.parameters import Clear, Models, Name, json_option, limit_options, policy_change
+from ops.cli.parameters import Clear, Models, Name, json_option, limit_options, policy_change, weight_option
 from ops.cli.policy_text import BUDGETS, in_force_document, limit_fields, models_text
 from ops.cli.presets import PRESETS, describe
 from ops.cli.session import Session, pass_session
@@ -29,6 +29,7 @@ _name_option = click.option("--name", type=Name(), required=True, help="Name of 
     "--preset", type=click.Choice(sorted(PRESETS)), help=f"A set of limits; single options win. {describe()}."
 )
 @limit_options()
+@weight_option()
 @click.option("--models", type=Models(), help="Models that its keys may use, separated by commas. Default: none.")
 @click.option("--allow-all-models", is_flag=True, help="Let its keys use every model that a backend runs itself.")
 @json_option
@@ -101,6 +102,7 @@ def show_tenant(session: Session, tenant: str, as_json: bool) -> None:
             ("status", found.status),
             ("created", f"{text(found.created_at)} UTC"),
             *limit_fields(effective),
+            ("weight", found.policy["weight"] or 1),
             *((label, found.policy[name] if found.policy[name] is not None else "none") for name, label in BUDGETS),
             ("models", models_text(effective)),
         ]

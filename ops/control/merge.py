@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.request.model_name import canonical, is_cloud
@@ -73,9 +72,10 @@ def merge(
 
 
 def _state(seen: Observation) -> BackendState:
-    urls = seen.backend.urls
-    addresses = tuple(urlsplit(url).netloc for url in urls)
-    return BackendState(seen.backend.name, len(urls), seen.version, seen.answers, addresses)
+    backend = seen.backend
+    return BackendState(
+        backend.name, len(backend.urls), seen.version, seen.answers, backend.addresses, backend.slots_at_first
+    )
 
 
 def first_hosts(observations: Sequence[Observation]) -> dict[str, tuple[Backend, str]]:

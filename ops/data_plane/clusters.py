@@ -5,6 +5,7 @@ A cluster has everything that belongs to one backend: its replicas, health check
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,7 +20,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
-from gateway.wire.names import cluster_name
+from gateway.wire.names import cluster_name, replica_clusters
 from ops.data_plane.cluster_json import HTTP_PROTOCOL_OPTIONS
 from ops.data_plane.upstream_filters import http_protocol_options
 from ops.data_plane.upstream_tls import transport_socket
@@ -29,34 +30,50 @@ _PENDING_PER_CONNECTION = 16
 
 
 def render_clusters(settings: Settings, directory: Path) -> list[cluster.Cluster]:
-    """Returns one cluster per backend. `directory` contains the SDS files and the hold filter."""
+    """Returns one cluster per backend. `directory` contains the SDS files and the hold filter.
+
+    With a queue, each of several replicas has its own cluster too, so that a request reaches the replica whose slot it
+    has.
+    """
     stripped = sorted({*CREDENTIAL_HEADERS, *(backend.auth_header.lower() for backend in settings.backends)})
     with_paths = any(backend.path for backend in settings.backends)
-
-    def options(backend: Backend) -> upstreams_http.HttpProtocolOptions:
-        return http_protocol_options(backend, stripped, directory, with_paths=with_paths)
-
-    return [_cluster(backend, settings, options(backend), directory) for backend in settings.backends]
+    rendered = []
+    for backend in settings.backends:
+        options = http_protocol_options(backend, stripped, directory, with_paths=with_paths)
+        rendered.append(_cluster(cluster_name(backend.name), backend, backend.urls, settings, options, directory))
+        if settings.has_queue and len(backend.urls) > 1:
+            names = replica_clusters(backend.name, backend.addresses)
+            rendered += (
+                _cluster(name, backend, (url,), settings, options, directory)
+                for name, url in zip(names, backend.urls, strict=True)
+            )
+    return rendered
 
 
 def _cluster(
-    backend: Backend, settings: Settings, options: upstreams_http.HttpProtocolOptions, directory: Path
+    name: str,
+    backend: Backend,
+    urls: Sequence[str],
+    settings: Settings,
+    options: upstreams_http.HttpProtocolOptions,
+    directory: Path,
 ) -> cluster.Cluster:
     host = urlsplit(backend.base_url).hostname or ""
-    is_address = all(_has_ip_address(url) for url in backend.urls)
+    is_address = all(_has_ip_address(url) for url in urls)
     is_https = backend.base_url.startswith("https://")
     return cluster.Cluster(
-        name=cluster_name(backend.name),
+        name=name,
         type=cluster.ClusterDiscoveryType.STATIC if is_address else cluster.ClusterDiscoveryType.STRICT_DNS,
         # Otherwise `localhost` resolves to ::1, where Ollama does not listen by default.
         dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
         connect_timeout=timedelta(seconds=settings.ollama_connect_timeout_s),
-        load_assignment=_load_assignment(backend),
+        load_assignment=_load_assignment(name, urls),
         common_lb_config=cluster.ClusterCommonLbConfig(healthy_panic_threshold=envoy_type.Percent(value=0.0)),
         health_checks=[_health_check(host, f"{backend.path}/api/version")],
         outlier_detection=_OUTLIER_DETECTION,
-        circuit_breakers=_circuit_breakers(settings.ollama_max_connections),
+        # More slots than connections would be a hidden line in Envoy.
+        circuit_breakers=_circuit_breakers(max(settings.ollama_max_connections, _slots(backend, urls, settings))),
         typed_extension_protocol_options={HTTP_PROTOCOL_OPTIONS: Any.pack(options)},
         transport_socket=transport_socket(backend, host, directory, is_address=is_address) if is_https else None,
     )
@@ -70,10 +87,10 @@ def _has_ip_address(url: str) -> bool:
     return True
 
 
-def _load_assignment(backend: Backend) -> endpoint.ClusterLoadAssignment:
-    replicas = endpoint.LocalityLbEndpoints(lb_endpoints=[_endpoint(url) for url in backend.urls])
+def _load_assignment(name: str, urls: Sequence[str]) -> endpoint.ClusterLoadAssignment:
+    replicas = endpoint.LocalityLbEndpoints(lb_endpoints=[_endpoint(url) for url in urls])
     return endpoint.ClusterLoadAssignment(
-        cluster_name=cluster_name(backend.name),
+        cluster_name=name,
         endpoints=[replicas, _TOMBSTONE],
         # With the default, one unhealthy replica of two would send a quarter of the requests to the tombstone.
         policy=endpoint.ClusterLoadAssignmentPolicy(overprovisioning_factor=100_000),
@@ -144,6 +161,10 @@ def _health_check(host: str, path: str) -> core.HealthCheck:
             ],
         ),
     )
+
+
+def _slots(backend: Backend, urls: Sequence[str], settings: Settings) -> int:
+    return backend.slots_at_first * len(urls) if settings.has_queue else 0
 
 
 def _circuit_breakers(connections_max: int) -> cluster.CircuitBreakers:

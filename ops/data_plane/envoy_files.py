@@ -18,6 +18,7 @@ import betterproto2
 
 from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.settings import Settings
+from gateway.wire.timeouts import BODY_TIMEOUT_S, CHECK_TIMEOUT_S
 from ops.backends import ca_files
 from ops.data_plane import cds, cors
 from ops.data_plane.backend_secrets import authority_name, secret_name
@@ -28,6 +29,8 @@ from ops.data_plane.service_tls import render_service_secrets, transport_sockets
 from ops.data_plane.upstream_filters import HOLD_RESPONSE_WASM
 from ops.host.atomic_write import write_atomically
 
+# Envoy waits longer for a check than authz takes, so that it receives the denial.
+_CHECK_MARGIN_S = 1.0
 # The meter's rewriting may lengthen a body a little: escapes, the cap, include_usage.
 _REWRITING_BYTES = 65_536
 _SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
@@ -55,6 +58,7 @@ def render(settings: Settings, directory: Path) -> dict[str, bytes]:
 
 def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
     """Returns the files that do not depend on the backends, by name: bootstrap, listener and the hold filter."""
+    wait_max_s = settings.queue_max_wait_s if settings.has_queue else 0.0
     values = {
         "NODE_ID": json.dumps(f"gateway-{settings.gateway_bind_port}"),
         "DIRECTORY": str(directory),
@@ -67,6 +71,8 @@ def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
         "BIND_PORT": str(settings.gateway_bind_port),
         "REQUEST_ID_HEADER": json.dumps(settings.gateway_request_id_header),
         "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
+        "CHECK_TIMEOUT": f"{CHECK_TIMEOUT_S + _CHECK_MARGIN_S + wait_max_s:g}s",
+        "REQUEST_TIMEOUT": f"{BODY_TIMEOUT_S + wait_max_s:g}s",
         "REQUEST_BODY_BYTES_MAX": str(settings.max_request_body_bytes_ceiling),
         "BUFFER_BYTES_MAX": str(max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes_ceiling + _REWRITING_BYTES)),
         "ORIGINS": json.dumps(cors.origins_regex(settings.gateway_allowed_origins)),

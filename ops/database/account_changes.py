@@ -35,7 +35,7 @@ async def delete_tenant(database: Database, name: str) -> int:
 
 
 async def change_key(database: Database, prefix: str, change: Mapping[str, Any]) -> None:
-    """Changes columns of a key: `name`, `scopes`, `expires_at` and `log_prompts`.
+    """Changes columns of a key: `name`, `scopes`, `expires_at`, `log_prompts` and `priority`.
 
     Raises NotFound, and Conflict for a revoked or replaced key, and for a name that another key of the tenant has.
     """
@@ -48,14 +48,23 @@ async def change_key(database: Database, prefix: str, change: Mapping[str, Any])
         name = change.get("name")
         if name is not None and await connection.fetchval(_OTHER_KEY, name, key["tenant_id"], key["id"]):
             raise Conflict(f"its tenant has an active key named {name} already; choose another name")
-        columns = [column for column in ("name", "scopes", "expires_at", "log_prompts") if column in change]
-        assignments = ", ".join(f"{column} = ${number}" for number, column in enumerate(columns, 2))
+        columns = [column for column in _COLUMNS if column in change]
+        assignments = ", ".join(f"{column} = {_COLUMNS[column].format(n)}" for n, column in enumerate(columns, 2))
         await connection.execute(
             f"UPDATE gateway.api_keys SET {assignments} WHERE id = $1",  # noqa: S608 (the names above)
             key["id"],
             *(change[column] for column in columns),
         )
 
+
+# The columns of a key that may change, with the expression that a parameter has for each.
+_COLUMNS = {
+    "name": "${}",
+    "scopes": "${}",
+    "expires_at": "${}",
+    "log_prompts": "${}",
+    "priority": "${}::text::gateway.key_priority",
+}
 
 _OTHER_TENANT = "SELECT true FROM gateway.tenants WHERE lower(name) = lower($1) AND id <> $2"
 

@@ -24,9 +24,9 @@ class PolicySubject:
 class PolicyChange(TypedDict, total=False):
     """The fields of a policy to change; absent fields keep their value.
 
-    None means inherited, and for a budget no limit. `max_output` is tokens and `max_body` bytes of one request. Rates
-    are per minute, budgets are tokens (input plus output) per
-    UTC day, UTC month and in total. Model names are canonical.
+    None means inherited, and for a budget no limit. `max_output` is tokens and `max_body` bytes of one request.
+    `weight` is a tenant's share of the slots, and None is 1; keys have none. Rates are per minute, budgets are tokens
+    (input plus output) per UTC day, UTC month and in total. Model names are canonical.
     """
 
     rpm: int | None
@@ -34,6 +34,7 @@ class PolicyChange(TypedDict, total=False):
     concurrent: int | None
     max_output: int | None
     max_body: int | None
+    weight: int | None
     budget_day: int | None
     budget_month: int | None
     budget_total: int | None
@@ -102,6 +103,7 @@ def policy_from_row(row: asyncpg.Record | Mapping[str, Any]) -> Policy:
         concurrent=row["concurrent"],
         max_output=row["max_output"],
         max_body=row["max_body"],
+        weight=row.get("weight"),
         budget_day=row["budget_day"],
         budget_month=row["budget_month"],
         budget_total=row["budget_total"],

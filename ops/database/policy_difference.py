@@ -77,6 +77,7 @@ def _fields(entry: TenantEntry | KeyEntry) -> dict[str, Any]:
         "name": entry.name,
         "scopes": sorted(set(entry.scopes)),
         "log_prompts": entry.log_prompts,
+        "priority": entry.priority,
         "expires_at": entry.expires_at,
         **policy,
     }

@@ -21,6 +21,7 @@ from ops.database.policies import Policy
 
 NAME_LENGTH_MAX = 100
 BODY_BYTES_MAX = 64 * 1024 * 1024
+WEIGHT_MAX = 100
 
 
 class PolicyFileRefused(GatewayError):
@@ -96,6 +97,7 @@ class KeyEntry(_Subject):
         Scope.EMBEDDINGS.value,
     ]
     log_prompts: bool = False
+    priority: Literal["interactive", "batch"] = "interactive"
     expires_at: Annotated[datetime | None, BeforeValidator(_time)] = None
 
 
@@ -104,6 +106,7 @@ class TenantEntry(_Subject):
 
     name: Name
     status: Literal["active", "disabled"] = "active"
+    weight: Annotated[int, Field(ge=1, le=WEIGHT_MAX)] | None = None
     keys: list[KeyEntry] = []
 
     @model_validator(mode="after")
@@ -132,7 +135,7 @@ def policy_of(subject: TenantEntry | KeyEntry) -> Policy:
     is_tenant = isinstance(subject, TenantEntry)
     names = subject.models.names if subject.models.names is not None else [] if is_tenant else None
     allow_all = subject.models.allow_all if subject.models.allow_all is not None else False if is_tenant else None
-    return Policy(
+    policy = Policy(
         rpm=subject.limits.rpm,
         tpm=subject.limits.tpm,
         concurrent=subject.limits.concurrent,
@@ -144,6 +147,9 @@ def policy_of(subject: TenantEntry | KeyEntry) -> Policy:
         allow_all_models=allow_all,
         allowed_models=None if names is None else sorted(set(names)),
     )
+    if isinstance(subject, TenantEntry):
+        policy["weight"] = subject.weight
+    return policy
 
 
 def parts_of(policy: Policy) -> dict[str, Any]:

@@ -67,14 +67,15 @@ FROM gateway.tenants t LEFT JOIN gateway.tenant_limits l ON l.tenant_id = t.id O
 """
 
 _KEYS = """
-SELECT k.id, k.account_id, k.tenant_id AS owner_id, k.prefix, k.name, k.scopes, k.log_prompts, k.expires_at, l.*,
+SELECT k.id, k.account_id, k.tenant_id AS owner_id, k.prefix, k.name, k.scopes, k.log_prompts, k.expires_at,
+       k.priority::text, l.*,
        CASE WHEN k.status = 'revoked' THEN 'is revoked' WHEN k.replaced_by IS NOT NULL THEN 'was replaced' END
            AS unusable
 FROM gateway.api_keys k LEFT JOIN gateway.key_limits l ON l.key_id = k.account_id ORDER BY k.id
 """
 
 _TENANT_COLUMNS = frozenset({"name", "status"})
-_KEY_COLUMNS = ("name", "scopes", "log_prompts", "expires_at")
+_KEY_COLUMNS = ("name", "scopes", "log_prompts", "priority", "expires_at")
 
 
 async def _read(connection: PooledConnection) -> StoredPolicies:
@@ -84,6 +85,7 @@ async def _read(connection: PooledConnection) -> StoredPolicies:
         TenantEntry(
             name=tenant["name"],
             status=tenant["status"],
+            weight=tenant["weight"],
             keys=[_key_entry(dict(row)) for row in live if row["owner_id"] == tenant["id"]],
             **parts_of(policy_from_row({**tenant, "allowed_models": tenant["allowed_models"] or []})),
         )
@@ -103,6 +105,7 @@ def _key_entry(row: Mapping[str, Any]) -> KeyEntry:
         name=row["name"],
         scopes=sorted(row["scopes"]),
         log_prompts=row["log_prompts"],
+        priority=row["priority"],
         expires_at=row["expires_at"],
         **parts_of(policy_from_row(row)),
     )

@@ -11,6 +11,7 @@ import asyncpg
 
 from gateway.errors import Conflict
 from gateway.stores.postgres import Database, PooledConnection
+from gateway.values import Priority
 from ops.database.policies import (
     Policy,
     PolicyChange,
@@ -49,6 +50,7 @@ class Key:
     status: Literal["active", "revoked", "expired"]
     scopes: tuple[str, ...]
     log_prompts: bool
+    priority: Priority
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
@@ -115,6 +117,7 @@ class TenantRepository:
         expires_at: datetime | None,
         log_prompts: bool,
         policy: PolicyChange,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> Key:
         """Creates an active key. Raises Conflict when the tenant has an active key with this name."""
         async with self._database.transaction() as connection:
@@ -122,7 +125,7 @@ class TenantRepository:
             if await connection.fetchval(_LIVE_KEY_OF_NAME, tenant_id, name):
                 raise Conflict(f"the tenant {tenant} has a key named {name} already; rotate or revoke that one")
             key_id = await connection.fetchval(
-                _CREATE_KEY, tenant_id, name, key.prefix, key.hash, sorted(scopes), log_prompts, expires_at
+                _CREATE_KEY, tenant_id, name, key.prefix, key.hash, sorted(scopes), log_prompts, expires_at, priority
             )
             await store_policy(connection, "key", key_id, policy)
             rows = await connection.fetch(_KEYS, None, key_id)
@@ -188,12 +191,13 @@ WHERE tenant_id = $1 AND lower(name) = lower($2) AND status = 'active' AND repla
 """
 
 _CREATE_KEY = """
-INSERT INTO gateway.api_keys (tenant_id, name, prefix, hash, scopes, log_prompts, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id
+INSERT INTO gateway.api_keys (tenant_id, name, prefix, hash, scopes, log_prompts, expires_at, priority)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::gateway.key_priority) RETURNING id
 """
 
 _KEYS = """
-SELECT k.id, k.prefix, k.name, t.name AS tenant, k.scopes, k.log_prompts, k.created_at, k.expires_at, k.last_used_at,
+SELECT k.id, k.prefix, k.name, t.name AS tenant, k.scopes, k.log_prompts, k.priority::text, k.created_at, k.expires_at,
+       k.last_used_at,
        CASE WHEN k.status = 'active' AND k.expires_at <= now() THEN 'expired' ELSE k.status::text END AS status,
        t.status = 'disabled' AS tenant_disabled,
        (SELECT prefix FROM gateway.api_keys successor WHERE successor.id = k.replaced_by) AS replaced_by,
@@ -215,8 +219,8 @@ _NEXT_KEY_ID = "SELECT nextval(pg_get_serial_sequence('gateway.api_keys', 'id'))
 _REPLACE = "UPDATE gateway.api_keys SET replaced_by = $2, expires_at = least(expires_at, now() + $3) WHERE id = $1"
 
 _SUCCESSOR = """
-INSERT INTO gateway.api_keys (id, tenant_id, account_id, name, prefix, hash, scopes, log_prompts, expires_at)
-SELECT $2, tenant_id, account_id, name, $3, $4, scopes, log_prompts, $5 FROM gateway.api_keys WHERE id = $1
+INSERT INTO gateway.api_keys (id, tenant_id, account_id, name, prefix, hash, scopes, log_prompts, priority, expires_at)
+SELECT $2, tenant_id, account_id, name, $3, $4, scopes, log_prompts, priority, $5 FROM gateway.api_keys WHERE id = $1
 """
 
 
@@ -247,6 +251,7 @@ def _key(row: asyncpg.Record) -> Key:
         status=row["status"],
         scopes=tuple(row["scopes"]),
         log_prompts=row["log_prompts"],
+        priority=Priority(row["priority"]),
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         last_used_at=row["last_used_at"],

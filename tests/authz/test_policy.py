@@ -4,10 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.policy import TRIES_PER_BACKEND_MAX, Permission, candidate_backends, check_runner_options, decide
+from authz.policy import (
+    TRIES_PER_BACKEND_MAX,
+    Permission,
+    candidate_backends,
+    candidate_replicas,
+    check_runner_options,
+    clusters_in_order,
+    decide,
+)
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
 from gateway.values import Budgets, Limits, Principal, Scope
+from gateway.wire.names import backend_of
 from gateway.wire.surfaces import BY_NAME, RunnerField
 
 LIMITS = Limits(rpm=60, tpm=1000, concurrent=4)
@@ -128,3 +137,34 @@ def test_an_option_that_must_not_be_dropped_needs_the_scope_runner(option: Runne
     with pytest.raises(Denied, match=f"'{option}' of this request needs a key with the scope 'runner'") as denied:
         check_runner_options(plain, option)
     assert denied.value.code is Code.SCOPE_DENIED
+
+
+QUEUED = Catalog(
+    backends=(
+        BackendState("near", 2, None, addresses=("a:1", "b:1"), slots=4),
+        BackendState("mute", 1, None, answers=False, addresses=("c:1",)),
+        BackendState("far", 3, None, addresses=("d:1", "e:1", "f:1")),
+    ),
+    models={"m:latest": HostedModel("m:latest", ("near", "mute", "far"), {}, loaded=("far",))},
+)
+
+
+def test_the_replicas_of_a_model_are_those_of_the_backends_that_answer_by_rank() -> None:
+    replicas = candidate_replicas(QUEUED.models["m:latest"], QUEUED, prefer_loaded=False)
+    assert [(backend_of(each.replica), each.rank, each.slots) for each in replicas] == [
+        *[("near", 0, 4)] * 2,
+        *[("far", 2, 1)] * 3,
+    ]
+    assert len({each.replica for each in replicas}) == 5
+    loaded = candidate_replicas(QUEUED.models["m:latest"], QUEUED, prefer_loaded=True)
+    assert backend_of(min(loaded, key=lambda each: each.rank).replica) == "far"
+
+
+def test_envoy_tries_the_replica_with_the_slot_first_then_its_backend_and_every_other_backend() -> None:
+    who = principal("m:latest")
+    allowed = decide(who, BY_NAME["chat"], "m:latest", QUEUED, prefer_loaded=False)
+    granted = allowed.replicas[-1].replica
+    clusters = clusters_in_order(granted, allowed)
+    assert clusters[0] == granted
+    assert [backend_of(cluster) for cluster in clusters] == ["far", "far", "near", "near", "mute"]
+    assert len(set(clusters)) == 5

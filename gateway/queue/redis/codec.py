@@ -12,7 +12,6 @@ from gateway.queue.port import (
     Candidate,
     Ended,
     Place,
-    Priority,
     QueueFull,
     QueueStatus,
     QueueTimeout,
@@ -23,6 +22,7 @@ from gateway.queue.port import (
     Turn,
     Waiting,
 )
+from gateway.values import Priority
 
 # As in `line.lua`.
 SCALE = 1000

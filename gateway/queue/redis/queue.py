@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.queue.port import ENDED_MS, Place, QueueRules, QueueStatus, Running, Ticket, Turn, Waiting
 from gateway.queue.redis import codec, keys
+from gateway.settings import Settings
 from gateway.stores.redis import Redis, guarded
 from gateway.stores.scripts import Clock, Library, Scripts
 
@@ -87,6 +88,15 @@ class RedisQueue:
         names = [*keys.of_queue(), *map(keys.ended, request_ids)]
         leases = _ms(self._rules.ticket_lease_s), _ms(self._rules.restore_s)
         return await self._scripts.run(name, names, *leases, *arguments)
+
+
+def queue_rules(settings: Settings) -> QueueRules:
+    """The bounds of the settings."""
+    return QueueRules(
+        wait_max_s=settings.queue_max_wait_s,
+        tickets_max=settings.queue_max_per_tenant,
+        bytes_max=settings.queue_max_bytes_per_tenant,
+    )
 
 
 def _ms(seconds: float) -> int:

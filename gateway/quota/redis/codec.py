@@ -9,7 +9,17 @@ from typing import Any
 
 from gateway.errors import Code
 from gateway.quota import periods
-from gateway.quota.port import Counters, EventId, ExpiredHold, Hold, LimitStatus, Progress, ReservationDenied, Reserved
+from gateway.quota.port import (
+    Counters,
+    EventId,
+    ExpiredHold,
+    Hold,
+    LimitStatus,
+    Parked,
+    Progress,
+    ReservationDenied,
+    Reserved,
+)
 from gateway.quota.rebuild import Used
 from gateway.values import Budgets, Limits, Period
 
@@ -42,11 +52,13 @@ _SUFFIX: dict[Period, Callable[[date], str]] = {
 }
 
 
-def reservation(status: bytes, values: list[Any]) -> Reserved | ReservationDenied:
+def reservation(status: bytes, values: list[Any], idempotency_token: str) -> Reserved | Parked | ReservationDenied:
     """The reply of `admit.lua` to a request on which it decided."""
-    at_ms, input_tokens, output_cap, retry_after_s, *rest = values
+    at_ms, input_tokens, output_cap, retry_after_s, *rest, replica, queued = values
     if status == b"admitted":
-        return Reserved(at_ms, input_tokens, output_cap, _limit_status(rest))
+        return Reserved(at_ms, input_tokens, output_cap, _limit_status(rest), replica.decode(), queued)
+    if status == b"waiting":
+        return Parked(at_ms, queued, idempotency_token)
     return ReservationDenied(Code(status.decode()), None if retry_after_s < 0 else retry_after_s, _limit_status(rest))
 
 

@@ -13,10 +13,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.queue.port import ENDED_MS, Ticket
+from gateway.queue.redis import codec as queue_codec
+from gateway.queue.redis import keys as queue_keys
+from gateway.queue.redis.queue import queue_rules
 from gateway.quota.port import (
     RELEASED_MS,
     RESTORE_S,
@@ -27,6 +32,7 @@ from gateway.quota.port import (
     Epoch,
     ExpiredHold,
     Hold,
+    Parked,
     Progress,
     ReservationDenied,
     Reserved,
@@ -44,6 +50,9 @@ from gateway.stores.scripts import Clock, Library, Scripts
 from gateway.values import UsageSource
 
 SCRIPTS = Library("gateway.quota.redis", ("shared", "calibration"))
+# The steps of the queue, for scripts that end an admission, a hold and a slot at once.
+_STEPS = tuple(f"../../../queue/redis/lua/{name}" for name in ("line", "queue", "steps"))
+SCRIPTS_WITH_QUEUE = Library("gateway.quota.redis", (*_STEPS, *SCRIPTS.shared))
 # At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
 # Fields of a hash that one call reads or writes, so that no call stops Redis for long.
@@ -82,7 +91,8 @@ class RedisQuota:
         self._backlog_max = settings.audit_buffer_size
         self._running_max = settings.max_concurrent_requests
         self._restore_ms = int(restore_s * 1000)
-        self._scripts = Scripts(redis, SCRIPTS, clock)
+        self._rules = queue_rules(settings) if settings.has_queue else None
+        self._scripts = Scripts(redis, SCRIPTS_WITH_QUEUE if self._rules else SCRIPTS, clock)
         self._streams = tuple(
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
         )
@@ -99,25 +109,42 @@ class RedisQuota:
 
     async def admit(self, admission: Admission) -> Reserved | ReservationDenied:
         """See the port."""
-        idempotency_token = secrets.token_hex(8)
+        answer = await self._enter(admission, None, None)
+        if isinstance(answer, Parked):
+            raise TypeError("a request without a ticket was parked")
+        return answer
+
+    async def enter(
+        self, admission: Admission, ticket: Ticket, parked: Parked | None = None
+    ) -> Reserved | Parked | ReservationDenied:
+        """See the port."""
+        return await self._enter(admission, ticket, parked)
+
+    async def _enter(
+        self, admission: Admission, ticket: Ticket | None, parked: Parked | None
+    ) -> Reserved | Parked | ReservationDenied:
+        idempotency_token = parked.idempotency_token if parked else secrets.token_hex(8)
+        if ticket and parked:
+            ticket = replace(ticket, arrived_at_ms=parked.arrived_at_ms)
         try:
-            status, *values = await self._admit(admission, idempotency_token)
+            status, *values = await self._admit(admission, ticket, idempotency_token)
             if status == b"rebuild":
                 await self._rebuilder.rebuild(admission.tenant_id)
-                status, *values = await self._admit(admission, idempotency_token)
+                status, *values = await self._admit(admission, ticket, idempotency_token)
         except (StoreUnavailable, asyncio.CancelledError):
-            self._release_in_background(admission)
+            if parked is None:
+                self._release_in_background(admission)
             raise
         if status == b"rebuild":
             raise StoreUnavailable("the counters became invalid again")
         if status == b"used":
             raise StoreUnavailable("this request id was used before")
-        return codec.reservation(status, values)
+        return codec.reservation(status, values, idempotency_token)
 
-    async def _admit(self, admission: Admission, idempotency_token: str) -> list[Any]:
+    async def _admit(self, admission: Admission, ticket: Ticket | None, idempotency_token: str) -> list[Any]:
         reply: list[Any] = await self._scripts.run(
             "admit",
-            self._request_keys(admission.request_id, admission.tenant_id, admission.key_id),
+            self._request_keys(admission.request_id, admission.tenant_id, admission.key_id, queued=ticket is not None),
             admission.request_id,
             idempotency_token,
             admission.tenant_id,
@@ -132,8 +159,35 @@ class RedisQuota:
             *codec.rules(admission.tenant_limits, admission.tenant_budgets),
             self._running_max,
             int(admission.calibrates),
+            *self._place_arguments(ticket),
         )
         return reply
+
+    def _place_arguments(self, ticket: Ticket | None) -> tuple[str | int, ...]:
+        """The arguments of `admit.lua` about the queue."""
+        if ticket is None or self._rules is None:
+            return ()
+        rules = self._rules
+        pool, slots, _, _, weight, batch, _, body_bytes, owner, arrived_at_ms = queue_codec.ticket(ticket)
+        bounds = int(rules.wait_max_s * 1000), rules.tickets_max, rules.bytes_max
+        return (pool, slots, weight, batch, body_bytes, owner, arrived_at_ms, *bounds, *self._leave_arguments())
+
+    def _leave_arguments(self) -> tuple[int, ...]:
+        """The last arguments of a script that ends a hold."""
+        return (*self._lease_arguments(), ENDED_MS) if self._rules else ()
+
+    def _lease_arguments(self) -> tuple[int, ...]:
+        return (int(self._rules.ticket_lease_s * 1000), int(self._rules.restore_s * 1000)) if self._rules else ()
+
+    async def poll(self, request_ids: Sequence[str]) -> list[bool]:
+        """See the port. One call for each RENEWALS_MAX requests, and at least one, which frees expired slots."""
+        found: list[bool] = []
+        names = [*keys.of_shard(0), *queue_keys.of_queue()]
+        for first in range(0, max(1, len(request_ids)), RENEWALS_MAX):
+            batch = request_ids[first : first + RENEWALS_MAX]
+            reply = await self._scripts.run("poll_waiting", names, self._lease_ms, *self._lease_arguments(), *batch)
+            found += (place[0] != b"waiting" for place in reply)
+        return found
 
     async def renew_all(self, running: Sequence[tuple[Hold, Progress]]) -> list[bool | StoreUnavailable]:
         """See the port. One call for each RENEWALS_MAX holds of a shard."""
@@ -161,6 +215,8 @@ class RedisQuota:
 
     async def _renew(self, shard: int, batch: Sequence[tuple[Hold, Progress]]) -> list[int]:
         names = keys.of_shard(shard)
+        if self._rules:
+            names += queue_keys.of_queue()
         arguments: list[str | int] = [self._lease_ms]
         for hold, progress in batch:
             names += keys.of_renewal(shard, hold.tenant_id, hold.request_id)
@@ -171,6 +227,11 @@ class RedisQuota:
                 progress.response_bytes,
                 codec.lost_hold(hold),
             )
+            if self._rules:
+                names.append(queue_keys.ended(hold.request_id))
+                arguments += _slot(hold, progress)
+        if self._rules:
+            arguments += (int(self._rules.slot_lease_s * 1000), *self._lease_arguments())
         renewed: list[int] = await self._scripts.run("renew_all", names, *arguments)
         return renewed
 
@@ -180,7 +241,7 @@ class RedisQuota:
             raise ValueError("an admitted request has a tenant and a key")
         reply = await self._scripts.run(
             "settle",
-            self._request_keys(entry.request_id, entry.tenant_id, entry.key_id),
+            self._request_keys(entry.request_id, entry.tenant_id, entry.key_id, queued=True),
             entry.request_id,
             entry.tenant_id,
             entry.key_id,
@@ -190,13 +251,15 @@ class RedisQuota:
             SETTLED_MS,
             int(only_if_expired),
             entry.input_tokens if entry.usage_source is UsageSource.EXACT else -1,
+            *self._leave_arguments(),
         )
         return bool(reply)
 
     async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:
         """See the port."""
-        request_keys = self._request_keys(request_id, tenant_id, key_id)
-        return bool(await self._scripts.run("release", request_keys, request_id, RELEASED_MS))
+        request_keys = self._request_keys(request_id, tenant_id, key_id, queued=True)
+        leave = self._leave_arguments()
+        return bool(await self._scripts.run("release", request_keys, request_id, RELEASED_MS, *leave))
 
     async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         """See the port."""
@@ -204,12 +267,13 @@ class RedisQuota:
             return
         recorded = await self._scripts.run(
             "record",
-            self._request_keys(entry.request_id, entry.tenant_id or 0, entry.key_id or 0),
+            self._request_keys(entry.request_id, entry.tenant_id or 0, entry.key_id or 0, queued=True),
             entry.request_id,
             "" if entry.tenant_id is None else entry.tenant_id,
             entry.to_json(),
             2 * self._backlog_max,
             RELEASED_MS,
+            *self._leave_arguments(),
         )
         if not recorded:
             raise Denied(Code.AUDIT_BACKLOG)
@@ -345,8 +409,12 @@ class RedisQuota:
     def _tenant_keys(self, tenant_id: int) -> list[str]:
         return keys.of_tenant(tenant_id % self._shards, tenant_id)
 
-    def _request_keys(self, request_id: str, tenant_id: int, key_id: int) -> list[str]:
-        return keys.of_request(tenant_id % self._shards, tenant_id, key_id, request_id)
+    def _request_keys(self, request_id: str, tenant_id: int, key_id: int, *, queued: bool) -> list[str]:
+        """The keys of a script about a request; with a queue also those of the queue if `queued`."""
+        names = keys.of_request(tenant_id % self._shards, tenant_id, key_id, request_id)
+        if queued and self._rules:
+            names += [*queue_keys.of_queue(), queue_keys.ended(request_id)]
+        return names
 
     def _release_in_background(self, admission: Admission) -> None:
         if len(self._releases) < self._releases_max:
@@ -360,3 +428,9 @@ class RedisQuota:
         except StoreUnavailable:
             # If there is a hold, it expires and the reaper settles it.
             return
+
+
+def _slot(hold: Hold, progress: Progress) -> tuple[str | int, ...]:
+    """The arguments of `renew_all.lua` about the slot. The input is an estimate until the backend has reported it."""
+    tokens = (progress.input_tokens or hold.input_tokens) + progress.output_tokens
+    return progress.replica, hold.tenant_id, hold.key_id, hold.weight, tokens

@@ -8,7 +8,7 @@ import pytest
 from authz.keys.last_used import LastUsed
 from authz.keys.repository import KeyRepository
 from gateway.stores.postgres import Database
-from gateway.values import Budgets, Limits, Principal
+from gateway.values import Budgets, Limits, Principal, Priority
 from ops.database.policies import PolicyChange, allow_only
 from ops.database.tenants import TenantRepository
 from tests.row_builders import HASH, add_key
@@ -171,3 +171,15 @@ async def test_revoked_since_lists_what_was_revoked_from_then_on(
     await tenants.revoke_key(key.prefix, "")
     assert await key_repository.revoked_since(NOW - timedelta(minutes=1)) == [key.prefix]
     assert await key_repository.revoked_since(NOW + timedelta(hours=1)) == []
+
+
+async def test_weight_and_priority_are_the_stored_ones(
+    tenants: TenantRepository, key_repository: KeyRepository
+) -> None:
+    await tenants.create_tenant("Acme", {"weight": 3})
+    keys = [await add_key(tenants, name=priority, priority=priority) for priority in Priority]
+    found = [await key_repository.find_key(key.prefix) for key in keys]
+    assert [(each.principal.weight, each.principal.priority) for each in found if each] == [
+        (3, Priority.INTERACTIVE),
+        (3, Priority.BATCH),
+    ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from gateway.queue.port import Candidate, Priority, QueueRules, Running, Ticket, Turn
+from gateway.queue.port import Candidate, QueueRules, Running, Ticket, Turn
+from gateway.values import Priority
 
 RULES = QueueRules(wait_max_s=30, tickets_max=5, bytes_max=1000, ticket_lease_s=5, slot_lease_s=15, restore_s=0)
 _ids = count()

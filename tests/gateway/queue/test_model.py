@@ -28,7 +28,6 @@ from gateway.queue.port import (
     ENDED_MS,
     Candidate,
     Ended,
-    Priority,
     Queue,
     QueueFull,
     QueueRules,
@@ -42,6 +41,7 @@ from gateway.queue.redis.keys import NAMES, of_queue
 from gateway.queue.redis.queue import RedisQueue
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
+from gateway.values import Priority
 from tests.gateway.queue.builders import running, ticket
 from tests.gateway.queue.model.queue import MemoryQueue
 from tests.gateway.quota.builders import Clock

@@ -10,7 +10,6 @@ from gateway.queue.port import (
     Candidate,
     Ended,
     Place,
-    Priority,
     Queue,
     QueueFull,
     QueueRules,
@@ -22,6 +21,7 @@ from gateway.queue.port import (
     Turn,
     Waiting,
 )
+from gateway.values import Priority
 from tests.gateway.queue.builders import RULES, replicas, running, ticket
 from tests.gateway.queue.conftest import Bench
 from tests.gateway.quota.builders import NOON_MS

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.queue.port import Priority, QueueRules, Turn
+from gateway.queue.port import QueueRules, Turn
+from gateway.values import Priority
 from tests.gateway.queue.builders import replicas, ticket
 from tests.gateway.queue.conftest import Bench
 from tests.gateway.queue.model.queue import MemoryQueue

@@ -24,7 +24,7 @@ def test_an_event_with_any_text_of_a_caller_can_be_read_back(texts: dict[str, st
     assert Entry.from_json(made.to_json()) == replace(made, **readable)  # type: ignore[arg-type]
 
 
-ENDING = Ending(Outcome.COMPLETE, 200, "code", "near", Usage(5, 6, UsageSource.EXACT), 7, 8, 9)
+ENDING = Ending(Outcome.COMPLETE, 200, "code", "near", Usage(5, 6, UsageSource.EXACT), 7, 8, 9, None, 10)
 
 
 def test_an_entry_is_the_record_of_its_request_and_its_ending() -> None:
@@ -34,7 +34,7 @@ def test_an_entry_is_the_record_of_its_request_and_its_ending() -> None:
     assert asdict(settled) == record_fields(grant) | {
         "ts_ms": 1, "backend": "near", "status": 200, "code": "code", "outcome": Outcome.COMPLETE, "input_tokens": 5,
         "output_tokens": 6, "usage_source": UsageSource.EXACT, "reserved_tokens": 320, "ttft_ms": 7, "duration_ms": 8,
-        "response_bytes": 9, "reason": None,
+        "response_bytes": 9, "reason": None, "queued_ms": 10,
     }  # fmt: skip
 
 

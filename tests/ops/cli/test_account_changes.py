@@ -51,7 +51,7 @@ def test_the_decisions_of_create_key_are_changed_later(operator: Operator, prefi
     key = operator.reads("set-key", "--prefix", prefix, "--expires", "NEVER", "--no-log-prompts")
     assert (key["name"], key["expires_at"], key["log_prompts"]) == ("Desktop", None, False)
     assert operator.does("set-key", "--prefix", prefix, "--scopes", "chat") == (
-        f"the key {prefix} is Desktop of acme; scopes chat; never expires; prompts are not logged\n"
+        f"the key {prefix} is Desktop of acme; interactive; scopes chat; never expires; prompts are not logged\n"
     )
 
 

@@ -36,7 +36,7 @@ def test_a_change_of_limits_prints_the_numbers_in_force_of_a_tenant(acme: Operat
     assert acme.does("set-limits", "--tenant", "acme", "--tpm", "500") == (
         "the tenant acme now has rpm 10 (of the tenant), tpm 500 (of the tenant), "
         "concurrent 8 (default of the settings), max_output 4,096 (default of the settings), "
-        "max_body 8,388,608 (default of the settings)\n"
+        "max_body 8,388,608 (default of the settings), weight 1\n"
     )
 
 

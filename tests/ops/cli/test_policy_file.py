@@ -55,7 +55,7 @@ def test_a_dry_run_shows_the_difference_and_changes_nothing(operator: Operator, 
     shown = operator.does("apply", "-f", str(path), "--dry-run")
     assert shown.splitlines() == [
         "+ tenant acme: status active, rpm 60, allowed_models llama3.2:latest",
-        "+ key laptop of acme: scopes chat",
+        "+ key laptop of acme: scopes chat, priority interactive",
     ]
     assert operator.reads("list-tenants") == []
     assert operator.reads("apply", "-f", str(path), "--dry-run")["applied"] is False

@@ -22,6 +22,7 @@ IN_FORCE = {
     "replaced_by",
     "reason",
     "log_prompts",
+    "priority",
     "budget_day",
     "budget_month",
     "budget_total",

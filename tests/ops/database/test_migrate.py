@@ -41,7 +41,7 @@ async def _objects(settings: Settings) -> set[str]:
 
 
 async def test_an_empty_database_gets_every_table_and_accepts_rows(empty: Settings) -> None:
-    assert await upgrade(empty) == "0008"
+    assert await upgrade(empty) == "0009"
     assert TABLES | {"alembic_version"} <= await _objects(empty)
     database = Database(empty)
     await Ledger(database).append([entry("a")])
@@ -53,41 +53,46 @@ async def test_a_second_migration_changes_nothing_and_keeps_the_rows(empty: Sett
     database = Database(empty)
     await Ledger(database).append([entry("a")])
     before = await _objects(empty)
-    assert await upgrade(empty) == "0008"
+    assert await upgrade(empty) == "0009"
     assert await _objects(empty) == before
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 1
     await database.close()
 
 
 async def test_concurrent_migrations_all_reach_the_newest_revision(empty: Settings) -> None:
-    assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0008"] * 5
+    assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0009"] * 5
 
 
 async def test_a_downgrade_leaves_only_the_version_table_and_can_be_upgraded(empty: Settings) -> None:
     await upgrade(empty)
     assert await downgrade(empty, "base") == "base"
     assert await _objects(empty) == {"alembic_version"}
-    assert await upgrade(empty) == "0008"
+    assert await upgrade(empty) == "0009"
 
 
-async def append_without_reason(database: Database, *ids: str) -> None:
-    """Appends rows to a schema from before revision 0007, which has no column for the reason."""
-    await database.execute("ALTER TABLE gateway.audit_log ADD COLUMN reason text")
-    await Ledger(database).append([entry(each) for each in ids])
-    await database.execute("ALTER TABLE gateway.audit_log DROP COLUMN reason")
+async def insert_rows(database: Database, *request_ids: str) -> None:
+    """Inserts audit rows as a release does that knows only the columns of the first revision."""
+    for request_id in request_ids:
+        await database.execute(
+            "INSERT INTO gateway.audit_log (request_id, ts, client_ip, user_agent, method, path, stream, status,"
+            " outcome, input_tokens, output_tokens, usage_source, reserved_tokens, request_bytes, response_bytes)"
+            " VALUES ($1, $2, '192.0.2.1', '', 'POST', '/api/chat', false, 403, 'denied', 0, 0, 'none', 0, 0, 0)",
+            request_id,
+            NOON,
+        )
 
 
 async def test_rows_from_before_the_sealing_are_sealed_after_it_and_stay_on_the_way_down(empty: Settings) -> None:
     await upgrade(empty, "0003")
     database = Database(empty)
-    await append_without_reason(database, "a", "b")
+    await insert_rows(database, "a", "b")
     await upgrade(empty)
     await Ledger(database).append([entry("b"), entry("c")])
     assert await AuditSealer(database).seal() == 3
     report = await AuditChain(database).verify(NOON)
     assert (report.rows, report.unsealed.rows, report.problems) == (3, 0, ())
     await downgrade(empty, "0003")
-    await append_without_reason(database, "c", "d")
+    await insert_rows(database, "d")
     assert await database.fetchval("SELECT array_agg(link ORDER BY request_id) FROM gateway.audit_log") == [
         None, None, None, 1,
     ]  # fmt: skip
@@ -148,4 +153,4 @@ async def test_a_migration_waits_for_the_lock_of_another_one(empty: Settings) ->
         assert not waiting.done()
     await lock.rollback()
     await other.close()
-    assert await waiting == "0008"
+    assert await waiting == "0009"

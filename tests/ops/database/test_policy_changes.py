@@ -212,11 +212,13 @@ async def test_a_past_policy_is_the_one_that_was_stored_then(
 
 _TENANTS = "SELECT count(*) FROM gateway.tenants"
 _COLUMNS = ", ".join(Policy.__annotations__)
+# A key has no weight.
+_COLUMNS_OF_KEY = ", ".join("NULL" if name == "weight" else name for name in Policy.__annotations__)
 _STORED = f"""
 SELECT 'tenant' AS of, {_COLUMNS} FROM gateway.tenant_limits
     WHERE tenant_id = (SELECT id FROM gateway.tenants WHERE name = $1)
 UNION ALL
-SELECT 'key', {_COLUMNS} FROM gateway.key_limits
+SELECT 'key', {_COLUMNS_OF_KEY} FROM gateway.key_limits
     WHERE key_id = (SELECT account_id FROM gateway.api_keys WHERE prefix = $2)
 """  # noqa: S608 (the names above)
 

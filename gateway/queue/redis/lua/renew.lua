@@ -9,34 +9,12 @@ open_queue(1, ARGV[2], ARGV[3])
 
 local QUEUE_KEYS, REQUEST_ARGUMENTS = 12, 6
 
-local function renew(now, deadline, request_id, replica, tenant, key, weight, tokens)
-  local slot = load(SLOTS, request_id)
-  if slot then
-    charge(slot, tonumber(tokens))
-    if slot.replica ~= replica then
-      count_running(slot.replica, -1)
-      count_running(replica, 1)
-      slot.replica = replica
-    end
-    redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
-  elseif is_ended() then
-    return 0
-  elseif redis.call('HEXISTS', TICKETS, request_id) == 0 then
-    add_slot(request_id, {
-      replica = replica, tenant = tonumber(tenant), key = tonumber(key), weight = tonumber(weight),
-      charged = tonumber(tokens), arrived = now, waited = 0,
-    }, deadline)
-  end
-  extend(request_id, deadline)
-  return 1
-end
-
 local now, replies = clock(), {}
 local deadline = now + tonumber(ARGV[4])
 for index = 0, (#ARGV - 4) / REQUEST_ARGUMENTS - 1 do
   local argument = 4 + REQUEST_ARGUMENTS * index
   ENDED = KEYS[QUEUE_KEYS + 1 + index]
-  replies[index + 1] = renew(now, deadline, unpack(ARGV, argument + 1, argument + REQUEST_ARGUMENTS))
+  replies[index + 1] = renew_slot(now, deadline, unpack(ARGV, argument + 1, argument + REQUEST_ARGUMENTS))
 end
 advance(now)
 return replies

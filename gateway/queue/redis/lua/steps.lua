@@ -111,3 +111,27 @@ local function finish(now, request_id, tokens, ended_ttl)
   advance(now)
   return request and true or false
 end
+
+-- Extends the lease of a running request to `deadline` and charges its tokens. Re-establishes a slot that Redis has lost.
+-- Returns 1, or 0 when the request is ended.
+local function renew_slot(now, deadline, request_id, replica, tenant, key, weight, tokens)
+  local slot = load(SLOTS, request_id)
+  if slot then
+    charge(slot, tonumber(tokens))
+    if slot.replica ~= replica then
+      count_running(slot.replica, -1)
+      count_running(replica, 1)
+      slot.replica = replica
+    end
+    redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
+  elseif is_ended() then
+    return 0
+  elseif redis.call('HEXISTS', TICKETS, request_id) == 0 then
+    add_slot(request_id, {
+      replica = replica, tenant = tonumber(tenant), key = tonumber(key), weight = tonumber(weight),
+      charged = tonumber(tokens), arrived = now, waited = 0,
+    }, deadline)
+  end
+  extend(request_id, deadline)
+  return 1
+end

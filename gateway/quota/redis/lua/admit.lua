@@ -4,10 +4,12 @@
 --       7 requested output tokens  8 lease in ms  9 backlog_max  10 draft of the grant  11 model
 --       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 tenant: the same
 --       24 running_max  25 '1': the count of the input is a sample for the calibration
+--       with a queue: 26 pool  27 slots of its candidates  28 weight  29 class  30 bytes of the body  31 owner  32 time of
+--       arrival in ms, 0 for now  33 maximum wait in ms  34 maximum of tickets and 35 of their bytes  36..38 see `leave_queue`
 -- Reply {status, admitted at in ms, input tokens held, output cap, retry after in s or -1,
 --        requests limit, remaining, tokens limit, remaining, period of the budget or '', remaining,
---        s until both windows are empty}
---       status: 'admitted', or the code of the denial
+--        s until both windows are empty, replica or '', ms in the queue}
+--       status: 'admitted', 'waiting', or the code of the denial
 --       {'rebuild'}: there are no valid counters   {'used'}: the request id was used before
 --
 -- A window is a hash. Per second it has `<s>:n` (requests), `<s>:t` (tokens) and `<s>:m` (time in ms of the youngest
@@ -108,13 +110,13 @@ local function free_at(window, requests_max, tokens_max)
   return at
 end
 
-local function count(window, at, tokens)
+local function count(window, at, requests, tokens)
   local second, n, t = quotient(at, 1000), window.n, window.t
   if second ~= this_second then
     n, t = bucket(window, second)
   end
-  window.requests, window.tokens, window.last = window.requests + 1, window.tokens + tokens, at
-  redis.call('HSET', window.key, second .. ':n', n + 1, second .. ':t', t + tokens, second .. ':m', at, 'last', at,
+  window.requests, window.tokens, window.last = window.requests + requests, window.tokens + tokens, at
+  redis.call('HSET', window.key, second .. ':n', n + requests, second .. ':t', t + tokens, second .. ':m', at, 'last', at,
     'oldest', window.oldest or second, 'requests', window.requests, 'tokens', window.tokens)
   -- Once a second is enough, because the window lives longer than its buckets.
   if n == 0 then
@@ -140,7 +142,7 @@ local function load_subject(window, in_flight, first_argument, first_field)
 end
 
 -- The reply. The limits are those with the least remaining: of key and tenant, and of all budgets.
-local function answer(both, status, at, input_held, cap, retry_after)
+local function answer(both, status, at, input_held, cap, retry_after, replica, queued)
   local by_requests, by_tokens, budget, resets = both[1], both[1], nil, now
   for _, each in ipairs(both) do
     if each.rpm - each.window.requests < by_requests.rpm - by_requests.window.requests then
@@ -163,11 +165,13 @@ local function answer(both, status, at, input_held, cap, retry_after)
     by_requests.rpm, math.max(0, by_requests.rpm - by_requests.window.requests),
     by_tokens.tpm, math.max(0, by_tokens.tpm - by_tokens.window.tokens),
     budget and budget.period.name or '', budget and math.max(0, budget.left) or 0,
-    math.ceil((resets - now) / 1000),
+    math.ceil((resets - now) / 1000), replica or '', queued or 0,
   }
 end
 
-local function decide(both, running)
+-- `running` is the number of holds. `is_counted` means that the request waited, so that its arrival has passed the checks of
+-- requests and is counted.
+local function decide(both, running, is_counted)
   local denials, denied, latest, known = {}, false, now, true
   local function deny(code, passes_at)
     denials[code], denied = true, true
@@ -175,18 +179,18 @@ local function decide(both, running)
     latest = math.max(latest, passes_at)
   end
 
-  if redis.call('XLEN', EVENTS) >= tonumber(ARGV[9]) then
+  if not is_counted and redis.call('XLEN', EVENTS) >= tonumber(ARGV[9]) then
     deny('audit_backlog', NEVER)
   end
-  if running >= tonumber(ARGV[24]) then
+  if not is_counted and running >= tonumber(ARGV[24]) then
     deny('unavailable', NEVER)
   end
   local least, most = input + math.min(requested, 1), requested
   for _, each in ipairs(both) do
-    if each.window.requests + 1 > each.rpm then
+    if not is_counted and each.window.requests + 1 > each.rpm then
       deny('rate_limit_exceeded', free_at(each.window, each.rpm - 1, each.window.tokens))
     end
-    if each.in_flight + 1 > each.concurrent then
+    if not is_counted and each.in_flight + 1 > each.concurrent then
       deny('concurrency_exceeded', NEVER)
     end
     most = math.min(most, each.tpm - input)
@@ -254,10 +258,35 @@ local function prune(day_of_counters, cursor)
 end
 
 -- The grant with this decision appended; `gateway.record.grant.seal` does the same.
-local function seal(draft, at, input, cap)
-  local decision = string.format(',"admitted_at_ms":%.0f,"input_estimate":%.0f,"output_cap":%.0f}', at, input, cap)
-  return string.sub(draft, 1, -2) .. decision
+local function seal(draft, at, input, cap, replica, queued)
+  local decision = string.format(',"admitted_at_ms":%.0f,"input_estimate":%.0f,"output_cap":%.0f', at, input, cap)
+  if replica then
+    decision = decision .. string.format(',"replica":"%s","queued_ms":%.0f', replica, queued)
+  end
+  return string.sub(draft, 1, -2) .. decision .. '}'
 end
+
+-- The place of the request in the queue, as in enter.lua. A slot is granted at once, or waited for.
+local function take_place()
+  open_queue(REQUEST_KEYS_COUNT + 1, ARGV[36], ARGV[37])
+  if ARGV[32] == '0' then
+    -- The numbers of a request that arrives are those of the newest catalog.
+    local slots = cjson.decode(ARGV[27])
+    for i, candidate in ipairs(cjson.decode(ARGV[26])) do
+      redis.call('HSET', REPLICAS, candidate[1], slots[i])
+    end
+  end
+  local ticket = {
+    pool = ARGV[26], tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), weight = tonumber(ARGV[28]),
+    class = tonumber(ARGV[29]), input = input, bytes = tonumber(ARGV[30]), owner = ARGV[31], arrived = tonumber(ARGV[32]),
+    charged = 0,
+  }
+  return enter(now, request_id, ticket, {
+    wait_max = tonumber(ARGV[33]), tickets_max = tonumber(ARGV[34]), bytes_max = tonumber(ARGV[35]), ended_ttl = ARGV[38],
+  })
+end
+
+local PLACES = {full = 'queue_full', timeout = 'queue_timeout'}
 
 USED_FIELDS[7], USED_FIELDS[8], USED_FIELDS[9] = 'ready', 'day', 'prune'
 known_used = redis.call('HMGET', COUNTERS, unpack(USED_FIELDS))
@@ -288,29 +317,66 @@ drop(key_window, at)
 drop(tenant_window, at)
 local both = {load_subject(key_window, known_held[8], 12, 4), load_subject(tenant_window, known_held[7], 18, 1)}
 
-if hold then
+if hold and not hold.parked then
   -- The same call was carried out before, and its reply was lost with the connection.
-  return answer(both, 'admitted', hold.at, hold.input, hold.cap, NEVER)
+  return answer(both, 'admitted', hold.at, hold.input, hold.cap, NEVER, hold.replica, hold.queued)
 end
 
-local status, cap, retry_after = decide(both, running)
-if status ~= 'admitted' then
-  return answer(both, status, 0, 0, 0, retry_after)
+-- A request that arrives is checked before it takes a place. One that waits is checked when it is its turn.
+local parked, place, status, cap, retry = hold, nil, 'admitted', 0, NEVER
+if not parked then
+  status, cap, retry = decide(both, running, false)
+end
+if status == 'admitted' and has_queue() then
+  place = take_place()
+  if place[1] == 'ended' then
+    return {'used'}
+  elseif PLACES[place[1]] then
+    status, retry = PLACES[place[1]], place[2]
+  elseif place[1] == 'waiting' then
+    if parked then
+      redis.call('ZADD', DEADLINES, now + tonumber(ARGV[8]), request_id)
+      return answer(both, 'waiting', parked.at, 0, 0, NEVER, '', place[2])
+    end
+    status, input, cap = 'waiting', 0, 0
+  end
+end
+local replica, queued
+if place and place[1] == 'turn' then
+  replica, queued = place[2], place[4]
+  if parked then
+    status, cap, retry = decide(both, running, true)
+  end
+end
+if status ~= 'admitted' and status ~= 'waiting' then
+  if replica then
+    leave_queue(now, request_id, 0)
+  end
+  return answer(both, status, 0, 0, 0, retry)
 end
 
+if parked then
+  remove_hold(parked)
+end
 hold = {
   idempotency_token = idempotency_token, tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), at = now, day = this_day,
-  month = this_month, second = quotient(at, 1000), model = model, estimate = ARGV[25] == '1' and estimate or nil,
-  input = input, cap = cap,
-  grant = seal(ARGV[10], now, input, cap), ['in'] = 0, out = 0, bytes = 0,
+  month = this_month, second = quotient(at, 1000), arrived = parked and parked.second, model = model,
+  estimate = ARGV[25] == '1' and status == 'admitted' and estimate or nil, input = input, cap = cap,
+  grant = seal(ARGV[10], now, input, cap, replica, queued), ['in'] = 0, out = 0, bytes = 0,
+  parked = status == 'waiting' or nil, replica = replica, queued = queued,
 }
-add_hold(hold, HELD_FIELDS, known_held)
+-- The values that were read before still include a parked hold.
+if parked then
+  add_hold(hold)
+else
+  add_hold(hold, HELD_FIELDS, known_held)
+end
 redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
 redis.call('ZADD', DEADLINES, now + tonumber(ARGV[8]), request_id)
 for _, each in ipairs(both) do
-  count(each.window, at, input + cap)
+  count(each.window, at, parked and 0 or 1, input + cap)
   for _, budget in ipairs(each.budgets) do
     budget.left = budget.left - input - cap
   end
 end
-return answer(both, 'admitted', now, input, cap, NEVER)
+return answer(both, status, now, input, cap, NEVER, replica, queued or (place and place[2]))

@@ -3,7 +3,7 @@
 -- request is settled. A denial of another tenant than the hold's does the same.
 --
 -- ARGV  1 clock  2 request id  3 tenant id or ''  4 entry as JSON  5 maximum of waiting events
---       6 ms for which the id is remembered
+--       6 ms for which the id is remembered  7..9 with a queue, see `leave_queue`
 -- Reply 1, or 0 when that maximum is reached
 
 local request_id = ARGV[2]
@@ -20,5 +20,6 @@ redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[4])
 redis.call('SET', FINISHED, ARGV[3] == '' and 'reported' or 'recorded', 'PX', ARGV[6])
 if hold then
   end_hold(request_id, hold, -1, 0)
+  leave_queue(clock(), request_id, 0)
 end
 return 1

@@ -1,7 +1,7 @@
 -- Voids a hold: no usage, no event. The id is remembered for a while, so that an admission or a renewal that arrives after
 -- the release takes no hold.
 --
--- ARGV  1 clock  2 request id  3 ms for which the id is remembered
+-- ARGV  1 clock  2 request id  3 ms for which the id is remembered  4..6 with a queue, see `leave_queue`
 -- Reply 1, or 0 when there was no hold
 
 if redis.call('EXISTS', FINISHED) == 1 then
@@ -12,4 +12,5 @@ if held then
   end_hold(ARGV[2], cjson.decode(held), -1, 0)
 end
 redis.call('SET', FINISHED, 'released', 'PX', ARGV[3])
+leave_queue(clock(), ARGV[2], 0)
 return held and 1 or 0

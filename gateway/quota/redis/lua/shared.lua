@@ -30,7 +30,8 @@
 -- A hold is a JSON object: idempotency_token (of the admission call), tenant, key, at (ms), day, month, input, cap, grant
 -- (the sealed JSON text), counted (true if HELD includes it), and the progress: in, out, bytes. It also has model, estimate
 -- (of the input before its correction) and second (of its window buckets), unless a renewal re-established it: its window
--- buckets are lost then.
+-- buckets are lost then. A request that waits in the queue has `parked`, and holds no tokens. After its turn the hold has
+-- `arrived`, the second of the bucket that counts the request, `replica` and `queued` (ms).
 
 local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STAGED, TENANT_WINDOW, KEY_WINDOW, FINISHED =
   unpack(KEYS)
@@ -200,9 +201,27 @@ local function end_hold(request_id, hold, requests, tokens)
   redis.call('HDEL', HOLDS, request_id)
   redis.call('ZREM', DEADLINES, request_id)
   remove_hold(hold)
-  if hold.second then
-    adjust(TENANT_WINDOW, hold.second, requests, tokens - hold.input - hold.cap)
-    adjust(KEY_WINDOW, hold.second, requests, tokens - hold.input - hold.cap)
+  for _, window in ipairs(hold.second and {TENANT_WINDOW, KEY_WINDOW} or {}) do
+    if hold.arrived then
+      adjust(window, hold.arrived, requests, 0)
+    end
+    adjust(window, hold.second, hold.arrived and 0 or requests, tokens - hold.input - hold.cap)
+  end
+end
+
+-- A script about a request has the keys of the queue after its own, when the gateway has a queue; see `line.lua`. Its last
+-- three arguments are then the two of `open_queue` and the ms for which the queue remembers the id.
+local REQUEST_KEYS_COUNT = 12
+
+local function has_queue()
+  return #KEYS > REQUEST_KEYS_COUNT
+end
+
+-- Frees the slot or the ticket of a request that ends, and grants the slot to the next ticket.
+local function leave_queue(now, request_id, tokens)
+  if has_queue() then
+    open_queue(REQUEST_KEYS_COUNT + 1, ARGV[#ARGV - 2], ARGV[#ARGV - 1])
+    finish(now, request_id, tokens, ARGV[#ARGV])
   end
 end
 

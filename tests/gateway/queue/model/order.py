@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from gateway.queue.port import Candidate, Priority
+from gateway.queue.port import Candidate
+from gateway.values import Priority
 
 # Virtual tokens are integers in thousandths.
 SCALE = 1000

@@ -15,7 +15,6 @@ from gateway.queue.port import (
     Candidate,
     Ended,
     Place,
-    Priority,
     QueueFull,
     QueueRules,
     QueueStatus,
@@ -28,6 +27,7 @@ from gateway.queue.port import (
     Turn,
     Waiting,
 )
+from gateway.values import Priority
 from tests.gateway.queue.model.order import SCALE, Request, Ticketed, VirtualTokens, free_replica
 
 PACE_MS, GAP_MAX_MS = 1000, 60_000

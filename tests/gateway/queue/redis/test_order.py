@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gateway.queue.port import Priority, QueueRules, Running, Turn
+from gateway.queue.port import QueueRules, Running, Turn
 from gateway.queue.redis.queue import RedisQueue
 from gateway.settings import Settings
 from gateway.stores.redis import connect
+from gateway.values import Priority
 from tests.gateway.queue.builders import replicas, ticket
 from tests.gateway.queue.model.queue import MemoryQueue
 from tests.gateway.quota.builders import Clock

@@ -1,0 +1,90 @@
+"""The requests of this process that wait in the queue for their turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gateway.errors import Code, Denied
+from gateway.loops import forever
+from gateway.queue.port import Turns
+from gateway.quota.port import Turnstile
+
+# A notification may be lost, and the lease of a ticket is 5 s.
+POLL_S = 1.5
+# After the maximum wait the request is admitted again, which reports that its time is over.
+MARGIN_S = 0.05
+_STOPPING = "the gateway is restarting; try again"
+
+
+class WaitingRequests:
+    """`owner` names this process in the queue; `wait_max_s` is QUEUE_MAX_WAIT_S."""
+
+    def __init__(self, turnstile: Turnstile, turns: Turns, owner: str, wait_max_s: float) -> None:
+        self._turnstile = turnstile
+        self._turns = turns
+        self.owner = owner
+        self.wait_max_s = wait_max_s
+        self._turn_of: dict[str, asyncio.Event] = {}
+        self._is_stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait."""
+        return len(self._turn_of)
+
+    @contextmanager
+    def listed(self, request_id: str) -> Iterator[asyncio.Event]:
+        """The event of a request that waits, set when it may be its turn. List a request before it enters the queue."""
+        event = self._turn_of[request_id] = asyncio.Event()
+        try:
+            yield event
+        finally:
+            del self._turn_of[request_id]
+
+    async def wait(self, event: asyncio.Event, until: float) -> None:
+        """Waits until it may be the turn of a request, at most until the time `until` of the loop.
+
+        Raises Denied(unavailable) when this process stops.
+        """
+        if not self._is_stopping:
+            try:
+                async with asyncio.timeout_at(until + MARGIN_S):
+                    await event.wait()
+            except TimeoutError:
+                return
+        if self._is_stopping:
+            raise Denied(Code.UNAVAILABLE, _STOPPING, retry_after_s=1)
+        event.clear()
+
+    def stop(self) -> None:
+        """Ends every wait, and every later one at once."""
+        self._is_stopping = True
+        for event in self._turn_of.values():
+            event.set()
+
+    async def run(self) -> None:
+        """Follows the notifications, and polls, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(forever(self._follow, 0.0, on_error="turns_unavailable"))
+            tasks.create_task(forever(self._poll, POLL_S, on_error="queue_unavailable"))
+
+    async def _follow(self) -> None:
+        async with self._turns.of(self.owner) as next_turn:
+            while True:
+                request_id = await next_turn(POLL_S)
+                if request_id is not None:
+                    self._notify(request_id)
+
+    async def _poll(self) -> None:
+        request_ids = list(self._turn_of)
+        ready = await self._turnstile.poll(request_ids)
+        for request_id, is_ready in zip(request_ids, ready, strict=True):
+            if is_ready:
+                self._notify(request_id)
+
+    def _notify(self, request_id: str) -> None:
+        event = self._turn_of.get(request_id)
+        if event is not None:
+            event.set()

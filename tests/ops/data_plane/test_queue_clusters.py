@@ -1,0 +1,68 @@
+"""What Envoy needs for the queue: a cluster for each replica, and time for the wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gateway.settings import Settings
+from gateway.wire.names import backend_of, replica_clusters
+from gateway.wire.timeouts import BODY_TIMEOUT_S, CHECK_TIMEOUT_S
+from ops.data_plane.envoy_files import clusters_of, render_static
+
+NEAR, FAR = "http://127.0.0.1:1", "http://127.0.0.1:2"
+BACKENDS = [
+    {"name": "pair", "base_url": NEAR, "replicas": [FAR], "slots": 200},
+    {"name": "single", "base_url": "http://127.0.0.1:3"},
+]
+
+
+def settings(**fields: Any) -> Settings:
+    return Settings.model_validate({"ollama_backends": BACKENDS, **fields})
+
+
+def endpoints(cluster: Any) -> list[int]:
+    first = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    return [each["endpoint"]["address"]["socket_address"]["port_value"] for each in first]
+
+
+def listener(**fields: Any) -> str:
+    return render_static(settings(**fields), Path("/etc/envoy"))["listener.yaml"].decode()
+
+
+def test_each_of_several_replicas_has_its_own_cluster() -> None:
+    clusters = clusters_of(settings(queue_max_wait_s=30), Path("/etc/envoy"))
+    first, second = replica_clusters("pair", ("127.0.0.1:1", "127.0.0.1:2"))
+    assert set(clusters) == {"backend:pair", first, second, "backend:single"}
+    assert [endpoints(clusters[name]) for name in ("backend:pair", first, second)] == [[1, 2], [1], [2]]
+    assert {backend_of(name) for name in clusters} == {"pair", "single"}
+    assert replica_clusters("single", ("127.0.0.1:3",)) == ("backend:single",)
+
+
+def test_without_a_queue_there_is_one_cluster_for_each_backend() -> None:
+    expected = {"backend:pair", "backend:single"}
+    assert set(clusters_of(settings(queue_max_wait_s=0), Path("/etc/envoy"))) == expected
+    sharded = settings(queue_max_wait_s=30, redis_shards=2)
+    assert set(clusters_of(sharded, Path("/etc/envoy"))) == expected
+
+
+def test_no_request_with_a_slot_waits_for_a_connection() -> None:
+    clusters = clusters_of(settings(queue_max_wait_s=30, ollama_max_connections=64), Path("/etc/envoy"))
+    (first, _) = replica_clusters("pair", ("127.0.0.1:1", "127.0.0.1:2"))
+    maxima = [
+        clusters[name]["circuit_breakers"]["thresholds"][0]["max_connections"] for name in ("backend:pair", first)
+    ]
+    assert maxima == [400, 200]
+
+
+def test_a_check_and_a_request_may_take_longer_by_the_longest_wait() -> None:
+    for wait_s in (0, 30):
+        text = listener(queue_max_wait_s=wait_s)
+        (resource,) = yaml.safe_load(text)["resources"]
+        manager = resource["filter_chains"][0]["filters"][0]["typed_config"]
+        (check,) = [each["typed_config"] for each in manager["http_filters"] if each["name"].endswith("ext_authz")]
+        timeout_s = float(check["grpc_service"]["timeout"].removesuffix("s"))
+        assert timeout_s > CHECK_TIMEOUT_S + wait_s
+        assert float(manager["request_timeout"].removesuffix("s")) == BODY_TIMEOUT_S + wait_s
