@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -26,6 +25,8 @@ from tests.ports import free_port
 PACE = 50
 MAX_WAIT_S = 8
 MAX_PER_TENANT = 6
+# How long two tenants compete, in which the slot serves about 60 requests.
+SHARE_S = 14
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +57,13 @@ async def clients(stack: Stack) -> AsyncIterator[tuple[aiohttp.ClientSession, Le
 
 
 class Answer:
-    """A finished answer: its status, headers, and when it began and ended after the request was sent, in seconds."""
+    """The status and the headers of a finished answer."""
 
-    def __init__(self, response: aiohttp.ClientResponse, began_s: float, ended_s: float) -> None:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
         self.code = response.headers.get("x-gateway-error")
         self.request_id = response.headers["x-request-id"]
         self.headers = response.headers
-        self.began_s = began_s
-        self.ended_s = ended_s
 
     @property
     def queued_ms(self) -> int:
@@ -74,11 +73,9 @@ class Answer:
 
 async def send(session: aiohttp.ClientSession, key: str, words: int) -> Answer:
     request = GenerationRequest("/api/chat", key, words=words, output_tokens_max=words)
-    sent = time.monotonic()
     async with session.post(request.path, json=request.body, headers=request.headers) as response:
-        began = time.monotonic()
         await response.read()
-        return Answer(response, began - sent, time.monotonic() - sent)
+        return Answer(response)
 
 
 async def verify(session: aiohttp.ClientSession, *keys: str) -> None:
@@ -112,7 +109,7 @@ async def eventually_waiting(ledger_view: LedgerView, count: int) -> None:
     await eventually_async(reached, 10, failure=f"never {count} requests waited")
 
 
-async def test_a_short_request_waits_for_at_most_one_running_answer_of_a_neighbour_with_eight(
+async def test_a_short_request_waits_for_at_most_one_answer_of_a_neighbour_who_has_five(
     queue: Stack, backend: Simulator
 ) -> None:
     alice, bob = queue.new_key("alice"), queue.new_key("bob")
@@ -123,8 +120,8 @@ async def test_a_short_request_waits_for_at_most_one_running_answer_of_a_neighbo
         await eventually_waiting(ledger_view, 4)
         answer = await send(session, bob, 5)
         assert answer.status == 200
-        # One answer of 75 tokens takes 1.5 s; behind all of them it would be 7.5 s.
-        assert 0 < answer.queued_ms < 3000
+        assert answer.queued_ms > 0
+        assert sum(each.done() for each in long) <= 1
         answers = await asyncio.gather(*long)
         assert {each.status for each in answers} == {200}
         assert await running(ledger_view) == 0
@@ -144,9 +141,8 @@ async def test_a_caller_that_leaves_while_it_waits_frees_its_place_and_has_one_r
         await eventually_waiting(ledger_view, 3)
         for each in leaves:
             each.cancel()
-        left = time.monotonic()
         await eventually_waiting(ledger_view, 0)
-        assert time.monotonic() - left < 1
+        assert not stays.done()
         assert (await stays).status == 200
         tenant = await ledger_view.tenant_id("leaves")
 
@@ -173,11 +169,11 @@ async def test_a_full_queue_denies_at_once_and_a_wait_that_is_too_long_ends_with
         full = await send(session, key, 5)
         assert (full.status, full.code) == (429, "queue_full")
         assert int(full.headers["retry-after"]) >= 1
-        assert full.ended_s < 1
+        assert not any(each.done() for each in crowd)
         late = await asyncio.gather(*crowd)
         assert {(each.status, each.code) for each in late} == {(503, "queue_timeout")}
         assert all(int(each.headers["retry-after"]) >= 1 for each in late)
-        assert all(MAX_WAIT_S <= each.ended_s < MAX_WAIT_S + 3 for each in late)
+        assert not blocks.done()
         rows = await ledger_view.wait_for_rows([each.request_id for each in [full, *late]])
         assert all(len(found) == 1 for found in rows.values())
         assert all(rows[each.request_id][0]["queued_ms"] >= 1000 * MAX_WAIT_S for each in late)
@@ -193,7 +189,7 @@ async def test_tenants_that_always_wait_share_the_tokens_by_weight(queue: Stack,
     async with clients(queue) as (session, ledger_view):
         await verify(session, *keys)
         begins = datetime.now(UTC) + timedelta(seconds=2)
-        ends = begins + timedelta(seconds=20)
+        ends = begins + timedelta(seconds=SHARE_S)
 
         async def caller(key: str) -> None:
             while datetime.now(UTC) < ends:
