@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from gateway.service.log_limit import LineLimit
 from gateway.settings import Settings
 
 VALUE_CHARACTERS_MAX = 500
@@ -34,6 +35,7 @@ def configure(settings: Settings, service: str, stream: TextIO | None = None) ->
     logging.basicConfig(level=max(level, logging.WARNING), stream=stream or sys.stderr, format="%(name)s %(message)s")
     structlog.configure(
         processors=[
+            LineLimit(),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
