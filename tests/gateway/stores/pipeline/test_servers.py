@@ -73,12 +73,11 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
         connect(Settings(redis_url=SecretStr(f"unix://{path}"), redis_shards=2))
 
 
-async def test_tls_with_a_trusted_certificate(redis_url: str, tmp_path: Path) -> None:
+async def test_tls_with_a_trusted_certificate(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     trusted, other = self_signed(tmp_path, "localhost"), self_signed(tmp_path / "other", "localhost")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(trusted.certificate, trusted.key)
-    port = int(redis_url.rpartition(":")[2].partition("/")[0])
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -86,16 +85,18 @@ async def test_tls_with_a_trusted_certificate(redis_url: str, tmp_path: Path) ->
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind = await asyncio.open_connection("127.0.0.1", port)
+        behind = await asyncio.open_connection("127.0.0.1", server.port)
         await asyncio.gather(copy(reader, behind[1]), copy(behind[0], writer), return_exceptions=True)
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as listener:
+    with one_server() as server:
+        listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
         url = f"rediss://localhost:{listener.sockets[0].getsockname()[1]}/0?ssl_ca_certs="
         async with client_of(f"{url}{trusted.certificate}") as redis:
             assert await run(redis) == []
         async with client_of(f"{url}{other.certificate}") as redis:
             with pytest.raises(StoreUnavailable):
                 await run(redis)
+        listener.close()
 
 
 async def test_calls_follow_a_slot_that_moves_to_another_node() -> None:
