@@ -49,7 +49,10 @@ class Link:
             self._connect()
         else:
             connection.send(call)
-        if self._timer is None:
+        if self._timer is None or deadline_s < self._timer.when():
+            # A redirected call may have an earlier deadline than those that wait here.
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = self._loop.call_at(deadline_s, self._expire)
         return call.future
 

@@ -237,3 +237,19 @@ async def test_every_call_ends_when_the_server_is_killed() -> None:
             assert len(outcomes) == CALLS
             for number, outcome in enumerate(outcomes):
                 assert outcome == b"%d" % number or isinstance(outcome, OSError)
+
+
+async def test_a_later_call_may_have_an_earlier_deadline() -> None:
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await silent.wait()
+        writer.close()
+
+    silent = asyncio.Event()
+    async with peer(serve) as port, link_to(port) as link:
+        long = call(link, "ECHO", "long")
+        with pytest.raises(TimeoutError):
+            await call(link, "ECHO", "short", within_s=SHORT_S)
+        assert not long.done()
+        silent.set()
+        with pytest.raises(ConnectionError):
+            await long
