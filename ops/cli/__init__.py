@@ -36,6 +36,7 @@ PANELS: dict[str, dict[str, str]] = {
         "set-key": "ops.cli.account_changes:set_key",
         "check-key": "ops.cli.key_check:check_key",
         "test-key": "ops.cli.key_trial:test_key",
+        "connect": "ops.cli.connect:connect",
         "revoke-key": "ops.cli.keys:revoke_key",
         "rotate-key": "ops.cli.keys:rotate_key",
     },

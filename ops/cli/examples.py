@@ -35,6 +35,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "check-key": ("check-key", "check-key --json"),
     "test-key": ("test-key", "test-key --url https://llm.example.org"),
+    "connect": (
+        "connect --url https://llm.example.org",
+        "connect --url https://10.0.0.2:8443 --ca-file caddy-root.crt --listen 127.0.0.1:11435",
+    ),
     "revoke-key": ("revoke-key --prefix nz_5As3", 'revoke-key --tenant acme --prefix laptop --reason "left the team"'),
     "rotate-key": ("rotate-key --prefix nz_5As3 --grace 24h",),
     "set-limits": (

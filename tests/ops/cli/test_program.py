@@ -50,7 +50,7 @@ def test_the_help_shows_keywords_as_they_must_be_typed(stranger: Operator) -> No
 
 
 def test_every_command_that_prints_data_takes_json() -> None:
-    without = {"up", "demo", "run", "drain-envoy", "simulate-ollama"}
+    without = {"connect", "up", "demo", "run", "drain-envoy", "simulate-ollama"}
     context = cli.make_context("neuronetz-gateway", ["list-keys"])
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
