@@ -15,6 +15,9 @@ from gateway.values import Outcome
 
 log = structlog.get_logger()
 
+# A process that is killed after the answer, and before the quota has the entry, loses the row.
+UNAVAILABLE_WAIT_S = 0.1
+
 
 class DenialLog:
     """Records one entry per denial. `now` gives seconds since the epoch."""
@@ -28,13 +31,13 @@ class DenialLog:
 
         False: the backlog is full, so there will be no row.
 
-        The entry is in the quota's store before this returns. When a dependency is unavailable, most likely that very
-        store, the entry goes to the outbox instead and the answer does not wait.
+        The entry is in the quota's store before this returns. When a dependency is unavailable, which may be that very
+        store, the entry goes to the outbox instead and the answer waits for at most UNAVAILABLE_WAIT_S.
         """
         ending = Ending(Outcome.DENIED, denied.status, denied.code, reason=denied.reason, queued_ms=queued_ms)
         entry = denied_entry(request, int(self._now() * 1000), ending)
         if denied.code is Code.UNAVAILABLE:
-            self._outbox.submit(entry)
+            await self._outbox.submit_denial(entry, UNAVAILABLE_WAIT_S)
             return True
         try:
             await self._outbox.record(entry)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,6 +103,16 @@ class Outbox:
             self._denials.add(entry)
         else:
             self._drop(entry)
+
+    async def submit_denial(self, entry: Entry, wait_s: float) -> None:
+        """Submits a denial, and returns when the quota has it or after `wait_s`."""
+        if self._denials.pending >= self._denials_max:
+            self._drop(entry)
+            return
+        stored = self._denials.add(entry)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await stored.wait()
 
     def settle(self, entry: Entry) -> asyncio.Event:
         """Submits a settlement. The event is set when the quota has accepted it."""

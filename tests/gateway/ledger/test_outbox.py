@@ -87,6 +87,20 @@ async def test_a_settlement_does_not_wait_for_denials_that_cannot_be_stored_now(
     assert outbox.denials_dropped == 0
 
 
+async def test_a_denial_that_is_waited_for_is_stored_unless_that_takes_too_long(quota: Quota) -> None:
+    outbox = Outbox(quota, settlements_max=100, denials_max=2)
+    async with running(outbox):
+        await outbox.submit_denial(denial(), wait_s=60)
+        assert (await quota.backlog()).events == 1
+        quota.unavailable = True
+        for _ in range(3):
+            await outbox.submit_denial(denial(), wait_s=0.01)
+        assert outbox.denials_dropped == 1
+        quota.unavailable = False
+        assert await outbox.wait_idle(10) == 0
+    assert (await quota.backlog()).events == 3
+
+
 async def test_denials_that_wait_are_bounded_and_settlements_never_dropped(quota: Quota) -> None:
     outbox = Outbox(quota, settlements_max=2, denials_max=2)
     holds = [await admitted(quota, asks()) for _ in range(3)]
