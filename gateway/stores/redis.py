@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, cast
 
+from pydantic import SecretStr
 from redis import asyncio as driver
 from redis import exceptions
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
@@ -99,7 +100,8 @@ def _address_and_login(pool: driver.ConnectionPool) -> tuple[Address, Login]:
     made: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped.
     address = made.path if isinstance(made, UnixDomainSocketConnection) else (made.host, made.port)
     tls = made.ssl_context.get() if isinstance(made, SSLConnection) else None
-    return address, Login(made.username, made.password, int(made.db), tls)
+    password = None if made.password is None else SecretStr(made.password)
+    return address, Login(made.username, password, int(made.db), tls)
 
 
 class ServerClient(driver.Redis):

@@ -11,10 +11,11 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import hiredis
+from pydantic import SecretStr
 
 from gateway.stores.pipeline.call import Call, ReplyError
 
@@ -31,7 +32,7 @@ class Login:
     """What a new connection needs besides the address. Without `tls` it is not encrypted."""
 
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: SecretStr | None = None
     db: int = 0
     tls: ssl.SSLContext | None = None
 
@@ -39,7 +40,7 @@ class Login:
         """The commands that precede all others on a connection."""
         commands: list[tuple[str | int, ...]] = []
         if self.password is not None:
-            commands.append(("AUTH", *filter(None, (self.username,)), self.password))
+            commands.append(("AUTH", *filter(None, (self.username,)), self.password.get_secret_value()))
         if self.db:
             commands.append(("SELECT", self.db))
         return [pack(each) for each in commands]
