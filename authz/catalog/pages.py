@@ -85,6 +85,7 @@ class CatalogPages:
         self._pipeline = pipeline
         self._sources = sources
         self._settings = settings
+        self._playground_page = playground.assemble_page(settings.playground_docs_url)
         self._readiness = readiness
 
     def application(self) -> web.Application:
@@ -178,7 +179,8 @@ class CatalogPages:
     async def _playground(self, _: web.Request) -> web.Response:
         if not self._settings.playground_enabled:
             raise Denied(Code.NOT_FOUND)
-        return web.Response(body=playground.PAGE, content_type="text/html", charset="utf-8", headers=playground.HEADERS)
+        page, headers = self._playground_page, playground.HEADERS
+        return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
 
     async def _version(self, _: web.Request) -> web.Response:
         states = self._pipeline.catalog().backends

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from gateway.settings.field_types import HeaderName, as_number
+from gateway.settings.field_types import HeaderName, as_number, empty_is_none
 
 
 def _base_url(url: str) -> str:
@@ -71,6 +71,7 @@ _OTHER_HEADERS = frozenset(
 # The slots of a replica: how many requests it runs at a time. `auto` means that the gateway learns the number.
 Slots = Annotated[Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"], BeforeValidator(as_number)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+OptionalUrl = Annotated[BaseUrl | None, BeforeValidator(empty_is_none)]
 CredentialHeader = Annotated[HeaderName, AfterValidator(_credential_header)]
 CredentialScheme = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{0,64}$")]
 Token = Annotated[SecretStr, AfterValidator(_token)]

@@ -49,7 +49,8 @@ def as_number(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
 
 
-def _empty_is_none(value: object) -> object:
+def empty_is_none(value: object) -> object:
+    """A setting with an empty value is not set."""
     return None if value == "" else value
 
 
@@ -126,13 +127,13 @@ Networks = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidato
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
 RequestIdHeader = Annotated[HeaderName, AfterValidator(_request_id_header)]
 Address = Annotated[str, AfterValidator(_listen)]
-OptionalAddress = Annotated[Address | None, BeforeValidator(_empty_is_none)]
-OptionalFile = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+OptionalAddress = Annotated[Address | None, BeforeValidator(empty_is_none)]
+OptionalFile = Annotated[Path | None, BeforeValidator(empty_is_none)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
-OptionalPostgresUrl = Annotated[PostgresUrl | None, BeforeValidator(_empty_is_none)]
+OptionalPostgresUrl = Annotated[PostgresUrl | None, BeforeValidator(empty_is_none)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis)]
-OptionalRole = Annotated[Annotated[str, AfterValidator(_role)] | None, BeforeValidator(_empty_is_none)]
-OptionalPassword = Annotated[Annotated[SecretStr, AfterValidator(_password)] | None, BeforeValidator(_empty_is_none)]
+OptionalRole = Annotated[Annotated[str, AfterValidator(_role)] | None, BeforeValidator(empty_is_none)]
+OptionalPassword = Annotated[Annotated[SecretStr, AfterValidator(_password)] | None, BeforeValidator(empty_is_none)]
 Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
 # Envoy takes timeouts in whole milliseconds and rejects those of centuries. A year serves as unlimited.
 Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, Secret
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.settings import sentinel_url
-from gateway.settings.backend import Backend, Backends, BaseUrl, CredentialHeader, CredentialScheme, Token
+from gateway.settings.backend import Backend, Backends, BaseUrl, CredentialHeader, CredentialScheme, OptionalUrl, Token
 from gateway.settings.field_types import (
     Address,
     Addresses,
@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     prompt_log_default_retention_days: Days = 30
     audit_log_default_retention_days: Days = 365
     playground_enabled: bool = False
+    playground_docs_url: OptionalUrl = None
 
     authz_grpc_listen: Address = "127.0.0.1:9001"
     authz_http_listen: Address = "127.0.0.1:9002"

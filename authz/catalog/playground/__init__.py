@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ MODULES = (
     "dom", "formats", "theme", "table", "tokens", "highlight", "markdown", "readers", "failures", "transport",
     "document", "snippets", "tabs", "form", "limits", "response", "request", "main",
 )  # fmt: skip
+_DOCS_LINK = '<a class="ghost" id="docs" href="{url}" rel="noopener noreferrer" target="_blank">Docs</a>\n  '
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:const|function|class) ([\w$]+))", re.MULTILINE)
 
@@ -31,12 +33,14 @@ def _module(name: str) -> str:
     return f"const {{ {exports} }} = (() => {{\n{_EXPORT.sub('', source)}\nreturn {{ {exports} }};\n}})();\n"
 
 
-def _assemble() -> bytes:
+def assemble_page(docs_url: str | None) -> bytes:
+    """The page as HTML in UTF-8, with a link to the documentation at `docs_url` where that is set."""
     # A data block ends at the first `</`, so the slash is escaped, which JSON allows.
     table = json.dumps(load_table(), ensure_ascii=False).replace("</", "<\\/")
     parts = {
         "style": _FOLDER.joinpath("style.css").read_text(encoding="utf-8"),
         "endpoints": table,
+        "docs": "" if docs_url is None else _DOCS_LINK.format(url=html.escape(docs_url)),
         "script": "\n".join(map(_module, MODULES)),
     }
     page = _FOLDER.joinpath("page.html").read_text(encoding="utf-8")
@@ -49,9 +53,9 @@ def _source(page: bytes, opening: bytes, closing: bytes) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(inline).digest()).decode()}'"
 
 
-PAGE = _assemble()
-_SCRIPT = _source(PAGE, b'<script type="module">', b"</script>")
-_STYLE = _source(PAGE, b"<style>", b"</style>")
+_PAGE = assemble_page(None)
+_SCRIPT = _source(_PAGE, b'<script type="module">', b"</script>")
+_STYLE = _source(_PAGE, b"<style>", b"</style>")
 
 # The page may run its own script, use its own style and connect to its own origin. Trusted Types without any policy
 # make the browser block every conversion of text into markup. The icon is an empty data: address. The table of

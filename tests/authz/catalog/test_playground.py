@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import html
 import inspect
 import json
 import re
@@ -47,7 +48,7 @@ from gateway.values import Limits
 from gateway.wire.surfaces import BY_PATH, SURFACES, AnswerShape
 from tests.gateway.quota.model.quota import MemoryQuota
 
-PAGE = playground.PAGE.decode()
+PAGE = playground.assemble_page(None).decode()
 SOURCES = Path(playground.__file__).parent
 TABLE = load_table()
 ENDPOINTS = {each["id"]: each for each in TABLE["endpoints"]}
@@ -176,7 +177,7 @@ def test_every_module_is_in_the_page_after_those_that_it_imports() -> None:
 
 
 def test_the_page_has_line_ends_that_a_browser_does_not_rewrite_before_it_hashes() -> None:
-    assert b"\r" not in playground.PAGE
+    assert "\r" not in PAGE
 
 
 def test_the_page_may_talk_to_its_own_origin_and_nowhere_else() -> None:
@@ -313,7 +314,7 @@ async def test_the_page_comes_with_its_headers_and_without_a_key(serve: Serve) -
     client = await serve(True)
     async with client.get("/playground") as answer:
         assert answer.status == 200
-        assert await answer.read() == playground.PAGE
+        assert await answer.read() == PAGE.encode()
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
         assert {name: answer.headers.getall(name) for name in playground.HEADERS} == {
             name: [value] for name, value in playground.HEADERS.items()
@@ -342,3 +343,13 @@ async def test_a_request_of_the_page_is_denied_without_the_stores_that_check_the
 
 def test_the_playground_is_off_by_default() -> None:
     assert Settings.model_fields["playground_enabled"].default is False
+
+
+def test_the_page_links_to_the_documentation_where_its_address_is_set() -> None:
+    url = 'https://docs.example.org/"><script>alert(1)</script>&x'
+    linked = playground.assemble_page(url).decode()
+    (element,) = re.findall(r'<a class="ghost" id="docs"[^>]*>', linked)
+    assert f'href="{html.escape(url)}"' in element
+    assert "<script>alert" not in linked
+    assert 'id="docs"' not in PAGE
+    assert len(re.findall(re.escape(SCRIPT), linked)) == 1
