@@ -22,7 +22,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack soak real-ollama streams bench pictures docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak real-ollama streams bench pictures accessibility docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,8 +61,11 @@ fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers, t
 bench: $(VENV)/.runtime ## measure the gateway next to a plain Envoy and other gateways; BENCH_AGAINST=CHECKOUT BENCH_PEERS=1 BENCH_ARGS='--quick --json'
 	@BENCH_AGAINST='$(BENCH_AGAINST)' BENCH_AGAINST_SETTINGS='$(BENCH_AGAINST_SETTINGS)' BENCH_PEERS='$(BENCH_PEERS)' $(BIN)/python -m bench $(BENCH_ARGS)
 
-pictures: $(VENV)/.dev ## take the pictures of the documentation from the running product; needs chromium and chromedriver
-	@$(BIN)/python -m tools.playground_pictures docs/pictures
+pictures: $(VENV)/.dev docs ## take the pictures of the documentation from the running product; needs chromium and chromedriver
+	@$(BIN)/python -m tools.pictures docs/pictures site
+
+accessibility: $(VENV)/.dev build/accessibility/.done docs ## check the playground and the documentation with axe-core; needs npm, chromium and chromedriver
+	@$(BIN)/python -m tools.accessibility build/accessibility/node_modules/axe-core/axe.min.js site
 
 docs: build/docs/.done ## build the documentation site in site/
 	@NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet --site-dir site && echo "site/index.html"
@@ -98,6 +101,11 @@ wasm: $(VENV)/.dev ## assemble envoy/hold_response.wasm from its source
 
 clean: ## remove everything that the targets created, except the state directories of `up` and `demo`
 	@rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+build/accessibility/.done: tools/accessibility/package.json tools/accessibility/package-lock.json
+	@mkdir -p build/accessibility && cp $^ build/accessibility/
+	@cd build/accessibility && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 build/docs/.done: requirements-docs.lock
 	@test -x build/docs/bin/python || $(PYTHON) -m venv build/docs

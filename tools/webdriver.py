@@ -83,6 +83,10 @@ class Browser:
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile}
         self.protocol("Emulation.setDeviceMetricsOverride", **size)
 
+    def prefer_scheme(self, scheme: str) -> None:
+        """Sets the colour scheme of the system, `dark` or `light`, which pages may follow."""
+        self.protocol("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
     def protocol(self, command: str, **parameters: Any) -> Any:
         """Runs a command of the DevTools protocol, which ChromeDriver passes on."""
         return self.command("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import struct
-import subprocess
 import sys
 from collections.abc import Iterator
-from fcntl import ioctl
-from pathlib import Path
-from termios import TIOCSWINSZ
 
 import pytest
 from rich.cells import cell_len
@@ -19,6 +12,7 @@ from gateway.values import Outcome
 from ops.cli.table import Column, print_table
 from tests.ops.cli.conftest import Operator
 from tests.ops.cli.test_usage_and_audit import record
+from tools.terminal import run_on_terminal
 
 WIDTHS = (80, 100, 140)
 TENANT = "Forschung und Entwicklung"
@@ -109,25 +103,7 @@ def test_a_row_whose_identifying_cell_exceeds_the_terminal_is_not_cut(
 
 @pytest.mark.parametrize("command", ["doctor", "list-tenants"])
 def test_a_terminal_gets_no_colour_with_no_color(operator: Operator, command: str) -> None:
-    plain, coloured = (_on_a_terminal(operator.env_file, command, more) for more in ({"NO_COLOR": "1"}, {}))
+    arguments = [sys.executable, "-m", "ops.cli", "--env-file", str(operator.env_file), command]
+    plain, coloured = (run_on_terminal(arguments, 80, env) for env in ({"NO_COLOR": "1"}, {}))
     assert "\x1b[3" not in plain
     assert ("\x1b[3" in coloured) == (command == "doctor")
-
-
-def _on_a_terminal(env_file: Path, command: str, more: dict[str, str]) -> str:
-    """What the program prints on a terminal of 80 columns."""
-    terminal, program = pty.openpty()
-    ioctl(program, TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
-    arguments = [sys.executable, "-m", "ops.cli", "--env-file", str(env_file), command]
-    with subprocess.Popen(arguments, stdout=program, env={**env, "TERM": "xterm-256color", **more}) as process:
-        os.close(program)
-        output = b""
-        try:
-            while chunk := os.read(terminal, 65_536):
-                output += chunk
-        except OSError:
-            # Linux reports EIO when the last writer has closed the terminal.
-            process.wait()
-        os.close(terminal)
-    return output.decode()

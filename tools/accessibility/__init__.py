@@ -1,0 +1,1 @@
+"""Checks the pages of the product with axe-core."""
