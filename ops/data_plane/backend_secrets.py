@@ -11,8 +11,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from envoy_data_plane.envoy.config.core import v3 as core
-from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
+from envoy.config.core.v3 import base_pb2, config_source_pb2
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig
 
 from gateway.settings.backend import Backend
 
@@ -30,13 +30,13 @@ def authority_name(backend: Backend) -> str:
     return f"authority-{backend.name}-{_destination_digest(backend)}"
 
 
-def sds_reference(name: str, directory: Path) -> tls.SdsSecretConfig:
+def sds_reference(name: str, directory: Path) -> SdsSecretConfig:
     """Returns the reference to the secret `name`, which Envoy reads from a file in `directory` and watches there."""
-    source = core.PathConfigSource(
-        path=str(directory / f"{name}.yaml"), watched_directory=core.WatchedDirectory(path=str(directory))
+    source = config_source_pb2.PathConfigSource(
+        path=str(directory / f"{name}.yaml"), watched_directory=base_pb2.WatchedDirectory(path=str(directory))
     )
-    sds = core.ConfigSource(resource_api_version=core.ApiVersion.V3, path_config_source=source)
-    return tls.SdsSecretConfig(name=name, sds_config=sds)
+    sds = config_source_pb2.ConfigSource(resource_api_version=config_source_pb2.V3, path_config_source=source)
+    return SdsSecretConfig(name=name, sds_config=sds)
 
 
 def _destination_digest(backend: Backend) -> str:

@@ -1,4 +1,4 @@
-"""Backends as Envoy clusters, one each, built from envoy-data-plane's message classes. Pure.
+"""Backends as Envoy clusters, one each, built from Envoy's message classes in xds-protos. Pure.
 
 A cluster has everything that belongs to one backend: its replicas, health checks, circuit breakers, TLS and filters.
 """
@@ -11,12 +11,18 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from envoy_data_plane.envoy.config.cluster import v3 as cluster
-from envoy_data_plane.envoy.config.core import v3 as core
-from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
-from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams_http
-from envoy_data_plane.envoy.type import v3 as envoy_type
-from envoy_data_plane.google.protobuf import Any
+from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
+from envoy.config.core.v3.address_pb2 import Address, SocketAddress
+from envoy.config.core.v3.health_check_pb2 import HealthCheck
+from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from envoy.type.v3.percent_pb2 import Percent
+from envoy.type.v3.range_pb2 import Int64Range
+from google.protobuf import any as packed
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
@@ -29,7 +35,7 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 _PENDING_PER_CONNECTION = 16
 
 
-def render_clusters(settings: Settings, directory: Path) -> list[cluster.Cluster]:
+def render_clusters(settings: Settings, directory: Path) -> list[Cluster]:
     """Returns one cluster per backend. `directory` contains the SDS files and the hold filter.
 
     With a queue, each of several replicas has its own cluster too, so that a request reaches the replica whose slot it
@@ -55,26 +61,26 @@ def _cluster(
     backend: Backend,
     urls: Sequence[str],
     settings: Settings,
-    options: upstreams_http.HttpProtocolOptions,
+    options: HttpProtocolOptions,
     directory: Path,
-) -> cluster.Cluster:
+) -> Cluster:
     host = urlsplit(backend.base_url).hostname or ""
     is_address = all(_has_ip_address(url) for url in urls)
     is_https = backend.base_url.startswith("https://")
-    return cluster.Cluster(
+    return Cluster(
         name=name,
-        type=cluster.ClusterDiscoveryType.STATIC if is_address else cluster.ClusterDiscoveryType.STRICT_DNS,
+        type=Cluster.STATIC if is_address else Cluster.STRICT_DNS,
         # Otherwise `localhost` resolves to ::1, where Ollama does not listen by default.
-        dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
-        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        dns_lookup_family=Cluster.V4_PREFERRED,
+        lb_policy=Cluster.LEAST_REQUEST,
         connect_timeout=timedelta(seconds=settings.ollama_connect_timeout_s),
         load_assignment=_load_assignment(name, urls),
-        common_lb_config=cluster.ClusterCommonLbConfig(healthy_panic_threshold=envoy_type.Percent(value=0.0)),
+        common_lb_config=Cluster.CommonLbConfig(healthy_panic_threshold=Percent(value=0.0)),
         health_checks=[_health_check(host, f"{backend.path}/api/version")],
         outlier_detection=_OUTLIER_DETECTION,
         # More slots than connections would be a hidden line in Envoy.
         circuit_breakers=_circuit_breakers(max(settings.ollama_max_connections, _slots(backend, urls, settings))),
-        typed_extension_protocol_options={HTTP_PROTOCOL_OPTIONS: Any.pack(options)},
+        typed_extension_protocol_options={HTTP_PROTOCOL_OPTIONS: packed.pack(options)},
         transport_socket=transport_socket(backend, host, directory, is_address=is_address) if is_https else None,
     )
 
@@ -87,23 +93,23 @@ def _has_ip_address(url: str) -> bool:
     return True
 
 
-def _load_assignment(name: str, urls: Sequence[str]) -> endpoint.ClusterLoadAssignment:
-    replicas = endpoint.LocalityLbEndpoints(lb_endpoints=[_endpoint(url) for url in urls])
-    return endpoint.ClusterLoadAssignment(
+def _load_assignment(name: str, urls: Sequence[str]) -> ClusterLoadAssignment:
+    replicas = LocalityLbEndpoints(lb_endpoints=[_endpoint(url) for url in urls])
+    return ClusterLoadAssignment(
         cluster_name=name,
         endpoints=[replicas, _TOMBSTONE],
         # With the default, one unhealthy replica of two would send a quarter of the requests to the tombstone.
-        policy=endpoint.ClusterLoadAssignmentPolicy(overprovisioning_factor=100_000),
+        policy=ClusterLoadAssignment.Policy(overprovisioning_factor=UInt32Value(value=100_000)),
     )
 
 
-def _endpoint(url: str) -> endpoint.LbEndpoint:
+def _endpoint(url: str) -> LbEndpoint:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return endpoint.LbEndpoint(
-        endpoint=endpoint.Endpoint(
-            address=core.Address(
-                socket_address=core.SocketAddress(address=parts.hostname or "", port_value=port),
+    return LbEndpoint(
+        endpoint=Endpoint(
+            address=Address(
+                socket_address=SocketAddress(address=parts.hostname or "", port_value=port),
             ),
             hostname=parts.netloc,
         )
@@ -112,14 +118,14 @@ def _endpoint(url: str) -> endpoint.LbEndpoint:
 
 # Envoy does not retry a request that finds no healthy host. The tombstone is an endpoint that refuses every connection,
 # used only when no replica is healthy. The router retries its connection failure on the next backend.
-_TOMBSTONE = endpoint.LocalityLbEndpoints(
+_TOMBSTONE = LocalityLbEndpoints(
     priority=1,
     lb_endpoints=[
-        endpoint.LbEndpoint(
-            endpoint=endpoint.Endpoint(
-                address=core.Address(socket_address=core.SocketAddress(address="127.0.0.1", port_value=1)),
+        LbEndpoint(
+            endpoint=Endpoint(
+                address=Address(socket_address=SocketAddress(address="127.0.0.1", port_value=1)),
                 hostname="unavailable",
-                health_check_config=endpoint.EndpointHealthCheckConfig(disable_active_health_check=True),
+                health_check_config=Endpoint.HealthCheckConfig(disable_active_health_check=True),
             )
         )
     ],
@@ -127,37 +133,37 @@ _TOMBSTONE = endpoint.LocalityLbEndpoints(
 
 # Only responses with 502, 503 and 504 eject a replica. Failed connections are left to the health check, which the
 # tombstone does not have: ejection by failed connections would eject the tombstone too.
-_OUTLIER_DETECTION = cluster.OutlierDetection(
-    consecutive_gateway_failure=5,
-    enforcing_consecutive_gateway_failure=100,
-    enforcing_consecutive_5xx=0,
-    enforcing_success_rate=0,
+_OUTLIER_DETECTION = OutlierDetection(
+    consecutive_gateway_failure=UInt32Value(value=5),
+    enforcing_consecutive_gateway_failure=UInt32Value(value=100),
+    enforcing_consecutive_5xx=UInt32Value(value=0),
+    enforcing_success_rate=UInt32Value(value=0),
     split_external_local_origin_errors=True,
-    enforcing_consecutive_local_origin_failure=0,
-    enforcing_local_origin_success_rate=0,
+    enforcing_consecutive_local_origin_failure=UInt32Value(value=0),
+    enforcing_local_origin_success_rate=UInt32Value(value=0),
     interval=timedelta(seconds=1),
     base_ejection_time=timedelta(seconds=10),
     max_ejection_time=timedelta(seconds=60),
-    max_ejection_percent=100,
-    successful_active_health_check_uneject_host=False,
+    max_ejection_percent=UInt32Value(value=100),
+    successful_active_health_check_uneject_host=BoolValue(value=False),
 )
 
 
-def _health_check(host: str, path: str) -> core.HealthCheck:
+def _health_check(host: str, path: str) -> HealthCheck:
     """Accepts 401 and 403 too, because health checks bypass the upstream filters and carry no token."""
-    return core.HealthCheck(
+    return HealthCheck(
         timeout=timedelta(seconds=2),
         interval=timedelta(seconds=1),
         no_traffic_interval=timedelta(seconds=1),
-        unhealthy_threshold=2,
-        healthy_threshold=1,
-        http_health_check=core.HealthCheckHttpHealthCheck(
+        unhealthy_threshold=UInt32Value(value=2),
+        healthy_threshold=UInt32Value(value=1),
+        http_health_check=HealthCheck.HttpHealthCheck(
             host=host,
             path=path,
             expected_statuses=[
-                envoy_type.Int64Range(start=200, end=300),
-                envoy_type.Int64Range(start=401, end=402),
-                envoy_type.Int64Range(start=403, end=404),
+                Int64Range(start=200, end=300),
+                Int64Range(start=401, end=402),
+                Int64Range(start=403, end=404),
             ],
         ),
     )
@@ -167,13 +173,13 @@ def _slots(backend: Backend, urls: Sequence[str], settings: Settings) -> int:
     return backend.slots_at_first * len(urls) if settings.has_queue else 0
 
 
-def _circuit_breakers(connections_max: int) -> cluster.CircuitBreakers:
-    thresholds = cluster.CircuitBreakersThresholds(
-        max_connections=connections_max,
+def _circuit_breakers(connections_max: int) -> CircuitBreakers:
+    thresholds = CircuitBreakers.Thresholds(
+        max_connections=UInt32Value(value=connections_max),
         # A request without a free connection waits. Beyond this backlog it is denied.
-        max_pending_requests=connections_max * _PENDING_PER_CONNECTION,
-        max_requests=10_000,
+        max_pending_requests=UInt32Value(value=connections_max * _PENDING_PER_CONNECTION),
+        max_requests=UInt32Value(value=10_000),
         # Counts concurrent retries of all requests. The default of 3 silently disables fail-over under load.
-        max_retries=10_000,
+        max_retries=UInt32Value(value=10_000),
     )
-    return cluster.CircuitBreakers(thresholds=[thresholds])
+    return CircuitBreakers(thresholds=[thresholds])

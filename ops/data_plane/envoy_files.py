@@ -12,9 +12,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 from string import Template
-from typing import cast
 
-import betterproto2
+from google.protobuf.json_format import MessageToDict
 
 from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.settings import Settings
@@ -34,8 +33,6 @@ _CHECK_MARGIN_S = 1.0
 # The meter's rewriting may lengthen a body a little: escapes, the cap, include_usage.
 _REWRITING_BYTES = 65_536
 _SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
-# The casings of betterproto2 misspell names such as `consecutive_5xx`. Protobuf JSON accepts the declared names too.
-_AS_DECLARED = cast("betterproto2.Casing", str)
 _SECRET_FILE = re.compile(r"(authority|credential)-[a-z0-9-]+-[0-9a-f]{8}\.(yaml|token)")
 CLUSTERS_FILE = "cds.yaml"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -104,7 +101,9 @@ def render_sds(settings: Settings, directory: Path) -> dict[str, bytes]:
 
 def clusters_of(settings: Settings, directory: Path) -> Clusters:
     """Returns the cluster of every backend in the form of cds.yaml."""
-    rendered = [cluster.to_dict(casing=_AS_DECLARED) for cluster in render_clusters(settings, directory)]
+    rendered = [
+        MessageToDict(cluster, preserving_proto_field_name=True) for cluster in render_clusters(settings, directory)
+    ]
     return {cluster["name"]: {"@type": _CLUSTER_TYPE, **cluster} for cluster in rendered}
 
 

@@ -11,19 +11,20 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from betterproto2 import Message
-from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation_rules
-from envoy_data_plane.envoy.config.core import v3 as core
-from envoy_data_plane.envoy.extensions.filters.http.credential_injector import v3 as credential_injector
-from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
-from envoy_data_plane.envoy.extensions.filters.http.lua import v3 as lua
-from envoy_data_plane.envoy.extensions.filters.http.upstream_codec import v3 as upstream_codec
-from envoy_data_plane.envoy.extensions.filters.http.wasm import v3 as wasm_filter
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
-from envoy_data_plane.envoy.extensions.http.injected_credentials.generic import v3 as generic_credential
-from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams_http
-from envoy_data_plane.envoy.extensions.wasm import v3 as wasm
-from envoy_data_plane.google.protobuf import Any
+from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
+from envoy.config.core.v3 import base_pb2, extension_pb2, protocol_pb2
+from envoy.extensions.filters.http.credential_injector.v3.credential_injector_pb2 import CredentialInjector
+from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
+from envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
+from envoy.extensions.filters.http.upstream_codec.v3.upstream_codec_pb2 import UpstreamCodec
+from envoy.extensions.filters.http.wasm.v3.wasm_pb2 import Wasm
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
+from envoy.extensions.http.injected_credentials.generic.v3 import generic_pb2
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from envoy.extensions.wasm.v3 import wasm_pb2
+from google.protobuf import any as packed
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.record.grant import METADATA_NAMESPACE, PATH_KEY
 from gateway.settings.backend import Backend
@@ -40,22 +41,24 @@ _REQUESTS_PER_CONNECTION = 1
 
 def http_protocol_options(
     backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool
-) -> upstreams_http.HttpProtocolOptions:
+) -> HttpProtocolOptions:
     """Returns the HTTP/1.1 options of the backend's cluster, including its filters.
 
     `stripped` are the names of all credential headers, in lower case. `directory` contains the SDS files and the hold
     filter. `with_paths`: a backend of the gateway has a path.
     """
-    return upstreams_http.HttpProtocolOptions(
-        explicit_http_config=upstreams_http.HttpProtocolOptionsExplicitHttpConfig(
-            http_protocol_options=core.Http1ProtocolOptions()
+    return HttpProtocolOptions(
+        explicit_http_config=HttpProtocolOptions.ExplicitHttpConfig(
+            http_protocol_options=protocol_pb2.Http1ProtocolOptions()
         ),
-        common_http_protocol_options=core.HttpProtocolOptions(max_requests_per_connection=_REQUESTS_PER_CONNECTION),
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
+            max_requests_per_connection=UInt32Value(value=_REQUESTS_PER_CONNECTION)
+        ),
         http_filters=_filters(backend, stripped, directory, with_paths=with_paths),
     )
 
 
-def _filters(backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool) -> list[hcm.HttpFilter]:
+def _filters(backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool) -> list[HttpFilter]:
     credential = backend.credential()
     return [
         _filter(HEADER_MUTATION, _remove_headers(stripped)),
@@ -63,51 +66,51 @@ def _filters(backend: Backend, stripped: Sequence[str], directory: Path, *, with
         _filter("envoy.filters.http.wasm", _hold_response(directory)),
         # The hold filter reads the path of the surface.
         *([_filter("envoy.filters.http.lua", _set_path(backend.path))] if with_paths else []),
-        _filter("envoy.filters.http.upstream_codec", upstream_codec.UpstreamCodec()),
+        _filter("envoy.filters.http.upstream_codec", UpstreamCodec()),
     ]
 
 
-def _filter(name: str, config: Message) -> hcm.HttpFilter:
-    return hcm.HttpFilter(name=name, typed_config=Any.pack(config))
+def _filter(name: str, config: Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=packed.pack(config))
 
 
-def _remove_headers(names: Sequence[str]) -> header_mutation.HeaderMutation:
-    removals = [mutation_rules.HeaderMutation(remove=name) for name in names]
-    return header_mutation.HeaderMutation(mutations=header_mutation.Mutations(request_mutations=removals))
+def _remove_headers(names: Sequence[str]) -> header_mutation_pb2.HeaderMutation:
+    removals = [mutation_rules_pb2.HeaderMutation(remove=name) for name in names]
+    return header_mutation_pb2.HeaderMutation(mutations=header_mutation_pb2.Mutations(request_mutations=removals))
 
 
-def _set_path(prefix: str) -> lua.Lua:
+def _set_path(prefix: str) -> Lua:
     """Returns a filter that makes the path. The header mutation filter does not change pseudo-headers."""
     code = f"""
         function envoy_on_request(handle)
           local metadata = handle:streamInfo():dynamicMetadata():get("{METADATA_NAMESPACE}")
           handle:headers():replace(":path", "{prefix}" .. metadata["{PATH_KEY}"])
         end"""
-    return lua.Lua(default_source_code=core.DataSource(inline_string=textwrap.dedent(code).lstrip()))
+    return Lua(default_source_code=base_pb2.DataSource(inline_string=textwrap.dedent(code).lstrip()))
 
 
-def _add_credential(backend: Backend, header: str, directory: Path) -> credential_injector.CredentialInjector:
-    generic = generic_credential.Generic(credential=sds_reference(secret_name(backend), directory), header=header)
-    return credential_injector.CredentialInjector(
+def _add_credential(backend: Backend, header: str, directory: Path) -> CredentialInjector:
+    generic = generic_pb2.Generic(credential=sds_reference(secret_name(backend), directory), header=header)
+    return CredentialInjector(
         overwrite=True,
-        credential=core.TypedExtensionConfig(
-            name="envoy.http.injected_credentials.generic", typed_config=Any.pack(generic)
+        credential=extension_pb2.TypedExtensionConfig(
+            name="envoy.http.injected_credentials.generic", typed_config=packed.pack(generic)
         ),
     )
 
 
-def _hold_response(directory: Path) -> wasm_filter.Wasm:
+def _hold_response(directory: Path) -> Wasm:
     """Returns the filter of envoy/hold_response.wat, which holds the headers until the first byte of the body."""
-    return wasm_filter.Wasm(
-        config=wasm.PluginConfig(
+    return Wasm(
+        config=wasm_pb2.PluginConfig(
             name="hold_response",
-            failure_policy=wasm.FailurePolicy.FAIL_RELOAD,
+            failure_policy=wasm_pb2.FAIL_RELOAD,
             # Without it the filter could not hold headers, and the stream would wait indefinitely.
-            allow_on_headers_stop_iteration=True,
-            vm_config=wasm.VmConfig(
+            allow_on_headers_stop_iteration=BoolValue(value=True),
+            vm_config=wasm_pb2.VmConfig(
                 vm_id="hold_response",
                 runtime="envoy.wasm.runtime.v8",
-                code=core.AsyncDataSource(local=core.DataSource(filename=str(directory / HOLD_RESPONSE_WASM))),
+                code=base_pb2.AsyncDataSource(local=base_pb2.DataSource(filename=str(directory / HOLD_RESPONSE_WASM))),
             ),
         )
     )
