@@ -10,6 +10,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -31,6 +32,7 @@ from gateway.queue.port import (
     Queue,
     QueueFull,
     QueueRules,
+    QueueStatus,
     QueueTimeout,
     Running,
     Ticket,
@@ -50,9 +52,11 @@ RULES = QueueRules(wait_max_s=30, tickets_max=4, bytes_max=1000, ticket_lease_s=
 REPLICAS = ("a", "b")
 T = TypeVar("T")
 
-candidates = st.lists(st.sampled_from(REPLICAS), min_size=1, unique=True).flatmap(
-    lambda names: st.tuples(*(st.builds(Candidate, st.just(name), st.integers(0, 1), st.just(1)) for name in names))
-)
+candidates = st.lists(
+    st.builds(Candidate, st.sampled_from(REPLICAS), st.integers(0, 1), st.just(1)),
+    min_size=1,
+    unique_by=attrgetter("replica"),
+).map(tuple)
 arrivals = st.builds(
     # Keys 11 and 12 are of tenant 1.
     lambda key, **fields: partial(ticket, tenant=key // 10, key=key, **fields),
@@ -112,10 +116,10 @@ class QueueMachine(RuleBasedStateMachine):
     def each(self, call: Callable[[Queue], Awaitable[T]]) -> T:
         """The answer of all implementations, which must be identical. Notes the turns of all requests afterwards."""
 
-        async def one(queue: Queue) -> T:
-            return await call(queue)
+        async def all_answers() -> list[T]:
+            return [await call(queue) for queue in self.queues]
 
-        answers = [self.loop.run_until_complete(one(queue)) for queue in self.queues]
+        answers = self.loop.run_until_complete(all_answers())
         assert all(answer == answers[0] for answer in answers), answers
         self._places_are_identical()
         for request_id, place in self.memory.places.items():
@@ -134,9 +138,9 @@ class QueueMachine(RuleBasedStateMachine):
     async def _stored(self, redis: Redis) -> tuple[dict[str, str], set[str], set[str]]:
         """The replicas of the slots, the ids of the tickets, and the ids of all leases in Redis."""
         names: Any = dict(zip(NAMES, of_queue(), strict=True))
-        slots: Any = await redis.hgetall(names["slots"])
-        tickets: Any = await redis.hkeys(names["tickets"])
-        leases: Any = await redis.zrange(names["leases"], 0, -1)
+        pipeline: Any = redis.pipeline(transaction=False)
+        pipeline.hgetall(names["slots"]).hkeys(names["tickets"]).zrange(names["leases"], 0, -1)
+        slots, tickets, leases = await pipeline.execute()
         return (
             {request_id.decode(): json.loads(slot)["replica"] for request_id, slot in slots.items()},
             {request_id.decode() for request_id in tickets},
@@ -303,24 +307,26 @@ class QueueMachine(RuleBasedStateMachine):
         self.ended[request_id] = each.ticket, self.clock.now_ms + ENDED_MS
 
     @invariant()
-    def a_replica_runs_no_more_requests_than_it_has_slots(self) -> None:
-        for name, replica in self.each(lambda queue: queue.status()).replicas.items():
+    def the_status_is_right(self) -> None:
+        status = self.each(lambda queue: queue.status())
+        self._no_replica_runs_more_requests_than_it_has_slots(status)
+        self._no_slot_is_free_while_a_ticket_waits_for_it(status)
+        self._every_request_has_one_place_or_has_ended(status)
+
+    def _no_replica_runs_more_requests_than_it_has_slots(self, status: QueueStatus) -> None:
+        for name, replica in status.replicas.items():
             if replica.running <= replica.slots:
                 self.overfull.discard(name)
             assert replica.running <= replica.slots or name in self.overfull
 
-    @invariant()
-    def no_slot_is_free_while_a_ticket_waits_for_it(self) -> None:
+    def _no_slot_is_free_while_a_ticket_waits_for_it(self, status: QueueStatus) -> None:
         if self.memory.is_up_to_date:
-            replicas = self.each(lambda queue: queue.status()).replicas
             for request_id, place in self.memory.places.items():
                 if isinstance(place, Waiting):
                     for one in self.alive[request_id].ticket.candidates:
-                        assert replicas[one.replica].running >= replicas[one.replica].slots
+                        assert status.replicas[one.replica].running >= status.replicas[one.replica].slots
 
-    @invariant()
-    def every_request_has_one_place_or_has_ended(self) -> None:
-        status = self.each(lambda queue: queue.status())
+    def _every_request_has_one_place_or_has_ended(self, status: QueueStatus) -> None:
         running = sum(each.running for each in status.replicas.values())
         waiting = sum(each.waiting for each in status.tenants.values())
         assert running == sum(each.running for each in status.tenants.values())

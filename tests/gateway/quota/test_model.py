@@ -140,7 +140,10 @@ class QuotaMachine(RuleBasedStateMachine):
             except Denied as denied:
                 return denied.code
 
-        answers = [self.loop.run_until_complete(one(quota)) for quota in self.quotas]
+        async def all_answers() -> list[T | Code]:
+            return [await one(quota) for quota in self.quotas]
+
+        answers = self.loop.run_until_complete(all_answers())
         assert all(answer == answers[0] for answer in answers), answers
         return answers[0]  # type: ignore[return-value]  # only `record` is denied, and its caller knows
 
@@ -358,7 +361,10 @@ class QuotaMachine(RuleBasedStateMachine):
         self.noted = self._watermarks(), set(self.waiting)
 
     def _watermarks(self) -> list[Watermark]:
-        return [self.loop.run_until_complete(quota.watermark()) for quota in self.quotas]
+        async def all_watermarks() -> list[Watermark]:
+            return [await quota.watermark() for quota in self.quotas]
+
+        return self.loop.run_until_complete(all_watermarks())
 
     @rule(seconds=st.sampled_from([0.001, 0.4, 1, 7, 14, 29, 31, 59.999, 3600, 43_200, 86_400, 30 * 86_400]))
     def later(self, seconds: float) -> None:
