@@ -1,4 +1,7 @@
-"""One stack for all end-to-end tests: two workers per service, TLS, the playground, and two backends."""
+"""One stack for all end-to-end tests of a worker: two workers per service, TLS, the playground, and two backends.
+
+It stops when the worker has run them, because an idle stack takes a twentieth of a core.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text(BACKEND_TOKEN)
@@ -41,14 +44,14 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spare() -> Iterator[Simulator]:
     """The second backend in priority order. It requires no token."""
     with simulator() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state_dir = tmp_path_factory.mktemp("stack") / "state"
     backends = [
@@ -66,12 +69,12 @@ def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPath
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def key(stack: Stack) -> str:
     return stack.new_key("clients")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     """A stack whose processes the tests kill."""
     state_dir = tmp_path_factory.mktemp("trial") / "state"

@@ -18,12 +18,16 @@ from typing import Any
 
 import httpx
 
+from ops.embedded.state import open_state
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
 
 START_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 20.0
 COMMAND_TIMEOUT_S = 60.0
+# A hash with the default cost takes 0.2 s of CPU time, in the command that creates a key and in each authz worker. The
+# tests of the embedded stack in tests/ops use the default.
+CHEAP_HASHING = {"ARGON2_TIME_COST": "1", "ARGON2_MEMORY_COST_KIB": "1024", "ARGON2_PARALLELISM": "1"}
 # Operator commands run in this process, because starting Python takes longer than most of them. They run one at a time,
 # because each replaces the standard streams, and in a thread, because each runs its own event loop.
 _COMMANDS = ThreadPoolExecutor(1)
@@ -166,12 +170,15 @@ class Stack:
 
 @contextmanager
 def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
-    """Runs `neuronetz-gateway up` until the context ends, with `settings` in its environment.
+    """Runs `neuronetz-gateway up` until the context ends, with `settings` in its environment and CHEAP_HASHING.
 
     Raises AssertionError if it does not start or does not stop cleanly.
     """
     ready_file = state_dir.with_suffix(".ready")
     ready_file.unlink(missing_ok=True)
+    with open_state(state_dir) as state:
+        state.env_file.touch(mode=0o600)
+    set_env(state_dir, **CHEAP_HASHING)
     command = [sys.executable, "-m", "ops.cli", "up", "--state-dir", str(state_dir), "--ready-file", str(ready_file)]
     with state_dir.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **settings})
