@@ -124,7 +124,7 @@ def up(
         raise click.UsageError("give either --tls or --no-tls")
     progress = Progress()
     progress.step("Loading")
-    # This import takes a second or two, and no other command needs it.
+    # This import takes a second, and no other command needs it.
     from ops.embedded import foreground
 
     async def use(stack: Stack) -> None:
