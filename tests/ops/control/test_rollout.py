@@ -27,8 +27,8 @@ from tests.ports import free_port
 TOKEN = "s3cret-token"
 A = {"name": "a", "base_url": "http://127.0.0.1:1", "auth_token": TOKEN}
 B = {"name": "b", "base_url": "http://127.0.0.1:2"}
-TOO_LONG_FOR_ENVOY = {"ollama_connect_timeout_s": 4e11}
-"""Longer than a protobuf duration may be. The settings would reject it too, but validation is skipped here."""
+TOO_LONG_FOR_ENVOY = {"ollama_connect_timeout_s": 1e10}
+"""A valid protobuf duration with more nanoseconds than 64 bits hold, which Envoy rejects. The settings would, too."""
 
 
 class Running:
