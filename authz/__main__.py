@@ -87,6 +87,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             change_listener,
             verified,
             trust_s=settings.redis_key_cache_ttl_s,
+            identity_window_s=settings.ollama_identity_window_s,
             now=lambda: datetime.now(UTC),
         )
         throttle = FailureThrottle(redis, settings.auth_failure_rate_limit_per_ip_per_min, settings.redis_timeout_s)

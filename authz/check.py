@@ -28,6 +28,7 @@ from gateway.errors import STATUS, Code, Denied, StoreUnavailable
 from gateway.record.caller import Caller
 from gateway.record.request import RequestRecord
 from gateway.values import Principal, Refusal
+from gateway.wire.management import blocked_sentence
 from gateway.wire.surfaces import BY_PATH, Surface
 from gateway.wire.timeouts import CHECK_TIMEOUT_S
 
@@ -110,14 +111,14 @@ class CheckPipeline:
         return Denial(denied, {**decision.headers, **retry_headers(denied)})
 
     async def identify(self, checked: CheckedRequest) -> Principal:
-        """The principal of the presented key. Raises Denied or StoreUnavailable.
+        """The principal of the presented credential. Raises Denied or StoreUnavailable.
 
         A request without a credential is not counted as a failed attempt of its address. An address that failed too
         often is denied before its key costs any work, unless this process has verified the key before.
         """
-        if checked.key is None:
+        if checked.credential is None:
             raise KeyRefused(Refusal.MISSING)
-        presented = self._authenticator.look_up(checked.key)
+        presented = self._authenticator.look_up(checked.credential)
         if presented.verified is None:
             await self._throttle.check(checked.client_ip)
             principal = await self._authenticate_detached(presented, checked.client_ip)
@@ -211,7 +212,7 @@ def _owner_of(error: Exception) -> Principal | None:
 def _surface_of(checked: CheckedRequest) -> Surface:
     surface = BY_PATH.get(checked.path)
     if surface is None or checked.method != "POST":
-        raise Denied(Code.ENDPOINT_BLOCKED)
+        raise Denied(Code.ENDPOINT_BLOCKED, blocked_sentence(checked.path))
     return surface
 
 

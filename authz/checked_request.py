@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from authz.credential import Credential
 from authz.keys import key_format
 from authz.request import ReadRequest
 from gateway.record.request import TEXT_LENGTH_MAX, RequestRecord
@@ -15,7 +16,7 @@ from gateway.wire.surfaces import Dialect, Surface, dialect_of
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """`path` is without query and without a slash at its end. `key` is the credential, None when there was none.
+    """`path` is without query and without a slash at its end. `credential` is None when there was none.
 
     `is_head` means that this is the check of a long request before its body is read; `announced_bytes` is the length of
     the body then, 0 when it was not announced.
@@ -24,7 +25,7 @@ class CheckedRequest:
     request_id: str
     method: str
     path: str
-    key: SecretStr | None
+    credential: Credential | None
     client_ip: str
     user_agent: str
     content_encoding: str
@@ -39,7 +40,8 @@ class CheckedRequest:
 
     @property
     def _presented_prefix(self) -> str | None:
-        return key_format.presented_prefix(self.key.get_secret_value()) if self.key else None
+        secret = self.credential.get_secret_value() if isinstance(self.credential, SecretStr) else ""
+        return key_format.presented_prefix(secret)
 
     def record(
         self, principal: Principal | None = None, surface: Surface | None = None, read: ReadRequest | None = None

@@ -37,12 +37,20 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
     """CheckRequest -> CheckedRequest. Envoy sends header names in lower case."""
     http = request.attributes.request.http
     headers = http.headers
+    received_at = request.attributes.request.time
     peer = request.attributes.source.address.socket_address.address
     return CheckedRequest(
         request_id=headers.get(REQUEST_ID_HEADER, ""),
         method=http.method,
         path=plain_path(http.path),
-        key=find_credential(headers.get("authorization"), headers.get("x-api-key")),
+        credential=find_credential(
+            headers.get("authorization"),
+            headers.get("x-api-key"),
+            method=http.method,
+            target=http.path,
+            # Not the time of this check, which follows the whole body.
+            received_at_s=received_at.seconds + received_at.nanos / 1e9,
+        ),
         client_ip=client_ip(peer, headers.get("x-forwarded-for"), trusted),
         user_agent=headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX],
         content_encoding=headers.get("content-encoding", ""),

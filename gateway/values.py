@@ -52,12 +52,17 @@ class Outcome(StrEnum):
 
 
 class Refusal(StrEnum):
-    """What is wrong with a refused credential. The last three require that the secret matched."""
+    """What is wrong with a refused credential. The last three require that the secret or the signature matched.
+
+    `OUTSIDE_WINDOW` and `WRONG_SIGNATURE` are refusals of a request that an Ollama installation signed.
+    """
 
     MISSING = "missing"
     MALFORMED = "malformed"
     UNKNOWN = "unknown"
     WRONG_SECRET = "wrong_secret"  # noqa: S105 (a reason, no secret)
+    OUTSIDE_WINDOW = "outside_window"
+    WRONG_SIGNATURE = "wrong_signature"
     REVOKED = "revoked"
     EXPIRED = "expired"
     TENANT_DISABLED = "tenant_disabled"

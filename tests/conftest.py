@@ -198,8 +198,8 @@ SELECT gateway.ensure_audit_partitions({AUDIT_MONTHS_AHEAD});
 # The role `replica` keeps triggers from firing, among them the one that makes the audit log append-only.
 _CLEAR = """
 SET session_replication_role = replica;
-TRUNCATE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.budget_usage,
-    gateway.revocations, gateway.prompt_log, gateway.audit_log, gateway.audit_chain,
+TRUNCATE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.identities,
+    gateway.budget_usage, gateway.revocations, gateway.prompt_log, gateway.audit_log, gateway.audit_chain,
     gateway.ledger_rejects, gateway.policy_changes RESTART IDENTITY;
 """
 

@@ -143,7 +143,13 @@ class CatalogPages:
             request_id=headers.get(REQUEST_ID_HEADER) or str(uuid4()),
             method=request.method,
             path=request.path,
-            key=find_credential(headers.get("authorization"), headers.get("x-api-key")),
+            credential=find_credential(
+                headers.get("authorization"),
+                headers.get("x-api-key"),
+                method=request.method,
+                target=request.raw_path,
+                received_at_s=datetime.now(UTC).timestamp(),
+            ),
             client_ip=client_ip(
                 headers.get(PEER_HEADER, ""), headers.get("x-forwarded-for"), self._settings.trusted_networks
             ),

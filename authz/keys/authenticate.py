@@ -1,7 +1,8 @@
-"""From a presented key to its principal: shape and checksum, the cache of verified keys, PostgreSQL and Argon2id.
+"""From a presented credential to its principal: its shape, the cache of verified keys, PostgreSQL, and Argon2id.
 
-Missing, malformed, unknown, wrong, revoked, expired and disabled keys get the identical answer. A store that does not
-answer raises StoreUnavailable, which becomes a 503, because it is no statement about the key.
+The signature of an identity takes the place of Argon2id, and is verified for each request. Missing, malformed, unknown,
+wrong, revoked, expired and disabled credentials get the identical answer. A store that does not
+answer raises StoreUnavailable, which becomes a 503, because it is no statement about the credential.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, parse
 from authz.keys.refusal import KeyRefused
 from authz.keys.repository import KeyRepository, StoredKey
+from authz.keys.signed_request import SignedRequest
 from authz.keys.verified_cache import VerifiedKey, VerifiedKeyCache
 from gateway.errors import StoreUnavailable
 from gateway.values import Principal, Refusal
@@ -31,10 +33,10 @@ class PresentedKey:
     """A presented credential after the one look into the cache of verified keys.
 
     `key` is None when the credential is missing or malformed. `verified` is None when this process has not verified the
-    key before; otherwise it still has to be checked for being usable.
+    key before, and for a signature that does not count; otherwise it still has to be checked for being usable.
     """
 
-    key: ApiKey | None
+    key: ApiKey | SignedRequest | None
     digest: bytes
     verified: VerifiedKey | None
 
@@ -43,7 +45,10 @@ _MALFORMED = PresentedKey(None, b"", None)
 
 
 class Authenticator:
-    """Turns a presented key into a Principal. One per process; `now` gives aware UTC times."""
+    """Turns a presented credential into a Principal. One per process; `now` gives aware UTC times.
+
+    A signature counts for `identity_window_s` before and after the time that it states; 0 accepts none.
+    """
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class Authenticator:
         verified: VerifiedKeyCache,
         *,
         trust_s: float,
+        identity_window_s: float,
         now: Callable[[], datetime],
     ) -> None:
         self._key_repository = key_repository
@@ -60,6 +66,7 @@ class Authenticator:
         self._change_listener = change_listener
         self._verified = verified
         self._trust_s = trust_s
+        self._identity_window_s = identity_window_s
         self._now = now
         self._verifications: dict[bytes, asyncio.Task[StoredKey | Refusal]] = {}
         self._rehashes: set[asyncio.Task[None]] = set()
@@ -69,8 +76,17 @@ class Authenticator:
         """The number of keys that are being verified or hashed anew."""
         return len(self._verifications) + len(self._rehashes)
 
-    def look_up(self, credential: SecretStr | None) -> PresentedKey:
-        """Checks the shape of `credential` and looks it up among the verified keys. No I/O."""
+    def look_up(self, credential: SecretStr | SignedRequest | None) -> PresentedKey:
+        """Checks the shape of `credential` and looks it up among the verified keys. No I/O.
+
+        The signature of a known identity is verified here. That of an unknown one costs nothing before its address is
+        known to have failed rarely.
+        """
+        if isinstance(credential, SignedRequest):
+            digest = credential.blob.encode()
+            known = self._verified.get(digest)
+            counts = known is not None and credential.refusal(self._identity_window_s) is None
+            return PresentedKey(credential, digest, known if counts else None)
         key = parse(credential.get_secret_value()) if credential else None
         if key is None:
             return _MALFORMED
@@ -78,9 +94,9 @@ class Authenticator:
         return PresentedKey(key, digest, self._verified.get(digest))
 
     async def authenticate(self, presented: PresentedKey) -> Principal:
-        """The principal of a key that was looked up.
+        """The principal of a credential that was looked up.
 
-        Raises KeyRefused for anything that is wrong with the key. Raises StoreUnavailable when it cannot be checked, or
+        Raises KeyRefused for anything that is wrong with it. Raises StoreUnavailable when it cannot be checked, or
         when the process has not received revocations for `trust_s`.
         """
         stored = await self._stored(presented)
@@ -99,10 +115,18 @@ class Authenticator:
             if self._change_listener.staleness_s > self._trust_s:
                 raise StoreUnavailable("no revocations have been received for too long")
             return verified.stored
-        # Requests that present the same new key at the same time share one verification.
+        if isinstance(key, SignedRequest) and verified is None:
+            refusal = key.refusal(self._identity_window_s)
+            if refusal is not None:
+                return refusal
+        # Requests that present the same new key at the same time share one verification. Those of the same identity
+        # share the read of its key; each of their signatures was verified above or when it was looked up.
         task = self._verifications.get(digest)
         if task is None:
-            task = asyncio.create_task(self._verify(digest, key, verified.stored if verified else None))
+            if isinstance(key, SignedRequest):
+                task = asyncio.create_task(self._find_identity(digest, key.blob))
+            else:
+                task = asyncio.create_task(self._verify(digest, key, verified.stored if verified else None))
             self._verifications[digest] = task
             task.add_done_callback(lambda done: self._on_verified(digest, done))
         return await asyncio.shield(task)
@@ -128,6 +152,20 @@ class Authenticator:
         if stored.is_usable(self._now()):
             self._verified.put(digest, stored)
             self._rehash_if_needed(key, stored)
+        return stored
+
+    async def _find_identity(self, digest: bytes, blob: str) -> StoredKey | Refusal:
+        """Reads the key of an identity again until no change was notified during the read, then caches it."""
+        while True:
+            changes = self._verified.changes
+            stored = await self._key_repository.find_identity(blob)
+            if changes == self._verified.changes:
+                break
+        if stored is None:
+            self._verified.discard(digest)
+            return Refusal.UNKNOWN
+        if stored.is_usable(self._now()):
+            self._verified.put(digest, stored)
         return stored
 
     def _rehash_if_needed(self, key: ApiKey, stored: StoredKey) -> None:

@@ -48,6 +48,14 @@ class KeyRepository:
         row = await self._database.fetchrow(_FIND_KEY, prefix)
         return None if row is None else _stored_key(row, self._defaults, self._sizes)
 
+    async def find_identity(self, blob: str) -> StoredKey | None:
+        """The key to whose account the public key (the base64 of its blob) was added; None when there is none.
+
+        Of an account with several keys it is the current one, in any state. Raises StoreUnavailable.
+        """
+        row = await self._database.fetchrow(_FIND_IDENTITY, blob)
+        return None if row is None else _stored_key(row, self._defaults, self._sizes)
+
     async def revoked_since(self, since: datetime) -> list[str]:
         """Prefixes of the keys that were revoked at or after `since` (aware). Raises StoreUnavailable."""
         rows = await self._database.fetch("SELECT prefix FROM gateway.revocations WHERE revoked_at >= $1", since)
@@ -72,7 +80,7 @@ class KeyRepository:
             )
 
 
-_FIND_KEY = """
+_SELECT = """
 SELECT k.account_id, k.prefix, k.hash, k.status = 'revoked' AS revoked, k.scopes, k.log_prompts, k.priority,
        k.expires_at, tl.weight,
        t.id AS tenant_id, t.name AS tenant, t.status = 'disabled' AS tenant_disabled,
@@ -86,7 +94,13 @@ FROM gateway.api_keys k
 JOIN gateway.tenants t ON t.id = k.tenant_id
 LEFT JOIN gateway.tenant_limits tl ON tl.tenant_id = t.id
 LEFT JOIN gateway.key_limits kl ON kl.key_id = k.account_id
-WHERE k.prefix = $1
+"""
+
+_FIND_KEY = f"{_SELECT} WHERE k.prefix = $1"
+
+_FIND_IDENTITY = f"""{_SELECT}
+JOIN gateway.identities i ON i.account_id = k.account_id
+WHERE i.public_key = $1 AND k.replaced_by IS NULL ORDER BY k.id DESC LIMIT 1
 """
 
 _TOUCH = """

@@ -1,4 +1,7 @@
-"""The keys that this process has verified, so that Argon2id runs once per key and process, not once per request."""
+"""The keys that this process has verified, so that Argon2id runs once per key and process, not once per request.
+
+The identities of Ollama installations are in the same cache, so that no request reads PostgreSQL for them.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,20 @@ SIZE_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class VerifiedKey:
-    """A stored key whose secret was verified. After a change of policy it is not `current` and is read again."""
+    """A stored key whose secret was verified, or to which an identity belongs.
+
+    After a change of policy it is not `current` and is read again.
+    """
 
     stored: StoredKey
     current: bool = True
 
 
 class VerifiedKeyCache:
-    """At most `size_max` keys; the least recently used one is evicted first.
+    """At most `size_max` keys and identities; the least recently used one is evicted first.
 
-    The cache stores no key, only its digest under a secret of this process. `changes` counts the notifications of the
+    The cache stores no key, only its digest under a secret of this process. An identity has its public key instead,
+    which is longer than a digest. `changes` counts the notifications of the
     change listener. A reader of the store compares it before and after the read, so that an older read never overwrites
     a concurrent revocation.
     """
@@ -52,6 +59,10 @@ class VerifiedKeyCache:
         self._by_digest.move_to_end(digest)
         while len(self._by_digest) > self._size_max:
             self._by_digest.popitem(last=False)
+
+    def discard(self, digest: bytes) -> None:
+        """Removes a key or identity that no longer exists."""
+        self._by_digest.pop(digest, None)
 
     def evict(self, prefix: str) -> None:
         """Removes a revoked key."""

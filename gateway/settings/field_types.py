@@ -138,6 +138,7 @@ Addresses = Annotated[list[Address], NoDecode, BeforeValidator(_split)]
 # Envoy takes timeouts in whole milliseconds and rejects those of centuries. A year serves as unlimited.
 Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
 QueueWait = Annotated[float, Field(ge=0, le=3600)]
+IdentityWindow = Annotated[float, Field(ge=0, le=3600)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 # Envoy's circuit breakers are 32-bit numbers, and one of them is a multiple of this.
 Connections = Annotated[int, Field(ge=1, le=100_000_000)]

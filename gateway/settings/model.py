@@ -19,6 +19,7 @@ from gateway.settings.field_types import (
     Connections,
     Count,
     Days,
+    IdentityWindow,
     Networks,
     OptionalAddress,
     OptionalFile,
@@ -107,6 +108,7 @@ class Settings(BaseSettings):
     argon2_memory_cost_kib: Annotated[int, Field(ge=8)] = 65_536
     argon2_parallelism: PositiveInt = 4
     auth_failure_rate_limit_per_ip_per_min: PositiveInt = 20
+    ollama_identity_window_s: IdentityWindow = 60.0
 
     audit_buffer_size: PositiveInt = 1000
     max_concurrent_requests: PositiveInt = 10_000

@@ -39,6 +39,8 @@ PANELS: dict[str, dict[str, str]] = {
         "connect": "ops.cli.connect:connect",
         "revoke-key": "ops.cli.keys:revoke_key",
         "rotate-key": "ops.cli.keys:rotate_key",
+        "add-identity": "ops.cli.identities:add_identity",
+        "remove-identity": "ops.cli.identities:remove_identity",
     },
     "Policy": {
         "set-limits": "ops.cli.policy:set_limits",

@@ -41,6 +41,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "revoke-key": ("revoke-key --prefix nz_5As3", 'revoke-key --tenant acme --prefix laptop --reason "left the team"'),
     "rotate-key": ("rotate-key --prefix nz_5As3 --grace 24h",),
+    "add-identity": (
+        "add-identity --tenant acme --prefix laptop --public-key ~/.ollama/id_ed25519.pub",
+        'add-identity --prefix nz_5As3 --public-key "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE… anna@laptop"',
+    ),
+    "remove-identity": ("remove-identity --prefix nz_5As3 --public-key id_ed25519.pub",),
     "set-limits": (
         "set-limits --tenant acme --rpm 120 --tpm 500k",
         "set-limits --tenant acme --prefix laptop --concurrent 2",

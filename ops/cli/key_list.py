@@ -26,6 +26,7 @@ _COLUMNS = (
     Column("expires", rank=5),
     Column("last used", rank=3),
     Column("note", rank=4, folds=True),
+    Column("identities", rank=8, folds=True),
     *(Column(limit, right=True, only_wide=True) for limit in LIMITS),
     *(Column(label, right=True, only_wide=True) for _, label in BUDGETS),
     Column("models", only_wide=True),
@@ -44,6 +45,7 @@ def key_document(key: Key, policies: tuple[Policy, Policy], settings: Settings) 
         "reason": key.reason,
         "log_prompts": key.log_prompts,
         "priority": key.priority,
+        "identities": list(key.identities),
         **{name: own[name] for name, _ in BUDGETS},
         "in_force": in_force_document(of_key(own, tenant, settings)),
     }
@@ -65,6 +67,7 @@ def _row(key: Key, policies: tuple[Policy, Policy], settings: Settings) -> tuple
     return (
         *(getattr(key, field) for field in _FIELDS),
         _note(key),
+        key.identities,
         *(f"{limit.value:,} ({limit.source})" for limit in effective.limits.values()),
         *(own[name] for name, _ in BUDGETS),
         models_text(effective),

@@ -79,5 +79,6 @@ def _fields(entry: TenantEntry | KeyEntry) -> dict[str, Any]:
         "log_prompts": entry.log_prompts,
         "priority": entry.priority,
         "expires_at": entry.expires_at,
+        "identities": sorted(entry.identities),
         **policy,
     }

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gateway.errors import GatewayError
 from gateway.request.model_name import canonical
+from gateway.request.ssh_public_key import SshPublicKey, parse_line
 from gateway.settings import INTEGER_MAX, TOKENS_MAX
 from gateway.values import Scope
 from ops.database.policies import Policy
@@ -45,8 +46,13 @@ def _time(value: object) -> object:
     return value
 
 
+def _identity(text: str) -> str:
+    return parse_line(text).line
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Model = Annotated[str, AfterValidator(canonical)]
+Identity = Annotated[str, AfterValidator(_identity)]
 Count = Annotated[int, Field(ge=1, le=INTEGER_MAX)]
 Tokens = Annotated[int, Field(ge=1, le=TOKENS_MAX)]
 Budget = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
@@ -99,6 +105,12 @@ class KeyEntry(_Subject):
     log_prompts: bool = False
     priority: Literal["interactive", "batch"] = "interactive"
     expires_at: Annotated[datetime | None, BeforeValidator(_time)] = None
+    identities: list[Identity] = []
+
+    @property
+    def public_keys(self) -> list[SshPublicKey]:
+        """The identities, which are lines of `.pub` files."""
+        return [parse_line(line) for line in self.identities]
 
 
 class TenantEntry(_Subject):
@@ -127,6 +139,11 @@ class PolicyFile(_Part):
         prefixes = [key.prefix for tenant in self.tenants for key in tenant.keys if key.prefix]
         if len(prefixes) > len(set(prefixes)):
             raise ValueError(f"two keys have the prefix {_repeated(prefixes)}")
+        fingerprints = [
+            identity.fingerprint for tenant in self.tenants for key in tenant.keys for identity in key.public_keys
+        ]
+        if len(fingerprints) > len(set(fingerprints)):
+            raise ValueError(f"two identities have the fingerprint {_repeated(fingerprints)}")
         return self
 
 
@@ -169,6 +186,9 @@ def dump(file: PolicyFile) -> str:
             for part in ("limits", "budgets", "models"):
                 if not subject[part]:
                     del subject[part]
+        for key in tenant["keys"]:
+            if not key["identities"]:
+                del key["identities"]
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 

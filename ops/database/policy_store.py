@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from gateway.errors import Conflict
+from gateway.request.ssh_public_key import SshPublicKey, parse_line
 from gateway.stores.postgres import Database, PooledConnection
+from ops.database.identities import read_identities, remove_other_identities, store_identities
 from ops.database.policies import Policy, PolicyChange, policy_from_row, store_policy
 from ops.database.policy_difference import Difference, differences
 from ops.database.policy_file import KeyEntry, PolicyFile, TenantEntry, parts_of
@@ -47,6 +49,11 @@ async def apply_file(
         found = differences(stored.file, file, stored.unusable)
         if found != list(shown):
             raise Conflict("the policies were changed meanwhile, and nothing was applied; run the command again")
+        for each in found:
+            # Before any is added, because an identity may move from one key to another.
+            if "identities" in each.fields and each.action == "change":
+                _, account_id = stored.key_ids[each.prefix or ""]
+                await remove_other_identities(connection, account_id, _public_keys(each))
         tenant_ids = dict(stored.tenant_ids)
         for each in found:
             if each.subject == "tenant":
@@ -58,7 +65,8 @@ async def apply_file(
 
 # Commands and a second apply wait; reading keys does not.
 _LOCK = """
-LOCK TABLE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits IN SHARE ROW EXCLUSIVE MODE
+LOCK TABLE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.identities
+    IN SHARE ROW EXCLUSIVE MODE
 """
 
 _TENANTS = """
@@ -80,13 +88,18 @@ _KEY_COLUMNS = ("name", "scopes", "log_prompts", "priority", "expires_at")
 
 async def _read(connection: PooledConnection) -> StoredPolicies:
     tenants, keys = await connection.fetch(_TENANTS), await connection.fetch(_KEYS)
+    identities = await read_identities(connection)
     live = [row for row in keys if row["unusable"] is None]
     entries = [
         TenantEntry(
             name=tenant["name"],
             status=tenant["status"],
             weight=tenant["weight"],
-            keys=[_key_entry(dict(row)) for row in live if row["owner_id"] == tenant["id"]],
+            keys=[
+                _key_entry(dict(row), identities.get(row["account_id"], ()))
+                for row in live
+                if row["owner_id"] == tenant["id"]
+            ],
             **parts_of(policy_from_row({**tenant, "allowed_models": tenant["allowed_models"] or []})),
         )
         for tenant in tenants
@@ -99,7 +112,7 @@ async def _read(connection: PooledConnection) -> StoredPolicies:
     )
 
 
-def _key_entry(row: Mapping[str, Any]) -> KeyEntry:
+def _key_entry(row: Mapping[str, Any], identities: Sequence[SshPublicKey]) -> KeyEntry:
     return KeyEntry(
         prefix=row["prefix"],
         name=row["name"],
@@ -107,6 +120,7 @@ def _key_entry(row: Mapping[str, Any]) -> KeyEntry:
         log_prompts=row["log_prompts"],
         priority=row["priority"],
         expires_at=row["expires_at"],
+        identities=[each.line for each in identities],
         **parts_of(policy_from_row(row)),
     )
 
@@ -158,7 +172,13 @@ async def _store_key(
                 key_id,
                 *columns.values(),
             )
+    if "identities" in change.fields:
+        await store_identities(connection, account_id, _public_keys(change))
     await _store_policy(connection, change, account_id)
+
+
+def _public_keys(change: Difference) -> list[SshPublicKey]:
+    return [parse_line(line) for line in change.fields["identities"][1]]
 
 
 async def _store_policy(connection: PooledConnection, change: Difference, subject_id: int) -> None:

@@ -24,6 +24,7 @@ _SCRAM_ITERATIONS = 4096
 _GRANTS = (
     "USAGE ON SCHEMA gateway",
     "SELECT ON gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits",
+    "SELECT (account_id, public_key) ON gateway.identities",
     # authz hashes a key again when the cost parameters of Argon2id have changed.
     "UPDATE (hash, last_used_at) ON gateway.api_keys",
     "SELECT (prefix, revoked_at) ON gateway.revocations",

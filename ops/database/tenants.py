@@ -41,6 +41,7 @@ class Key:
     """A stored key without its hash. The status `expired` is not stored; it follows from PostgreSQL's clock.
 
     `replaced_by` is the prefix of the key that rotation made, `reason` the operator's reason for revoking it.
+    `identities` are the fingerprints of the public keys that sign in as its account, which a replaced key has none of.
     """
 
     id: int
@@ -57,6 +58,7 @@ class Key:
     tenant_disabled: bool
     replaced_by: str | None
     reason: str | None
+    identities: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,9 @@ SELECT k.id, k.prefix, k.name, t.name AS tenant, k.scopes, k.log_prompts, k.prio
        CASE WHEN k.status = 'active' AND k.expires_at <= now() THEN 'expired' ELSE k.status::text END AS status,
        t.status = 'disabled' AS tenant_disabled,
        (SELECT prefix FROM gateway.api_keys successor WHERE successor.id = k.replaced_by) AS replaced_by,
-       (SELECT nullif(reason, '') FROM gateway.revocations WHERE key_id = k.id ORDER BY id LIMIT 1) AS reason
+       (SELECT nullif(reason, '') FROM gateway.revocations WHERE key_id = k.id ORDER BY id LIMIT 1) AS reason,
+       ARRAY(SELECT fingerprint FROM gateway.identities i
+           WHERE i.account_id = k.account_id AND k.replaced_by IS NULL ORDER BY i.id) AS identities
 FROM gateway.api_keys k JOIN gateway.tenants t ON t.id = k.tenant_id
 WHERE ($1::bigint IS NULL OR k.tenant_id = $1) AND ($2::bigint IS NULL OR k.id = $2)
 ORDER BY lower(t.name), k.id
@@ -258,4 +262,5 @@ def _key(row: asyncpg.Record) -> Key:
         tenant_disabled=row["tenant_disabled"],
         replaced_by=row["replaced_by"],
         reason=row["reason"],
+        identities=tuple(row["identities"]),
     )

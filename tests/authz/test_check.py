@@ -215,7 +215,9 @@ async def test_rows_of_refused_keys_differ_and_their_answers_do_not(world: World
     await world.bench.tenants.revoke_key(revoked.prefix, "test")
     answers = []
     for number, key in enumerate((revoked.secret, unknown.secret, SecretStr("sk-other"), None)):
-        checked = replace(request(unknown.secret), request_id=f"r{number}", client_ip=f"192.0.2.{number}", key=key)
+        checked = replace(
+            request(unknown.secret), request_id=f"r{number}", client_ip=f"192.0.2.{number}", credential=key
+        )
         decision = await world.pipeline.check(checked)
         assert isinstance(decision, Denial)
         response = envoy_api.denied(replace(checked, request_id="r"), decision)
@@ -245,6 +247,6 @@ async def test_the_head_of_a_request_names_its_caller_to_envoy(world: World) -> 
 async def test_a_request_without_a_key_is_no_failure_of_its_address(world: World) -> None:
     for _ in range(3):
         with pytest.raises(Denied) as denied:
-            await world.pipeline.identify(replace(request(generate().secret), key=None))
+            await world.pipeline.identify(replace(request(generate().secret), credential=None))
         assert denied.value.code is Code.INVALID_API_KEY
     await world.throttle.check(CLIENT_IP)

@@ -3,12 +3,19 @@ from __future__ import annotations
 import base64
 
 import pytest
+from pydantic import SecretStr
 
-from authz.credential import find_credential
+from authz.credential import Credential, find_credential
+from authz.keys.signed_request import SignedRequest
+from tests.ssh_identity import OllamaIdentity
 
 
 def basic(user_pass: str) -> str:
     return "Basic " + base64.b64encode(user_pass.encode()).decode()
+
+
+def found(authorization: str | None, api_key: str | None, target: str = "/api/chat") -> Credential | None:
+    return find_credential(authorization, api_key, method="POST", target=target, received_at_s=1000)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +51,8 @@ def basic(user_pass: str) -> str:
     ],
 )
 def test_the_header_that_has_a_key_counts(authorization: str | None, api_key: str | None, expected: str) -> None:
-    key = find_credential(authorization, api_key)
-    assert key is not None
+    key = found(authorization, api_key)
+    assert isinstance(key, SecretStr)
     assert key.get_secret_value() == expected
 
 
@@ -63,4 +70,20 @@ def test_the_header_that_has_a_key_counts(authorization: str | None, api_key: st
     ],
 )  # fmt: skip
 def test_a_request_without_credential_guesses_nothing(authorization: str | None, api_key: str | None) -> None:
-    assert find_credential(authorization, api_key) is None
+    assert found(authorization, api_key) is None
+
+
+def test_a_signature_counts_unless_a_key_is_presented_as_well() -> None:
+    target, authorization = OllamaIdentity().signed("POST", "/api/chat", 1000)
+    for api_key in (None, "", "sk-ant-x"):
+        assert isinstance(found(authorization, api_key, target), SignedRequest)
+    key = found(authorization, "nz_a", target)
+    assert isinstance(key, SecretStr)
+    assert key.get_secret_value() == "nz_a"
+
+
+def test_a_malformed_signature_is_a_credential_that_is_no_key() -> None:
+    _, authorization = OllamaIdentity().signed("POST", "/api/chat", 1000)
+    malformed = found(authorization, None, "/api/chat")
+    assert isinstance(malformed, SecretStr)
+    assert malformed.get_secret_value() == authorization

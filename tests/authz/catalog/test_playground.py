@@ -132,7 +132,13 @@ async def serve() -> AsyncIterator[Serve]:
             )
             gate = CheckPipeline(
                 Authenticator(
-                    key_repository, hasher, change_listener, verified, trust_s=60.0, now=lambda: datetime.now(UTC)
+                    key_repository,
+                    hasher,
+                    change_listener,
+                    verified,
+                    trust_s=60.0,
+                    identity_window_s=60.0,
+                    now=lambda: datetime.now(UTC),
                 ),
                 FailureThrottle(redis, 20, timeout_s=5.0),
                 LastUsed(key_repository),

@@ -14,21 +14,25 @@ from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import ApiKey, check_digits, generate
 from authz.keys.refusal import KeyRefused
 from authz.keys.repository import KeyRepository
+from authz.keys.signed_request import SignedRequest, parse_signed_request
 from authz.keys.verified_cache import VerifiedKeyCache
 from gateway.errors import Code, Denied, StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.values import Limits, Principal
+from ops.database.identities import add_identity, remove_identity
 from ops.database.policies import PolicyChange
 from ops.database.tenants import NewKey, TenantRepository
 from tests.polling import eventually_async
 from tests.row_builders import add_key
+from tests.ssh_identity import OllamaIdentity
 
 
 class Bench:
     """An Authenticator on a real database with a connected change listener, and clocks that a test sets."""
 
     def __init__(self, database: Database, hasher: KeyHasher, trust_s: float = 60.0) -> None:
+        self.database = database
         self.tenants = TenantRepository(database)
         self.hasher = hasher
         self.verified = VerifiedKeyCache()
@@ -54,6 +58,7 @@ class Bench:
             self.change_listener,
             self.verified,
             trust_s=self.trust_s,
+            identity_window_s=60.0,
             now=lambda: self.now,
         )
 
@@ -64,7 +69,29 @@ class Bench:
                       expires_at=expires_at)  # fmt: skip
         return key
 
-    async def authenticate(self, secret: SecretStr | None) -> Principal:
+    async def new_identity(self, prefix: str) -> OllamaIdentity:
+        """A new identity of the key with this prefix."""
+        identity = OllamaIdentity()
+        await add_identity(self.database, prefix, identity.public)
+        return identity
+
+    def signed(self, identity: OllamaIdentity, *, path: str = "/api/chat", late_s: float = 0.0) -> SignedRequest:
+        """A request that `identity` signed, and that arrives `late_s` afterwards."""
+        at_s = int(self.now.timestamp())
+        target, authorization = identity.signed("POST", "/api/chat", at_s)
+        received = parse_signed_request(authorization, "POST", target.replace("/api/chat", path), at_s + late_s)
+        assert received is not None
+        return received
+
+    async def refusal(self, credential: SecretStr | SignedRequest) -> str | None:
+        """Why a credential is refused; None if it is accepted."""
+        try:
+            await self.authenticate(credential)
+        except KeyRefused as refused:
+            return refused.reason
+        return None
+
+    async def authenticate(self, secret: SecretStr | SignedRequest | None) -> Principal:
         """The principal of a credential."""
         return await self.authenticator.authenticate(self.authenticator.look_up(secret))
 
@@ -253,3 +280,69 @@ def test_a_full_cache_evicts_the_least_recently_used_key() -> None:
     keys.get(b"1")
     keys.put(b"3", None)  # type: ignore[arg-type]
     assert [keys.get(name) is not None for name in (b"1", b"2", b"3")] == [True, False, True]
+
+
+async def test_an_identity_has_the_principal_of_its_key_and_its_signatures_are_verified_each_time(bench: Bench) -> None:
+    key = await bench.new_key()
+    identity = await bench.new_identity(key.prefix)
+    principal = await bench.authenticate(key.secret)
+    for _ in range(2):
+        # The second one finds the identity in the cache.
+        assert await bench.authenticate(bench.signed(identity)) == principal
+        assert await bench.refusal(bench.signed(identity, path="/api/generate")) == "wrong_signature"
+        assert await bench.refusal(bench.signed(identity, late_s=61)) == "outside_window"
+        assert await bench.refusal(bench.signed(identity, late_s=-61)) == "outside_window"
+    assert await bench.refusal(bench.signed(OllamaIdentity())) == "unknown"
+
+
+async def test_only_a_good_signature_of_a_known_identity_skips_the_throttle(bench: Bench) -> None:
+    identity = await bench.new_identity((await bench.new_key()).prefix)
+    assert bench.authenticator.look_up(bench.signed(identity)).verified is None
+    await bench.authenticate(bench.signed(identity))
+    assert bench.authenticator.look_up(bench.signed(identity)).verified is not None
+    assert bench.authenticator.look_up(bench.signed(identity, path="/api/generate")).verified is None
+    assert bench.authenticator.look_up(bench.signed(identity, late_s=61)).verified is None
+
+
+async def test_a_removed_identity_is_refused_once_it_is_notified_and_then_throttled(bench: Bench) -> None:
+    key = await bench.new_key()
+    identity, other = await bench.new_identity(key.prefix), await bench.new_identity(key.prefix)
+    for each in (identity, other):
+        assert await bench.refusal(bench.signed(each)) is None
+    await remove_identity(bench.database, key.prefix, identity.public)
+
+    async def is_refused() -> bool:
+        return await bench.refusal(bench.signed(identity)) == "unknown"
+
+    await eventually_async(is_refused)
+    assert bench.authenticator.look_up(bench.signed(identity)).verified is None
+    assert await bench.refusal(bench.signed(other)) is None
+    assert await bench.accepts(key.secret)
+
+
+async def test_an_identity_follows_the_current_key_of_its_account(bench: Bench) -> None:
+    key = await bench.new_key()
+    identity = await bench.new_identity(key.prefix)
+    assert (await bench.authenticate(bench.signed(identity))).key_prefix == key.prefix
+    new = generate()
+    stored = NewKey(new.prefix, await bench.hasher.hash(new.secret))
+    await bench.tenants.rotate_key(key.prefix, stored, timedelta(hours=1))
+
+    async def is_the_new_key() -> bool:
+        return (await bench.authenticate(bench.signed(identity))).key_prefix == new.prefix
+
+    await eventually_async(is_the_new_key)
+    await bench.tenants.revoke_key(new.prefix, "test")
+
+    async def is_revoked() -> bool:
+        return await bench.refusal(bench.signed(identity)) == "revoked"
+
+    await eventually_async(is_revoked)
+
+
+async def test_an_identity_is_trusted_only_while_revocations_are_received(bench: Bench) -> None:
+    identity = await bench.new_identity((await bench.new_key()).prefix)
+    await bench.authenticate(bench.signed(identity))
+    bench.monotonic_s += 61
+    with pytest.raises(StoreUnavailable):
+        await bench.authenticate(bench.signed(identity))

@@ -23,6 +23,7 @@ IN_FORCE = {
     "reason",
     "log_prompts",
     "priority",
+    "identities",
     "budget_day",
     "budget_month",
     "budget_total",

@@ -45,6 +45,7 @@ async def serve_request(database: Database, key_id: int, at: datetime, request_i
     """Executes every statement that authz and meter execute to serve a request."""
     keys = KeyRepository(database, Limits(1, 1, 1))
     assert await keys.find_key("nz_000000000") is None
+    assert await keys.find_identity("AAAA") is None
     await keys.touch(["nz_000000000"], timedelta(0))
     await keys.store_hash("nz_000000000", HASH, HASH)
     await keys.revoked_since(at)
