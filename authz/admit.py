@@ -109,6 +109,7 @@ class Admitter:
             log_prompts=principal.log_prompts,
             requested_model=read.requested_model,
             hosted_model=permission.hosted_model,
+            requested_cap=read.generation.named_cap,
             backend_addresses=permission.backend_addresses,
             refusal_status=self._model_refusal_status,
             context_tokens=context.in_force,

@@ -32,7 +32,8 @@ class Grant(RequestRecord):
     answered. `output_cap` is the number of output tokens that the hold covers, 0 where nothing is generated.
     `requested_model` and `hosted_model` are the model's name as the caller and as the backend spell it; both are empty
     in a grant of a release that did not have them. `backend_addresses` are the `HOST[:PORT]` of the backends that may
-    answer, which no caller may see. `refusal_status` is the status for a model that no backend hosts any more.
+    answer, which no caller may see. `requested_cap` is the output cap that the caller's request has, None without one;
+    it may exceed `output_cap` or mean unlimited. `refusal_status` is the status for a model that no backend hosts now.
     `context_tokens` is the context in force, `requested_context` the larger one that the caller requested, each 0 for
     none. `refuses_overflow` means that Ollama has to refuse a prompt that is too long. `replica` is the cluster of the
     replica whose slot the request has, empty without a queue; `weight` is that of its tenant there, and `queued_ms` the
@@ -54,6 +55,7 @@ class Grant(RequestRecord):
     output_cap: int
     requested_model: str = ""
     hosted_model: str = ""
+    requested_cap: int | None = None
     backend_addresses: tuple[str, ...] = ()
     refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED]
     context_tokens: int = 0
@@ -94,6 +96,7 @@ def draft(
     log_prompts: bool,
     requested_model: str = "",
     hosted_model: str = "",
+    requested_cap: int | None = None,
     backend_addresses: tuple[str, ...] = (),
     refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
     context_tokens: int = 0,
@@ -109,6 +112,7 @@ def draft(
     data["log_prompts"] = log_prompts
     data["requested_model"] = requested_model
     data["hosted_model"] = hosted_model
+    data["requested_cap"] = requested_cap
     data["backend_addresses"] = backend_addresses
     data["refusal_status"] = refusal_status
     data["context_tokens"] = context_tokens

@@ -19,16 +19,21 @@ OUTPUT_TOKENS_MAX = 2**31 - 1
 class GenerationRequest:
     """The generation parameters that the caller sent.
 
-    `output_tokens` is None when the request has no cap, or one that means unlimited. `names_cap` means that it has one
-    that Ollama reads, which may be unlimited; only without it does Ollama use the cap in the Modelfile. `usage` is
-    False only for a stream that would carry no usage report: a report in it was requested by the gateway and has to be
-    removed.
+    `output_tokens` is None when the request has no cap, or one that means unlimited. `named_cap` is the value of the
+    field that Ollama reads, which may mean unlimited; only without it does Ollama use the cap in the Modelfile.
+    `usage` is False only for a stream that would carry no usage report: a report in it was requested by the gateway and
+    has to be removed.
     """
 
     output_tokens: int | None
     stream: bool
     usage: bool
-    names_cap: bool = False
+    named_cap: int | None = None
+
+    @property
+    def names_cap(self) -> bool:
+        """Whether the request has a cap that Ollama reads."""
+        return self.named_cap is not None
 
 
 def read_generation_request(surface: Surface, document: Mapping[str, Any]) -> GenerationRequest:
@@ -40,7 +45,7 @@ def read_generation_request(surface: Surface, document: Mapping[str, Any]) -> Ge
         _require_cap(surface, document)
     stream = _read_stream(surface, document)
     usage = not (stream and surface.usage_on_request) or _read_include_usage(document)
-    return GenerationRequest(_read_output_tokens(surface, document), stream, usage, _names_cap(surface, document))
+    return GenerationRequest(_read_output_tokens(surface, document), stream, usage, _named_cap(surface, document))
 
 
 def _read_stream(surface: Surface, document: Mapping[str, Any]) -> bool:
@@ -62,11 +67,12 @@ def _require_cap(surface: Surface, document: Mapping[str, Any]) -> None:
         raise ValueError(f"{field} is required and must be positive")
 
 
-def _names_cap(surface: Surface, document: Mapping[str, Any]) -> bool:
-    return (
-        surface.cap_field is not None
-        and _holder_of_cap(surface.cap_field, document).get(surface.cap_field[-1]) is not None
-    )
+def _named_cap(surface: Surface, document: Mapping[str, Any]) -> int | None:
+    if surface.cap_field is None:
+        return None
+    # Its type was checked when the cap was read.
+    cap = _holder_of_cap(surface.cap_field, document).get(surface.cap_field[-1])
+    return None if cap is None else int(cap)
 
 
 def _holder_of_cap(cap_field: tuple[str, ...], document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -14,9 +14,9 @@ from gateway.record.grant import Grant
 from gateway.values import NO_USAGE, Outcome, Usage
 from gateway.wire.names import NOT_AN_ANSWER
 from gateway.wire.surfaces import BY_NAME, Dialect
+from meter.answer.echoes import Echo, echoes_of
 from meter.answer.error_body import ERROR_BODY_BYTES_MAX, ErrorBody
 from meter.answer.framing import NdjsonSplitter, SseSplitter
-from meter.answer.model_spelling import ModelSpelling
 from meter.answer.result import AnswerResult
 from meter.answer.stream import Stream
 from meter.answer.usage import UsageFold
@@ -58,7 +58,7 @@ class Answer:
         self._grant = grant
         self._fold = UsageFold(grant.input_estimate, grant.output_cap)
         self._body: Body | None = None
-        self._spelling: ModelSpelling | None = None
+        self._echoes: tuple[Echo, ...] = ()
         self._has_failed = False
 
     def headers(self, status: int, content_type: str) -> int:
@@ -67,7 +67,7 @@ class Answer:
         body = self._body_of(media_type) if status == 200 else None
         if body is not None:
             self._body = body
-            self._spelling = ModelSpelling.of(self._grant, framed=isinstance(body, Stream))
+            self._echoes = echoes_of(self._grant, framed=isinstance(body, Stream))
             return status
         error_status = NOT_AN_ANSWER if 200 <= status < 300 else status
         self._has_failed = True
@@ -101,8 +101,9 @@ class Answer:
         outcome = self._body.outcome
         if outcome is not None and (end_of_stream or outcome in (Outcome.COMPLETE, Outcome.CUT)):
             self.result = self._result(outcome)
-        if self._spelling is not None and not isinstance(body, Denied):
-            body = self._spelling.respell(data if body is None else body, end_of_stream)
+        for echo in self._echoes:
+            if not isinstance(body, Denied):
+                body = echo.restore(data if body is None else body, end_of_stream)
         return body
 
     @property

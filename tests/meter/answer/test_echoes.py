@@ -69,3 +69,31 @@ def test_the_name_behind_a_long_vector_is_found_wherever_the_chunks_are_cut(numb
     grant = grant_for(BY_NAME["v1_embeddings"], hosted_model="M:latest", requested_model="m")
     exchange = Transcript("own", "/v1/embeddings", b"{}", 200, "application/json", body)
     assert json.loads(delivered(exchange, grant, cuts)) == {**document, "model": "m"}
+
+
+def responses_answer(document: dict[str, Any], **granted: Any) -> dict[str, Any]:
+    body = json.dumps(document).encode()
+    grant = grant_for(BY_NAME["v1_responses"], stream=False, **granted)
+    exchange = Transcript("own", "/v1/responses", b"{}", 200, "application/json", body)
+    return dict(json.loads(delivered(exchange, grant, [1, 50, 120])))
+
+
+@pytest.mark.parametrize("requested", [None, 0, -1, 10_000])
+def test_the_granted_cap_is_not_shown_as_that_of_the_caller(requested: int | None) -> None:
+    text = {"type": "message", "content": [{"type": "output_text", "text": '"max_output_tokens":64,'}]}
+    document = {"id": "r", "object": "response", "status": "completed", "output": [text], "max_output_tokens": 64,
+                "max_tool_calls": None, "usage": {"input_tokens": 3, "output_tokens": 6}}  # fmt: skip
+    shown = responses_answer(document, output_cap=64, requested_cap=requested)
+    assert shown == {**document, "max_output_tokens": requested}
+    assert responses_answer(document, output_cap=64, requested_cap=64) == document
+    # A number that only begins with the cap is another one.
+    assert responses_answer({**document, "max_output_tokens": 641}, output_cap=64)["max_output_tokens"] == 641
+
+
+def test_every_event_of_a_recorded_stream_has_the_cap_of_the_caller() -> None:
+    recorded = next(each for each in SUCCESSFUL if each.name == "v1_responses_stream")
+    body = recorded.body.replace(b'"max_output_tokens":null', b'"max_output_tokens":64')
+    exchange = Transcript("own", recorded.path, recorded.request, 200, recorded.content_type, body)
+    grant = grant_of(exchange, output_cap=64)
+    assert body.count(b"max_output_tokens") == 3
+    assert delivered(exchange, grant, [7, 300, 900]) == recorded.body
