@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import structlog
 
+from gateway.catalog.store import CatalogStore
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
+from gateway.record.entry import Entry
 from gateway.rpc.health import Health
 from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.rpc.server import make_server
@@ -29,6 +32,7 @@ from meter.access_log.server import AccessLog
 from meter.access_log.shared_causes import SharedCauses
 from meter.drain import Drain
 from meter.metrics import LEASES, LedgerMetrics
+from meter.missing_models import MissingModels
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
@@ -48,7 +52,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(redis.aclose)
         blocking_redis = connect(settings, block_s=BLOCK_S)
         stack.push_async_callback(blocking_redis.aclose)
-        ledger = Ledger(database, LedgerMetrics(settings.metrics_tenants_max).record)
+        missing_models = MissingModels(CatalogStore(redis, settings.redis_timeout_s))
+        metrics = LedgerMetrics(settings.metrics_tenants_max)
+
+        def on_recorded(entries: Sequence[Entry]) -> None:
+            metrics.record(entries)
+            missing_models.note(entries)
+
+        ledger = Ledger(database, on_recorded)
         quota = RedisQuota(redis, settings, ledger.usage_of)
         stack.push_async_callback(quota.aclose)
 
@@ -72,6 +83,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(outbox.run(), name="outbox"),
             asyncio.create_task(renewal.run(), name="renewal"),
             asyncio.create_task(drain.run(), name="drain"),
+            asyncio.create_task(missing_models.run(), name="missing_models"),
             asyncio.create_task(prompts.run(), name="prompts"),
             asyncio.create_task(shared_causes.run(disconnect_causes.resolve), name="causes"),
             asyncio.create_task(orphans.run(), name="orphans"),

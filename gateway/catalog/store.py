@@ -13,6 +13,7 @@ from gateway.stores.redis import Redis, guarded, subscription
 
 KEY = "nz:catalog"
 CHANNEL = "nz:catalog:changed"
+MISSING_CHANNEL = "nz:catalog:missing"
 
 # How often a reader fetches the snapshot without a notification, because a notification can be lost.
 POLL_S = 1.0
@@ -57,6 +58,25 @@ class CatalogStore:
                 await next_message(timeout_s)
 
             yield next_change
+
+    async def report_missing(self, backend: str) -> None:
+        """Notifies `control` that this backend lacks a model of the catalog. Raises StoreUnavailable."""
+        async with guarded(self._timeout_s):
+            await self._redis.publish(MISSING_CHANNEL, backend)
+
+    @asynccontextmanager
+    async def missing_reports(self) -> AsyncIterator[Callable[[float], Awaitable[str | None]]]:
+        """Subscribes to the reports and yields a function that waits for the next one, at most the given seconds.
+
+        It returns the name of a backend, or None. A report may be lost with a connection. Both raise StoreUnavailable.
+        """
+        async with subscription(self._redis, MISSING_CHANNEL, self._timeout_s) as next_message:
+
+            async def next_report(timeout_s: float) -> str | None:
+                message = await next_message(timeout_s)
+                return None if message is None else message.decode(errors="replace")
+
+            yield next_report
 
     async def fetch(self, unless_version: str) -> Snapshot | None:
         """The snapshot, without its content when its version is `unless_version`; None when there is none.

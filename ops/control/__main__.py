@@ -24,6 +24,7 @@ from ops.control.discovery import Discovery
 from ops.control.metrics import Sampling
 from ops.control.prober import Prober
 from ops.control.reaper import Reaper
+from ops.control.rediscovery import Rediscovery
 from ops.control.reload import Reload
 from ops.control.rollout import Rollout
 from ops.control.upkeep import RetentionJob, seal_audit_log
@@ -47,7 +48,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(quota.aclose)
 
         prober = Prober(session, settings.ollama_connect_timeout_s)
-        discovery = Discovery(settings, prober, CatalogStore(redis, settings.redis_timeout_s))
+        catalog_store = CatalogStore(redis, settings.redis_timeout_s)
+        discovery = Discovery(settings, prober, catalog_store)
         admin = EnvoyAdmin(settings.envoy_admin_listen)
         rollout = Rollout(settings.envoy_config_dir, admin, find_envoy())
         reload = Reload(settings, default_env_file(), rollout, discovery)
@@ -56,6 +58,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(_follow_backends(reload, discovery, files_written), name="backends"),
             asyncio.create_task(lifecycle.leave_postgres_that_shuts_down(database), name="database"),
             asyncio.create_task(EpochWatch(quota, discovery.at_once).run(), name="epoch"),
+            asyncio.create_task(Rediscovery(catalog_store, discovery).run(), name="rediscovery"),
             asyncio.create_task(Reaper(quota, settings.hold_lease_s).run(), name="reaper"),
             asyncio.create_task(RetentionJob(Retention(database), settings).run(), name="upkeep"),
             asyncio.create_task(seal_audit_log(AuditSealer(database)), name="seal"),

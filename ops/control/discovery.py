@@ -117,6 +117,27 @@ class Discovery:
             for _, seen in [self._last.get(backend.name, (0.0, None))]
         ]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the backends in use."""
+        return frozenset(backend.name for backend in self._backends)
+
+    async def refresh_backend(self, name: str) -> None:
+        """Queries one backend and publishes its observation with the last ones of the others.
+
+        Raises StoreUnavailable.
+        """
+        backends = self._backends
+        probes = self._probe(backend for backend in backends if backend.name == name)
+        try:
+            if probes:
+                await asyncio.wait(probes.values())
+        finally:
+            await cancel(probes.values())
+        if backends is self._backends:
+            self._note(probes)
+            await self._publish(backends)
+
     async def refresh(self) -> bool:
         """Queries all backends in parallel and publishes their observations. True when every backend answered."""
         backends, complete = self._backends, True

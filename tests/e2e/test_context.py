@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with simulator() as ollama:
-        ollama.install(*MODELS, {"name": "doomed"})
+        ollama.install(*MODELS, {"name": "doomed"}, {"name": "listed"})
         arguments = ("--workers", "1", "--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={ollama.url}")
         settings = {"CONTEXT_OVERFLOW": "refuse", "DEFAULT_RPM": "10000", "DEFAULT_TPM": "10000000"}
         with up(tmp_path_factory.mktemp("context") / "state", *arguments, **settings) as stack:
@@ -104,10 +105,37 @@ def test_a_prompt_that_fits_the_context_is_answered(running: Running) -> None:
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
 def test_a_model_that_its_backend_has_deleted_is_refused_like_an_unknown_one(running: Running, path: str) -> None:
     """Before the next discovery: Ollama's own 404 has the same effect."""
-    running.ollama.install(*MODELS)
+    running.ollama.install(*MODELS, {"name": "listed"})
     body = {"messages": FOREVER, "max_tokens": 8, "stream": False}
     deleted, unknown = (running.client.post(path, json={"model": name, **body}) for name in ("doomed", "nosuch"))
     assert deleted.status_code == unknown.status_code == 403
     assert deleted.headers["x-gateway-error"] == "model_not_allowed"
     texts = [answer.text.replace(answer.headers["x-request-id"], "") for answer in (deleted, unknown)]
     assert texts[0] == texts[1]
+
+
+def test_the_404_of_a_backend_is_followed_by_a_new_list_of_its_models(running: Running) -> None:
+    """W10 of the comparison with the real Ollama. The next regular discovery is up to a minute away."""
+    running.ollama.install(*MODELS)
+    client = running.client
+    assert client.post("/api/show", json={"model": "listed"}).status_code == 200
+    refused = client.post("/api/chat", json={"model": "listed", "messages": FOREVER, "stream": False})
+    assert refused.headers["x-gateway-error"] == "model_not_allowed"
+    eventually(lambda: client.post("/api/show", json={"model": "listed"}).status_code == 403, timeout_s=10)
+    assert "listed" not in client.get("/api/tags").text + client.get("/v1/models").text
+    unknown = client.post("/api/show", json={"model": "nosuch"})
+    assert client.post("/api/show", json={"model": "listed"}).content == unknown.content
+    assert client.post("/api/show", json={"model": MODEL}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_does_not_show_the_cap_of_the_gateway_as_that_of_the_caller(running: Running, stream: bool) -> None:
+    """W2 of the comparison with the real Ollama."""
+    for requested in (None, 7, 100_000):
+        body = {"model": MODEL, "input": FOREVER, "stream": stream} | (
+            {} if requested is None else {"max_output_tokens": requested}
+        )
+        answer = running.client.post("/v1/responses", json=body)
+        assert answer.status_code == 200
+        shown = set(re.findall(r'"max_output_tokens":\s*(\w+)', answer.text))
+        assert shown == {"null" if requested is None else str(requested)}

@@ -139,10 +139,23 @@ async def test_a_snapshot_that_redis_lost_is_valid_until_it_would_have_expired(
         view.current()
 
 
+async def test_a_report_of_a_missing_model_names_its_backend(store: CatalogStore) -> None:
+    async with store.missing_reports() as next_report:
+        assert await next_report(0.01) is None
+        await store.report_missing("near")
+        assert await next_report(5) == "near"
+
+
 async def test_an_unreachable_redis_is_unavailable() -> None:
     redis = connect(Settings(redis_url=SecretStr("redis://127.0.0.1:1/0")))
     store = CatalogStore(redis, 0.5)
-    for call in (store.publish(catalog(), 60), store.fetch(""), store.changes().__aenter__()):
+    for call in (
+        store.publish(catalog(), 60),
+        store.fetch(""),
+        store.changes().__aenter__(),
+        store.report_missing("near"),
+        store.missing_reports().__aenter__(),
+    ):
         with pytest.raises(StoreUnavailable):
             await call
     await redis.aclose()

@@ -15,12 +15,14 @@ from structlog.testing import capture_logs
 
 from gateway.catalog.snapshot import Catalog
 from gateway.catalog.store import CatalogStore
+from gateway.service.lifecycle import cancel
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.stores.redis import connect
 from ops.backends.probe import ANSWER_BYTES_MAX, ProbeError
 from ops.control.discovery import Discovery
 from ops.control.prober import Prober
+from ops.control.rediscovery import Rediscovery
 from ops.simulator.access import Auth
 from ops.simulator.app import RunningSimulator, SimulatorOptions, run_simulator
 from tests.polling import eventually_async
@@ -43,7 +45,7 @@ class Site:
         chosen = Settings(
             ollama_backends=tuple(self.backends), redis_url=SecretStr(self._redis_url), redis_timeout_s=5, **settings
         )
-        self._redis = connect(chosen)
+        self.redis = self._redis = connect(chosen)
         await self._redis.flushall()
         self._store = CatalogStore(self._redis, 5)
         async with aiohttp.ClientSession() as session:
@@ -207,3 +209,47 @@ async def test_the_error_for_a_missing_certificate_file_is_one_sentence(site: Si
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ProbeError, match="cannot be read as PEM"):
             await Prober(session, 5).observe(backend)
+
+
+async def test_one_backend_is_queried_alone(site: Site) -> None:
+    async with site.discovering() as discovery:
+        await discovery.refresh()
+        for server in site.servers.values():
+            server.simulator.library.replace_all(["llama3.2:latest"])
+        await discovery.refresh_backend("near")
+        catalog = await site.published()
+        assert catalog is not None
+        assert {name: model.backends for name, model in catalog.models.items()} == {
+            "llama3.2:latest": ("near", "far"), "qwen3:8b": ("far",),
+        }  # fmt: skip
+        await discovery.refresh_backend("unknown")
+        assert await site.published() == catalog
+
+
+async def test_a_backend_that_reports_a_missing_model_is_queried_at_once_and_then_after_a_pause(site: Site) -> None:
+    async with site.discovering() as discovery:
+        await discovery.refresh()
+        queried: list[tuple[str, float]] = []
+
+        async def refresh_backend(name: str) -> None:
+            queried.append((name, site.now))
+
+        discovery.refresh_backend = refresh_backend  # type: ignore[method-assign]
+        store = CatalogStore(site.redis, 5)
+        following = asyncio.create_task(Rediscovery(store, discovery, 5.0, lambda: site.now).run())
+        try:
+            await eventually_async(lambda: _is_followed(site))
+            for name in ("near", "near", "unknown", "near", "far"):
+                await store.report_missing(name)
+            await eventually_async(lambda: len(queried) == 2)
+            assert queried == [("near", 1000.0), ("far", 1000.0)]
+            site.now += 5.0
+            await eventually_async(lambda: len(queried) == 3)
+            assert queried[2] == ("near", 1005.0)
+        finally:
+            await cancel([following])
+
+
+async def _is_followed(site: Site) -> bool:
+    (_, subscribers), *_ = await site.redis.pubsub_numsub("nz:catalog:missing")
+    return bool(subscribers)
