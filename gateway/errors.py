@@ -73,7 +73,8 @@ MESSAGE: dict[Code, str] = {
     Code.INVALID_REQUEST: "the request is not valid",
     Code.CONTEXT_LENGTH_EXCEEDED: "the prompt is longer than the context of this model",
     Code.INVALID_API_KEY: "missing or invalid API key",
-    Code.MODEL_NOT_ALLOWED: "this model does not exist or your key may not use it",
+    # Ollama's interactive session goes on after an error that has the words "not found".
+    Code.MODEL_NOT_ALLOWED: "model not found, or your key may not use it",
     Code.ENDPOINT_BLOCKED: "this endpoint is not available through the gateway",
     Code.SCOPE_DENIED: "your key may not use this endpoint",
     Code.NOT_FOUND: "not found",

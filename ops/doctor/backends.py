@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import aiohttp
 
 from gateway.catalog.ollama_version import OLDEST_SUPPORTED, is_too_old
-from gateway.catalog.snapshot import Catalog
+from gateway.catalog.snapshot import Catalog, HostedModel
 from gateway.catalog.store import CatalogStore, Snapshot
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
@@ -21,6 +21,7 @@ from ops.control.prober import Prober
 from ops.doctor.check import Check, failed, ok, warning
 
 _CATALOG = "catalog"
+_SET_CONTEXT = "set num_ctx in its Modelfile; see docs/context.md"
 
 
 async def check(settings: Settings) -> list[Check]:
@@ -79,7 +80,7 @@ async def check_catalog(settings: Settings) -> list[Check]:
 
 
 def assess_catalog(settings: Settings, snapshot: Snapshot, catalog: Catalog) -> list[Check]:
-    """Checks the age of a published catalog, the backends in it, and the digests of their models."""
+    """Checks the age of a published catalog, the backends in it, and the digests and contexts of their models."""
     age_s = max(0.0, settings.model_discovery_cache_ttl_s - snapshot.ttl_s)
     detail = f"{age_s:.0f} s old; models: {len(catalog.models)}, backends: {len(catalog.backends)}"
     checks = [
@@ -97,4 +98,16 @@ def assess_catalog(settings: Settings, snapshot: Snapshot, catalog: Catalog) -> 
             checks.append(warning(_CATALOG, f"{backend.name} does not answer control", remedy))
     # `check` reports old versions, for each replica.
     differing = (finding for finding in findings(catalog) if finding.kind == "digests_differ")
-    return [*checks, *(warning(_CATALOG, finding.text, finding.remedy) for finding in differing)]
+    checks += (warning(_CATALOG, finding.text, finding.remedy) for finding in differing)
+    return [*checks, *(_check_context(settings, model) for model in catalog.models.values())]
+
+
+def _check_context(settings: Settings, model: HostedModel) -> Check:
+    """The context in force of a model. One that is unknown matters only if long prompts are to be refused."""
+    name = f"model {model.spelling}"
+    if model.context_tokens is not None:
+        return ok(name, f"context of {model.context_tokens} tokens ({model.context_source})")
+    detail = "context unknown until a backend has it in memory"
+    if settings.context_overflow == "truncate":
+        return ok(name, detail)
+    return warning(name, f"{detail}; until then CONTEXT_OVERFLOW=refuse refuses nothing on /v1", _SET_CONTEXT)

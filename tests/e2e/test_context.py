@@ -139,3 +139,17 @@ def test_a_response_does_not_show_the_cap_of_the_gateway_as_that_of_the_caller(r
         assert answer.status_code == 200
         shown = set(re.findall(r'"max_output_tokens":\s*(\w+)', answer.text))
         assert shown == {"null" if requested is None else str(requested)}
+
+
+def test_the_estimate_of_embeddings_is_the_count_that_the_model_taught(running: Running) -> None:
+    """W16 of the comparison with the real Ollama, which reports no count on /api/embeddings."""
+    text = "The sea is wide and blue, and nobody has counted its waves yet. " * 3
+    for _ in range(12):
+        counted = running.client.post("/api/embed", json={"model": "embedder", "input": text}).json()[
+            "prompt_eval_count"
+        ]
+    for prompt, expected in ((text, counted), (text[: len(text) // 3], counted / 3)):
+        answer = running.client.post("/api/embeddings", json={"model": "embedder", "prompt": prompt})
+        row = audit_row(running.stack, answer.headers["x-request-id"])
+        assert (answer.status_code, row["usage_source"], row["output_tokens"]) == (200, "estimated", 0)
+        assert row["input_tokens"] == pytest.approx(expected, rel=0.1, abs=1)

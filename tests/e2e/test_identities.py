@@ -128,7 +128,7 @@ def test_run_one_shot_interactive_and_with_an_embedding_model(
 def test_run_of_a_forbidden_model_is_a_sentence(command_line: CommandLine) -> None:
     _, answer = command_line.run("ollama run forbidden hello")
     assert (answer.status_code, answer.headers["x-gateway-error"]) == (403, "model_not_allowed")
-    assert answer.json()["error"] == "this model does not exist or your key may not use it"
+    assert answer.json()["error"] == "model not found, or your key may not use it"
 
 
 def test_stop_needs_the_scope_that_its_sentence_names(

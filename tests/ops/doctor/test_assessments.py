@@ -84,14 +84,36 @@ def test_a_stale_catalog_and_missing_silent_and_differing_backends_are_warnings(
     states = (BackendState("near", 1, "0.20.0", answers=False),)
     model = HostedModel("m:latest", ("near", "old"), {}, digests={"near": "a", "old": "b"})
     checks = assess_catalog(SETTINGS, Snapshot("", 35.0, None), Catalog(states, {"m:latest": model}))
-    assert statuses(checks) == [("catalog", "warning")] * 4
-    age, silent, unknown, differs = (check.detail for check in checks)
+    assert statuses(checks) == [("catalog", "warning")] * 4 + [("model m:latest", "ok")]
+    age, silent, unknown, differs, _ = (check.detail for check in checks)
     assert "25 s old" in age
     assert silent == "near does not answer control"
     assert unknown == "control does not know what far hosts"
     assert "m:latest has different weights" in differs
     both = (BackendState("near", 1, "0.20.0"), BackendState("far", 1, "0.20.0"))
     assert statuses(assess_catalog(SETTINGS, Snapshot("", 55.0, None), Catalog(both, {}))) == [("catalog", "ok")]
+
+
+def test_each_model_has_a_line_with_its_context_and_where_it_comes_from() -> None:
+    both = (BackendState("near", 1, "0.20.0"), BackendState("far", 1, "0.20.0"))
+    parameters = {"parameters": "num_ctx                        16384"}
+    models = [
+        HostedModel("loaded:latest", ("near", "far"), {}, shown=parameters, contexts={"near": 8192, "far": 4096}),
+        HostedModel("set:latest", ("near",), {"name": "Set:latest"}, shown=parameters),
+        HostedModel("plain:latest", ("near",), {}),
+    ]
+    catalog = Catalog(both, {model.name: model for model in models})
+    _, *checks = assess_catalog(SETTINGS, Snapshot("", 55.0, None), catalog)
+    assert [(check.name, check.status, check.detail) for check in checks] == [
+        ("model loaded:latest", "ok", "context of 4096 tokens (memory)"),
+        ("model Set:latest", "ok", "context of 16384 tokens (Modelfile)"),
+        ("model plain:latest", "ok", "context unknown until a backend has it in memory"),
+    ]
+    refusing = SETTINGS.model_copy(update={"context_overflow": "refuse"})
+    checks = assess_catalog(refusing, Snapshot("", 55.0, None), catalog)
+    assert statuses(checks)[1:] == [
+        ("model loaded:latest", "ok"), ("model Set:latest", "ok"), ("model plain:latest", "warning"),
+    ]  # fmt: skip
 
 
 def test_an_env_file_that_others_can_read_and_a_misspelled_name_are_warnings(tmp_path: Path) -> None:
