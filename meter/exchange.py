@@ -7,7 +7,7 @@ The ending is made once, by the transition after which nothing more reaches the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.errors import STATUS, Code, Denied
 from gateway.quota.port import Hold, Progress
@@ -19,6 +19,7 @@ from gateway.wire.surfaces import BY_NAME
 from meter.answer.answer import Answer
 from meter.answer.result import AnswerResult
 from meter.frames.recognition import accepted_type
+from meter.generation_rates import GenerationRates
 from meter.phases import Phase, Trigger, following
 from meter.prompt_log.writer import Transcript
 from meter.rewrite import rewrite
@@ -41,10 +42,13 @@ class Exchange:
 
     A method that returns a Code or a Denied denies the message: the caller gets that error in place of the backend's
     answer, or a closed connection when part of the answer is already out. Each method raises OutOfOrder in a phase in
-    which its message cannot come. `grant_json` is the text that `grant` was read from; the hold retains it.
+    which its message cannot come. `grant_json` is the text that `grant` was read from; the hold retains it. `rates`
+    learns from complete answers, and estimates a whole one that its caller abandons.
     """
 
-    def __init__(self, grant: Grant, grant_json: str, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, grant: Grant, grant_json: str, monotonic: Callable[[], float], rates: GenerationRates | None = None
+    ) -> None:
         self.grant = grant
         self.hold = Hold.of(grant, grant_json)
         self.phase = Phase.OPEN
@@ -53,6 +57,7 @@ class Exchange:
         self.holds_answer = False
         self.transcript = Transcript(grant) if grant.log_prompts else None
         self._monotonic = monotonic
+        self._rates = rates or GenerationRates()
         self._opened_s = monotonic()
         self._first_byte_s: float | None = None
         self._answer = Answer(grant)
@@ -198,10 +203,21 @@ class Exchange:
                 return AnswerResult(Outcome.CLIENT_GONE, None, NO_USAGE)
             case Phase.LOCAL_REPLY:
                 return AnswerResult(Outcome.UPSTREAM_ERROR, self._local_code, NO_USAGE)
+            case Phase.FORWARDED if not self.grant.stream:
+                return self._abandoned(self._answer.abort())
             case _:
                 return self._answer.abort()
 
+    def _abandoned(self, result: AnswerResult) -> AnswerResult:
+        """A whole answer was being generated. Its output is estimated from the time, so that it is not free."""
+        generated = self._rates.tokens_in(self.grant.model, self._monotonic() - self._opened_s)
+        usage = replace(result.usage, output_tokens=min(generated, self.grant.output_cap))
+        return replace(result, usage=usage)
+
     def _ending(self, result: AnswerResult) -> Ending:
+        duration_s = self._monotonic() - self._opened_s
+        if result.outcome is Outcome.COMPLETE:
+            self._rates.learn(self.grant.model, result.usage.output_tokens, duration_s)
         return Ending(
             result.outcome,
             self._status,
@@ -209,7 +225,7 @@ class Exchange:
             self._backend,
             result.usage,
             ttft_ms=None if self._first_byte_s is None else round((self._first_byte_s - self._opened_s) * 1000),
-            duration_ms=round((self._monotonic() - self._opened_s) * 1000),
+            duration_ms=round(duration_s * 1000),
             response_bytes=self._response_bytes,
         )
 

@@ -22,6 +22,7 @@ from gateway.rpc.methods import Message, Method, Streaming
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.exchange import Exchange
+from meter.generation_rates import GenerationRates
 from meter.metrics import MESSAGE_SECONDS
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
@@ -55,6 +56,7 @@ class ExternalProcessor:
         self._disconnect_causes = disconnect_causes
         self._prompts = prompts
         self._settle_wait_s = settle_wait_s
+        self._rates = GenerationRates()
 
     def methods(self) -> tuple[Method, ...]:
         """The methods of the service."""
@@ -110,7 +112,7 @@ class ExternalProcessor:
         if self._outbox.full:
             log.error("outbox_full", request_id=grant.request_id)
             return Code.AUDIT_BACKLOG
-        exchange = Exchange(grant, grant_json, time.monotonic)
+        exchange = Exchange(grant, grant_json, time.monotonic, self._rates)
         self._renewal.add(exchange)
         self._disconnect_causes.register(grant.request_id)
         return exchange

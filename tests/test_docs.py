@@ -164,12 +164,19 @@ def test_every_setting_exists(page: Path) -> None:
     assert named - known == set()
 
 
-def test_every_test_that_the_threat_model_names_exists() -> None:
-    named = _TEST_NAME.findall(read("security.md"))
-    assert len(named) > 20
+@pytest.mark.parametrize(("page", "least"), [("security.md", 20), ("real-ollama.md", 32)])
+def test_every_test_that_a_page_names_exists(page: str, least: int) -> None:
+    named = _TEST_NAME.findall(read(page))
+    assert len(named) > least
     missing = [
         f"{path}::{name}"
         for path, name in named
         if not (ROOT / path).is_file() or f"def {name}(" not in (ROOT / path).read_text(encoding="utf-8")
     ]
     assert missing == []
+
+
+def test_every_difference_from_the_real_ollama_has_a_test() -> None:
+    rows = [line for line in read("real-ollama.md").splitlines() if line.startswith("| W")]
+    assert [row.split("|")[1].strip() for row in rows] == [f"W{number}" for number in range(1, 33)]
+    assert [row for row in rows if not _TEST_NAME.search(row)] == []

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+# The version of an Ollama that was built from source without one.
+BUILT_FROM_SOURCE = "0.0.0"
+
 # Older backends are used too, with a warning.
 OLDEST_SUPPORTED = "0.17.1"
 
@@ -21,4 +24,4 @@ def lowest(versions: Iterable[str]) -> str | None:
 
 def is_too_old(version: str | None) -> bool:
     """Whether `version` is below OLDEST_SUPPORTED. An unknown version is not."""
-    return version is not None and numbers(version) < numbers(OLDEST_SUPPORTED)
+    return version not in (None, BUILT_FROM_SOURCE) and numbers(version or "") < numbers(OLDEST_SUPPORTED)

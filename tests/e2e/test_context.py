@@ -21,6 +21,7 @@ CAP, CONTEXT = 12, 2048
 MODELS: list[dict[str, Any]] = [
     {"name": MODEL, "parameters": {"num_predict": CAP, "num_ctx": CONTEXT}},
     {"name": "embedder", "capabilities": ["embedding"], "parameters": {"num_ctx": CONTEXT}},
+    {"name": "paced"},
 ]
 FOREVER = [{"role": "user", "content": "Write forever"}]
 # Three bytes are one token for the estimate and for the simulated models, so that Ollama decides where it can.
@@ -153,3 +154,20 @@ def test_the_estimate_of_embeddings_is_the_count_that_the_model_taught(running: 
         row = audit_row(running.stack, answer.headers["x-request-id"])
         assert (answer.status_code, row["usage_source"], row["output_tokens"]) == (200, "estimated", 0)
         assert row["input_tokens"] == pytest.approx(expected, rel=0.1, abs=1)
+
+
+def test_a_whole_answer_that_its_caller_abandons_is_not_free(running: Running) -> None:
+    """W17 of the comparison with the real Ollama."""
+    running.ollama.behave(tokens_per_s=100, answer_tokens=1000)
+    body = {"model": "paced", "messages": FOREVER, "stream": False}
+    try:
+        answer = running.client.post("/api/chat", json={**body, "options": {"num_predict": 30}})
+        assert answer.json()["eval_count"] == 30
+        with pytest.raises(httpx.ReadTimeout):
+            running.client.post("/api/chat", json={**body, "options": {"num_predict": 900}}, timeout=1.5)
+    finally:
+        running.ollama.behave()
+    row = eventually(lambda: next((r for r in running.stack.cli("show-audit") if r["status"] == 499), None))
+    assert (row["outcome"], row["usage_source"], row["model"]) == ("client_gone", "estimated", "paced:latest")
+    # At most 100 tokens per second, for more than a second.
+    assert 10 < row["output_tokens"] < 900

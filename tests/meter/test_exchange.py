@@ -17,6 +17,7 @@ from gateway.wire.surfaces import BY_NAME, Dialect
 from meter.answer.result import AnswerResult
 from meter.answer.stream import OVER_CAP
 from meter.exchange import Exchange
+from meter.generation_rates import GenerationRates
 from meter.phases import TRANSITIONS, OutOfOrder, Phase, Trigger, following
 from tests.meter.wire_corpus import grant_for, json_of, transcript
 
@@ -303,3 +304,18 @@ def test_a_transcript_is_what_the_caller_sent_and_received() -> None:
     entry = exchange.close().entry
     assert exchange.transcript.size_bytes == len(CHAT.request) + entry.response_bytes
     assert exchange_after().transcript is None
+
+
+def test_a_whole_answer_that_its_caller_abandons_is_estimated_from_the_rate_of_its_model() -> None:
+    """W17 of the comparison with the real Ollama."""
+    rates = GenerationRates()
+    rates.learn("m:latest", 100, 1.0)
+    for stream, output_cap, expected in ((False, 1000, 150), (False, 40, 40), (True, 1000, 0)):
+        granted = grant_for(BY_NAME["chat"], stream=stream, model="m:latest", output_cap=output_cap, input_estimate=9)
+        now = 10.0
+        exchange = Exchange(granted, json_of(granted), lambda: now, rates)  # noqa: B023 (it is called in this turn)
+        exchange.request_body(b'{"model":"m","messages":[]}')
+        now = 11.5
+        entry = exchange.close().entry
+        assert (entry.outcome, entry.status, entry.usage_source) == (Outcome.CLIENT_GONE, 499, UsageSource.ESTIMATED)
+        assert (entry.input_tokens, entry.output_tokens) == (9, expected)

@@ -128,6 +128,11 @@ def test_a_backend_that_is_too_old_is_found_and_one_that_says_no_version_is_not(
     ]
 
 
+def test_a_backend_built_from_source_is_not_too_old() -> None:
+    """W24 of the comparison with the real Ollama."""
+    assert findings(merge([replace(seen("a"), version="0.0.0")])) == ()
+
+
 def test_a_catalog_is_read_back_as_it_was_published() -> None:
     descriptions = {"near-a:latest": {"model_info": {"x": 1}}}
     seen_near = seen("near", "a:latest", STUB, running=("a:latest",))
