@@ -4,7 +4,8 @@ import base64
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,8 @@ OF_OLLAMA = (
     "AAAAC3NzaC1lZDI1NTE5AAAAIBFAVkCBfV3HdmA9+VcgS62bvoN7FXKTS9zBbyvl0fhK:"
     "B8OMUJa/1sCTyy1+wl/PzduyoePY0Xu8e3gRrAtbm3q2NZsiNb7MQWxWei5IeQMiSgSb5aHFHKIDD/Q1Q7TsDg=="
 )
-IDENTITY = OllamaIdentity()
+# Every worker of pytest-xdist must collect the same parameters.
+IDENTITY = OllamaIdentity(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 TARGET, AUTHORIZATION = IDENTITY.signed("POST", "/api/chat", AT_S)
 
 
@@ -69,7 +71,7 @@ def test_a_window_of_zero_accepts_no_signature() -> None:
 
 
 def _blob_of_another_curve() -> str:
-    key = generate_private_key(SECP256R1()).public_key()
+    key = derive_private_key(1, SECP256R1()).public_key()
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode().split()[1]
 
 

@@ -4,7 +4,8 @@ import base64
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.request.ssh_public_key import SshPublicKey, parse_line, raw_key
 from tests.ssh_identity import OllamaIdentity
@@ -35,11 +36,12 @@ def test_blanks_around_the_line_and_a_missing_comment_are_accepted() -> None:
 
 
 def _ecdsa() -> str:
-    key = generate_private_key(SECP256R1()).public_key()
+    key = derive_private_key(1, SECP256R1()).public_key()
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
-BLOB = OllamaIdentity().public.blob
+# Every worker of pytest-xdist must collect the same parameters.
+BLOB = OllamaIdentity(Ed25519PrivateKey.from_private_bytes(bytes(32))).public.blob
 
 
 @pytest.mark.parametrize(
