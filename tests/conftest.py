@@ -200,7 +200,9 @@ _CLEAR = """
 SET session_replication_role = replica;
 TRUNCATE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.identities,
     gateway.budget_usage, gateway.revocations, gateway.prompt_log, gateway.audit_log, gateway.audit_chain,
+    gateway.audit_tree,
     gateway.ledger_rejects, gateway.policy_changes RESTART IDENTITY;
+UPDATE gateway.audit_checkpoint SET made_at = NULL, note = NULL, claimed_until = '-infinity';
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -114,6 +115,10 @@ class Settings(BaseSettings):
     max_concurrent_requests: PositiveInt = 10_000
     prompt_log_default_retention_days: Days = 30
     audit_log_default_retention_days: Days = 365
+    checkpoint_key_file: OptionalFile = None
+    checkpoint_file: OptionalFile = None
+    checkpoint_command: str = ""
+    checkpoint_interval_s: Annotated[Seconds, Field(validate_default=True)] = 3600.0
     playground_enabled: bool = False
     playground_docs_url: OptionalUrl = None
 
@@ -154,6 +159,20 @@ class Settings(BaseSettings):
         names = ("service_tls_cert_file", "service_tls_key_file")
         if len({each is None for each in (value, *(info.data.get(name) for name in names))}) > 1:
             raise ValueError("expected all three of SERVICE_TLS_CERT_FILE, …_KEY_FILE and …_CA_FILE, or none of them")
+        return value
+
+    @field_validator("checkpoint_command", mode="after")
+    @classmethod
+    def _splits(cls, value: str) -> str:
+        shlex.split(value)
+        return value
+
+    @field_validator("checkpoint_interval_s", mode="after")
+    @classmethod
+    def _key_and_destination(cls, value: float, info: ValidationInfo) -> float:
+        destination = info.data.get("checkpoint_file") or info.data.get("checkpoint_command")
+        if (info.data.get("checkpoint_key_file") is None) != (not destination):
+            raise ValueError("expected CHECKPOINT_KEY_FILE with CHECKPOINT_FILE or CHECKPOINT_COMMAND, or none of them")
         return value
 
     @field_validator("model_discovery_cache_ttl_s", mode="after")

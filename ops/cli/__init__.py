@@ -65,6 +65,7 @@ PANELS: dict[str, dict[str, str]] = {
         "list-models": "ops.cli.models:list_models",
         "verify-audit": "ops.cli.chain:verify_audit",
         "export-checkpoint": "ops.cli.chain:export_checkpoint",
+        "prove": "ops.cli.prove:prove",
     },
     "Maintenance": {
         "doctor": "ops.cli.doctor:doctor",

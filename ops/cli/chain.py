@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from gateway.errors import GatewayError, NotFound
+from gateway.errors import NotFound
 from ops.checkpoint import checkpoint as checkpoints
 from ops.checkpoint import key_file
 from ops.checkpoint.signed_note import PublicKey
@@ -16,11 +16,8 @@ from ops.cli.output import print_json
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
 from ops.database.audit_chain import AuditChain
+from ops.database.audit_tree import AuditLogChanged
 from ops.host.atomic_write import write_atomically
-
-
-class AuditLogChanged(GatewayError):
-    """The audit log differs from what was written to it."""
 
 
 def _head(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, str] | None:
@@ -41,7 +38,7 @@ def _head(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Verify this file of export-checkpoint, and start with its link. Rows before it are not read.",
+    help="Verify the last checkpoint in this file, and start with its link. Rows before it are not read.",
 )
 @click.option(
     "--public-key",
@@ -66,7 +63,7 @@ def verify_audit(
         raise click.UsageError("--checkpoint and --public-key belong together")
     start = None
     if checkpoint and public_key:
-        noted = checkpoints.opened(_text_of(checkpoint), PublicKey.from_text(_text_of(public_key)))
+        noted = checkpoints.opened(checkpoints.last_of(_text_of(checkpoint)), PublicKey.from_text(_text_of(public_key)))
         start = noted.link, noted.hash
     retained_since = datetime.now(UTC) - timedelta(days=session.settings.audit_log_default_retention_days)
     report = session.run(lambda database: AuditChain(database).verify(retained_since, head, start))

@@ -82,6 +82,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "list-models": ("list-models", "list-models --tenant acme"),
     "verify-audit": ("verify-audit", "verify-audit --checkpoint checkpoint-1 --public-key audit.pub"),
+    "prove": (
+        "prove --request-id 0a1b2c3d-0000-4000-8000-000000000000 --out proof.json",
+        "prove --request-id 0a1b2c3d-0000-4000-8000-000000000000 --checkpoint checkpoint-1",
+    ),
     "export-checkpoint": ("export-checkpoint --key audit.key --new-key --out checkpoint-1",),
     "doctor": ("doctor",),
     "migrate": ("migrate",),

@@ -20,6 +20,7 @@ from gateway.settings import Settings, default_env_file
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from ops.control import health
+from ops.control.checkpoints import Checkpoints
 from ops.control.discovery import Discovery
 from ops.control.metrics import Sampling
 from ops.control.prober import Prober
@@ -63,6 +64,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(RetentionJob(Retention(database), settings).run(), name="upkeep"),
             asyncio.create_task(seal_audit_log(AuditSealer(database)), name="seal"),
         ]
+        if (checkpoints := Checkpoints.of(settings, database)) is not None:
+            background.append(asyncio.create_task(checkpoints.run(), name="checkpoints"))
         if settings.control_http_listen:
             readiness = Readiness(database, quota, lambda: discovery.current)
             pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, files_written)

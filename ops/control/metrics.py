@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
+import prometheus_client
 from prometheus_client import Gauge
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -19,6 +20,7 @@ from gateway.metrics.registry import OTHER, REGISTRY, BoundedNames
 from gateway.quota.port import Quota, Watermark
 from gateway.stores.postgres import Database
 from ops.control.discovery import Discovery
+from ops.database.checkpoints import CheckpointStore
 from ops.database.recorded_tokens import recorded_tokens
 
 HOLDS = Gauge(
@@ -48,6 +50,15 @@ BACKEND_INFO = Gauge(
     "Always 1; the label is the last Ollama version that the backend reported.",
     ("backend", "version"),
     registry=REGISTRY,
+)
+CHECKPOINT_AGE_SECONDS = Gauge(
+    "neuronetz_checkpoint_age_seconds",
+    "Time since the last signed checkpoint was delivered; NaN without one, and without PostgreSQL.",
+    registry=REGISTRY,
+)
+CHECKPOINT_AGE_SECONDS.set(math.nan)
+CHECKPOINT_FAILURES = prometheus_client.Counter(
+    "neuronetz_checkpoint_failures", "Checkpoints that could not be signed or delivered.", registry=REGISTRY
 )
 _VERSION_CHARACTERS_MAX = 64
 
@@ -102,12 +113,16 @@ class Sampling:
     async def _sample_ledger(self) -> None:
         """Without an answer of PostgreSQL there are no samples, because a counter cannot be unknown."""
         totals: Counter[tuple[str, str]] = Counter()
+        checkpoint_age_s = math.nan
         with suppress(StoreUnavailable):
+            if (made_at := await CheckpointStore(self._database).made_at()) is not None:
+                checkpoint_age_s = self._now() - made_at.timestamp()
             for tenant in await recorded_tokens(self._database):
                 label = OTHER if tenant.name is None else self._tenants.label(tenant.name)
                 totals[label, "input"] += tenant.input_tokens
                 totals[label, "output"] += tenant.output_tokens
         RECORDED_TOKENS.totals = totals
+        CHECKPOINT_AGE_SECONDS.set(checkpoint_age_s)
 
     async def _sample_quota(self) -> None:
         """Without an answer of Redis the gauges become NaN, because an old value would look healthy."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from gateway.stores.postgres import Database
+from ops.merkle.tree import EMPTY_ROOT, NODE_HEIGHT, CompactRange
 
 LINKS_PER_READ = 10
+NODES_PER_READ = 1000
 PROBLEMS_MAX = 20
 # The one statement of a verification whose duration grows with the whole log.
 COUNT_TIMEOUT_S = 3600.0
@@ -22,13 +24,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class ChainHead:
     """The last link of the chain: its number, its hash in hexadecimal, the rows up to it, and when it was sealed.
 
-    A copy that is stored elsewhere proves later that nothing before that link was changed.
+    `tree_size` and `tree_root` are the Merkle tree after it: the rows and changes that it has, and its hash. A copy
+    that is stored elsewhere proves later that nothing before that link was changed.
     """
 
     link: int
     hash: str
     rows_total: int
     sealed_at: datetime
+    tree_size: int = 0
+    tree_root: bytes = EMPTY_ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +83,13 @@ class Link:
     found_digest: bytes | None
     found_changes: int
     found_changes_digest: bytes | None
+    tree_size: int | None = None
+    tree_peaks: bytes | None = None
+    found_leaves: list[bytes] | None = None
 
     def hash_matches(self) -> bool:
-        """Whether `hash` is the SHA-256 of the other columns, one per line, those of changes only if there are any.
+        """Whether `hash` is the SHA-256 of the other columns, one per line: those of changes only if there are any, and
+        those of the tree only if the link has one.
 
         Times are microseconds since 1970, and digests are hexadecimal.
         """
@@ -96,6 +105,7 @@ class Link:
             self.digest.hex(),
             self.previous.hex(),
             *([self.changes, self.changes_digest.hex()] if self.changes_digest is not None else []),
+            *([self.tree_size, self.tree_peaks.hex()] if self.tree_peaks is not None else []),
         )
         return self.hash == hashlib.sha256("\n".join(map(str, columns)).encode()).digest()
 
@@ -109,7 +119,15 @@ class AuditChain:
     async def head(self) -> ChainHead | None:
         """Returns the last link, None for an empty chain. Raises StoreUnavailable."""
         row = await self._database.fetchrow(_HEAD)
-        return None if row is None else ChainHead(*row)
+        if row is None:
+            return None
+        link, link_hash, rows_total, sealed_at, size, peaks = row
+        return ChainHead(link, link_hash, rows_total, sealed_at, size, CompactRange.from_bytes(size, peaks).root())
+
+    async def contains(self, head: ChainHead) -> bool:
+        """Whether the chain still has this link, or retention has removed it. Raises StoreUnavailable."""
+        found: bool = await self._database.fetchval(_CONTAINS, head.link, bytes.fromhex(head.hash))
+        return found
 
     async def verify(
         self,
@@ -131,6 +149,8 @@ class AuditChain:
             sealed_rows = await connection.fetchval(_SEALED_ROWS, first_seq, last_seq, timeout=COUNT_TIMEOUT_S)
             sealed_changes = await connection.fetchval(_SEALED_CHANGES, first_seq, last_seq)
             (unsealed,) = await connection.fetch(_UNSEALED, last_seq)
+            async for row in connection.cursor(_NODES, prefetch=NODES_PER_READ):
+                verifier.add_node(row["index"], row["hash"])
             for row in await connection.fetch(_UNRECORDED):
                 verifier.add_unrecorded(row["relation"], row["row_id"])
         return verifier.report(sealed_rows, Unsealed(*unsealed), sealed_changes)
@@ -150,6 +170,7 @@ class ChainVerifier:
         self._links = 0
         self._rows = 0
         self._changes = 0
+        self._nodes = CompactRange()
         self._problems: list[str] = []
 
     @property
@@ -184,6 +205,7 @@ class ChainVerifier:
             self._add_problem(f"rows of link {number} were changed, removed or inserted")
         if (link.found_changes, link.found_changes_digest) != (link.changes, link.changes_digest):
             self._add_problem(f"policy changes of link {number} were changed, removed or inserted")
+        self._check_tree(link)
         for noted, noted_hash in self._noted:
             if number == noted and link.hash.hex() != noted_hash:
                 self._add_problem(f"link {number} differs from the noted one")
@@ -191,6 +213,12 @@ class ChainVerifier:
         self._links += 1
         self._rows += link.found_rows
         self._changes += link.found_changes
+
+    def add_node(self, index: int, node: bytes) -> None:
+        """Adds the next stored node of the tree."""
+        if index != self._nodes.size >> NODE_HEIGHT:
+            self._add_problem(f"node {index} of the tree does not follow the one before: nodes were changed")
+        self._nodes.append(node, NODE_HEIGHT)
 
     def add_unrecorded(self, table: str, row_id: int) -> None:
         """A row of a policy differs from its last recorded change."""
@@ -216,7 +244,15 @@ class ChainVerifier:
         for noted, _ in self._noted:
             if last is None or last.link < noted:
                 self._add_problem(f"the chain ends before link {noted}, which was noted")
-        head = ChainHead(last.link, last.hash.hex(), last.rows_total, last.sealed_at) if last else None
+        tree = _tree_of(last) or CompactRange()
+        stored = tree.size >> NODE_HEIGHT
+        if (self._nodes.size >> NODE_HEIGHT, self._nodes.peaks) != (stored, tree.peaks[: stored.bit_count()]):
+            self._add_problem("the stored nodes of the tree are not those of its last link: they were changed")
+        head = (
+            ChainHead(last.link, last.hash.hex(), last.rows_total, last.sealed_at, tree.size, tree.root())
+            if last
+            else None
+        )
         return ChainReport(self._links, self._rows, head, unsealed, tuple(self._problems), self._changes)
 
     def _check_first(self, link: Link) -> None:
@@ -225,21 +261,50 @@ class ChainVerifier:
         if link.link == 1 and (link.first_seq, link.previous, link.rows_total) != (1, b"", link.rows):
             self._add_problem("link 1 is not the beginning of a chain")
 
+    def _check_tree(self, link: Link) -> None:
+        """The tree grows by the rows of the link. The rows before the first link, and pruned rows, are unknown."""
+        before, after = _tree_of(self._last) if self._last else None, _tree_of(link)
+        if link.link == 1 or (self._last and self._last.tree_size is None):
+            before = CompactRange()
+        leaves = link.found_leaves or []
+        if link.tree_size is None:
+            if self._last and self._last.tree_size is not None:
+                self._add_problem(f"link {link.link} has no tree")
+        elif after is None:
+            self._add_problem(f"the tree of link {link.link} was changed")
+        elif before and len(leaves) == link.rows + link.changes:
+            for leaf in leaves:
+                before.append(leaf)
+            if before != after:
+                self._add_problem(f"the tree of link {link.link} is not that of its rows")
+
     def _add_problem(self, sentence: str) -> None:
         if len(self._problems) < PROBLEMS_MAX:
             self._problems.append(sentence)
 
 
-_HEAD = "SELECT link, encode(hash, 'hex'), rows_total, sealed_at FROM gateway.audit_chain ORDER BY link DESC LIMIT 1"
+_HEAD = """
+SELECT link, encode(hash, 'hex'), rows_total, sealed_at, coalesce(tree_size, 0), coalesce(tree_peaks, '')
+FROM gateway.audit_chain ORDER BY link DESC LIMIT 1
+"""
+
+_CONTAINS = """
+SELECT EXISTS (SELECT FROM gateway.audit_chain WHERE link = $1 AND hash = $2)
+    OR coalesce((SELECT min(link) > $1 FROM gateway.audit_chain), false)
+"""
 
 # OFFSET 0 makes PostgreSQL read the links in order instead of sorting the digests of all of them.
 _LINKS = """
-SELECT c.*, d.rows AS found_rows, d.digest AS found_digest, p.rows AS found_changes, p.digest AS found_changes_digest
+SELECT c.*, d.rows AS found_rows, d.digest AS found_digest, p.rows AS found_changes, p.digest AS found_changes_digest,
+    CASE WHEN c.tree_size IS NOT NULL THEN
+        gateway.audit_leaves(c.first_seq, c.last_seq, c.first_ts, c.last_ts) END AS found_leaves
 FROM (SELECT * FROM gateway.audit_chain WHERE link >= $1 ORDER BY link OFFSET 0) c,
     gateway.audit_digest(c.first_seq, c.last_seq, c.first_ts, c.last_ts) d,
     gateway.changes_digest(c.first_seq, c.last_seq) p
 ORDER BY c.link
 """
+
+_NODES = "SELECT index, hash FROM gateway.audit_tree ORDER BY index"
 
 _SEALED_ROWS = "SELECT count(*) FROM gateway.audit_log WHERE seq BETWEEN $1 AND $2"
 
@@ -252,6 +317,16 @@ SELECT count(*), min(ts) FROM (
     SELECT ts FROM gateway.audit_log WHERE seq > $1 UNION ALL SELECT ts FROM gateway.policy_changes WHERE seq > $1
 ) unsealed
 """
+
+
+def _tree_of(link: Link | None) -> CompactRange | None:
+    """The tree after a link, None without one, or when its columns contradict each other."""
+    if link is None or link.tree_size is None or link.tree_peaks is None:
+        return None
+    try:
+        return CompactRange.from_bytes(link.tree_size, link.tree_peaks)
+    except ValueError:
+        return None
 
 
 def _microseconds(time: datetime) -> int:

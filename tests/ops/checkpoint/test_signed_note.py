@@ -74,9 +74,25 @@ def test_a_damaged_key_is_refused(text: str) -> None:
 def test_a_checkpoint_has_the_values_of_the_link() -> None:
     key = PrivateKey.generate(checkpoint.ORIGIN)
     note = checkpoint.signed(HEAD, key)
-    assert note.splitlines()[:3] == ["neuronetz-gateway/audit-chain", "link 7", f"hash {'ab' * 32}"]
+    root = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+    assert note.splitlines()[:5] == ["neuronetz-gateway/audit-chain", "0", root, "link 7", f"hash {'ab' * 32}"]
     assert checkpoint.opened(note, key.public) == HEAD
     assert checkpoint.opened(checkpoint.signed(replace(HEAD, link=8), key), key.public) != HEAD
+
+
+def test_a_checkpoint_without_a_tree_is_read() -> None:
+    key = PrivateKey.generate(checkpoint.ORIGIN)
+    text = f"{checkpoint.ORIGIN}\nlink 7\nhash {'ab' * 32}\nrows 1234\nsealed {HEAD.sealed_at.isoformat()}\n"
+    assert checkpoint.opened(key.sign(text), key.public) == HEAD
+
+
+def test_the_last_complete_note_of_a_file_is_found() -> None:
+    key = PrivateKey.generate(checkpoint.ORIGIN)
+    notes = [checkpoint.signed(replace(HEAD, link=link), key) for link in (1, 2, 3)]
+    assert checkpoint.last_of("\n".join(notes)) == notes[2]
+    assert checkpoint.last_of("\n".join([*notes, notes[0][:-60].rpartition("\n")[0]])) == notes[2]
+    assert checkpoint.last_of("\n".join([notes[0][:-60], *notes[1:]])) == notes[2]
+    assert checkpoint.last_of("x") == "x"
 
 
 @pytest.mark.parametrize(

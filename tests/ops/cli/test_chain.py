@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_checkpoint_is_printed_alone_on_stdout(operator: Operator, tmp_path: P
     assert "no link yet" in operator.fails("export-checkpoint", *key, "--new-key")
     append(operator, "a")
     result = operator.run("export-checkpoint", *key)
-    assert result.stdout.startswith("neuronetz-gateway/audit-chain\nlink 1\n")
+    assert re.match(r"neuronetz-gateway/audit-chain\n1\n\S{44}\nlink 1\n", result.stdout)
     assert result.stderr.startswith("public key neuronetz-gateway/audit-chain+")
     assert operator.does("export-checkpoint", *key, "--out", str(tmp_path / "out")).startswith("wrote link 1 to ")
     assert (tmp_path / "out").read_text() == result.stdout

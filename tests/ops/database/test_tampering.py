@@ -1,4 +1,5 @@
-"""A superuser who changes sealed rows, and may seal everything again, is found against a head that was noted elsewhere.
+"""A superuser who changes sealed rows, links or the tree, and may seal everything again, is found against a checkpoint
+that was signed before.
 
 Each trial tampers in a transaction that is rolled back. `TRIALS=1000 pytest tests/ops/database/test_tampering.py` runs
 more of them than the suite does.
@@ -18,15 +19,19 @@ import pytest
 
 from gateway.ledger.store import Ledger
 from gateway.stores.postgres import Database
+from ops.checkpoint import checkpoint
+from ops.checkpoint.signed_note import PrivateKey
 from ops.database.audit_chain import AuditChain, ChainReport
 from ops.database.audit_seal import AuditSealer
 from ops.database.policies import PolicySubject
 from ops.database.tenants import TenantRepository
 from tests.row_builders import entry
 
-TRIALS = int(os.environ.get("TRIALS", "60"))
+TRIALS = int(os.environ.get("TRIALS", "64"))
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 LINKS = 4
+# The tree stores nodes over 256 rows.
+FIRST_ROWS = 600
 
 Connection = Any
 Step = Callable[[Connection, random.Random], Awaitable[None]]
@@ -49,11 +54,11 @@ async def verify(connection: Connection, noted: tuple[int, str] | None = None) -
 
 @pytest.fixture
 async def connection(database: Database, database_url: str) -> AsyncIterator[Connection]:
-    """A superuser's connection to a log of LINKS links, each with three requests and two changes."""
+    """A superuser's connection to a log of LINKS links, each with three or FIRST_ROWS requests and two changes."""
     tenants, ledger = TenantRepository(database), Ledger(database)
     await tenants.create_tenant("acme", {})
     for link in range(LINKS):
-        await ledger.append([entry(f"r{link}-{number}") for number in range(3)])
+        await ledger.append([entry(f"r{link}-{number}") for number in range(3 if link else FIRST_ROWS)])
         for rpm in (2 * link + 1, 2 * link + 2):
             await tenants.change_policy(PolicySubject("tenant", "acme"), {"rpm": rpm})
         await AuditSealer(database, link_every_s=0).seal()
@@ -135,6 +140,33 @@ async def unlink(connection: Connection, draw: random.Random) -> None:
     await connection.execute("DELETE FROM gateway.audit_chain WHERE link = $1", draw.randint(1, LINKS))
 
 
+async def change_link(connection: Connection, draw: random.Random) -> None:
+    assignment = draw.choice(
+        [
+            *(
+                f"{name} = {name} + 1"
+                for name in ("first_seq", "last_seq", "rows", "rows_total", "changes", "tree_size")
+            ),
+            *(f"{name} = sha256({name})" for name in ("digest", "previous", "hash", "changes_digest", "tree_peaks")),
+            *(f"{name} = {name} - interval '1 second'" for name in ("first_ts", "last_ts", "sealed_at")),
+        ]
+    )
+    link = draw.randint(1, LINKS)
+    await connection.execute(f"UPDATE gateway.audit_chain SET {assignment} WHERE link = $1", link)  # noqa: S608 (ours)
+
+
+async def change_tree(connection: Connection, draw: random.Random) -> None:
+    statement = draw.choice(
+        [
+            "UPDATE gateway.audit_tree SET hash = sha256(hash) WHERE index = $1",
+            "DELETE FROM gateway.audit_tree WHERE index = $1",
+            "INSERT INTO gateway.audit_tree SELECT index + 2, hash FROM gateway.audit_tree WHERE index = $1",
+            "UPDATE gateway.audit_tree SET index = index + 2 WHERE index = $1",
+        ]
+    )
+    await connection.execute(statement, draw.randint(0, 1))
+
+
 async def seal_again(connection: Connection, draw: random.Random) -> None:
     """Builds a whole new chain over what is there, as someone does who covers up."""
     await connection.execute("DELETE FROM gateway.audit_chain")
@@ -146,9 +178,11 @@ async def seal_again(connection: Connection, draw: random.Random) -> None:
 
 
 async def test_random_manipulations_are_found_against_a_noted_head(connection: Connection) -> None:
-    head = (await verify_committed(connection)).head
+    head, key = (await verify_committed(connection)).head, PrivateKey.generate(checkpoint.ORIGIN)
     assert head is not None
-    steps: tuple[Step, ...] = (delete, change, insert, reorder, truncate, unlink)
+    noted = checkpoint.opened(checkpoint.signed(head, key), key.public)
+    assert noted == head
+    steps: tuple[Step, ...] = (delete, change, insert, reorder, truncate, unlink, change_link, change_tree)
     for seed in range(TRIALS):
         draw = random.Random(seed)  # noqa: S311 (trials, no secrets)
         step, covers_up = steps[seed % len(steps)], draw.random() < 0.5
@@ -156,9 +190,9 @@ async def test_random_manipulations_are_found_against_a_noted_head(connection: C
         await transaction.start()
         await connection.execute("SET LOCAL session_replication_role = replica")
         await step(connection, draw)
-        if covers_up:
+        if covers_up and step is not change_tree:
             await seal_again(connection, draw)
-        report = await verify(connection, (head.link, head.hash))
+        report = await verify(connection, (noted.link, noted.hash))
         await transaction.rollback()
         assert report.problems, (seed, step.__name__, covers_up)
 
@@ -167,5 +201,10 @@ async def verify_committed(connection: Connection) -> ChainReport:
     """The report before any manipulation, which has no problems."""
     async with connection.transaction():
         report = await verify(connection)
-    assert (report.links, report.rows, report.changes, report.problems) == (LINKS, 3 * LINKS, 2 * LINKS + 2, ())
+    assert (report.links, report.rows, report.changes, report.problems) == (
+        LINKS,
+        FIRST_ROWS + 3 * (LINKS - 1),
+        2 * LINKS + 2,
+        (),
+    )
     return report
