@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 from gateway.stores.postgres import Database
 from ops.merkle.tree import EMPTY_ROOT, NODE_HEIGHT, CompactRange
 
-LINKS_PER_READ = 10
+LINKS_PER_READ = 4
 NODES_PER_READ = 1000
+# Longer than the deadline of a command: one read has up to 40,000 rows.
+READ_TIMEOUT_S = 60.0
 PROBLEMS_MAX = 20
 # The one statement of a verification whose duration grows with the whole log.
 COUNT_TIMEOUT_S = 3600.0
@@ -143,7 +145,9 @@ class AuditChain:
         """
         verifier = ChainVerifier(kept_since, noted_head, start)
         async with self._database.transaction(isolation="repeatable_read", readonly=True) as connection:
-            async for row in connection.cursor(_LINKS, verifier.first_link, prefetch=LINKS_PER_READ):
+            async for row in connection.cursor(
+                _LINKS, verifier.first_link, prefetch=LINKS_PER_READ, timeout=READ_TIMEOUT_S
+            ):
                 verifier.add(Link(**dict(row)))
             first_seq, last_seq = verifier.sealed_range
             sealed_rows = await connection.fetchval(_SEALED_ROWS, first_seq, last_seq, timeout=COUNT_TIMEOUT_S)
@@ -293,13 +297,22 @@ SELECT EXISTS (SELECT FROM gateway.audit_chain WHERE link = $1 AND hash = $2)
     OR coalesce((SELECT min(link) > $1 FROM gateway.audit_chain), false)
 """
 
-# OFFSET 0 makes PostgreSQL read the links in order instead of sorting the digests of all of them.
+# OFFSET 0 makes PostgreSQL read the links in order instead of sorting the digests of all of them, and each row once for
+# what audit_digest and audit_leaves return. Only the leaves of a link with changes need both tables.
 _LINKS = """
 SELECT c.*, d.rows AS found_rows, d.digest AS found_digest, p.rows AS found_changes, p.digest AS found_changes_digest,
-    CASE WHEN c.tree_size IS NOT NULL THEN
-        gateway.audit_leaves(c.first_seq, c.last_seq, c.first_ts, c.last_ts) END AS found_leaves
+    CASE WHEN c.changes = 0 THEN d.leaves
+        ELSE gateway.audit_leaves(c.first_seq, c.last_seq, c.first_ts, c.last_ts) END AS found_leaves
 FROM (SELECT * FROM gateway.audit_chain WHERE link >= $1 ORDER BY link OFFSET 0) c,
-    gateway.audit_digest(c.first_seq, c.last_seq, c.first_ts, c.last_ts) d,
+    LATERAL (
+        SELECT count(*) AS rows,
+            sha256(string_agg(sha256(content), '' ORDER BY seq, request_id COLLATE "C", ts)) AS digest,
+            array_agg(sha256('\\x00'::bytea || content) ORDER BY seq, request_id COLLATE "C", ts) AS leaves
+        FROM (
+            SELECT seq, request_id, ts, convert_to(content, 'UTF8') AS content
+            FROM gateway.audit_texts(c.first_seq, c.last_seq, c.first_ts, c.last_ts) OFFSET 0
+        ) texts
+    ) d,
     gateway.changes_digest(c.first_seq, c.last_seq) p
 ORDER BY c.link
 """
