@@ -22,7 +22,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack soak real-ollama streams bench pictures accessibility docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama streams bench pictures accessibility docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ soak: $(VENV)/.dev ## run mixed load while processes are killed and stores fail,
 
 real-ollama: $(VENV)/.dev ## compare an Ollama with its recordings, the simulator and the ledger; OLLAMA=PATH MODEL=FILE.gguf EMBEDDING_MODEL=FILE.gguf
 	@$(BIN)/python -m tests.real_ollama $(if $(OLLAMA),--ollama '$(OLLAMA)') $(if $(MODEL),--model '$(MODEL)') $(if $(EMBEDDING_MODEL),--embedding-model '$(EMBEDDING_MODEL)')
+
+alerts: $(VENV)/.dev ## drive each fault on a running stack and check that exactly its alert fires; needs promtool
+	@RECORD_ALERTS=1 $(BIN)/python -m pytest -q -s tests/e2e/test_alerts.py
 
 streams: $(VENV)/.dev ## open many streams, break all of them off at once, check the ledger and measure the memory per stream; STREAMS=5000
 	@STREAMS=$(STREAMS) $(BIN)/python -m pytest -q -s tests/e2e/test_streams.py

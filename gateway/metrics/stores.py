@@ -15,6 +15,7 @@ REDIS_SCRIPT_SECONDS = Histogram(
 REDIS_FAILURES = Counter(
     "neuronetz_redis_failures", "Calls that Redis rejected or did not answer in time.", registry=REGISTRY
 )
+REDIS_EPOCHS = Counter("neuronetz_redis_epochs", "Times that Redis was restarted or lost its data.", registry=REGISTRY)
 POSTGRES_SECONDS = Histogram(
     "neuronetz_postgres_seconds",
     "Time of a use of a PostgreSQL connection, including the wait for a free one.",

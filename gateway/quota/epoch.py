@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from gateway.loops import Backoff, forever
+from gateway.metrics.stores import REDIS_EPOCHS
 from gateway.quota.port import Quota
 
 log = structlog.get_logger()
@@ -33,6 +34,7 @@ class EpochWatch:
         name = (await self._quota.epoch()).name
         if self._name not in (None, name):
             log.warning("store_may_have_lost_data")
+            REDIS_EPOCHS.inc()
             for call in self._on_new:
                 call()
         self._name = name

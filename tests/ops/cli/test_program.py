@@ -138,8 +138,8 @@ def test_the_error_for_a_missing_schema_names_the_command_that_fixes_it(
 ) -> None:
     operator = Operator(write_env(tmp_path / "env", empty_database_url))
     assert "neuronetz-gateway migrate" in operator.fails("list-tenants")
-    assert operator.reads("migrate") == {"revision": "0010", "service_role": None}
-    assert operator.does("migrate") == "the database is at revision 0010\n"
+    assert operator.reads("migrate") == {"revision": "0011", "service_role": None}
+    assert operator.does("migrate") == "the database is at revision 0011\n"
     assert operator.reads("list-tenants") == []
 
 

@@ -41,7 +41,7 @@ async def _objects(settings: Settings) -> set[str]:
 
 
 async def test_an_empty_database_gets_every_table_and_accepts_rows(empty: Settings) -> None:
-    assert await upgrade(empty) == "0010"
+    assert await upgrade(empty) == "0011"
     assert TABLES | {"alembic_version"} <= await _objects(empty)
     database = Database(empty)
     await Ledger(database).append([entry("a")])
@@ -53,21 +53,21 @@ async def test_a_second_migration_changes_nothing_and_keeps_the_rows(empty: Sett
     database = Database(empty)
     await Ledger(database).append([entry("a")])
     before = await _objects(empty)
-    assert await upgrade(empty) == "0010"
+    assert await upgrade(empty) == "0011"
     assert await _objects(empty) == before
     assert await database.fetchval("SELECT count(*) FROM gateway.audit_log") == 1
     await database.close()
 
 
 async def test_concurrent_migrations_all_reach_the_newest_revision(empty: Settings) -> None:
-    assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0010"] * 5
+    assert await asyncio.gather(*(upgrade(empty) for _ in range(5))) == ["0011"] * 5
 
 
 async def test_a_downgrade_leaves_only_the_version_table_and_can_be_upgraded(empty: Settings) -> None:
     await upgrade(empty)
     assert await downgrade(empty, "base") == "base"
     assert await _objects(empty) == {"alembic_version"}
-    assert await upgrade(empty) == "0010"
+    assert await upgrade(empty) == "0011"
 
 
 async def insert_rows(database: Database, *request_ids: str) -> None:
@@ -153,4 +153,4 @@ async def test_a_migration_waits_for_the_lock_of_another_one(empty: Settings) ->
         assert not waiting.done()
     await lock.rollback()
     await other.close()
-    assert await waiting == "0010"
+    assert await waiting == "0011"
