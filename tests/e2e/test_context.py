@@ -116,7 +116,7 @@ def test_a_model_that_its_backend_has_deleted_is_refused_like_an_unknown_one(run
 
 
 def test_the_404_of_a_backend_is_followed_by_a_new_list_of_its_models(running: Running) -> None:
-    """W10 of the comparison with the real Ollama. The next regular discovery is up to a minute away."""
+    """W10 of the comparison with the real Ollama. The next regular discovery is up to a minute later."""
     running.ollama.install(*MODELS)
     client = running.client
     assert client.post("/api/show", json={"model": "listed"}).status_code == 200
@@ -144,7 +144,7 @@ def test_a_response_does_not_show_the_cap_of_the_gateway_as_that_of_the_caller(r
 
 def test_the_estimate_of_embeddings_is_the_count_that_the_model_taught(running: Running) -> None:
     """W16 of the comparison with the real Ollama, which reports no count on /api/embeddings."""
-    text = "The sea is wide and blue, and nobody has counted its waves yet. " * 3
+    text = "The sea is wide and blue, and its waves are not counted yet. " * 3
     for _ in range(12):
         counted = running.client.post("/api/embed", json={"model": "embedder", "input": text}).json()[
             "prompt_eval_count"
