@@ -13,11 +13,11 @@ import random
 import re
 from collections.abc import Iterator
 from itertools import chain, islice, repeat
-from typing import Literal
+from typing import Any, Literal
 
 from ops.simulator.generation import text
 from ops.simulator.generation.events import Delta, Event, Finish, FinishReason, ToolCall
-from ops.simulator.generation.request import GenerationRequest, Tool
+from ops.simulator.generation.request import GenerationRequest, Tool, Turn
 from ops.simulator.models.library import Model
 
 REPEATS_MAX = 30
@@ -29,6 +29,8 @@ _REPETITION = re.compile(r"\b(\w+)(?: \1){15,} ?$")
 _ENDLESS_REQUEST = re.compile(r"\bforever\b", re.IGNORECASE)
 # The share of frames that hold two tokens, as frames of a busy server do.
 _TWO_TOKENS_PROBABILITY = 0.05
+
+_NO_TURN = Turn("user", "")
 
 Channel = Literal["content", "thinking", "hidden", "call"]
 _Token = tuple[Channel, str, ToolCall | None]
@@ -51,7 +53,7 @@ def generate(
     succession Ollama ends the stream without a last frame. Equal requests get equal answers; `seed` and the request's
     own seed vary them.
     """
-    prompt = next((turn.content for turn in reversed(request.turns) if turn.content), "")
+    prompt = _last_turn(request).content
     rng = text.seeded_random(seed, request.seed, model.name.key, *(turn.content for turn in request.turns))
     buffer = _OutputBuffer(request.stop, text.seeded_random(seed, request.seed, prompt))
     thinks = model.thinks and request.think is not False
@@ -149,11 +151,18 @@ def _tokens(
         yield "hidden", "</think>", None
     tool = _formatted_tool(request) or _named_tool(request, prompt)
     if tool is not None:
-        yield from _call_tokens(tool, rng)
+        yield from _call_tokens(tool, _given_arguments(prompt), rng)
     else:
         for token in _content_tokens(request, prompt, rng, answer_tokens):
             yield "content", token, None
     yield "hidden", "<end>", None
+
+
+def _last_turn(request: GenerationRequest) -> Turn:
+    """The last turn with text; one of the role `system` only if no other has any."""
+    with_text = [turn for turn in request.turns if turn.content]
+    spoken = [turn for turn in with_text if turn.role != "system"]
+    return (spoken or with_text or [_NO_TURN])[-1]
 
 
 def _formatted_tool(request: GenerationRequest) -> Tool | None:
@@ -165,15 +174,30 @@ def _formatted_tool(request: GenerationRequest) -> Tool | None:
 
 
 def _named_tool(request: GenerationRequest, prompt: str) -> Tool | None:
-    """The first tool whose name occurs in the user's message, which must be the last one."""
-    if not request.turns or request.turns[-1].role != "user":
+    """The first tool whose name occurs in the user's message, which must be the last one.
+
+    Coding agents append their own instructions to it as a message of the role `system`.
+    """
+    if _last_turn(request).role != "user":
         return None
     words = prompt.lower().replace("_", " ")
     return next((t for t in request.tools if t.name and t.name.lower().replace("_", " ") in words), None)
 
 
-def _call_tokens(tool: Tool, rng: random.Random) -> Iterator[_Token]:
-    arguments = text.example_value(tool.parameters or {"type": "object"}, rng)
+def _given_arguments(prompt: str) -> dict[str, Any] | None:
+    """The first JSON object in the prompt, which are the arguments of the call; None if it has none."""
+    start = prompt.find("{")
+    if start < 0:
+        return None
+    try:
+        arguments: dict[str, Any] = json.JSONDecoder().raw_decode(prompt, start)[0]
+    except (ValueError, RecursionError):
+        return None
+    return arguments
+
+
+def _call_tokens(tool: Tool, given: dict[str, Any] | None, rng: random.Random) -> Iterator[_Token]:
+    arguments = text.example_value(tool.parameters or {"type": "object"}, rng) if given is None else given
     call = ToolCall(f"call_{rng.getrandbits(32):08x}", tool.name, arguments)
     for token in text.tokenise(json.dumps({"name": tool.name, "arguments": arguments}, ensure_ascii=False)):
         yield "call", token, None

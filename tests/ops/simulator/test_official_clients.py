@@ -62,6 +62,15 @@ async def test_the_ollama_client_gets_a_tool_call(server: RunningSimulator) -> N
     assert set(reply.message.tool_calls[0].function.arguments) == {"city"}
 
 
+async def test_a_prompt_can_contain_the_arguments_of_the_tool_call(server: RunningSimulator) -> None:
+    messages = [
+        {"role": "user", "content": 'Use get_weather {"city": "Graz"}'},
+        {"role": "system", "content": "The agent's own instructions"},
+    ]
+    reply = await ollama_client(server).chat("llama3.2", messages, tools=[WEATHER])
+    assert [call.function.arguments for call in reply.message.tool_calls or ()] == [{"city": "Graz"}]
+
+
 async def test_num_predict_and_stop_end_an_answer_of_the_ollama_client(server: RunningSimulator) -> None:
     capped = await ollama_client(server).chat("llama3.2", HELLO, options={"num_predict": 5})
     assert (capped.done_reason, capped.eval_count) == ("length", 5)
