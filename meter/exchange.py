@@ -18,6 +18,7 @@ from gateway.wire.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEA
 from gateway.wire.surfaces import BY_NAME
 from meter.answer.answer import Answer
 from meter.answer.result import AnswerResult
+from meter.answer.token_size import TokenSizes
 from meter.frames.recognition import accepted_type
 from meter.generation_rates import GenerationRates
 from meter.phases import Phase, Trigger, following
@@ -42,12 +43,18 @@ class Exchange:
 
     A method that returns a Code or a Denied denies the message: the caller gets that error in place of the backend's
     answer, or a closed connection when part of the answer is already out. Each method raises OutOfOrder in a phase in
-    which its message cannot come. `grant_json` is the text that `grant` was read from; the hold retains it. `rates`
-    learns from complete answers, and estimates a whole one that its caller abandons.
+    which its message cannot come. `grant_json` is the text that `grant` was read from; the hold retains it. All exchanges
+    of a meter share `rates`, which estimates a whole answer that its caller abandons, and `token_sizes`, which counts
+    the answers of silent backends. Both learn from complete answers.
     """
 
     def __init__(
-        self, grant: Grant, grant_json: str, monotonic: Callable[[], float], rates: GenerationRates | None = None
+        self,
+        grant: Grant,
+        grant_json: str,
+        monotonic: Callable[[], float],
+        rates: GenerationRates | None = None,
+        token_sizes: TokenSizes | None = None,
     ) -> None:
         self.grant = grant
         self.hold = Hold.of(grant, grant_json)
@@ -60,7 +67,7 @@ class Exchange:
         self._rates = rates or GenerationRates()
         self._opened_s = monotonic()
         self._first_byte_s: float | None = None
-        self._answer = Answer(grant)
+        self._answer = Answer(grant, token_sizes)
         self._status = 499
         self._local_code: str | None = None
         self._backend: str | None = None

@@ -21,6 +21,7 @@ from gateway.record.grant import Grant
 from gateway.rpc.methods import Message, Method, Streaming
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
+from meter.answer.token_size import TokenSizes
 from meter.exchange import Exchange
 from meter.generation_rates import GenerationRates
 from meter.metrics import MESSAGE_SECONDS
@@ -57,6 +58,7 @@ class ExternalProcessor:
         self._prompts = prompts
         self._settle_wait_s = settle_wait_s
         self._rates = GenerationRates()
+        self._token_sizes = TokenSizes()
 
     def methods(self) -> tuple[Method, ...]:
         """The methods of the service."""
@@ -112,7 +114,7 @@ class ExternalProcessor:
         if self._outbox.full:
             log.error("outbox_full", request_id=grant.request_id)
             return Code.AUDIT_BACKLOG
-        exchange = Exchange(grant, grant_json, time.monotonic, self._rates)
+        exchange = Exchange(grant, grant_json, time.monotonic, self._rates, self._token_sizes)
         self._renewal.add(exchange)
         self._disconnect_causes.register(grant.request_id)
         return exchange

@@ -19,6 +19,7 @@ from meter.answer.error_body import ERROR_BODY_BYTES_MAX, ErrorBody
 from meter.answer.framing import NdjsonSplitter, SseSplitter
 from meter.answer.result import AnswerResult
 from meter.answer.stream import Stream
+from meter.answer.token_size import TokenSizes
 from meter.answer.usage import UsageFold
 from meter.answer.whole import Whole
 from meter.frames.recognition import JSON, NDJSON, accepted_type, media_type_of
@@ -48,15 +49,20 @@ class Body(Protocol):
 
 
 class Answer:
-    """Call `headers`, then `chunk` for each piece of the body until there is a `result`, or `abort` without one."""
+    """Call `headers`, then `chunk` for each piece of the body until there is a `result`, or `abort` without one.
 
-    def __init__(self, grant: Grant) -> None:
+    A complete answer adds its sample to `token_sizes`.
+    """
+
+    def __init__(self, grant: Grant, token_sizes: TokenSizes | None = None) -> None:
         self.result: AnswerResult | None = None
         # The code of a backend's error, known with its head.
         self.error_code: Code | None = None
         self.surface = BY_NAME[grant.surface]
         self._grant = grant
-        self._fold = UsageFold(grant.input_estimate, grant.output_cap)
+        self._token_sizes = token_sizes or TokenSizes()
+        token_size = self._token_sizes.get(grant.tenant_id, grant.model)
+        self._fold = UsageFold(grant.input_estimate, grant.output_cap, token_size)
         self._body: Body | None = None
         self._echoes: tuple[Echo, ...] = ()
         self._has_failed = False
@@ -126,6 +132,8 @@ class Answer:
         return self.result
 
     def _result(self, outcome: Outcome) -> AnswerResult:
+        if outcome is Outcome.COMPLETE and (sample := self._fold.sample):
+            self._token_sizes.learn(self._grant.tenant_id, self._grant.model, sample)
         return AnswerResult(outcome, self._body.code if self._body else None, self.delivered)
 
     def _body_of(self, media_type: str) -> Body | None:

@@ -6,7 +6,9 @@ token:
 
 * a frame of one word, and of at most COUNTED_TOKEN_BYTES_MAX bytes per token, counts as its tokens (source `counted`);
 * a longer frame or a whole answer holds several tokens, so its text is estimated (source `estimated`) by its size, and
-  by no fewer tokens than it has words.
+  by no fewer tokens than it has words. The size of a token is what the model's whole answers to this tenant have shown
+  (`meter.answer.token_size`), and three bytes before the first of them.
+* all frames together count as no fewer tokens than their text has at least, by the learnt size of a token.
 
 The input is then the estimate made at admission. The source `exact` means that both counts are the backend's.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from gateway.request.token_estimate import tokens_in
 from gateway.values import Usage, UsageSource
+from meter.answer.token_size import Sample, TokenSize
 from meter.frames.frame import FrameRead
 
 # One word with its space fits, two ordinary words do not.
@@ -24,12 +27,19 @@ TOKEN_BYTES_MAX = 128
 
 # The finish reasons of requests that only load or unload a model.
 _LOAD_ONLY = frozenset({"load", "unload"})
+# The finish reasons, by dialect, of an answer that is nothing but text and was not cut.
+_ENDED_ITSELF = frozenset({"stop", "end_turn", "completed"})
 
 
 class UsageFold:
-    """Adds up one answer. `input_estimate` and `output_cap` are the grant's, in tokens."""
+    """Adds up one answer. `input_estimate` and `output_cap` are the grant's, in tokens.
 
-    def __init__(self, input_estimate: int, output_cap: int) -> None:
+    `token_size` is the learnt one, None before there is any.
+    """
+
+    def __init__(self, input_estimate: int, output_cap: int, token_size: TokenSize | None = None) -> None:
+        self._expected_tokens = token_size.expected_tokens if token_size else tokens_in
+        self._least_tokens = token_size.least_tokens if token_size else _no_tokens
         self._input_estimate = input_estimate
         self._output_cap = output_cap
         self._min_output_tokens = 0
@@ -45,7 +55,7 @@ class UsageFold:
         self._text_bytes += read.text_bytes
         tokens = read.min_output_tokens
         if read.text_bytes > tokens * COUNTED_TOKEN_BYTES_MAX or read.words > tokens:
-            self._counted_tokens += max(tokens, read.words, tokens_in(read.text_bytes))
+            self._counted_tokens += max(tokens, read.words, self._expected_tokens(read.text_bytes))
             self._estimated = True
         else:
             self._counted_tokens += read.min_output_tokens
@@ -66,20 +76,36 @@ class UsageFold:
         reported = self._reported or Usage()
         if self._is_idle(reported):
             return Usage(0, 0, UsageSource.EXACT)
-        output_tokens = reported.output_tokens or self._counted_tokens
+        least_tokens = self._least_tokens(self._text_bytes)
+        output_tokens = reported.output_tokens or max(self._counted_tokens, least_tokens)
         # A count of zero for delivered text means that the counter was lost.
         output_known = reported.output_tokens > 0 or not self._counted_tokens
         if reported.input_tokens and output_known:
             source = UsageSource.EXACT
-        elif reported.output_tokens or (self._counted_tokens and not self._estimated):
+        elif reported.output_tokens or (self._counted_tokens >= max(1, least_tokens) and not self._estimated):
             source = UsageSource.COUNTED
         else:
             source = UsageSource.ESTIMATED
         input_tokens = reported.input_tokens or self._input_estimate
         return Usage(input_tokens, min(output_tokens, self._output_cap), source)
 
+    @property
+    def sample(self) -> Sample | None:
+        """What the answer shows about the size of a token, None for one that was cut or is not only text.
+
+        Ollama counts thinking before an answer in a format only partly: fewer tokens than frames are no sample.
+        """
+        reported = self._reported.output_tokens if self._reported else 0
+        if self._finish not in _ENDED_ITSELF or not reported or reported < self._min_output_tokens:
+            return None
+        return Sample(self._text_bytes, reported)
+
     def _is_idle(self, reported: Usage) -> bool:
         """Whether no model ran: a load, or a finished answer without text whose report is all zeros."""
         if self._counted_tokens or reported.input_tokens or reported.output_tokens:
             return False
         return self._finish in _LOAD_ONLY or (self._reported is not None and self._finish is not None)
+
+
+def _no_tokens(_: int) -> int:
+    return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="NAME", help="run the clients whose names contain NAME")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="replace the table between the markers of this page")
     arguments = parser.parse_args()
+    # The gateway and the clients end with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if not PROGRAMS.is_dir():
         sys.stderr.write("the clients are not installed; run make clients\n")
         return 1

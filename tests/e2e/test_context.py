@@ -1,4 +1,4 @@
-"""What the gateway takes from a model's backend: its output cap, its context, and that the model was deleted."""
+"""What the gateway takes from a model's backend: its output cap, context, size of a token, and that it was deleted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with simulator() as ollama:
-        ollama.install(*MODELS, {"name": "doomed"}, {"name": "listed"})
+        ollama.install(*MODELS, {"name": "doomed"}, {"name": "listed"}, {"name": "silent"})
         arguments = ("--workers", "1", "--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={ollama.url}")
         settings = {"CONTEXT_OVERFLOW": "refuse", "DEFAULT_RPM": "10000", "DEFAULT_TPM": "10000000"}
         with up(tmp_path_factory.mktemp("context") / "state", *arguments, **settings) as stack:
@@ -117,7 +117,7 @@ def test_a_model_that_its_backend_has_deleted_is_refused_like_an_unknown_one(run
 
 def test_the_404_of_a_backend_is_followed_by_a_new_list_of_its_models(running: Running) -> None:
     """W10 of the comparison with the real Ollama. The next regular discovery is up to a minute later."""
-    running.ollama.install(*MODELS)
+    running.ollama.install(*MODELS, {"name": "silent"})
     client = running.client
     assert client.post("/api/show", json={"model": "listed"}).status_code == 200
     refused = client.post("/api/chat", json={"model": "listed", "messages": FOREVER, "stream": False})
@@ -171,3 +171,24 @@ def test_a_whole_answer_that_its_caller_abandons_is_not_free(running: Running) -
     assert (row["outcome"], row["usage_source"], row["model"]) == ("client_gone", "estimated", "paced:latest")
     # At most 100 tokens per second, for more than a second.
     assert 10 < row["output_tokens"] < 900
+
+
+def test_an_answer_without_counts_is_counted_by_the_tokens_of_the_models_earlier_answers(running: Running) -> None:
+    def answer(tokens: int) -> tuple[int, dict[str, Any]]:
+        """The tokens that the backend generated, and the audit row."""
+        messages = [{"role": "user", "content": f"Write {tokens} words"}]
+        body = {"model": "silent", "messages": messages, "stream": False}
+        request_id = running.client.post("/api/chat", json=body).headers["x-request-id"]
+        (record,) = running.ollama.requests(request_id)
+        return record["output_tokens"], audit_row(running.stack, request_id)
+
+    for tokens in (200, 300, 400):
+        assert answer(tokens)[1]["usage_source"] == "exact"
+    running.ollama.behave(faults=[{"kind": "no_usage"}])
+    try:
+        generated, row = answer(350)
+    finally:
+        running.ollama.behave()
+    assert row["usage_source"] == "estimated"
+    # Three bytes per token, which apply before the first answer, would be a third too many.
+    assert row["output_tokens"] == pytest.approx(generated, rel=0.15)
