@@ -16,13 +16,14 @@ BENCH_ARGS ?=
 BENCH_AGAINST ?=
 BENCH_AGAINST_SETTINGS ?=
 BENCH_PEERS ?=
+CLIENTS_ARGS ?=
 FUZZ_SECONDS ?= 60
 GATEWAY_IMAGE ?= neuronetz-gateway:local
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama streams bench pictures accessibility docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama clients streams bench pictures accessibility docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,9 @@ real-ollama: $(VENV)/.dev ## compare an Ollama with its recordings, the simulato
 
 alerts: $(VENV)/.dev ## drive each fault on a running stack and check that exactly its alert fires; needs promtool
 	@RECORD_ALERTS=1 $(BIN)/python -m pytest -q -s tests/e2e/test_alerts.py
+
+clients: $(VENV)/.dev build/clients/.done ## run published clients and coding agents against the gateway; CLIENTS_ARGS='--only Codex --write docs/clients.md'
+	@$(BIN)/python -m tests.clients $(CLIENTS_ARGS)
 
 streams: $(VENV)/.dev ## open many streams, break all of them off at once, check the ledger and measure the memory per stream; STREAMS=5000
 	@STREAMS=$(STREAMS) $(BIN)/python -m pytest -q -s tests/e2e/test_streams.py
@@ -96,6 +100,9 @@ lock: ## pin every dependency again, with hashes and without index addresses
 	@$(PYTHON) -c '$(DOCS_EXTRA)' | $(COMPILE) - -o requirements-docs.lock
 	@$(COMPILE) --constraint requirements.lock pyproject.toml -o requirements-image.lock
 	@$(PYTHON) -c '$(BUILD_EXTRA)' | $(COMPILE) --constraint requirements.lock - -o requirements-build.lock
+	@$(COMPILE) tests/clients/requirements.in -o tests/clients/requirements.lock
+	@test ! -x $(NPM) || (cd tests/clients/javascript && PATH=$(CURDIR)/build/clients/venv/bin:$$PATH npm install --package-lock-only \
+	  --omit-lockfile-registry-resolved --no-audit --no-fund --silent)
 	@for peer in fastapi litellm; do $(COMPILE) bench/peers/$$peer.in -o bench/peers/$$peer.lock || exit 1; done
 
 wasm: $(VENV)/.dev ## assemble envoy/hold_response.wasm from its source
@@ -112,6 +119,19 @@ build/accessibility/.done: tools/accessibility/package.json tools/accessibility/
 build/docs/.done: requirements-docs.lock
 	@test -x build/docs/bin/python || $(PYTHON) -m venv build/docs
 	@build/docs/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
+
+# Node.js comes from a wheel, so npm is not needed on the machine. The packages take 2 GB. `npm ci` refuses a lock without the
+# optional packages of other platforms, which not every registry has; `npm install` checks the same hashes.
+NPM := build/clients/venv/bin/npm
+build/clients/.done: tests/clients/requirements.lock tests/clients/javascript/package-lock.json
+	@test -x build/clients/venv/bin/python || $(PYTHON) -m venv build/clients/venv
+	@echo "installing the clients …"
+	@build/clients/venv/bin/pip install -q --disable-pip-version-check --require-hashes -r tests/clients/requirements.lock
+	@mkdir -p build/clients/javascript
+	@cp tests/clients/javascript/package.json tests/clients/javascript/package-lock.json build/clients/javascript
+	@cd build/clients/javascript && PATH=$(CURDIR)/build/clients/venv/bin:$$PATH npm install --no-save --no-audit \
+	  --no-fund --loglevel=error
 	@touch $@
 
 # A virtual environment with exactly the pinned packages. It is updated when the pins or the metadata of the project change. The

@@ -163,7 +163,7 @@ def test_every_setting_exists(page: Path) -> None:
     assert named - known == set()
 
 
-@pytest.mark.parametrize(("page", "least"), [("security.md", 20), ("real-ollama.md", 32)])
+@pytest.mark.parametrize(("page", "least"), [("security.md", 20), ("real-ollama.md", 32), ("client-reports.md", 50)])
 def test_every_test_that_a_page_names_exists(page: str, least: int) -> None:
     named = _TEST_NAME.findall(read(page))
     assert len(named) > least
@@ -179,3 +179,9 @@ def test_every_difference_from_the_real_ollama_has_a_test() -> None:
     rows = [line for line in read("real-ollama.md").splitlines() if line.startswith("| W")]
     assert [row.split("|")[1].strip() for row in rows] == [f"W{number}" for number in range(1, 33)]
     assert [row for row in rows if not _TEST_NAME.search(row)] == []
+
+
+def test_each_report_of_a_caller_has_a_test() -> None:
+    rows = [line for line in read("client-reports.md").splitlines() if line.startswith("| ") and "| right |" not in line]
+    assert len(rows) > 50
+    assert [row for row in rows if len(_TEST_NAME.findall(row)) != 1] == []

@@ -67,11 +67,13 @@ def _stops(result: Result, gateway: Gateway) -> str:
     return f"the backend's request ended as {', '.join(endings) or 'none'}: {result.error}"
 
 
-def _reports(message: str) -> Judge:
+def _reports(*messages: str) -> Judge:
+    """The error contains one of these texts, and no backend received the request."""
+
     def judge(result: Result, gateway: Gateway) -> str:
         if result.error is None:
             return f"it reported no error: {result.text[-200:]!r}"
-        if message not in result.error:
+        if not any(message in result.error for message in messages):
             return f"it reported {result.error[-300:]!r}"
         return "" if not gateway.ollama.requests() else "the request reached the backend"
 
@@ -88,6 +90,8 @@ def _fails(result: Result, _: Gateway) -> str:
     return f"it reported no error: {result.text[-200:]!r}" if result.error is None else ""
 
 
+# Codex has its own text for the code `insufficient_quota`.
+_CODEX_429 = "Quota exceeded"
 # A client that retries succeeds at the third attempt.
 _STATUS_500 = {"kind": "status", "status": 500, "times": 2}
 
@@ -100,7 +104,7 @@ CASES: tuple[Case, ...] = (
     Case("abort", "abort", _stops, behaviour={"tokens_per_s": 20, "answer_tokens": 2000}),
     Case("wrong key", "stream", _reports(MESSAGE[Code.INVALID_API_KEY]), key="unknown_key"),
     Case("forbidden model", "stream", _reports(MESSAGE[Code.MODEL_NOT_ALLOWED]), model="no-such-model"),
-    Case("429", "stream", _reports("the token budget in total has 1 tokens left"), key="spent_key"),
+    Case("429", "stream", _reports("the token budget in total has 1 tokens left", _CODEX_429), key="spent_key"),
     Case("backend fails", "stream", _reports_or_retries, behaviour={"faults": [_STATUS_500]}),
     Case("stream breaks", "stream", _fails, behaviour={"faults": [{"kind": "error", "after_frames": 4}]}),
 )
