@@ -182,6 +182,8 @@ def test_every_difference_from_the_real_ollama_has_a_test() -> None:
 
 
 def test_each_report_of_a_caller_has_a_test() -> None:
-    rows = [line for line in read("client-reports.md").splitlines() if line.startswith("| ") and "| right |" not in line]
+    rows = [
+        line for line in read("client-reports.md").splitlines() if line.startswith("| ") and "| right |" not in line
+    ]
     assert len(rows) > 50
     assert [row for row in rows if len(_TEST_NAME.findall(row)) != 1] == []

@@ -12,6 +12,7 @@ from tests.clients.client import Client, Command, Target, library_command, read_
 from tests.clients.settings import JAVASCRIPT, MODEL, NODE_BIN, PYTHON, THINKING_MODEL
 
 _NO_EMBEDDINGS = "its API has no embeddings"
+_REPEATS_429 = "it repeats a 429 until it is answered, whatever the answer is"
 _AGENT_MISSING = {
     "list": "a model is named in its settings",
     "chat": "it always streams",
@@ -34,7 +35,7 @@ def clients() -> list[Client]:
         _litellm("anthropic", embed=_NO_EMBEDDINGS),
         _agent("Claude Code", "@anthropic-ai/claude-code", claude_code.command, THINKING_MODEL),
         _agent("Codex", "@openai/codex", codex.command),
-        _agent("opencode", "opencode-ai", opencode.command),
+        _agent("opencode", "opencode-ai", opencode.command, **{"429": _REPEATS_429}),
         _agent("Qwen Code", "@qwen-code/qwen-code", qwen_code.command),
     ]
 
@@ -57,8 +58,11 @@ def _javascript(name: str, package: str, script: str, **missing: str) -> Client:
     return Client(name, _npm_version(package), MODEL, command, read_library, missing)
 
 
-def _agent(name: str, package: str, command: Callable[[str, Target, Path], Command], model: str = MODEL) -> Client:
-    return Client(name, _npm_version(package), model, command, read_agent, _AGENT_MISSING, interrupts=True)
+def _agent(
+    name: str, package: str, command: Callable[[str, Target, Path], Command], model: str = MODEL, **missing: str
+) -> Client:
+    missing = {**_AGENT_MISSING, **missing}
+    return Client(name, _npm_version(package), model, command, read_agent, missing, interrupts=True)
 
 
 def _python_version(package: str) -> str:

@@ -51,8 +51,8 @@ class Command:
 class Client:
     """A client. `command` gives the command line of an action, whose output `read` turns into a result.
 
-    `missing` maps the actions that it does not offer to the reason. `interrupts` is True for a program that a signal
-    stops in the middle of an answer, and False for one that does so itself in the action `abort`.
+    `missing` maps the actions and the cases that it does not offer to the reason. `interrupts` is True for a program
+    that a signal stops in the middle of an answer, and False for one that does so itself in the action `abort`.
     """
 
     name: str

@@ -38,8 +38,8 @@ class Row:
 
 def run_case(client: Client, case: Case, gateway: Gateway) -> Cell:
     """Runs a client in one case, and compares the audit rows with what the simulated Ollama did."""
-    if case.action in client.missing:
-        return Cell("missing", client.missing[case.action])
+    if reason := client.missing.get(case.action) or client.missing.get(case.name):
+        return Cell("missing", reason)
     gateway.ollama.clear_records()
     gateway.ollama.behave(**case.behaviour)
     try:

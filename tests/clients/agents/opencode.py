@@ -27,7 +27,8 @@ def command(action: str, target: Target, directory: Path) -> Command:
         "provider": {"gateway": provider},
     }
     return Command(
-        (str(PROGRAMS / "opencode"), "run", prompt),
+        # It quotes an argument with blanks, and the arguments of the call would be no JSON.
+        (str(PROGRAMS / "opencode"), "run", *prompt.split()),
         {
             "GATEWAY_API_KEY": target.key,
             "OPENCODE_DISABLE_AUTOUPDATE": "1",

@@ -16,4 +16,4 @@ def note_file() -> dict[str, str]:
 
 def prompt_of(action: str, tool: str, arguments: dict[str, str]) -> str:
     """The prompt of an action. The simulated Ollama calls the tool that a prompt names, with the arguments in it."""
-    return f"Use {tool} {json.dumps(arguments)}" if action == "tools" else PROMPT
+    return f"Use {tool} {json.dumps(arguments, separators=(',', ':'))}" if action == "tools" else PROMPT
