@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,7 +90,8 @@ class Client:
         try:
             output, errors = process.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            # Its own children hold the pipes open.
+            os.killpg(process.pid, signal.SIGKILL)
             output, errors = process.communicate()
             return Result(error=f"it did not end within {TIMEOUT_S:.0f} s: {(output + errors)[-300:]}")
         return self.read(process.returncode, output, errors)

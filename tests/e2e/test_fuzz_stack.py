@@ -32,8 +32,8 @@ CLIENTS = 12
 SETTLE_TIMEOUT_S = 60.0
 TENANT = "fuzz"
 
-# The errors that failing backends may cause. Any other status from 500 on is a defect. 501 is Ollama's own, for a kind of
-# request that the model cannot answer.
+# The errors that failing backends may cause. Any other status from 500 on is a defect. 501 is Ollama's own, for a kind
+# of request that the model cannot answer.
 DOCUMENTED_ERRORS = {
     (500, Code.BACKEND_ERROR),
     (501, Code.INVALID_REQUEST),
