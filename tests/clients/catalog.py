@@ -36,7 +36,7 @@ def clients() -> list[Client]:
         _agent("Claude Code", "@anthropic-ai/claude-code", claude_code.command, THINKING_MODEL),
         _agent("Codex", "@openai/codex", codex.command),
         _agent("opencode", "opencode-ai", opencode.command, **{"429": _REPEATS_429}),
-        _agent("Qwen Code", "@qwen-code/qwen-code", qwen_code.command),
+        _agent("Qwen Code", "@qwen-code/qwen-code", qwen_code.command, **{"429": _REPEATS_429}),
     ]
 
 
