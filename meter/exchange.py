@@ -43,9 +43,9 @@ class Exchange:
 
     A method that returns a Code or a Denied denies the message: the caller gets that error in place of the backend's
     answer, or a closed connection when part of the answer is already out. Each method raises OutOfOrder in a phase in
-    which its message cannot come. `grant_json` is the text that `grant` was read from; the hold retains it. All exchanges
-    of a meter share `rates`, which estimates a whole answer that its caller abandons, and `token_sizes`, which counts
-    the answers of silent backends. Both learn from complete answers.
+    which its message cannot come. `grant_json` is the text that `grant` was read from; the hold retains it. All
+    exchanges of a meter share `rates`, which estimates a whole answer that its caller abandons, and `token_sizes`,
+    which counts the answers of silent backends. Both learn from complete answers.
     """
 
     def __init__(
