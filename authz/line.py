@@ -56,6 +56,7 @@ class Line:
             body_bytes,
             permission.replicas,
             self._waiting.owner,
+            model=admission.model,
         )
 
     async def pass_through(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gateway.errors import STATUS, Code, Denied
+from gateway.queue.port import UNKNOWN, Timing
 from gateway.quota.port import Hold, Progress
 from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.record.grant import Grant
@@ -67,6 +68,7 @@ class Exchange:
         self._rates = rates or GenerationRates()
         self._opened_s = monotonic()
         self._first_byte_s: float | None = None
+        self._latest_byte_s: float | None = None
         self._answer = Answer(grant, token_sizes)
         self._status = 499
         self._local_code: str | None = None
@@ -85,7 +87,17 @@ class Exchange:
         """What the hold retains in case this process dies now."""
         usage = self._usage
         replica = self._replica or self.grant.replica
-        return Progress(usage.input_tokens, usage.output_tokens, self._response_bytes, replica)
+        return Progress(usage.input_tokens, usage.output_tokens, self._response_bytes, replica, self._timing(usage))
+
+    def _timing(self, usage: Usage) -> Timing:
+        if not self.grant.replica:
+            return UNKNOWN
+        first_ms = self._ms_since_opened(self._first_byte_s) if usage.output_tokens else None
+        last_ms = self._ms_since_opened(self._latest_byte_s) or 0
+        return Timing(first_ms, last_ms, self._ms_since_opened(self._monotonic()) or 0)
+
+    def _ms_since_opened(self, at_s: float | None) -> int | None:
+        return None if at_s is None else round((at_s - self._opened_s) * 1000)
 
     @property
     def accept(self) -> str:
@@ -161,8 +173,10 @@ class Exchange:
         if self.phase is Phase.ENDED:
             # The entry is final, so bytes that follow the end of the answer do not pass.
             return b"" if data else None
-        if data and self._first_byte_s is None:
-            self._first_byte_s = self._monotonic()
+        if data:
+            self._latest_byte_s = self._monotonic()
+            if self._first_byte_s is None:
+                self._first_byte_s = self._latest_byte_s
         body = self._answer.chunk(data, end_of_stream)
         if isinstance(body, Denied):
             if self.holds_answer:
@@ -231,7 +245,7 @@ class Exchange:
             result.code,
             self._backend,
             result.usage,
-            ttft_ms=None if self._first_byte_s is None else round((self._first_byte_s - self._opened_s) * 1000),
+            ttft_ms=self._ms_since_opened(self._first_byte_s),
             duration_ms=round(duration_s * 1000),
             response_bytes=self._response_bytes,
         )

@@ -18,7 +18,7 @@ class BackendState:
     """One backend: its name, the number of its replicas, and its Ollama version if it reported one.
 
     `answers` is False while the backend does not answer and its last known state is used. `addresses` are the
-    `HOST[:PORT]` of its replicas, and each of them runs `slots` requests at a time.
+    `HOST[:PORT]` of its replicas, and each of them runs `slots` requests at a time, 0 for a number that is learnt.
     """
 
     name: str
@@ -26,7 +26,7 @@ class BackendState:
     version: str | None
     answers: bool = True
     addresses: tuple[str, ...] = ()
-    slots: int = 1
+    slots: int = 0
 
 
 @dataclass(frozen=True, slots=True)

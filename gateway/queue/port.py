@@ -1,8 +1,9 @@
 """The interface of the queue, and the values that it takes and returns.
 
-A replica runs as many requests at a time as it has *slots*. A request takes a free slot of one of its candidates at
-once. When there is none, it waits as a *ticket*. Each call that frees a slot also grants it to the next ticket, in the
-same atomic step, so that a slot is never free while a ticket waits for it.
+A replica runs as many requests at a time as it has *slots*. Their number is given, or learnt: now and then one request
+more is sent, and its success adds a slot, see `redis/lua/learning.lua`. A request takes a free slot of one of its
+candidates at once. When there is none, it waits as a *ticket*. Each call that frees a slot also grants it to the next
+ticket, in the same atomic step, so that a slot is never free while a ticket waits for it.
 
 The next ticket is determined by four rules, in this order:
 
@@ -37,6 +38,8 @@ from gateway.values import Priority
 # How long a finished or timed-out request is remembered, so that a call that arrives late does not take a slot for it.
 ENDED_MS = 60_000
 WEIGHT_MAX = 1000
+# The slots of a replica whose number is learnt.
+AUTO = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Candidate:
 
     A request gets the free slot of the lowest `rank`, among equal ranks that of the replica with the least share of its
     slots in use, then the first in the list. `slots` is used while the store knows no other number; see `set_slots`.
-    Names have no tabs.
+    With AUTO the store learns the number, from 1 on. Names have no tabs.
     """
 
     replica: str
@@ -77,7 +80,7 @@ class Ticket:
 
     `weight` is the share of the tenant, 1 to WEIGHT_MAX. `input_tokens` is an estimate. `body_bytes` is the size of the
     body that its owner retains while it waits. `owner` names the process that is notified on its turn. The first call
-    has `arrived_at_ms` None, each later one the value of the reply.
+    has `arrived_at_ms` None, each later one the value of the reply. `model` is compared only.
     """
 
     request_id: str
@@ -90,6 +93,7 @@ class Ticket:
     candidates: tuple[Candidate, ...]
     owner: str
     arrived_at_ms: int | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,22 @@ Place = Turn | Waiting | QueueFull | QueueTimeout | Ended
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """When the answer of a request grew, in ms since the meter opened the request, from which slots are learnt.
+
+    `first_ms` is the time of its first token, None before and for an error. `last_ms` is that of its latest bytes, and
+    `age_ms` the present time, which is the end of a request that is over.
+    """
+
+    first_ms: int | None = None
+    last_ms: int = 0
+    age_ms: int = 0
+
+
+UNKNOWN = Timing()
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """A running request as its meter knows it. `tokens` are its input and output tokens so far."""
 
@@ -143,14 +163,16 @@ class Running:
     weight: int
     replica: str
     tokens: int
+    timing: Timing = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """The slots of a replica and how many of them are in use."""
+    """The slots of a replica and how many of them are in use. `is_learnt`: their number is learnt."""
 
     slots: int
     running: int
+    is_learnt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +223,11 @@ class Queue(Protocol):
         """
         ...
 
-    async def finish(self, request_id: str, tokens: int = 0) -> bool:
+    async def finish(self, request_id: str, tokens: int = 0, timing: Timing = UNKNOWN) -> bool:
         """Ends a request, as a ticket or with a slot.
 
         A request that had a slot is charged `tokens` in place of all that was charged before, but at least one.
+        `timing` is UNKNOWN unless a meter ends it.
         Meant for `authz` when a request is cancelled or denied on its turn, and for the meter after settlement.
         False: the request was unknown. A call for it that arrives later gets `Ended`.
         """

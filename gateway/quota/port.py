@@ -9,12 +9,12 @@ but `renew_all` raises `StoreUnavailable` when the store does not answer in time
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Literal, Protocol
 
 from gateway.errors import Code, StoreUnavailable
-from gateway.queue.port import Ticket
+from gateway.queue.port import UNKNOWN, Ticket, Timing
 from gateway.record.entry import Entry
 from gateway.record.grant import Grant
 from gateway.values import Budgets, Limits, Period
@@ -122,13 +122,15 @@ class ReservationDenied:
 class Progress:
     """The usage of a running request so far. The reaper settles the request with it when its meter dies.
 
-    `replica` is the replica at which it runs, empty without a queue.
+    `replica` is the replica at which it runs, empty without a queue. `timing` is for the queue alone. Comparisons leave
+    it out, because it always changes.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     response_bytes: int = 0
     replica: str = ""
+    timing: Timing = field(default=UNKNOWN, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,9 +123,9 @@ class Backend(BaseModel):
         return tuple(urlsplit(url).netloc for url in self.urls)
 
     @property
-    def slots_at_first(self) -> int:
-        """The slots of a replica, 1 for `auto`: OLLAMA_NUM_PARALLEL is 1 unless its operator sets it."""
-        return self.slots if isinstance(self.slots, int) else 1
+    def slots_given(self) -> int:
+        """The slots of a replica, 0 for `auto`."""
+        return self.slots if isinstance(self.slots, int) else 0
 
     def credential(self) -> tuple[str, SecretStr] | None:
         """The header name and value that Envoy sends to the backend, None without a token.

@@ -112,7 +112,7 @@ def _backend(backend: Backend, status: QueueStatus, now_ms: int) -> dict[str, An
         replicas.append(
             {
                 "url": url,
-                "slots": (known.slots if known else 0) or backend.slots_at_first,
+                "slots": known.slots if known else backend.slots_given or 1,
                 "running": known.running if known else 0,
             }
         )

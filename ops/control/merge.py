@@ -74,7 +74,7 @@ def merge(
 def _state(seen: Observation) -> BackendState:
     backend = seen.backend
     return BackendState(
-        backend.name, len(backend.urls), seen.version, seen.answers, backend.addresses, backend.slots_at_first
+        backend.name, len(backend.urls), seen.version, seen.answers, backend.addresses, backend.slots_given
     )
 
 

@@ -33,6 +33,9 @@ from ops.data_plane.upstream_tls import transport_socket
 
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
 _PENDING_PER_CONNECTION = 16
+_REQUESTS_MAX = 10_000
+# Requests without a slot of the cluster: those that Envoy moves there when another one fails.
+_MOVED_MAX = 100
 
 
 def render_clusters(settings: Settings, directory: Path) -> list[Cluster]:
@@ -78,8 +81,7 @@ def _cluster(
         common_lb_config=Cluster.CommonLbConfig(healthy_panic_threshold=Percent(value=0.0)),
         health_checks=[_health_check(host, f"{backend.path}/api/version")],
         outlier_detection=_OUTLIER_DETECTION,
-        # More slots than connections would be a hidden line in Envoy.
-        circuit_breakers=_circuit_breakers(max(settings.ollama_max_connections, _slots(backend, urls, settings))),
+        circuit_breakers=_circuit_breakers(_connections_max(backend, urls, settings)),
         typed_extension_protocol_options={HTTP_PROTOCOL_OPTIONS: packed.pack(options)},
         transport_socket=transport_socket(backend, host, directory, is_address=is_address) if is_https else None,
     )
@@ -169,8 +171,12 @@ def _health_check(host: str, path: str) -> HealthCheck:
     )
 
 
-def _slots(backend: Backend, urls: Sequence[str], settings: Settings) -> int:
-    return backend.slots_at_first * len(urls) if settings.has_queue else 0
+def _connections_max(backend: Backend, urls: Sequence[str], settings: Settings) -> int:
+    """With a queue the slots bound the connections. A lower bound would be a hidden line in Envoy."""
+    if not settings.has_queue:
+        return settings.ollama_max_connections
+    slots = backend.slots_given * len(urls) or _REQUESTS_MAX
+    return max(settings.ollama_max_connections, slots + _MOVED_MAX)
 
 
 def _circuit_breakers(connections_max: int) -> CircuitBreakers:
@@ -178,7 +184,7 @@ def _circuit_breakers(connections_max: int) -> CircuitBreakers:
         max_connections=UInt32Value(value=connections_max),
         # A request without a free connection waits. Beyond this backlog it is denied.
         max_pending_requests=UInt32Value(value=connections_max * _PENDING_PER_CONNECTION),
-        max_requests=UInt32Value(value=10_000),
+        max_requests=UInt32Value(value=_REQUESTS_MAX),
         # Counts concurrent retries of all requests. The default of 3 silently disables fail-over under load.
         max_retries=UInt32Value(value=10_000),
     )

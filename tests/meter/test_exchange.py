@@ -177,8 +177,8 @@ def test_a_complete_answer_becomes_an_entry_with_its_times_and_bytes() -> None:
     entry = exchange.close().entry
     assert (entry.outcome, entry.status, entry.code, entry.backend) == (Outcome.COMPLETE, 200, None, "near")
     assert (entry.input_tokens, entry.output_tokens, entry.usage_source) == (26, 4, UsageSource.EXACT)
-    # The clock is read on opening, on the first byte and on the end of the answer.
-    assert (entry.ttft_ms, entry.duration_ms, entry.response_bytes) == (1000, 2000, len(CHAT.body))
+    # The clock is read on opening, on each of the four pieces and on the end of the answer.
+    assert (entry.ttft_ms, entry.duration_ms, entry.response_bytes) == (1000, 5000, len(CHAT.body))
 
 
 def test_the_frame_that_completes_an_answer_makes_the_ending_and_nothing_after_it_passes() -> None:

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from gateway.queue.port import (
+    UNKNOWN,
     Candidate,
     Ended,
     Place,
@@ -19,6 +20,7 @@ from gateway.queue.port import (
     TenantStatus,
     Ticket,
     TicketStatus,
+    Timing,
     Turn,
     Waiting,
 )
@@ -26,12 +28,14 @@ from gateway.values import Priority
 
 # As in `line.lua`.
 SCALE = 1000
+# Precedes a learnt number of slots, as in `learning.lua`.
+LEARNT = "auto:"
 
 
 def ticket(each: Ticket) -> tuple[str | int, ...]:
     """Ten arguments of `enter.lua`."""
     return (
-        pool(each.candidates),
+        pool(each.model, each.candidates),
         json.dumps([candidate.slots for candidate in each.candidates]),
         each.tenant_id,
         each.key_id,
@@ -44,9 +48,19 @@ def ticket(each: Ticket) -> tuple[str | int, ...]:
     )
 
 
-def pool(candidates: tuple[Candidate, ...]) -> str:
-    """The candidates of a ticket without their slots. It has no tab, because JSON escapes it."""
-    return json.dumps([[each.replica, each.rank] for each in candidates])
+def pool(model: str, candidates: tuple[Candidate, ...]) -> str:
+    """The model and the candidates of a ticket without their slots. It has no tab, because JSON escapes it."""
+    return json.dumps([model, *([each.replica, each.rank] for each in candidates)])
+
+
+def times(timing: Timing) -> tuple[int, int, int]:
+    """Three arguments of `renew.lua`, see `learning.lua`."""
+    return -1 if timing.first_ms is None else timing.first_ms, timing.last_ms, timing.age_ms
+
+
+def ending(timing: Timing) -> tuple[int, int]:
+    """Two arguments of `finish.lua`: the times of the first token and of the end."""
+    return (-1, -1) if timing == UNKNOWN else (times(timing)[0], timing.age_ms)
 
 
 def place(reply: list[Any]) -> Place:
@@ -72,8 +86,16 @@ def known_place(reply: list[Any]) -> Turn | Waiting | None:
 
 def status(hashes: Mapping[str, Mapping[bytes, bytes]]) -> QueueStatus:
     """The status from the fields of REPLICAS, RUNNING, SLOTS, TICKETS and VIRTUAL, by the names of their keys."""
-    slots, running = _numbers(hashes["replicas"]), _numbers(hashes["running"])
-    replicas = {name: ReplicaStatus(slots.get(name, 0), running.get(name, 0)) for name in {*slots, *running}}
+    slots = {name.decode(): value.decode() for name, value in hashes["replicas"].items()}
+    running = _numbers(hashes["running"])
+    replicas = {
+        name: ReplicaStatus(
+            int(slots.get(name, "0").removeprefix(LEARNT)),
+            running.get(name, 0),
+            is_learnt=slots.get(name, "").startswith(LEARNT),
+        )
+        for name in {*slots, *running}
+    }
     tickets = [json.loads(text) for text in hashes["tickets"].values()]
     running_of = Counter(json.loads(text)["tenant"] for text in hashes["slots"].values())
     waiting_of = Counter(each["tenant"] for each in tickets)
@@ -93,7 +115,7 @@ def status(hashes: Mapping[str, Mapping[bytes, bytes]]) -> QueueStatus:
 
 
 def _ticket_status(fields: Mapping[str, Any]) -> TicketStatus:
-    replicas = tuple(name for name, _ in json.loads(fields["pool"]))
+    replicas = tuple(name for name, _ in json.loads(fields["pool"])[1:])
     return TicketStatus(fields["arrived"], fields["tenant"], replicas)
 
 

@@ -20,6 +20,7 @@ NAMES = (
     "virtual",
     "promotions",
     "bytes",
+    "learning",
 )
 
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.queue.port import ENDED_MS, Place, QueueRules, QueueStatus, Running, Ticket, Turn, Waiting
+from gateway.queue.port import (
+    ENDED_MS,
+    UNKNOWN,
+    Place,
+    QueueRules,
+    QueueStatus,
+    Running,
+    Ticket,
+    Timing,
+    Turn,
+    Waiting,
+)
 from gateway.queue.redis import codec, keys
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, guarded
 from gateway.stores.scripts import Clock, Library, Scripts
 
-SCRIPTS = Library("gateway.queue.redis", ("line", "queue", "steps"))
+# The functions that every script of the queue has in front, in this order.
+STEPS = ("line", "learning", "queue", "steps")
+SCRIPTS = Library("gateway.queue.redis", STEPS)
 # Requests that one call polls or renews, so that no call stops Redis for long.
 REQUESTS_SLICE = 200
 
@@ -55,9 +68,10 @@ class RedisQueue:
             places += map(codec.known_place, reply)
         return places
 
-    async def finish(self, request_id: str, tokens: int = 0) -> bool:
+    async def finish(self, request_id: str, tokens: int = 0, timing: Timing = UNKNOWN) -> bool:
         """See the port."""
-        return bool(await self._run("finish", [request_id], request_id, tokens, ENDED_MS))
+        times = codec.ending(timing)
+        return bool(await self._run("finish", [request_id], request_id, tokens, *times, ENDED_MS))
 
     async def renew(self, running: Sequence[Running]) -> list[bool]:
         """See the port. One call for each REQUESTS_SLICE requests."""
@@ -67,6 +81,7 @@ class RedisQueue:
             arguments: list[str | int] = [_ms(self._rules.slot_lease_s)]
             for each in batch:
                 arguments += each.request_id, each.replica, each.tenant_id, each.key_id, each.weight, each.tokens
+                arguments += codec.times(each.timing)
             renewed += map(bool, await self._run("renew", [each.request_id for each in batch], *arguments))
         return renewed
 

@@ -18,10 +18,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.queue.port import ENDED_MS, Ticket
+from gateway.queue.port import Ticket, Timing
 from gateway.queue.redis import codec as queue_codec
 from gateway.queue.redis import keys as queue_keys
-from gateway.queue.redis.queue import queue_rules
+from gateway.queue.redis.queue import STEPS, queue_rules
 from gateway.quota.port import (
     RELEASED_MS,
     RESTORE_S,
@@ -47,11 +47,11 @@ from gateway.record.entry import Entry
 from gateway.settings import Settings
 from gateway.stores.redis import Redis, guarded
 from gateway.stores.scripts import Clock, Library, Scripts
-from gateway.values import UsageSource
+from gateway.values import Outcome, UsageSource
 
 SCRIPTS = Library("gateway.quota.redis", ("shared", "calibration"))
 # The steps of the queue, for scripts that end an admission, a hold and a slot at once.
-_STEPS = tuple(f"../../../queue/redis/lua/{name}" for name in ("line", "queue", "steps"))
+_STEPS = tuple(f"../../../queue/redis/lua/{name}" for name in STEPS)
 SCRIPTS_WITH_QUEUE = Library("gateway.quota.redis", (*_STEPS, *SCRIPTS.shared))
 # At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
@@ -170,13 +170,10 @@ class RedisQuota:
         rules = self._rules
         pool, slots, _, _, weight, batch, _, body_bytes, owner, arrived_at_ms = queue_codec.ticket(ticket)
         bounds = int(rules.wait_max_s * 1000), rules.tickets_max, rules.bytes_max
-        return (pool, slots, weight, batch, body_bytes, owner, arrived_at_ms, *bounds, *self._leave_arguments())
-
-    def _leave_arguments(self) -> tuple[int, ...]:
-        """The last arguments of a script that ends a hold."""
-        return (*self._lease_arguments(), ENDED_MS) if self._rules else ()
+        return (pool, slots, weight, batch, body_bytes, owner, arrived_at_ms, *bounds, *self._lease_arguments())
 
     def _lease_arguments(self) -> tuple[int, ...]:
+        """The last arguments of a script about a request, if there is a queue."""
         return (int(self._rules.ticket_lease_s * 1000), int(self._rules.restore_s * 1000)) if self._rules else ()
 
     async def poll(self, request_ids: Sequence[str]) -> list[bool]:
@@ -228,7 +225,6 @@ class RedisQuota:
                 codec.lost_hold(hold),
             )
             if self._rules:
-                names.append(queue_keys.ended(hold.request_id))
                 arguments += _slot(hold, progress)
         if self._rules:
             arguments += (int(self._rules.slot_lease_s * 1000), *self._lease_arguments())
@@ -251,14 +247,15 @@ class RedisQuota:
             SETTLED_MS,
             int(only_if_expired),
             entry.input_tokens if entry.usage_source is UsageSource.EXACT else -1,
-            *self._leave_arguments(),
+            *queue_codec.ending(_timing(entry)),
+            *self._lease_arguments(),
         )
         return bool(reply)
 
     async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:
         """See the port."""
         request_keys = self._request_keys(request_id, tenant_id, key_id, queued=True)
-        leave = self._leave_arguments()
+        leave = self._lease_arguments()
         return bool(await self._scripts.run("release", request_keys, request_id, RELEASED_MS, *leave))
 
     async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
@@ -273,7 +270,7 @@ class RedisQuota:
             entry.to_json(),
             2 * self._backlog_max,
             RELEASED_MS,
-            *self._leave_arguments(),
+            *self._lease_arguments(),
         )
         if not recorded:
             raise Denied(Code.AUDIT_BACKLOG)
@@ -413,7 +410,7 @@ class RedisQuota:
         """The keys of a script about a request; with a queue also those of the queue if `queued`."""
         names = keys.of_request(tenant_id % self._shards, tenant_id, key_id, request_id)
         if queued and self._rules:
-            names += [*queue_keys.of_queue(), queue_keys.ended(request_id)]
+            names += queue_keys.of_queue()
         return names
 
     def _release_in_background(self, admission: Admission) -> None:
@@ -433,4 +430,12 @@ class RedisQuota:
 def _slot(hold: Hold, progress: Progress) -> tuple[str | int, ...]:
     """The arguments of `renew_all.lua` about the slot. The input is an estimate until the backend has reported it."""
     tokens = (progress.input_tokens or hold.input_tokens) + progress.output_tokens
-    return progress.replica, hold.tenant_id, hold.key_id, hold.weight, tokens
+    times = queue_codec.times(progress.timing)
+    return progress.replica, hold.tenant_id, hold.key_id, hold.weight, tokens, *times
+
+
+def _timing(entry: Entry) -> Timing:
+    """When the answer grew. One without a token is an error, unless it is complete, as those of embeddings are."""
+    has_grown = entry.output_tokens > 0 or entry.outcome is Outcome.COMPLETE
+    ended_ms = entry.duration_ms or 0
+    return Timing(entry.ttft_ms if has_grown else None, ended_ms, ended_ms)

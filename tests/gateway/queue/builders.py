@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from gateway.queue.port import Candidate, QueueRules, Running, Ticket, Turn
+from gateway.queue.port import UNKNOWN, Candidate, QueueRules, Running, Ticket, Timing, Turn
 from gateway.values import Priority
 
 RULES = QueueRules(wait_max_s=30, tickets_max=5, bytes_max=1000, ticket_lease_s=5, slot_lease_s=15, restore_s=0)
@@ -44,6 +44,6 @@ def ticket(
     )
 
 
-def running(each: Ticket, turn: Turn, tokens: int) -> Running:
+def running(each: Ticket, turn: Turn, tokens: int, timing: Timing = UNKNOWN) -> Running:
     """The request of a ticket that has its turn, as its meter knows it."""
-    return Running(each.request_id, each.tenant_id, each.key_id, each.weight, turn.replica, tokens)
+    return Running(each.request_id, each.tenant_id, each.key_id, each.weight, turn.replica, tokens, timing)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -26,7 +26,9 @@ from hypothesis.stateful import (
 from pydantic import SecretStr
 
 from gateway.queue.port import (
+    AUTO,
     ENDED_MS,
+    UNKNOWN,
     Candidate,
     Ended,
     Queue,
@@ -36,6 +38,7 @@ from gateway.queue.port import (
     QueueTimeout,
     Running,
     Ticket,
+    Timing,
     Turn,
     Waiting,
 )
@@ -49,14 +52,17 @@ from tests.gateway.queue.model.queue import MemoryQueue
 from tests.gateway.quota.builders import Clock
 
 RULES = QueueRules(wait_max_s=30, tickets_max=4, bytes_max=1000, ticket_lease_s=5, slot_lease_s=15, restore_s=1.5)
-REPLICAS = ("a", "b")
+# The slots of the first two are given, those of the third are learnt.
+GIVEN = ("a", "b")
+REPLICAS = (*GIVEN, "c")
 T = TypeVar("T")
 
-candidates = st.lists(
-    st.builds(Candidate, st.sampled_from(REPLICAS), st.integers(0, 1), st.just(1)),
-    min_size=1,
-    unique_by=attrgetter("replica"),
-).map(tuple)
+candidates = st.lists(st.tuples(st.sampled_from(REPLICAS), st.integers(0, 1)), min_size=1, unique_by=itemgetter(0)).map(
+    lambda pairs: tuple(Candidate(name, rank, 1 if name in GIVEN else AUTO) for name, rank in pairs)
+)
+timings = st.sampled_from(
+    [UNKNOWN, Timing(None, 0, 900), Timing(1, 999, 1000), Timing(0, 1, 5), Timing(400, 2100, 2100)]
+)
 arrivals = st.builds(
     # Keys 11 and 12 are of tenant 1.
     lambda key, **fields: partial(ticket, tenant=key // 10, key=key, **fields),
@@ -77,10 +83,10 @@ class Alive:
     arrived_at_ms: int
     turn: Turn | None = None
 
-    def running(self, tokens: int) -> Running:
+    def running(self, tokens: int, timing: Timing) -> Running:
         """The request as its meter knows it."""
         assert self.turn
-        return running(self.ticket, self.turn, tokens)
+        return running(self.ticket, self.turn, tokens, timing)
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -100,6 +106,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.alive: dict[str, Alive] = {}
         self.ended: dict[str, tuple[Ticket, int]] = {}
         self.slots: dict[str, int] = {}
+        # The learnt slots.
+        self.learnt = 1
         # Replicas whose slots were reduced, or at which a request was re-established.
         self.overfull: set[str] = set()
 
@@ -147,7 +155,7 @@ class QueueMachine(RuleBasedStateMachine):
             {request_id.decode() for request_id in leases},
         )
 
-    @initialize(slots=st.fixed_dictionaries({name: st.integers(1, 2) for name in REPLICAS}))
+    @initialize(slots=st.fixed_dictionaries({name: st.integers(1, 2) for name in GIVEN}))
     def begin(self, slots: dict[str, int]) -> None:
         self.slots = slots
         self.each(lambda queue: queue.set_slots(slots))
@@ -197,13 +205,13 @@ class QueueMachine(RuleBasedStateMachine):
         assert [place is not None for place in places] == [request_id in before for request_id in ids]
 
     @precondition(lambda self: self.alive)
-    @rule(data=st.data(), costs=st.lists(st.sampled_from([0, 1, 10, 10, 30]), min_size=1, max_size=6))
-    def serve(self, data: st.DataObject, costs: list[int]) -> None:
+    @rule(data=st.data(), costs=st.lists(st.sampled_from([0, 1, 10, 10, 30]), min_size=1, max_size=6), timing=timings)
+    def serve(self, data: st.DataObject, costs: list[int], timing: Timing) -> None:
         """Running requests finish one after the other, and the next ones get their slots."""
         for tokens in costs:
             if granted := [each for each, place in self.memory.places.items() if isinstance(place, Turn)]:
                 each = self.alive[data.draw(st.sampled_from(granted))]
-                assert self.each(lambda queue, each=each, n=tokens: queue.finish(each.ticket.request_id, n))  # type: ignore[misc]
+                assert self.each(lambda queue, each=each, n=tokens: queue.finish(each.ticket.request_id, n, timing))  # type: ignore[misc]
                 self._end(each)
 
     @precondition(lambda self: self.alive)
@@ -215,12 +223,12 @@ class QueueMachine(RuleBasedStateMachine):
         self._end(each)
 
     @precondition(lambda self: any(each.turn for each in self.alive.values()))
-    @rule(data=st.data(), tokens=st.integers(0, 60), retried_at=st.none() | st.sampled_from(REPLICAS))
-    def renew(self, data: st.DataObject, tokens: int, retried_at: str | None) -> None:
+    @rule(data=st.data(), tokens=st.integers(0, 60), timing=timings, retried_at=st.none() | st.sampled_from(REPLICAS))
+    def renew(self, data: st.DataObject, tokens: int, timing: Timing, retried_at: str | None) -> None:
         """Requests that have a slot, or had it until it expired or was lost, and ended ones."""
         granted = sorted(request_id for request_id, each in self.alive.items() if each.turn)
         ids = data.draw(st.lists(st.sampled_from(granted), unique=True, min_size=1))
-        entries = [self.alive[request_id].running(tokens) for request_id in ids]
+        entries = [self.alive[request_id].running(tokens, timing) for request_id in ids]
         self.overfull |= {each.replica for each in entries if each.request_id not in self.memory.places}
         if retried_at:
             entries[0] = replace(entries[0], replica=retried_at)
@@ -248,7 +256,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert place.arrived_at_ms == (known.arrived_at_ms if known else each.arrived_at_ms)
         assert isinstance(place, Waiting) or place.replica in {one.replica for one in chosen}
 
-    @rule(name=st.sampled_from(REPLICAS), slots=st.sampled_from([0, 1, 1, 2, 2, 3]))
+    @rule(name=st.sampled_from(GIVEN), slots=st.sampled_from([0, 1, 1, 2, 2, 3]))
     def set_slots(self, name: str, slots: int) -> None:
         if slots < self.slots[name]:
             self.overfull.add(name)
@@ -315,9 +323,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _no_replica_runs_more_requests_than_it_has_slots(self, status: QueueStatus) -> None:
         for name, replica in status.replicas.items():
+            if replica.is_learnt and replica.slots < self.learnt:
+                self.overfull.add(name)
+            self.learnt = replica.slots if replica.is_learnt else self.learnt
             if replica.running <= replica.slots:
                 self.overfull.discard(name)
-            assert replica.running <= replica.slots or name in self.overfull
+            assert replica.running <= replica.slots + replica.is_learnt or name in self.overfull
 
     def _no_slot_is_free_while_a_ticket_waits_for_it(self, status: QueueStatus) -> None:
         if self.memory.is_up_to_date:

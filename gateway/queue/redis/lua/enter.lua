@@ -1,6 +1,6 @@
 -- Takes a slot for a request, or makes it a ticket; when it moves, after it has left its present slot or ticket.
 --
--- ARGV  1 clock  2, 3 see open_queue  4 request id  5 pool  6 slots of its candidates, a JSON list  7 tenant id  8 key id
+-- ARGV  1 clock  2, 3 see open_queue  4 request id  5 pool  6 slots of its candidates, a JSON list (0 for auto)  7 tenant id  8 key id
 --       9 weight  10 class: 0 or 1  11 input tokens  12 bytes of the body  13 owner  14 time of arrival in ms, 0 for now
 --       15 maximum wait in ms  16 maximum of tickets and 17 of their bytes, of one tenant
 --       18 ms for which the id is remembered  19 '1' to move
@@ -8,7 +8,7 @@
 --       {'full', retry after in s}   {'timeout', retry after in s}   {'ended'}
 
 open_queue(1, ARGV[2], ARGV[3])
-learn_slots(ARGV[5], ARGV[6])
+use_slots(ARGV[5], ARGV[6], false)
 local ticket = {
   pool = ARGV[5], tenant = tonumber(ARGV[7]), key = tonumber(ARGV[8]), weight = tonumber(ARGV[9]),
   class = tonumber(ARGV[10]), input = tonumber(ARGV[11]), bytes = tonumber(ARGV[12]), owner = ARGV[13],

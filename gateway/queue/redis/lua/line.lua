@@ -3,7 +3,7 @@
 --
 -- KEYS, the same for every script, see `open_queue`. All have the hash tag of shard 0, so they are in one slot of a cluster.
 --   1 STATE       hash    `run` and `since`, see `is_open`; `granted_at` (ms) and `pace` (ms per grant), see `grant_next`
---   2 REPLICAS    hash    replica -> number of slots
+--   2 REPLICAS    hash    replica -> number of slots, or `auto:` and the number, see learning.lua
 --   3 RUNNING     hash    replica -> number of slots in use
 --   4 SLOTS       hash    request id -> slot as JSON
 --   5 TICKETS     hash    request id -> ticket as JSON
@@ -15,15 +15,17 @@
 --                         `latest:<tenant>` (key)
 --  11 PROMOTIONS  zset    batch ticket by the millisecond at which it is promoted
 --  12 BYTES       hash    tenant -> bytes of the bodies of its tickets
---  13 ENDED       string  exists while the request that the script is about is remembered as ended; absent in some scripts
+--  13 LEARNING    hash    replica whose slots are `auto` -> what is learnt about them as JSON, see learning.lua
+--  14 ENDED       string  exists while the request that the script is about is remembered as ended; absent in some scripts
 --
--- A pool is a JSON list of candidates: {replica, rank}. Tickets with the same candidates are in the same pool.
+-- A pool is a JSON list: the model, then the candidates, each {replica, rank}. Tickets with the same model and candidates are in
+-- the same pool.
 -- A ticket is a JSON object: pool, class (0 interactive, 1 batch), tenant, key, weight, input (tokens), bytes, owner, arrived
 -- (ms) and charged (tokens, not 0 only after a move). A slot has replica, tenant, key, weight, charged, arrived and waited
--- (ms).
+-- (ms). That of a learnt replica has auto, model, at (ms, when its owner knew of it), and seen and first, see learning.lua.
 -- Members of the sorted sets have their fields separated by tabs. A JSON text has none.
 
-local STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, ENDED
+local STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING, ENDED
 
 -- Virtual tokens are integers in thousandths.
 local SCALE = 1000
@@ -58,41 +60,56 @@ local function virtual_tokens(subject)
   return tonumber(redis.call('HGET', VIRTUAL, subject) or 0)
 end
 
--- Replaces the tokens that were charged for a request by `tokens`. A request costs at least one token, so that no tenant
--- is always the next.
-local function charge(request, tokens)
+-- Notes that `tokens` are charged for a request in place of those before, and returns the virtual tokens to add. A request
+-- costs at least one token, so that no tenant is always the next.
+local function price(request, tokens)
   tokens = math.max(1, tokens)
   local amount = math.floor(tokens * SCALE / request.weight) - math.floor(request.charged * SCALE / request.weight)
   request.charged = tokens
+  return amount
+end
+
+local function charge(request, tokens)
+  local amount = price(request, tokens)
   if amount ~= 0 then
     redis.call('HINCRBY', VIRTUAL, 't' .. request.tenant, amount)
     redis.call('HINCRBY', VIRTUAL, 'k' .. request.key, amount)
   end
 end
 
--- Raises the counter of a subject that returns to the lowest one of `others`, or else to that of `latest`.
-local function lift(kind, subject, others, latest)
+-- The lowest counter of `others`, nil when there are none.
+local function least_of(kind, others)
   local least
   for _, other in ipairs(others) do
     least = math.min(least or math.huge, virtual_tokens(kind .. other))
   end
-  if not least and latest then
-    least = virtual_tokens(kind .. latest)
-  end
-  if least and virtual_tokens(kind .. subject) < least then
-    redis.call('HSET', VIRTUAL, kind .. subject, string.format('%.0f', least))
-  end
+  return least
 end
 
--- Lifts the tenant and the key of a new request, each if it has no ticket.
-local function lift_both(tenant, key)
-  local prefix = string.format('%.0f\t', tenant)
-  if not first_member(WAITING, prefix) then
-    lift('t', tenant, distinct(WAITING, ''), redis.call('HGET', VIRTUAL, 'latest'))
+-- The counters of the tenant and the key of a new request. Each that has no ticket is lifted to the lowest counter of those that
+-- wait, or else to that of the one that got the latest slot. `any_waits` is whether there are tickets.
+local function lifted(tenant, key, any_waits)
+  tenant, key = string.format('%.0f', tenant), string.format('%.0f', key)
+  local found = redis.call('HMGET', VIRTUAL, 't' .. tenant, 'k' .. key, 'latest', 'latest:' .. tenant)
+  local prefix = tenant .. '\t'
+  local function lift(kind, subject, own, own_prefix, all_prefix, latest)
+    own = tonumber(own or 0)
+    if any_waits and first_member(WAITING, own_prefix) then
+      return own
+    end
+    local least = any_waits and least_of(kind, distinct(WAITING, all_prefix))
+    if not least and latest and latest ~= subject then
+      least = virtual_tokens(kind .. latest)
+    end
+    return math.max(own, least or 0)
   end
-  if not first_member(WAITING, string.format('%s%.0f\t', prefix, key)) then
-    lift('k', key, distinct(WAITING, prefix), redis.call('HGET', VIRTUAL, 'latest:' .. tenant))
-  end
+  return lift('t', tenant, found[1], prefix, '', found[3]), lift('k', key, found[2], prefix .. key .. '\t', prefix, found[4])
+end
+
+-- Sets the counters of a request's tenant and key to these values; `...` are further fields and values.
+local function set_counters(request, of_tenant, of_key, ...)
+  redis.call('HSET', VIRTUAL, 't' .. request.tenant, string.format('%.0f', of_tenant), 'k' .. request.key,
+    string.format('%.0f', of_key), ...)
 end
 
 -- Whether the list `a` is less than `b`, which has the same length: the first elements that differ decide.

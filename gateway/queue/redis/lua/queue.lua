@@ -9,8 +9,8 @@ local PACE_MS, GAP_MAX_MS = 1000, 60000
 -- Every script calls this first. `first` is the index of STATE in KEYS. `ticket_lease_ms` is the lease of a ticket, and of a
 -- granted slot until its first renewal. No slot is granted for `restore_ms` after a loss of data.
 local function open_queue(first, ticket_lease_ms, restore_ms)
-  STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, ENDED =
-    unpack(KEYS, first)
+  STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING,
+    ENDED = unpack(KEYS, first)
   TICKET_LEASE_MS, RESTORE_MS = tonumber(ticket_lease_ms), tonumber(restore_ms)
 end
 
@@ -76,51 +76,102 @@ local function load(key, request_id)
   return text and cjson.decode(text)
 end
 
+-- A script of the quota has no ENDED: it rejects ended requests before.
 local function is_ended()
-  return redis.call('EXISTS', ENDED) == 1
+  return ENDED and redis.call('EXISTS', ENDED) == 1
 end
 
--- All counters start again at 0 when no request runs or waits.
-local function reset_if_idle()
-  if redis.call('HLEN', SLOTS) == 0 and redis.call('HLEN', TICKETS) == 0 then
+local function any_waits()
+  return redis.call('HLEN', TICKETS) > 0
+end
+
+-- All counters start again at 0 when no request runs or waits. Returns whether that is so.
+local function reset_if_idle(waits)
+  local is_idle = not waits and redis.call('HLEN', SLOTS) == 0
+  if is_idle then
     redis.call('DEL', VIRTUAL)
   end
+  return is_idle
 end
 
--- Sets the slots of the candidates whose number is unknown, from a JSON list in their order.
-local function learn_slots(pool, slots)
-  local numbers = cjson.decode(slots)
-  for i, candidate in ipairs(cjson.decode(pool)) do
-    redis.call('HSETNX', REPLICAS, candidate[1], numbers[i])
+-- Sets the slots of the candidates of a pool, from a JSON list in their order, in which 0 is `auto`. A number that is known stays
+-- unless the request is new and `overrides` it. A learnt number stays until one is given.
+local function use_slots(pool, slots, overrides)
+  local numbers, candidates, names = cjson.decode(slots), cjson.decode(pool), {}
+  for i = 2, #candidates do
+    names[i - 1] = candidates[i][1]
   end
-end
-
--- The replica of the pool whose slot a request takes, nil when none has a free slot.
-local function free_replica(pool)
-  local names, candidates = {}, cjson.decode(pool)
-  for i, candidate in ipairs(candidates) do
-    names[i] = candidate[1]
-  end
-  local slots, running = redis.call('HMGET', REPLICAS, unpack(names)), redis.call('HMGET', RUNNING, unpack(names))
-  local best
-  for i, candidate in ipairs(candidates) do
-    local each = {name = names[i], rank = candidate[2], slots = tonumber(slots[i] or 0), running = tonumber(running[i] or 0)}
-    if each.running < each.slots and (not best or each.rank < best.rank
-      or (each.rank == best.rank and each.running * best.slots < best.running * each.slots)) then
-      best = each
+  local known = redis.call('HMGET', REPLICAS, unpack(names))
+  for i, name in ipairs(names) do
+    local is_learnt = select(2, slots_of(known[i] or nil))
+    if numbers[i] == 0 and not is_learnt and (overrides or not known[i]) then
+      redis.call('HDEL', LEARNING, name)
+      set_learnt(name, 1)
+    elseif numbers[i] ~= 0 and (not known[i] or (overrides and known[i] ~= tostring(numbers[i]))) then
+      redis.call('HSET', REPLICAS, name, numbers[i])
     end
   end
-  return best and best.name
 end
 
-local function grant(now, request_id, ticket, replica, waited)
+-- The candidate of the pool whose slot a request takes, nil when there is none: one with a free slot, or else one that may get one
+-- request more to learn its slots. `older` is that of a trial, which then begins with the request.
+local function free_replica(now, pool)
+  local names, candidates = {}, cjson.decode(pool)
+  for i = 2, #candidates do
+    names[i - 1] = candidates[i][1]
+  end
+  local slots, running = redis.call('HMGET', REPLICAS, unpack(names)), redis.call('HMGET', RUNNING, unpack(names))
+  local best, full = nil, {}
+  for i, name in ipairs(names) do
+    local each = {name = name, rank = candidates[i + 1][2], running = tonumber(running[i] or 0)}
+    each.slots, each.is_learnt = slots_of(slots[i] or nil)
+    if each.running < each.slots then
+      if not best or each.rank < best.rank
+        or (each.rank == best.rank and each.running * best.slots < best.running * each.slots) then
+        best = each
+      end
+    elseif each.is_learnt and each.running == each.slots then
+      full[#full + 1] = each
+    end
+  end
+  if best then
+    if best.is_learnt and best.slots > 1 and best.running == best.slots - 1 then
+      best.older = plan_trial(now, best.name, candidates[1], best.slots, best.running)
+    end
+    return best
+  end
+  for _, each in ipairs(full) do
+    each.older = plan_trial(now, each.name, candidates[1], each.slots, each.running)
+    if each.older then
+      return each
+    end
+  end
+end
+
+-- Grants a slot of a replica that `free_replica` returned. `of_tenant` and `of_key` are the counters of a new request.
+local function grant(now, request_id, ticket, replica, waited, of_tenant, of_key)
   local slot = {
-    replica = replica, tenant = ticket.tenant, key = ticket.key, weight = ticket.weight, charged = ticket.charged,
+    replica = replica.name, tenant = ticket.tenant, key = ticket.key, weight = ticket.weight, charged = ticket.charged,
     arrived = ticket.arrived, waited = waited,
   }
-  charge(slot, math.max(ticket.input, ticket.charged))
-  redis.call('HSET', VIRTUAL, 'latest', ticket.tenant, 'latest:' .. ticket.tenant, ticket.key)
+  if replica.is_learnt then
+    -- A ticket that gets its turn is not on its way before its owner has noticed; see `pick_up`.
+    slot.auto, slot.model = true, cjson.decode(ticket.pool)[1]
+    slot.at = of_tenant and now or nil
+  end
+  if replica.older then
+    begin_trial(replica.name, request_id, replica.running == replica.slots, replica.older)
+  end
+  local tokens = math.max(ticket.input, ticket.charged)
+  if of_tenant then
+    local amount = price(slot, tokens)
+    set_counters(slot, of_tenant + amount, of_key + amount, 'latest', slot.tenant, 'latest:' .. slot.tenant, slot.key)
+  else
+    charge(slot, tokens)
+    redis.call('HSET', VIRTUAL, 'latest', slot.tenant, 'latest:' .. slot.tenant, slot.key)
+  end
   add_slot(request_id, slot, now + TICKET_LEASE_MS)
+  return {'turn', slot.replica, slot.arrived, slot.waited}
 end
 
 -- Grants a slot to the next ticket that waits for a replica with a free slot. Returns false when there is none.
@@ -128,7 +179,7 @@ end
 local function grant_next(now)
   local pools, replicas = {}, {}
   for _, pool in ipairs(redis.call('HKEYS', POOLS)) do
-    replicas[pool] = free_replica(pool)
+    replicas[pool] = free_replica(now, pool)
     if replicas[pool] then
       table.insert(pools, pool)
     end
@@ -154,12 +205,15 @@ local function reap(now)
     local slot = load(SLOTS, request_id)
     if slot then
       remove_slot(request_id, slot)
+      if slot.auto then
+        observe(now, slot.replica, request_id, slot, -1, 0, 0, true)
+      end
     else
       remove_ticket(request_id, load(TICKETS, request_id))
     end
   end
   if #expired > 0 then
-    reset_if_idle()
+    reset_if_idle(any_waits())
   end
 end
 
@@ -174,17 +228,20 @@ local function promote(now)
   end
 end
 
--- Every script calls this: it removes what has expired, and grants every free slot that a ticket waits for. So the queue
--- needs no other process for that. Returns whether slots are granted.
+-- Removes what has expired, and grants every free slot that a ticket waits for. So the queue needs no other process for that.
+-- Returns whether slots are granted, and whether tickets waited.
 local function advance(now)
-  promote(now)
+  local waits = any_waits()
+  if waits then
+    promote(now)
+  end
   if not is_open(now) then
-    return false
+    return false, waits
   end
   reap(now)
-  while grant_next(now) do
+  while waits and grant_next(now) do
   end
-  return true
+  return true, waits
 end
 
 -- The time in s after which all present tickets have been granted at the current pace.

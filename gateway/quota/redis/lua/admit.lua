@@ -5,7 +5,7 @@
 --       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 tenant: the same
 --       24 running_max  25 '1': the count of the input is a sample for the calibration
 --       with a queue: 26 pool  27 slots of its candidates  28 weight  29 class  30 bytes of the body  31 owner  32 time of
---       arrival in ms, 0 for now  33 maximum wait in ms  34 maximum of tickets and 35 of their bytes  36..38 see `leave_queue`
+--       arrival in ms, 0 for now  33 maximum wait in ms  34 maximum of tickets and 35 of their bytes  36, 37 see `leave_queue`
 -- Reply {status, admitted at in ms, input tokens held, output cap, retry after in s or -1,
 --        requests limit, remaining, tokens limit, remaining, period of the budget or '', remaining,
 --        s until both windows are empty, replica or '', ms in the queue}
@@ -267,22 +267,21 @@ local function seal(draft, at, input, cap, replica, queued)
 end
 
 -- The place of the request in the queue, as in enter.lua. A slot is granted at once, or waited for.
-local function take_place()
+local function take_turn()
+  local is_new = ARGV[32] == '0'
   open_queue(REQUEST_KEYS_COUNT + 1, ARGV[36], ARGV[37])
-  if ARGV[32] == '0' then
+  if is_new then
     -- The numbers of a request that arrives are those of the newest catalog.
-    local slots = cjson.decode(ARGV[27])
-    for i, candidate in ipairs(cjson.decode(ARGV[26])) do
-      redis.call('HSET', REPLICAS, candidate[1], slots[i])
-    end
+    use_slots(ARGV[26], ARGV[27], true)
   end
   local ticket = {
     pool = ARGV[26], tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), weight = tonumber(ARGV[28]),
     class = tonumber(ARGV[29]), input = input, bytes = tonumber(ARGV[30]), owner = ARGV[31], arrived = tonumber(ARGV[32]),
     charged = 0,
   }
-  return enter(now, request_id, ticket, {
-    wait_max = tonumber(ARGV[33]), tickets_max = tonumber(ARGV[34]), bytes_max = tonumber(ARGV[35]), ended_ttl = ARGV[38],
+  local step = is_new and arrive or enter
+  return step(now, request_id, ticket, {
+    wait_max = tonumber(ARGV[33]), tickets_max = tonumber(ARGV[34]), bytes_max = tonumber(ARGV[35]),
   })
 end
 
@@ -328,10 +327,8 @@ if not parked then
   status, cap, retry = decide(both, running, false)
 end
 if status == 'admitted' and has_queue() then
-  place = take_place()
-  if place[1] == 'ended' then
-    return {'used'}
-  elseif PLACES[place[1]] then
+  place = take_turn()
+  if PLACES[place[1]] then
     status, retry = PLACES[place[1]], place[2]
   elseif place[1] == 'waiting' then
     if parked then

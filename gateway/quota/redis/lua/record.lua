@@ -3,7 +3,7 @@
 -- request is settled. A denial of another tenant than the hold's does the same.
 --
 -- ARGV  1 clock  2 request id  3 tenant id or ''  4 entry as JSON  5 maximum of waiting events
---       6 ms for which the id is remembered  7..9 with a queue, see `leave_queue`
+--       6 ms for which the id is remembered  7, 8 with a queue, see `leave_queue`
 -- Reply 1, or 0 when that maximum is reached
 
 local request_id = ARGV[2]

@@ -1,7 +1,7 @@
 -- Voids a hold: no usage, no event. The id is remembered for a while, so that an admission or a renewal that arrives after
 -- the release takes no hold.
 --
--- ARGV  1 clock  2 request id  3 ms for which the id is remembered  4..6 with a queue, see `leave_queue`
+-- ARGV  1 clock  2 request id  3 ms for which the id is remembered  4, 5 with a queue, see `leave_queue`
 -- Reply 1, or 0 when there was no hold
 
 if redis.call('EXISTS', FINISHED) == 1 then

@@ -3,7 +3,7 @@
 --
 -- ARGV  1 clock  2 request id  3 tenant id  4 key id  5 tokens used  6 day and 7 month of the admission  8 entry as JSON
 --       9 ms for which the id is remembered  10 '1': only if the hold has expired  11 input tokens if counted, else -1
---       12..14 with a queue, see `leave_queue`
+--       12 ms from the admission to the first token and 13 to the end, -1 when unknown  14, 15 with a queue, see `leave_queue`
 -- Reply 1, or 0 when nothing changed
 
 local request_id, tokens = ARGV[2], tonumber(ARGV[5])
@@ -41,5 +41,5 @@ if values[7] then
 end
 redis.call('SET', FINISHED, 'settled', 'PX', ARGV[9])
 redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[8])
-leave_queue(clock(), request_id, tokens)
+leave_queue(clock(), request_id, tokens, tonumber(ARGV[12]), tonumber(ARGV[13]))
 return 1

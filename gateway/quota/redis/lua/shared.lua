@@ -209,19 +209,19 @@ local function end_hold(request_id, hold, requests, tokens)
   end
 end
 
--- A script about a request has the keys of the queue after its own, when the gateway has a queue; see `line.lua`. Its last
--- three arguments are then the two of `open_queue` and the ms for which the queue remembers the id.
+-- A script about a request has the keys of the queue after its own, when the gateway has a queue; see `line.lua`. ENDED is not
+-- among them, because FINISHED has its part. Its last two arguments are then those of `open_queue`.
 local REQUEST_KEYS_COUNT = 12
 
 local function has_queue()
   return #KEYS > REQUEST_KEYS_COUNT
 end
 
--- Frees the slot or the ticket of a request that ends, and grants the slot to the next ticket.
-local function leave_queue(now, request_id, tokens)
+-- Frees the slot or the ticket of a request that ends, and grants the slot to the next ticket. `first` and `duration` are ms until
+-- the first token and until the end, -1 when they are unknown.
+local function leave_queue(now, request_id, tokens, first, duration)
   if has_queue() then
-    open_queue(REQUEST_KEYS_COUNT + 1, ARGV[#ARGV - 2], ARGV[#ARGV - 1])
-    finish(now, request_id, tokens, ARGV[#ARGV])
+    open_queue(REQUEST_KEYS_COUNT + 1, ARGV[#ARGV - 1], ARGV[#ARGV])
+    leave(now, request_id, tokens, first or -1, duration or -1)
   end
 end
-

@@ -34,6 +34,7 @@ class Ticketed(Request):
     body_bytes: int = 0
     candidates: tuple[Candidate, ...] = ()
     owner: str = ""
+    model: str = ""
 
 
 @dataclass(slots=True)
@@ -89,13 +90,3 @@ def _lift(counters: dict[int, int], subject: int, waiting: Collection[int], late
         return
     others = waiting or (() if latest is None else (latest,))
     counters[subject] = max(counters.get(subject, 0), min((counters.get(each, 0) for each in others), default=0))
-
-
-def free_replica(candidates: Iterable[Candidate], slots: dict[str, int], running: dict[str, int]) -> str | None:
-    """The replica whose slot a request takes, None when no candidate has a free slot."""
-    free = [
-        (each.rank, running.get(each.replica, 0) / slots[each.replica], index, each.replica)
-        for index, each in enumerate(candidates)
-        if running.get(each.replica, 0) < slots.get(each.replica, 0)
-    ]
-    return min(free)[-1] if free else None

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from gateway.queue.port import (
+    AUTO,
     ENDED_MS,
+    UNKNOWN,
     Candidate,
     Ended,
     Place,
@@ -24,11 +26,13 @@ from gateway.queue.port import (
     TenantStatus,
     Ticket,
     TicketStatus,
+    Timing,
     Turn,
     Waiting,
 )
 from gateway.values import Priority
-from tests.gateway.queue.model.order import SCALE, Request, Ticketed, VirtualTokens, free_replica
+from tests.gateway.queue.model.learning import ARRIVAL_MS, Learning, Observed
+from tests.gateway.queue.model.order import SCALE, Request, Ticketed, VirtualTokens
 
 PACE_MS, GAP_MAX_MS = 1000, 60_000
 
@@ -39,6 +43,19 @@ class Slot(Request):
 
     replica: str = ""
     waited_ms: int = 0
+    is_learnt: bool = False
+    picked_up_ms: int | None = None
+    model: str | None = None
+    seen_ms: int = 0
+    first_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """A replica with a slot for the next request. `older` is that of the trial that begins with it."""
+
+    replica: str
+    older: dict[str, Observed] | None = None
 
 
 class MemoryQueue:
@@ -56,7 +73,7 @@ class MemoryQueue:
         self._advanced_at_ms: int | None = None
         self._granted_at_ms = 0
         self._pace_ms = PACE_MS
-        self._capacity: dict[str, int] = {}
+        self._capacity: dict[str, int | Learning] = {}
         self._slots: dict[str, Slot] = {}
         self._tickets: dict[str, Ticketed] = {}
         self._leases: dict[str, int] = {}
@@ -76,7 +93,7 @@ class MemoryQueue:
 
     async def enter(self, ticket: Ticket) -> Place:
         """See the port."""
-        self._learn_slots(ticket)
+        self._use_slots(ticket)
         if self._is_ended(ticket.request_id):
             return Ended()
         return self._enter(ticket)
@@ -90,24 +107,27 @@ class MemoryQueue:
             self._reset_if_idle()
             return self._time_out(ticket.request_id)
         if place := self._known_place(ticket.request_id):
+            slot = self._slots.get(ticket.request_id)
+            if slot and slot.is_learnt and slot.picked_up_ms is None:
+                slot.picked_up_ms = now_ms
             return place
         arrived_at_ms = ticket.arrived_at_ms or now_ms
         if self._has_timed_out(arrived_at_ms):
             return self._time_out(ticket.request_id)
-        replica = self._free_replica(ticket.candidates) if can_grant else None
+        replica = self._free_replica(ticket.model, ticket.candidates) if can_grant else None
         if not replica and ticket.arrived_at_ms is None and self._is_full(ticket):
             return QueueFull(self._retry_after_s())
         self._virtual.lift(ticket.tenant_id, ticket.key_id, self._tickets.values())
         created = self._ticketed(ticket, arrived_at_ms)
         if replica:
-            self._grant(created, replica, max(0, now_ms - arrived_at_ms))
+            self._grant(created, replica, max(0, now_ms - arrived_at_ms), has_waited=False)
         else:
             self._add_ticket(created)
         return self._place(ticket.request_id)
 
     async def move(self, ticket: Ticket) -> Place:
         """See the port."""
-        self._learn_slots(ticket)
+        self._use_slots(ticket)
         if self._is_ended(ticket.request_id):
             return Ended()
         request = self._take(ticket.request_id)
@@ -126,29 +146,36 @@ class MemoryQueue:
         self._advance()
         return [self._known_place(each) for each in request_ids]
 
-    async def finish(self, request_id: str, tokens: int = 0) -> bool:
+    async def finish(self, request_id: str, tokens: int = 0, timing: Timing = UNKNOWN) -> bool:
         """See the port."""
         if self._is_ended(request_id):
             return False
         request = self._take(request_id)
+        if isinstance(request, Slot):
+            ending = Timing() if timing == UNKNOWN else Timing(timing.first_ms, timing.age_ms, timing.age_ms)
+            self._observe(request, ending, has_ended=True)
         if isinstance(request, Slot) or (request and request.charged_tokens):
             self._virtual.charge(request, tokens)
         self._ended[request_id] = self._now_ms() + ENDED_MS
         self._reset_if_idle()
-        self._advance()
+        self._pass_on()
         return request is not None
 
     async def renew(self, running: Sequence[Running]) -> list[bool]:
         """See the port."""
         renewed = [self._renew(each) for each in running]
-        self._advance()
+        self._pass_on()
         return renewed
 
     def _renew(self, running: Running) -> bool:
         deadline_ms = self._now_ms() + int(self._rules.slot_lease_s * 1000)
         if slot := self._slots.get(running.request_id):
             self._virtual.charge(slot, running.tokens)
-            slot.replica = running.replica
+            has_moved = slot.replica != running.replica
+            self._observe(slot, UNKNOWN if has_moved else running.timing, has_ended=has_moved)
+            if has_moved:
+                slot.replica, slot.is_learnt, slot.picked_up_ms = running.replica, False, None
+                slot.model, slot.seen_ms, slot.first_ms = None, 0, None
         elif self._is_ended(running.request_id):
             return False
         elif running.request_id not in self._tickets:
@@ -176,7 +203,7 @@ class MemoryQueue:
         running_of = Counter(each.tenant_id for each in self._slots.values())
         waiting_of = Counter(each.tenant_id for each in self._tickets.values())
         return QueueStatus(
-            {name: ReplicaStatus(self._capacity.get(name, 0), running[name]) for name in {*self._capacity, *running}},
+            {name: self._replica_status(name, running[name]) for name in {*self._capacity, *running}},
             {
                 tenant: TenantStatus(
                     running_of[tenant],
@@ -189,6 +216,25 @@ class MemoryQueue:
                 sorted(map(_status, self._tickets.values()), key=attrgetter("arrived_at_ms", "tenant_id", "replicas"))
             ),
         )
+
+    def _replica_status(self, name: str, running: int) -> ReplicaStatus:
+        return ReplicaStatus(self._slots_of(name), running, isinstance(self._capacity.get(name), Learning))
+
+    def _observe(self, slot: Slot, timing: Timing, *, has_ended: bool) -> None:
+        if not slot.is_learnt:
+            return
+        at_ms, now_ms = slot.picked_up_ms, self._now_ms()
+        if at_ms is not None and now_ms >= at_ms:
+            slot.seen_ms = max(slot.seen_ms, at_ms + timing.last_ms)
+            if timing.first_ms is not None and slot.first_ms is None:
+                slot.first_ms = now_ms - (timing.age_ms - timing.first_ms) + 1
+        learning = self._capacity.get(slot.replica)
+        if isinstance(learning, Learning):
+            learning.observe(now_ms, slot.request_id, slot.seen_ms, slot.first_ms, has_ended=has_ended)
+
+    def _pass_on(self) -> None:
+        if self._tickets:
+            self._advance()
 
     def _advance(self) -> bool:
         """Removes what has expired and grants every free slot that a ticket waits for. False: none is granted now."""
@@ -203,28 +249,43 @@ class MemoryQueue:
             return False
         expired = [each for each, deadline_ms in self._leases.items() if deadline_ms <= now_ms]
         for each in expired:
-            self._take(each)
+            if isinstance(request := self._take(each), Slot):
+                self._observe(request, UNKNOWN, has_ended=True)
         if expired:
             self._reset_if_idle()
-        while waiting := [each for each in self._tickets.values() if self._free_replica(each.candidates)]:
-            self._grant_next(self._virtual.next(waiting))
+        while waiting := self._grantable():
+            ticket = self._virtual.next([each for each, _ in waiting])
+            self._grant_next(ticket, next(free for each, free in waiting if each is ticket))
         return True
+
+    def _grantable(self) -> list[tuple[Ticketed, Free]]:
+        """The tickets with a slot for them; those of one pool get the same."""
+        free_of: dict[tuple[str, tuple[Candidate, ...]], Free | None] = {}
+        for each in self._tickets.values():
+            pool = each.model, each.candidates
+            if pool not in free_of:
+                free_of[pool] = self._free_replica(*pool)
+        found = ((each, free_of[each.model, each.candidates]) for each in self._tickets.values())
+        return [(each, free) for each, free in found if free]
 
     def _is_open(self, now_ms: int) -> bool:
         since_ms = self._since_ms or 0
         return not since_ms <= now_ms < since_ms + int(self._rules.restore_s * 1000)
 
-    def _grant_next(self, ticket: Ticketed) -> None:
-        now_ms, replica = self._now_ms(), self._free_replica(ticket.candidates)
-        assert replica
+    def _grant_next(self, ticket: Ticketed, replica: Free) -> None:
+        now_ms = self._now_ms()
         gap_ms = min(GAP_MAX_MS, max(0, now_ms - max(self._granted_at_ms, ticket.arrived_at_ms)))
         self._pace_ms += (gap_ms - self._pace_ms) // 8
         self._granted_at_ms = now_ms
         self._remove_ticket(ticket.request_id)
-        self._grant(ticket, replica, max(0, now_ms - ticket.arrived_at_ms))
+        self._grant(ticket, replica, max(0, now_ms - ticket.arrived_at_ms), has_waited=True)
         self.notified.append((ticket.owner, ticket.request_id))
 
-    def _grant(self, ticket: Ticketed, replica: str, waited_ms: int) -> None:
+    def _grant(self, ticket: Ticketed, free: Free, waited_ms: int, *, has_waited: bool) -> None:
+        replica = free.replica
+        learning = self._capacity.get(replica)
+        if isinstance(learning, Learning) and free.older is not None:
+            learning.begin(ticket.request_id, self._running()[replica], free.older)
         slot = Slot(
             ticket.request_id,
             ticket.tenant_id,
@@ -235,6 +296,9 @@ class MemoryQueue:
             replica,
             waited_ms,
         )
+        if isinstance(learning, Learning):
+            slot.is_learnt, slot.model = True, ticket.model
+            slot.picked_up_ms = None if has_waited else self._now_ms()
         self._virtual.charge(slot, max(ticket.input_tokens, ticket.charged_tokens))
         self._virtual.granted(slot)
         self._slots[slot.request_id] = slot
@@ -255,6 +319,7 @@ class MemoryQueue:
             body_bytes=ticket.body_bytes,
             candidates=ticket.candidates,
             owner=ticket.owner,
+            model=ticket.model,
         )
 
     def _add_ticket(self, ticket: Ticketed) -> None:
@@ -295,12 +360,48 @@ class MemoryQueue:
     def _retry_after_s(self) -> int:
         return max(1, -(-len(self._tickets) * self._pace_ms // 1000))
 
-    def _learn_slots(self, ticket: Ticket) -> None:
+    def _use_slots(self, ticket: Ticket) -> None:
         for each in ticket.candidates:
-            self._capacity.setdefault(each.replica, each.slots)
+            self._capacity.setdefault(each.replica, Learning() if each.slots == AUTO else each.slots)
 
-    def _free_replica(self, candidates: Sequence[Candidate]) -> str | None:
-        return free_replica(candidates, self._capacity, self._running())
+    def _slots_of(self, replica: str) -> int:
+        capacity = self._capacity.get(replica, 0)
+        return capacity.slots if isinstance(capacity, Learning) else capacity
+
+    def _free_replica(self, model: str, candidates: Sequence[Candidate]) -> Free | None:
+        """The replica whose slot a request takes, None when no candidate has one."""
+        running = self._running()
+        slots = {each.replica: self._slots_of(each.replica) for each in candidates}
+        free = [
+            (each.rank, running[each.replica] / slots[each.replica], index, each.replica)
+            for index, each in enumerate(candidates)
+            if running[each.replica] < slots[each.replica]
+        ]
+        if free:
+            best = min(free)[-1]
+            is_last = running[best] == slots[best] - 1 and slots[best] > 1
+            return Free(best, self._plan_trial(model, best, running[best]) if is_last else None)
+        for each in candidates:
+            if running[each.replica] == slots[each.replica]:
+                older = self._plan_trial(model, each.replica, running[each.replica])
+                if older is not None:
+                    return Free(each.replica, older)
+        return None
+
+    def _plan_trial(self, model: str, replica: str, running: int) -> dict[str, Observed] | None:
+        learning, now_ms = self._capacity.get(replica), self._now_ms()
+        if not isinstance(learning, Learning) or not learning.is_due(now_ms, running):
+            return None
+        older = [each for each in self._slots.values() if each.replica == replica]
+        if any(each.model != model for each in older):
+            learning.postpone(now_ms)
+            return None
+        return {
+            each.request_id: Observed(
+                each.seen_ms, each.first_ms, each.picked_up_ms is None or each.picked_up_ms + ARRIVAL_MS > now_ms
+            )
+            for each in older
+        }
 
     def _running(self) -> Counter[str]:
         return Counter(each.replica for each in self._slots.values())
