@@ -102,6 +102,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         turns = RedisTurns(turns_redis, settings.redis_timeout_s)
         waiting = WaitingRequests(quota, turns, secrets.token_hex(8), settings.queue_max_wait_s)
         QUEUE_WAITING.set_function(lambda: waiting.waiting)
+        if settings.queue_max_wait_s and not settings.has_queue:
+            log.warning("queue_off", reason=f"REDIS_SHARDS is {settings.redis_shards}, and the queue needs one shard")
         admitter = Admitter(
             quota,
             context=ContextRule(status.corrected, refuses=settings.context_overflow == "refuse"),

@@ -65,6 +65,12 @@ class Checkout:
         pairs = (pair.partition("=") for pair in settings.split())
         return cls(BASELINE, directory.resolve(), str(python), {name: value for name, _, value in pairs})
 
+    def backend(self, upstream: Side) -> dict[str, object]:
+        """The entry of the upstream in OLLAMA_BACKENDS. It serves all requests at once, so none waits in the queue."""
+        has_queue = (self.directory / "gateway/queue").is_dir()
+        entry = {"name": "bench", "base_url": f"http://{upstream.host}:{upstream.port}"}
+        return {**entry, "slots": CONNECTIONS_MAX} if has_queue else dict(entry)
+
     def revision(self) -> str:
         """The commit, with `-dirty` after it if files differ, and the settings."""
         command = ["git", "-C", str(self.directory), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -109,8 +115,8 @@ def gateway(
     root.mkdir(exist_ok=True)
     settings = {**SETTINGS, **settings, **checkout.settings}
     ready_file, log = root / "ready.json", root / "up.log"
-    backend = f"bench=http://{upstream.host}:{upstream.port}"
-    command = [checkout.python, "-m", "ops.cli", "up", "--listen", "127.0.0.1:0", "--backend", backend]
+    settings["OLLAMA_BACKENDS"] = json.dumps([checkout.backend(upstream)])
+    command = [checkout.python, "-m", "ops.cli", "up", "--listen", "127.0.0.1:0"]
     command += ["--state-dir", str(root / "state"), "--ready-file", str(ready_file), "--workers", str(workers)]
     with process(command, log, env={**os.environ, **settings}, directory=checkout.directory) as started:
         wait_until(ready_file.exists, f"the {checkout.name}", started, log, _START_TIMEOUT_S)

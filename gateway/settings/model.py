@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     context_overflow: Literal["truncate", "refuse"] = "truncate"
     hold_lease_s: Seconds = 15.0
 
-    queue_max_wait_s: QueueWait = 0.0
+    queue_max_wait_s: QueueWait = 30.0
     queue_max_per_tenant: PositiveInt = 64
     queue_max_bytes_per_tenant: PositiveInt = 64 * 1024 * 1024
 

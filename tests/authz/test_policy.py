@@ -15,6 +15,7 @@ from authz.policy import (
 )
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.errors import Code, Denied
+from gateway.queue.port import AUTO
 from gateway.values import Budgets, Limits, Principal, Scope
 from gateway.wire.names import backend_of
 from gateway.wire.surfaces import BY_NAME, RunnerField

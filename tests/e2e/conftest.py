@@ -12,7 +12,7 @@ import pytest
 
 from ops.embedded import logfile
 from ops.embedded.state import open_state
-from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
+from tests.e2e.stack import SLOTS, Simulator, Stack, set_env, simulator, up
 from tests.e2e.trial import Trial, running_trial
 from tests.ports import free_port
 
@@ -55,8 +55,8 @@ def spare() -> Iterator[Simulator]:
 def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state_dir = tmp_path_factory.mktemp("stack") / "state"
     backends = [
-        {"name": "sim", "base_url": ollama.url, "auth_token": BACKEND_TOKEN},
-        {"name": "spare", "base_url": spare.url},
+        {"name": "sim", "base_url": ollama.url, "auth_token": BACKEND_TOKEN, "slots": SLOTS},
+        {"name": "spare", "base_url": spare.url, "slots": SLOTS},
     ]
     with open_state(state_dir) as state:
         state.env_file.touch(mode=0o600)

@@ -28,6 +28,8 @@ COMMAND_TIMEOUT_S = 60.0
 # A hash with the default cost takes 0.2 s of CPU time, in the command that creates a key and in each authz worker. The
 # tests of the embedded stack in tests/ops use the default.
 CHEAP_HASHING = {"ARGON2_TIME_COST": "1", "ARGON2_MEMORY_COST_KIB": "1024", "ARGON2_PARALLELISM": "1"}
+# The slots of a simulated Ollama in tests that are not about the queue: no request waits.
+SLOTS = 1000
 # Operator commands run in this process, because starting Python takes longer than most of them. They run one at a time,
 # because each replaces the standard streams, and in a thread, because each runs its own event loop.
 _COMMANDS = ThreadPoolExecutor(1)
@@ -224,6 +226,12 @@ def _target(link: Path) -> str:
         return str(link.readlink())
     except OSError:
         return ""
+
+
+def backends(**urls: str) -> dict[str, str]:
+    """The setting of these backends, in this order, each with SLOTS slots."""
+    entries = [{"name": name, "base_url": url, "slots": SLOTS} for name, url in urls.items()]
+    return {"OLLAMA_BACKENDS": json.dumps(entries)}
 
 
 def set_env(state_dir: Path, **values: str) -> None:

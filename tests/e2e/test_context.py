@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.ledger_view import audit_row
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import Simulator, Stack, backends, simulator, up
 from tests.polling import eventually
 from tests.ports import free_port
 
@@ -39,8 +39,13 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with simulator() as ollama:
         ollama.install(*MODELS, {"name": "doomed"}, {"name": "listed"}, {"name": "silent"})
-        arguments = ("--workers", "1", "--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={ollama.url}")
-        settings = {"CONTEXT_OVERFLOW": "refuse", "DEFAULT_RPM": "10000", "DEFAULT_TPM": "10000000"}
+        arguments = ("--workers", "1", "--listen", f"127.0.0.1:{free_port()}")
+        settings = {
+            **backends(sim=ollama.url),
+            "CONTEXT_OVERFLOW": "refuse",
+            "DEFAULT_RPM": "10000",
+            "DEFAULT_TPM": "10000000",
+        }
         with up(tmp_path_factory.mktemp("context") / "state", *arguments, **settings) as stack:
             key = stack.new_key("context")
             with httpx.Client(base_url=stack.url, headers={"x-api-key": key}, timeout=60) as client:

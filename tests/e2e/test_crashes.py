@@ -18,7 +18,7 @@ from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import CallResult, GenerationRequest, client, send
 from tests.e2e.retry_after import CODES, repeated_request, retry_after_refusal
 from tests.e2e.sockets import Answer, send_slow_body
-from tests.e2e.stack import Simulator, Stack, up
+from tests.e2e.stack import Simulator, Stack, backends, up
 from tests.e2e.test_edge import Edge, check_refused
 from tests.e2e.trial import PACE_TOKENS_PER_S, SETTINGS, Trial, check_counters, check_rows
 from tests.polling import eventually_async
@@ -74,8 +74,9 @@ async def test_without_postgresql_verified_keys_are_served_until_the_backlog_is_
     upstream: Simulator, tmp_path: Path
 ) -> None:
     upstream.clear_records()
-    here = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={upstream.url}")
-    with up(tmp_path / "state", *here, "--workers", "1", AUDIT_BUFFER_SIZE=str(AUDIT_BUFFER_SIZE), **SETTINGS) as stack:
+    here = ("--listen", f"127.0.0.1:{free_port()}")
+    settings = {**SETTINGS, **backends(sim=upstream.url), "AUDIT_BUFFER_SIZE": str(AUDIT_BUFFER_SIZE)}
+    with up(tmp_path / "state", *here, "--workers", "1", **settings) as stack:
         verified, unknown = stack.new_key("verified"), stack.new_key("unknown")
         results: list[CallResult] = []
         async with client(stack.url, "backlog") as session:

@@ -13,7 +13,7 @@ from tests.e2e.ledger_view import open_ledger_view
 from tests.e2e.load import MODEL
 from tests.e2e.meter_logs import unknown_causes
 from tests.e2e.open_streams import check_broken_off, disconnect, stream_opener
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import Simulator, Stack, backends, simulator, up
 from tests.ports import free_port
 
 STREAMS = 200
@@ -39,8 +39,8 @@ def upstream() -> Iterator[Simulator]:
 @pytest.fixture(scope="module")
 def crowd(upstream: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state_dir = tmp_path_factory.mktemp("disconnects") / "state"
-    here = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={upstream.url}")
-    with up(state_dir, *here, "--workers", "2", **SETTINGS) as stack:
+    here = ("--listen", f"127.0.0.1:{free_port()}")
+    with up(state_dir, *here, "--workers", "2", **backends(sim=upstream.url), **SETTINGS) as stack:
         yield stack
 
 

@@ -22,7 +22,7 @@ from ops.embedded.metrics_targets import TARGETS_FILE
 from ops.embedded.ports import bind_error, choose_free
 from ops.embedded.state import open_state
 from tests.e2e.ledger_view import open_ledger_view
-from tests.e2e.stack import Stack, set_env, simulator, up
+from tests.e2e.stack import Stack, backends, set_env, simulator, up
 from tests.polling import eventually
 from tests.ports import free_port
 from tests.test_metrics_docs import PAGE
@@ -46,8 +46,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     set_env(state_dir, METRICS_LISTEN=f"127.0.0.1:{consecutive_ports(5)}", METRICS_TENANTS_MAX=str(TENANTS_MAX))
     set_env(state_dir, DEFAULT_RPM="10000", DEFAULT_TPM="10000000")
     with simulator() as ollama:
-        listen = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={ollama.url}")
-        with up(state_dir, *listen, "--workers", "2") as running:
+        listen = ("--listen", f"127.0.0.1:{free_port()}")
+        with up(state_dir, *listen, "--workers", "2", **backends(sim=ollama.url)) as running:
             yield running
 
 

@@ -21,7 +21,7 @@ from gateway.wire.names import REQUEST_ID_HEADER
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.meter_logs import unknown_causes
 from tests.e2e.open_streams import StreamOpener, check_broken_off, disconnect, stream_opener
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import Simulator, Stack, backends, simulator, up
 from tests.ports import free_port
 
 STREAMS = int(os.environ.get("STREAMS", "200"))
@@ -126,10 +126,12 @@ def running(state_dir: Path) -> Iterator[tuple[Stack, Simulator]]:
     """The stack with one backend for each half, and the backend of BY_BACKEND."""
     pace = ("--tokens-per-s", str(min(1.0, FRAMES_PER_S / STREAMS)), "--models")
     here = ("--listen", f"127.0.0.1:{free_port()}")
-    with simulator(*pace, BY_BACKEND.model) as killed, simulator(*pace, BY_CALLER.model) as remaining:
-        backends = ("--backend", f"killed={killed.url}", "--backend", f"remaining={remaining.url}")
-        with up(state_dir, *here, *backends, **SETTINGS) as stack:
-            yield stack, killed
+    with (
+        simulator(*pace, BY_BACKEND.model) as killed,
+        simulator(*pace, BY_CALLER.model) as remaining,
+        up(state_dir, *here, **backends(killed=killed.url, remaining=remaining.url), **SETTINGS) as stack,
+    ):
+        yield stack, killed
 
 
 async def test_each_row_names_the_side_that_ended_its_stream(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from gateway.errors import Code, StoreUnavailable
 from gateway.quota.port import Counters
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.load import CallResult, GenerationRequest, client, load
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import Simulator, Stack, backends, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
 
@@ -115,8 +115,8 @@ def paced_simulator() -> Iterator[Simulator]:
 @contextmanager
 def running_trial(state_dir: Path, upstream: Simulator, **settings: str) -> Iterator[Trial]:
     """A stack with two workers of each service, in front of `upstream`. `settings` replace some of SETTINGS."""
-    here = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={upstream.url}")
-    with up(state_dir, *here, "--workers", "2", **{**SETTINGS, **settings}) as stack:
+    here = ("--listen", f"127.0.0.1:{free_port()}")
+    with up(state_dir, *here, "--workers", "2", **{**SETTINGS, **backends(sim=upstream.url), **settings}) as stack:
         yield Trial(stack, upstream, *mixed_requests(stack))
 
 

@@ -19,7 +19,7 @@ import httpx
 
 from gateway.wire.surfaces import BY_NAME, SURFACES, AnswerShape, Dialect, Surface
 from meter.frames.recognition import EVENTS, JSON, accepted_type
-from tests.e2e.stack import Simulator, simulator, up
+from tests.e2e.stack import Simulator, backends, simulator, up
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
 from tests.ports import free_port
@@ -179,11 +179,10 @@ def wrong_backend(directory: Path) -> Iterator[WrongBackend]:
     with ExitStack() as stack:
         wrong = stack.enter_context(simulator("--models", f"{ONLY},{BOTH}"))
         right = stack.enter_context(simulator("--models", f"{BOTH}+embedding"))
-        backends = [{"name": "wrong", "base_url": wrong.url}, {"name": "right", "base_url": right.url}]
         running = stack.enter_context(
             up(
                 directory / "state", "--workers", "1", "--listen", f"127.0.0.1:{free_port()}",
-                OLLAMA_BACKENDS=json.dumps(backends), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="100000",
+                **backends(wrong=wrong.url, right=right.url), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="100000",
                 DEFAULT_TPM="100000000",
             )
         )  # fmt: skip
