@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from authz.context import ContextRule
@@ -92,11 +93,11 @@ class Admitter:
         permission: Permission,
         surface: Surface,
         read: ReadRequest,
-        extend_deadline: Callable[[float], None] = lambda _: None,
+        deadline: asyncio.Timeout,
     ) -> Admitted | Denial:
         """Reserves everything that the request needs, or nothing. With a queue it may wait for a slot first.
 
-        `extend_deadline` receives the seconds that the request may wait. Raises StoreUnavailable when the quota is, and
+        A wait extends the `deadline` of the check. Raises StoreUnavailable when the quota is, and
         Denied(context_length_exceeded).
         """
         input_tokens = estimate_input(read.document, templates_prompt=surface.templates_prompt)
@@ -135,7 +136,7 @@ class Admitter:
             answer, queued_ms = await self._quota.admit(admission), None
         else:
             ticket = self._line.ticket(admission, principal, permission, record.request_bytes)
-            passed = await self._line.pass_through(admission, ticket, extend_deadline)
+            passed = await self._line.pass_through(admission, ticket, deadline)
             if isinstance(passed, Stopped):
                 return Denial(passed.denied, queued_ms=passed.queued_ms)
             answer, queued_ms = passed.answer, passed.queued_ms

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
 
 import structlog
 
@@ -95,9 +94,7 @@ class CheckPipeline:
                 )
                 policy.check_runner_options(permission, read.decisive_option)
                 record = checked.record(principal, surface, read)
-                decision = await self._admitter.admit(
-                    record, principal, permission, surface, read, partial(_extend, deadline)
-                )
+                decision = await self._admitter.admit(record, principal, permission, surface, read, deadline)
                 _raise_if_past(deadline)
         except (Denied, StoreUnavailable, TimeoutError) as error:
             decision = Denial(as_denied(error))
@@ -214,13 +211,6 @@ def _surface_of(checked: CheckedRequest) -> Surface:
     if surface is None or checked.method != "POST":
         raise Denied(Code.ENDPOINT_BLOCKED, blocked_sentence(checked.path))
     return surface
-
-
-def _extend(deadline: asyncio.Timeout, seconds: float) -> None:
-    """Gives a check that waits in the queue that much longer."""
-    when = deadline.when()
-    if when is not None:
-        deadline.reschedule(when + seconds)
 
 
 def _raise_if_past(deadline: asyncio.Timeout) -> None:

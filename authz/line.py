@@ -59,22 +59,22 @@ class Line:
             model=admission.model,
         )
 
-    async def pass_through(
-        self, admission: Admission, ticket: Ticket, extend_deadline: Callable[[float], None]
-    ) -> Passed | Stopped:
-        """Admits a request, at once or when it is its turn. `extend_deadline` receives the longest wait in seconds.
+    async def pass_through(self, admission: Admission, ticket: Ticket, deadline: asyncio.Timeout) -> Passed | Stopped:
+        """Admits a request, at once or when it is its turn. A wait extends the `deadline` of the check.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable. A cancelled call gets a row here, unless the deadline is the reason and the check is
+        denied.
         """
         with self._waiting.listed(admission.request_id) as event:
             answer = await self._turnstile.enter(admission, ticket)
             if not isinstance(answer, Parked):
                 return Passed(answer, None)
-            extend_deadline(self._waiting.wait_max_s)
-            return await self._wait(admission, ticket, answer, event)
+            if (when := deadline.when()) is not None:
+                deadline.reschedule(when + self._waiting.wait_max_s)
+            return await self._wait(admission, ticket, answer, event, deadline)
 
     async def _wait(
-        self, admission: Admission, ticket: Ticket, parked: Parked, event: asyncio.Event
+        self, admission: Admission, ticket: Ticket, parked: Parked, event: asyncio.Event, deadline: asyncio.Timeout
     ) -> Passed | Stopped:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -86,7 +86,8 @@ class Line:
         except Denied as denied:
             return Stopped(denied, _ms(loop.time() - began))
         except asyncio.CancelledError:
-            self._submit(_abandoned(admission, parked, _ms(loop.time() - began)))
+            if not deadline.expired():
+                self._submit(_abandoned(admission, parked, _ms(loop.time() - began)))
             raise
         QUEUE_WAIT_SECONDS.observe(loop.time() - began)
         return Passed(answer, _ms(loop.time() - began))

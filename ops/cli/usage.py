@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +15,7 @@ from ops.cli.parameters import Name, Prefix, Timestamp, json_option
 from ops.cli.reserved import HeldTokens, reserved_tokens
 from ops.cli.session import Session, pass_session
 from ops.cli.table import Column, print_table, wide_option
-from ops.database.reports import BudgetRow, Filter, GroupBy, Reports, UsageRow
-
-_COUNTS = ("requests", "input_tokens", "output_tokens")
+from ops.database.reports import USAGE_COLUMNS, BudgetRow, Filter, GroupBy, Reports, UsageRow
 
 
 @click.command("show-usage")
@@ -61,11 +60,11 @@ def show_usage(
         return rows, budgets, await reserved_tokens(session.settings, database, budgets)
 
     rows, budgets, reserved = session.run(read, report=True)
-    totals = {count: sum(getattr(row, count) for row in rows) for count in _COUNTS}
+    totals = {count: sum(getattr(row, count) for row in rows) for count in USAGE_COLUMNS}
     if as_json:
         return print_json(
             {
-                "rows": [{**row.labels, **{count: getattr(row, count) for count in _COUNTS}} for row in rows],
+                "rows": [{**row.labels, **{count: getattr(row, count) for count in USAGE_COLUMNS}} for row in rows],
                 "totals": totals,
                 "budgets": [_budget_document(budget, reserved) for budget in budgets],
             }
@@ -82,12 +81,11 @@ def _print_usage(rows: list[UsageRow], totals: dict[str, int], since: datetime, 
     tokens_max = max((row.input_tokens + row.output_tokens for row in rows), default=0)
     table: list[tuple[object, ...]] = []
     for row in rows:
-        counts = tuple(getattr(row, count) for count in _COUNTS)
         bars = (bar(row.input_tokens + row.output_tokens, tokens_max),) if plot else ()
-        table.append((*row.labels.values(), *counts, *bars))
+        table.append((*row.labels.values(), *_cells({each: getattr(row, each) for each in USAGE_COLUMNS}), *bars))
     if len(rows) > 1:
-        table.append(("total", *[""] * (len(labels) - 1), *totals.values(), *([""] if plot else [])))
-    columns = (*labels, ">requests", ">input tokens", ">output tokens", *(["tokens"] if plot else []))
+        table.append(("total", *[""] * (len(labels) - 1), *_cells(totals), *([""] if plot else [])))
+    columns = (*labels, ">requests", ">input tokens", ">output tokens", ">queued s", *(["tokens"] if plot else []))
     print_table(columns, table, empty=f"no usage since {text(since)} UTC")
 
 
@@ -130,3 +128,9 @@ def _budget_document(budget: BudgetRow, reserved: HeldTokens) -> dict[str, Any]:
         "reserved": reserved(budget),
         "resets_at": iso(budget.resets_at),
     }
+
+
+def _cells(sums: Mapping[str, int]) -> tuple[object, ...]:
+    """The sums of a group, with the time in the queue in seconds."""
+    *counts, queued_ms = (sums[name] for name in USAGE_COLUMNS)
+    return (*counts, f"{queued_ms / 1000:.1f}")

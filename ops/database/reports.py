@@ -19,6 +19,10 @@ AUDIT_COLUMNS = tuple(name for name in COLUMNS if name not in ("tenant_id", "key
 """The columns of an audit row that operators see."""
 
 
+USAGE_COLUMNS = ("requests", "input_tokens", "output_tokens", "queued_ms")
+"""The sums of a group of requests."""
+
+
 class GroupBy(StrEnum):
     """The dimension that usage is summed by."""
 
@@ -51,12 +55,16 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """The count of admitted requests and their tokens, for the day, model, key or tenant that `labels` names."""
+    """The count of admitted requests and their tokens, for the day, model, key or tenant that `labels` names.
+
+    `queued_ms` is the time in ms that all of them waited in the queue.
+    """
 
     labels: dict[str, str | None]
     requests: int
     input_tokens: int
     output_tokens: int
+    queued_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,8 @@ class Reports:
         labels, order = _GROUPS[by]
         query = f"""
             SELECT {", ".join(f"{expression} AS {name}" for name, expression in labels.items())}, count(*) AS requests,
-                   sum(a.input_tokens)::bigint AS input_tokens, sum(a.output_tokens)::bigint AS output_tokens
+                   sum(a.input_tokens)::bigint AS input_tokens, sum(a.output_tokens)::bigint AS output_tokens,
+                   coalesce(sum(a.queued_ms), 0)::bigint AS queued_ms
             FROM gateway.audit_log a
             LEFT JOIN gateway.tenants t ON t.id = a.tenant_id
             LEFT JOIN gateway.api_keys secret ON secret.id = a.key_id
@@ -95,10 +104,7 @@ class Reports:
         """  # noqa: S608 (the names are constants of this module)
         async with self._database.transaction(readonly=True) as connection:
             rows = await connection.fetch(query, *await _arguments(connection, where))
-        return [
-            UsageRow({name: row[name] for name in labels}, row["requests"], row["input_tokens"], row["output_tokens"])
-            for row in rows
-        ]
+        return [UsageRow({name: row[name] for name in labels}, *(row[name] for name in USAGE_COLUMNS)) for row in rows]
 
     async def budgets(self, where: Filter, now: datetime) -> list[BudgetRow]:
         """Returns the budgets of the tenants and keys that match `where`, as of `now` (aware)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -50,7 +51,7 @@ async def test_a_request_beyond_the_maximum_of_running_requests_is_retried_after
         read = read_request(surface, checked.body, "")
         record = checked.record(principal, surface, read)
         permission = Permission("m:latest", ("default",), runner_options=False, show_backend=False)
-        decisions.append(await admitter.admit(record, principal, permission, surface, read))
+        decisions.append(await admitter.admit(record, principal, permission, surface, read, asyncio.timeout(None)))
     admitted, denial = decisions
     assert isinstance(admitted, Admitted)
     assert isinstance(denial, Denial)
@@ -84,7 +85,7 @@ async def test_a_request_without_a_cap_gets_the_smaller_of_its_allowance_and_the
         )
         read = read_request(surface, checked.body, "")
         record = checked.record(principal, surface, read)
-        decision = await Admitter(quota).admit(record, principal, permission, surface, read)
+        decision = await Admitter(quota).admit(record, principal, permission, surface, read, asyncio.timeout(None))
         assert isinstance(decision, Admitted)
         granted[cap] = Grant.from_json(decision.grant_json).output_cap
     assert granted == {None: min(own or 4096, 4096), -1: 4096, 7: 7, 100: 100}

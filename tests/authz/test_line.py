@@ -41,6 +41,7 @@ class MemoryTurnstile:
     answers: list[Reserved | Parked | ReservationDenied]
     ready: set[str] = field(default_factory=set)
     calls: list[Parked | None] = field(default_factory=list)
+    delay_s: float = 0.0
 
     async def enter(
         self,
@@ -50,6 +51,8 @@ class MemoryTurnstile:
     ) -> Reserved | Parked | ReservationDenied:
         """The next answer."""
         self.calls.append(parked)
+        if parked:
+            await asyncio.sleep(self.delay_s)
         return self.answers.pop(0)
 
     async def poll(self, request_ids: Sequence[str]) -> list[bool]:
@@ -86,14 +89,23 @@ class Bench:
     waiting: WaitingRequests
     line: Line
     submitted: list[Entry]
-    extended: list[float] = field(default_factory=list)
+    deadline: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    ends_s: float = 0.0
+
+    @property
+    def extended_s(self) -> float:
+        """How much later the deadline is than at first."""
+        return round((self.deadline.when() or self.ends_s) - self.ends_s, 3)
 
     async def has_parked(self) -> bool:
         """Whether the request waits."""
-        return bool(self.extended)
+        return self.extended_s > 0
 
-    async def pass_through(self) -> Passed | Stopped:
-        return await self.line.pass_through(admission(), TICKET, self.extended.append)
+    async def pass_through(self, timeout_s: float = 60.0) -> Passed | Stopped:
+        """Lets the request pass within a check that has this time."""
+        self.ends_s = asyncio.get_running_loop().time() + timeout_s
+        async with asyncio.timeout_at(self.ends_s) as self.deadline:
+            return await self.line.pass_through(admission(), TICKET, self.deadline)
 
 
 @asynccontextmanager
@@ -113,7 +125,7 @@ async def benched(
 async def test_a_free_slot_needs_one_call_and_no_wait() -> None:
     async with benched(RESERVED) as bench:
         assert await bench.pass_through() == Passed(RESERVED, None)
-        assert (bench.turnstile.calls, bench.extended, bench.waiting.waiting) == ([None], [], 0)
+        assert (bench.turnstile.calls, bench.extended_s, bench.waiting.waiting) == ([None], 0, 0)
 
 
 async def test_a_notified_request_is_admitted_with_its_place() -> None:
@@ -123,7 +135,7 @@ async def test_a_notified_request_is_admitted_with_its_place() -> None:
         passed = await bench.pass_through()
         assert isinstance(passed, Passed)
         assert passed.answer == RESERVED
-        assert (bench.turnstile.calls, bench.extended, bench.waiting.waiting) == ([None, PARKED], [30.0], 0)
+        assert (bench.turnstile.calls, bench.extended_s, bench.waiting.waiting) == ([None, PARKED], 30, 0)
 
 
 async def test_a_poll_makes_up_for_a_lost_notification() -> None:
@@ -151,6 +163,15 @@ async def test_a_caller_that_leaves_has_one_row_without_tokens() -> None:
         assert (entry.input_tokens, entry.output_tokens, entry.reserved_tokens) == (0, 0, 0)
         assert entry.queued_ms is not None
         assert bench.waiting.waiting == 0
+
+
+async def test_a_check_whose_deadline_passes_leaves_the_row_to_its_denial() -> None:
+    async with benched(PARKED, wait_max_s=0.05) as bench:
+        bench.turnstile.delay_s = 30.0
+        with pytest.raises(TimeoutError):
+            await bench.pass_through(timeout_s=0.2)
+        assert bench.turnstile.calls == [None, PARKED]
+        assert bench.submitted == []
 
 
 async def test_a_process_that_stops_denies_those_that_wait_with_a_short_retry() -> None:

@@ -58,7 +58,7 @@ def test_reports_are_read_from_the_replica_if_one_is_set(busy: Operator, command
 def test_usage_has_rows_totals_and_budgets(busy: Operator) -> None:
     busy.run("set-budget", "--tenant", "acme", "--daily", "100", "--total", "10")
     usage = busy.reads("show-usage")
-    counts = {"requests": 2, "input_tokens": 6, "output_tokens": 8}
+    counts = {"requests": 2, "input_tokens": 6, "output_tokens": 8, "queued_ms": 0}
     assert usage["rows"] == [{"day": f"{NOW:%Y-%m-%d}", **counts}]
     assert usage["totals"] == counts
     day, total = usage["budgets"]
@@ -120,7 +120,7 @@ def test_the_plot_draws_the_largest_as_a_full_bar(busy: Operator) -> None:
 def test_no_usage_is_a_sentence_or_an_empty_json_document(operator: Operator) -> None:
     assert operator.does("show-usage").startswith("no usage since ")
     assert operator.reads("show-usage", "--since", "1h") == {
-        "rows": [], "totals": {"requests": 0, "input_tokens": 0, "output_tokens": 0}, "budgets": [],
+        "rows": [], "totals": {"requests": 0, "input_tokens": 0, "output_tokens": 0, "queued_ms": 0}, "budgets": [],
     }  # fmt: skip
 
 
