@@ -16,6 +16,7 @@ MODULES = (
     "authz.metrics",
     "meter.metrics",
     "ops.control.metrics",
+    "ops.control.queue_metrics",
 )
 _ROW = re.compile(r"^\| `(\w+)` \| (counter|gauge|histogram) \|([^|]*)\| \S.*\|$", re.MULTILINE)
 

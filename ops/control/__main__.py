@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.catalog.store import CatalogStore
 from gateway.ledger.store import Ledger
+from gateway.queue.redis.queue import RedisQueue, queue_rules
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
 from gateway.service import http_server, lifecycle, metrics_server
@@ -71,7 +72,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, files_written)
             background.append(asyncio.create_task(pages, name="health"))
         stack.push_async_callback(lifecycle.cancel, background)
-        sampling = Sampling(quota, discovery, database, settings.metrics_tenants_max)
+        queue = RedisQueue(redis, settings.redis_timeout_s, queue_rules(settings)) if settings.has_queue else None
+        sampling = Sampling(quota, discovery, database, settings.metrics_tenants_max, queue)
         envoy = {"/metrics/envoy": admin.prometheus}
         await stack.enter_async_context(metrics_server.serving(settings.metrics_listen, (sampling.sample,), envoy))
         await lifecycle.until_stopped(stop, *background)

@@ -17,11 +17,13 @@ from prometheus_client.registry import Collector
 from gateway.catalog.snapshot import BackendState
 from gateway.errors import StoreUnavailable
 from gateway.metrics.registry import OTHER, REGISTRY, BoundedNames
+from gateway.queue.port import Queue
 from gateway.quota.port import Quota, Watermark
 from gateway.stores.postgres import Database
+from ops.control import queue_metrics
 from ops.control.discovery import Discovery
 from ops.database.checkpoints import CheckpointStore
-from ops.database.recorded_tokens import recorded_tokens
+from ops.database.recorded_tokens import recorded_tokens, tenant_names
 
 HOLDS = Gauge(
     "neuronetz_holds", "Holds of admitted requests that are not settled; NaN without Redis.", registry=REGISTRY
@@ -87,7 +89,7 @@ REGISTRY.register(RECORDED_TOKENS)
 class Sampling:
     """Sets the metrics of control. `now` returns seconds since the epoch.
 
-    The first `tenants_max` tenants have their own label value.
+    The first `tenants_max` tenants have their own label value. Without a `queue` its metrics have no values.
     """
 
     def __init__(
@@ -96,19 +98,32 @@ class Sampling:
         discovery: Discovery,
         database: Database,
         tenants_max: int,
+        queue: Queue | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._quota = quota
         self._discovery = discovery
         self._database = database
         self._tenants = BoundedNames(tenants_max)
+        self._queue = queue
         self._now = now
 
     async def sample(self) -> None:
         """Sets all metrics once."""
         DISCOVERY_AGE_SECONDS.set(self._discovery.age_s)
         set_backends(self._discovery.states)
-        await asyncio.gather(self._sample_quota(), self._sample_ledger())
+        await asyncio.gather(self._sample_quota(), self._sample_ledger(), self._sample_queue())
+
+    async def _sample_queue(self) -> None:
+        if self._queue is None:
+            return
+        try:
+            status = await self._queue.status()
+            tenants = await tenant_names(self._database, status.tenants) if status.tenants else {}
+        except StoreUnavailable:
+            queue_metrics.clear()
+            return
+        queue_metrics.set_queue(status, {state.name for state in self._discovery.states}, tenants, self._tenants)
 
     async def _sample_ledger(self) -> None:
         """Without an answer of PostgreSQL there are no samples, because a counter cannot be unknown."""

@@ -1,7 +1,8 @@
-"""All tokens that the ledger has recorded, by tenant."""
+"""What the metrics need of PostgreSQL: all tokens that the ledger has recorded, by tenant, and names of tenants."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gateway.stores.postgres import Database
@@ -22,6 +23,12 @@ async def recorded_tokens(database: Database) -> list[RecordedUsage]:
     These sums change in the transaction that records a row or sets it aside, so they are never less than the ledger.
     """
     return [RecordedUsage(*row) for row in await database.fetch(_RECORDED)]
+
+
+async def tenant_names(database: Database, ids: Collection[int]) -> dict[int, str]:
+    """The names of those of these tenants that exist, by id. Raises StoreUnavailable."""
+    rows = await database.fetch("SELECT id, name FROM gateway.tenants WHERE id = ANY($1::bigint[])", list(ids))
+    return {row["id"]: row["name"] for row in rows}
 
 
 _RECORDED = """
