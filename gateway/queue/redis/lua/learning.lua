@@ -39,13 +39,35 @@ local function slots_of(value)
   return tonumber(learnt or value or 0), learnt ~= nil
 end
 
+-- The fields of REPLICAS that this call has read or written.
+local known_values = {}
+
+local function set_slots(replica, value)
+  redis.call('HSET', REPLICAS, replica, value)
+  known_values[replica] = tostring(value)
+end
+
 local function set_learnt(replica, slots)
-  redis.call('HSET', REPLICAS, replica, 'auto:' .. slots)
+  set_slots(replica, 'auto:' .. slots)
+end
+
+-- The fields of REPLICAS, each a text or false.
+local function slots_values(names)
+  local values = {}
+  for i, name in ipairs(names) do
+    if known_values[name] == nil then
+      for j, value in ipairs(redis.call('HMGET', REPLICAS, unpack(names))) do
+        known_values[names[j]] = value
+      end
+    end
+    values[i] = known_values[name]
+  end
+  return values
 end
 
 -- Ends a trial: 'proof', 'failure', or 'nothing' when the request failed or left before its first token.
 local function conclude(now, replica, state, verdict)
-  local slots, is_learnt = slots_of(redis.call('HGET', REPLICAS, replica))
+  local slots, is_learnt = slots_of(slots_values({replica})[1])
   local is_probe = state.trial.is_probe
   state.trial = nil
   if not is_learnt then

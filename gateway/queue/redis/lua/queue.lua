@@ -101,14 +101,14 @@ local function use_slots(pool, slots, overrides)
   for i = 2, #candidates do
     names[i - 1] = candidates[i][1]
   end
-  local known = redis.call('HMGET', REPLICAS, unpack(names))
+  local known = slots_values(names)
   for i, name in ipairs(names) do
-    local is_learnt = select(2, slots_of(known[i] or nil))
+    local is_learnt = select(2, slots_of(known[i]))
     if numbers[i] == 0 and not is_learnt and (overrides or not known[i]) then
       redis.call('HDEL', LEARNING, name)
       set_learnt(name, 1)
     elseif numbers[i] ~= 0 and (not known[i] or (overrides and known[i] ~= tostring(numbers[i]))) then
-      redis.call('HSET', REPLICAS, name, numbers[i])
+      set_slots(name, numbers[i])
     end
   end
 end
@@ -120,11 +120,11 @@ local function free_replica(now, pool)
   for i = 2, #candidates do
     names[i - 1] = candidates[i][1]
   end
-  local slots, running = redis.call('HMGET', REPLICAS, unpack(names)), redis.call('HMGET', RUNNING, unpack(names))
+  local slots, running = slots_values(names), redis.call('HMGET', RUNNING, unpack(names))
   local best, full = nil, {}
   for i, name in ipairs(names) do
     local each = {name = name, rank = candidates[i + 1][2], running = tonumber(running[i] or 0)}
-    each.slots, each.is_learnt = slots_of(slots[i] or nil)
+    each.slots, each.is_learnt = slots_of(slots[i])
     if each.running < each.slots then
       if not best or each.rank < best.rank
         or (each.rank == best.rank and each.running * best.slots < best.running * each.slots) then
