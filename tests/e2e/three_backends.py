@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from tests.certificates import self_signed
-from tests.e2e.stack import SLOTS, Simulator, Stack, simulator, up
+from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
 from tests.ports import free_port
@@ -26,7 +26,7 @@ MODEL = "llama3.2:latest"
 """The model that all backends host. Each backend also hosts a model with its own name, which no other one hosts."""
 
 READ_TIMEOUT_S = 3
-BARE_SLOTS = 4
+CONNECTIONS_MAX = 4
 _TWIN_TOKEN, _SAFE_TOKEN = "token-of-the-twins", "token-of-the-safe"
 CREDENTIALS = {
     "twin": {"authorization": f"Bearer {_TWIN_TOKEN}"},
@@ -148,16 +148,15 @@ def three_backends(directory: Path) -> Iterator[BackendStack]:
         }
         first, second = (replica.url for replica in backends["twin"])
         settings = [
-            {"name": "twin", "base_url": first, "replicas": [second], "auth_token": _TWIN_TOKEN, "slots": SLOTS},
+            {"name": "twin", "base_url": first, "replicas": [second], "auth_token": _TWIN_TOKEN},
             {
                 "name": "safe",
                 "base_url": backends["safe"][0].url,
                 "auth_token": _SAFE_TOKEN,
                 "auth_header": "X-API-Key",
                 "ca_file": str(certificate.certificate),
-                "slots": SLOTS,
             },
-            {"name": "bare", "base_url": backends["bare"][0].url, "slots": BARE_SLOTS},
+            {"name": "bare", "base_url": backends["bare"][0].url},
         ]
         running = stack.enter_context(
             up(
@@ -168,6 +167,9 @@ def three_backends(directory: Path) -> Iterator[BackendStack]:
                 f"127.0.0.1:{free_port()}",
                 OLLAMA_BACKENDS=json.dumps(settings),
                 OLLAMA_READ_TIMEOUT_S=str(READ_TIMEOUT_S),
+                OLLAMA_MAX_CONNECTIONS=str(CONNECTIONS_MAX),
+                # Envoy chooses the replica: in a queue, one request at a time always gets the same one.
+                QUEUE_MAX_WAIT_S="0",
                 MODEL_DISCOVERY_REFRESH_S="1",
                 DEFAULT_RPM="1000000",
                 DEFAULT_TPM="1000000000",
