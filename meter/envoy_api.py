@@ -14,7 +14,6 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.type.v3 import http_status_pb2
 
 from gateway.errors import Code, Denied
-from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
 from gateway.wire.dialects import error_body
 from gateway.wire.names import ERROR_HEADER, HELD_WHOLE_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, backend_of
 from gateway.wire.surfaces import dialect_of
@@ -33,15 +32,6 @@ _TO_BACKEND = frozenset(
 )
 # The only headers of a backend's answer that a caller receives.
 _TO_CALLER = frozenset({"content-type", "transfer-encoding", "date"})
-
-
-def read_grant(message: ext_proc.ProcessingRequest) -> str | None:
-    """The text of the grant that authz returned, None when the request was not admitted."""
-    metadata = message.metadata_context.filter_metadata
-    if METADATA_NAMESPACE not in metadata:
-        return None
-    fields = metadata[METADATA_NAMESPACE].fields
-    return fields[METADATA_KEY].string_value if METADATA_KEY in fields else None
 
 
 def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:

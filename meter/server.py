@@ -17,8 +17,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.record.entry import Entry
-from gateway.record.grant import Grant
-from gateway.rpc.methods import Message, Method, Streaming
+from gateway.record.grant import GRANT_HEADER, Grant
+from gateway.rpc.methods import Message, Metadata, Method, Streaming
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.answer.token_size import TokenSizes
@@ -63,7 +63,7 @@ class ExternalProcessor:
     def methods(self) -> tuple[Method, ...]:
         """The methods of the service."""
         path = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-        return (Streaming(path, ext_proc.ProcessingRequest, lambda: _Process(self)),)
+        return (Streaming(path, ext_proc.ProcessingRequest, partial(_Process, self)),)
 
     async def release(self, reply: ext_proc.ProcessingResponse, entry: Entry, stored: asyncio.Event) -> Message:
         """Returns the reply that ends an answer when its settlement is stored, or after `settle_wait_s`."""
@@ -100,9 +100,11 @@ class ExternalProcessor:
         else:
             self._outbox.submit(closed.entry)
 
-    def open(self, message: ext_proc.ProcessingRequest) -> Exchange | Code:
-        """Opens the record of a request before any backend receives it, or returns why it must not go on."""
-        grant_json = envoy_api.read_grant(message)
+    def open(self, grant_json: str | None) -> Exchange | Code:
+        """Opens the record of a request before any backend receives it, or returns why it must not go on.
+
+        `grant_json` is the text of the grant that authz returned, None when the request was not admitted.
+        """
         if grant_json is None:
             log.error("request_without_grant")
             return Code.UNAVAILABLE
@@ -123,8 +125,10 @@ class ExternalProcessor:
 class _Process:
     """One request, from its headers to the end of its answer, whichever side ends it."""
 
-    def __init__(self, service: ExternalProcessor) -> None:
+    def __init__(self, service: ExternalProcessor, metadata: Metadata) -> None:
+        grant = metadata.get(GRANT_HEADER)
         self._service = service
+        self._grant_json = None if grant is None else grant.decode("ascii", "replace")
         self._exchange: Exchange | None = None
         self._settled = False
 
@@ -136,7 +140,7 @@ class _Process:
 
     def _reply(self, message: ext_proc.ProcessingRequest) -> Message | Awaitable[Message]:
         if message.HasField("request_headers"):
-            opened = self._service.open(message)
+            opened = self._service.open(self._grant_json)
             if isinstance(opened, Code):
                 return envoy_api.deny_unopened(opened, message)
             self._exchange = opened

@@ -1,7 +1,8 @@
-"""The grant: what authz decided about one admitted request, carried to the meter as Envoy dynamic metadata.
+"""The grant: what authz decided about one admitted request, carried to the meter by Envoy.
 
-Pure. The metadata is a protobuf Struct, which Envoy sends along with every chunk of an answer. The grant is one JSON
-text in it and not a nested Struct, because each field of a Struct costs all three processes a map entry per message.
+Pure. authz returns it as dynamic metadata of the request. Envoy sends it to the meter once, as a header of the gRPC
+call that processes the request. Metadata that Envoy forwards itself would be in each message, with every chunk of an
+answer, and Envoy would copy it twice each time.
 
 A grant is serialised once. authz writes its `draft` before the admission, the quota appends its decision (`seal`, and
 the same rule in `admit.lua`), and the hold and the meter retain that text.
@@ -19,6 +20,8 @@ from gateway.record.request import RequestRecord, record_fields
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
 # Key of the grant within the Struct, beside the router's `priority_groups`.
 METADATA_KEY = "grant"
+# The header of the gRPC call to the meter, see envoy/listener.yaml.
+GRANT_HEADER = b"x-nz-grant"
 # Key of the path of the surface, to which the cluster of a backend prepends the backend's own path.
 PATH_KEY = "path"
 
@@ -104,7 +107,7 @@ def draft(
     refuses_overflow: bool = False,
     weight: int = 1,
 ) -> str:
-    """The grant of `record` without the quota's decision: an ASCII JSON object for `seal`."""
+    """The grant of `record` without the quota's decision: a JSON object of printable ASCII for `seal`."""
     data = record_fields(record)
     data["strip_usage"] = strip_usage
     data["runner_options"] = runner_options
@@ -119,7 +122,8 @@ def draft(
     data["requested_context"] = requested_context
     data["refuses_overflow"] = refuses_overflow
     data["weight"] = weight
-    return json.dumps(data, separators=(",", ":"))
+    # A header cannot have a DEL, which JSON does not escape.
+    return json.dumps(data, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def seal(

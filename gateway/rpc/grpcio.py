@@ -11,7 +11,8 @@ import grpc
 import structlog
 
 from gateway.errors import CannotListen
-from gateway.rpc.methods import Message, Method, RpcError, Session, Streaming, Unary
+from gateway.rpc.message_sizes import HEADER_BYTES_MAX
+from gateway.rpc.methods import Message, Metadata, Method, RpcError, Session, Streaming, Unary
 from gateway.service.listening import bind_failure, private_socket, try_bind
 from gateway.service.tls import ServiceTls
 
@@ -31,6 +32,8 @@ class GrpcioServer:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", message_bytes_max),
+                ("grpc.max_metadata_size", HEADER_BYTES_MAX),
+                ("grpc.absolute_max_metadata_size", HEADER_BYTES_MAX),
                 ("grpc.max_send_message_length", message_bytes_max),
                 # Envoy pings the connection to notice a stopped worker.
                 ("grpc.http2.min_ping_interval_without_data_ms", 1000),
@@ -87,7 +90,7 @@ class GrpcioServer:
             assert task is not None  # noqa: S101 (every handler of a server runs in a task)
             tasks.add(task)
             try:
-                await _serve(method.open(), context)
+                await _serve(method.open(_metadata(context)), context)
             except RpcError as error:
                 await context.abort(_CODES[error.status], error.message)
             except asyncio.CancelledError:
@@ -102,6 +105,11 @@ class GrpcioServer:
                 tasks.discard(task)
 
         return call
+
+
+def _metadata(context: Context) -> Metadata:
+    pairs = context.invocation_metadata() or ()
+    return {name.encode(): value.encode() if isinstance(value, str) else value for name, value in pairs}
 
 
 async def _serve(session: Session, context: Context) -> None:

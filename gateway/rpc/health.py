@@ -10,7 +10,7 @@ import asyncio
 import structlog
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from gateway.rpc.methods import Method, RpcError, Session, Status, Streaming, Unary
+from gateway.rpc.methods import Metadata, Method, RpcError, Session, Status, Streaming, Unary
 
 log = structlog.get_logger()
 
@@ -44,6 +44,6 @@ class Health:
         return HealthCheckResponse(status=self._status)
 
 
-def _refuse_watch() -> Session:
+def _refuse_watch(_: Metadata) -> Session:
     """An open watch would delay the server's stop by its whole grace time."""
     raise RpcError(Status.UNIMPLEMENTED, "use Check")

@@ -8,3 +8,5 @@ MESSAGE_OVERHEAD_BYTES = 1 << 20
 HELD_BYTES_MAX = 16 << 20
 # Such an answer comes in one message, together with the read of at most 1 MiB that made it outgrow the limit.
 ANSWER_BYTES_MAX = HELD_BYTES_MAX + (2 << 20)
+# The headers of a call, which nghttp2 limits to as many by default. A grant is one of them.
+HEADER_BYTES_MAX = 64 << 10

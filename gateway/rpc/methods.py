@@ -5,13 +5,16 @@ Statuses: https://grpc.github.io/grpc/core/md_doc_statuscodes.html
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
 # A protobuf message. The classes that xds-protos generates have no type stubs.
 Message = Any
+
+Metadata = Mapping[bytes, bytes]
+"""The headers of a call by their names in lower case. Of a name that is given twice, one value."""
 
 
 class Status(IntEnum):
@@ -74,14 +77,15 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """A call of many messages in both directions. `open` begins its session, and an RpcError refuses the call.
+    """A call of many messages in both directions.
 
+    `open` begins the session of a call with this metadata, and an RpcError refuses the call.
     An `endless` call stays open as long as both processes run, so a server that stops ends it first.
     """
 
     path: str
     request: type[Message]
-    open: Callable[[], Session]
+    open: Callable[[Metadata], Session]
     endless: bool = False
 
 

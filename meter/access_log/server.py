@@ -38,7 +38,7 @@ class AccessLog:
     def methods(self) -> tuple[Method, ...]:
         """The methods of the service. Envoy would hold its streams open until the grace time of a server is over."""
         path = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
-        return (Streaming(path, als_pb2.StreamAccessLogsMessage, lambda: _AccessLogs(self), endless=True),)
+        return (Streaming(path, als_pb2.StreamAccessLogsMessage, lambda _: _AccessLogs(self), endless=True),)
 
     def take(self, record: accesslog_pb2.HTTPAccessLogEntry) -> None:
         """Uses one record. A malformed one is skipped, with a log line."""

@@ -10,7 +10,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from hpack import Encoder
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
-from gateway.rpc.methods import Message, Method, Streaming, Unary
+from gateway.rpc.methods import Message, Metadata, Method, Streaming, Unary
 from gateway.rpc.nghttp2.connection import Connection
 from tests.gateway.rpc.raw_peer import PREFACE, message, request
 
@@ -25,7 +25,7 @@ class _Sessions:
     def __init__(self) -> None:
         self.open = 0
 
-    def session(self) -> _Session:
+    def session(self, _: Metadata) -> _Session:
         self.open += 1
         return _Session(self)
 

@@ -21,7 +21,7 @@ from gateway.quota.port import Backlog, Reserved
 from gateway.quota.redis import keys
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
-from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
+from gateway.record.grant import GRANT_HEADER
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
@@ -67,10 +67,8 @@ class Meter:
         admitted = await self.quota.admit(request)
         assert isinstance(admitted, Reserved)
         grant = replace(drafted, admitted_at_ms=admitted.admitted_at_ms)
-        call = self.stub.Process()
-        opening = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
-        opening.metadata_context.filter_metadata[METADATA_NAMESPACE][METADATA_KEY] = json_of(grant)
-        await exchange(call, opening)
+        call = self.stub.Process(metadata=((GRANT_HEADER.decode(), json_of(grant)),))
+        await exchange(call, ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders()))
         await exchange(call, ext_proc.ProcessingRequest(request_body=ext_proc.HttpBody(body=CHAT.request)))
         kind = "application/x-ndjson" if stream else "application/json"
         headers = [

@@ -17,7 +17,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 
 from gateway.ledger.outbox import Outbox
 from gateway.quota.port import Backlog
-from gateway.record.grant import METADATA_KEY, METADATA_NAMESPACE
+from gateway.record.grant import GRANT_HEADER
 from gateway.rpc.methods import Streaming
 from gateway.rpc.server import RpcServer
 from gateway.settings import Settings
@@ -38,6 +38,7 @@ from tests.meter.wire_corpus import json_of, transcript
 
 REQUESTS = 5
 CHAT = transcript("api_chat_stream")
+OPENING = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
 
 
 @dataclass
@@ -53,16 +54,11 @@ class Meter:
 
     async def opens(self, grant: str) -> tuple[Any, ext_proc.ProcessingResponse]:
         """The stream of a request with this grant, and the reply to its headers."""
-        stream = external_processor_pb2_grpc.ExternalProcessorStub(self.channel).Process()
-        await stream.write(opening(grant))
+        stream = external_processor_pb2_grpc.ExternalProcessorStub(self.channel).Process(
+            metadata=((GRANT_HEADER.decode(), grant),)
+        )
+        await stream.write(OPENING)
         return stream, await stream.read()
-
-
-def opening(grant: str) -> ext_proc.ProcessingRequest:
-    """The headers of a request with this grant."""
-    message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
-    message.metadata_context.filter_metadata[METADATA_NAMESPACE][METADATA_KEY] = grant
-    return message
 
 
 @asynccontextmanager
@@ -131,8 +127,8 @@ async def test_a_request_is_settled_when_its_call_is_cancelled_before_the_wait_f
         grant, _ = await admit(meter.quota)
         (method,) = meter.processor.methods()
         assert isinstance(method, Streaming)
-        session = method.open()
-        session.receive(opening(json_of(grant)))
+        session = method.open({GRANT_HEADER: json_of(grant).encode()})
+        session.receive(OPENING)
         session.receive(ext_proc.ProcessingRequest(request_body=ext_proc.HttpBody(body=CHAT.request)))
         head = ext_proc.ProcessingRequest(response_headers=ext_proc.HttpHeaders(end_of_stream=True))
         head.attributes["envoy.filters.http.ext_proc"]["response.code_details"] = "via_upstream"

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 from google.protobuf.message import DecodeError
 
-from gateway.rpc.methods import Message, Method, RpcError, Session, Status, Streaming, Unary
+from gateway.rpc.methods import Message, Metadata, Method, RpcError, Session, Status, Streaming, Unary
 from gateway.rpc.nghttp2.framing import MessageReader, encode
 
 log = structlog.get_logger()
@@ -200,9 +200,9 @@ class UnaryCall(Call):
 class StreamingCall(Call):
     """Handles its messages one after the other. Raises RpcError if the method refuses the call."""
 
-    def __init__(self, stream: Stream, method: Streaming, message_bytes_max: int) -> None:
+    def __init__(self, stream: Stream, method: Streaming, metadata: Metadata, message_bytes_max: int) -> None:
         super().__init__(stream, method, message_bytes_max)
-        self._session: Session = method.open()
+        self._session: Session = method.open(metadata)
         self._cause: Exception | None = None
         self._finished = False
 

@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
         stream.requested = event.end_stream
         try:
             request = headers.read_request(event.headers)
-            stream.call = call = self._open_call(stream, request.path)
+            stream.call = call = self._open_call(stream, request)
         except headers.NotGrpc:
             stream.refuse()
             return
@@ -283,12 +283,12 @@ class Connection(asyncio.Protocol):
         if event.end_stream:
             call.receive(b"", True)
 
-    def _open_call(self, stream: Stream, path: str) -> Call:
-        if (method := self._methods.get(path)) is None:
+    def _open_call(self, stream: Stream, request: headers.RequestHeaders) -> Call:
+        if (method := self._methods.get(request.path)) is None:
             raise RpcError(Status.UNIMPLEMENTED, "unknown method")
         if isinstance(method, Unary):
             return UnaryCall(stream, method, self._message_bytes_max)
-        return StreamingCall(stream, method, self._message_bytes_max)
+        return StreamingCall(stream, method, request.metadata, self._message_bytes_max)
 
     def _on_data(self, event: ngh2.DataReceived) -> None:
         stream = self._streams.get(event.stream_id)

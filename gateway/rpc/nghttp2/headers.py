@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from gateway.rpc.methods import RpcError, Status
+from gateway.rpc.methods import Metadata, RpcError, Status
 
 Header = tuple[bytes, bytes]
 
@@ -30,10 +30,11 @@ class NotGrpc(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RequestHeaders:
-    """The method's path and the time that the caller grants the call, in seconds, None without a limit."""
+    """The method's path, the time that the caller grants the call (s, None without a limit), and all headers."""
 
     path: str
     timeout_s: float | None
+    metadata: Metadata
 
 
 def read_request(headers: Iterable[Header]) -> RequestHeaders:
@@ -42,7 +43,8 @@ def read_request(headers: Iterable[Header]) -> RequestHeaders:
     if fields.get(b":method") != b"POST" or not _CONTENT_TYPE.fullmatch(fields.get(b"content-type", b"")):
         raise NotGrpc
     timeout = fields.get(b"grpc-timeout")
-    return RequestHeaders(fields[b":path"].decode("ascii", "replace"), None if timeout is None else _seconds(timeout))
+    path = fields[b":path"].decode("ascii", "replace")
+    return RequestHeaders(path, None if timeout is None else _seconds(timeout), fields)
 
 
 def trailers(status: Status, message: str) -> list[Header]:

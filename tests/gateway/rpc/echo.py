@@ -39,10 +39,10 @@ class Echo:
             Unary("/test.Echo/Fail", BytesValue, _fail),
             Unary("/test.Echo/Crash", BytesValue, _crash),
             Unary("/test.Echo/Hang", BytesValue, self._hang),
-            Streaming("/test.Echo/Chat", BytesValue, lambda: Chat(self)),
-            Streaming("/test.Echo/Await", BytesValue, lambda: Waiting(self)),
-            Streaming("/test.Echo/Big", BytesValue, lambda: Big(self)),
-            Streaming("/test.Echo/Endless", BytesValue, lambda: Chat(self), endless=True),
+            Streaming("/test.Echo/Chat", BytesValue, lambda _: Chat(self)),
+            Streaming("/test.Echo/Await", BytesValue, lambda _: Waiting(self)),
+            Streaming("/test.Echo/Big", BytesValue, lambda _: Big(self)),
+            Streaming("/test.Echo/Endless", BytesValue, lambda _: Chat(self), endless=True),
         )
 
     async def _later(self, message: BytesValue) -> BytesValue:
