@@ -7,6 +7,7 @@ classes come from xds-protos. Their `request_drain` has another field number tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
 
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
@@ -25,6 +26,12 @@ _VIA_UPSTREAM = "via_upstream"
 _OVERWRITE = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
 _HOLD_BODY = processing_mode_pb2.ProcessingMode(response_body_mode=processing_mode_pb2.ProcessingMode.BUFFERED)
+
+# Replies to headers depend on little but their names, and a client always sends the same. Names may have up to 32 KiB
+# together, so few replies are retained. They are never changed.
+_REPLIES_MAX = 64
+# Headers that the gateway itself sets, with their values.
+_OPTIONS_MAX = 256
 
 # The only request headers that a backend receives. Envoy consumes some of them itself.
 _TO_BACKEND = frozenset(
@@ -47,7 +54,8 @@ def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> ext_proc
                 return ext_proc.ProcessingResponse(response_body=ext_proc.BodyResponse(response=_error(body, exchange)))
             return _denial(body, exchange)
         case "request_headers":
-            return _request_headers(_read_headers(message.request_headers), exchange.accept)
+            names = tuple([header.key for header in message.request_headers.headers.headers])
+            return _request_headers(names, exchange.accept)
         case "request_body":
             rewritten = exchange.request_body(message.request_body.body)
             return _denial(rewritten, exchange) if isinstance(rewritten, Code) else _request_body(rewritten)
@@ -57,6 +65,7 @@ def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> ext_proc
             return untouched(kind)
 
 
+@cache
 def untouched(kind: str) -> ext_proc.ProcessingResponse:
     """Continues without a change; `kind` is the message's oneof name."""
     match kind:
@@ -98,7 +107,7 @@ def _respond_to_response_headers(
         return ext_proc.ProcessingResponse(response_headers=ext_proc.HeadersResponse(response=error))
     if isinstance(own, Code):
         return _denial(own, exchange)
-    return _response_headers(headers, own, hold_body=exchange.holds_answer)
+    return _response_headers(tuple(headers), tuple(own.items()), exchange.holds_answer)
 
 
 def _read_headers(headers: ext_proc.HttpHeaders) -> dict[str, str]:
@@ -119,9 +128,10 @@ def _length(digits: str) -> int:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0
 
 
-def _request_headers(headers: Mapping[str, str], accept: str) -> ext_proc.ProcessingResponse:
+@lru_cache(_REPLIES_MAX)
+def _request_headers(names: tuple[str, ...], accept: str) -> ext_proc.ProcessingResponse:
     """Continues with the headers that a backend needs and no other; `accept` is the media type of its answer."""
-    mutation = _without(headers, _TO_BACKEND)
+    mutation = _without(names, _TO_BACKEND)
     mutation.set_headers.extend(_options({"accept": accept}))
     return ext_proc.ProcessingResponse(
         request_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation))
@@ -141,16 +151,17 @@ def _request_body(body: bytes) -> ext_proc.ProcessingResponse:
     )
 
 
+@lru_cache(_REPLIES_MAX)
 def _response_headers(
-    headers: Mapping[str, str], own: Mapping[str, str], *, hold_body: bool
+    names: tuple[str, ...], own: tuple[tuple[str, str], ...], hold_body: bool
 ) -> ext_proc.ProcessingResponse:
-    """Passes a backend's answer with the headers that a caller may see and the gateway's `own`.
+    """Passes a backend's answer with the headers that a caller may see and the gateway's `own`, as pairs.
 
     The content-length is not among them: the meter may take a usage report out or put an error in. With `hold_body`
     Envoy sends them only after the meter's reply to the whole body, which can still be an error.
     """
-    mutation = _without(headers, _TO_CALLER)
-    mutation.set_headers.extend(_options(own))
+    mutation = _without(names, _TO_CALLER)
+    mutation.set_headers.extend(_options(dict(own)))
     return ext_proc.ProcessingResponse(
         response_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation)),
         mode_override=_HOLD_BODY if hold_body else None,
@@ -160,7 +171,7 @@ def _response_headers(
 def _response_chunk(body: bytes | None) -> ext_proc.ProcessingResponse:
     """Releases a chunk of the answer: unchanged (None), or replaced by `body`, which may be empty."""
     if body is None:
-        return ext_proc.ProcessingResponse(response_body=ext_proc.BodyResponse())
+        return untouched("response_body")
     mutation = ext_proc.BodyMutation(body=body) if body else ext_proc.BodyMutation(clear_body=True)
     return ext_proc.ProcessingResponse(
         response_body=ext_proc.BodyResponse(response=ext_proc.CommonResponse(body_mutation=mutation))
@@ -209,10 +220,11 @@ def _without(headers: Iterable[str], keep: frozenset[str]) -> ext_proc.HeaderMut
 
 
 def _options(headers: Mapping[str, str]) -> list[base_pb2.HeaderValueOption]:
-    return [
-        base_pb2.HeaderValueOption(
-            header=base_pb2.HeaderValue(key=name, raw_value=value.encode("latin-1", "replace")),
-            append_action=_OVERWRITE,
-        )
-        for name, value in headers.items()
-    ]
+    return [_option(name, value) for name, value in headers.items()]
+
+
+@lru_cache(_OPTIONS_MAX)
+def _option(name: str, value: str) -> base_pb2.HeaderValueOption:
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key=name, raw_value=value.encode("latin-1", "replace")), append_action=_OVERWRITE
+    )

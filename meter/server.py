@@ -65,17 +65,29 @@ class ExternalProcessor:
         path = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
         return (Streaming(path, ext_proc.ProcessingRequest, partial(_Process, self)),)
 
-    async def release(self, reply: ext_proc.ProcessingResponse, entry: Entry, stored: asyncio.Event) -> Message:
-        """Returns the reply that ends an answer when its settlement is stored, or after `settle_wait_s`."""
-        try:
-            async with asyncio.timeout(self._settle_wait_s):
-                await stored.wait()
-        except TimeoutError:
-            log.warning("released_before_settled", request_id=entry.request_id)
-        return reply
+    def release(
+        self, reply: ext_proc.ProcessingResponse, entry: Entry, stored: asyncio.Future[None]
+    ) -> asyncio.Future[Message]:
+        """The reply that ends an answer, when its settlement is stored or after `settle_wait_s`."""
+        loop = asyncio.get_running_loop()
+        released: asyncio.Future[Message] = loop.create_future()
 
-    def settle(self, exchange: Exchange, entry: Entry) -> asyncio.Event:
-        """Submits the entry of an answer that has ended. The event is set when the entry is stored."""
+        def on_timeout() -> None:
+            if not released.done():
+                log.warning("released_before_settled", request_id=entry.request_id)
+                released.set_result(reply)
+
+        def on_stored(_: asyncio.Future[None]) -> None:
+            timer.cancel()
+            if not released.done():
+                released.set_result(reply)
+
+        timer = loop.call_later(self._settle_wait_s, on_timeout)
+        stored.add_done_callback(on_stored)
+        return released
+
+    def settle(self, exchange: Exchange, entry: Entry) -> asyncio.Future[None]:
+        """Submits the entry of an answer that has ended. The future is done when the entry is stored."""
         self._renewal.discard(exchange)
         return self._outbox.settle(entry)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -109,13 +108,10 @@ class Outbox:
         if self._denials.pending >= self._denials_max:
             self._drop(entry)
             return
-        stored = self._denials.add(entry)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await stored.wait()
+        await asyncio.wait((self._denials.add(entry),), timeout=wait_s)
 
-    def settle(self, entry: Entry) -> asyncio.Event:
-        """Submits a settlement. The event is set when the quota has accepted it."""
+    def settle(self, entry: Entry) -> asyncio.Future[None]:
+        """Submits a settlement. The future is done when the quota has accepted it."""
         return self._settlements.add(entry)
 
     async def record(self, entry: Entry) -> None:
@@ -208,15 +204,15 @@ class _Lane:
     def __init__(self, store: Callable[[Entry], Awaitable[None]], workers: int) -> None:
         self._store = store
         self._workers = workers
-        self._waiting: deque[tuple[Entry, asyncio.Event]] = deque()
+        self._waiting: deque[tuple[Entry, asyncio.Future[None]]] = deque()
         self._added = asyncio.Semaphore(0)
         self._idle = asyncio.Event()
         self._idle.set()
         self.pending = 0
 
-    def add(self, entry: Entry) -> asyncio.Event:
-        """Queues an entry. The event is set when it is stored."""
-        stored = asyncio.Event()
+    def add(self, entry: Entry) -> asyncio.Future[None]:
+        """Queues an entry. The future is done when it is stored."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, stored))
         self.pending += 1
         self._idle.clear()
@@ -239,7 +235,7 @@ class _Lane:
             await self._added.acquire()
             entry, stored = self._waiting.popleft()
             await retry(partial(self._store, entry), on_error="entry_postponed", request_id=entry.request_id)
-            stored.set()
+            stored.set_result(None)
             self.pending -= 1
             if not self.pending:
                 self._idle.set()
