@@ -16,6 +16,13 @@ def test_a_sealed_grant_is_read_back_unchanged() -> None:
     assert Grant.from_json(text) == GRANT
 
 
+def test_a_sealed_grant_is_a_valid_header() -> None:
+    grant = grant_for(BY_NAME["chat"], user_agent="".join(map(chr, range(0x100))))
+    text = json_of(grant)
+    assert all(" " <= each <= "~" for each in text)
+    assert Grant.from_json(text) == grant
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "{}", '{"request_id":"r"}'])
 def test_a_text_that_is_not_a_grant_raises_one_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):

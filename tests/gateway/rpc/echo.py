@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from gateway.rpc.grpcio import GrpcioServer
-from gateway.rpc.methods import Method, RpcError, Status, Streaming, Unary
+from gateway.rpc.methods import Metadata, Method, RpcError, Status, Streaming, Unary
 from gateway.rpc.nghttp2.server import Nghttp2Server
 from gateway.rpc.server import RpcServer
 
@@ -28,11 +28,12 @@ class Echo:
         self.opened = 0
         self.received = 0
         self.causes: list[Exception | None] = []
+        self.metadata: Metadata = {}
         self.cancelled = asyncio.Event()
         self.gate = asyncio.Event()
 
     def methods(self) -> tuple[Method, ...]:
-        """Unary: Echo, Later, Fail, Crash, Hang. Streaming: Chat, Await, Big, Endless."""
+        """Unary: Echo, Later, Fail, Crash, Hang. Streaming: Chat, Noted, Await, Big, Endless."""
         return (
             Unary("/test.Echo/Echo", BytesValue, lambda message: message),
             Unary("/test.Echo/Later", BytesValue, self._later),
@@ -40,10 +41,15 @@ class Echo:
             Unary("/test.Echo/Crash", BytesValue, _crash),
             Unary("/test.Echo/Hang", BytesValue, self._hang),
             Streaming("/test.Echo/Chat", BytesValue, lambda _: Chat(self)),
+            Streaming("/test.Echo/Noted", BytesValue, self._noted),
             Streaming("/test.Echo/Await", BytesValue, lambda _: Waiting(self)),
             Streaming("/test.Echo/Big", BytesValue, lambda _: Big(self)),
             Streaming("/test.Echo/Endless", BytesValue, lambda _: Chat(self), endless=True),
         )
+
+    def _noted(self, metadata: Metadata) -> Chat:
+        self.metadata = metadata
+        return Chat(self)
 
     async def _later(self, message: BytesValue) -> BytesValue:
         await asyncio.sleep(0)
@@ -126,10 +132,10 @@ class Client:
         call = self._channel.unary_unary(f"/test.Echo/{name}", BytesValue.SerializeToString, BytesValue.FromString)
         return call(BytesValue(value=value), timeout=timeout)
 
-    def stream(self, name: str, timeout: float | None = None) -> Any:
+    def stream(self, name: str, timeout: float | None = None, metadata: Sequence[tuple[str, str]] = ()) -> Any:
         """A call of many messages."""
         call = self._channel.stream_stream(f"/test.Echo/{name}", BytesValue.SerializeToString, BytesValue.FromString)
-        return call(timeout=timeout)
+        return call(timeout=timeout, metadata=metadata)
 
 
 @asynccontextmanager

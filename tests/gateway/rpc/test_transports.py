@@ -107,6 +107,14 @@ async def test_messages_that_come_together_are_answered_in_order(client: Client)
     assert replies == [*(b"%d" % number for number in range(50)), b"bye"]
 
 
+@pytest.mark.parametrize("size", [1, 1000, 60_000])
+async def test_a_session_receives_the_headers_of_its_call(client: Client, echo: Echo, size: int) -> None:
+    call = client.stream("Noted", metadata=[("x-nz-test", "{" * size)])
+    await call.done_writing()
+    await call.read()
+    assert echo.metadata[b"x-nz-test"] == b"{" * size
+
+
 async def test_a_message_may_have_no_reply(client: Client) -> None:
     stream = client.stream("Chat")
     for value in (b"quiet", b"quiet", b"loud"):
