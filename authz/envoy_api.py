@@ -13,7 +13,6 @@ from ipaddress import IPv4Network, IPv6Network
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2
 from envoy.type.v3 import http_status_pb2
-from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, status_pb2
 
 from authz.admit import Admitted, Denial
@@ -66,34 +65,32 @@ def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
         head = external_auth_pb2.CheckResponse(status=status_pb2.Status(code=code_pb2.OK))
         head.dynamic_metadata.fields[CALLER_KEY].string_value = decision.caller_json
         return head
-    upstream = {":path": decision.path, MAX_RETRIES_HEADER: str(len(decision.clusters) - 1)}
-    response = external_auth_pb2.CheckResponse(
-        status=status_pb2.Status(code=code_pb2.OK),
-        ok_response=external_auth_pb2.OkHttpResponse(
-            headers=_options(upstream),
-            headers_to_remove=_REQUEST_HEADERS_REMOVED,
-            response_headers_to_add=_options(decision.headers),
-        ),
-    )
-    response.dynamic_metadata.CopyFrom(_routing(decision.clusters))
+    response = external_auth_pb2.CheckResponse.FromString(_routing(decision.path, decision.clusters))
+    response.ok_response.response_headers_to_add.extend(_options(decision.headers))
     response.dynamic_metadata.fields[METADATA_KEY].string_value = decision.grant_json
-    response.dynamic_metadata.fields[PATH_KEY].string_value = decision.path
     return response
 
 
 @lru_cache(maxsize=1024)
-def _routing(clusters: tuple[str, ...]) -> Struct:
-    """The metadata by which the router tries the clusters in order, for copying: a Struct takes long to build."""
-    metadata = Struct()
-    metadata.update(
-        {
-            "priority_groups": [
-                {"name": f"{place}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
-                for place, cluster in enumerate(clusters)
-            ]
-        }
+def _routing(path: str, clusters: tuple[str, ...]) -> bytes:
+    """The part of a response that requests have in common, encoded, because parsing it is faster than building it.
+
+    Its metadata has the router try the clusters in order.
+    """
+    upstream = {":path": path, MAX_RETRIES_HEADER: str(len(clusters) - 1)}
+    response = external_auth_pb2.CheckResponse(
+        status=status_pb2.Status(code=code_pb2.OK),
+        ok_response=external_auth_pb2.OkHttpResponse(
+            headers=_options(upstream), headers_to_remove=_REQUEST_HEADERS_REMOVED
+        ),
     )
-    return metadata
+    groups = [
+        {"name": f"{place}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
+        for place, cluster in enumerate(clusters)
+    ]
+    response.dynamic_metadata.update({"priority_groups": groups, PATH_KEY: path})
+    encoded: bytes = response.SerializeToString()
+    return encoded
 
 
 def _length(digits: str) -> int:
@@ -116,7 +113,9 @@ def denied(checked: CheckedRequest, decision: Denial) -> external_auth_pb2.Check
 
 
 def _options(headers: Mapping[str, str]) -> list[base_pb2.HeaderValueOption]:
-    return [
-        base_pb2.HeaderValueOption(header=base_pb2.HeaderValue(key=name, value=value), append_action=_APPEND)
-        for name, value in headers.items()
-    ]
+    return [_option(name, value) for name, value in headers.items()]
+
+
+@lru_cache(maxsize=1024)
+def _option(name: str, value: str) -> base_pb2.HeaderValueOption:
+    return base_pb2.HeaderValueOption(header=base_pb2.HeaderValue(key=name, value=value), append_action=_APPEND)
