@@ -74,10 +74,11 @@ def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
         "BUFFER_BYTES_MAX": str(max(ANSWER_BYTES_MAX, 2 * settings.max_request_body_bytes_ceiling + _REWRITING_BYTES)),
         "ORIGINS": json.dumps(cors.origins_regex(settings.gateway_allowed_origins)),
         "CORS": json.dumps(cors.cors_policy(settings.gateway_allowed_origins)),
+        "CORS_DISABLED": json.dumps(not settings.gateway_allowed_origins),
         "CORS_STATE": json.dumps(
             cors.remembered_headers(settings.gateway_allowed_origins, settings.gateway_request_id_header)
         ),
-        "CORS_HEADERS": json.dumps(cors.remembered_header_mutations() if settings.gateway_allowed_origins else []),
+        "CORS_HEADERS": json.dumps(cors.remembered_header_mutations()),
         "LOCAL_REPLIES": json.dumps(local_reply_config(settings.max_request_body_bytes_ceiling)),
     }
     source = source_directory()
