@@ -29,11 +29,16 @@ class Address:
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of both stores. `service_password` is the password of authz and meter for PostgreSQL."""
+    """The addresses of both stores.
+
+    `service_password` is the password of authz and meter for PostgreSQL, and `redis_socket` the socket by which they
+    reach Redis.
+    """
 
     postgres: Address
     redis: Address
     service_password: str
+    redis_socket: Path
 
     def env(self) -> dict[str, str]:
         """Returns the settings of the env file."""
@@ -45,7 +50,10 @@ class Addresses:
 
     def service_env(self) -> dict[str, str]:
         """Returns the settings that differ for authz and meter."""
-        return {"DATABASE_URL": self._database_url(postgres.SERVICE_ROLE, self.service_password)}
+        return {
+            "DATABASE_URL": self._database_url(postgres.SERVICE_ROLE, self.service_password),
+            "REDIS_URL": f"unix://:{quote(self.redis.password, safe='')}@{quote(str(self.redis_socket))}?db=0",
+        }
 
     def _database_url(self, role: str, password: str) -> str:
         login = f"{role}:{quote(password, safe='')}"
@@ -62,6 +70,7 @@ def choose_addresses(state: StateDirectory) -> Addresses:
         postgres=_address("DATABASE_URL", current, postgres.HOST),
         redis=_address("REDIS_URL", current, redis_server.HOST),
         service_password=state.secret("postgres-service"),
+        redis_socket=redis_server.socket_path(state),
     )
 
 

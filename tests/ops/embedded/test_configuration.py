@@ -16,7 +16,12 @@ from ops.embedded.state import StateDirectory, open_state
 from ops.embedded.stores import Address, Addresses
 from ops.host import env_file
 
-STORES = Addresses(postgres=Address(20001, "p/w d"), redis=Address(20002, "x@y"), service_password="s/w d")
+STORES = Addresses(
+    postgres=Address(20001, "p/w d"),
+    redis=Address(20002, "x@y"),
+    service_password="s/w d",
+    redis_socket=Path("/state dir/redis.sock"),
+)
 LISTEN = HostPort("127.0.0.1", 20003)
 
 
@@ -33,7 +38,8 @@ def test_the_services_load_the_settings_that_up_writes(tmp_path: Path) -> None:
     assert settings.database_url.get_secret_value() == "postgresql://gateway:p%2Fw%20d@127.0.0.1:20001/gateway"
     assert settings.database_service_role == "gateway_service"
     service_url = "postgresql://gateway_service:s%2Fw%20d@127.0.0.1:20001/gateway"
-    assert STORES.service_env() == {"DATABASE_URL": service_url}
+    redis_url = "unix://:x%40y@/state%20dir/redis.sock?db=0"
+    assert STORES.service_env() == {"DATABASE_URL": service_url, "REDIS_URL": redis_url}
     assert settings.redis_url.get_secret_value() == "redis://:x%40y@127.0.0.1:20002/0"
     assert (settings.gateway_bind_host, settings.gateway_bind_port) == ("127.0.0.1", 20003)
     assert [(backend.name, backend.base_url) for backend in settings.backends] == [

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -45,6 +46,17 @@ async def _value(env: dict[str, str], query: str) -> object:
         return await connection.fetchval(query)
     finally:
         await connection.close()
+
+
+async def test_redis_has_a_socket_for_the_services_alone(private: Path) -> None:
+    with open_state(private) as state:
+        addresses = stores.choose_addresses(state)
+        async with Supervisor(notice=lambda _: None) as supervisor:
+            await stores.start(supervisor, state, addresses, durable=False)
+            client = redis.asyncio.from_url(addresses.service_env()["REDIS_URL"])
+            assert await client.ping()
+            await client.aclose()
+            assert stat.S_IMODE(addresses.redis_socket.stat().st_mode) == 0o600
 
 
 async def test_both_stores_keep_their_data_and_addresses_over_a_restart(private: Path) -> None:
