@@ -28,6 +28,9 @@ class Echo:
         pattern = rb'("%b"\s{0,8}:\s{0,8})%b(?=\s{0,8}[,}])' % (field.encode(), re.escape(sent).encode())
         self._pattern = re.compile(pattern, re.IGNORECASE)
         self._replacement = rb"\g<1>%b" % requested.encode()
+        # Ollama's own API writes the model first, and without a space.
+        self._usual = b'{"%b":%b,' % (field.encode(), sent.encode())
+        self._usual_replacement = b'{"%b":%b,' % (field.encode(), requested.encode())
         self._framed = framed
         self._held = b""
         self._found = False
@@ -38,7 +41,7 @@ class Echo:
         The value in a whole body may be cut by the end of a piece, so a short rest waits for the next one.
         """
         if self._framed:
-            return b"\n".join(self._pattern.sub(self._replacement, line, 1) for line in data.split(b"\n"))
+            return b"\n".join([self._restore_line(line) for line in data.split(b"\n")])
         if self._found:
             return data
         data, found = self._pattern.subn(self._replacement, self._held + data, 1)
@@ -46,6 +49,11 @@ class Echo:
         if not found and not end_of_stream:
             data, self._held = data[:-_HELD_BYTES], data[-_HELD_BYTES:]
         return data
+
+    def _restore_line(self, line: bytes) -> bytes:
+        if line.startswith(self._usual):
+            return self._usual_replacement + line[len(self._usual) :]
+        return self._pattern.sub(self._replacement, line, 1)
 
 
 def echoes_of(grant: Grant, *, framed: bool) -> tuple[Echo, ...]:

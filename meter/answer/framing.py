@@ -97,6 +97,12 @@ class _LineSplitter:
 class NdjsonSplitter(_LineSplitter):
     """One JSON value per line."""
 
+    def feed(self, chunk: bytes) -> list[Frame]:
+        # Ollama writes each line at once, so a chunk is almost always one line.
+        if not self._held and 0 < len(chunk) <= self._limit_bytes and chunk.find(b"\n") == len(chunk) - 1:
+            return [Frame(chunk, chunk.strip())]
+        return super().feed(chunk)
+
     def _ends_frame(self, line: bytearray) -> bool:  # noqa: ARG002 (every line is a frame)
         return True
 

@@ -92,10 +92,13 @@ def words_in(*values: object) -> int:
 
 def size_of_calls(calls: object) -> int:
     """The size of `tool_calls`: each function's name and arguments, without the ids that the server generates."""
+    if not calls:
+        return 0
     functions = (as_object(as_object(call).get("function")) for call in as_list(calls))
     return sum(size_of(function.get("name"), function.get("arguments")) for function in functions)
 
 
 def min_tokens_of(size_bytes: int, logprobs: Iterable[object] = (), *, whole: bool) -> int:
     """A lower bound of the tokens in one frame. Each log probability is a token, even before its text appears."""
-    return max(len(list(logprobs)), 1 if size_bytes and not whole else 0)
+    at_least = 1 if size_bytes and not whole else 0
+    return max(len(list(logprobs)), at_least) if logprobs else at_least
