@@ -104,7 +104,7 @@ def test_a_blocked_path_is_a_permission_error(clients: Clients) -> None:
         clients.openai.files.list()
     with pytest.raises(anthropic.PermissionDeniedError, match="not available through the gateway"):
         clients.anthropic.messages.batches.list()
-    with pytest.raises(ollama_client.ResponseError, match="not available through the gateway"):
+    with pytest.raises(ollama_client.ResponseError, match="none can be pulled through it"):
         clients.ollama.pull(MODEL)
 
 
