@@ -50,7 +50,7 @@ class CommandLine:
         return [self.send(each["method"], each["path"], each["body"], each["accept"]) for each in COMMANDS[command]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefix(stack: Stack) -> str:
     """A key that may use every model but `forbidden`, which no backend hosts."""
     return stack.new_key("installations")[:12]
