@@ -31,7 +31,7 @@ from meter.access_log.orphans import Orphans
 from meter.access_log.server import AccessLog
 from meter.access_log.shared_causes import SharedCauses
 from meter.drain import Drain
-from meter.metrics import LEASES, LedgerMetrics
+from meter.metrics import LEASES, DeliveredTokens, LedgerMetrics
 from meter.missing_models import MissingModels
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
@@ -93,7 +93,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         stack.push_async_callback(outbox.wait_idle, SETTLE_TIMEOUT_S)
         stack.callback(disconnect_causes.close)
 
-        await stack.enter_async_context(metrics_server.serving(settings.metrics_listen))
+        delivered = DeliveredTokens(renewal.delivered_tokens, settings.metrics_tenants_max)
+        await stack.enter_async_context(metrics_server.serving(settings.metrics_listen, [delivered.sample]))
         health = Health()
         methods = (
             *ExternalProcessor(outbox, renewal, disconnect_causes, prompts).methods(),

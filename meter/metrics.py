@@ -6,7 +6,7 @@ A duplicate delivery or a resubmission therefore counts once, and the sums over 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 from prometheus_client import Counter, Gauge
@@ -42,6 +42,12 @@ TOKENS = Counter(
     "neuronetz_tokens",
     "Tokens of the audit rows that this worker appended.",
     ("tenant", "model", "kind"),
+    registry=REGISTRY,
+)
+DELIVERED_TOKENS = Counter(
+    "neuronetz_delivered_tokens",
+    "Output tokens that this worker delivered, counted while answers are streamed.",
+    ("tenant",),
     registry=REGISTRY,
 )
 TIME_TO_FIRST_TOKEN_SECONDS = Histogram(
@@ -98,3 +104,19 @@ class LedgerMetrics:
         generating_ms = entry.duration_ms - entry.ttft_ms
         if entry.stream and entry.outcome is Outcome.COMPLETE and entry.output_tokens and generating_ms > 0:
             TOKENS_PER_SECOND.labels(model).observe(entry.output_tokens * 1000 / generating_ms)
+
+
+class DeliveredTokens:
+    """Sets the counter of delivered tokens before each exposition. `tenants_max` as in `LedgerMetrics`."""
+
+    def __init__(self, read: Callable[[], Mapping[str, int]], tenants_max: int) -> None:
+        self._read = read
+        self._tenants = BoundedNames(tenants_max)
+        self._counted: dict[str, int] = {}
+
+    async def sample(self) -> None:
+        """Counts what `read` returns beyond what was counted before. A sum that decreases counts as no progress."""
+        for tenant, tokens in self._read().items():
+            if (more := tokens - self._counted.get(tenant, 0)) > 0:
+                DELIVERED_TOKENS.labels(self._tenants.label(tenant)).inc(more)
+                self._counted[tenant] = tokens

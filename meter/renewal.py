@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ class Renewal:
         self._idle_s = lease_s / RENEWALS_PER_LEASE
         self._monotonic = monotonic
         self._running: dict[str, _Running] = {}
+        # By tenant: the tokens of requests that have ended, less those of requests that were added again.
+        self._ended_tokens: Counter[str] = Counter()
         self._wake = asyncio.Event()
         self._all_are_due = False
 
@@ -59,8 +62,19 @@ class Renewal:
         """The number of requests whose holds are renewed."""
         return len(self._running)
 
+    def delivered_tokens(self) -> Counter[str]:
+        """The output tokens that this process has delivered since its start, by tenant, running requests included.
+
+        A backend's own count at the end of an answer replaces the counted frames, so a sum may decrease a little.
+        """
+        tokens = self._ended_tokens.copy()
+        for running in self._running.values():
+            tokens[running.exchange.grant.tenant] += running.exchange.progress.output_tokens
+        return tokens
+
     def add(self, exchange: Exchange) -> None:
         """From now on its hold is renewed. The admission counts as the first renewal."""
+        self._ended_tokens[exchange.grant.tenant] -= exchange.progress.output_tokens
         renewed_s = self._monotonic()
         if exchange.grant.replica:
             # A granted slot has a short lease until its first renewal.
@@ -69,7 +83,8 @@ class Renewal:
 
     def discard(self, exchange: Exchange) -> None:
         """It has ended; its hold is no longer renewed."""
-        self._running.pop(exchange.hold.request_id, None)
+        if self._running.pop(exchange.hold.request_id, None) is not None:
+            self._ended_tokens[exchange.grant.tenant] += exchange.progress.output_tokens
 
     def at_once(self) -> None:
         """Renews every hold now, because the store may have lost them."""

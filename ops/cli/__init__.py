@@ -62,6 +62,7 @@ PANELS: dict[str, dict[str, str]] = {
         "policy-at": "ops.cli.changes:policy_at",
         "show-prompts": "ops.cli.prompts:show_prompts",
         "show-queue": "ops.cli.queue:show_queue",
+        "top": "ops.cli.top.command:top",
         "list-models": "ops.cli.models:list_models",
         "verify-audit": "ops.cli.chain:verify_audit",
         "export-checkpoint": "ops.cli.chain:export_checkpoint",

@@ -65,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "list-backends": ("list-backends",),
     "probe-ollama": ("probe-ollama",),
     "show-queue": ("show-queue", "show-queue --json"),
+    "top": ("top", "top --interval 1", "top --metrics authz:9100 --metrics meter:9100", "top --json"),
     "show-usage": ("show-usage --tenant acme --by model", "show-usage --since 24h --by key --plot"),
     "show-audit": (
         "show-audit --tenant acme --status 4xx --since 1h",

@@ -27,7 +27,7 @@ from ops.database.tenants import Tenant, TenantRepository
 @pass_session
 def show_queue(session: Session, as_json: bool) -> None:
     """Show the slots of each replica, and which tenants run and wait for them now."""
-    document = session.run(lambda database: _document(session.settings, database))
+    document = session.run(lambda database: queue_document(session.settings, database))
     if as_json:
         return print_json(document)
     if not session.settings.has_queue:
@@ -80,7 +80,8 @@ def show_queue(session: Session, as_json: bool) -> None:
     )
 
 
-async def _document(settings: Settings, database: Database) -> dict[str, Any]:
+async def queue_document(settings: Settings, database: Database) -> dict[str, Any]:
+    """The document of `show-queue --json`. Raises StoreUnavailable."""
     redis = connect(settings)
     try:
         status = await RedisQueue(redis, settings.redis_timeout_s, queue_rules(settings)).status()

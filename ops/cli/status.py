@@ -68,13 +68,14 @@ async def _document(session: Session) -> dict[str, Any]:
         "state_dir": directory and str(directory),
         "processes": {"up": running["pid"], **running["pids"]} if running else {},
         "workers": [{"name": check.name, "status": check.status, "detail": check.detail} for check in workers],
-        "backends": await _backends(settings) if is_up else [],
+        "backends": await backend_states(settings) if is_up else [],
         "requests": await _requests(settings) if is_up else None,
         "last_errors": [line._asdict() for line in _last_errors(directory)] if directory else [],
     }
 
 
-async def _backends(settings: Settings) -> list[dict[str, Any]]:
+async def backend_states(settings: Settings) -> list[dict[str, Any]]:
+    """Each configured backend with what the latest discovery knows of it; unknown without Redis."""
     try:
         catalog = await fetch_catalog(settings) or Catalog((), {})
     except StoreUnavailable:

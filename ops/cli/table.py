@@ -45,22 +45,22 @@ def print_table(
     A string is a column that is always shown; one that begins with `>` aligns right. A note on stderr names the columns
     that the terminal is too narrow for.
     """
-    table = [tuple(cell if isinstance(cell, Text) else Text(text(cell)) for cell in row) for row in rows]
+    table = _cells_of(rows)
     if not table:
         return click.echo(empty)
     every = [column if isinstance(column, Column) else _column(column) for column in columns]
     every = [replace(column, folds=column.folds and not wide) for column in every]
     available = [number for number, column in enumerate(every) if wide or not column.only_wide]
-    widths = {number: _width(every[number], [row[number] for row in table]) for number in available}
-    shown = available if wide else _fitting(every, widths, available, terminal_width())
-    grid = _grid([every[number] for number in shown])
-    for row in table:
-        grid.add_row(*(row[number] for number in shown))
-    width_min = sum(widths[number] for number in shown) + _GAP * (len(shown) - 1)
+    grid, shown, width_min = _fitted(every, table, available, None if wide else terminal_width())
     console(max(terminal_width(), width_min)).print(grid)
     if hidden := [every[number].title for number in available if number not in shown]:
         click.echo(f"note: the terminal is too narrow for {', '.join(hidden)}; --wide and --json show them", err=True)
     return None
+
+
+def fitted_table(columns: Sequence[Column], rows: Iterable[Sequence[object]], width: int) -> Table:
+    """The table with those columns that fit into `width`."""
+    return _fitted(columns, _cells_of(rows), list(range(len(columns))), width)[0]
 
 
 def print_record(fields: Iterable[tuple[str, object]]) -> None:
@@ -74,6 +74,22 @@ def print_record(fields: Iterable[tuple[str, object]]) -> None:
 def terminal_width() -> int:
     """The width of the terminal in columns, of `COLUMNS` if that is set, else PIPE_WIDTH."""
     return shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
+
+
+def _cells_of(rows: Iterable[Sequence[object]]) -> list[tuple[Text, ...]]:
+    return [tuple(cell if isinstance(cell, Text) else Text(text(cell)) for cell in row) for row in rows]
+
+
+def _fitted(
+    columns: Sequence[Column], table: Sequence[Sequence[Text]], available: list[int], width: int | None
+) -> tuple[Table, list[int], int]:
+    """The table, the numbers of its columns, and the width that it needs. Without a `width`, all available columns."""
+    widths = {number: _width(columns[number], [row[number] for row in table]) for number in available}
+    shown = available if width is None else _fitting(columns, widths, available, width)
+    grid = _grid([columns[number] for number in shown])
+    for row in table:
+        grid.add_row(*(row[number] for number in shown))
+    return grid, shown, sum(widths[number] for number in shown) + _GAP * (len(shown) - 1)
 
 
 def _column(title: str) -> Column:

@@ -66,7 +66,7 @@ def show_usage(
             {
                 "rows": [{**row.labels, **{count: getattr(row, count) for count in USAGE_COLUMNS}} for row in rows],
                 "totals": totals,
-                "budgets": [_budget_document(budget, reserved) for budget in budgets],
+                "budgets": [budget_document(budget, reserved) for budget in budgets],
             }
         )
     _print_usage(rows, totals, since, by, plot)
@@ -117,7 +117,8 @@ def _print_budgets(budgets: list[BudgetRow], reserved: HeldTokens, *, wide: bool
     )
 
 
-def _budget_document(budget: BudgetRow, reserved: HeldTokens) -> dict[str, Any]:
+def budget_document(budget: BudgetRow, reserved: HeldTokens) -> dict[str, Any]:
+    """One budget of `show-usage --json`."""
     return {
         "scope": budget.scope,
         "tenant": budget.tenant,

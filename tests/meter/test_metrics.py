@@ -6,7 +6,7 @@ from prometheus_client.core import Metric
 
 from gateway.metrics.registry import REGISTRY
 from gateway.values import Outcome
-from meter.metrics import LedgerMetrics
+from meter.metrics import DeliveredTokens, LedgerMetrics
 from tests.row_builders import entry
 
 
@@ -64,3 +64,15 @@ def test_the_speed_is_that_of_complete_streams_after_the_first_byte() -> None:
     assert values("neuronetz_output_tokens_per_second_count")["timed",] == 1
     assert values("neuronetz_time_to_first_token_seconds_sum")["timed",] == 1.5
     assert values("neuronetz_answer_seconds_count")["timed",] == 3
+
+
+async def test_delivered_tokens_are_counted_once_and_never_decrease() -> None:
+    readings = iter([{"live": 5, "idle": 0}, {"live": 4}, {"live": 9}])
+    delivered = DeliveredTokens(lambda: next(readings), tenants_max=5)
+    before = values("neuronetz_delivered_tokens_total")
+    counts = []
+    for _ in range(3):
+        await delivered.sample()
+        counts.append(values("neuronetz_delivered_tokens_total")["live",] - before.get(("live",), 0))
+    assert counts == [5, 5, 9]
+    assert ("idle",) not in values("neuronetz_delivered_tokens_total")

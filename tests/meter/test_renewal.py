@@ -124,3 +124,17 @@ async def test_only_the_stream_that_was_settled_elsewhere_is_cut(meter: Meter) -
     meter.renewal.discard(ended)
     assert await meter.renewed_after(5) == ["settled", "running"]
     assert (settled.phase, running.phase, ended.phase) == (Phase.CUT, Phase.ANSWERING, Phase.ANSWERING)
+
+
+async def test_delivered_tokens_include_those_of_running_requests_and_remain_when_they_end(meter: Meter) -> None:
+    first, second = meter.stream("first"), meter.stream("second")
+    for exchange in (first, second, second):
+        deliver(exchange)
+    tenant = first.grant.tenant
+    assert meter.renewal.delivered_tokens() == {tenant: 3}
+    meter.renewal.discard(first)
+    meter.renewal.discard(first)
+    deliver(second)
+    assert meter.renewal.delivered_tokens() == {tenant: 4}
+    meter.renewal.add(first)
+    assert meter.renewal.delivered_tokens() == {tenant: 4}
