@@ -33,6 +33,7 @@ from meter.access_log.shared_causes import SharedCauses
 from meter.drain import Drain
 from meter.metrics import LEASES, DeliveredTokens, LedgerMetrics
 from meter.missing_models import MissingModels
+from meter.prompt_log.protection import protection
 from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
@@ -75,7 +76,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         shared_causes = SharedCauses(CauseStream(blocking_redis, settings.redis_timeout_s))
         disconnect_causes = DisconnectCauses(outbox.submit, shared_causes.publish)
         orphans = Orphans(quota, outbox.submit)
-        prompts = PromptWriter(PromptLog(database), timedelta(days=settings.prompt_log_default_retention_days))
+        retention = timedelta(days=settings.prompt_log_default_retention_days)
+        prompts = PromptWriter(PromptLog(database), retention, protect=protection(settings))
         drain = Drain(quota, ledger, f"{socket.gethostname()}:{settings.meter_grpc_listen}")
         epoch_watch = EpochWatch(quota, renewal.at_once, outbox.resubmit_unconfirmed, shared_causes.read_from_start)
         background = [

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from gateway.settings import postgres_url, sentinel_url
+from gateway.settings.personal_data import PersonalData
 
 INTEGER_MAX = 2**31 - 1
 """The largest PostgreSQL integer."""
@@ -128,6 +129,7 @@ HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}$")]
 RequestIdHeader = Annotated[HeaderName, AfterValidator(_request_id_header)]
 Address = Annotated[str, AfterValidator(_listen)]
 OptionalAddress = Annotated[Address | None, BeforeValidator(empty_is_none)]
+PersonalDataKinds = Annotated[list[PersonalData], NoDecode, BeforeValidator(_split)]
 OptionalFile = Annotated[Path | None, BeforeValidator(empty_is_none)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
 OptionalPostgresUrl = Annotated[PostgresUrl | None, BeforeValidator(empty_is_none)]

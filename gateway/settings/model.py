@@ -28,6 +28,7 @@ from gateway.settings.field_types import (
     OptionalPostgresUrl,
     OptionalRole,
     Origins,
+    PersonalDataKinds,
     PostgresUrl,
     QueueWait,
     RedisUrl,
@@ -114,6 +115,8 @@ class Settings(BaseSettings):
     audit_buffer_size: PositiveInt = 1000
     max_concurrent_requests: PositiveInt = 10_000
     prompt_log_default_retention_days: Days = 30
+    prompt_log_redact: PersonalDataKinds = []
+    prompt_log_public_key_file: OptionalFile = None
     audit_log_default_retention_days: Days = 365
     checkpoint_key_file: OptionalFile = None
     checkpoint_file: OptionalFile = None

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import structlog
 
@@ -63,6 +63,9 @@ class Transcript:
         )
 
 
+Protect: TypeAlias = Callable[[PromptRecord], PromptRecord]
+
+
 class PromptSink(Protocol):
     """The store; see `meter.prompt_log.store`."""
 
@@ -70,7 +73,10 @@ class PromptSink(Protocol):
 
 
 class PromptWriter:
-    """Transcripts that wait for PostgreSQL, at most `waiting_bytes_max` of them. Rows expire after `retention`."""
+    """Transcripts that wait for PostgreSQL, at most `waiting_bytes_max` of them. Rows expire after `retention`.
+
+    `protect` redacts and encrypts a row. It runs in a thread, because long texts would delay the answers of others.
+    """
 
     def __init__(
         self,
@@ -78,11 +84,13 @@ class PromptWriter:
         retention: timedelta,
         waiting_bytes_max: int = WAITING_BYTES_MAX,
         backoff: Backoff = STORE_BACKOFF,
+        protect: Protect | None = None,
     ) -> None:
         self._sink = sink
         self._retention = retention
         self._waiting_bytes_max = waiting_bytes_max
         self._backoff = backoff
+        self._protect = protect
         self._waiting: deque[Transcript] = deque()
         self._submitted = asyncio.Event()
         self.waiting_bytes = 0
@@ -104,7 +112,10 @@ class PromptWriter:
             self._submitted.clear()
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
-                await self._write([transcript.record(self._retention) for transcript in batch])
+                records = [transcript.record(self._retention) for transcript in batch]
+                if self._protect:
+                    records = [await asyncio.to_thread(self._protect, record) for record in records]
+                await self._write(records)
                 self.waiting_bytes -= sum(transcript.size_bytes for transcript in batch)
 
     async def _write(self, records: Sequence[PromptRecord]) -> None:

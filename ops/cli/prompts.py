@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 
 import rich_click as click
 
+from gateway.record.encrypted_transcript import read_private_keys
 from gateway.settings import INTEGER_MAX
 from ops.cli.key_option import PREFIX_HELP, resolve_optional
 from ops.cli.output import print_json, text
@@ -32,6 +34,13 @@ SHOWN_CHARACTERS = 2000
     "--limit", type=Number(1, INTEGER_MAX), default=10, show_default=True, help="Show at most N requests, the newest."
 )
 @click.option("--full", is_flag=True, help=f"Show whole texts instead of their first {SHOWN_CHARACTERS:,} characters.")
+@click.option(
+    "--key-file",
+    "key_files",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    help="Decrypt with this private key (PEM, X25519). Repeat it for rows that were encrypted to different keys.",
+)
 @json_option
 @pass_session
 def show_prompts(
@@ -42,14 +51,18 @@ def show_prompts(
     since: datetime | None,
     limit: int,
     full: bool,
+    key_files: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Show requests and answers from the prompt log, oldest first. Only keys with --log-prompts have any."""
     if request_id is None and prefix is None:
         raise click.UsageError("give --request-id, or --prefix for a key")
     prefix = resolve_optional(session, prefix, tenant)
+    keys = read_private_keys(*key_files)
     prompts = session.run(
-        lambda database: logged_prompts(database, request_id=request_id, prefix=prefix, since=since, limit=limit),
+        lambda database: logged_prompts(
+            database, request_id=request_id, prefix=prefix, since=since, limit=limit, keys=keys
+        ),
         report=True,
     )
     if as_json:
@@ -66,6 +79,9 @@ def show_prompts(
                 ("expires", f"{text(prompt.expires_at)} UTC"),
             ]
         )
+        if prompt.request is None or prompt.response is None:
+            click.echo(f"\nencrypted to the key {prompt.encrypted_to}; --key-file decrypts it\n")
+            continue
         click.echo(f"\n{_shown(prompt.request, full=full)}\n\n{_shown(prompt.response, full=full)}\n")
     return None
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from gateway.record.encrypted_transcript import decrypt, key_id_of
 from gateway.stores.postgres import Database
 from ops.database.policies import PolicySubject, find_subject
 
@@ -12,6 +16,8 @@ from ops.database.policies import PolicySubject, find_subject
 @dataclass(frozen=True, slots=True, repr=False)
 class LoggedPrompt:
     """One request and its answer as the caller sent and received them.
+
+    `request` and `response` are None while they are encrypted, and `encrypted_to` is then the id of the key.
 
     `tenant` and `prefix` are None when the tenant, or every key of the account, no longer exists. `prefix` is that of
     the account's newest key.
@@ -22,23 +28,40 @@ class LoggedPrompt:
     tenant: str | None
     prefix: str | None
     model: str
-    request: str
-    response: str
+    request: str | None
+    response: str | None
     expires_at: datetime
+    encrypted_to: str | None = None
 
 
 async def logged_prompts(
-    database: Database, *, request_id: str | None, prefix: str | None, since: datetime | None, limit: int
+    database: Database,
+    *,
+    request_id: str | None,
+    prefix: str | None,
+    since: datetime | None,
+    limit: int,
+    keys: Mapping[str, X25519PrivateKey] | None = None,
 ) -> list[LoggedPrompt]:
     """The newest `limit` prompts of a request or of the account of a key, oldest first.
 
-    None restricts nothing; `since` is aware. An expired prompt is left out even if it is not deleted yet. Raises
-    StoreUnavailable, and NotFound for an unknown key.
+    None restricts nothing; `since` is aware. An expired prompt is left out even if it is not deleted yet. `keys`
+    decrypt rows, by their ids. Raises StoreUnavailable, NotFound for an unknown key, and TranscriptRefused.
     """
     async with database.transaction(readonly=True) as connection:
         key_id = None if prefix is None else await find_subject(connection, PolicySubject("key", prefix))
         rows = await connection.fetch(_PROMPTS, request_id, key_id, since, limit)
-    return [LoggedPrompt(**dict(row)) for row in reversed(rows)]
+    return [_readable(LoggedPrompt(**dict(row)), keys or {}) for row in reversed(rows)]
+
+
+def _readable(prompt: LoggedPrompt, keys: Mapping[str, X25519PrivateKey]) -> LoggedPrompt:
+    key_id = key_id_of(prompt.request or "")
+    if key_id is None:
+        return prompt
+    if key_id not in keys:
+        return replace(prompt, request=None, response=None, encrypted_to=key_id)
+    request, response = decrypt(prompt.request_id, prompt.request or "", keys)
+    return replace(prompt, request=request, response=response)
 
 
 _PROMPTS = """

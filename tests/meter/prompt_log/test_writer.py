@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,14 @@ from pydantic import SecretStr
 
 from gateway.errors import DataRefused, StoreUnavailable
 from gateway.loops import Backoff
+from gateway.record.encrypted_transcript import decrypt, read_private_keys
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.wire.surfaces import BY_NAME
+from meter.prompt_log.protection import protection
 from meter.prompt_log.store import PromptLog, PromptRecord
 from meter.prompt_log.writer import ANSWER_BYTES_MAX, BATCH_MAX, PromptWriter, Transcript
+from tests.gateway.record.test_encrypted_transcript import write_key
 from tests.meter.wire_corpus import grant_for
 from tests.polling import eventually_async
 
@@ -131,6 +135,29 @@ async def test_while_postgresql_is_unavailable_every_row_waits_beside_a_refused_
     writing.cancel()
     rows = await database.fetch("SELECT request_id FROM gateway.prompt_log ORDER BY request_id")
     assert [row["request_id"] for row in rows] == ["p0", "p2", "p3"]
+
+
+async def test_rows_are_redacted_and_encrypted_before_postgresql_receives_them(
+    database: Database, prompt_log: PromptLog, tmp_path: Path
+) -> None:
+    private, public = write_key(tmp_path)
+    settings = Settings(prompt_log_redact=["email"], prompt_log_public_key_file=public)
+    log = PromptWriter(prompt_log, KEPT, protect=protection(settings))
+    writing = asyncio.create_task(log.run())
+    log.submit(transcript("p", b'{"response": "ada@example.com"}'), "p")
+    await eventually_async(lambda: log.waiting_bytes == 0)
+    writing.cancel()
+    row = await database.fetchrow("SELECT request, response FROM gateway.prompt_log")
+    assert row is not None
+    assert row["response"] == ""
+    assert decrypt("p", row["request"], read_private_keys(private)) == (
+        '{"prompt": "hä?"}',
+        '{"response": "[redacted: email]"}',
+    )
+
+
+def test_rows_are_stored_as_they_are_without_settings() -> None:
+    assert protection(Settings()) is None
 
 
 async def test_a_transcript_beyond_the_capacity_is_dropped_and_capacity_returns() -> None:
