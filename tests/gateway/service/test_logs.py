@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,8 @@ from gateway.settings import Settings
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     written = io.StringIO()
     logs.configure(Settings(), "meter", written)
     yield written
