@@ -30,12 +30,13 @@ def prompt_log(stack: Stack) -> list[Any]:
 
 
 def test_only_prompts_and_answers_of_a_key_with_log_prompts_are_recorded(stack: Stack, key: str) -> None:
-    logged = stack.new_key("logged", "--log-prompts")
+    logged, request_ids = stack.new_key("logged", "--log-prompts"), []
     for each in (key, logged):
         headers = {"Authorization": f"Bearer {each}", "Content-Type": "application/json"}
         answer = httpx.post(f"{stack.url}/api/chat", content=BODY.encode(), headers=headers)
         assert answer.status_code == 200
-        audit_row(stack, answer.headers["x-request-id"])
-    (row,) = eventually(lambda: prompt_log(stack))
-    assert row["request_id"] == answer.headers["x-request-id"]
+        request_ids.append(answer.headers["x-request-id"])
+        audit_row(stack, request_ids[-1])
+    (row,) = eventually(lambda: [row for row in prompt_log(stack) if row["request_id"] in request_ids])
+    assert row["request_id"] == request_ids[-1]
     assert (row["request"], row["response"], row["model"]) == (BODY, answer.text, "llama3.2:latest")
