@@ -19,7 +19,7 @@ _EVENT = "data:"
 def change_texts(body: str, change: Change) -> str:
     """The body with `change` applied to every string of its JSON, member names and numbers included.
 
-    In a stream, NDJSON or SSE, the pieces of a text are joined before, and the changed text stands in the first frame
+    In a stream, NDJSON or SSE, the pieces of a text are joined before, and the changed text is in the first frame
     that had a piece. A body without any change is returned as it is. What is not JSON, or is nested too deeply, is
     changed as one text.
     """

@@ -34,7 +34,7 @@ ITEMS = {
 CASES = [(kind, item) for kind, items in ITEMS.items() for item in items]
 # Text that resembles an item and is none.
 HARMLESS = (
-    "Meet me @ noon, 2030-01-02 12:34:56, room 0815, version 1.2.3, 10.0.0.1",
+    "Meet me @ noon, 2030-01-02 12:34:56, hall 0815, version 1.2.3, 10.0.0.1",
     "4111 1111 1111 1112 and DE88370400440532013000 have wrong check digits",
     "1763726400000 ms, 1,234,567,890, ISBN 978-3-16-148410-0, 3.14159265358979",
     "nz_ alone, sk-1, 0a1b2c3d-0000-4000-8000-000000000000, a@b, a@.de",
