@@ -182,9 +182,16 @@ def managed_settings(options: StackOptions) -> set[str]:
 
 
 def inherited_environment(environ: Mapping[str, str], options: StackOptions) -> dict[str, str]:
-    """Returns the variables that the gateway's services inherit: those of the system, and settings not managed here."""
+    """Returns the variables that the gateway's services inherit: those of the system, and settings not managed here.
+
+    OpenTelemetry's SDK reads more variables than the settings have, such as OTEL_BSP_SCHEDULE_DELAY.
+    """
     free = {name.upper() for name in Settings.model_fields} - managed_settings(options)
-    return {name: value for name, value in environ.items() if name in _SYSTEM or name.upper() in free}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _SYSTEM or name.upper() in free or name.startswith("OTEL_")
+    }
 
 
 def load_settings(state: StateDirectory, environ: MutableMapping[str, str], options: StackOptions) -> Settings:
