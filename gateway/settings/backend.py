@@ -62,6 +62,14 @@ def _credential_header(name: str) -> str:
     return name
 
 
+def _slots(value: object) -> object:
+    number = as_number(value)
+    if value != "auto" and not (type(number) is int and 1 <= number <= _SLOTS_MAX):
+        raise ValueError(f"expected a number from 1 to {_SLOTS_MAX:,}, or auto")
+    return number
+
+
+_SLOTS_MAX = 100_000
 _OTHER_HEADERS = frozenset(
     "accept accept-encoding connection content-encoding content-length content-type date expect forwarded host "
     "keep-alive te trailer transfer-encoding upgrade user-agent via x-request-id".split()
@@ -69,7 +77,7 @@ _OTHER_HEADERS = frozenset(
 
 
 # The slots of a replica: how many requests it runs at a time. `auto` means that the gateway learns the number.
-Slots = Annotated[Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"], BeforeValidator(as_number)]
+Slots = Annotated[int | Literal["auto"], BeforeValidator(_slots)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 OptionalUrl = Annotated[BaseUrl | None, BeforeValidator(empty_is_none)]
 CredentialHeader = Annotated[HeaderName, AfterValidator(_credential_header)]

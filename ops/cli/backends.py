@@ -67,6 +67,11 @@ dry_run = click.option("--dry-run", is_flag=True, help="Print the resulting list
 @click.option("--scheme", metavar="SCHEME", help="The scheme before the token in Authorization.  [default: Bearer]")
 @click.option("--ca-file", type=click.Path(path_type=Path), help="Trust this certificate authority, a file in PEM.")
 @click.option(
+    "--slots",
+    metavar="N|auto",
+    help="The requests that each replica runs at a time, its OLLAMA_NUM_PARALLEL; `auto` learns it.  [default: auto]",
+)
+@click.option(
     "--replace",
     is_flag=True,
     help="Change the backend of this name. At an unchanged URL, options that are not given retain their values.",
@@ -85,6 +90,7 @@ def add_backend(
     header: str | None,
     scheme: str | None,
     ca_file: Path | None,
+    slots: str | None,
     replace: bool,
     no_validate: bool,
     write_env: Path | None,
@@ -103,6 +109,7 @@ def add_backend(
         "auth_header": header,
         "auth_scheme": scheme,
         "ca_file": ca_file.absolute() if ca_file else None,
+        "slots": slots,
     }
     fields = {
         "name": name,
@@ -327,6 +334,7 @@ def _usage_message(error: ValidationError) -> str:
         "auth_header": "--header",
         "auth_scheme": "--scheme",
         "ca_file": "--ca-file",
+        "slots": "--slots",
     }
     first = error.errors(include_input=False)[0]
     option = options[str(first["loc"][0])] if first["loc"] else "URL"

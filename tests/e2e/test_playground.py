@@ -206,9 +206,9 @@ def test_the_form_and_the_body_are_in_step_in_both_directions(page: PlaygroundPa
 
 
 def test_a_refusal_is_explained_and_the_gauges_show_what_is_left(page: PlaygroundPage, stack: Stack) -> None:
-    stack.cli("create-tenant", "--name", "narrow", "--allow-all-models", "--rpm", "1", "--max-body", "2000")
-    stack.cli("set-budget", "--tenant", "narrow", "--daily", "1000000")
-    page.open(stack.cli("create-key", "--tenant", "narrow", "--name", "k")["key"])
+    stack.cli("create-tenant", "--name", "narrowest", "--allow-all-models", "--rpm", "1", "--max-body", "2000")
+    stack.cli("set-budget", "--tenant", "narrowest", "--daily", "1000000")
+    page.open(stack.cli("create-key", "--tenant", "narrowest", "--name", "k")["key"])
     requests, tokens, budget = page.browser.run(
         'return [...document.querySelectorAll(".gauge")].map((each) => each.innerText)'
     )

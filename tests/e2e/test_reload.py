@@ -112,7 +112,7 @@ def test_a_backend_is_added_changed_and_removed_without_a_failed_request_or_a_br
 
     new_backend.behave(tokens_per_s=5, answer_tokens=100_000)
     with load(stack, key) as answers, ThreadPoolExecutor(1) as background:
-        stack.cli("add-backend", "new", new_backend.url, "--token-file", token_file(OLD_TOKEN), *write)
+        stack.cli("add-backend", "new", new_backend.url, "--token-file", token_file(OLD_TOKEN), "--slots", "8", *write)
         eventually(lambda: chat(stack, key, OWN, 1).status_code == 200)
         stream = background.submit(chat, stack, key, OWN, 2_000)
         eventually(lambda: any(request["output_tokens"] > 1 for request in new_backend.requests()))

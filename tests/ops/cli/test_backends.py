@@ -139,6 +139,17 @@ def test_a_taken_name_requires_replace(operator: Operator, ollama: str) -> None:
     assert (second.auth_header, second.auth_token) == ("X-Key", SecretStr(TOKEN))
 
 
+def test_the_slots_of_a_replica_are_given_or_learnt(operator: Operator, ollama: str) -> None:
+    write = ("--no-validate", "--replace", "--write-env", str(operator.env_file))
+    for given, expected in (("4", 4), (None, 4), ("auto", "auto")):
+        assert operator.run("add-backend", "one", ollama, *(("--slots", given) if given else ()), *write).exit_code == 0
+        assert load_file_alone(operator.env_file).ollama_backends[0].slots == expected
+    for wrong in ("0", "100001", "many", "4.0", ""):
+        result = operator.run("add-backend", "one", ollama, "--slots", wrong, *write)
+        assert result.exit_code == 2
+        assert "--slots: expected a number from 1 to 100,000, or auto" in result.stderr
+
+
 def test_a_backend_is_removed(operator: Operator, ollama: str) -> None:
     write = ("--write-env", str(operator.env_file))
     for name in ("one", "two"):
