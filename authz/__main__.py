@@ -12,6 +12,7 @@ import structlog
 
 from authz.admit import Admitter
 from authz.catalog.pages import CatalogPages, UsageSources
+from authz.catalog.queue_view import QueueView
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
 from authz.context import ContextRule
@@ -31,6 +32,7 @@ from gateway.catalog.store import CatalogStore
 from gateway.errors import StoreUnavailable
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
+from gateway.queue.redis.queue import RedisQueue, queue_rules
 from gateway.queue.redis.turns import RedisTurns
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
@@ -139,7 +141,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         await stack.enter_async_context(metrics_server.serving(settings.metrics_listen))
         readiness = Readiness(database, quota, lambda: catalog.known)
-        sources = UsageSources(quota, status, ledger)
+        queue_view: QueueView | None = None
+        if settings.has_queue:
+            queue_view = QueueView(RedisQueue(redis, settings.redis_timeout_s, queue_rules(settings)).status)
+            stack.push_async_callback(queue_view.aclose)
+        sources = UsageSources(quota, status, ledger, queue_view)
         pages = http_server.runner_of(CatalogPages(pipeline, settings, readiness.missing, sources).application())
         tls = ServiceTls(settings.service_tls) if settings.service_tls else None
         await http_server.start(pages, settings.authz_http_listen, tls.http1_context() if tls else None)

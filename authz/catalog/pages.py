@@ -17,6 +17,7 @@ from aiohttp import web
 from authz import policy
 from authz.admit import retry_headers
 from authz.catalog import playground
+from authz.catalog.queue_view import QueueView
 from authz.catalog.usage import usage_document
 from authz.check import CheckPipeline
 from authz.checked_request import CheckedRequest
@@ -54,11 +55,12 @@ _PUBLIC = frozenset({"/healthz", "/readyz", "/playground"})
 
 @dataclass(frozen=True, slots=True)
 class UsageSources:
-    """The stores that know what a caller has used."""
+    """The stores that know what a caller has used. `queue` is None when there is no queue."""
 
     quota: Quota
     status: QuotaStatus
     ledger: Ledger
+    queue: QueueView | None
 
     async def recorded(self, principal: Principal, now: datetime) -> Counters:
         """What the ledger has recorded, with nothing held, for a tenant without valid counters."""
@@ -250,7 +252,8 @@ class CatalogPages:
         tenant_window, key_window = await self._sources.status.windows(principal.tenant_id, principal.key_id)
         midnight = datetime.combine(now.date(), time(), UTC)
         today = await self._sources.ledger.usage_by_model(principal.key_id, midnight)
-        return web.json_response(usage_document(principal, tenant_window, key_window, counters, today, now))
+        queue = await self._sources.queue.current() if self._sources.queue else None
+        return web.json_response(usage_document(principal, tenant_window, key_window, counters, today, queue, now))
 
     def _effective(self, principal: Principal) -> dict[str, HostedModel]:
         catalog = self._pipeline.catalog()

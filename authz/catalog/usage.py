@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from gateway.ledger.store import ModelUsage
+from gateway.queue.port import QueueStatus
 from gateway.quota import periods
 from gateway.quota.port import Counters
 from gateway.quota.redis.status import WindowStatus
@@ -19,11 +20,13 @@ def usage_document(
     key_window: WindowStatus,
     counters: Counters,
     today: Sequence[ModelUsage],
+    queue: QueueStatus | None,
     now: datetime,
 ) -> dict[str, Any]:
-    """The limits, windows and budgets of the key and of its tenant, and the key's tokens of today by model.
+    """The limits, windows and budgets of the key and of its tenant, its queue, and the key's tokens of today by model.
 
-    `now` is aware. Tokens are input plus output; `reserved` are those that running requests hold.
+    `queue` is None when there is no queue, and `now` is aware. Tokens are input plus output; `reserved` are those that
+    running requests hold.
     """
     key_budgets = _budgets(principal.key_budgets, principal.key_id, counters, now)
     return {
@@ -44,6 +47,7 @@ def usage_document(
             "window": _window(principal.tenant_limits, tenant_window),
             "budgets": _budgets(principal.tenant_budgets, None, counters, now),
         },
+        "queue": None if queue is None else queue_document(queue, principal.tenant_id, principal.key_id, now),
         "today": [
             {
                 "model": each.model,
@@ -53,6 +57,26 @@ def usage_document(
             }
             for each in today
         ],
+    }
+
+
+def queue_document(status: QueueStatus, tenant_id: int, key_id: int, now: datetime) -> dict[str, int | None]:
+    """The part of the queue that a key may know: the requests of the key's tenant, and nothing of other tenants.
+
+    `position` (from 1) is the place of the key's first waiting request among those of its tenant in order of arrival,
+    None when no request of the key waits. It is not the order of service, which depends on the other tenants as well.
+    `oldest_wait_ms` is how long the tenant's oldest request has waited, 0 when none waits. `now` is aware.
+    """
+    tenant = status.tenants.get(tenant_id)
+    tickets = [ticket for ticket in status.tickets if ticket.tenant_id == tenant_id]
+    places = (place for place, ticket in enumerate(tickets, start=1) if ticket.key_id == key_id)
+    # The arrival is by Redis' clock, which may be ahead of this one.
+    waits_ms = (max(0, int(now.timestamp() * 1000) - ticket.arrived_at_ms) for ticket in tickets)
+    return {
+        "running": tenant.running if tenant else 0,
+        "waiting": len(tickets),
+        "position": next(places, None),
+        "oldest_wait_ms": max(waits_ms, default=0),
     }
 
 

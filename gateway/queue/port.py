@@ -186,10 +186,11 @@ class TenantStatus:
 
 @dataclass(frozen=True, slots=True)
 class TicketStatus:
-    """A ticket: its arrival, its tenant, and the replicas that it waits for."""
+    """A ticket: its arrival, its tenant and key, and the replicas that it waits for."""
 
     arrived_at_ms: int
     tenant_id: int
+    key_id: int
     replicas: tuple[str, ...]
 
 

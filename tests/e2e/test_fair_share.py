@@ -158,6 +158,47 @@ async def test_a_caller_that_leaves_while_it_waits_frees_its_place_and_has_one_r
         assert all(backend.requests(str(row["request_id"])) == [] for row in found)
 
 
+async def test_a_key_sees_the_place_of_its_request_among_those_of_its_tenant_only(queue: Stack) -> None:
+    first, blocker = queue.new_key("places"), queue.new_key("in front")
+    second, idle = (queue.cli("create-key", "--tenant", "places", "--name", name)["key"] for name in ("k2", "k3"))
+    async with clients(queue) as (session, ledger_view):
+        await verify(session, first, second, blocker)
+        blocks = asyncio.create_task(send(session, blocker, 500))
+        await eventually_running(ledger_view)
+        waits: list[asyncio.Task[Answer]] = []
+        for key in (first, second, second):
+            waits.append(asyncio.create_task(send(session, key, 5)))
+            await eventually_waiting(ledger_view, len(waits))
+
+        async def places() -> dict[str, tuple[object, ...]]:
+            """Running and waiting requests and the position that each key sees."""
+            found: dict[str, tuple[object, ...]] = {}
+            for key in (first, second, idle, blocker):
+                headers = {"Authorization": f"Bearer {key}"}
+                async with session.get(f"{queue.url}/v1/usage", headers=headers) as response:
+                    seen = (await response.json())["queue"]
+                assert (seen["oldest_wait_ms"] > 0) is (seen["waiting"] > 0)
+                found[key] = seen["running"], seen["waiting"], seen["position"]
+            return found
+
+        async def settled() -> bool:
+            return await places() == {first: (0, 3, 1), second: (0, 3, 2), idle: (0, 3, None), blocker: (1, 0, None)}
+
+        # Each worker reads the queue once a second.
+        await eventually_async(settled, 8, poll_s=0.2)
+        waits[0].cancel()
+        await eventually_waiting(ledger_view, 2)
+
+        async def moved() -> bool:
+            return await places() == {first: (0, 2, None), second: (0, 2, 1), idle: (0, 2, None), blocker: (1, 0, None)}
+
+        await eventually_async(moved, 8, poll_s=0.2)
+        for each in (*waits, blocks):
+            each.cancel()
+        await asyncio.gather(*waits, blocks, return_exceptions=True)
+        await eventually_waiting(ledger_view, 0)
+
+
 async def test_a_full_queue_denies_at_once_and_a_wait_that_is_too_long_ends_with_503(queue: Stack) -> None:
     key, other = queue.new_key("crowd"), queue.new_key("blocker")
     async with clients(queue) as (session, ledger_view):

@@ -34,6 +34,7 @@ def test_a_caller_sees_its_limits_windows_budgets_and_tokens_of_today(stack: Sta
     assert [(each["period"], each["used"], each["remaining"]) for each in fresh["key"]["budgets"]] == [
         ("day", 0, 5000), ("total", 0, 9000),
     ]  # fmt: skip
+    assert fresh["queue"] == {"running": 0, "waiting": 0, "position": None, "oldest_wait_ms": 0}
     assert (fresh["tenant"]["name"], fresh["tenant"]["budgets"], fresh["today"]) == ("watcher", [], [])
     assert (
         httpx.post(f"{stack.url}/v1/messages", json=MESSAGE, headers={"x-api-key": key}, timeout=30).status_code == 200

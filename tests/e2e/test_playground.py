@@ -283,6 +283,72 @@ def test_a_waiting_and_a_running_request_can_be_stopped(page: PlaygroundPage, ol
     assert answer.text
 
 
+# Replaces the gateway while a request waits. Each poll gets the next of the given queues: null fails, and {} is a
+# gateway without a queue. The timers are twenty times as fast.
+POLLS = """
+const [queues] = arguments;
+const [realFetch, realTimeout] = [window.fetch, window.setTimeout];
+const seen = window.seen = { polls: 0, delays: [], statuses: [] };
+new MutationObserver(() => seen.statuses.push(document.getElementById("status").textContent))
+  .observe(document.getElementById("status"), { childList: true });
+window.setTimeout = (run, ms) => {
+  if (ms >= 1000) seen.delays.push(ms);
+  return realTimeout(run, ms / 20);
+};
+window.fetch = (url, options) => {
+  if (options.method === "POST") {
+    return new Promise((resolve, reject) => {
+      options.signal.addEventListener("abort", () => reject(options.signal.reason));
+      window.answer = () => resolve(realFetch(url, options));
+    });
+  }
+  const queue = queues[Math.min(seen.polls, queues.length - 1)];
+  seen.polls += 1;
+  if (queue === null) return Promise.reject(new TypeError("no connection"));
+  return Promise.resolve(Response.json({ queue: "position" in queue ? queue : null, tenant: { name: "acme" } }));
+};
+"""
+
+
+def test_the_place_in_the_queue_is_shown_until_the_answer_begins_and_no_text_twice(page: PlaygroundPage) -> None:
+    waiting = [{"position": 2, "waiting": 3}, {"position": 2, "waiting": 3}, None, {"position": 1, "waiting": 1}]
+    page.choose("POST /api/chat")
+    page.browser.run(POLLS, [*waiting, {"position": None, "waiting": 0}, {}])
+    page.start()
+    page.browser.wait("window.seen.polls > 6")
+    shown = page.browser.run("return window.seen.statuses")
+    assert shown == [
+        "Waiting for a slot and the first token …",
+        "Waiting for a slot: number 2 of 3 waiting requests of acme …",
+        "Waiting for a slot: number 1 of 1 waiting request of acme …",
+        "Waiting for a slot and the first token …",
+    ]
+    delays = page.browser.run("return window.seen.delays")
+    assert delays[:4] == [1000, 2000, 2000, 2000]
+    page.browser.run("window.answer()")
+    assert page.wait().outcome == "Complete"
+    # Each further poll would have been due after a tenth of a second.
+    polls = page.browser.run("return window.seen.polls")
+    page.browser.run("return new Promise((resolve) => setTimeout(resolve, 6000))")
+    assert page.browser.run("return window.seen.polls") == polls
+
+
+@pytest.mark.parametrize("end", ['document.getElementById("stop").click()', 'location.hash = "GET%20/api/tags"'])
+def test_the_place_in_the_queue_is_not_read_after_a_stop_or_for_another_endpoint(
+    page: PlaygroundPage, end: str
+) -> None:
+    page.choose("POST /api/chat")
+    page.browser.run(POLLS, [{"position": 2, "waiting": 3}])
+    page.start()
+    page.browser.wait('document.getElementById("status").textContent.includes("number 2 of 3")')
+    page.browser.run(end)
+    page.browser.wait('document.getElementById("stop").disabled')
+    polls = page.browser.run("return window.seen.polls")
+    page.browser.run("return new Promise((resolve) => setTimeout(resolve, 6000))")
+    assert page.browser.run("return window.seen.polls") == polls
+    assert "number 2 of 3" not in page.text("#status")
+
+
 def test_another_endpoint_has_an_empty_response(page: PlaygroundPage, ollama: Simulator) -> None:
     ollama.behave(tokens_per_s=20)
     page.choose("POST /api/chat")

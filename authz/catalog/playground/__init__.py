@@ -19,7 +19,7 @@ _FOLDER = Path(__file__).parent
 # The modules of the script, each after those that it imports.
 MODULES = (
     "dom", "formats", "theme", "table", "tokens", "highlight", "markdown", "readers", "failures", "transport",
-    "document", "snippets", "tabs", "form", "limits", "response", "request", "main",
+    "document", "snippets", "tabs", "form", "limits", "response", "queue", "request", "main",
 )  # fmt: skip
 _DOCS_LINK = '<a class="ghost" id="docs" href="{url}" rel="noopener noreferrer" target="_blank">Docs</a>\n  '
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)

@@ -110,13 +110,13 @@ def status(hashes: Mapping[str, Mapping[bytes, bytes]]) -> QueueStatus:
             )
             for tenant in {*running_of, *waiting_of}
         },
-        tuple(sorted(map(_ticket_status, tickets), key=attrgetter("arrived_at_ms", "tenant_id", "replicas"))),
+        tuple(sorted(map(_ticket_status, tickets), key=attrgetter("arrived_at_ms", "tenant_id", "key_id", "replicas"))),
     )
 
 
 def _ticket_status(fields: Mapping[str, Any]) -> TicketStatus:
     replicas = tuple(name for name, _ in json.loads(fields["pool"])[1:])
-    return TicketStatus(fields["arrived"], fields["tenant"], replicas)
+    return TicketStatus(fields["arrived"], fields["tenant"], fields["key"], replicas)
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:

@@ -62,7 +62,7 @@ async def test_entering_again_changes_nothing(bench: Bench) -> None:
         assert await enter_all(bench.queue, [first, second]) == [Turn("a", NOON_MS, 0), Waiting(NOON_MS)]
     status = await bench.queue.status()
     assert status.tenants == {1: TenantStatus(1, 1, 10.0)}
-    assert status.tickets == (TicketStatus(NOON_MS, 1, ("a",)),)
+    assert status.tickets == (TicketStatus(NOON_MS, 1, second.key_id, ("a",)),)
 
 
 async def test_the_lowest_rank_is_taken_first_and_a_higher_one_before_waiting(bench: Bench) -> None:

@@ -14,7 +14,7 @@ NEAR, REMOVED = "backend:near", "backend:removed"
 STATUS = QueueStatus(
     {NEAR: ReplicaStatus(2, 2, is_learnt=True), REMOVED: ReplicaStatus(1, 0)},
     {1: TenantStatus(1, 1, 30.0), 2: TenantStatus(0, 1, 10.0), 3: TenantStatus(1, 0, 60.0)},
-    (TicketStatus(5, 1, (NEAR,)), TicketStatus(6, 2, (NEAR, REMOVED))),
+    (TicketStatus(5, 1, 11, (NEAR,)), TicketStatus(6, 2, 21, (NEAR, REMOVED))),
 )
 
 

@@ -2,6 +2,7 @@ import { $ } from "./dom.js";
 import { readPlace } from "./document.js";
 import { explain, Failure } from "./failures.js";
 import { clearLimits, showHeaders, showUsage } from "./limits.js";
+import { showPlaceUntil } from "./queue.js";
 import { newAnswer, readDocument, READERS } from "./readers.js";
 import { buildMenu, currentRequest, offerModels, openedEndpoint, openEndpoint, resetEndpoint } from "./request.js";
 import {
@@ -83,7 +84,9 @@ async function exchange(endpoint, request, answer, times, signal) {
     showAnswer(answer);
   };
   try {
-    response = await send(request, endpoint.auth === "key" ? key() : "", signal);
+    const sent = send(request, endpoint.auth === "key" ? key() : "", signal);
+    // The gateway answers other endpoints itself, and those requests never wait in the queue.
+    response = await (endpoint.reader ? showPlaceUntil(sent, fetchUsage, signal) : sent);
     showHead(response);
     showHeaders(response.headers);
     showStatus("Answering …");
@@ -99,8 +102,10 @@ async function exchange(endpoint, request, answer, times, signal) {
 
 const get = (path, signal) => send({ method: "GET", path, body: null }, key(), signal).then(readJson);
 
+const fetchUsage = async (signal) => get("/v1/usage", signal);
+
 async function readUsage(signal) {
-  showUsage(await get("/v1/usage", signal));
+  showUsage(await fetchUsage(signal));
 }
 
 /** Reads the models and the limits of the key. */

@@ -12,6 +12,9 @@ const ENDINGS = {
   content_filter: ["warn", "Filtered"], tool_calls: ["good", "Tool call"], tool_use: ["good", "Tool call"],
 };
 
+/** The status of a request that waits. */
+export const WAITING = "Waiting for a slot and the first token …";
+
 /** What the last answer sent, for the copy buttons. */
 export const copies = { answer: "", raw: "" };
 
@@ -31,7 +34,7 @@ export function clearResponse(status) {
 
 /** The response card while a request waits. */
 export function beginResponse() {
-  clearResponse("Waiting for a slot and the first token …");
+  clearResponse(WAITING);
   $("steps").hidden = true;
   for (const id of ["answer", "tool-calls", "raw", "thinking-text"]) $(id).replaceChildren();
   copies.answer = copies.raw = "";

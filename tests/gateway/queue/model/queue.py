@@ -213,7 +213,10 @@ class MemoryQueue:
                 for tenant in {*running_of, *waiting_of}
             },
             tuple(
-                sorted(map(_status, self._tickets.values()), key=attrgetter("arrived_at_ms", "tenant_id", "replicas"))
+                sorted(
+                    map(_status, self._tickets.values()),
+                    key=attrgetter("arrived_at_ms", "tenant_id", "key_id", "replicas"),
+                )
             ),
         )
 
@@ -419,4 +422,5 @@ class MemoryQueue:
 
 
 def _status(ticket: Ticketed) -> TicketStatus:
-    return TicketStatus(ticket.arrived_at_ms, ticket.tenant_id, tuple(each.replica for each in ticket.candidates))
+    replicas = tuple(each.replica for each in ticket.candidates)
+    return TicketStatus(ticket.arrived_at_ms, ticket.tenant_id, ticket.key_id, replicas)
