@@ -23,7 +23,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama clients streams bench pictures accessibility docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama clients streams bench pictures dashboard accessibility docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: $(VENV)/.runtime ## measure the gateway next to a plain Envoy and other g
 
 pictures: $(VENV)/.dev docs ## take the pictures of the documentation from the running product; needs chromium and chromedriver
 	@$(BIN)/python -m tools.pictures docs/pictures site
+
+dashboard: $(VENV)/.dev ## draw the Grafana dashboard from a running gateway; needs prometheus on the PATH, or PROMETHEUS=PATH
+	@PROMETHEUS='$(PROMETHEUS)' $(BIN)/python -m tools.dashboard docs/pictures/dashboard.svg
 
 accessibility: $(VENV)/.dev build/accessibility/.done docs ## check the playground and the documentation with axe-core; needs npm, chromium and chromedriver
 	@$(BIN)/python -m tools.accessibility build/accessibility/node_modules/axe-core/axe.min.js site

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +35,16 @@ class Product:
 
 
 @contextmanager
-def start_product(home: Path) -> Iterator[Product]:
-    """Starts a simulated Ollama and a gateway whose state is in `home`, and ends both with the context."""
-    env = {"HOME": str(home), "XDG_STATE_HOME": "", "GATEWAY_ENV_FILE": ""}
+def start_product(
+    home: Path, settings: Mapping[str, str] | None = None, ollama_options: Sequence[str] = ()
+) -> Iterator[Product]:
+    """Starts a simulated Ollama and a gateway whose state is in `home`, and ends both with the context.
+
+    `settings` are settings of the gateway, and `ollama_options` further options of `python -m ops.simulator`.
+    """
+    env = {"HOME": str(home), "XDG_STATE_HOME": "", "GATEWAY_ENV_FILE": "", **(settings or {})}
     simulator = [sys.executable, "-m", "ops.simulator", "--listen", "127.0.0.1:0", "--tokens-per-s", _TOKENS_PER_S]
+    simulator += ollama_options
     with subprocess.Popen(simulator, stdout=subprocess.PIPE, text=True) as ollama:  # noqa: S603
         try:
             backend = "" if ollama.stdout is None else ollama.stdout.readline().strip()
@@ -61,13 +67,18 @@ def cli(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ops.cli", *arguments]
 
 
+def run_command(env: Mapping[str, str], *arguments: str) -> Any:
+    """Runs an operator command for the gateway of `env`. Returns the document that it prints with `--json`."""
+    command = cli(*arguments, "--json")
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_merged(env))  # noqa: S603
+    return json.loads(done.stdout)
+
+
 def _fill(url: str, env: Mapping[str, str]) -> str:
     """Creates two tenants and three keys, and sends requests, one of which is denied. Returns the first key."""
 
     def operate(*arguments: str) -> Any:
-        command = cli(*arguments, "--json")
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=_merged(env))  # noqa: S603
-        return json.loads(done.stdout)
+        return run_command(env, *arguments)
 
     operate("create-tenant", "--name", "acme", "--allow-all-models")
     operate("create-tenant", "--name", "research", "--preset", "agents", "--models", "llama3.2,nomic-embed-text")
