@@ -268,5 +268,6 @@ def test_secrets_of_the_operator_are_only_in_files_of_their_owner(stack: Stack, 
         assert "file .env" in holders
         assert {place.partition(" ")[0] for place in holders} <= {"file", "environ"}, holders
         assert not any(place.startswith("file logs/") for place in holders)
-    modes = {each.place: each.mode for each in found if each.place in places(found, secrets) and each.mode is not None}
+    holders = places(found, secrets)
+    modes = {each.place: each.mode for each in found if each.place in holders and each.mode is not None}
     assert {place: mode for place, mode in modes.items() if mode & 0o077} == {}
