@@ -26,7 +26,7 @@ from gateway.queue.port import (
 )
 from gateway.values import Priority
 
-# As in `line.lua`.
+# As in `queue.lua`.
 SCALE = 1000
 # Precedes a learnt number of slots, as in `learning.lua`.
 LEARNT = "auto:"

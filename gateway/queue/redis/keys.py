@@ -25,7 +25,7 @@ NAMES = (
 
 
 def of_queue() -> list[str]:
-    """The keys of every script, in the order of `line.lua`."""
+    """The keys of every script, in the order of `queue.lua`."""
     return [f"{PREFIX}:{name}" for name in NAMES]
 
 

@@ -23,7 +23,7 @@ from gateway.stores.redis import Redis, guarded
 from gateway.stores.scripts import Clock, Library, Scripts
 
 # The functions that every script of the queue has in front, in this order.
-STEPS = ("line", "learning", "queue", "steps")
+STEPS = ("queue", "capacity", "learning", "granting", "line", "steps", "arrivals", "turns")
 SCRIPTS = Library("gateway.queue.redis", STEPS)
 # Requests that one call polls or renews, so that no call stops Redis for long.
 REQUESTS_SLICE = 200

@@ -18,3 +18,13 @@ local function run_id()
   return known_run_id
 end
 
+
+-- A part of a script that few calls use. `create` makes its functions when the part is used first, and returns them.
+local function lazily(create)
+  local functions
+  return function()
+    functions = functions or create()
+    return functions
+  end
+end
+

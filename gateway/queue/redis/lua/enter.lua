@@ -8,7 +8,7 @@
 --       {'full', retry after in s}   {'timeout', retry after in s}   {'ended'}
 
 open_queue(1, ARGV[2], ARGV[3])
-use_slots(ARGV[5], ARGV[6], false)
+capacity().use_slots(ARGV[5], ARGV[6], false)
 local ticket = {
   pool = ARGV[5], tenant = tonumber(ARGV[7]), key = tonumber(ARGV[8]), weight = tonumber(ARGV[9]),
   class = tonumber(ARGV[10]), input = tonumber(ARGV[11]), bytes = tonumber(ARGV[12]), owner = ARGV[13],
@@ -17,5 +17,5 @@ local ticket = {
 local rules = {
   wait_max = tonumber(ARGV[15]), tickets_max = tonumber(ARGV[16]), bytes_max = tonumber(ARGV[17]), ended_ttl = ARGV[18],
 }
-local step = ARGV[19] == '1' and move or enter
+local step = ARGV[19] == '1' and turns().move or turns().enter
 return step(clock(), ARGV[4], ticket, rules)

@@ -19,6 +19,7 @@
 -- probe_at and check_at (ms, not before), and of a trial: id, is_probe, token (ms, once known), until_ms (when it is given up),
 -- seen, ended, and older: request id -> {seen, first, young, ended}. `seen` is the latest time at which the request still ran,
 -- `first` that of its first token.
+local learning = lazily(function()
 
 local BACKOFF_MIN_MS, BACKOFF_MAX_MS, CHECK_MS, VERDICT_MS, MISSES_MIN, ARRIVAL_MS = 1000, 60000, 60000, 15000, 8, 500
 -- A replica with more requests than this is not probed, because a trial reads them all.
@@ -33,41 +34,9 @@ local function write_learning(replica, state)
   redis.call('HSET', LEARNING, replica, cjson.encode(state))
 end
 
--- The number of slots in a field of REPLICAS, and whether it is learnt.
-local function slots_of(value)
-  local learnt = string.match(value or '', '^auto:(%d+)$')
-  return tonumber(learnt or value or 0), learnt ~= nil
-end
-
--- The fields of REPLICAS that this call has read or written.
-local known_values = {}
-
-local function set_slots(replica, value)
-  redis.call('HSET', REPLICAS, replica, value)
-  known_values[replica] = tostring(value)
-end
-
-local function set_learnt(replica, slots)
-  set_slots(replica, 'auto:' .. slots)
-end
-
--- The fields of REPLICAS, each a text or false.
-local function slots_values(names)
-  local values = {}
-  for i, name in ipairs(names) do
-    if known_values[name] == nil then
-      for j, value in ipairs(redis.call('HMGET', REPLICAS, unpack(names))) do
-        known_values[names[j]] = value
-      end
-    end
-    values[i] = known_values[name]
-  end
-  return values
-end
-
 -- Ends a trial: 'proof', 'failure', or 'nothing' when the request failed or left before its first token.
 local function conclude(now, replica, state, verdict)
-  local slots, is_learnt = slots_of(slots_values({replica})[1])
+  local slots, is_learnt = capacity().slots_of(capacity().slots_values({replica})[1])
   local is_probe = state.trial.is_probe
   state.trial = nil
   if not is_learnt then
@@ -76,13 +45,13 @@ local function conclude(now, replica, state, verdict)
   if verdict == 'proof' then
     state.failed, state.missed, state.backoff, state.check_at = 0, 0, BACKOFF_MIN_MS, now + CHECK_MS
     if is_probe then
-      set_learnt(replica, slots + 1)
+      capacity().set_learnt(replica, slots + 1)
     end
   elseif not is_probe then
     state.missed = state.missed + (verdict == 'failure' and 1 or 0)
     if state.missed >= math.max(MISSES_MIN, 4 * slots) then
       state.missed, state.backoff = 0, BACKOFF_MIN_MS
-      set_learnt(replica, math.max(1, slots - 1))
+      capacity().set_learnt(replica, math.max(1, slots - 1))
     end
   elseif verdict == 'nothing' then
     state.probe_at = now + BACKOFF_MIN_MS
@@ -217,4 +186,9 @@ local function observe(now, replica, request_id, slot, first, last, age, has_end
   end
   write_learning(replica, state)
 end
+
+return {
+  plan_trial = plan_trial, begin_trial = begin_trial, observe = observe,
+}
+end)
 

@@ -1,34 +1,5 @@
--- The order of the tickets, and the virtual tokens that it depends on. The port has the rules, the tests' `order.py` does
--- the same. Each script has this file, `queue.lua` and `steps.lua` in front.
---
--- KEYS, the same for every script, see `open_queue`. All have the hash tag of shard 0, so they are in one slot of a cluster.
---   1 STATE       hash    `run` and `since`, see `is_open`; `granted_at` (ms) and `pace` (ms per grant), see `grant_next`
---   2 REPLICAS    hash    replica -> number of slots, or `auto:` and the number, see learning.lua
---   3 RUNNING     hash    replica -> number of slots in use
---   4 SLOTS       hash    request id -> slot as JSON
---   5 TICKETS     hash    request id -> ticket as JSON
---   6 LEASES      zset    request id by the millisecond at which its slot or ticket expires
---   7 LINE        zset    tickets by pool, class, tenant, key, arrival and request id; all scores are 0
---   8 WAITING     zset    tickets by tenant, key and request id; all scores are 0
---   9 POOLS       hash    pool -> number of its tickets
---  10 VIRTUAL     hash    virtual tokens: `t<tenant>`, `k<key>`; and who got the latest slot: `latest` (tenant),
---                         `latest:<tenant>` (key)
---  11 PROMOTIONS  zset    batch ticket by the millisecond at which it is promoted
---  12 BYTES       hash    tenant -> bytes of the bodies of its tickets
---  13 LEARNING    hash    replica whose slots are `auto` -> what is learnt about them as JSON, see learning.lua
---  14 ENDED       string  exists while the request that the script is about is remembered as ended; absent in some scripts
---
--- A pool is a JSON list: the model, then the candidates, each {replica, rank}. Tickets with the same model and candidates are in
--- the same pool.
--- A ticket is a JSON object: pool, class (0 interactive, 1 batch), tenant, key, weight, input (tokens), bytes, owner, arrived
--- (ms) and charged (tokens, not 0 only after a move). A slot has replica, tenant, key, weight, charged, arrived and waited
--- (ms). That of a learnt replica has auto, model, at (ms, when its owner knew of it), and seen and first, see learning.lua.
--- Members of the sorted sets have their fields separated by tabs. A JSON text has none.
-
-local STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING, ENDED
-
--- Virtual tokens are integers in thousandths.
-local SCALE = 1000
+-- The tickets and their order. The tests' `order.py` does the same.
+local line = lazily(function()
 
 -- The first member with `prefix`, or after `after` if that is given.
 local function first_member(key, prefix, after)
@@ -56,27 +27,6 @@ local function waiting_member(request_id, ticket)
   return string.format('%.0f\t%.0f\t%s', ticket.tenant, ticket.key, request_id)
 end
 
-local function virtual_tokens(subject)
-  return tonumber(redis.call('HGET', VIRTUAL, subject) or 0)
-end
-
--- Notes that `tokens` are charged for a request in place of those before, and returns the virtual tokens to add. A request
--- costs at least one token, so that no tenant is always the next.
-local function price(request, tokens)
-  tokens = math.max(1, tokens)
-  local amount = math.floor(tokens * SCALE / request.weight) - math.floor(request.charged * SCALE / request.weight)
-  request.charged = tokens
-  return amount
-end
-
-local function charge(request, tokens)
-  local amount = price(request, tokens)
-  if amount ~= 0 then
-    redis.call('HINCRBY', VIRTUAL, 't' .. request.tenant, amount)
-    redis.call('HINCRBY', VIRTUAL, 'k' .. request.key, amount)
-  end
-end
-
 -- The lowest counter of `others`, nil when there are none.
 local function least_of(kind, others)
   local least
@@ -84,32 +34,6 @@ local function least_of(kind, others)
     least = math.min(least or math.huge, virtual_tokens(kind .. other))
   end
   return least
-end
-
--- The counters of the tenant and the key of a new request. Each that has no ticket is lifted to the lowest counter of those that
--- wait, or else to that of the one that got the latest slot. `any_waits` is whether there are tickets.
-local function lifted(tenant, key, any_waits)
-  tenant, key = string.format('%.0f', tenant), string.format('%.0f', key)
-  local found = redis.call('HMGET', VIRTUAL, 't' .. tenant, 'k' .. key, 'latest', 'latest:' .. tenant)
-  local prefix = tenant .. '\t'
-  local function lift(kind, subject, own, own_prefix, all_prefix, latest)
-    own = tonumber(own or 0)
-    if any_waits and first_member(WAITING, own_prefix) then
-      return own
-    end
-    local least = any_waits and least_of(kind, distinct(WAITING, all_prefix))
-    if not least and latest and latest ~= subject then
-      least = virtual_tokens(kind .. latest)
-    end
-    return math.max(own, least or 0)
-  end
-  return lift('t', tenant, found[1], prefix, '', found[3]), lift('k', key, found[2], prefix .. key .. '\t', prefix, found[4])
-end
-
--- Sets the counters of a request's tenant and key to these values; `...` are further fields and values.
-local function set_counters(request, of_tenant, of_key, ...)
-  redis.call('HSET', VIRTUAL, 't' .. request.tenant, string.format('%.0f', of_tenant), 'k' .. request.key,
-    string.format('%.0f', of_key), ...)
 end
 
 -- Whether the list `a` is less than `b`, which has the same length: the first elements that differ decide.
@@ -166,3 +90,113 @@ local function next_ticket(pools)
     end
   end
 end
+
+local function add_ticket(now, request_id, ticket)
+  redis.call('HSET', TICKETS, request_id, cjson.encode(ticket))
+  redis.call('ZADD', LINE, 0, line_member(request_id, ticket))
+  redis.call('ZADD', WAITING, 0, waiting_member(request_id, ticket))
+  redis.call('HINCRBY', POOLS, ticket.pool, 1)
+  redis.call('HINCRBY', BYTES, ticket.tenant, ticket.bytes)
+  redis.call('ZADD', LEASES, now + TICKET_LEASE_MS, request_id)
+end
+
+local function remove_ticket(request_id, ticket)
+  redis.call('HDEL', TICKETS, request_id)
+  redis.call('ZREM', LINE, line_member(request_id, ticket))
+  redis.call('ZREM', WAITING, waiting_member(request_id, ticket))
+  redis.call('ZREM', PROMOTIONS, request_id)
+  redis.call('ZREM', LEASES, request_id)
+  if redis.call('HINCRBY', POOLS, ticket.pool, -1) == 0 then
+    redis.call('HDEL', POOLS, ticket.pool)
+  end
+  if redis.call('HINCRBY', BYTES, ticket.tenant, 0 - ticket.bytes) == 0 then
+    redis.call('HDEL', BYTES, ticket.tenant)
+  end
+end
+
+-- Grants a slot to the next ticket that waits for a replica with a free slot. Returns false when there is none.
+-- `pace` is the time between two grants, smoothed as in RFC 6298.
+local function grant_next(now)
+  local pools, replicas = {}, {}
+  for _, pool in ipairs(redis.call('HKEYS', POOLS)) do
+    replicas[pool] = granting().free_replica(now, pool)
+    if replicas[pool] then
+      table.insert(pools, pool)
+    end
+  end
+  if #pools == 0 then
+    return false
+  end
+  local request_id = next_ticket(pools)
+  local ticket = load(TICKETS, request_id)
+  local state = redis.call('HMGET', STATE, 'granted_at', 'pace')
+  local gap = math.min(GAP_MAX_MS, math.max(0, now - math.max(tonumber(state[1] or 0), ticket.arrived)))
+  local pace = tonumber(state[2] or PACE_MS)
+  redis.call('HSET', STATE, 'granted_at', now, 'pace', pace + math.floor((gap - pace) / 8))
+  remove_ticket(request_id, ticket)
+  granting().grant(now, request_id, ticket, replicas[ticket.pool], math.max(0, now - ticket.arrived))
+  redis.call('PUBLISH', 'nz:queue:' .. ticket.owner, request_id)
+  return true
+end
+
+-- Removes slots and tickets whose leases have expired.
+local function reap(now, expired)
+  for _, request_id in ipairs(expired) do
+    local slot = load(SLOTS, request_id)
+    if slot then
+      remove_slot(request_id, slot)
+      if slot.auto then
+        learning().observe(now, slot.replica, request_id, slot, -1, 0, 0, true)
+      end
+    else
+      remove_ticket(request_id, load(TICKETS, request_id))
+    end
+  end
+  reset_if_idle(any_waits())
+end
+
+local function promote(now)
+  for _, request_id in ipairs(redis.call('ZRANGEBYSCORE', PROMOTIONS, '-inf', now, 'LIMIT', 0, SLICE)) do
+    local ticket = load(TICKETS, request_id)
+    redis.call('ZREM', PROMOTIONS, request_id)
+    redis.call('ZREM', LINE, line_member(request_id, ticket))
+    ticket.class = 0
+    redis.call('ZADD', LINE, 0, line_member(request_id, ticket))
+    redis.call('HSET', TICKETS, request_id, cjson.encode(ticket))
+  end
+end
+
+-- The time in s after which all present tickets have been granted at the current pace.
+local function retry_after()
+  local pace = tonumber(redis.call('HGET', STATE, 'pace') or PACE_MS)
+  return math.max(1, math.ceil(redis.call('HLEN', TICKETS) * pace / 1000))
+end
+
+local function time_out(rules)
+  if ENDED then
+    redis.call('SET', ENDED, '1', 'PX', rules.ended_ttl)
+  end
+  return {'timeout', retry_after()}
+end
+
+local function is_full(ticket, rules)
+  local prefix = string.format('%.0f\t', ticket.tenant)
+  return redis.call('ZLEXCOUNT', WAITING, '[' .. prefix, '(' .. prefix .. '\255') >= rules.tickets_max
+    or tonumber(redis.call('HGET', BYTES, ticket.tenant) or 0) + ticket.bytes > rules.bytes_max
+end
+
+local function wait(now, request_id, ticket, rules)
+  local promoted_at = ticket.arrived + math.floor(rules.wait_max / 2)
+  if ticket.class == 1 and now < promoted_at then
+    redis.call('ZADD', PROMOTIONS, promoted_at, request_id)
+  else
+    ticket.class = 0
+  end
+  add_ticket(now, request_id, ticket)
+end
+
+return {
+  remove_ticket = remove_ticket, grant_next = grant_next, reap = reap, promote = promote, retry_after = retry_after, time_out = time_out, is_full = is_full, wait = wait, first_member = first_member, distinct = distinct, least_of = least_of,
+}
+end)
+

@@ -6,10 +6,10 @@
 open_queue(1, ARGV[2], ARGV[3])
 local now, places = clock(), {}
 for i = 4, #ARGV do
-  extend(ARGV[i], now + TICKET_LEASE_MS)
+  turns().extend(ARGV[i], now + TICKET_LEASE_MS)
 end
 advance(now)
 for i = 4, #ARGV do
-  places[i - 3] = known_place(ARGV[i]) or {'unknown'}
+  places[i - 3] = turns().known_place(ARGV[i]) or {'unknown'}
 end
 return places

@@ -15,7 +15,7 @@ local deadline = now + tonumber(ARGV[4])
 for index = 0, (#ARGV - 4) / REQUEST_ARGUMENTS - 1 do
   local argument = 4 + REQUEST_ARGUMENTS * index
   ENDED = KEYS[QUEUE_KEYS + 1 + index]
-  replies[index + 1] = renew_slot(now, deadline, unpack(ARGV, argument + 1, argument + REQUEST_ARGUMENTS))
+  replies[index + 1] = turns().renew_slot(now, deadline, unpack(ARGV, argument + 1, argument + REQUEST_ARGUMENTS))
 end
 if any_waits() then
   advance(now)

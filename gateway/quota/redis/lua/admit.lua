@@ -272,14 +272,14 @@ local function take_turn()
   open_queue(REQUEST_KEYS_COUNT + 1, ARGV[36], ARGV[37])
   if is_new then
     -- The numbers of a request that arrives are those of the newest catalog.
-    use_slots(ARGV[26], ARGV[27], true)
+    capacity().use_slots(ARGV[26], ARGV[27], true)
   end
   local ticket = {
     pool = ARGV[26], tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), weight = tonumber(ARGV[28]),
     class = tonumber(ARGV[29]), input = input, bytes = tonumber(ARGV[30]), owner = ARGV[31], arrived = tonumber(ARGV[32]),
     charged = 0,
   }
-  local step = is_new and arrive or enter
+  local step = is_new and arrivals().arrive or turns().enter
   return step(now, request_id, ticket, {
     wait_max = tonumber(ARGV[33]), tickets_max = tonumber(ARGV[34]), bytes_max = tonumber(ARGV[35]),
   })

@@ -1,6 +1,6 @@
 -- The places of requests that wait in the queue. Extends the leases of their holds and tickets.
 --
--- KEYS  the four of the shard, then the first thirteen of `line.lua`
+-- KEYS  the four of the shard, then the first thirteen of `queue.lua`
 -- ARGV  1 clock  2 lease of a hold in ms  3, 4 see `open_queue`  5... request ids
 -- Reply for each request its place as in enter.lua, or {'unknown'}
 
@@ -8,10 +8,10 @@ open_queue(5, ARGV[3], ARGV[4])
 local now, places = clock(), {}
 for i = 5, #ARGV do
   redis.call('ZADD', DEADLINES, 'XX', 'GT', now + tonumber(ARGV[2]), ARGV[i])
-  extend(ARGV[i], now + TICKET_LEASE_MS)
+  turns().extend(ARGV[i], now + TICKET_LEASE_MS)
 end
 advance(now)
 for i = 5, #ARGV do
-  places[i - 4] = known_place(ARGV[i]) or {'unknown'}
+  places[i - 4] = turns().known_place(ARGV[i]) or {'unknown'}
 end
 return places

@@ -1,7 +1,7 @@
 -- Extends the deadlines of holds of one shard and stores their progress. A hold that Redis has lost is re-established
 -- without any check, because its request is running.
 --
--- KEYS  the four of the shard, with a queue the first thirteen of `line.lua`, then of each request HELD and FINISHED, and with a
+-- KEYS  the four of the shard, with a queue the first thirteen of `queue.lua`, then of each request HELD and FINISHED, and with a
 --       queue ENDED
 -- ARGV  1 clock  2 lease in ms, then of each request: its id, the input and output tokens and bytes so far, and the hold
 --       as JSON, which is decoded only when Redis has lost the hold; with a queue also its replica ('' for none), tenant id,
@@ -41,7 +41,7 @@ for index = 0, (#ARGV - 2 - LAST_ARGUMENTS) / REQUEST_ARGUMENTS - 1 do
   HELD, FINISHED = KEYS[key + 1], KEYS[key + 2]
   replies[index + 1] = renew(deadline, unpack(ARGV, argument + 1, argument + 5))
   if queued and replies[index + 1] == 1 and ARGV[argument + 6] ~= '' then
-    renew_slot(now, now + tonumber(ARGV[#ARGV - 2]), ARGV[argument + 1], unpack(ARGV, argument + 6, argument + 13))
+    turns().renew_slot(now, now + tonumber(ARGV[#ARGV - 2]), ARGV[argument + 1], unpack(ARGV, argument + 6, argument + 13))
   end
 end
 if queued and any_waits() then

@@ -209,7 +209,7 @@ local function end_hold(request_id, hold, requests, tokens)
   end
 end
 
--- A script about a request has the keys of the queue after its own, when the gateway has a queue; see `line.lua`. ENDED is not
+-- A script about a request has the keys of the queue after its own, when the gateway has a queue; see `queue.lua`. ENDED is not
 -- among them, because FINISHED has its part. Its last two arguments are then those of `open_queue`.
 local REQUEST_KEYS_COUNT = 12
 

@@ -1,0 +1,81 @@
+-- How a slot of a replica is granted.
+local granting = lazily(function()
+
+local function add_slot(request_id, slot, deadline)
+  redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
+  redis.call('ZADD', LEASES, deadline, request_id)
+  count_running(slot.replica, 1)
+end
+
+-- The candidate of the pool whose slot a request takes, nil when there is none: one with a free slot, or else one that may get one
+-- request more to learn its slots. `older` is that of a trial, which then begins with the request.
+local function free_replica(now, pool)
+  local names, candidates = {}, cjson.decode(pool)
+  for i = 2, #candidates do
+    names[i - 1] = candidates[i][1]
+  end
+  local slots, running = capacity().slots_values(names), redis.call('HMGET', RUNNING, unpack(names))
+  local best, full = nil, {}
+  for i, name in ipairs(names) do
+    local each = {name = name, rank = candidates[i + 1][2], running = tonumber(running[i] or 0)}
+    each.slots, each.is_learnt = capacity().slots_of(slots[i])
+    if each.running < each.slots then
+      if not best or each.rank < best.rank
+        or (each.rank == best.rank and each.running * best.slots < best.running * each.slots) then
+        best = each
+      end
+    elseif each.is_learnt and each.running == each.slots then
+      full[#full + 1] = each
+    end
+  end
+  if best then
+    if best.is_learnt and best.slots > 1 and best.running == best.slots - 1 then
+      best.older = learning().plan_trial(now, best.name, candidates[1], best.slots, best.running)
+    end
+    return best
+  end
+  for _, each in ipairs(full) do
+    each.older = learning().plan_trial(now, each.name, candidates[1], each.slots, each.running)
+    if each.older then
+      return each
+    end
+  end
+end
+
+-- Sets the counters of a request's tenant and key to these values; `...` are further fields and values.
+local function set_counters(request, of_tenant, of_key, ...)
+  redis.call('HSET', VIRTUAL, 't' .. request.tenant, string.format('%.0f', of_tenant), 'k' .. request.key,
+    string.format('%.0f', of_key), ...)
+end
+
+-- Grants a slot of a replica that `free_replica` returned. `of_tenant` and `of_key` are the counters of a new request.
+local function grant(now, request_id, ticket, replica, waited, of_tenant, of_key)
+  local slot = {
+    replica = replica.name, tenant = ticket.tenant, key = ticket.key, weight = ticket.weight, charged = ticket.charged,
+    arrived = ticket.arrived, waited = waited,
+  }
+  if replica.is_learnt then
+    -- A ticket that gets its turn is not on its way before its owner has noticed; see `pick_up`.
+    slot.auto, slot.model = true, cjson.decode(ticket.pool)[1]
+    slot.at = of_tenant and now or nil
+  end
+  if replica.older then
+    learning().begin_trial(replica.name, request_id, replica.running == replica.slots, replica.older)
+  end
+  local tokens = math.max(ticket.input, ticket.charged)
+  if of_tenant then
+    local amount = price(slot, tokens)
+    set_counters(slot, of_tenant + amount, of_key + amount, 'latest', slot.tenant, 'latest:' .. slot.tenant, slot.key)
+  else
+    charge(slot, tokens)
+    redis.call('HSET', VIRTUAL, 'latest', slot.tenant, 'latest:' .. slot.tenant, slot.key)
+  end
+  add_slot(request_id, slot, now + TICKET_LEASE_MS)
+  return {'turn', slot.replica, slot.arrived, slot.waited}
+end
+
+return {
+  add_slot = add_slot, free_replica = free_replica, set_counters = set_counters, grant = grant,
+}
+end)
+

@@ -1,0 +1,106 @@
+-- The steps of requests that have a slot or a ticket.
+local turns = lazily(function()
+
+-- Extends the lease of a request that is known. Does nothing for any other.
+local function extend(request_id, deadline)
+  redis.call('ZADD', LEASES, 'XX', 'GT', deadline, request_id)
+end
+
+-- The place of a request that is known, nil for any other.
+local function known_place(request_id)
+  local slot = load(SLOTS, request_id)
+  if slot then
+    return {'turn', slot.replica, slot.arrived, slot.waited}
+  end
+  local ticket = load(TICKETS, request_id)
+  return ticket and {'waiting', ticket.arrived} or nil
+end
+
+-- Notes that the owner of a request has noticed its turn.
+local function pick_up(now, request_id)
+  local slot = load(SLOTS, request_id)
+  if slot and slot.auto and not slot.at then
+    slot.at = now
+    redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
+  end
+end
+
+-- The place of a request that arrives, or that is known already.
+local function enter(now, request_id, ticket, rules)
+  if is_ended() then
+    return {'ended'}
+  end
+  local can_grant, waits = advance(now)
+  local known = load(TICKETS, request_id)
+  if known and arrivals().has_timed_out(now, known.arrived, rules) then
+    line().remove_ticket(request_id, known)
+    reset_if_idle(any_waits())
+    return line().time_out(rules)
+  end
+  extend(request_id, now + TICKET_LEASE_MS)
+  pick_up(now, request_id)
+  return known_place(request_id) or arrivals().take_place(now, request_id, ticket, rules, can_grant, waits)
+end
+
+-- The place of a request after it has left its present one.
+local function move(now, request_id, ticket, rules)
+  if is_ended() then
+    return {'ended'}
+  end
+  local slot, known = take(request_id)
+  local left = slot or known
+  if not left then
+    return enter(now, request_id, ticket, rules)
+  end
+  ticket.charged, ticket.arrived = left.charged, left.arrived
+  line().wait(now, request_id, ticket, rules)
+  advance(now)
+  return known_place(request_id)
+end
+
+-- Ends a request, and remembers its id.
+local function finish(now, request_id, tokens, first, duration, ended_ttl)
+  if is_ended() then
+    return false
+  end
+  local was_known = leave(now, request_id, tokens, first, duration)
+  redis.call('SET', ENDED, '1', 'PX', ended_ttl)
+  return was_known
+end
+
+-- Extends the lease of a running request to `deadline`, charges its tokens and notes its times, see learning.lua. Re-establishes a
+-- slot that Redis has lost. Returns 1, or 0 when the request is ended.
+local function renew_slot(now, deadline, request_id, replica, tenant, key, weight, tokens, first, last, age)
+  local slot = load(SLOTS, request_id)
+  if slot then
+    charge(slot, tonumber(tokens))
+    local has_moved = slot.replica ~= replica
+    if slot.auto and has_moved then
+      learning().observe(now, slot.replica, request_id, slot, -1, 0, 0, true)
+    elseif slot.auto then
+      learning().observe(now, replica, request_id, slot, tonumber(first), tonumber(last), tonumber(age), false)
+    end
+    if has_moved then
+      count_running(slot.replica, -1)
+      count_running(replica, 1)
+      -- It did not wait for a slot there, and proves nothing about that replica.
+      slot.replica, slot.auto, slot.at, slot.model, slot.seen, slot.first = replica, nil, nil, nil, nil, nil
+    end
+    redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
+  elseif is_ended() then
+    return 0
+  elseif redis.call('HEXISTS', TICKETS, request_id) == 0 then
+    granting().add_slot(request_id, {
+      replica = replica, tenant = tonumber(tenant), key = tonumber(key), weight = tonumber(weight),
+      charged = tonumber(tokens), arrived = now, waited = 0,
+    }, deadline)
+  end
+  extend(request_id, deadline)
+  return 1
+end
+
+return {
+  extend = extend, known_place = known_place, enter = enter, move = move, finish = finish, renew_slot = renew_slot,
+}
+end)
+
