@@ -85,9 +85,10 @@ def known_place(reply: list[Any]) -> Turn | Waiting | None:
 
 
 def status(hashes: Mapping[str, Mapping[bytes, bytes]]) -> QueueStatus:
-    """The status from the fields of REPLICAS, RUNNING, SLOTS, TICKETS and VIRTUAL, by the names of their keys."""
-    slots = {name.decode(): value.decode() for name, value in hashes["replicas"].items()}
-    running = _numbers(hashes["running"])
+    """The status from the fields of STATE, SLOTS, TICKETS and VIRTUAL, by the names of their keys."""
+    state = {name.decode(): value.decode() for name, value in hashes["state"].items()}
+    slots = _by_replica(state, "slots:")
+    running = {name: int(count) for name, count in _by_replica(state, "running:").items() if count != "0"}
     replicas = {
         name: ReplicaStatus(
             int(slots.get(name, "0").removeprefix(LEARNT)),
@@ -117,6 +118,10 @@ def status(hashes: Mapping[str, Mapping[bytes, bytes]]) -> QueueStatus:
 def _ticket_status(fields: Mapping[str, Any]) -> TicketStatus:
     replicas = tuple(name for name, _ in json.loads(fields["pool"])[1:])
     return TicketStatus(fields["arrived"], fields["tenant"], fields["key"], replicas)
+
+
+def _by_replica(state: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _numbers(fields: Mapping[bytes, bytes]) -> dict[str, int]:

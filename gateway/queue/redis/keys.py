@@ -6,11 +6,9 @@ Replicas are shared by the tenants of all shards, so the queue is in one slot of
 
 from __future__ import annotations
 
-PREFIX = "nz:{s0}:queue"
+PREFIX = "nz:{s0}:queue:2"
 NAMES = (
     "state",
-    "replicas",
-    "running",
     "slots",
     "tickets",
     "leases",

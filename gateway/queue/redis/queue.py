@@ -94,7 +94,7 @@ class RedisQueue:
         """See the port. Reads key by key, so a change in between may be in some of the values only."""
         hashes: dict[str, Any] = {}
         for name, key in zip(keys.NAMES, keys.of_queue(), strict=True):
-            if name in ("replicas", "running", "slots", "tickets", "virtual"):
+            if name in ("state", "slots", "tickets", "virtual"):
                 async with guarded(self._timeout_s):
                     hashes[name] = await self._redis.hgetall(key)
         return codec.status(hashes)

@@ -1,59 +1,55 @@
 -- The numbers of slots of replicas.
 local capacity = lazily(function()
 
--- The fields of REPLICAS that this call has read or written.
-local known_values = {}
-
--- The number of slots in a field of REPLICAS, and whether it is learnt.
-local function slots_of(value)
-  local learnt = string.match(value or '', '^auto:(%d+)$')
-  return tonumber(learnt or value or 0), learnt ~= nil
+-- The number of slots of a replica, and whether it is learnt.
+local function slots_of(replica)
+  local value = field('slots:' .. replica) or 0
+  local learnt = string.match(value, '^auto:(%d+)$')
+  return tonumber(learnt or value), learnt ~= nil
 end
 
 local function set_slots(replica, value)
-  redis.call('HSET', REPLICAS, replica, value)
-  known_values[replica] = tostring(value)
+  set_fields('slots:' .. replica, value)
 end
 
 local function set_learnt(replica, slots)
   set_slots(replica, 'auto:' .. slots)
 end
 
--- The fields of REPLICAS, each a text or false.
-local function slots_values(names)
-  local values = {}
-  for i, name in ipairs(names) do
-    if known_values[name] == nil then
-      for j, value in ipairs(redis.call('HMGET', REPLICAS, unpack(names))) do
-        known_values[names[j]] = value
-      end
+local known_candidates = {}
+
+-- The model and the candidates of a pool, whose fields of STATE are read in one call with those that every request needs.
+local function candidates_of(pool)
+  if not known_candidates[pool] then
+    local candidates, names = cjson.decode(pool), {'run', 'since', 'tickets', 'running', 'reap_at'}
+    for i = 2, #candidates do
+      names[#names + 1], names[#names + 2] = 'slots:' .. candidates[i][1], 'running:' .. candidates[i][1]
     end
-    values[i] = known_values[name]
+    read_fields(names)
+    known_candidates[pool] = candidates
   end
-  return values
+  return known_candidates[pool]
 end
 
 -- Sets the slots of the candidates of a pool, from a JSON list in their order, in which 0 is `auto`. A number that is known stays
 -- unless the request is new and `overrides` it. A learnt number stays until one is given.
 local function use_slots(pool, slots, overrides)
-  local numbers, candidates, names = cjson.decode(slots), cjson.decode(pool), {}
-  for i = 2, #candidates do
-    names[i - 1] = candidates[i][1]
-  end
-  local known = slots_values(names)
-  for i, name in ipairs(names) do
-    local is_learnt = select(2, slots_of(known[i]))
-    if numbers[i] == 0 and not is_learnt and (overrides or not known[i]) then
-      redis.call('HDEL', LEARNING, name)
-      set_learnt(name, 1)
-    elseif numbers[i] ~= 0 and (not known[i] or (overrides and known[i] ~= tostring(numbers[i]))) then
-      set_slots(name, numbers[i])
+  local candidates = candidates_of(pool)
+  for i, number in ipairs(cjson.decode(slots)) do
+    local replica = candidates[i + 1][1]
+    local known, is_learnt = slots_of(replica)
+    local is_known = field('slots:' .. replica)
+    if number == 0 and not is_learnt and (overrides or not is_known) then
+      redis.call('HDEL', LEARNING, replica)
+      set_learnt(replica, 1)
+    elseif number ~= 0 and (not is_known or (overrides and (is_learnt or known ~= number))) then
+      set_slots(replica, number)
     end
   end
 end
 
 return {
-  slots_of = slots_of, set_slots = set_slots, set_learnt = set_learnt, slots_values = slots_values, use_slots = use_slots,
+  slots_of = slots_of, set_slots = set_slots, set_learnt = set_learnt, candidates_of = candidates_of, use_slots = use_slots,
 }
 end)
 

@@ -4,21 +4,17 @@ local granting = lazily(function()
 local function add_slot(request_id, slot, deadline)
   redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
   redis.call('ZADD', LEASES, deadline, request_id)
-  count_running(slot.replica, 1)
+  count_running(slot.replica, 1, 'reap_at', first_deadline(deadline))
 end
 
 -- The candidate of the pool whose slot a request takes, nil when there is none: one with a free slot, or else one that may get one
 -- request more to learn its slots. `older` is that of a trial, which then begins with the request.
 local function free_replica(now, pool)
-  local names, candidates = {}, cjson.decode(pool)
+  local candidates, best, full = capacity().candidates_of(pool), nil, {}
   for i = 2, #candidates do
-    names[i - 1] = candidates[i][1]
-  end
-  local slots, running = capacity().slots_values(names), redis.call('HMGET', RUNNING, unpack(names))
-  local best, full = nil, {}
-  for i, name in ipairs(names) do
-    local each = {name = name, rank = candidates[i + 1][2], running = tonumber(running[i] or 0)}
-    each.slots, each.is_learnt = capacity().slots_of(slots[i])
+    local name, rank = unpack(candidates[i])
+    local each = {name = name, rank = rank, running = number('running:' .. name)}
+    each.slots, each.is_learnt = capacity().slots_of(name)
     if each.running < each.slots then
       if not best or each.rank < best.rank
         or (each.rank == best.rank and each.running * best.slots < best.running * each.slots) then
@@ -56,7 +52,7 @@ local function grant(now, request_id, ticket, replica, waited, of_tenant, of_key
   }
   if replica.is_learnt then
     -- A ticket that gets its turn is not on its way before its owner has noticed; see `pick_up`.
-    slot.auto, slot.model = true, cjson.decode(ticket.pool)[1]
+    slot.auto, slot.model = true, capacity().candidates_of(ticket.pool)[1]
     slot.at = of_tenant and now or nil
   end
   if replica.older then

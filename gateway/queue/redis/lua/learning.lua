@@ -36,7 +36,7 @@ end
 
 -- Ends a trial: 'proof', 'failure', or 'nothing' when the request failed or left before its first token.
 local function conclude(now, replica, state, verdict)
-  local slots, is_learnt = capacity().slots_of(capacity().slots_values({replica})[1])
+  local slots, is_learnt = capacity().slots_of(replica)
   local is_probe = state.trial.is_probe
   state.trial = nil
   if not is_learnt then

@@ -98,10 +98,12 @@ local function add_ticket(now, request_id, ticket)
   redis.call('HINCRBY', POOLS, ticket.pool, 1)
   redis.call('HINCRBY', BYTES, ticket.tenant, ticket.bytes)
   redis.call('ZADD', LEASES, now + TICKET_LEASE_MS, request_id)
+  set_fields('tickets', number('tickets') + 1, 'reap_at', first_deadline(now + TICKET_LEASE_MS))
 end
 
 local function remove_ticket(request_id, ticket)
   redis.call('HDEL', TICKETS, request_id)
+  set_fields('tickets', number('tickets') - 1)
   redis.call('ZREM', LINE, line_member(request_id, ticket))
   redis.call('ZREM', WAITING, waiting_member(request_id, ticket))
   redis.call('ZREM', PROMOTIONS, request_id)
@@ -129,10 +131,9 @@ local function grant_next(now)
   end
   local request_id = next_ticket(pools)
   local ticket = load(TICKETS, request_id)
-  local state = redis.call('HMGET', STATE, 'granted_at', 'pace')
-  local gap = math.min(GAP_MAX_MS, math.max(0, now - math.max(tonumber(state[1] or 0), ticket.arrived)))
-  local pace = tonumber(state[2] or PACE_MS)
-  redis.call('HSET', STATE, 'granted_at', now, 'pace', pace + math.floor((gap - pace) / 8))
+  local gap = math.min(GAP_MAX_MS, math.max(0, now - math.max(number('granted_at'), ticket.arrived)))
+  local pace = tonumber(field('pace') or PACE_MS)
+  set_fields('granted_at', now, 'pace', pace + math.floor((gap - pace) / 8))
   remove_ticket(request_id, ticket)
   granting().grant(now, request_id, ticket, replicas[ticket.pool], math.max(0, now - ticket.arrived))
   redis.call('PUBLISH', 'nz:queue:' .. ticket.owner, request_id)
@@ -140,7 +141,8 @@ local function grant_next(now)
 end
 
 -- Removes slots and tickets whose leases have expired.
-local function reap(now, expired)
+local function reap(now)
+  local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, SLICE)
   for _, request_id in ipairs(expired) do
     local slot = load(SLOTS, request_id)
     if slot then
@@ -152,7 +154,11 @@ local function reap(now, expired)
       remove_ticket(request_id, load(TICKETS, request_id))
     end
   end
-  reset_if_idle(any_waits())
+  local first = redis.call('ZRANGEBYSCORE', LEASES, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  set_fields('reap_at', tonumber(first[2]) or now + TICKET_LEASE_MS)
+  if #expired > 0 then
+    reset_if_idle(any_waits())
+  end
 end
 
 local function promote(now)
@@ -168,8 +174,8 @@ end
 
 -- The time in s after which all present tickets have been granted at the current pace.
 local function retry_after()
-  local pace = tonumber(redis.call('HGET', STATE, 'pace') or PACE_MS)
-  return math.max(1, math.ceil(redis.call('HLEN', TICKETS) * pace / 1000))
+  local pace = tonumber(field('pace') or PACE_MS)
+  return math.max(1, math.ceil(number('tickets') * pace / 1000))
 end
 
 local function time_out(rules)

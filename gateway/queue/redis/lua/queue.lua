@@ -5,21 +5,24 @@
 -- function that is created costs about as much as a command. So the other files create their functions `lazily`.
 --
 -- KEYS, the same for every script, see `open_queue`. All have the hash tag of shard 0, so they are in one slot of a cluster.
---   1 STATE       hash    `run` and `since`, see `is_open`; `granted_at` (ms) and `pace` (ms per grant), see `grant_next`
---   2 REPLICAS    hash    replica -> number of slots, or `auto:` and the number, see learning.lua
---   3 RUNNING     hash    replica -> number of slots in use
---   4 SLOTS       hash    request id -> slot as JSON
---   5 TICKETS     hash    request id -> ticket as JSON
---   6 LEASES      zset    request id by the millisecond at which its slot or ticket expires
---   7 LINE        zset    tickets by pool, class, tenant, key, arrival and request id; all scores are 0
---   8 WAITING     zset    tickets by tenant, key and request id; all scores are 0
---   9 POOLS       hash    pool -> number of its tickets
---  10 VIRTUAL     hash    virtual tokens: `t<tenant>`, `k<key>`; and who got the latest slot: `latest` (tenant),
+--   1 STATE       hash    what a request with a free slot needs in one read and one write:
+--                         `run` and `since`, see `is_open`; `granted_at` (ms) and `pace` (ms per grant), see `grant_next`
+--                         `slots:<replica>`    number of slots, or `auto:` and the number, see learning.lua
+--                         `running:<replica>`  number of slots in use; `running` is their sum
+--                         `tickets`            number of tickets
+--                         `reap_at`            ms before which no lease expires; absent until there is a first one
+--   2 SLOTS       hash    request id -> slot as JSON
+--   3 TICKETS     hash    request id -> ticket as JSON
+--   4 LEASES      zset    request id by the millisecond at which its slot or ticket expires
+--   5 LINE        zset    tickets by pool, class, tenant, key, arrival and request id; all scores are 0
+--   6 WAITING     zset    tickets by tenant, key and request id; all scores are 0
+--   7 POOLS       hash    pool -> number of its tickets
+--   8 VIRTUAL     hash    virtual tokens: `t<tenant>`, `k<key>`; and who got the latest slot: `latest` (tenant),
 --                         `latest:<tenant>` (key)
---  11 PROMOTIONS  zset    batch ticket by the millisecond at which it is promoted
---  12 BYTES       hash    tenant -> bytes of the bodies of its tickets
---  13 LEARNING    hash    replica whose slots are `auto` -> what is learnt about them as JSON, see learning.lua
---  14 ENDED       string  exists while the request that the script is about is remembered as ended; absent in some scripts
+--   9 PROMOTIONS  zset    batch ticket by the millisecond at which it is promoted
+--  10 BYTES       hash    tenant -> bytes of the bodies of its tickets
+--  11 LEARNING    hash    replica whose slots are `auto` -> what is learnt about them as JSON, see learning.lua
+--  12 ENDED       string  exists while the request that the script is about is remembered as ended; absent in some scripts
 --
 -- A pool is a JSON list: the model, then the candidates, each {replica, rank}. Tickets with the same model and candidates are in
 -- the same pool.
@@ -28,7 +31,7 @@
 -- (ms). That of a learnt replica has auto, model, at (ms, when its owner knew of it), and seen and first, see learning.lua.
 -- Members of the sorted sets have their fields separated by tabs. A JSON text has none.
 
-local STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING, ENDED
+local STATE, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING, ENDED
 
 -- Virtual tokens are integers in thousandths.
 local SCALE = 1000
@@ -42,8 +45,7 @@ local PACE_MS, GAP_MAX_MS = 1000, 60000
 -- Every script calls this first. `first` is the index of STATE in KEYS. `ticket_lease_ms` is the lease of a ticket, and of a
 -- granted slot until its first renewal. No slot is granted for `restore_ms` after a loss of data.
 local function open_queue(first, ticket_lease_ms, restore_ms)
-  STATE, REPLICAS, RUNNING, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING,
-    ENDED = unpack(KEYS, first)
+  STATE, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING, ENDED = unpack(KEYS, first)
   TICKET_LEASE_MS, RESTORE_MS = tonumber(ticket_lease_ms), tonumber(restore_ms)
 end
 
@@ -57,28 +59,67 @@ local function is_ended()
   return ENDED and redis.call('EXISTS', ENDED) == 1
 end
 
+-- The fields of STATE that this call has read or written.
+local known_fields = {}
+
+local function read_fields(names)
+  for i, value in ipairs(redis.call('HMGET', STATE, unpack(names))) do
+    known_fields[names[i]] = value
+  end
+end
+
+-- A field of STATE, false when it is absent.
+local function field(name)
+  if known_fields[name] == nil then
+    read_fields({name})
+  end
+  return known_fields[name]
+end
+
+local function number(name)
+  return tonumber(field(name) or 0)
+end
+
+-- Sets fields of STATE: each is followed by its value.
+local function set_fields(...)
+  redis.call('HSET', STATE, ...)
+  local changes = {...}
+  for i = 1, #changes, 2 do
+    known_fields[changes[i]] = changes[i + 1]
+  end
+end
+
 local function any_waits()
-  return redis.call('HLEN', TICKETS) > 0
+  return number('tickets') > 0
 end
 
 -- All counters start again at 0 when no request runs or waits. Returns whether that is so.
 local function reset_if_idle(waits)
-  local is_idle = not waits and redis.call('HLEN', SLOTS) == 0
+  local is_idle = not waits and number('running') == 0
   if is_idle then
     redis.call('DEL', VIRTUAL)
   end
   return is_idle
 end
 
-local function count_running(replica, change)
-  if redis.call('HINCRBY', RUNNING, replica, change) == 0 then
-    redis.call('HDEL', RUNNING, replica)
-  end
+-- `...` are further fields of STATE and their values.
+local function count_running(replica, change, ...)
+  local of_replica = 'running:' .. replica
+  set_fields(of_replica, number(of_replica) + change, 'running', number('running') + change, ...)
+end
+
+-- The value of `reap_at` when a lease is added.
+local function first_deadline(deadline)
+  return math.min(deadline, tonumber(field('reap_at') or deadline))
 end
 
 local function remove_slot(request_id, slot)
+  local of_replica = 'running:' .. slot.replica
   redis.call('HDEL', SLOTS, request_id)
   redis.call('ZREM', LEASES, request_id)
+  if known_fields[of_replica] == nil then
+    read_fields({of_replica, 'running', 'tickets'})
+  end
   count_running(slot.replica, -1)
 end
 

@@ -2,11 +2,10 @@
 
 -- Whether slots are granted. They are not while running requests are re-established, after Redis lost data or may have.
 local function is_open(now)
-  local state, run = redis.call('HMGET', STATE, 'run', 'since'), run_id()
-  local since = tonumber(state[2])
-  if state[1] ~= run then
+  local run, since = run_id(), number('since')
+  if field('run') ~= run then
     since = now
-    redis.call('HSET', STATE, 'run', run, 'since', since)
+    set_fields('run', run, 'since', since)
   end
   return now < since or now >= since + RESTORE_MS
 end
@@ -21,9 +20,9 @@ local function advance(now)
   if not is_open(now) then
     return false, waits
   end
-  local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, SLICE)
-  if #expired > 0 then
-    line().reap(now, expired)
+  local reap_at = field('reap_at')
+  if reap_at and now >= tonumber(reap_at) then
+    line().reap(now)
   end
   while waits and line().grant_next(now) do
   end

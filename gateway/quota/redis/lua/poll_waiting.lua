@@ -1,6 +1,6 @@
 -- The places of requests that wait in the queue. Extends the leases of their holds and tickets.
 --
--- KEYS  the four of the shard, then the first thirteen of `queue.lua`
+-- KEYS  the four of the shard, then the first eleven of `queue.lua`
 -- ARGV  1 clock  2 lease of a hold in ms  3, 4 see `open_queue`  5... request ids
 -- Reply for each request its place as in enter.lua, or {'unknown'}
 

@@ -1,14 +1,14 @@
 -- Extends the deadlines of holds of one shard and stores their progress. A hold that Redis has lost is re-established
 -- without any check, because its request is running.
 --
--- KEYS  the four of the shard, with a queue the first thirteen of `queue.lua`, then of each request HELD and FINISHED, and with a
+-- KEYS  the four of the shard, with a queue the first eleven of `queue.lua`, then of each request HELD and FINISHED, and with a
 --       queue ENDED
 -- ARGV  1 clock  2 lease in ms, then of each request: its id, the input and output tokens and bytes so far, and the hold
 --       as JSON, which is decoded only when Redis has lost the hold; with a queue also its replica ('' for none), tenant id,
 --       key id, weight, tokens so far and the three times of learning.lua. Then with a queue: the lease of a slot in ms, and the two of `open_queue`
 -- Reply for each request 1, or 0 when it is finished
 
-local QUEUE_KEYS = 13
+local QUEUE_KEYS = 11
 local SHARD_KEYS, REQUEST_KEYS, REQUEST_ARGUMENTS, LAST_ARGUMENTS = 4, 2, 5, 0
 -- Without a queue there are 2 keys for 5 arguments of each request, with one there are 2 for 13.
 local queued = (#KEYS - SHARD_KEYS) * REQUEST_ARGUMENTS ~= (#ARGV - 2) * REQUEST_KEYS
