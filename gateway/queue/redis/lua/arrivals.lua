@@ -12,20 +12,12 @@ end
 -- wait, or else to that of the one that got the latest slot. `any_waits` is whether there are tickets.
 local function lifted(tenant, key, any_waits)
   tenant, key = string.format('%.0f', tenant), string.format('%.0f', key)
-  local found = redis.call('HMGET', VIRTUAL, 't' .. tenant, 'k' .. key, 'latest', 'latest:' .. tenant)
-  local prefix = tenant .. '\t'
-  local function lift(kind, subject, own, own_prefix, all_prefix, latest)
-    own = tonumber(own or 0)
-    if any_waits and line().first_member(WAITING, own_prefix) then
-      return own
-    end
-    local least = any_waits and line().least_of(kind, line().distinct(WAITING, all_prefix))
-    if not least and latest and latest ~= subject then
-      least = virtual_tokens(kind .. latest)
-    end
-    return math.max(own, least or 0)
+  local of_tenant, of_key, latest_tenant, latest_key =
+    unpack(redis.call('HMGET', VIRTUAL, 't' .. tenant, 'k' .. key, 'latest', 'latest:' .. tenant))
+  if any_waits then
+    return line().lifted_among_waiting(tenant, key, of_tenant, of_key, latest_tenant, latest_key)
   end
-  return lift('t', tenant, found[1], prefix, '', found[3]), lift('k', key, found[2], prefix .. key .. '\t', prefix, found[4])
+  return lifted_to_latest('t', tenant, of_tenant, latest_tenant), lifted_to_latest('k', key, of_key, latest_key)
 end
 
 -- The place of a request that is unknown.

@@ -35,21 +35,22 @@ end
 -- unless the request is new and `overrides` it. A learnt number stays until one is given.
 local function use_slots(pool, slots, overrides)
   local candidates = candidates_of(pool)
-  for i, number in ipairs(cjson.decode(slots)) do
+  for i, given in ipairs(cjson.decode(slots)) do
     local replica = candidates[i + 1][1]
     local known, is_learnt = slots_of(replica)
     local is_known = field('slots:' .. replica)
-    if number == 0 and not is_learnt and (overrides or not is_known) then
+    if given == 0 and not is_learnt and (overrides or not is_known) then
       redis.call('HDEL', LEARNING, replica)
       set_learnt(replica, 1)
-    elseif number ~= 0 and (not is_known or (overrides and (is_learnt or known ~= number))) then
-      set_slots(replica, number)
+    elseif given ~= 0 and (not is_known or (overrides and (is_learnt or known ~= given))) then
+      set_slots(replica, given)
     end
   end
 end
 
 return {
-  slots_of = slots_of, set_slots = set_slots, set_learnt = set_learnt, candidates_of = candidates_of, use_slots = use_slots,
+  slots_of = slots_of, set_slots = set_slots, set_learnt = set_learnt, candidates_of = candidates_of,
+  use_slots = use_slots,
 }
 end)
 

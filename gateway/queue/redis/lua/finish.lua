@@ -5,4 +5,4 @@
 -- Reply 1, or 0 when the request was unknown
 
 open_queue(1, ARGV[2], ARGV[3])
-return turns().finish(clock(), ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]) and 1 or 0
+return turns().finish(ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]) and 1 or 0

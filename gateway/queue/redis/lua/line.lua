@@ -36,6 +36,22 @@ local function least_of(kind, others)
   return least
 end
 
+-- The counter of a new request's tenant or key, see `lifted`. `own_prefix` is that of its tickets, `all_prefix` that of all that
+-- compete.
+local function lift(kind, subject, own, own_prefix, all_prefix, latest)
+  if first_member(WAITING, own_prefix) then
+    return tonumber(own or 0)
+  end
+  local least = least_of(kind, distinct(WAITING, all_prefix))
+  return least and math.max(tonumber(own or 0), least) or lifted_to_latest(kind, subject, own, latest)
+end
+
+local function lifted_among_waiting(tenant, key, of_tenant, of_key, latest_tenant, latest_key)
+  local prefix = tenant .. '\t'
+  return lift('t', tenant, of_tenant, prefix, '', latest_tenant),
+    lift('k', key, of_key, prefix .. key .. '\t', prefix, latest_key)
+end
+
 -- Whether the list `a` is less than `b`, which has the same length: the first elements that differ decide.
 local function is_less(a, b)
   for i = 1, #a do
@@ -202,7 +218,8 @@ local function wait(now, request_id, ticket, rules)
 end
 
 return {
-  remove_ticket = remove_ticket, grant_next = grant_next, reap = reap, promote = promote, retry_after = retry_after, time_out = time_out, is_full = is_full, wait = wait, first_member = first_member, distinct = distinct, least_of = least_of,
+  remove_ticket = remove_ticket, grant_next = grant_next, reap = reap, promote = promote, retry_after = retry_after,
+  time_out = time_out, is_full = is_full, wait = wait, lifted_among_waiting = lifted_among_waiting,
 }
 end)
 

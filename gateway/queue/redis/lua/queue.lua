@@ -1,8 +1,8 @@
 -- The state of the queue, and the parts of it that every script may need. The port has the rules, the tests' `queue.py` and
 -- `order.py` do the same. Each script has this file and those of `gateway.queue.redis.queue.STEPS` in front.
 --
--- Most requests find a free slot and no ticket, and need few functions. Redis runs the whole text at each call, and a
--- function that is created costs about as much as a command. So the other files create their functions `lazily`.
+-- Most requests find a free slot and no ticket, and need few functions. Redis runs the whole text at each call, and the creation
+-- of a function costs almost as much as a command. So most of the other files create their functions `lazily`.
 --
 -- KEYS, the same for every script, see `open_queue`. All have the hash tag of shard 0, so they are in one slot of a cluster.
 --   1 STATE       hash    what a request with a free slot needs in one read and one write:
@@ -113,6 +113,7 @@ local function first_deadline(deadline)
   return math.min(deadline, tonumber(field('reap_at') or deadline))
 end
 
+-- Reads all that the end of a request needs of STATE in one call.
 local function remove_slot(request_id, slot)
   local of_replica = 'running:' .. slot.replica
   redis.call('HDEL', SLOTS, request_id)
@@ -142,5 +143,11 @@ local function charge(request, tokens)
     redis.call('HINCRBY', VIRTUAL, 't' .. request.tenant, amount)
     redis.call('HINCRBY', VIRTUAL, 'k' .. request.key, amount)
   end
+end
+
+-- The counter of a new request's tenant or key, lifted to that of the one that got the latest slot.
+local function lifted_to_latest(kind, subject, own, latest)
+  own = tonumber(own or 0)
+  return latest and latest ~= subject and math.max(own, virtual_tokens(kind .. latest)) or own
 end
 

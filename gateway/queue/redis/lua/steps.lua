@@ -1,4 +1,4 @@
--- The steps of a request through the queue, for scripts that decide on more than the queue too.
+-- What grants slots, and what ends a request. Scripts that decide on more than the queue use it too.
 
 -- Whether slots are granted. They are not while running requests are re-established, after Redis lost data or may have.
 local function is_open(now)
@@ -20,8 +20,7 @@ local function advance(now)
   if not is_open(now) then
     return false, waits
   end
-  local reap_at = field('reap_at')
-  if reap_at and now >= tonumber(reap_at) then
+  if field('reap_at') and now >= number('reap_at') then
     line().reap(now)
   end
   while waits and line().grant_next(now) do
@@ -45,19 +44,20 @@ end
 
 -- Ends a request, which is not ended. Returns whether it was known. `first` and `duration` are the times of its first token and
 -- of its end, see learning.lua, -1 when they are unknown.
-local function leave(now, request_id, tokens, first, duration)
+local function leave(request_id, tokens, first, duration)
   -- Redis accepts these deletions, and all that follows them, even when it is out of memory.
   local slot, ticket = take(request_id)
   local request = slot or ticket
   if slot and slot.auto then
-    learning().observe(now, slot.replica, request_id, slot, duration >= 0 and first or -1, math.max(0, duration), duration, true)
+    first = duration >= 0 and first or -1
+    learning().observe(clock(), slot.replica, request_id, slot, first, math.max(0, duration), duration, true)
   end
   local waits = any_waits()
   if not reset_if_idle(waits) and (slot or (ticket and ticket.charged > 0)) then
     charge(request, tokens)
   end
   if waits then
-    advance(now)
+    advance(clock())
   end
   return request and true or false
 end

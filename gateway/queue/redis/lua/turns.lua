@@ -59,11 +59,11 @@ local function move(now, request_id, ticket, rules)
 end
 
 -- Ends a request, and remembers its id.
-local function finish(now, request_id, tokens, first, duration, ended_ttl)
+local function finish(request_id, tokens, first, duration, ended_ttl)
   if is_ended() then
     return false
   end
-  local was_known = leave(now, request_id, tokens, first, duration)
+  local was_known = leave(request_id, tokens, first, duration)
   redis.call('SET', ENDED, '1', 'PX', ended_ttl)
   return was_known
 end

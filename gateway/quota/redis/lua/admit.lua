@@ -347,7 +347,7 @@ if place and place[1] == 'turn' then
 end
 if status ~= 'admitted' and status ~= 'waiting' then
   if replica then
-    leave_queue(now, request_id, 0)
+    leave_queue(request_id, 0)
   end
   return answer(both, status, 0, 0, 0, retry)
 end

@@ -20,6 +20,6 @@ redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[4])
 redis.call('SET', FINISHED, ARGV[3] == '' and 'reported' or 'recorded', 'PX', ARGV[6])
 if hold then
   end_hold(request_id, hold, -1, 0)
-  leave_queue(clock(), request_id, 0)
+  leave_queue(request_id, 0)
 end
 return 1

@@ -12,5 +12,5 @@ if held then
   end_hold(ARGV[2], cjson.decode(held), -1, 0)
 end
 redis.call('SET', FINISHED, 'released', 'PX', ARGV[3])
-leave_queue(clock(), ARGV[2], 0)
+leave_queue(ARGV[2], 0)
 return held and 1 or 0

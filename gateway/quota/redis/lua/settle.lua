@@ -41,5 +41,5 @@ if values[7] then
 end
 redis.call('SET', FINISHED, 'settled', 'PX', ARGV[9])
 redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[8])
-leave_queue(clock(), request_id, tokens, tonumber(ARGV[12]), tonumber(ARGV[13]))
+leave_queue(request_id, tokens, tonumber(ARGV[12]), tonumber(ARGV[13]))
 return 1

@@ -219,9 +219,9 @@ end
 
 -- Frees the slot or the ticket of a request that ends, and grants the slot to the next ticket. `first` and `duration` are ms until
 -- the first token and until the end, -1 when they are unknown.
-local function leave_queue(now, request_id, tokens, first, duration)
+local function leave_queue(request_id, tokens, first, duration)
   if has_queue() then
     open_queue(REQUEST_KEYS_COUNT + 1, ARGV[#ARGV - 1], ARGV[#ARGV])
-    leave(now, request_id, tokens, first or -1, duration or -1)
+    leave(request_id, tokens, first or -1, duration or -1)
   end
 end

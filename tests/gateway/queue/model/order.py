@@ -1,4 +1,4 @@
-"""Which ticket is next, and the virtual tokens that decide it. Pure. Model of `line.lua`."""
+"""Which ticket is next, and the virtual tokens that decide it. Pure. Model of `line.lua` and parts of `queue.lua`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,11 @@ from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Budgets, Limits, Outcome, Period, Priority
 from tests.gateway.quota.builders import WIDE, Clock, Ledger, asks, entry, hold_of
+from tests.redis_commands import counted_calls
 
 TENANT = 1
+
+Admit = Callable[[Admission], Awaitable[Reserved | Parked | ReservationDenied]]
 
 
 @dataclass
@@ -101,6 +104,25 @@ async def bench(redis_client: Any, settings: Settings) -> AsyncIterator[Bench]:
 def hold(admission: Admission, answer: Reserved) -> Hold:
     """The hold of a request that has a slot."""
     return hold_of(admission, answer)
+
+
+async def test_a_free_slot_costs_twelve_commands(bench: Bench, settings: Settings) -> None:
+    connection = connect(settings)
+    unqueued = settings.model_copy(update={"queue_max_wait_s": 0.0})
+    without_queue = RedisQuota(connection, unqueued, Ledger().load, clock=bench.clock, restore_s=0)
+
+    async def commands(quota: RedisQuota, admit: Admit) -> int:
+        """The commands of the second of two requests: the first one may rebuild the counters and send the scripts."""
+        for _ in range(2):
+            with counted_calls(bench.client) as calls:
+                admission = asks()
+                await quota.settle(entry(hold(admission, reserved(await admit(admission))), output_tokens=5))
+        return calls.total()
+
+    with_queue = await commands(bench.quota, bench.enter)
+    assert with_queue - await commands(without_queue, without_queue.admit) == 12
+    await without_queue.aclose()
+    await connection.aclose()
 
 
 async def test_a_free_slot_is_taken_in_the_call_that_reserves(bench: Bench) -> None:
