@@ -69,8 +69,11 @@ def demo(
         ]
 
     async def use(stack: Stack) -> None:
-        await _prove(stack, progress, f"http://{ollama}")
-        if not once:
+        key = await _prove(stack, progress, f"http://{ollama}")
+        _print_next_steps(stack, key)
+        if once:
+            click.echo("\nThis gateway stops now; without --once (ONCE=1) it keeps serving for these commands.")
+        else:
             click.echo("\nServing until Ctrl-C.")
             await foreground.wait_for_interruption()
 
@@ -86,7 +89,8 @@ def demo(
     foreground.serve(options, progress, use, simulated_ollama)
 
 
-async def _prove(stack: Stack, progress: Progress, backend_url: str) -> None:
+async def _prove(stack: Stack, progress: Progress, backend_url: str) -> str:
+    """Streams two chats and compares their audit rows. Returns the key that it created."""
     from ops.demo import proof
 
     at = stack.endpoints
@@ -115,7 +119,8 @@ async def _prove(stack: Stack, progress: Progress, backend_url: str) -> None:
     discrepancies = [f"{each.answer.chat.path}: {text}" for each in comparisons for text in each.discrepancies()]
     if discrepancies:
         raise proof.ProofFailed("; ".join(discrepancies))
-    _print_next_steps(stack, key)
+    click.echo("Both rows agree with the counts of the backend.")
+    return key
 
 
 async def _create_key(commands: OperatorCommands) -> str:
@@ -133,7 +138,7 @@ def _print_comparisons(comparisons: Sequence[Comparison]) -> None:
         row, backend = each.audit_row or {}, each.backend_record or {}
         tokens = [(row.get(f"{side}_tokens"), backend.get(f"{name}_tokens")) for side, name in _TOKEN_KINDS]
         rows.append((each.answer.chat.path, row.get("outcome"), *chain(*tokens), row.get("usage_source")))
-    counts = (">input", ">backend", ">output", ">backend")
+    counts = (">input", ">of backend", ">output", ">of backend")
     print_table(("path", "outcome", *counts, "source"), rows, empty="no rows")
 
 

@@ -90,6 +90,10 @@ async def _try(origin: str, key: str, model: str | None, ca_file: Path | None) -
             status, usage = await call("GET", "/v1/usage")
             detail = "answers" if status == 200 else _problem(status, usage)
             results.append(Result("GET /v1/usage", status == 200, detail))
+        except aiohttp.ClientConnectorCertificateError:
+            raise GatewayError(
+                f"the certificate of {origin} is not trusted; --ca-file names the one of its authority"
+            ) from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise GatewayError(f"{origin} does not answer as a gateway: {error or type(error).__name__}") from None
     return results

@@ -43,7 +43,7 @@ class Session:
         fallback = StateDirectory(self.default_state_dir).env_file
         path = self.given_env_file or default_env_file(fallback)
         if path == fallback and path != self.given_env_file:
-            click.echo(f"note: using {path}; --env-file or GATEWAY_ENV_FILE chooses another gateway", err=True)
+            click.echo(f"note: using {_shortened(path)}; --env-file chooses another", err=True)
         return path
 
     @cached_property
@@ -99,6 +99,12 @@ state_home = click.option(
     default=Path("~/.local/state"),
     hidden=True,
 )
+
+
+def _shortened(path: Path) -> str:
+    """The path with `~` for the home directory of this user."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def env_file_option(**attributes: Any) -> Callable[[Any], Any]:

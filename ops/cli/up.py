@@ -154,9 +154,9 @@ def up(
 def _reach_notices(listen: HostPort, tls: HostPort | None) -> list[str]:
     """Which addresses other machines can reach, and a warning of clear text there."""
     secure = tls is not None and not is_loopback(tls.host)
-    notices = [f"Other machines reach it at https://{tls.outward()}"] if tls is not None and secure else []
+    notices = [f"Other machines reach the gateway at https://{tls.outward()}"] if tls is not None and secure else []
     if not is_loopback(listen.host):
         remedy = "--listen 127.0.0.1:8080 stops that" if secure else "add --tls 0.0.0.0:8443 --listen 127.0.0.1:8080"
         plain = f"http://{listen.outward()}, where keys and prompts travel in clear text"
-        notices.append(f"Warning: other machines reach it at {plain}; {remedy}")
-    return notices or ["Other machines cannot reach it; --tls 0.0.0.0:8443 serves them"]
+        notices.append(f"Warning: other machines reach the gateway at {plain}; {remedy}")
+    return notices or ["Other machines cannot reach the gateway; --tls 0.0.0.0:8443 serves them"]

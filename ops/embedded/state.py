@@ -135,7 +135,9 @@ def open_state(root: Path) -> Iterator[StateDirectory]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"another stack is already running on the state directory {root}") from None
+            raise StackError(
+                f"another stack is already running on the state directory {root}; stop it first, with Ctrl-C in its terminal"
+            ) from None
         state.remove_temporary()
         try:
             yield state

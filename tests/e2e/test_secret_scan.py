@@ -160,8 +160,9 @@ async def stored(stack: Stack, settings: Settings) -> list[Found]:
             "stream": view.redis.xrange,
         }
         for key in await view.redis.keys("*"):
-            kind = await view.redis.type(key)
-            value = await readers[kind.decode() if isinstance(kind, bytes) else kind](key)
+            kind = (await view.redis.type(key)).decode()
+            # A key may expire meanwhile.
+            value = None if kind == "none" else await readers[kind](key)
             found.append(Found(f"redis {key!r}", f"{key!r} {value!r}".encode()))
     return found
 

@@ -26,12 +26,12 @@ def address_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("listen", "tls", "phrases"),
     [
-        (LOOPBACK, None, ["Other machines cannot reach it; --tls"]),
-        (LOOPBACK, HostPort("127.0.0.1", 8443), ["Other machines cannot reach it; --tls"]),
-        (LOOPBACK, TLS_WILDCARD, ["Other machines reach it at https://192.0.2.7:8443"]),
-        (WILDCARD, None, ["Warning: other machines reach it at http://192.0.2.7:8080, where keys"]),
-        (WILDCARD, TLS_WILDCARD, ["Other machines reach it at https://192.0.2.7:8443", "Warning: "]),
-        (HostPort("10.0.0.5", 80), None, ["Warning: other machines reach it at http://10.0.0.5:80,"]),
+        (LOOPBACK, None, ["Other machines cannot reach the gateway; --tls"]),
+        (LOOPBACK, HostPort("127.0.0.1", 8443), ["Other machines cannot reach the gateway; --tls"]),
+        (LOOPBACK, TLS_WILDCARD, ["Other machines reach the gateway at https://192.0.2.7:8443"]),
+        (WILDCARD, None, ["Warning: other machines reach the gateway at http://192.0.2.7:8080, where keys"]),
+        (WILDCARD, TLS_WILDCARD, ["Other machines reach the gateway at https://192.0.2.7:8443", "Warning: "]),
+        (HostPort("10.0.0.5", 80), None, ["Warning: other machines reach the gateway at http://10.0.0.5:80,"]),
     ],
 )
 def test_up_reports_who_can_reach_it_and_warns_of_clear_text(

@@ -41,7 +41,8 @@ def _error(*arguments: str) -> str:
 def test_a_second_up_on_the_same_directory_is_refused(tmp_path: Path) -> None:
     with open_state(tmp_path / "state"):
         error = _error("up", "--state-dir", str(tmp_path / "state"))
-    assert error == f"error: another stack is already running on the state directory {tmp_path / 'state'}"
+    expected = f"error: another stack is already running on the state directory {tmp_path / 'state'}; stop it first"
+    assert error.startswith(expected)
 
 
 def test_the_error_for_a_port_in_use_names_the_option(tmp_path: Path) -> None:
