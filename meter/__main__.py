@@ -25,7 +25,6 @@ from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.tracing.exporting import exporting
 from meter.access_log.cause_stream import BLOCK_S, CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.orphans import Orphans
@@ -39,7 +38,6 @@ from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
 from meter.server import ExternalProcessor
-from meter.tracer import StreamTracer
 
 log = structlog.get_logger()
 
@@ -49,8 +47,6 @@ SETTLE_TIMEOUT_S = 5.0
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Runs until `stop` is set. Streams in flight then have the grace time, and are cut and settled after it."""
     async with AsyncExitStack() as stack:
-        spans = await stack.enter_async_context(exporting(settings, "meter", settings.meter_grpc_listen))
-        tracer = None if spans is None else StreamTracer(spans)
         database = Database(settings)
         stack.push_async_callback(database.close)
         redis = connect(settings)
@@ -60,18 +56,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         missing_models = MissingModels(CatalogStore(redis, settings.redis_timeout_s))
         metrics = LedgerMetrics(settings.metrics_tenants_max)
 
-        genai_metrics = None
-        if spans is not None and settings.otel_metrics_exporter == "otlp":
-            # Imports opentelemetry.
-            from meter.genai_metrics import GenAiMetrics
-
-            genai_metrics = GenAiMetrics(spans)
-
         def on_recorded(entries: Sequence[Entry]) -> None:
             metrics.record(entries)
             missing_models.note(entries)
-            if genai_metrics is not None:
-                genai_metrics.record(entries)
 
         ledger = Ledger(database, on_recorded)
         quota = RedisQuota(redis, settings, ledger.usage_of)
@@ -87,8 +74,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         renewal = Renewal(quota, settings.hold_lease_s)
         LEASES.set_function(lambda: renewal.running)
         shared_causes = SharedCauses(CauseStream(blocking_redis, settings.redis_timeout_s))
-        submit = tracer.finishing(outbox.submit) if tracer else outbox.submit
-        disconnect_causes = DisconnectCauses(submit, shared_causes.publish)
+        disconnect_causes = DisconnectCauses(outbox.submit, shared_causes.publish)
         orphans = Orphans(quota, outbox.submit)
         retention = timedelta(days=settings.prompt_log_default_retention_days)
         prompts = PromptWriter(PromptLog(database), retention, protect=protection(settings))
@@ -113,7 +99,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(metrics_server.serving(settings.metrics_listen, [delivered.sample]))
         health = Health()
         methods = (
-            *ExternalProcessor(outbox, renewal, disconnect_causes, prompts, tracer=tracer).methods(),
+            *ExternalProcessor(outbox, renewal, disconnect_causes, prompts).methods(),
             *AccessLog(disconnect_causes, orphans, outbox, settings.trusted_networks).methods(),
             *health.methods(),
         )

@@ -13,7 +13,6 @@ MODULES = (
     "gateway.metrics.process",
     "gateway.metrics.stores",
     "gateway.metrics.outbox",
-    "gateway.metrics.tracing",
     "authz.metrics",
     "meter.metrics",
     "ops.control.metrics",

@@ -182,16 +182,9 @@ def managed_settings(options: StackOptions) -> set[str]:
 
 
 def inherited_environment(environ: Mapping[str, str], options: StackOptions) -> dict[str, str]:
-    """Returns the variables that the gateway's services inherit: those of the system, and settings not managed here.
-
-    OpenTelemetry's SDK reads more variables than the settings have, such as OTEL_BSP_SCHEDULE_DELAY.
-    """
+    """Returns the variables that the gateway's services inherit: those of the system, and settings not managed here."""
     free = {name.upper() for name in Settings.model_fields} - managed_settings(options)
-    return {
-        name: value
-        for name, value in environ.items()
-        if name in _SYSTEM or name.upper() in free or name.startswith("OTEL_")
-    }
+    return {name: value for name, value in environ.items() if name in _SYSTEM or name.upper() in free}
 
 
 def load_settings(state: StateDirectory, environ: MutableMapping[str, str], options: StackOptions) -> Settings:
