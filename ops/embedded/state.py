@@ -136,7 +136,8 @@ def open_state(root: Path) -> Iterator[StateDirectory]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StackError(
-                f"another stack is already running on the state directory {root}; stop it first, with Ctrl-C in its terminal"
+                f"another stack is already running on the state directory {root}; "
+                "stop it first, with Ctrl-C in its terminal"
             ) from None
         state.remove_temporary()
         try:

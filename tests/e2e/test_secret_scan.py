@@ -160,7 +160,8 @@ async def stored(stack: Stack, settings: Settings) -> list[Found]:
             "stream": view.redis.xrange,
         }
         for key in await view.redis.keys("*"):
-            kind = (await view.redis.type(key)).decode()
+            found_kind = await view.redis.type(key)
+            kind = found_kind.decode() if isinstance(found_kind, bytes) else found_kind
             # A key may expire meanwhile.
             value = None if kind == "none" else await readers[kind](key)
             found.append(Found(f"redis {key!r}", f"{key!r} {value!r}".encode()))
