@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 from collections import Counter
 from dataclasses import asdict
 
@@ -15,10 +16,14 @@ from ops.cli.client_address import client_address
 from ops.cli.output import print_json, text
 from ops.cli.parameters import json_option
 from ops.cli.session import Session, pass_session
+from ops.cli.table import terminal_width
 from ops.doctor import configuration
 from ops.doctor.check import Check, Status, failed
 from ops.doctor.examination import examine
 
+_STATUS_WIDTH = 7
+# Names of models are longer, and have their details on the next line where both do not fit.
+_NAME_WIDTH_MAX = 20
 _COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
@@ -52,10 +57,30 @@ def _run_checks(session: Session) -> list[Check]:
 
 
 def _print(checks: list[Check]) -> None:
-    width = max(len(check.name) for check in checks)
+    width = min(_NAME_WIDTH_MAX, max(len(check.name) for check in checks))
     for check in checks:
-        remedy = f" -> {text(check.remedy)}" if check.remedy else ""
-        status = click.style(f"{check.status:<7}", fg=_COLOURS[check.status])
-        click.echo(f"{status}  {check.name:<{width}}  {text(check.detail)}{remedy}")
+        status = click.style(f"{check.status:<{_STATUS_WIDTH}}", fg=_COLOURS[check.status])
+        first, *more = _lines(check, width, terminal_width() - _STATUS_WIDTH - 2)
+        click.echo(f"{status}  {first}")
+        for line in more:
+            click.echo(" " * (_STATUS_WIDTH + 2) + line)
     counted = Counter(check.status for check in checks)
     click.echo(", ".join(f"{counted[status]} {status}" for status in _COLOURS))
+
+
+def _lines(check: Check, name_width: int, columns: int) -> list[str]:
+    """The name of a check, and next to it its detail and its fix, on one line if that fits into `columns`."""
+    indent = " " * (name_width + 2)
+    remedy = f"-> {text(check.remedy)}" if check.remedy else ""
+    whole = f"{check.name:<{name_width}}  {text(check.detail)} {remedy}".rstrip()
+    if len(whole) <= columns:
+        return [whole]
+    # A word such as a path is not divided, because it may be copied.
+    wrapped = [
+        line
+        for part in (text(check.detail), remedy)
+        for line in textwrap.wrap(part, columns - len(indent), break_long_words=False, break_on_hyphens=False)
+    ]
+    if len(check.name) > name_width:
+        return [check.name, *(indent + line for line in wrapped)]
+    return [f"{check.name:<{name_width}}  {wrapped[0]}", *(indent + line for line in wrapped[1:])]

@@ -101,6 +101,14 @@ def test_a_row_whose_identifying_cell_exceeds_the_terminal_is_not_cut(
     assert name in capsys.readouterr().out
 
 
+def test_no_line_of_doctor_is_wider_than_the_terminal(operator: Operator, width: int) -> None:
+    """Except a word that would have to be divided, such as a path."""
+    result = operator.run("doctor")
+    shown = result.stdout.splitlines()
+    assert len(shown) > 5
+    assert [line for line in shown if cell_len(line) > width and " " in line[30:].strip()] == []
+
+
 @pytest.mark.parametrize("command", ["doctor", "list-tenants"])
 def test_a_terminal_gets_no_colour_with_no_color(operator: Operator, command: str) -> None:
     arguments = [sys.executable, "-m", "ops.cli", "--env-file", str(operator.env_file), command]
