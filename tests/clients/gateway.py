@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.clients.settings import CONTEXT_TOKENS
 from tests.e2e.ledger_view import open_ledger_view
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import Simulator, Stack, backends, simulator, up
 from tests.ports import free_port
 
 UNKNOWN_KEY = "nz_" + "a" * 42
@@ -68,8 +68,10 @@ def running_gateway(directory: Path) -> Iterator[Gateway]:
     """Runs a gateway until the context ends. Its state is below `directory`."""
     with simulator("--context-length", str(CONTEXT_TOKENS)) as ollama:
         listen = f"127.0.0.1:{free_port()}"
-        settings = {"DEFAULT_RPM": "10000", "AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN": "1000"}
-        with up(
-            directory / "state", "--listen", listen, "--backend", f"sim={ollama.url}", "--workers", "1", **settings
-        ) as stack:
+        settings = {
+            **backends(sim=ollama.url),
+            "DEFAULT_RPM": "10000",
+            "AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN": "1000",
+        }
+        with up(directory / "state", "--listen", listen, "--workers", "1", **settings) as stack:
             yield Gateway.of(stack, ollama)
