@@ -113,16 +113,27 @@ class PromptWriter:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
                 records = [transcript.record(self._retention) for transcript in batch]
-                if self._protect:
-                    records = [await asyncio.to_thread(self._protect, record) for record in records]
-                await self._write(records)
+                await self._write([each for record in records if (each := await self._protected(record))])
                 self.waiting_bytes -= sum(transcript.size_bytes for transcript in batch)
+
+    async def _protected(self, record: PromptRecord) -> PromptRecord | None:
+        """The record as it may be stored, None if it cannot be redacted or encrypted: then it is dropped."""
+        if self._protect is None:
+            return record
+        try:
+            return await asyncio.to_thread(self._protect, record)
+        except Exception as error:  # noqa: BLE001 (a row that is not protected must not be stored, and others must be)
+            # The message of the error may contain the prompt.
+            log.error("prompt_refused", request_id=record.request_id, reason=type(error).__name__)
+            return None
 
     async def _write(self, records: Sequence[PromptRecord]) -> None:
         """Writes the records, as soon as PostgreSQL is available.
 
         Halves a batch that PostgreSQL rejects until the rejected row is alone, and drops that row.
         """
+        if not records:
+            return
         append = partial(self._sink.append, records)
         try:
             await retry(append, on_error="prompt_log_postponed", backoff=self._backoff)

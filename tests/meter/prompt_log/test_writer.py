@@ -175,3 +175,28 @@ async def test_a_transcript_beyond_the_capacity_is_dropped_and_capacity_returns(
     log.submit(transcript("e"), "e")
     await eventually_async(lambda: written == ["a", "b", "e"])
     writing.cancel()
+
+
+async def test_a_row_that_cannot_be_protected_is_dropped_and_the_others_are_stored() -> None:
+    stored: list[str] = []
+
+    class Sink:
+        async def append(self, records: Sequence[PromptRecord]) -> None:
+            stored.extend(each.request_id for each in records)
+
+    def protect(record: PromptRecord) -> PromptRecord:
+        if record.request_id != "b":
+            raise RecursionError(record.request)
+        return record
+
+    writer = PromptWriter(Sink(), KEPT, protect=protect)
+    with structlog.testing.capture_logs() as logs:
+        for request_id in "abc":
+            writer.submit(transcript(request_id), request_id)
+        running = asyncio.create_task(writer.run())
+        await eventually_async(lambda: writer.waiting_bytes == 0)
+        running.cancel()
+    assert stored == ["b"]
+    assert [(each["event"], each["request_id"], each["reason"]) for each in logs] == [
+        ("prompt_refused", "a", "RecursionError"), ("prompt_refused", "c", "RecursionError"),
+    ]  # fmt: skip
