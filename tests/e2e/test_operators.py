@@ -19,7 +19,9 @@ MODEL = "llama3.2:latest"
 def problems(stack: Stack) -> list[tuple[str, str, str]]:
     """The findings of `doctor` as (name, status, line), without those that are ok."""
     command = [sys.executable, "-m", "ops.cli", "--env-file", stack.ready["env_file"], "doctor"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    # Wide enough for every finding to be one line.
+    wide = {**os.environ, "COLUMNS": "1000"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=wide)
     assert done.stderr == ""
     lines = done.stdout.splitlines()[:-1]
     assert done.returncode == any(line.startswith("failed") for line in lines)
@@ -32,7 +34,7 @@ def test_doctor_finds_no_problem_in_a_healthy_stack(
     stack: Stack, ollama: Simulator, spare: Simulator, key: str
 ) -> None:
     # A worker or backend that an earlier test stopped becomes healthy again.
-    eventually(lambda: not problems(stack), 60)
+    eventually(lambda: not problems(stack), 30, failure=lambda: problems(stack))
     (tls,) = (check for check in stack.cli("doctor") if check["name"] == "tls")
     assert tls["detail"] == f"{stack.ready['tls_url']} answers"
 
