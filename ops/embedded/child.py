@@ -22,6 +22,8 @@ class User(NamedTuple):
 class Child:
     """One process of the stack.
 
+    `argv` is a program and its arguments. With `forked` it is a Python module and its arguments, and the fork server
+    starts it.
     `ready` probes whether it serves. It must return quickly, as it is polled until `start_timeout_s`. The start fails
     after `start_attempts` exits without a readiness. Stopping runs `drain`, which bounds itself, and then sends
     `stop_signal`; a process that is still alive `stop_grace_s` later is killed.
@@ -33,6 +35,7 @@ class Child:
     cwd: Path
     log: Path
     ready: Probe
+    forked: bool = False
     user: User | None = None
     start_timeout_s: float = 30.0
     start_attempts: int = 1

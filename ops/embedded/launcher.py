@@ -34,12 +34,7 @@ def main(argv: list[str]) -> None:
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     # Changing the user clears this setting, so it comes afterwards.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
-    # The supervisor may have exited before prctl took effect.
-    if os.getppid() != int(supervisor):
-        sys.exit("the supervisor has exited")
+    end_with_parent(int(supervisor))
     os.umask(0o077)
     # Python ignores these signals, and an ignored signal stays ignored across exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -48,6 +43,16 @@ def main(argv: list[str]) -> None:
         os.execv(program[0], program)  # noqa: S606 (only the stack's own programs)
     except OSError as error:
         sys.exit(f"cannot execute {program[0]}: {error.strerror}")
+
+
+def end_with_parent(parent_pid: int) -> None:
+    """Lets the kernel kill this process when its parent dies. Exits if it has died already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
+    # The parent may have exited before prctl took effect.
+    if os.getppid() != parent_pid:
+        sys.exit("the supervisor has exited")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,14 +30,12 @@ def python_service(
     ready: Probe,
     stop_grace_s: float = 10.0,
 ) -> Child:
-    """Describes a service that runs a module of this distribution with arguments.
-
-    Python does not search the working directory for the module.
-    """
+    """Describes a service that runs a module of this distribution with arguments."""
     return Child(
         name=name,
-        argv=(sys.executable, "-P", "-m", *module),
-        env={**env, "PYTHONUNBUFFERED": "1"},
+        argv=module,
+        forked=True,
+        env=env,
         cwd=state.root,
         log=state.log_file(name),
         ready=ready,

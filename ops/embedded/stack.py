@@ -22,6 +22,7 @@ from ops.database import migrate
 from ops.embedded import configuration, metrics_targets, ports, ready_file, services, stores
 from ops.embedded.child import Child
 from ops.embedded.errors import StackError
+from ops.embedded.forked_process import ForkServer
 from ops.embedded.options import HostPort, StackOptions
 from ops.embedded.progress import Progress
 from ops.embedded.ready_file import Endpoints
@@ -84,7 +85,9 @@ async def running(
     with open_state(options.state_dir) as state:
         # A file of a stack that was killed would name processes that no longer run.
         _remove_ready_files(options, state)
-        async with Supervisor(progress.notice, force_stop) as supervisor:
+        env = configuration.inherited_environment(os.environ, options)
+        fork_server = ForkServer(env, state.root, state.log_file("fork-server"))
+        async with Supervisor(progress.notice, force_stop, fork_server) as supervisor:
             try:
                 stack = await _start(options, state, supervisor, progress, extra_children)
                 _publish_ready_files(options, state, stack.endpoints, supervisor, progress)

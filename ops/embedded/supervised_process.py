@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from ops.embedded import launcher, logfile
 from ops.embedded.child import Child
 from ops.embedded.errors import ChildFailed
+from ops.embedded.forked_process import ForkedProcess, ForkServer
 
 _RESTART_DELAYS_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STABLE_S = 5.0
@@ -29,14 +30,21 @@ def restart_delay_s(short_runs: int) -> float:
 class SupervisedProcess:
     """Keeps the process of one child running. Create it in the main thread, with a running event loop.
 
+    `fork_server` starts a child that is forked; without such a child it may be None.
     `on_spawn` is called after each spawn, `notice` with a line for the operator before each restart. Once `force_stop`
     is set, stopping skips the drain and the grace period.
     """
 
     def __init__(
-        self, child: Child, on_spawn: Callable[[], None], notice: Callable[[str], None], force_stop: asyncio.Event
+        self,
+        child: Child,
+        fork_server: ForkServer | None,
+        on_spawn: Callable[[], None],
+        notice: Callable[[str], None],
+        force_stop: asyncio.Event,
     ) -> None:
         self.child = child
+        self._fork_server = fork_server
         self.pid: int | None = None
         self._on_spawn = on_spawn
         self._notice = notice
@@ -101,10 +109,14 @@ class SupervisedProcess:
                 os.killpg(process.pid, signal.SIGKILL)
         return f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
 
-    async def _spawn(self) -> Process:
+    async def _spawn(self) -> Process | ForkedProcess:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("children are spawned from the main thread only")
         child = self.child
+        if child.forked:
+            if self._fork_server is None:
+                raise RuntimeError(f"{child.name} needs a fork server")
+            return await self._fork_server.fork(child)
         log = logfile.open_append(child.log)
         try:
             return await asyncio.create_subprocess_exec(
@@ -120,7 +132,7 @@ class SupervisedProcess:
         finally:
             os.close(log)
 
-    async def _terminate(self, process: Process) -> None:
+    async def _terminate(self, process: Process | ForkedProcess) -> None:
         if self.child.drain is not None:
             await self._await_unless_forced(self.child.drain(), None)
         with contextlib.suppress(ProcessLookupError):

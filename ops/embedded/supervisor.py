@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ops.embedded import logfile
 from ops.embedded.child import Child
 from ops.embedded.errors import ChildFailed
+from ops.embedded.forked_process import ForkServer
 from ops.embedded.supervised_process import SupervisedProcess
 
 TRIM_EVERY_S = 10.0
@@ -21,24 +22,35 @@ class Supervisor:
     """An async context manager that stops every child when it is left, the last stage first.
 
     `notice` is called with a line for the operator when a child exited and is restarted. Once `force_stop` is set,
-    stopping skips all drains and grace periods. Use it from the main thread only.
+    stopping skips all drains and grace periods. `fork_server` starts the forked children, and is stopped with them. Use
+    it from the main thread only.
     """
 
-    def __init__(self, notice: Callable[[str], None], force_stop: asyncio.Event | None = None) -> None:
+    def __init__(
+        self,
+        notice: Callable[[str], None],
+        force_stop: asyncio.Event | None = None,
+        fork_server: ForkServer | None = None,
+    ) -> None:
         self._stages: list[list[SupervisedProcess]] = []
         self._notice = notice
+        self._fork_server = fork_server
         self._force_stop = force_stop or asyncio.Event()
         self._pids_listener: PidsListener | None = None
         self._trimming: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Supervisor:
         self._trimming = asyncio.create_task(self._trim_logs(), name="trim logs")
+        if self._fork_server is not None:
+            await self._fork_server.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._trimming is not None:
             self._trimming.cancel()
         await self.stop()
+        if self._fork_server is not None:
+            await self._fork_server.stop()
 
     @property
     def pids(self) -> dict[str, int]:
@@ -52,7 +64,10 @@ class Supervisor:
 
     async def start(self, *children: Child) -> None:
         """Starts the children in parallel, as one stage. Returns when all are ready, or raises ChildFailed."""
-        stage = [SupervisedProcess(child, self._report_pids, self._notice, self._force_stop) for child in children]
+        stage = [
+            SupervisedProcess(child, self._fork_server, self._report_pids, self._notice, self._force_stop)
+            for child in children
+        ]
         self._stages.append(stage)
         await self._wait_until_ready(stage)
 

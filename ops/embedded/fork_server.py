@@ -1,0 +1,128 @@
+"""The fork server: a process that has imported the modules which all Python services use, and forks each service.
+
+The services share the memory of these modules until one of them writes to it, and start without importing them.
+CPython's multiprocessing.forkserver works in the same way, but its processes are described by pickled objects.
+
+The supervisor runs this module with a SOCK_SEQPACKET socket as standard input. A request is one JSON object with the
+fields `request` (its number), `name`, `argv` (a module and its arguments), `env` and `cwd`, and the descriptor of the
+log with it. The answer is `{"request": NUMBER, "pid": PID}`. When that process ends, `{"pid": PID, "code": CODE}`
+follows, with the code of subprocess.Popen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import socket
+import sys
+import time
+from typing import Any, NamedTuple
+
+from ops.embedded import launcher
+
+# Each service imports these modules and what they import. A module of one service alone is not among them, because its
+# metrics would appear in the others.
+PRELOADED = (
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
+    "envoy.config.core.v3.base_pb2",
+    "gateway.catalog.store",
+    "gateway.ledger.store",
+    "gateway.queue.redis.queue",
+    "gateway.quota.epoch",
+    "gateway.quota.redis.quota",
+    "gateway.request.model_name",
+    "gateway.rpc.message_sizes",
+    "gateway.service.http_server",
+    "gateway.service.lifecycle",
+    "gateway.service.metrics_server",
+    "google.protobuf.struct_pb2",
+)
+_REQUEST_BYTES_MAX = 1 << 20
+_PR_SET_NAME = 15  # prctl(2)
+
+
+class Request(NamedTuple):
+    """A service to become: its name, its module and arguments, its whole environment and its working directory."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+
+
+def main() -> None:
+    """Serves the supervisor until it closes the socket; in a forked process, runs the requested module."""
+    for module in PRELOADED:
+        importlib.import_module(module)
+    # A collection in a forked process would write to every object that it visits, and so copy the shared pages.
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=os.dup(0)) as supervisor:
+        request = serve(supervisor)
+    if request is not None:
+        sys.argv = [*request.argv]
+        runpy.run_module(request.argv[0], run_name="__main__", alter_sys=True)
+
+
+def serve(supervisor: socket.socket) -> Request | None:
+    """Forks a process for each request. Returns None when the supervisor has gone, and the request in a forked process.
+
+    The kernel ends the forked processes when this one ends.
+    """
+    pids: dict[int, int] = {}
+    poll = select.poll()
+    poll.register(supervisor, select.POLLIN)
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor in pids:
+                poll.unregister(descriptor)
+                os.close(descriptor)
+                pid, status = os.waitpid(pids.pop(descriptor), 0)
+                _send(supervisor, pid=pid, code=os.waitstatus_to_exitcode(status))
+                continue
+            data, logs, _, _ = socket.recv_fds(supervisor, _REQUEST_BYTES_MAX, 1)
+            if not data:
+                return None
+            fields = json.loads(data)
+            request = Request(fields["name"], tuple(fields["argv"]), fields["env"], fields["cwd"])
+            server_pid = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                for inherited in pids:
+                    os.close(inherited)
+                _become(request, logs[0], server_pid)
+                return request
+            os.close(logs[0])
+            pidfd = os.pidfd_open(pid)
+            pids[pidfd] = pid
+            poll.register(pidfd, select.POLLIN)
+            _send(supervisor, request=fields["request"], pid=pid)
+
+
+def _send(supervisor: socket.socket, **answer: Any) -> None:
+    supervisor.send(json.dumps(answer).encode())
+
+
+def _become(request: Request, log: int, server_pid: int) -> None:
+    """Gives this process its session, its streams, its environment and its name, as if it had been executed."""
+    os.setsid()
+    launcher.end_with_parent(server_pid)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+    os.chdir(request.cwd)
+    os.environ.clear()
+    os.environ.update(request.env)
+    time.tzset()
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, request.name.encode(), 0, 0, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The fork server with real processes: what a forked service is, how it ends, and that it never runs alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ops.embedded.forked_process import ForkServer
+from ops.embedded.supervisor import Supervisor
+from tests.ops.embedded.children import child, is_running, wait_until_ended
+from tests.polling import eventually_async
+
+REPORT = """
+import json, os, sys
+from pathlib import Path
+print("output")
+print("errors", file=sys.stderr)
+Path("report.json").write_text(json.dumps({
+    "env": dict(os.environ), "cwd": os.getcwd(), "argv": sys.argv[1:], "session": os.getsid(0), "pid": os.getpid(),
+    "comm": Path("/proc/self/comm").read_text().strip(), "input": sys.stdin.read(),
+    "descriptors": [number for number in range(3, 100) if Path(f"/proc/self/fd/{number}").exists()],
+    "preloaded": "gateway.quota.redis.quota" in sys.modules,
+}))
+sys.exit(7)
+"""
+SERVE = """
+import sys, time
+from pathlib import Path
+Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+
+
+@asynccontextmanager
+async def fork_server(directory: Path) -> AsyncIterator[ForkServer]:
+    server = ForkServer({"PYTHONPATH": f"{directory}{os.pathsep}{Path.cwd()}"}, directory, directory / "server.log")
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+async def test_a_forked_service_has_what_an_executed_one_has(tmp_path: Path) -> None:
+    (tmp_path / "reporting.py").write_text(REPORT)
+    described = child(tmp_path, "reporter", argv=("reporting", "--one", "2"), env={"ONLY": "this"}, forked=True)
+    async with fork_server(tmp_path) as server:
+        process = await server.fork(described)
+        async with asyncio.timeout(20):
+            assert await process.wait() == 7
+        assert process.returncode == 7
+        with pytest.raises(ProcessLookupError):
+            process.kill()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == {
+        "env": {"ONLY": "this"},
+        "cwd": str(tmp_path),
+        "argv": ["--one", "2"],
+        "session": process.pid,
+        "pid": process.pid,
+        "comm": "reporter",
+        "input": "",
+        # Neither the socket to the supervisor nor the log of another service.
+        "descriptors": [],
+        "preloaded": True,
+    }
+    assert described.log.read_text().splitlines() == ["output", "errors"]
+
+
+async def test_a_killed_fork_server_takes_its_services_along_and_all_are_restarted(tmp_path: Path) -> None:
+    (tmp_path / "serving.py").write_text(SERVE)
+    names = ("one", "two")
+    children = [child(tmp_path, name, argv=("serving", f"{name}.ready"), forked=True) for name in names]
+    async with fork_server(tmp_path) as server, Supervisor(lambda _: None, fork_server=server) as supervisor:
+        await supervisor.start(*children)
+        first = supervisor.pids
+        parents = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in first.values()}
+        assert len(parents) == 1
+        os.kill(parents.pop(), signal.SIGKILL)
+        await eventually_async(lambda: all(supervisor.pids[name] != first[name] for name in names))
+        assert all(is_running(pid) for pid in supervisor.pids.values())
+        last = supervisor.pids
+    wait_until_ended([*first.values(), *last.values()])
+
+
+async def test_a_service_whose_request_was_cancelled_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "serving.py").write_text(SERVE)
+    cancelled = child(tmp_path, "cancelled", argv=("serving", "cancelled.ready"), forked=True)
+    async with fork_server(tmp_path) as server:
+        # The server still imports, so that the request waits.
+        request = asyncio.create_task(server.fork(cancelled))
+        await eventually_async(cancelled.log.exists)
+        request.cancel()
+        after = await server.fork(child(tmp_path, "after", argv=("serving", "after.ready"), forked=True))
+        running = Path(f"/proc/{after.pid}/task/{after.pid}/children")
+        assert running.read_text() == ""
+        parent = int(Path(f"/proc/{after.pid}/stat").read_text().rpartition(")")[2].split()[1])
+        siblings = Path(f"/proc/{parent}/task/{parent}/children")
+        await eventually_async(lambda: siblings.read_text().split() == [str(after.pid)])
+
+
+def test_only_modules_of_every_service_are_loaded_before_the_fork() -> None:
+    code = """
+import importlib, json, sys
+from ops.embedded.fork_server import PRELOADED
+for name in PRELOADED:
+    importlib.import_module(name)
+from prometheus_client.metrics import MetricWrapperBase
+def metrics_of(*packages):
+    modules = [module for name, module in sys.modules.items() if name.startswith(packages)]
+    return {id(value) for module in modules for value in vars(module).values() if isinstance(value, MetricWrapperBase)}
+shared, loaded = metrics_of("gateway.metrics."), metrics_of("gateway.", "ops.")
+print(json.dumps([len(shared), len(loaded - shared), sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    shared_metrics, other_metrics, packages = json.loads(done.stdout)
+    assert shared_metrics > 0
+    assert other_metrics == 0
+    # A library with threads must not be loaded before a fork.
+    assert {"authz", "meter", "grpc", "sqlalchemy"}.isdisjoint(packages)
