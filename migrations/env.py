@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from ops.database.migrate import VERSION_SCHEMA
+from ops.database.revisions import VERSION_SCHEMA
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ops.cli.session import Session
 from ops.embedded import configuration
 from ops.embedded.options import HostPort
-from ops.embedded.stack import AUTHORITY_ROOT
+from ops.embedded.state import AUTHORITY_ROOT
 from ops.host import env_file
 from ops.host.addresses import is_loopback
 from ops.host.client_environment import base_url

@@ -8,46 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 from alembic import command, op
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-import migrations
 from gateway.errors import GatewayError
 from gateway.settings import Settings
 from gateway.stores.postgres import Database, translated_errors
 from ops.database import service_role
 from ops.database.retention import AUDIT_MONTHS_AHEAD
+from ops.database.revisions import CURRENT_SQL, MIGRATIONS, VERSION_SCHEMA, head_revision
 
-VERSION_SCHEMA = "gateway"
 TIMEOUT_S = 300.0
 
-_DIRECTORY = Path(migrations.__file__).parent
-_CURRENT = f"SELECT version_num FROM {VERSION_SCHEMA}.alembic_version"  # noqa: S608 (a constant)
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('gateway.migrate', 0))")
 
 
 class MigrationFailed(GatewayError):
     """A revision could not be applied. The database is unchanged."""
-
-
-def head_revision() -> str | None:
-    """Returns the newest revision that this version of the gateway contains."""
-    config = Config()
-    config.set_main_option("script_location", str(_DIRECTORY))
-    return ScriptDirectory.from_config(config).get_current_head()
-
-
-async def current_revision(database: Database) -> str | None:
-    """Returns the revision of the database. Raises StoreUnavailable, also for a database without the schema."""
-    revision = await database.fetchval(_CURRENT)
-    return None if revision is None else str(revision)
 
 
 async def upgrade(settings: Settings, revision: str = "head") -> str:
@@ -79,7 +61,7 @@ async def downgrade(settings: Settings, revision: str) -> str:
 
 def run_sql(name: str) -> None:
     """Executes an SQL file of `migrations/versions` in the transaction of the migration. Called by revisions."""
-    script = (_DIRECTORY / "versions" / name).read_text(encoding="utf-8")
+    script = (MIGRATIONS / "versions" / name).read_text(encoding="utf-8")
     # SQLAlchemy prepares statements, which hold a single command, so the driver executes the script directly.
     driver = op.get_bind().connection.dbapi_connection
     driver.run_async(lambda connection: connection.execute(script))  # type: ignore[union-attr]
@@ -101,14 +83,14 @@ async def _run(settings: Settings, steps: Callable[[Connection, Config], None]) 
 
 def _migrate(connection: Connection, steps: Callable[[Connection, Config], None]) -> str:
     config = Config()
-    config.set_main_option("script_location", str(_DIRECTORY))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     steps(connection, config)
     return _current(connection) or "base"
 
 
 def _current(connection: Connection) -> str | None:
-    revision = connection.execute(text(_CURRENT)).scalar_one_or_none()
+    revision = connection.execute(text(CURRENT_SQL)).scalar_one_or_none()
     return None if revision is None else str(revision)
 
 

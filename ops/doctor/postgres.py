@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.errors import StoreUnavailable
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
-from ops.database.migrate import current_revision, head_revision
+from ops.database.revisions import current_revision, head_revision
 from ops.database.tenants import TenantRepository
 from ops.doctor.check import Check, failed, ok, warning
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.settings import Settings, load
-from ops.embedded import stores
 from ops.embedded.errors import StackError
 from ops.embedded.options import HostPort, StackOptions
 from ops.embedded.state import StateDirectory
 from ops.host import env_file
+
+if TYPE_CHECKING:
+    # The stores import their drivers and the migrations, which commands without them need not load.
+    from ops.embedded.stores import Addresses
 
 DEFAULT_LISTEN = HostPort("127.0.0.1", 8080)
 TLS_VARIABLE = "UP_TLS_LISTEN"
@@ -109,7 +112,7 @@ def write_env_file(
     state: StateDirectory,
     options: StackOptions,
     listen: HostPort,
-    addresses: stores.Addresses,
+    addresses: Addresses,
     tls: HostPort | None = None,
 ) -> Sockets:
     """Writes the settings that this start determines to the env file, and keeps all other lines."""

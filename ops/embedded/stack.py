@@ -26,7 +26,7 @@ from ops.embedded.forked_process import ForkServer
 from ops.embedded.options import HostPort, StackOptions
 from ops.embedded.progress import Progress
 from ops.embedded.ready_file import Endpoints
-from ops.embedded.state import StateDirectory, open_state
+from ops.embedded.state import AUTHORITY_ROOT, StateDirectory, open_state
 from ops.embedded.supervisor import Supervisor
 from ops.host import env_file, probes
 
@@ -35,7 +35,6 @@ _OPEN_FILES_WANTED = 65_536
 _READY_TIMEOUT_S = 60.0
 _READY_POLL_S = 0.05
 _BACKENDS_TIMEOUT_S = 5.0
-AUTHORITY_ROOT = "caddy-root.crt"
 
 Environment = dict[str, str]
 ExtraChildren = Callable[[StateDirectory, Environment], Sequence[Child]]

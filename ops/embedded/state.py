@@ -18,6 +18,8 @@ from ops.host import env_file
 
 # sockaddr_un.sun_path holds 108 bytes with the closing zero (unix(7)).
 SOCKET_PATH_BYTES_MAX = 107
+# The certificate of Caddy's authority, for clients.
+AUTHORITY_ROOT = "caddy-root.crt"
 _LONGEST_SOCKET = "authz-99-metrics.sock"
 _LOCK = "lock"
 _TEMPORARY_PREFIX = "neuronetz-gateway-"

@@ -4,6 +4,8 @@ import asyncio
 
 import asyncpg
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Ledger
@@ -12,6 +14,7 @@ from gateway.stores.postgres import Database
 from ops.database.audit_chain import AuditChain
 from ops.database.audit_seal import AuditSealer
 from ops.database.migrate import MigrationFailed, downgrade, upgrade
+from ops.database.revisions import MIGRATIONS, head_revision
 from tests.row_builders import HASH, NOON, entry
 
 TABLES = {
@@ -46,6 +49,12 @@ async def test_an_empty_database_gets_every_table_and_accepts_rows(empty: Settin
     database = Database(empty)
     await Ledger(database).append([entry("a")])
     await database.close()
+
+
+def test_the_newest_revision_is_known_without_alembic() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert head_revision() == ScriptDirectory.from_config(config).get_current_head()
 
 
 async def test_a_second_migration_changes_nothing_and_keeps_the_rows(empty: Settings) -> None:
