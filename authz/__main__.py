@@ -45,6 +45,7 @@ from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
+from gateway.tracing.exporter import exporting
 from gateway.values import Limits, Sizes
 
 log = structlog.get_logger()
@@ -60,6 +61,7 @@ STARTUP_WAIT_S = 3.0
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serves until `stop` is set, then lets running checks finish."""
     async with AsyncExitStack() as stack:
+        spans = await stack.enter_async_context(exporting(settings, "authz", settings.authz_grpc_listen))
         database = Database(settings)
         stack.push_async_callback(database.close)
         redis = connect(settings)
@@ -134,6 +136,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         ]
         if settings.has_queue:
             background.append(asyncio.create_task(waiting.run(), name="waiting"))
+        if spans is not None:
+            background.append(asyncio.create_task(spans.run(), name="spans"))
         stack.push_async_callback(lifecycle.cancel, background)
         stack.push_async_callback(outbox.wait_idle, FLUSH_TIMEOUT_S)
 
@@ -151,7 +155,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         await _wait_for_stores(change_listener, catalog)
         health = Health()
-        methods = (*Authorization(pipeline, settings).methods(), *health.methods())
+        methods = (*Authorization(pipeline, settings, spans).methods(), *health.methods())
         server = make_server(settings, methods, settings.max_request_body_bytes_ceiling)
         await server.start(settings.authz_grpc_listen, tls)
         stack.push_async_callback(server.stop, settings.gateway_shutdown_grace_s)

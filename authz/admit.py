@@ -59,11 +59,15 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A denied request: the denial, the headers of its answer, and the time in the queue, None if it did not wait."""
+    """A denied request: the denial, the headers of its answer, and the time in the queue, None if it did not wait.
+
+    `record` has what was known of the request, once the denial is recorded.
+    """
 
     denied: Denied
     headers: Mapping[str, str] = field(default_factory=dict)
     queued_ms: int | None = None
+    record: RequestRecord | None = None
 
 
 class Admitter:

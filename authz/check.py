@@ -103,9 +103,10 @@ class CheckPipeline:
         if isinstance(decision, Admitted):
             count_request(checked.path, None)
             return decision
-        denied = await self._recorded(checked.record(principal, surface, read), decision.denied, decision.queued_ms)
+        request = checked.record(principal, surface, read)
+        denied = await self._recorded(request, decision.denied, decision.queued_ms)
         count_request(checked.path, denied.code)
-        return Denial(denied, {**decision.headers, **retry_headers(denied)})
+        return Denial(denied, {**decision.headers, **retry_headers(denied)}, decision.queued_ms, request)
 
     async def identify(self, checked: CheckedRequest) -> Principal:
         """The principal of the presented credential. Raises Denied or StoreUnavailable.

@@ -25,12 +25,14 @@ from gateway.service.tls import ServiceTls
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
+from gateway.tracing.exporter import exporting
 from meter.access_log.cause_stream import BLOCK_S, CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.orphans import Orphans
 from meter.access_log.server import AccessLog
 from meter.access_log.shared_causes import SharedCauses
 from meter.drain import Drain
+from meter.genai_metrics import GenAiMetrics
 from meter.metrics import LEASES, DeliveredTokens, LedgerMetrics
 from meter.missing_models import MissingModels
 from meter.prompt_log.protection import protection
@@ -38,6 +40,7 @@ from meter.prompt_log.store import PromptLog
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
 from meter.server import ExternalProcessor
+from meter.tracer import StreamTracer
 
 log = structlog.get_logger()
 
@@ -47,6 +50,8 @@ SETTLE_TIMEOUT_S = 5.0
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Runs until `stop` is set. Streams in flight then have the grace time, and are cut and settled after it."""
     async with AsyncExitStack() as stack:
+        spans = await stack.enter_async_context(exporting(settings, "meter", settings.meter_grpc_listen))
+        tracer = None if spans is None else StreamTracer(spans)
         database = Database(settings)
         stack.push_async_callback(database.close)
         redis = connect(settings)
@@ -56,9 +61,15 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         missing_models = MissingModels(CatalogStore(redis, settings.redis_timeout_s))
         metrics = LedgerMetrics(settings.metrics_tenants_max)
 
+        genai_metrics = None
+        if spans is not None and settings.otel_metrics_exporter == "otlp":
+            genai_metrics = GenAiMetrics(spans)
+
         def on_recorded(entries: Sequence[Entry]) -> None:
             metrics.record(entries)
             missing_models.note(entries)
+            if genai_metrics is not None:
+                genai_metrics.record(entries)
 
         ledger = Ledger(database, on_recorded)
         quota = RedisQuota(redis, settings, ledger.usage_of)
@@ -74,7 +85,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         renewal = Renewal(quota, settings.hold_lease_s)
         LEASES.set_function(lambda: renewal.running)
         shared_causes = SharedCauses(CauseStream(blocking_redis, settings.redis_timeout_s))
-        disconnect_causes = DisconnectCauses(outbox.submit, shared_causes.publish)
+        submit = tracer.finishing(outbox.submit) if tracer else outbox.submit
+        disconnect_causes = DisconnectCauses(submit, shared_causes.publish)
         orphans = Orphans(quota, outbox.submit)
         retention = timedelta(days=settings.prompt_log_default_retention_days)
         prompts = PromptWriter(PromptLog(database), retention, protect=protection(settings))
@@ -91,6 +103,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(orphans.run(), name="orphans"),
             asyncio.create_task(epoch_watch.run(), name="epoch"),
         ]
+        if spans is not None:
+            background.append(asyncio.create_task(spans.run(), name="spans"))
         stack.push_async_callback(lifecycle.cancel, background)
         stack.push_async_callback(outbox.wait_idle, SETTLE_TIMEOUT_S)
         stack.callback(disconnect_causes.close)
@@ -99,7 +113,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(metrics_server.serving(settings.metrics_listen, [delivered.sample]))
         health = Health()
         methods = (
-            *ExternalProcessor(outbox, renewal, disconnect_causes, prompts).methods(),
+            *ExternalProcessor(outbox, renewal, disconnect_causes, prompts, tracer=tracer).methods(),
             *AccessLog(disconnect_causes, orphans, outbox, settings.trusted_networks).methods(),
             *health.methods(),
         )

@@ -18,7 +18,7 @@ from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.record.entry import Entry
 from gateway.record.grant import GRANT_HEADER, Grant
-from gateway.rpc.methods import Message, Metadata, Method, Streaming
+from gateway.rpc.methods import Message, Metadata, Method, Streaming, traceparent_of
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.answer.token_size import TokenSizes
@@ -27,6 +27,7 @@ from meter.generation_rates import GenerationRates
 from meter.metrics import MESSAGE_SECONDS
 from meter.prompt_log.writer import PromptWriter
 from meter.renewal import Renewal
+from meter.tracer import StreamTracer
 
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ class ExternalProcessor:
         prompts: PromptWriter,
         *,
         settle_wait_s: float = SETTLE_WAIT_S,
+        tracer: StreamTracer | None = None,
     ) -> None:
         self._outbox = outbox
         self._renewal = renewal
@@ -59,6 +61,7 @@ class ExternalProcessor:
         self._settle_wait_s = settle_wait_s
         self._rates = GenerationRates()
         self._token_sizes = TokenSizes()
+        self._tracer = tracer
 
     def methods(self) -> tuple[Method, ...]:
         """The methods of the service."""
@@ -89,6 +92,8 @@ class ExternalProcessor:
     def settle(self, exchange: Exchange, entry: Entry) -> asyncio.Future[None]:
         """Submits the entry of an answer that has ended. The future is done when the entry is stored."""
         self._renewal.discard(exchange)
+        if self._tracer is not None:
+            self._tracer.finish(entry)
         return self._outbox.settle(entry)
 
     def close(self, exchange: Exchange, *, settled: bool) -> None:
@@ -110,9 +115,11 @@ class ExternalProcessor:
             self._renewal.add(exchange)
             self._disconnect_causes.settle(closed.entry, partial(self._renewal.discard, exchange))
         else:
+            if self._tracer is not None:
+                self._tracer.finish(closed.entry)
             self._outbox.submit(closed.entry)
 
-    def open(self, grant_json: str | None) -> Exchange | Code:
+    def open(self, grant_json: str | None, traceparent: str) -> Exchange | Code:
         """Opens the record of a request before any backend receives it, or returns why it must not go on.
 
         `grant_json` is the text of the grant that authz returned, None when the request was not admitted.
@@ -129,6 +136,8 @@ class ExternalProcessor:
             log.error("outbox_full", request_id=grant.request_id)
             return Code.AUDIT_BACKLOG
         exchange = Exchange(grant, grant_json, time.monotonic, self._rates, self._token_sizes)
+        if self._tracer is not None:
+            self._tracer.begin(grant, traceparent)
         self._renewal.add(exchange)
         self._disconnect_causes.register(grant.request_id)
         return exchange
@@ -141,6 +150,7 @@ class _Process:
         grant = metadata.get(GRANT_HEADER)
         self._service = service
         self._grant_json = None if grant is None else grant.decode("ascii", "replace")
+        self._traceparent = traceparent_of(metadata)
         self._exchange: Exchange | None = None
         self._settled = False
 
@@ -152,7 +162,7 @@ class _Process:
 
     def _reply(self, message: ext_proc.ProcessingRequest) -> Message | Awaitable[Message]:
         if message.HasField("request_headers"):
-            opened = self._service.open(self._grant_json)
+            opened = self._service.open(self._grant_json, self._traceparent)
             if isinstance(opened, Code):
                 return envoy_api.deny_unopened(opened, message)
             self._exchange = opened

@@ -13,6 +13,7 @@ MODULES = (
     "gateway.metrics.process",
     "gateway.metrics.stores",
     "gateway.metrics.outbox",
+    "gateway.metrics.tracing",
     "authz.metrics",
     "meter.metrics",
     "ops.control.metrics",

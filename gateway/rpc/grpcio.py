@@ -135,7 +135,7 @@ async def _reply(context: Context, reply: Message | Awaitable[Message | None] | 
 def _unary(method: Unary) -> Callable[[Message, Context], Awaitable[Message]]:
     async def call(request: Message, context: Context) -> Message:
         try:
-            reply = method.handle(request)
+            reply = method.handler(_metadata(context))(request)
             return await reply if isinstance(reply, Awaitable) else reply
         except RpcError as error:
             await context.abort(_CODES[error.status], error.message)

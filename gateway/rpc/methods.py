@@ -17,6 +17,11 @@ Metadata = Mapping[bytes, bytes]
 """The headers of a call by their names in lower case. Of a name that is given twice, one value."""
 
 
+def traceparent_of(metadata: Metadata) -> str:
+    """The `traceparent` header of W3C Trace Context, empty without one."""
+    return metadata.get(b"traceparent", b"").decode("ascii", "replace")
+
+
 class Status(IntEnum):
     """The gRPC status codes that a server sends."""
 
@@ -67,12 +72,19 @@ class Unary:
     """A call of one message. `path` is `/package.Service/Method`, and `request` is the class of the message.
 
     `handle` returns the reply or an awaitable of it. The awaitable is cancelled when the peer cancels the call or the
-    deadline passes.
+    deadline passes. If there is a `handle_traced`, it is called instead, with the call's `traceparent` header of W3C
+    Trace Context, empty without one.
     """
 
     path: str
     request: type[Message]
     handle: Callable[[Message], Message | Awaitable[Message]]
+    handle_traced: Callable[[Message, str], Message | Awaitable[Message]] | None = None
+
+    def handler(self, metadata: Metadata) -> Callable[[Message], Message | Awaitable[Message]]:
+        """The handler of a call with this metadata."""
+        traced = self.handle_traced
+        return self.handle if traced is None else lambda message: traced(message, traceparent_of(metadata))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from gateway.settings.field_types import (
     Tokens,
     as_number,
 )
+from gateway.settings.telemetry import Attributes, Headers, Milliseconds, Ratio, Sampler, ServiceName
 
 
 class TlsFiles(NamedTuple):
@@ -140,6 +141,17 @@ class Settings(BaseSettings):
     envoy_config_dir: Path = Path("/etc/neuronetz-gateway/envoy")
     envoy_admin_listen: Address = "127.0.0.1:9901"
 
+    otel_exporter_otlp_endpoint: OptionalUrl = None
+    otel_exporter_otlp_headers: Headers = SecretStr("")
+    otel_service_name: ServiceName = "neuronetz-gateway"
+    otel_resource_attributes: Attributes = ""
+    otel_traces_sampler: Sampler = "parentbased_always_on"
+    otel_traces_sampler_arg: Ratio = 1.0
+    otel_metrics_exporter: Literal["otlp", "none"] = "otlp"
+    otel_bsp_schedule_delay: Milliseconds = 5000
+    otel_metric_export_interval: Milliseconds = 60_000
+    otel_exporter_otlp_timeout: Milliseconds = 10_000
+
     @field_validator("redis_shards", mode="after")
     @classmethod
     def _cluster_or_sentinel(cls, value: int, info: ValidationInfo) -> int:
@@ -242,5 +254,6 @@ SECRET_FIELDS = {
     "redis_url",
     "ollama_auth_token",
     "ollama_backends",
+    "otel_exporter_otlp_headers",
 }
 """Settings whose value, or a part of it, may be a credential. Error messages do not show it."""

@@ -19,7 +19,7 @@ from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.settings import Settings
 from gateway.wire.timeouts import BODY_TIMEOUT_S, CHECK_TIMEOUT_S
 from ops.backends import ca_files
-from ops.data_plane import cds, cors
+from ops.data_plane import cds, cors, tracing
 from ops.data_plane.backend_secrets import authority_name, secret_name
 from ops.data_plane.cluster_json import Clusters
 from ops.data_plane.clusters import render_clusters
@@ -34,6 +34,7 @@ _CHECK_MARGIN_S = 1.0
 _REWRITING_BYTES = 65_536
 _SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type's name)
 _SECRET_FILE = re.compile(r"(authority|credential)-[a-z0-9-]+-[0-9a-f]{8}\.(yaml|token)")
+_COLLECTOR_SECRET = "collector-*.yaml"  # noqa: S105 (a pattern of file names)
 CLUSTERS_FILE = "cds.yaml"
 _CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
@@ -79,6 +80,11 @@ def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
             cors.remembered_headers(settings.gateway_allowed_origins, settings.gateway_request_id_header)
         ),
         "CORS_HEADERS": json.dumps(cors.remembered_header_mutations()),
+        "TRACING": json.dumps(tracing.tracing(settings)),
+        "RUNTIME": json.dumps(tracing.runtime(settings)),
+        "COLLECTOR": ""
+        if (collector := tracing.collector(settings, directory)) is None
+        else f"- {json.dumps(collector)}",
         "LOCAL_REPLIES": json.dumps(local_reply_config(settings.max_request_body_bytes_ceiling)),
     }
     source = source_directory()
@@ -109,12 +115,17 @@ def clusters_of(settings: Settings, directory: Path) -> Clusters:
 
 
 def render_secrets(settings: Settings) -> dict[str, bytes]:
-    """Returns the credentials of the backends by file name. Write the files with mode 0600."""
-    return {
+    """Returns the credentials of the backends and of the trace collector by file name, for files of mode 0600."""
+    credentials = {
         f"{secret_name(backend)}.token": credential[1].get_secret_value().encode()
         for backend in settings.backends
         if (credential := backend.credential())
     }
+    headers = {
+        f"{name}.yaml": _resource(name, {"generic_secret": {"secret": {"inline_string": value}}})
+        for name, value in tracing.header_secrets(settings).items()
+    }
+    return {**credentials, **headers}
 
 
 def render_authorities(settings: Settings) -> dict[str, bytes]:
@@ -140,6 +151,9 @@ def write(settings: Settings, directory: Path) -> None:
     for name in sorted(files, key=lambda name: (name == CLUSTERS_FILE, name)):
         write_atomically(directory / name, files[name])
     delete_secrets(directory, keep={Path(name).stem for name in files})
+    for path in directory.glob(_COLLECTOR_SECRET):
+        if path.name not in files:
+            path.unlink(missing_ok=True)
 
 
 def delete_secrets(directory: Path, keep: Collection[str]) -> None:

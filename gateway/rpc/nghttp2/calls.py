@@ -173,9 +173,9 @@ class Call:
 class UnaryCall(Call):
     """Handles its message once the peer has sent the end of the stream."""
 
-    def __init__(self, stream: Stream, method: Unary, message_bytes_max: int) -> None:
+    def __init__(self, stream: Stream, method: Unary, metadata: Metadata, message_bytes_max: int) -> None:
         super().__init__(stream, method, message_bytes_max)
-        self._handle = method.handle
+        self._handle = method.handler(metadata)
         self._request: Message | None = None
         self._handled = False
 

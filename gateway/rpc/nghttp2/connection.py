@@ -287,7 +287,7 @@ class Connection(asyncio.Protocol):
         if (method := self._methods.get(request.path)) is None:
             raise RpcError(Status.UNIMPLEMENTED, "unknown method")
         if isinstance(method, Unary):
-            return UnaryCall(stream, method, self._message_bytes_max)
+            return UnaryCall(stream, method, request.metadata, self._message_bytes_max)
         return StreamingCall(stream, method, request.metadata, self._message_bytes_max)
 
     def _on_data(self, event: ngh2.DataReceived) -> None:

@@ -33,13 +33,14 @@ class Echo:
         self.gate = asyncio.Event()
 
     def methods(self) -> tuple[Method, ...]:
-        """Unary: Echo, Later, Fail, Crash, Hang. Streaming: Chat, Noted, Await, Big, Endless."""
+        """Unary: Echo, Later, Fail, Crash, Hang, Trace. Streaming: Chat, Noted, Await, Big, Endless."""
         return (
             Unary("/test.Echo/Echo", BytesValue, lambda message: message),
             Unary("/test.Echo/Later", BytesValue, self._later),
             Unary("/test.Echo/Fail", BytesValue, _fail),
             Unary("/test.Echo/Crash", BytesValue, _crash),
             Unary("/test.Echo/Hang", BytesValue, self._hang),
+            Unary("/test.Echo/Trace", BytesValue, _crash, lambda _, trace: BytesValue(value=trace.encode())),
             Streaming("/test.Echo/Chat", BytesValue, lambda _: Chat(self)),
             Streaming("/test.Echo/Noted", BytesValue, self._noted),
             Streaming("/test.Echo/Await", BytesValue, lambda _: Waiting(self)),
@@ -127,10 +128,12 @@ class Client:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
 
-    def unary(self, name: str, value: bytes = b"", timeout: float | None = 20) -> Any:
+    def unary(
+        self, name: str, value: bytes = b"", timeout: float | None = 20, metadata: Sequence[tuple[str, str]] = ()
+    ) -> Any:
         """A call of one message."""
         call = self._channel.unary_unary(f"/test.Echo/{name}", BytesValue.SerializeToString, BytesValue.FromString)
-        return call(BytesValue(value=value), timeout=timeout)
+        return call(BytesValue(value=value), timeout=timeout, metadata=metadata)
 
     def stream(self, name: str, timeout: float | None = None, metadata: Sequence[tuple[str, str]] = ()) -> Any:
         """A call of many messages."""

@@ -48,6 +48,12 @@ async def test_a_unary_call_is_answered(client: Client, name: str, size: int) ->
     assert len((await client.unary(name, bytes(size))).value) == size
 
 
+@pytest.mark.parametrize("metadata", [[], [("traceparent", "00-1-2-01"), ("other", "x")]], ids=["without", "with"])
+async def test_a_traced_method_receives_the_trace_of_its_call(client: Client, metadata: list[tuple[str, str]]) -> None:
+    expected = dict(metadata).get("traceparent", "").encode()
+    assert (await client.unary("Trace", metadata=metadata)).value == expected
+
+
 async def test_the_status_and_the_message_of_an_error_reach_the_caller(client: Client) -> None:
     assert await failure(client.unary("Fail")) == (Code.RESOURCE_EXHAUSTED, "50 % of a naïve\nlimit")
 

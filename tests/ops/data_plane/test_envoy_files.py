@@ -76,6 +76,11 @@ SMALLEST = {
     "ollama_read_timeout_s": 0.001,
 }
 LARGEST: dict[str, Any] = {
+    "otel_exporter_otlp_endpoint": "https://collector.example.com/otlp",
+    "otel_exporter_otlp_headers": "X-Collector-Key=a%20secret",
+    "otel_resource_attributes": "deployment.environment.name=test",
+    "otel_traces_sampler": "parentbased_traceidratio",
+    "otel_traces_sampler_arg": 0.25,
     "gateway_allowed_origins": ["https://chat.example", "http://[::1]:3000", "app://obsidian.md"],
     "ollama_max_connections": 100_000_000,
     "ollama_connect_timeout_s": 31_536_000,
