@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -51,9 +53,9 @@ def spare() -> Iterator[Simulator]:
         yield running
 
 
-@pytest.fixture(scope="package")
-def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    state_dir = tmp_path_factory.mktemp("stack") / "state"
+@contextmanager
+def stack_over(ollama: Simulator, spare: Simulator, state_dir: Path, **settings: str) -> Iterator[Stack]:
+    """Runs a stack whose first backend is `ollama`, with these settings besides those of all tests."""
     backends = [
         {"name": "sim", "base_url": ollama.url, "auth_token": BACKEND_TOKEN, "slots": SLOTS},
         {"name": "spare", "base_url": spare.url, "slots": SLOTS},
@@ -64,8 +66,15 @@ def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPath
     set_env(state_dir, DEFAULT_TPM="10000000", REDIS_KEY_CACHE_TTL_S="600", GATEWAY_REQUEST_ID_HEADER=REQUEST_ID_HEADER)
     set_env(state_dir, GATEWAY_ALLOWED_ORIGINS=ALLOWED_ORIGIN, PLAYGROUND_ENABLED="true")
     set_env(state_dir, AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN=str(AUTH_FAILURES_MAX))
+    set_env(state_dir, **settings)
     addresses = ("--listen", f"127.0.0.1:{free_port()}", "--tls", f"127.0.0.1:{free_port()}")
     with up(state_dir, *addresses, "--workers", "2") as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def stack(ollama: Simulator, spare: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with stack_over(ollama, spare, tmp_path_factory.mktemp("stack") / "state") as running:
         yield running
 
 

@@ -1,7 +1,7 @@
 """After varied requests, no key, token, prompt or answer is anywhere but where it belongs.
 
 The scan reads every table, every key of Redis, every file of the state directory with all logs, Envoy's admin pages,
-the metrics, and the arguments and environments of all processes, while one more request runs.
+the metrics, the arguments and environments of all processes, and the traces, while one more request runs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from authz.keys.key_format import PREFIX_LENGTH, generate
 from gateway.settings import Settings, load
 from ops.cli.top.scrape import listeners
 from ops.host.probes import split_listen
-from tests.e2e.conftest import BACKEND_TOKEN
+from tests.e2e.conftest import BACKEND_TOKEN, REQUEST_ID_HEADER, stack_over
 from tests.e2e.ledger_view import open_ledger_view
 from tests.e2e.stack import Simulator, Stack
+from tests.otlp_collector import Collector, collector
+from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
+COLLECTOR_KEY = "key-of-the-collector-in-the-scan"
 PROMPT, LOGGED_PROMPT = "canary-Prompt-7f3a9c", "canary-Logged-51d08e"
 # The simulator answers in a fixed vocabulary, so an answer is recognised by its first and last characters.
 ANSWER_CHARACTERS = 40
@@ -48,10 +51,11 @@ BODIES: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Traffic:
-    """What was sent: the credentials of callers, and parts of the answers that they received."""
+    """What was sent: the credentials of callers, parts of the answers, and the ids of the requests."""
 
     credentials: set[str] = field(default_factory=set)
     answers: set[str] = field(default_factory=set)
+    request_ids: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -79,6 +83,27 @@ def strings(value: Any) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def collected() -> Iterator[Collector]:
+    with collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stack(
+    ollama: Simulator, spare: Simulator, collected: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """A stack that exports its traces."""
+    otel = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collected.url,
+        "OTEL_EXPORTER_OTLP_HEADERS": f"x-collector-key={COLLECTOR_KEY}",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "OTEL_METRIC_EXPORT_INTERVAL": "500",
+    }
+    with stack_over(ollama, spare, tmp_path_factory.mktemp("scanned") / "state", **otel) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def traffic(stack: Stack, ollama: Simulator, spare: Simulator) -> Traffic:
     """Requests on every surface, whole and streamed, admitted and denied, with every kind of credential."""
     key, logged = stack.new_key("scanned"), stack.new_key("scanned-and-logged", "--log-prompts")
@@ -93,6 +118,7 @@ def traffic(stack: Stack, ollama: Simulator, spare: Simulator) -> Traffic:
         for stream, headers in itertools.product((False, True), credentials):
             answer = send(stack, path, {"model": MODEL, "stream": stream, **body}, **headers)
             assert answer.status_code == 200, answer.text
+            seen.request_ids.add(answer.headers[REQUEST_ID_HEADER])
             if not stream:
                 text = max(strings(answer.json()), key=len)
                 assert len(text) >= ANSWER_CHARACTERS
@@ -112,6 +138,7 @@ def traffic(stack: Stack, ollama: Simulator, spare: Simulator) -> Traffic:
         send(stack, "/api/chat", chat, authorization=f"Bearer {key}", **{"x-api-key": logged}),
     ]
     assert all(400 <= answer.status_code < 500 for answer in denied)
+    seen.request_ids |= {answer.headers[REQUEST_ID_HEADER] for answer in denied}
     # Both backends fail and quote the prompt.
     fault = {"kind": "status", "status": 500, "message": f"failed at {PROMPT}", "times": 1}
     for backend in (ollama, spare):
@@ -124,6 +151,7 @@ def traffic(stack: Stack, ollama: Simulator, spare: Simulator) -> Traffic:
     answer = send(stack, "/api/chat", {"model": MODEL, "messages": [{"role": "user", "content": LOGGED_PROMPT}]},
                   authorization=f"Bearer {logged}")  # fmt: skip
     assert answer.status_code == 200
+    seen.request_ids.add(answer.headers[REQUEST_ID_HEADER])
     return seen
 
 
@@ -209,6 +237,19 @@ def processes(stack: Stack) -> Iterator[Found]:
             yield Found(f"{name} of {command}", Path(f"/proc/{pid}/{name}").read_bytes())
 
 
+def exported(collected: Collector, traffic: Traffic) -> Iterator[Found]:
+    """The exports of Envoy, authz and meter, as soon as each request has a span."""
+
+    def is_complete() -> bool:
+        spans = [each.attributes for each in collected.spans]
+        known = {each.get("neuronetz.request_id", each.get("guid:x-request-id")) for each in spans}
+        processes = {each.resource["neuronetz.process"] for each in collected.spans}
+        return traffic.request_ids <= known and len(processes) == 3 and bool(collected.metrics)
+
+    eventually(is_complete, 30)
+    yield from (Found("traces", body) for body in list(collected.bodies))
+
+
 def forms(secret: str) -> set[bytes]:
     """The secret as it is, in a URL and in JSON."""
     return {each.encode() for each in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])}
@@ -225,7 +266,7 @@ def password(url: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(stack: Stack, ollama: Simulator, traffic: Traffic) -> list[Found]:
+def found(stack: Stack, ollama: Simulator, traffic: Traffic, collected: Collector) -> list[Found]:
     settings = load(Path(stack.ready["env_file"]))
     runs = stack.new_key("scanned-while-running")
     traffic.credentials.add(runs)
@@ -235,6 +276,7 @@ def found(stack: Stack, ollama: Simulator, traffic: Traffic) -> list[Found]:
             *files(stack.state_dir),
             *pages(stack, settings),
             *processes(stack),
+            *exported(collected, traffic),
             Found("log of up", stack.state_dir.with_suffix(".log").read_bytes()),
         ]
     ollama.behave()
@@ -243,7 +285,8 @@ def found(stack: Stack, ollama: Simulator, traffic: Traffic) -> list[Found]:
 
 def test_the_scan_reads_every_place(found: list[Found]) -> None:
     names = {each.place for each in found}
-    assert {"table gateway.audit_log", "table gateway.prompt_log", "file .env", "file logs/envoy.log"} <= names
+    wanted = {"table gateway.audit_log", "table gateway.prompt_log", "file .env", "file logs/envoy.log", "traces"}
+    assert wanted <= names
     kinds = ("redis ", "page ", "cmdline of ", "environ of ", "file logs/authz", "file logs/meter", "file envoy/")
     assert all(any(name.startswith(kind) for name in names) for kind in kinds)
 
@@ -263,8 +306,8 @@ def test_no_prompt_and_no_answer_is_outside_the_prompt_log(found: list[Found], t
 def test_secrets_of_the_operator_are_only_in_files_of_their_owner(stack: Stack, found: list[Found]) -> None:
     settings = load(Path(stack.ready["env_file"]))
     urls = (settings.database_url, settings.redis_url)
-    secrets = {BACKEND_TOKEN, *(password(url.get_secret_value()) for url in urls)} - {""}
-    assert len(secrets) >= 2
+    secrets = {BACKEND_TOKEN, COLLECTOR_KEY, *(password(url.get_secret_value()) for url in urls)} - {""}
+    assert len(secrets) >= 3
     for secret in secrets:
         holders = places(found, {secret})
         assert "file .env" in holders
