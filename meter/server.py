@@ -119,6 +119,10 @@ class ExternalProcessor:
                 self._tracer.finish(closed.entry)
             self._outbox.submit(closed.entry)
 
+    def traceparent(self, metadata: Metadata) -> str:
+        """The `traceparent` header of a call, empty when requests are not traced."""
+        return "" if self._tracer is None else traceparent_of(metadata)
+
     def open(self, grant_json: str | None, traceparent: str) -> Exchange | Code:
         """Opens the record of a request before any backend receives it, or returns why it must not go on.
 
@@ -150,7 +154,7 @@ class _Process:
         grant = metadata.get(GRANT_HEADER)
         self._service = service
         self._grant_json = None if grant is None else grant.decode("ascii", "replace")
-        self._traceparent = traceparent_of(metadata)
+        self._traceparent = service.traceparent(metadata)
         self._exchange: Exchange | None = None
         self._settled = False
 
