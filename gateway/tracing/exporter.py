@@ -96,7 +96,10 @@ class OtlpExporter:
             tasks.create_task(loop(self._export_metrics, self._interval_s, on_error="metrics_not_exported"))
 
     async def aclose(self) -> None:
-        """Exports what is queued, in at most SHUTDOWN_TIMEOUT_S. `run` has ended."""
+        """Exports what is queued, in at most SHUTDOWN_TIMEOUT_S. `run` has ended.
+
+        A request that it did not complete is sent again, with the same span ids.
+        """
         try:
             async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
                 await self._export_metrics()

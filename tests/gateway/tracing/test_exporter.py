@@ -84,7 +84,8 @@ async def test_a_full_batch_does_not_wait_for_the_delay(collected: Collector) ->
         for _ in range(BATCH_SPANS_MAX):
             exporter.export(PARENT, SPAN)
         await arrived(lambda: len(collected.spans) == 2 * BATCH_SPANS_MAX)
-    assert len(collected.bodies) == 2
+    # A request that the end of `run` interrupts is sent again, with the same span ids.
+    assert len(set(collected.bodies)) == 2
     assert dropped() == before
 
 
