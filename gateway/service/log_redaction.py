@@ -16,6 +16,9 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, SecretStr
 
+from gateway.settings import Settings
+from gateway.settings.telemetry import read_pairs
+
 MASK = "***"
 # Shorter secrets would also mask parts of ordinary words.
 LITERAL_CHARACTERS_MIN = 5
@@ -83,9 +86,12 @@ class Redaction:
         return self.text(value.decode(errors="replace") if isinstance(value, bytes) else repr(value))
 
 
-def secrets_of(settings: BaseModel) -> set[str]:
-    """Every secret in the settings: the values, and the passwords in URLs, as written and decoded."""
-    found: set[str] = set()
+def secrets_of(settings: Settings) -> set[str]:
+    """Every secret in the settings: the values, the passwords in URLs and the headers of the trace collector.
+
+    Passwords and headers are included as they are written and decoded.
+    """
+    found = set(read_pairs(settings.otel_exporter_otlp_headers.get_secret_value()).values())
     for value in _secret_values(settings):
         if "://" not in value:
             found.add(value)

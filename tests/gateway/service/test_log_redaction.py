@@ -32,6 +32,8 @@ POSTGRES, REPORT, ROLE, REDIS, SENTINEL = (
     "sentinel-pw-1",
 )
 TOKEN, FIRST, SECOND = "token-of-the-single-backend", "first.token/+==", "second token"
+COLLECTOR = "key of, the collector"
+COLLECTOR_HEADERS = f"x-collector-key={quote(COLLECTOR)}"
 
 SETTINGS = Settings(
     database_url=SecretStr(f"postgresql://app:{quote(POSTGRES, safe='')}@db:5432/gateway"),
@@ -41,6 +43,7 @@ SETTINGS = Settings(
         f"redis+sentinel://u:{quote(REDIS, safe='')}@s1:26379,s2:26379/main/0?sentinel_password={SENTINEL}"
     ),
     ollama_auth_token=SecretStr(TOKEN),
+    otel_exporter_otlp_headers=SecretStr(COLLECTOR_HEADERS),
     ollama_backends=(
         Backend(name="one", base_url="http://one:11434", auth_token=SecretStr(FIRST), auth_header="X-Key"),
         Backend(name="two", base_url="http://two:11434", auth_token=SecretStr(SECOND), auth_header="X-Key"),
@@ -74,6 +77,8 @@ CREDENTIALS = {
     "token": (f"-> {TOKEN} <-", TOKEN),
     "first backend's token": (f"X-Key: {FIRST}", FIRST),
     "second backend's token": (f"X-Key: {SECOND}", SECOND),
+    "collector's header": (f"x-collector-key: {COLLECTOR}", COLLECTOR),
+    "collector's headers as set": (COLLECTOR_HEADERS, quote(COLLECTOR)),
 }
 
 
@@ -164,14 +169,15 @@ def test_a_field_with_the_name_of_a_secret_is_masked(stream: io.StringIO, name: 
 
 def test_the_settings_reveal_nothing(stream: io.StringIO) -> None:
     _log(settings=SETTINGS, text=str(SETTINGS), dump=SETTINGS.model_dump())
-    for secret in (POSTGRES, REPORT, ROLE, REDIS, SENTINEL, TOKEN, FIRST, SECOND):
+    for secret in (POSTGRES, REPORT, ROLE, REDIS, SENTINEL, TOKEN, FIRST, SECOND, COLLECTOR):
         assert secret not in stream.getvalue()
 
 
 def test_every_secret_of_the_settings_is_known() -> None:
     passwords = {POSTGRES, REPORT, REDIS}
     encoded = {quote(each, safe="") for each in passwords}
-    assert secrets_of(SETTINGS) == passwords | encoded | {ROLE, SENTINEL, TOKEN, FIRST, SECOND}
+    headers = {COLLECTOR, COLLECTOR_HEADERS}
+    assert secrets_of(SETTINGS) == passwords | encoded | headers | {ROLE, SENTINEL, TOKEN, FIRST, SECOND}
 
 
 def test_what_is_no_secret_remains() -> None:
