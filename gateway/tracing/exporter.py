@@ -106,7 +106,7 @@ class OtlpExporter:
                 await self._export_spans()
         except (CollectorError, TimeoutError) as error:
             SPANS_DROPPED.inc(self._queued_spans)
-            log.warning("spans_not_exported", reason=str(error) or type(error).__name__)
+            log.warning("spans_not_exported", reason=str(error) or f"no answer within {SHUTDOWN_TIMEOUT_S:g} s")
         finally:
             await self._collector.aclose()
 
