@@ -270,10 +270,9 @@ end
 local function take_turn()
   local is_new = ARGV[32] == '0'
   open_queue(REQUEST_KEYS_COUNT + 1, ARGV[36], ARGV[37])
-  if is_new then
-    -- The numbers of a request that arrives are those of the newest catalog.
-    capacity().use_slots(ARGV[26], ARGV[27], true)
-  end
+  -- The numbers of a request that arrives are those of the newest catalog. One that waits has older numbers, which are used when
+  -- Redis has lost its data.
+  capacity().use_slots(ARGV[26], ARGV[27], is_new)
   local ticket = {
     pool = ARGV[26], tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), weight = tonumber(ARGV[28]),
     class = tonumber(ARGV[29]), input = input, bytes = tonumber(ARGV[30]), owner = ARGV[31], arrived = tonumber(ARGV[32]),

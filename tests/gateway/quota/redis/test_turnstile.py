@@ -270,3 +270,14 @@ async def _held(bench: Bench, admission: Admission) -> Hold:
     found = await bench.quota.held(admission.request_id)
     assert found is not None
     return found
+
+
+async def test_a_request_that_waits_gets_a_slot_after_redis_has_lost_its_data(bench: Bench) -> None:
+    await bench.enter(asks())
+    admission = asks()
+    waits = parked(await bench.enter(admission))
+    bench.client.flushall()
+    waits = parked(await bench.enter(admission, waits))
+    # No slot is granted while running requests may be re-established.
+    bench.clock.forward(2)
+    assert reserved(await bench.enter(admission, waits)).replica == "backend:a"
