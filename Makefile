@@ -16,6 +16,7 @@ BENCH_ARGS ?=
 BENCH_AGAINST ?=
 BENCH_AGAINST_SETTINGS ?=
 BENCH_PEERS ?=
+FAIRNESS_ARGS ?=
 CLIENTS_ARGS ?=
 FUZZ_SECONDS ?= 60
 GATEWAY_IMAGE ?= neuronetz-gateway:local
@@ -23,7 +24,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama clients streams bench pictures dashboard accessibility docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama clients streams bench fairness pictures dashboard accessibility docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +38,8 @@ test: $(VENV)/.dev ## run every test: unit, property, contract and end-to-end
 fuzz-stack: $(VENV)/.dev ## send unusual requests to the running stack, with disconnecting callers and failing backends; FUZZ_REQUESTS=100000 FUZZ_SEED=1
 	@FUZZ_REQUESTS=$(FUZZ_REQUESTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_fuzz_stack.py
 
-soak: $(VENV)/.dev ## run mixed load while processes are killed and stores fail, then check the ledger; SOAK_SECONDS=1200 SOAK_SEED=1
-	@SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_soak.py
+soak: $(VENV)/.dev ## run mixed load and a full queue while processes are killed and stores fail, then check the ledger; SOAK_SECONDS=1200 SOAK_SEED=1
+	@SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) $(BIN)/python -m pytest -q -s tests/e2e/test_soak.py tests/e2e/test_queue_soak.py
 
 real-ollama: $(VENV)/.dev ## compare an Ollama with its recordings, the simulator and the ledger; OLLAMA=PATH MODEL=FILE.gguf EMBEDDING_MODEL=FILE.gguf
 	@$(BIN)/python -m tests.real_ollama $(if $(OLLAMA),--ollama '$(OLLAMA)') $(if $(MODEL),--model '$(MODEL)') $(if $(EMBEDDING_MODEL),--embedding-model '$(EMBEDDING_MODEL)')
@@ -66,6 +67,9 @@ fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers, t
 
 bench: $(VENV)/.runtime ## measure the gateway next to a plain Envoy and other gateways; BENCH_AGAINST=CHECKOUT BENCH_PEERS=1 BENCH_ARGS='--quick --json'
 	@BENCH_AGAINST='$(BENCH_AGAINST)' BENCH_AGAINST_SETTINGS='$(BENCH_AGAINST_SETTINGS)' BENCH_PEERS='$(BENCH_PEERS)' $(BIN)/python -m bench $(BENCH_ARGS)
+
+fairness: $(VENV)/.runtime ## measure how the queue shares slots, for 20 minutes; FAIRNESS_ARGS='--quick', '--only shares --seconds 60' or --docs
+	@$(BIN)/python -m bench.fairness $(FAIRNESS_ARGS)
 
 pictures: $(VENV)/.dev docs ## take the pictures of the documentation from the running product; needs chromium and chromedriver
 	@$(BIN)/python -m tools.pictures docs/pictures site

@@ -24,11 +24,11 @@ def write(document: Mapping[str, Any]) -> None:
     PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), generated(document)), encoding="utf-8")
 
 
-def replaced(text: str, part: str) -> str:
+def replaced(text: str, part: str, begin: str = BEGIN, end: str = END) -> str:
     """`text` with `part` between the markers. Raises ValueError without markers."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{part}\n{END}{after}"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{part}\n{end}{after}"
 
 
 def generated(document: Mapping[str, Any]) -> str:

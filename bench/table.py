@@ -15,7 +15,7 @@ Row = list[str]
 
 _COLUMNS = ["workload", "side", "per s", "÷ Envoy", "p50 ms", "p99 ms"]
 _COLUMNS += ["own CPU µs", "own ÷ Envoy", "CPU µs by process", "errors"]
-_LEFT = {"workload", "side", "CPU µs by process", "comparison"}
+_LEFT = {"workload", "side", "CPU µs by process", "comparison", "situation", "weights", "callers", "answers"}
 
 
 def headline(document: Mapping[str, Any]) -> tuple[Row, list[Row]]:

@@ -29,8 +29,8 @@ from ops.database.retention import AUDIT_MONTHS_AHEAD
 from ops.database.service_role import statements
 from tests import servers
 
-# `make compose-test` runs the first, which needs a Docker engine, and `make soak` the second.
-collect_ignore = ["compose", "e2e/test_soak.py"]
+# `make compose-test` runs the first, which needs a Docker engine, and `make soak` the others.
+collect_ignore = ["compose", "e2e/test_soak.py", "e2e/test_queue_soak.py"]
 
 # Who runs the suite in the background may have it ignore Ctrl-C, and what it starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
