@@ -1,15 +1,21 @@
-"""The official clients, configured by nothing but the base URLs and the key that `create-key` prints."""
+"""The official clients, configured by nothing but the base URLs and the key that `create-key` prints.
+
+The tests import `anthropic` where they use it. It takes 2 s of CPU time, which otherwise each worker of pytest-xdist
+would spend to collect the tests.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import ollama
 import openai
 
 from tests.e2e.stack import Stack
+
+if TYPE_CHECKING:
+    import anthropic
 
 
 @dataclass
@@ -27,6 +33,8 @@ class Clients:
     @classmethod
     def of(cls, stack: Stack, key: str, **options: Any) -> Clients:
         """Clients of `stack`. `options` go to the OpenAI and the Anthropic client, which retry by default."""
+        import anthropic
+
         ids: list[str] = []
 
         def note(response: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import anthropic
 import ollama as ollama_client
 import openai
 import pytest
@@ -42,18 +41,24 @@ def by_ollama(clients: Clients, **arguments: Any) -> list[Any]:
 
 
 CALLERS: list[Callable[..., list[Any]]] = [by_openai, by_anthropic, by_ollama]
-EXCEPTIONS: dict[int, tuple[type[Exception], type[Exception]]] = {
-    400: (openai.BadRequestError, anthropic.BadRequestError),
-    401: (openai.AuthenticationError, anthropic.AuthenticationError),
-    403: (openai.PermissionDeniedError, anthropic.PermissionDeniedError),
-    404: (openai.NotFoundError, anthropic.NotFoundError),
-    413: (openai.APIStatusError, anthropic.RequestTooLargeError),
-    429: (openai.RateLimitError, anthropic.RateLimitError),
-    500: (openai.InternalServerError, anthropic.InternalServerError),
-    502: (openai.InternalServerError, anthropic.InternalServerError),
-    503: (openai.InternalServerError, anthropic.ServiceUnavailableError),
-    504: (openai.InternalServerError, anthropic.GatewayTimeoutError),
-}
+
+
+def exceptions(status: int) -> tuple[type[Exception], type[Exception]]:
+    """What the OpenAI client and the Anthropic client raise for this status."""
+    import anthropic
+
+    return {
+        400: (openai.BadRequestError, anthropic.BadRequestError),
+        401: (openai.AuthenticationError, anthropic.AuthenticationError),
+        403: (openai.PermissionDeniedError, anthropic.PermissionDeniedError),
+        404: (openai.NotFoundError, anthropic.NotFoundError),
+        413: (openai.APIStatusError, anthropic.RequestTooLargeError),
+        429: (openai.RateLimitError, anthropic.RateLimitError),
+        500: (openai.InternalServerError, anthropic.InternalServerError),
+        502: (openai.InternalServerError, anthropic.InternalServerError),
+        503: (openai.InternalServerError, anthropic.ServiceUnavailableError),
+        504: (openai.InternalServerError, anthropic.GatewayTimeoutError),
+    }[status]
 
 
 def check_raised(call: Callable[..., list[Any]], clients: Clients, status: int, message: str, **arguments: Any) -> str:
@@ -63,7 +68,7 @@ def check_raised(call: Callable[..., list[Any]], clients: Clients, status: int, 
             call(clients, **arguments)
         assert (native.value.status_code, message in native.value.error) == (status, True), native.value.error
         return clients.ids[-1]
-    expected = EXCEPTIONS[status][call is by_anthropic]
+    expected = exceptions(status)[call is by_anthropic]
     with pytest.raises(expected) as raised:
         call(clients, **arguments)
     error: Any = raised.value
@@ -100,6 +105,8 @@ def test_a_large_prompt_is_a_request_too_large_error(clients: Clients, call: Cal
 
 
 def test_a_blocked_path_is_a_permission_error(clients: Clients) -> None:
+    import anthropic
+
     with pytest.raises(openai.PermissionDeniedError, match="not available through the gateway"):
         clients.openai.files.list()
     with pytest.raises(anthropic.PermissionDeniedError, match="not available through the gateway"):
@@ -199,6 +206,8 @@ def test_retrying_clients_send_one_request_when_the_budget_is_exhausted(stack: S
 def test_an_answer_that_breaks_off_raises_an_error_and_never_ends_normally(
     stack: Stack, ollama: Simulator, clients: Clients, call: Callable[..., list[Any]], fault: str
 ) -> None:
+    import anthropic
+
     ollama.behave(faults=[{"kind": fault, "after_frames": 4}])
     ids_before = len(clients.ids)
     if call is by_ollama:
@@ -221,6 +230,8 @@ def test_an_answer_that_breaks_off_raises_an_error_and_never_ends_normally(
 def test_an_answer_that_exceeds_its_cap_is_cut_with_an_error(
     stack: Stack, ollama: Simulator, clients: Clients, call: Callable[..., list[Any]]
 ) -> None:
+    import anthropic
+
     ollama.behave(faults=[{"kind": "over_cap"}])
     arguments = {"options": {"num_predict": 9}} if call is by_ollama else {"max_tokens": 9}
     with pytest.raises((ollama_client.ResponseError, openai.APIError, anthropic.APIStatusError)) as raised:

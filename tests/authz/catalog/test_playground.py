@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import anthropic
 import ollama
 import openai
 import pytest
@@ -302,6 +301,8 @@ def test_the_page_gives_advice_for_codes_that_the_gateway_has() -> None:
 @pytest.mark.parametrize("call", TABLE["arguments"])
 def test_the_official_clients_have_the_calls_and_arguments_of_the_code(call: str) -> None:
     """The names that the code tabs write, against the signatures of the installed clients."""
+    import anthropic
+
     clients = {
         "openai": openai.OpenAI(api_key="k", base_url="http://127.0.0.1:1"),
         "anthropic": anthropic.Anthropic(api_key="k", base_url="http://127.0.0.1:1"),
