@@ -50,11 +50,21 @@ hypothesis.settings.load_profile("suite")
 
 
 # The folders whose tests start programs and wait for them: seconds each, where the others take milliseconds.
-SLOW = tuple(Path(__file__).parent / name for name in ("e2e", "ops"))
+SLOW = tuple(Path(__file__).parent / name for name in ("e2e", "ops", "bench"))
 
-
-# Their stack takes seconds to start, and only one worker starts it.
-SHARING_TRIAL = ("tests/e2e/test_crashes.py", "tests/e2e/test_meter_killed.py")
+# The files of tests/e2e that share a stack, which takes seconds to start. Each group runs in one worker and starts its
+# stack once, in this order. The longest group is the first one.
+GROUPS = {
+    "trial": ("crashes", "meter_killed"),
+    "stack": (
+        *("browsers", "carried", "catalog", "client_errors", "clients", "credentials", "edge", "identities", "limits"),
+        *("long_bodies", "own_usage", "playground", "prompt_log", "secret_scan", "security", "surfaces"),
+    ),
+    "one worker": ("connections", "context", "prompt_log_protection", "wrong_answers", "waits"),
+    # These files kill and replace processes and backends of the stack.
+    "another stack": ("faults", "fuzz_stack", "operators", "reload", "rolling_restart", "second_machine"),
+}
+GROUP_OF = {f"tests/e2e/test_{name}.py": group for group, names in GROUPS.items() for name in names}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -84,27 +94,26 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    """All tests of a file run in one worker, in order, and so do those of the files that share `trial`."""
+    """All tests of a file run in one worker, in order, and so do those of the files of a group."""
     return _Scheduling(config, log)
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         path: str = super()._split_scope(nodeid)
-        return "trial" if path in SHARING_TRIAL else path
+        return GROUP_OF.get(path, path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the slow folders first, so that at the end no worker waits long for another one's last file.
+    """Puts the groups first and then the slow folders, so that at the end no worker waits long for another one."""
+    grouped = list(GROUP_OF)
 
-    The files that share a stack precede them, because together they take longest.
-    """
-    items.sort(
-        key=lambda item: (
-            item.nodeid.partition("::")[0] not in SHARING_TRIAL,
-            not any(item.path.is_relative_to(folder) for folder in SLOW),
-        )
-    )
+    def rank(item: pytest.Item) -> tuple[int, bool]:
+        path = item.nodeid.partition("::")[0]
+        is_slow = any(item.path.is_relative_to(folder) for folder in SLOW)
+        return (grouped.index(path) if path in GROUP_OF else len(grouped), not is_slow)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

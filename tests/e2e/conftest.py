@@ -1,6 +1,7 @@
-"""One stack for all end-to-end tests of a worker: two workers per service, TLS, the playground, and two backends.
+"""The stacks that several files of end-to-end tests share. tests/conftest.py lists the files of each.
 
-It stops when the worker has run them, because an idle stack takes a twentieth of a core.
+`stack` serves most of them: two workers per service, TLS, the playground, and two backends. A stack stops when its
+worker has run its end-to-end tests, because an idle stack takes a twentieth of a core.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from ops.embedded import logfile
 from ops.embedded.state import open_state
+from tests.e2e.one_worker import REQUEST_ID_HEADER, OneWorker
+from tests.e2e.one_worker import one_worker as running_one_worker
+from tests.e2e.retry_after import CODES, repeated_request, retry_after_refusal
+from tests.e2e.sockets import Answer, send_slow_body
 from tests.e2e.stack import SLOTS, Simulator, Stack, set_env, simulator, up
 from tests.e2e.trial import Trial, running_trial
 from tests.ports import free_port
@@ -21,7 +28,6 @@ from tests.ports import free_port
 # More than the failures that all tests together cause from their shared address within a minute.
 AUTH_FAILURES_MAX = 60
 ALLOWED_ORIGIN = "https://chat.example"
-REQUEST_ID_HEADER = "X-Correlation-ID"
 # A third of it, in which an idle stream is renewed, is longer than the second in which progress is stored.
 TRIAL_LEASE_S = 6
 BACKEND_TOKEN = "backend-token-of-the-tests"
@@ -89,6 +95,32 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     state_dir = tmp_path_factory.mktemp("trial") / "state"
     with simulator() as upstream, running_trial(state_dir, upstream, HOLD_LEASE_S=str(TRIAL_LEASE_S)) as running:
         yield running
+
+
+@pytest.fixture(scope="package")
+def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneWorker]:
+    with running_one_worker(tmp_path_factory.mktemp("one-worker")) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def retries(one_worker: OneWorker) -> Iterator[dict[str, Future[tuple[httpx.Response, httpx.Response]]]]:
+    """One client per error code that is refused and retries, up to a minute later, while other tests run."""
+    requests = {code: repeated_request(one_worker.stack, code) for code in CODES}
+    with ThreadPoolExecutor(len(CODES)) as clients:
+        yield {code: clients.submit(retry_after_refusal, send) for code, send in requests.items()}
+
+
+@pytest.fixture(scope="package")
+def slow_key(one_worker: OneWorker) -> str:
+    return one_worker.stack.new_key("slow")
+
+
+@pytest.fixture(scope="package")
+def slow_body(one_worker: OneWorker, slow_key: str) -> Iterator[Future[Answer]]:
+    """A request whose body takes more than a minute to arrive, while other tests run."""
+    with ThreadPoolExecutor(1) as client:
+        yield client.submit(send_slow_body, one_worker.stack.url, slow_key)
 
 
 @pytest.fixture(autouse=True)

@@ -199,3 +199,17 @@ def audit_row(stack: Stack, request_id: str) -> dict[str, Any]:
         return row
 
     return asyncio.run(look())
+
+
+def prompt_log(stack: Stack, request_ids: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of the prompt log of these requests."""
+
+    async def read() -> list[dict[str, Any]]:
+        database = Database(settings.load(Path(stack.ready["env_file"])))
+        try:
+            rows = await database.fetch("SELECT * FROM gateway.prompt_log")
+        finally:
+            await database.close()
+        return [dict(row) for row in rows if row["request_id"] in request_ids]
+
+    return asyncio.run(read())

@@ -12,17 +12,11 @@ import httpx
 import pytest
 
 from tests.e2e.ledger_view import audit_row
-from tests.e2e.stack import Simulator, Stack, backends, simulator, up
+from tests.e2e.one_worker import CAP, CONTEXT, LIMITED_MODELS, OneWorker
+from tests.e2e.one_worker import CAPPED as MODEL
+from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
-from tests.ports import free_port
 
-MODEL = "capped:latest"
-CAP, CONTEXT = 12, 2048
-MODELS: list[dict[str, Any]] = [
-    {"name": MODEL, "parameters": {"num_predict": CAP, "num_ctx": CONTEXT}},
-    {"name": "embedder", "capabilities": ["embedding"], "parameters": {"num_ctx": CONTEXT}},
-    {"name": "paced"},
-]
 FOREVER = [{"role": "user", "content": "Write forever"}]
 # Three bytes are one token for the estimate and for the simulated models, so that Ollama decides where it can.
 LONG, SHORT = "at " * 2200, "at " * 1500
@@ -36,21 +30,11 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with simulator() as ollama:
-        ollama.install(*MODELS, {"name": "doomed"}, {"name": "listed"}, {"name": "silent"})
-        arguments = ("--workers", "1", "--listen", f"127.0.0.1:{free_port()}")
-        settings = {
-            **backends(sim=ollama.url),
-            "CONTEXT_OVERFLOW": "refuse",
-            "DEFAULT_RPM": "10000",
-            "DEFAULT_TPM": "10000000",
-        }
-        with up(tmp_path_factory.mktemp("context") / "state", *arguments, **settings) as stack:
-            key = stack.new_key("context")
-            with httpx.Client(base_url=stack.url, headers={"x-api-key": key}, timeout=60) as client:
-                eventually(lambda: MODEL in client.get("/api/tags").text)
-                yield Running(stack, ollama, client)
+def running(one_worker: OneWorker) -> Iterator[Running]:
+    key = one_worker.stack.new_key("context")
+    with httpx.Client(base_url=one_worker.stack.url, headers={"x-api-key": key}, timeout=60) as client:
+        eventually(lambda: MODEL in client.get("/api/tags").text, failure="the model is not in the catalog")
+        yield Running(one_worker.stack, one_worker.limited, client)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +95,7 @@ def test_a_prompt_that_fits_the_context_is_answered(running: Running) -> None:
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
 def test_a_model_that_its_backend_has_deleted_is_refused_like_an_unknown_one(running: Running, path: str) -> None:
     """Before the next discovery: Ollama's own 404 has the same effect."""
-    running.ollama.install(*MODELS, {"name": "listed"})
+    running.ollama.install(*LIMITED_MODELS, {"name": "listed"})
     body = {"messages": FOREVER, "max_tokens": 8, "stream": False}
     deleted, unknown = (running.client.post(path, json={"model": name, **body}) for name in ("doomed", "nosuch"))
     assert deleted.status_code == unknown.status_code == 403
@@ -122,7 +106,7 @@ def test_a_model_that_its_backend_has_deleted_is_refused_like_an_unknown_one(run
 
 def test_the_404_of_a_backend_is_followed_by_a_new_list_of_its_models(running: Running) -> None:
     """W10 of the comparison with the real Ollama. The next regular discovery is up to a minute later."""
-    running.ollama.install(*MODELS, {"name": "silent"})
+    running.ollama.install(*LIMITED_MODELS, {"name": "silent"})
     client = running.client
     assert client.post("/api/show", json={"model": "listed"}).status_code == 200
     refused = client.post("/api/chat", json={"model": "listed", "messages": FOREVER, "stream": False})

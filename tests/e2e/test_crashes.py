@@ -1,31 +1,17 @@
-"""Processes that are killed or suspended under load: each request has one row, no hold remains, counters are right.
-
-The last tests check clients that wait for a minute on the shared stack. They are in this file because the minute passes
-while the other tests run, and all tests of a file run in one worker.
-"""
+"""Processes that are killed or suspended under load: each request has one row, no hold remains, counters are right."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.e2e.ledger_view import audit_row, open_ledger_view
+from tests.e2e.ledger_view import open_ledger_view
 from tests.e2e.load import CallResult, GenerationRequest, client, send
-from tests.e2e.retry_after import CODES, repeated_request, retry_after_refusal
-from tests.e2e.sockets import Answer, send_slow_body
-from tests.e2e.stack import Simulator, Stack, backends, up
-from tests.e2e.test_edge import Edge, check_refused
+from tests.e2e.stack import Simulator, backends, up
 from tests.e2e.trial import PACE_TOKENS_PER_S, SETTINGS, Trial, check_counters, check_rows
 from tests.polling import eventually_async
 from tests.ports import free_port
-
-# Starts the clients of the last tests before the first one.
-pytestmark = pytest.mark.usefixtures("retries", "slow_body")
 
 # These processes serve requests. If one of them is killed, the reaper settles its requests as lost.
 ON_REQUEST_PATH = ("authz-0", "meter-0", "envoy")
@@ -101,45 +87,3 @@ async def test_without_postgresql_verified_keys_are_served_until_the_backlog_is_
         async with open_ledger_view(stack) as ledger_view:
             await check_rows(ledger_view, upstream, "backlog", results)
             await check_counters(ledger_view, "verified")
-
-
-@pytest.fixture(scope="module")
-def retries(stack: Stack) -> Iterator[dict[str, Future[tuple[httpx.Response, httpx.Response]]]]:
-    """One client per error code that is refused and retries, up to a minute later, while other tests run."""
-    requests = {code: repeated_request(stack, code) for code in CODES}
-    with ThreadPoolExecutor(len(CODES)) as clients:
-        yield {code: clients.submit(retry_after_refusal, send) for code, send in requests.items()}
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_a_client_that_waits_for_retry_after_is_admitted(
-    retries: dict[str, Future[tuple[httpx.Response, httpx.Response]]], code: str
-) -> None:
-    refused, answer = retries[code].result(timeout=120)
-    assert refused.headers["x-gateway-error"] == code
-    # After throttling, the key is checked again and is still invalid.
-    assert answer.status_code == (401 if code == "auth_throttled" else 200), answer.text
-
-
-@pytest.fixture(scope="module")
-def slow_body(stack: Stack, key: str) -> Iterator[Future[Answer]]:
-    """A request whose body takes more than a minute to arrive, while other tests run."""
-    with ThreadPoolExecutor(1) as client:
-        yield client.submit(send_slow_body, stack.url, key)
-
-
-def test_a_body_that_arrives_too_slowly_times_out_and_is_recorded(
-    stack: Stack, key: str, ollama: Simulator, spare: Simulator, slow_body: Future[Answer]
-) -> None:
-    edge = Edge(stack, key, (ollama, spare))
-    answer = slow_body.result(timeout=180)
-    check_refused(edge, answer, 408, "request_timeout")
-    assert json.loads(answer.body)["request_id"] == answer.request_id, "the error has the format of the surface"
-    row = audit_row(stack, answer.request_id)
-    assert (row["path"], row["outcome"], row["status"], row["code"]) == (
-        "/v1/messages",
-        "denied",
-        408,
-        "request_timeout",
-    )
-    assert row["backend"] is None

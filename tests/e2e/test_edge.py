@@ -11,8 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.e2e.conftest import REQUEST_ID_HEADER
 from tests.e2e.ledger_view import audit_row, open_ledger_view
+from tests.e2e.one_worker import REQUEST_ID_HEADER
 from tests.e2e.sockets import NO_ANSWER, Answer, connect, read_answer, send, send_h2
 from tests.e2e.stack import Simulator, Stack
 

@@ -14,8 +14,9 @@ import pytest
 
 from authz.keys.key_format import generate
 from gateway.settings import load
-from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN, REQUEST_ID_HEADER
+from tests.e2e.conftest import AUTH_FAILURES_MAX, BACKEND_TOKEN
 from tests.e2e.ledger_view import audit_row
+from tests.e2e.one_worker import REQUEST_ID_HEADER
 from tests.e2e.stack import Simulator, Stack, listening
 from tests.polling import eventually
 

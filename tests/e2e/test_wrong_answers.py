@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from gateway.wire.surfaces import Dialect
-from tests.e2e.wrong_answers import BOTH, INTERNAL, ONLY, WrongBackend, render_table, wrong_backend
+from tests.e2e.one_worker import BOTH, ONLY, OneWorker
+from tests.e2e.wrong_answers import INTERNAL, WrongBackend, render_table, wrong_backend
 
 DOCS = Path(__file__).parents[2] / "docs" / "wrong-answers.md"
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WrongBackend]:
-    with wrong_backend(tmp_path_factory.mktemp("wrong")) as started:
+def running(one_worker: OneWorker) -> Iterator[WrongBackend]:
+    with wrong_backend(one_worker) as started:
         yield started
 
 

@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,10 @@ import httpx
 
 from gateway.wire.surfaces import BY_NAME, SURFACES, AnswerShape, Dialect, Surface
 from meter.frames.recognition import EVENTS, JSON, accepted_type
-from tests.e2e.stack import Simulator, backends, simulator, up
+from tests.e2e.one_worker import ONLY, OneWorker, one_worker
+from tests.e2e.stack import Simulator
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
-from tests.ports import free_port
-
-ONLY, BOTH = "only:latest", "both:latest"
-"""The models: the wrong backend alone hosts the first one, and the second backend hosts the other one as well."""
 
 INTERNAL = "http://10.9.8.7:9000/x"
 _MESSAGE = {"role": "assistant", "content": "Hi"}
@@ -174,23 +171,13 @@ class WrongBackend:
 
 
 @contextmanager
-def wrong_backend(directory: Path) -> Iterator[WrongBackend]:
-    """Starts two backends, of which the first one can answer wrongly, and the stack in front of them."""
-    with ExitStack() as stack:
-        wrong = stack.enter_context(simulator("--models", f"{ONLY},{BOTH}"))
-        right = stack.enter_context(simulator("--models", f"{BOTH}+embedding"))
-        running = stack.enter_context(
-            up(
-                directory / "state", "--workers", "1", "--listen", f"127.0.0.1:{free_port()}",
-                **backends(wrong=wrong.url, right=right.url), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="100000",
-                DEFAULT_TPM="100000000",
-            )
-        )  # fmt: skip
-        operator = Operator(Path(running.ready["env_file"]))
-        operator.does("create-tenant", "--name", "wrong", "--allow-all-models")
-        key = operator.reads("create-key", "--tenant", "wrong", "--name", "k")["key"]
-        client = stack.enter_context(httpx.Client(base_url=running.url, timeout=60, headers={"x-api-key": key}))
-        yield WrongBackend(wrong, operator, client)
+def wrong_backend(one_worker: OneWorker) -> Iterator[WrongBackend]:
+    """Its stack, with a new tenant."""
+    operator = Operator(Path(one_worker.stack.ready["env_file"]))
+    operator.does("create-tenant", "--name", "wrong", "--allow-all-models")
+    key = operator.reads("create-key", "--tenant", "wrong", "--name", "k")["key"]
+    with httpx.Client(base_url=one_worker.stack.url, timeout=60, headers={"x-api-key": key}) as client:
+        yield WrongBackend(one_worker.wrong, operator, client)
 
 
 def render_table(cases: list[Case]) -> str:
@@ -216,7 +203,11 @@ def _cell(case: Case) -> str:
 
 def main() -> None:
     """Prints the table."""
-    with tempfile.TemporaryDirectory() as directory, wrong_backend(Path(directory)) as running:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        one_worker(Path(directory)) as started,
+        wrong_backend(started) as running,
+    ):
         sys.stdout.write(render_table(running.cases(ONLY)) + "\n")
 
 
