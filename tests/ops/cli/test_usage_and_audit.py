@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,12 +25,12 @@ from tests.row_builders import entry
 NOW = datetime.now(UTC)
 
 
-def record(operator: Operator, *ids: str, **fields: object) -> None:
+def record(operator: Operator, *ids: str, at: datetime = NOW, **fields: object) -> None:
     """Writes ledger rows with these request ids."""
 
     async def append() -> None:
         database = Database(load(operator.env_file))
-        await Ledger(database).append([entry(each, NOW, **fields) for each in ids])
+        await Ledger(database).append([entry(each, at, **fields) for each in ids])
         await database.close()
 
     asyncio.run(append())
@@ -196,13 +197,18 @@ def test_following_shows_each_new_row_once_until_ctrl_c(busy: Operator, as_json:
         [*command, "--json" if as_json else "--wide"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
+        # Ends the reads of lines that never come. The assertions then show what came.
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
         shown = [process.stdout.readline()]
-        record(busy, "fresh", tenant="Acme")
+        # Only rows of the last minutes are new. NOW is the time at which the tests were collected.
+        record(busy, "fresh", at=datetime.now(UTC), tenant="Acme")
         shown.append(process.stdout.readline())
-        record(busy, "fresher", tenant="Acme")
+        record(busy, "fresher", at=datetime.now(UTC), tenant="Acme")
         shown.append(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=20)
+        watchdog.cancel()
     assert (process.returncode, rest, errors) == (130, "", "")
     ids = [json.loads(line)["request_id"] if as_json else line.split()[-1] for line in shown]
     assert ids == ["two", "fresh", "fresher"]
