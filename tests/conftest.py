@@ -56,6 +56,8 @@ SLOW = tuple(Path(__file__).parent / name for name in ("e2e", "ops", "bench"))
 # stack once, in this order. The longest group is the first one.
 GROUPS = {
     "trial": ("crashes", "meter_killed"),
+    # `top` shows what nothing precedes.
+    "queue": ("top", "fair_share", "learnt_slots"),
     "stack": (
         *("browsers", "carried", "catalog", "client_errors", "clients", "credentials", "edge", "identities", "limits"),
         *("long_bodies", "own_usage", "playground", "prompt_log", "secret_scan", "security", "surfaces"),

@@ -19,6 +19,8 @@ from ops.embedded import logfile
 from ops.embedded.state import open_state
 from tests.e2e.one_worker import REQUEST_ID_HEADER, OneWorker
 from tests.e2e.one_worker import one_worker as running_one_worker
+from tests.e2e.queue_stack import QueueStack
+from tests.e2e.queue_stack import queue_stack as running_queue_stack
 from tests.e2e.retry_after import CODES, repeated_request, retry_after_refusal
 from tests.e2e.sockets import Answer, send_slow_body
 from tests.e2e.stack import SLOTS, Simulator, Stack, set_env, simulator, up
@@ -94,6 +96,12 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     """A stack whose processes the tests kill."""
     state_dir = tmp_path_factory.mktemp("trial") / "state"
     with simulator() as upstream, running_trial(state_dir, upstream, HOLD_LEASE_S=str(TRIAL_LEASE_S)) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def queue_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QueueStack]:
+    with running_queue_stack(tmp_path_factory.mktemp("queue")) as running:
         yield running
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -15,38 +14,24 @@ import pytest
 
 from gateway.queue.port import QueueRules
 from gateway.queue.redis.queue import RedisQueue
-from ops.embedded.state import open_state
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.load import GenerationRequest, client
-from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
+from tests.e2e.queue_stack import MAX_PER_TENANT, MAX_WAIT_S, PACE_TOKENS_PER_S, QueueStack
+from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually_async
-from tests.ports import free_port
 
-PACE = 50
-MAX_WAIT_S = 8
-MAX_PER_TENANT = 6
 # How long two tenants compete, in which the slot serves about 60 requests.
 SHARE_S = 14
 
 
-@pytest.fixture(scope="module")
-def backend() -> Iterator[Simulator]:
-    with simulator("--tokens-per-s", str(PACE)) as running:
-        yield running
+@pytest.fixture
+def queue(queue_stack: QueueStack) -> Stack:
+    return queue_stack.stack
 
 
-@pytest.fixture(scope="module")
-def queue(backend: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack with two workers per service and a queue."""
-    state_dir = tmp_path_factory.mktemp("queue") / "state"
-    with open_state(state_dir) as state:
-        state.env_file.touch(mode=0o600)
-    backends = [{"name": "sim", "base_url": backend.url, "slots": 1}]
-    set_env(state_dir, OLLAMA_BACKENDS=json.dumps(backends), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="10000")
-    set_env(state_dir, DEFAULT_TPM="10000000", QUEUE_MAX_WAIT_S=str(MAX_WAIT_S), DEFAULT_CONCURRENT="50")
-    set_env(state_dir, QUEUE_MAX_PER_TENANT=str(MAX_PER_TENANT))
-    with up(state_dir, "--listen", f"127.0.0.1:{free_port()}", "--workers", "2") as running:
-        yield running
+@pytest.fixture
+def backend(queue_stack: QueueStack) -> Simulator:
+    return queue_stack.backend
 
 
 @asynccontextmanager
@@ -203,7 +188,7 @@ async def test_a_full_queue_denies_at_once_and_a_wait_that_is_too_long_ends_with
     key, other = queue.new_key("crowd"), queue.new_key("blocker")
     async with clients(queue) as (session, ledger_view):
         await verify(session, key, other)
-        blocks = asyncio.create_task(send(session, other, (MAX_WAIT_S + 6) * PACE))
+        blocks = asyncio.create_task(send(session, other, (MAX_WAIT_S + 6) * PACE_TOKENS_PER_S))
         await eventually_running(ledger_view)
         crowd = [asyncio.create_task(send(session, key, 5)) for _ in range(MAX_PER_TENANT)]
         await eventually_waiting(ledger_view, MAX_PER_TENANT)

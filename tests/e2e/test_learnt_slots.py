@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
+from functools import partial
 
 import aiohttp
 import pytest
@@ -13,38 +13,17 @@ from gateway.queue.port import QueueRules
 from gateway.queue.redis.queue import RedisQueue
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.load import client
-from tests.e2e.stack import Stack, simulator, up
-from tests.ports import free_port
+from tests.e2e.queue_stack import PACE_TOKENS_PER_S, QueueStack
+from tests.e2e.stack import Stack, simulator
+from tests.polling import eventually_async
 
+# How many requests each backend runs. It hosts the model that has its name.
 SLOTS = {"one": 1, "four": 4}
-PACE_TOKENS_PER_S = 50
 ANSWER_TOKENS = 60
 CALLERS = 8
+# The requests of one tenant that may wait are fewer than the callers.
+TENANTS = 2
 LIMIT_S = 90.0
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack with two workers per service. Each backend hosts the model that has its name."""
-
-    def arguments(name: str) -> tuple[str, ...]:
-        pace = ("--tokens-per-s", str(PACE_TOKENS_PER_S))
-        return (*pace, "--models", name, "--num-parallel", str(SLOTS[name]))
-
-    with simulator(*arguments("one")) as one, simulator(*arguments("four")) as four:
-        backends = [{"name": "one", "base_url": one.url}, {"name": "four", "base_url": four.url}]
-        with up(
-            tmp_path_factory.mktemp("learnt") / "state",
-            *("--listen", f"127.0.0.1:{free_port()}", "--workers", "2"),
-            OLLAMA_BACKENDS=json.dumps(backends),
-            DEFAULT_RPM="10000",
-            DEFAULT_TPM="10000000",
-            DEFAULT_CONCURRENT="100",
-            # A busy machine must not fail a request.
-            REDIS_TIMEOUT_S="3",
-            DATABASE_TIMEOUT_S="10",
-        ) as running:
-            yield running
 
 
 class Observation:
@@ -58,25 +37,42 @@ class Observation:
     async def update(self) -> None:
         """Reads the state of the queue."""
         for replica, each in (await self._queue.status()).replicas.items():
-            name = replica.partition(":")[2]
+            if (name := replica.partition(":")[2]) not in SLOTS:
+                continue
             self.slots[name] = max(self.slots[name], each.slots)
             self.running[name] = max(self.running[name], each.running)
 
 
+@pytest.fixture
+def stack(queue_stack: QueueStack) -> Iterator[Stack]:
+    """The stack with two more backends, whose slots are learnt."""
+
+    def arguments(name: str) -> tuple[str, ...]:
+        pace = ("--tokens-per-s", str(PACE_TOKENS_PER_S))
+        return (*pace, "--models", name, "--num-parallel", str(SLOTS[name]))
+
+    with simulator(*arguments("one")) as one, simulator(*arguments("four")) as four:
+        queue_stack.add_backends({"name": "one", "base_url": one.url}, {"name": "four", "base_url": four.url})
+        yield queue_stack.stack
+        queue_stack.add_backends()
+
+
 async def test_a_replica_gets_as_many_requests_as_it_runs_and_one_more_as_a_probe(stack: Stack) -> None:
-    key = stack.new_key("learner")
+    keys = [stack.new_key(f"learner-{number}") for number in range(TENANTS * len(SLOTS))]
     async with client(stack.url, "learnt-slots") as session, open_ledger_view(stack) as ledger_view:
+        for model in SLOTS:
+            await eventually_async(partial(_is_served, session, keys[0], model), failure=f"{model} is not served")
         observation = Observation(ledger_view)
         is_over = asyncio.Event()
 
-        async def caller(model: str) -> None:
+        async def caller(key: str, model: str) -> None:
             while not is_over.is_set():
                 await _chat(session, key, model)
 
         async with asyncio.TaskGroup() as callers:
-            for model in SLOTS:
-                for _ in range(CALLERS):
-                    callers.create_task(caller(model))
+            for number, model in enumerate(SLOTS):
+                for caller_number in range(CALLERS):
+                    callers.create_task(caller(keys[TENANTS * number + caller_number % TENANTS], model))
             async with asyncio.timeout(LIMIT_S):
                 while observation.slots["four"] < SLOTS["four"]:
                     await observation.update()
@@ -89,6 +85,13 @@ async def test_a_replica_gets_as_many_requests_as_it_runs_and_one_more_as_a_prob
         assert observation.slots == SLOTS
         assert all(observation.running[name] <= slots + 1 for name, slots in SLOTS.items())
         await ledger_view.wait_until_settled()
+
+
+async def _is_served(session: aiohttp.ClientSession, key: str, model: str) -> bool:
+    body = {"model": model, "prompt": "x", "options": {"num_predict": 1}}
+    async with session.post("/api/generate", json=body, headers={"authorization": f"Bearer {key}"}) as response:
+        await response.read()
+        return response.status == 200
 
 
 async def _chat(session: aiohttp.ClientSession, key: str, model: str) -> None:

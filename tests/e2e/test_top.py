@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.queue_stack import QueueStack
+from tests.e2e.stack import Stack
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
-from tests.ports import free_port
 from tools.terminal import Screen
 
 TOKENS_PER_S = 20
@@ -24,29 +24,23 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 @pytest.fixture(scope="module")
-def backend() -> Iterator[Simulator]:
-    with simulator() as running:
-        running.behave(tokens_per_s=TOKENS_PER_S)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def busy(backend: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def busy(queue_stack: QueueStack) -> Iterator[Stack]:
     """A stack of two workers in which one stream runs, one budget is set and one request was denied."""
-    state_dir = tmp_path_factory.mktemp("top") / "state"
-    listen = ("--listen", f"127.0.0.1:{free_port()}", "--backend", f"sim={backend.url}", "--workers", "2")
-    with up(state_dir, *listen, MAX_NUM_PREDICT="100000", DEFAULT_TPM="10000000", QUEUE_MAX_WAIT_S="30") as stack:
-        key = stack.new_key(TENANT)
-        stack.cli("set-budget", "--tenant", TENANT, "--daily", "1M")
-        headers = {"authorization": f"Bearer {key}"}
-        body = {"model": "llama3.2", "messages": [{"role": "user", "content": "write 20000 words"}]}
-        assert httpx.post(f"{stack.url}/api/chat", json={**body, "model": "none"}, headers=headers).status_code == 403
-        options = {**body, "options": {"num_predict": 20000}}
-        with httpx.stream("POST", f"{stack.url}/api/chat", json=options, headers=headers, timeout=60) as answer:
-            assert answer.status_code == 200
-            lines = answer.iter_lines()
-            assert "content" in next(lines)
-            yield stack
+    stack = queue_stack.stack
+    queue_stack.backend.behave(tokens_per_s=TOKENS_PER_S)
+    key = stack.new_key(TENANT)
+    stack.cli("set-budget", "--tenant", TENANT, "--daily", "1M")
+    headers = {"authorization": f"Bearer {key}"}
+    body = {"model": "llama3.2", "messages": [{"role": "user", "content": "write 20000 words"}]}
+    assert httpx.post(f"{stack.url}/api/chat", json={**body, "model": "none"}, headers=headers).status_code == 403
+    options = {**body, "options": {"num_predict": 20000}}
+    with httpx.stream("POST", f"{stack.url}/api/chat", json=options, headers=headers, timeout=60) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        assert "content" in next(lines)
+        yield stack
+    queue_stack.backend.behave()
+    queue_stack.backend.wait_until_idle()
 
 
 def command(stack: Stack, *options: str) -> list[str]:
