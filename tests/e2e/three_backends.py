@@ -85,6 +85,7 @@ class BackendStack:
             if replica.process.poll() is not None:
                 replica.start()
             replica.behave()
+            replica.clear_records()
         for backend, replicas in self.backends.items():
             for replica in replicas:
                 before = len(replica.requests())
