@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.e2e.stack import Simulator, Stack
+from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
 
 MODEL = "llama3.2:latest"
@@ -18,13 +18,11 @@ MODEL = "llama3.2:latest"
 
 def problems(stack: Stack) -> list[tuple[str, str, str]]:
     """The findings of `doctor` as (name, status, line), without those that are ok."""
-    command = [sys.executable, "-m", "ops.cli", "--env-file", stack.ready["env_file"], "doctor"]
     # Wide enough for every finding to be one line.
-    wide = {**os.environ, "COLUMNS": "1000"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=wide)
+    done = Operator(Path(stack.ready["env_file"]), {**stack.settings, "COLUMNS": "1000"}).run("doctor")
     assert done.stderr == ""
     lines = done.stdout.splitlines()[:-1]
-    assert done.returncode == any(line.startswith("failed") for line in lines)
+    assert done.exit_code == any(line.startswith("failed") for line in lines)
     assert len(lines) > 15
     rows = [(line[9:].split("  ")[0].strip(), line.split()[0], line) for line in lines]
     return [row for row in rows if row[1] != "ok"]

@@ -7,17 +7,20 @@ import shutil
 import signal
 import socket
 import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+import pytest_asyncio
 import redis.asyncio
 from redis.exceptions import AuthenticationError
 
 from ops.embedded import postgres, privileges, stores
 from ops.embedded.errors import StackError
-from ops.embedded.state import open_state
+from ops.embedded.state import StateDirectory, open_state
 from ops.embedded.supervisor import Supervisor
 from ops.host import binaries, env_file
 from tests.polling import eventually_async
@@ -48,15 +51,33 @@ async def _value(env: dict[str, str], query: str) -> object:
         await connection.close()
 
 
-async def test_redis_has_a_socket_for_the_services_alone(private: Path) -> None:
-    with open_state(private) as state:
+@dataclass(frozen=True)
+class Started:
+    """Both stores, running."""
+
+    state: StateDirectory
+    addresses: stores.Addresses
+    pids: dict[str, int]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Started]:
+    """The stores in a directory that only this user can reach, for tests that do not change them."""
+    parent = tmp_path_factory.mktemp("started") / "private"
+    parent.mkdir(mode=0o700)
+    with open_state(parent / "state") as state:
         addresses = stores.choose_addresses(state)
         async with Supervisor(notice=lambda _: None) as supervisor:
             await stores.start(supervisor, state, addresses, durable=False)
-            client = redis.asyncio.from_url(addresses.service_env()["REDIS_URL"])
-            assert await client.ping()
-            await client.aclose()
-            assert stat.S_IMODE(addresses.redis_socket.stat().st_mode) == 0o600
+            yield Started(state, addresses, dict(supervisor.pids))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_redis_has_a_socket_for_the_services_alone(started: Started) -> None:
+    client = redis.asyncio.from_url(started.addresses.service_env()["REDIS_URL"])
+    assert await client.ping()
+    await client.aclose()
+    assert stat.S_IMODE(started.addresses.redis_socket.stat().st_mode) == 0o600
 
 
 async def test_both_stores_keep_their_data_and_addresses_over_a_restart(private: Path) -> None:
@@ -74,24 +95,24 @@ async def test_both_stores_keep_their_data_and_addresses_over_a_restart(private:
         await client.aclose()
 
 
-async def test_the_gateways_role_owns_its_database_and_nothing_else(private: Path) -> None:
-    async with stores.running(private, durable=False) as env:
-        assert not await _value(
-            env, "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = user"
-        )
-        await _execute(env, "CREATE SCHEMA mine")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_gateways_role_owns_its_database_and_nothing_else(started: Started) -> None:
+    env = started.addresses.env()
+    assert not await _value(env, "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = user")
+    await _execute(env, "CREATE SCHEMA mine")
 
 
-async def test_neither_store_accepts_a_client_without_the_password(private: Path) -> None:
-    async with stores.running(private, durable=False) as env:
-        database, cache = urlsplit(env["DATABASE_URL"]), urlsplit(env["REDIS_URL"])
-        for user in ("gateway", "postgres"):
-            with pytest.raises(asyncpg.InvalidPasswordError):
-                await asyncpg.connect(host="127.0.0.1", port=database.port, user=user, password="guess", timeout=10)
-        client = redis.asyncio.Redis(host="127.0.0.1", port=cache.port or 0)
-        with pytest.raises(AuthenticationError):
-            await client.ping()
-        await client.aclose()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_neither_store_accepts_a_client_without_the_password(started: Started) -> None:
+    env = started.addresses.env()
+    database, cache = urlsplit(env["DATABASE_URL"]), urlsplit(env["REDIS_URL"])
+    for user in ("gateway", "postgres"):
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(host="127.0.0.1", port=database.port, user=user, password="guess", timeout=10)
+    client = redis.asyncio.Redis(host="127.0.0.1", port=cache.port or 0)
+    with pytest.raises(AuthenticationError):
+        await client.ping()
+    await client.aclose()
 
 
 async def test_redis_never_evicts_and_persists_every_write(private: Path) -> None:
@@ -102,26 +123,23 @@ async def test_redis_never_evicts_and_persists_every_write(private: Path) -> Non
     assert config == {"maxmemory-policy": "noeviction", "appendonly": "yes"}
 
 
-async def test_no_password_is_in_the_arguments_of_a_process(private: Path) -> None:
-    with open_state(private) as state:
-        addresses = stores.choose_addresses(state)
-        async with Supervisor(notice=lambda _: None) as supervisor:
-            await stores.start(supervisor, state, addresses, durable=False)
-            arguments = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in supervisor.pids.values())
-            secrets = (addresses.postgres.password, addresses.redis.password, state.secret(postgres.SUPERUSER_SECRET))
+@pytest.mark.asyncio(loop_scope="module")
+async def test_no_password_is_in_the_arguments_of_a_process(started: Started) -> None:
+    addresses = started.addresses
+    arguments = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started.pids.values())
+    superuser = started.state.secret(postgres.SUPERUSER_SECRET)
     assert arguments
-    assert not any(secret.encode() in arguments for secret in secrets)
+    for secret in (addresses.postgres.password, addresses.redis.password, superuser):
+        assert secret.encode() not in arguments
 
 
-async def test_postgresql_is_never_root_and_its_state_directory_stays_private(private: Path) -> None:
-    with open_state(private) as state:
-        async with Supervisor(notice=lambda _: None) as supervisor:
-            await stores.start(supervisor, state, stores.choose_addresses(state), durable=False)
-            owner = Path(f"/proc/{supervisor.pids['postgres']}").stat().st_uid
-    assert owner != 0
-    for directory in (private.parent, private, state.postgres):
+@pytest.mark.asyncio(loop_scope="module")
+async def test_postgresql_is_never_root_and_its_state_directory_stays_private(started: Started) -> None:
+    assert Path(f"/proc/{started.pids['postgres']}").stat().st_uid != 0
+    root = started.state.root
+    for directory in (root.parent, root, started.state.postgres):
         assert directory.stat().st_mode & 0o777 == 0o700
-    assert private.stat().st_uid == os.geteuid()
+    assert root.stat().st_uid == os.geteuid()
 
 
 async def test_both_stores_are_restarted_after_a_kill(private: Path) -> None:
