@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
