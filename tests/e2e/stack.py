@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -198,7 +199,25 @@ def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
 
 
 def listening(pids: list[int]) -> set[str]:
-    """The TCP addresses on which these processes listen, as HOST:PORT. Source: proc(5)."""
+    """The TCP addresses on which these processes listen, as HOST:PORT."""
+    return _local_addresses(pids, "0A")
+
+
+def connected(pids: list[int]) -> set[str]:
+    """The local TCP addresses of the established connections of these processes, as HOST:PORT."""
+    return _local_addresses(pids, "01")
+
+
+def database_roles(stack: Stack) -> dict[str, str]:
+    """The role of each connection to PostgreSQL by the client's address, from the titles of PostgreSQL's processes."""
+    (server,) = stack.pids("postgres")
+    titles = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in _children(server)]
+    found = [re.match(r"postgres: (?P<role>\w+) \w+ (?P<host>[\d.]+)\((?P<port>\d+)\)", title) for title in titles]
+    return {f"{each['host']}:{each['port']}": each["role"] for each in found if each}
+
+
+def _local_addresses(pids: list[int], wanted_state: str) -> set[str]:
+    """Source: proc(5), and the states in include/net/tcp_states.h of Linux."""
     inodes = {
         target.removeprefix("socket:[").removesuffix("]")
         for pid in pids
@@ -209,7 +228,7 @@ def listening(pids: list[int]) -> set[str]:
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             _, local, _, state, *rest = line.split()
-            if state == "0A" and rest[5] in inodes:
+            if state == wanted_state and rest[5] in inodes:
                 host, port = local.split(":")
                 words = [bytes.fromhex(host[at : at + 8])[::-1] for at in range(0, len(host), 8)]
                 found.add(f"{socket.inet_ntop(family, b''.join(words))}:{int(port, 16)}")

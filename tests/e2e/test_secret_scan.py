@@ -27,8 +27,9 @@ from authz.keys.key_format import PREFIX_LENGTH, generate
 from gateway.settings import Settings, load
 from ops.cli.top.scrape import listeners
 from ops.host.probes import split_listen
-from tests.e2e.conftest import BACKEND_TOKEN, REQUEST_ID_HEADER, stack_over
+from tests.e2e.conftest import BACKEND_TOKEN, stack_over
 from tests.e2e.ledger_view import open_ledger_view
+from tests.e2e.one_worker import REQUEST_ID_HEADER
 from tests.e2e.stack import Simulator, Stack
 from tests.otlp_collector import Collector, collector
 from tests.polling import eventually
