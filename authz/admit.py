@@ -16,6 +16,7 @@ from gateway.record import grant
 from gateway.record.request import RequestRecord
 from gateway.request.token_estimate import estimate_input
 from gateway.values import Period, Principal
+from gateway.wire.media_types import accepted_type
 from gateway.wire.names import OUTPUT_CAP_HEADER, QUEUE_WAIT_HEADER, cluster_name
 from gateway.wire.surfaces import Surface
 
@@ -40,21 +41,22 @@ _DEFAULT_RETRY_AFTER_S = {
 class Admitted:
     """An admitted request: its path upstream, the clusters to try in order, the sealed grant, headers of the answer.
 
-    `caller_json` names the caller of a head that may pass; see `gateway.record.caller`. `queued_ms` is the time in the
-    queue, None if it did not wait.
+    `accept` is the media type of the answer. `caller_json` names the caller of a head that may pass; see
+    `gateway.record.caller`. `queued_ms` is the time in the queue, None if it did not wait.
     """
 
     path: str
     clusters: tuple[str, ...]
     grant_json: str
     headers: Mapping[str, str]
+    accept: str = ""
     caller_json: str = ""
     queued_ms: int | None = None
 
     @classmethod
     def unconditionally(cls, caller_json: str) -> Admitted:
         """The head of a request may pass. Nothing is granted, because its body is checked as well."""
-        return cls("", (), "", {}, caller_json)
+        return cls("", (), "", {}, caller_json=caller_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,8 @@ class Admitter:
         sealed = grant.seal(
             draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap, answer.replica, answer.queued_ms
         )
-        return Admitted(surface.path, _clusters(answer, permission), sealed, headers, queued_ms=queued_ms)
+        accept = accepted_type(surface, stream=read.generation.stream)
+        return Admitted(surface.path, _clusters(answer, permission), sealed, headers, accept, queued_ms=queued_ms)
 
 
 def _clusters(answer: Reserved, permission: Permission) -> tuple[str, ...]:

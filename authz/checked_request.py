@@ -19,7 +19,7 @@ class CheckedRequest:
     """`path` is without query and without a slash at its end. `credential` is None when there was none.
 
     `is_head` means that this is the check of a long request before its body is read; `announced_bytes` is the length of
-    the body then, 0 when it was not announced.
+    the body then, 0 when it was not announced. `header_names` are those of all headers that Envoy sent, in lower case.
     """
 
     request_id: str
@@ -32,6 +32,7 @@ class CheckedRequest:
     body: bytes
     is_head: bool = False
     announced_bytes: int = 0
+    header_names: frozenset[str] = frozenset()
 
     @property
     def dialect(self) -> Dialect:

@@ -22,11 +22,17 @@ from gateway.record.caller import CALLER_KEY
 from gateway.record.grant import METADATA_KEY, PATH_KEY
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.wire.dialects import error_body
+from gateway.wire.media_types import JSON
 from gateway.wire.names import ERROR_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER
 from gateway.wire.surfaces import plain_path
 
-# Credentials, and headers that only the gateway's own parts set, are never forwarded.
-_REQUEST_HEADERS_REMOVED = ("authorization", "x-api-key", "x-forwarded-for")
+# The only request headers that a backend receives. Envoy consumes some of them itself, and sets the content-length. It
+# matches no route without x-forwarded-proto, so the clusters of the backends remove that.
+_TO_BACKEND = frozenset(
+    {"host", "content-type", "content-length", "accept", "x-forwarded-proto", REQUEST_ID_HEADER, MAX_RETRIES_HEADER}
+)
+# A client always sends the same headers. Names may have up to 32 KiB together, so a response to many is not retained.
+_RETAINED_NAMES_CHARACTERS_MAX = 2048
 # envoy/listener.yaml marks the check of a long request before its body is read.
 STAGE, HEAD = "stage", "head"
 _APPEND = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
@@ -56,32 +62,47 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
         body=http.raw_body,
         is_head=request.attributes.context_extensions.get(STAGE) == HEAD,
         announced_bytes=_length(headers.get("content-length", "")),
+        header_names=frozenset(headers),
     )
 
 
-def admitted(decision: Admitted) -> external_auth_pb2.CheckResponse:
-    """The response to an admitted request. Its dynamic metadata directs the router and carries the grant."""
+def admitted(decision: Admitted, header_names: frozenset[str]) -> external_auth_pb2.CheckResponse:
+    """The response to an admitted request, which has the headers `header_names`.
+
+    Its dynamic metadata directs the router and carries the grant.
+    """
     if not decision.grant_json:
         head = external_auth_pb2.CheckResponse(status=status_pb2.Status(code=code_pb2.OK))
         head.dynamic_metadata.fields[CALLER_KEY].string_value = decision.caller_json
         return head
-    response = external_auth_pb2.CheckResponse.FromString(_routing(decision.path, decision.clusters))
+    is_retained = sum(map(len, header_names)) <= _RETAINED_NAMES_CHARACTERS_MAX
+    routing = _routing if is_retained else _routing.__wrapped__
+    response = external_auth_pb2.CheckResponse.FromString(
+        routing(decision.path, decision.clusters, decision.accept, header_names)
+    )
     response.ok_response.response_headers_to_add.extend(_options(decision.headers))
     response.dynamic_metadata.fields[METADATA_KEY].string_value = decision.grant_json
     return response
 
 
 @lru_cache(maxsize=1024)
-def _routing(path: str, clusters: tuple[str, ...]) -> bytes:
+def _routing(path: str, clusters: tuple[str, ...], accept: str, header_names: frozenset[str]) -> bytes:
     """The part of a response that requests have in common, encoded, because parsing it is faster than building it.
 
-    Its metadata has the router try the clusters in order.
+    Its metadata has the router try the clusters in order. A backend receives the headers that it needs and no other;
+    `accept` is the media type of its answer, which the hold filter reads.
     """
-    upstream = {":path": path, MAX_RETRIES_HEADER: str(len(clusters) - 1)}
+    upstream = {
+        ":path": path,
+        MAX_RETRIES_HEADER: str(len(clusters) - 1),
+        "accept": accept,
+        "content-type": JSON,
+    }
     response = external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.OK),
         ok_response=external_auth_pb2.OkHttpResponse(
-            headers=_options(upstream), headers_to_remove=_REQUEST_HEADERS_REMOVED
+            headers=_options(upstream),
+            headers_to_remove=sorted(name for name in header_names - _TO_BACKEND if not name.startswith(":")),
         ),
     )
     groups = [

@@ -65,5 +65,5 @@ class Authorization:
 
 def _response(checked: CheckedRequest, decision: Admitted | Denial) -> external_auth_pb2.CheckResponse:
     if isinstance(decision, Admitted):
-        return envoy_api.admitted(decision)
+        return envoy_api.admitted(decision, checked.header_names)
     return envoy_api.denied(checked, decision)

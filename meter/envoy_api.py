@@ -1,7 +1,8 @@
 """Envoy's ext_proc protobuf on one side, the plain values of an Exchange on the other. Pure.
 
-Protocol: envoy.service.ext_proc.v3 as Envoy 1.40 speaks it, request body BUFFERED, response body STREAMED. The message
-classes come from xds-protos. Their `request_drain` has another field number than Envoy 1.40 and is never set.
+Protocol: envoy.service.ext_proc.v3 as Envoy 1.40 speaks it, request body BUFFERED, response body STREAMED, without the
+headers of the request. The message classes come from xds-protos. Their `request_drain` has another field number than
+Envoy 1.40 and is never set.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.type.v3 import http_status_pb2
 
 from gateway.errors import Code, Denied
+from gateway.record.grant import Grant
 from gateway.wire.dialects import error_body
-from gateway.wire.names import ERROR_HEADER, HELD_WHOLE_HEADER, MAX_RETRIES_HEADER, REQUEST_ID_HEADER, backend_of
+from gateway.wire.names import (
+    CLUSTER_HEADER,
+    ERROR_HEADER,
+    HELD_WHOLE_HEADER,
+    backend_of,
+)
 from gateway.wire.surfaces import dialect_of
 from meter.exchange import Exchange
 
-_ATTRIBUTES = "envoy.filters.http.ext_proc"
-# The response code details of an answer that a backend gave. Envoy's own replies have others.
-_VIA_UPSTREAM = "via_upstream"
 _OVERWRITE = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
 _HOLD_BODY = processing_mode_pb2.ProcessingMode(response_body_mode=processing_mode_pb2.ProcessingMode.BUFFERED)
@@ -33,10 +37,6 @@ _REPLIES_MAX = 64
 # Headers that the gateway itself sets, with their values.
 _OPTIONS_MAX = 256
 
-# The only request headers that a backend receives. Envoy consumes some of them itself.
-_TO_BACKEND = frozenset(
-    {"host", "content-type", "content-length", "transfer-encoding", "accept", REQUEST_ID_HEADER, MAX_RETRIES_HEADER}
-)
 # The only headers of a backend's answer that a caller receives.
 _TO_CALLER = frozenset({"content-type", "transfer-encoding", "date"})
 
@@ -53,9 +53,6 @@ def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> ext_proc
             if isinstance(body, Denied) and exchange.holds_answer:
                 return ext_proc.ProcessingResponse(response_body=ext_proc.BodyResponse(response=_error(body, exchange)))
             return _denial(body, exchange)
-        case "request_headers":
-            names = tuple([header.key for header in message.request_headers.headers.headers])
-            return _request_headers(names, exchange.accept)
         case "request_body":
             rewritten = exchange.request_body(message.request_body.body)
             return _denial(rewritten, exchange) if isinstance(rewritten, Code) else _request_body(rewritten)
@@ -77,10 +74,14 @@ def untouched(kind: str) -> ext_proc.ProcessingResponse:
             return ext_proc.ProcessingResponse(**{kind: ext_proc.TrailersResponse()})
 
 
-def deny_unopened(code: Code, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
-    """Answers a request for which no exchange was opened; `message` has its headers."""
-    headers = _read_headers(message.request_headers)
-    return _immediate_error(Denied(code), headers.get(":path", ""), headers.get(REQUEST_ID_HEADER, ""))
+def deny_unopened(code: Code, grant: Grant) -> ext_proc.ProcessingResponse:
+    """Answers an admitted request for which no exchange was opened."""
+    return _immediate_error(Denied(code), grant.path, grant.request_id)
+
+
+def is_of_a_backend(message: ext_proc.ProcessingRequest) -> bool:
+    """Whether the message is the head of a backend's answer."""
+    return any(header.key == CLUSTER_HEADER for header in message.response_headers.headers.headers)
 
 
 def _respond_to_response_headers(
@@ -88,10 +89,10 @@ def _respond_to_response_headers(
 ) -> ext_proc.ProcessingResponse:
     headers = _read_headers(message.response_headers)
     status = int(headers.get(":status", "0"))
-    if _read_attribute(message, "response.code_details") != _VIA_UPSTREAM:
+    cluster = headers.get(CLUSTER_HEADER)
+    if cluster is None:
         exchange.local_reply(status, headers.get(ERROR_HEADER, Code.UNAVAILABLE))
         return untouched("response_headers")
-    cluster = _read_attribute(message, "xds.cluster_name")
     own = exchange.response_headers(
         status,
         headers.get("content-type", ""),
@@ -118,35 +119,15 @@ def _read_headers(headers: ext_proc.HttpHeaders) -> dict[str, str]:
     }
 
 
-def _read_attribute(message: ext_proc.ProcessingRequest, name: str) -> str:
-    """A text attribute of the message, empty when Envoy did not send it."""
-    fields = message.attributes[_ATTRIBUTES].fields if _ATTRIBUTES in message.attributes else {}
-    return fields[name].string_value if name in fields else ""
-
-
 def _length(digits: str) -> int:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0
 
 
-@lru_cache(_REPLIES_MAX)
-def _request_headers(names: tuple[str, ...], accept: str) -> ext_proc.ProcessingResponse:
-    """Continues with the headers that a backend needs and no other; `accept` is the media type of its answer."""
-    mutation = _without(names, _TO_BACKEND)
-    mutation.set_headers.extend(_options({"accept": accept}))
-    return ext_proc.ProcessingResponse(
-        request_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation))
-    )
-
-
 def _request_body(body: bytes) -> ext_proc.ProcessingResponse:
-    """Continues with `body` in one piece of a known length: Ollama notices a disconnect only then."""
-    mutation = ext_proc.HeaderMutation(
-        set_headers=_options({"content-type": "application/json", "content-length": str(len(body))}),
-        remove_headers=["transfer-encoding"],
-    )
+    """Continues with `body`, whose length Envoy's buffer filter sets."""
     return ext_proc.ProcessingResponse(
         request_body=ext_proc.BodyResponse(
-            response=ext_proc.CommonResponse(header_mutation=mutation, body_mutation=ext_proc.BodyMutation(body=body))
+            response=ext_proc.CommonResponse(body_mutation=ext_proc.BodyMutation(body=body))
         )
     )
 
@@ -160,7 +141,9 @@ def _response_headers(
     The content-length is not among them: the meter may take a usage report out or put an error in. With `hold_body`
     Envoy sends them only after the meter's reply to the whole body, which can still be an error.
     """
-    mutation = _without(names, _TO_CALLER)
+    mutation = ext_proc.HeaderMutation(
+        remove_headers=[name for name in names if name not in _TO_CALLER and not name.startswith(":")]
+    )
     mutation.set_headers.extend(_options(dict(own)))
     return ext_proc.ProcessingResponse(
         response_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation)),
@@ -210,12 +193,6 @@ def _immediate_error(denied: Denied, path: str, request_id: str) -> ext_proc.Pro
             body=body,
             details=str(code),
         )
-    )
-
-
-def _without(headers: Iterable[str], keep: frozenset[str]) -> ext_proc.HeaderMutation:
-    return ext_proc.HeaderMutation(
-        remove_headers=[name for name in headers if name not in keep and not name.startswith(":")]
     )
 
 

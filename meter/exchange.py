@@ -16,11 +16,9 @@ from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.record.grant import Grant
 from gateway.values import NO_USAGE, Outcome, Usage
 from gateway.wire.names import BACKEND_HEADER, DROPPED_OPTIONS_HEADER, ERROR_HEADER, NOT_AN_ANSWER
-from gateway.wire.surfaces import BY_NAME
 from meter.answer.answer import Answer
 from meter.answer.result import AnswerResult
 from meter.answer.token_size import TokenSizes
-from meter.frames.recognition import accepted_type
 from meter.generation_rates import GenerationRates
 from meter.phases import Phase, Trigger, following
 from meter.prompt_log.writer import Transcript
@@ -61,6 +59,7 @@ class Exchange:
         self.hold = Hold.of(grant, grant_json)
         self.phase = Phase.OPEN
         self.ending: Ending | None = None
+        self._entry: Entry | None = None
         # Whether Envoy holds the head of the answer until the meter has read the whole body.
         self.holds_answer = False
         self.transcript = Transcript(grant) if grant.log_prompts else None
@@ -80,7 +79,9 @@ class Exchange:
     @property
     def final_entry(self) -> Entry | None:
         """The entry of an exchange whose ending is known, None before."""
-        return None if self.ending is None else settled_entry(self.grant, self.ending)
+        if self._entry is None and self.ending is not None:
+            self._entry = settled_entry(self.grant, self.ending)
+        return self._entry
 
     @property
     def progress(self) -> Progress:
@@ -98,11 +99,6 @@ class Exchange:
 
     def _ms_since_opened(self, at_s: float | None) -> int | None:
         return None if at_s is None else round((at_s - self._opened_s) * 1000)
-
-    @property
-    def accept(self) -> str:
-        """The media type that the answer must have, for the hold filter."""
-        return accepted_type(BY_NAME[self.grant.surface], stream=self.grant.stream)
 
     def request_body(self, body: bytes) -> bytes | Code:
         """Takes the caller's body, returns the one for the backend.
@@ -202,12 +198,12 @@ class Exchange:
         """Envoy has closed its stream. A request without an ending was ended by Envoy, the caller or the backend."""
         left = self.phase
         self._advance(Trigger.CLOSE)
-        is_presumed = False
-        if self.ending is None:
-            result = self._result_at_close(left)
-            is_presumed = result.is_presumed
-            self.ending = self._ending(result)
-        return Closed(settled_entry(self.grant, self.ending), is_presumed)
+        entry = self.final_entry
+        if entry is not None:
+            return Closed(entry, cause_unknown=False)
+        result = self._result_at_close(left)
+        self.ending = self._ending(result)
+        return Closed(settled_entry(self.grant, self.ending), result.is_presumed)
 
     def _advance(self, trigger: Trigger) -> Phase:
         self.phase = following(self.phase, trigger)

@@ -18,7 +18,7 @@ from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.record.entry import Entry
 from gateway.record.grant import GRANT_HEADER, Grant
-from gateway.rpc.methods import Message, Metadata, Method, Streaming, traceparent_of
+from gateway.rpc.methods import Message, Metadata, Method, RpcError, Status, Streaming, traceparent_of
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.answer.token_size import TokenSizes
@@ -123,19 +123,11 @@ class ExternalProcessor:
         """The `traceparent` header of a call, empty when requests are not traced."""
         return "" if self._tracer is None else traceparent_of(metadata)
 
-    def open(self, grant_json: str | None, traceparent: str) -> Exchange | Code:
+    def open(self, grant: Grant, grant_json: str, traceparent: str) -> Exchange | Code:
         """Opens the record of a request before any backend receives it, or returns why it must not go on.
 
-        `grant_json` is the text of the grant that authz returned, None when the request was not admitted.
+        `grant_json` is the text of the grant that authz returned.
         """
-        if grant_json is None:
-            log.error("request_without_grant")
-            return Code.UNAVAILABLE
-        try:
-            grant = Grant.from_json(grant_json)
-        except ValueError as error:
-            log.error("grant_unreadable", reason=str(error))
-            return Code.UNAVAILABLE
         if self._outbox.full:
             log.error("outbox_full", request_id=grant.request_id)
             return Code.AUDIT_BACKLOG
@@ -165,14 +157,19 @@ class _Process:
         return reply
 
     def _reply(self, message: ext_proc.ProcessingRequest) -> Message | Awaitable[Message]:
-        if message.HasField("request_headers"):
-            opened = self._service.open(self._grant_json, self._traceparent)
-            if isinstance(opened, Code):
-                return envoy_api.deny_unopened(opened, message)
-            self._exchange = opened
         if self._exchange is None:
-            # The answer to a request that authz denied passes here too, without a grant.
-            return envoy_api.untouched(message.WhichOneof("request"))
+            kind = message.WhichOneof("request")
+            if kind != "request_body":
+                # The answer to a request that authz denied passes here too, without a grant.
+                if envoy_api.is_of_a_backend(message):
+                    log.error("answer_without_request")
+                    raise RpcError(Status.INTERNAL, "an answer without a request")
+                return envoy_api.untouched(kind)
+            grant_json, grant = self._grant()
+            opened = self._service.open(grant, grant_json, self._traceparent)
+            if isinstance(opened, Code):
+                return envoy_api.deny_unopened(opened, grant)
+            self._exchange = opened
         reply = envoy_api.respond(self._exchange, message)
         if self._settled or (entry := self._exchange.final_entry) is None:
             return reply
@@ -180,6 +177,17 @@ class _Process:
         self._settled = True
         stored = self._service.settle(self._exchange, entry)
         return self._service.release(reply, entry, stored)
+
+    def _grant(self) -> tuple[str, Grant]:
+        """The grant of authz and its text. Without one the call fails, and Envoy answers with 503."""
+        if self._grant_json is None:
+            log.error("request_without_grant")
+            raise RpcError(Status.UNAVAILABLE, "a request without a grant")
+        try:
+            return self._grant_json, Grant.from_json(self._grant_json)
+        except ValueError as error:
+            log.error("grant_unreadable", reason=str(error))
+            raise RpcError(Status.UNAVAILABLE, "an unreadable grant") from None
 
     def finish(self) -> None:
         """The last message of Envoy needs no reply."""

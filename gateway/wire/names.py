@@ -43,6 +43,8 @@ EXPOSED_HEADERS = (
 NOT_AN_ANSWER = 520
 # The hold filter sets it on an answer whose body is one JSON document and comes in one piece.
 HELD_WHOLE_HEADER = "x-nz-held-whole"
+# The cluster of a backend sets it to its name on every answer. Envoy's own replies do not have it.
+CLUSTER_HEADER = "x-nz-cluster"
 
 # The names in the certificates of the services when Envoy reaches them over a network. They are the same on every host.
 AUTHZ_TLS_NAME = "authz.neuronetz-gateway"

@@ -12,6 +12,7 @@ from typing import Protocol
 from gateway.errors import Code, Denied
 from gateway.record.grant import Grant
 from gateway.values import NO_USAGE, Outcome, Usage
+from gateway.wire.media_types import JSON, NDJSON, accepted_type
 from gateway.wire.names import NOT_AN_ANSWER
 from gateway.wire.surfaces import BY_NAME, Dialect
 from meter.answer.echoes import Echo, echoes_of
@@ -22,7 +23,7 @@ from meter.answer.stream import Stream
 from meter.answer.token_size import TokenSizes
 from meter.answer.usage import UsageFold
 from meter.answer.whole import Whole
-from meter.frames.recognition import JSON, NDJSON, accepted_type, media_type_of
+from meter.frames.recognition import media_type_of
 
 
 class Body(Protocol):

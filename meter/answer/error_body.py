@@ -6,11 +6,11 @@ from gateway.errors import MESSAGE, Code, Denied, upstream_code
 from gateway.record.grant import Grant
 from gateway.values import Outcome
 from gateway.wire.dialects import error_body
+from gateway.wire.media_types import JSON
 from gateway.wire.surfaces import BY_NAME
 from meter.answer import context_overflow
 from meter.answer.backend_errors import BackendErrors, caller_status
 from meter.frames.readers import load_object
-from meter.frames.recognition import JSON
 
 ERROR_BODY_BYTES_MAX = 64 * 1024
 

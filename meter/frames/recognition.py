@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.wire.surfaces import AnswerShape, Dialect, Surface
-
-JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
+from gateway.wire.surfaces import AnswerShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +76,3 @@ def is_answer(shape: AnswerShape, document: Mapping[str, Any], *, whole: bool, f
 def media_type_of(content_type: str) -> str:
     """The media type in a `content-type` header, in lower case and without parameters."""
     return content_type.partition(";")[0].strip().lower()
-
-
-def accepted_type(surface: Surface, *, stream: bool) -> str:
-    """The media type of an answer of `surface`. Ollama may answer a stream of NDJSON with one JSON object as well."""
-    if not stream or surface.streams_by_default is None:
-        return JSON
-    return NDJSON if surface.dialect is Dialect.NATIVE else EVENTS

@@ -32,6 +32,8 @@ from ops.data_plane.upstream_filters import http_protocol_options
 from ops.data_plane.upstream_tls import transport_socket
 
 CREDENTIAL_HEADERS = ("authorization", "x-api-key")
+# Envoy adds them. It needs the first for its own routes, and no service may remove the second.
+_ENVOY_HEADERS = ("x-forwarded-proto", "x-envoy-external-address")
 _PENDING_PER_CONNECTION = 16
 _REQUESTS_MAX = 10_000
 # Requests without a slot of the cluster: those that Envoy moves there when another one fails.
@@ -44,18 +46,18 @@ def render_clusters(settings: Settings, directory: Path) -> list[Cluster]:
     With a queue, each of several replicas has its own cluster too, so that a request reaches the replica whose slot it
     has.
     """
-    stripped = sorted({*CREDENTIAL_HEADERS, *(backend.auth_header.lower() for backend in settings.backends)})
+    credentials = (backend.auth_header.lower() for backend in settings.backends)
+    stripped = sorted({*_ENVOY_HEADERS, *CREDENTIAL_HEADERS, *credentials})
     with_paths = any(backend.path for backend in settings.backends)
     rendered = []
     for backend in settings.backends:
-        options = http_protocol_options(backend, stripped, directory, with_paths=with_paths)
-        rendered.append(_cluster(cluster_name(backend.name), backend, backend.urls, settings, options, directory))
+        urls_by_cluster = {cluster_name(backend.name): backend.urls}
         if settings.has_queue and len(backend.urls) > 1:
             names = replica_clusters(backend.name, backend.addresses)
-            rendered += (
-                _cluster(name, backend, (url,), settings, options, directory)
-                for name, url in zip(names, backend.urls, strict=True)
-            )
+            urls_by_cluster |= {name: (url,) for name, url in zip(names, backend.urls, strict=True)}
+        for name, urls in urls_by_cluster.items():
+            options = http_protocol_options(name, backend, stripped, directory, with_paths=with_paths)
+            rendered.append(_cluster(name, backend, urls, settings, options, directory))
     return rendered
 
 

@@ -17,6 +17,7 @@ from google.protobuf.json_format import MessageToDict
 
 from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
 from gateway.settings import Settings
+from gateway.wire.names import REQUEST_ID_HEADER
 from gateway.wire.timeouts import BODY_TIMEOUT_S, CHECK_TIMEOUT_S
 from ops.backends import ca_files
 from ops.data_plane import cds, cors, tracing
@@ -68,6 +69,7 @@ def render_static(settings: Settings, directory: Path) -> dict[str, bytes]:
         "BIND_HOST": json.dumps(settings.gateway_bind_host),
         "BIND_PORT": str(settings.gateway_bind_port),
         "REQUEST_ID_HEADER": json.dumps(settings.gateway_request_id_header),
+        "REQUEST_ID_HEADER_IS_SET": json.dumps(settings.gateway_request_id_header.lower() == REQUEST_ID_HEADER),
         "READ_TIMEOUT": f"{settings.ollama_read_timeout_s:.3f}s",
         "CHECK_TIMEOUT": f"{CHECK_TIMEOUT_S + _CHECK_MARGIN_S + wait_max_s:g}s",
         "REQUEST_TIMEOUT": f"{BODY_TIMEOUT_S + wait_max_s:g}s",

@@ -8,7 +8,7 @@ makes the path from that of the surface.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
@@ -28,6 +28,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from gateway.record.grant import METADATA_NAMESPACE, PATH_KEY
 from gateway.settings.backend import Backend
+from gateway.wire.names import CLUSTER_HEADER
 from ops.data_plane.backend_secrets import sds_reference, secret_name
 from ops.data_plane.cluster_json import CREDENTIAL_INJECTOR, HEADER_MUTATION
 
@@ -40,12 +41,12 @@ _REQUESTS_PER_CONNECTION = 1
 
 
 def http_protocol_options(
-    backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool
+    cluster: str, backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool
 ) -> HttpProtocolOptions:
-    """Returns the HTTP/1.1 options of the backend's cluster, including its filters.
+    """Returns the HTTP/1.1 options of `cluster`, which is one of the backend's, including its filters.
 
-    `stripped` are the names of all credential headers, in lower case. `directory` contains the SDS files and the hold
-    filter. `with_paths`: a backend of the gateway has a path.
+    `stripped` are the names of all credential headers, and of those that Envoy adds, in lower case. `directory`
+    contains the SDS files and the hold filter. `with_paths`: a backend of the gateway has a path.
     """
     return HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptions.ExplicitHttpConfig(
@@ -54,14 +55,17 @@ def http_protocol_options(
         common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
             max_requests_per_connection=UInt32Value(value=_REQUESTS_PER_CONNECTION)
         ),
-        http_filters=_filters(backend, stripped, directory, with_paths=with_paths),
+        http_filters=_filters(cluster, backend, stripped, directory, with_paths=with_paths),
     )
 
 
-def _filters(backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool) -> list[HttpFilter]:
+def _filters(
+    cluster: str, backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool
+) -> list[HttpFilter]:
     credential = backend.credential()
     return [
-        _filter(HEADER_MUTATION, _remove_headers(stripped)),
+        # The first filter is the last one that an answer passes, so no backend can set this header.
+        _filter(HEADER_MUTATION, _mutations(stripped, {CLUSTER_HEADER: cluster})),
         *([_filter(CREDENTIAL_INJECTOR, _add_credential(backend, credential[0], directory))] if credential else []),
         _filter("envoy.filters.http.wasm", _hold_response(directory)),
         # The hold filter reads the path of the surface.
@@ -74,9 +78,21 @@ def _filter(name: str, config: Message) -> HttpFilter:
     return HttpFilter(name=name, typed_config=packed.pack(config))
 
 
-def _remove_headers(names: Sequence[str]) -> header_mutation_pb2.HeaderMutation:
-    removals = [mutation_rules_pb2.HeaderMutation(remove=name) for name in names]
-    return header_mutation_pb2.HeaderMutation(mutations=header_mutation_pb2.Mutations(request_mutations=removals))
+def _mutations(removed: Sequence[str], answered: Mapping[str, str]) -> header_mutation_pb2.HeaderMutation:
+    """Returns a filter that removes headers from a request, and sets those of its answer."""
+    removals = [mutation_rules_pb2.HeaderMutation(remove=name) for name in removed]
+    settings = [
+        mutation_rules_pb2.HeaderMutation(
+            append=base_pb2.HeaderValueOption(
+                header=base_pb2.HeaderValue(key=name, value=value),
+                append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+            )
+        )
+        for name, value in answered.items()
+    ]
+    return header_mutation_pb2.HeaderMutation(
+        mutations=header_mutation_pb2.Mutations(request_mutations=removals, response_mutations=settings)
+    )
 
 
 def _set_path(prefix: str) -> Lua:

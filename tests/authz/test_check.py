@@ -239,7 +239,7 @@ async def test_the_head_of_a_request_names_its_caller_to_envoy(world: World) -> 
     key = await world.bench.new_key()
     decision = await world.pipeline.check(replace(request(key.secret), is_head=True, body=b""))
     assert isinstance(decision, Admitted)
-    metadata = envoy_api.admitted(decision).dynamic_metadata
+    metadata = envoy_api.admitted(decision, frozenset()).dynamic_metadata
     caller = Caller.from_json(metadata.fields[CALLER_KEY].string_value)
     assert (caller.tenant, caller.key_prefix) == ("acme", key.prefix)
 

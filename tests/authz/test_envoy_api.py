@@ -13,9 +13,31 @@ def test_each_admitted_request_has_its_own_grant_and_the_route_of_its_candidates
         Admitted("/api/chat", candidates, grant, {})
         for grant, candidates in (("first", ("a", "b")), ("second", ("a", "b")), ("third", ("b",)))
     ]
-    responses = [envoy_api.admitted(decision) for decision in decisions]
+    responses = [envoy_api.admitted(decision, frozenset()) for decision in decisions]
     metadata = [MessageToDict(response.dynamic_metadata) for response in responses]
     assert [each["grant"] for each in metadata] == ["first", "second", "third"]
     assert [len(each["priority_groups"]) for each in metadata] == [2, 2, 1]
     assert metadata[0]["priority_groups"] == metadata[1]["priority_groups"]
     assert metadata[2]["priority_groups"][0]["clusters"][0]["cluster_name"].endswith("b")
+
+
+def test_a_backend_receives_the_listed_headers_only() -> None:
+    passed = {":path", "x-request-id", "x-envoy-max-retries", "content-length"}
+    names = {*passed, "transfer-encoding", "cookie", "x-nz-peer"}
+    decision = Admitted("/api/chat", ("a",), "grant", {}, "application/json")
+    response = envoy_api.admitted(decision, frozenset(names)).ok_response
+    assert list(response.headers_to_remove) == ["cookie", "transfer-encoding", "x-nz-peer"]
+    assert {each.header.key: each.header.value for each in response.headers} == {
+        ":path": "/api/chat",
+        "x-envoy-max-retries": "0",
+        "accept": "application/json",
+        "content-type": "application/json",
+    }
+
+
+def test_a_response_to_many_names_is_not_retained() -> None:
+    decision = Admitted("/api/chat", ("a",), "grant", {})
+    retained = envoy_api._routing.cache_info().currsize
+    response = envoy_api.admitted(decision, frozenset({"x" * 30_000}))
+    assert list(response.ok_response.headers_to_remove) == ["x" * 30_000]
+    assert envoy_api._routing.cache_info().currsize == retained

@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 
+from gateway.wire.media_types import EVENTS, JSON, accepted_type
 from gateway.wire.surfaces import BY_NAME, SURFACES, AnswerShape, Dialect, Surface
-from meter.frames.recognition import EVENTS, JSON, accepted_type
 from tests.e2e.one_worker import ONLY, OneWorker, one_worker
 from tests.e2e.stack import Simulator
 from tests.ops.cli.conftest import Operator

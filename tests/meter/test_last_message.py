@@ -26,6 +26,7 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.values import Outcome
+from gateway.wire.names import CLUSTER_HEADER
 from gateway.wire.surfaces import BY_NAME
 from meter.access_log.cause_stream import CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
@@ -68,17 +69,16 @@ class Meter:
         assert isinstance(admitted, Reserved)
         grant = replace(drafted, admitted_at_ms=admitted.admitted_at_ms)
         call = self.stub.Process(metadata=((GRANT_HEADER.decode(), json_of(grant)),))
-        await exchange(call, ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders()))
         await exchange(call, ext_proc.ProcessingRequest(request_body=ext_proc.HttpBody(body=CHAT.request)))
         kind = "application/x-ndjson" if stream else "application/json"
         headers = [
             base_pb2.HeaderValue(key=":status", raw_value=b"200"),
             base_pb2.HeaderValue(key="content-type", raw_value=kind.encode()),
+            base_pb2.HeaderValue(key=CLUSTER_HEADER, raw_value=b"backend:near"),
         ]
         head = ext_proc.ProcessingRequest(
             response_headers=ext_proc.HttpHeaders(headers=base_pb2.HeaderMap(headers=headers))
         )
-        head.attributes["envoy.filters.http.ext_proc"]["response.code_details"] = "via_upstream"
         await exchange(call, head)
         return call
 
@@ -147,7 +147,7 @@ async def test_the_last_frame_is_released_when_its_settlement_is_stored(
             await call.write(chunk(LINES[-1], end=not ends_later))
             last = asyncio.create_task(call.read())
             # Another request of the process is served meanwhile.
-            await exchange(meter.stub.Process(), ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders()))
+            await exchange(meter.stub.Process(), ext_proc.ProcessingRequest(response_headers=ext_proc.HttpHeaders()))
             assert not last.done()
         assert (await last).HasField("response_body")
         # A meter that is killed now has nothing left to do.
@@ -191,7 +191,7 @@ async def test_a_caller_that_leaves_during_the_wait_has_one_row_with_the_outcome
         with meter.redis.frozen():
             await call.write(chunk(CHAT.body, end=True))
             # The reply to a message on another stream shows that the meter has received the chunk.
-            await exchange(meter.stub.Process(), ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders()))
+            await exchange(meter.stub.Process(), ext_proc.ProcessingRequest(response_headers=ext_proc.HttpHeaders()))
             call.cancel()
         await eventually_settled(meter)
         entry = await meter.entry()

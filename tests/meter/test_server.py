@@ -23,6 +23,7 @@ from gateway.rpc.server import RpcServer
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
+from gateway.wire.names import CLUSTER_HEADER
 from meter.access_log.cause_stream import CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.shared_causes import SharedCauses
@@ -38,7 +39,7 @@ from tests.meter.wire_corpus import json_of, transcript
 
 REQUESTS = 5
 CHAT = transcript("api_chat_stream")
-OPENING = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
+OPENING = ext_proc.ProcessingRequest(request_body=ext_proc.HttpBody(body=CHAT.request))
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Meter:
     channel: grpc.aio.Channel
 
     async def opens(self, grant: str) -> tuple[Any, ext_proc.ProcessingResponse]:
-        """The stream of a request with this grant, and the reply to its headers."""
+        """The stream of a request with this grant, and the reply to its body."""
         stream = external_processor_pb2_grpc.ExternalProcessorStub(self.channel).Process(
             metadata=((GRANT_HEADER.decode(), grant),)
         )
@@ -92,7 +93,7 @@ async def test_the_meter_waits_for_its_streams_before_it_settles_the_last_entrie
         for _ in range(REQUESTS):
             grant, _ = await admit(meter.quota)
             stream, opened = await meter.opens(json_of(grant))
-            assert opened.HasField("request_headers")
+            assert opened.HasField("request_body")
             streams.append(stream)
         assert await meter.quota.backlog() == Backlog(holds=REQUESTS, events=0)
         finished = asyncio.create_task(meter.server.stop(20))
@@ -112,12 +113,25 @@ async def test_a_grant_that_cannot_be_read_is_answered_as_unavailable(
     transport: str, redis_url: str, database_url: str, grant: str, tmp_path: Path
 ) -> None:
     async with serving(transport, redis_url, database_url, tmp_path) as meter:
-        stream, refused = await meter.opens(grant)
-        assert refused.immediate_response.status.code == 503
-        assert refused.immediate_response.details == "unavailable"
-        await stream.done_writing()
-        assert await stream.code() is grpc.StatusCode.OK
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await meter.opens(grant)
+        assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await meter.outbox.wait_idle(0) == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_the_answer_of_a_backend_without_a_record_does_not_pass(
+    transport: str, redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    async with serving(transport, redis_url, database_url, tmp_path) as meter:
+        stub = external_processor_pb2_grpc.ExternalProcessorStub(meter.channel)
+        stream = stub.Process(metadata=((GRANT_HEADER.decode(), "{}"),))
+        head = ext_proc.ProcessingRequest(response_headers=ext_proc.HttpHeaders())
+        head.response_headers.headers.headers.add(key=CLUSTER_HEADER, raw_value=b"backend:near")
+        await stream.write(head)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stream.read()
+        assert failed.value.code() is grpc.StatusCode.INTERNAL
 
 
 async def test_a_request_is_settled_when_its_call_is_cancelled_before_the_wait_for_its_settlement_begins(
@@ -129,9 +143,8 @@ async def test_a_request_is_settled_when_its_call_is_cancelled_before_the_wait_f
         assert isinstance(method, Streaming)
         session = method.open({GRANT_HEADER: json_of(grant).encode()})
         session.receive(OPENING)
-        session.receive(ext_proc.ProcessingRequest(request_body=ext_proc.HttpBody(body=CHAT.request)))
         head = ext_proc.ProcessingRequest(response_headers=ext_proc.HttpHeaders(end_of_stream=True))
-        head.attributes["envoy.filters.http.ext_proc"]["response.code_details"] = "via_upstream"
+        head.response_headers.headers.headers.add(key=CLUSTER_HEADER, raw_value=b"backend:near")
         reply = session.receive(head)
         assert isinstance(reply, Awaitable)
         asyncio.ensure_future(reply).cancel()

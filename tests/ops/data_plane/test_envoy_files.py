@@ -210,7 +210,19 @@ def test_each_backend_strips_all_credential_headers_before_it_adds_its_own(setti
         own = ["credential_injector"] if cluster["name"] != "backend:bare" else []
         assert names == ["header_mutation", *own, "wasm", "upstream_codec"]
         stripped = options["http_filters"][0]["typed_config"]["mutations"]["request_mutations"]
-        assert {each["remove"] for each in stripped} == {"authorization", "x-api-key"}
+        of_envoy = {"x-forwarded-proto", "x-envoy-external-address"}
+        assert {each["remove"] for each in stripped} == {"authorization", "x-api-key", *of_envoy}
+
+
+def test_each_cluster_of_a_backend_names_itself_in_its_answers(tmp_path: Path) -> None:
+    near = {"name": "near", "base_url": "http://127.0.0.1:11434", "replicas": ["http://127.0.0.1:11435"]}
+    settings = Settings.model_validate({**ONE_MACHINE, "ollama_backends": [near]})
+    clusters = json.loads(render(settings, tmp_path)["cds.yaml"])["resources"]
+    for cluster in clusters:
+        (options,) = cluster["typed_extension_protocol_options"].values()
+        mutations = options["http_filters"][0]["typed_config"]["mutations"]["response_mutations"]
+        assert mutations[0]["append"]["header"] == {"key": "x-nz-cluster", "value": cluster["name"]}
+    assert len(clusters) == 3
 
 
 def test_local_replies_have_the_messages_of_the_error_table_in_every_dialect() -> None:

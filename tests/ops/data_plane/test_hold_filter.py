@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from wasmtime import Caller, Config, Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
 
 from gateway.rpc.message_sizes import HELD_BYTES_MAX
+from gateway.wire.media_types import EVENTS as SSE
+from gateway.wire.media_types import JSON as JSON_TYPE
+from gateway.wire.media_types import NDJSON, accepted_type
 from gateway.wire.names import HELD_WHOLE_HEADER, NOT_AN_ANSWER
 from gateway.wire.surfaces import BY_NAME, SURFACES, Surface
 from meter.frames import recognition
 from meter.frames.readers import read_frame
-from meter.frames.recognition import EVENTS as SSE
-from meter.frames.recognition import JSON as JSON_TYPE
-from meter.frames.recognition import NDJSON
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
 from tests.meter.wire_corpus import Transcript, transcripts
 
@@ -245,7 +245,7 @@ def test_an_answer_needs_the_member_that_the_meter_requires_with_a_value_of_its_
     member = (recognition.WHOLE if whole else recognition.FIRST_FRAME).get(surface.answer_shape)
     if member is None:
         return
-    accept = recognition.accepted_type(surface, stream=not whole)
+    accept = accepted_type(surface, stream=not whole)
     for kind, value in EXAMPLES.items():
         text = json.dumps({"model": "m", member.name: value, "more": [{"error": 1}]}).encode()
         body = b"event: x\ndata: " + text + b"\n\n" if accept == SSE else text + b"\n"
@@ -295,7 +295,7 @@ def test_a_body_that_is_no_answer_is_rejected_wherever_it_is_cut(body: bytes) ->
 def test_no_real_answer_is_rejected_unless_it_begins_with_an_error(exchange: Transcript) -> None:
     headers = {b"content-type": exchange.content_type.encode()}
     is_stream = "json;" not in exchange.content_type and exchange.content_type != JSON_TYPE
-    accept = recognition.accepted_type(exchange.surface, stream=is_stream)
+    accept = accepted_type(exchange.surface, stream=is_stream)
     for step in (1, 7, 100_000):
         chunks = [exchange.body[at : at + step] for at in range(0, len(exchange.body), step)]
         assert Host().answers(exchange.surface.path, accept, headers, chunks) == b"200"
