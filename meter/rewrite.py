@@ -6,14 +6,15 @@ fields that this module finds are those that authz judged. All other fields keep
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from gateway.record.grant import Grant
-from gateway.request.json_text import JsonObject
+from gateway.request.json_text import JsonObject, quoted
 from gateway.request.runner_options import RUNNER_FIELDS, RUNNER_OPTIONS
 from gateway.request.server_tools import DROPPED_NAME, without_server_tools
 from gateway.wire.surfaces import BY_NAME
+
+_RUNNER_OPTIONS = frozenset(RUNNER_OPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +33,21 @@ def rewrite(body: bytes, grant: Grant) -> Rewritten:
     """
     document = JsonObject(body.decode())
     surface = BY_NAME[grant.surface]
-    document.set("model", json.dumps(grant.sent_model))
+    document.set("model", quoted(grant.sent_model))
     if surface.cap_field is not None:
         _write_cap(document, surface.cap_field, grant.output_cap)
     if surface.ignored_cap_field is not None:
         # Left in the body it would promise a limit that Ollama does not keep. The granted cap covers it already.
         document.remove(surface.ignored_cap_field)
     if surface.streams_by_default is not None:
-        document.set("stream", json.dumps(grant.stream))
+        document.set("stream", "true" if grant.stream else "false")
     if grant.stream and surface.usage_on_request:
         _write_within(document, "stream_options", "include_usage", "true")
     if grant.refuses_overflow and surface.truncates:
         document.set("truncate", "false")
     dropped = [] if grant.runner_options else _drop_runner_options(document)
-    tools = without_server_tools(document.get("tools") or "null")
-    if tools is not None:
+    tools = document.get("tools")
+    if tools is not None and (tools := without_server_tools(tools)) is not None:
         document.set("tools", tools)
         dropped.append(DROPPED_NAME)
     return Rewritten(str(document).encode(), tuple(dropped))
@@ -73,16 +74,19 @@ def _write_within(document: JsonObject, parent: str, field: str, value: str) -> 
 def _drop_runner_options(document: JsonObject) -> list[str]:
     """Removes the options of the runner and returns their names. Null requests nothing, so it is not named."""
     dropped = _removed(document, RUNNER_FIELDS)
-    text = document.get("options") or "null"
-    if text.startswith("{"):
+    text = document.get("options")
+    if text is not None and text.startswith("{"):
         options = JsonObject(text)
-        dropped += [f"options.{name}" for name in _removed(options, RUNNER_OPTIONS)]
-        document.set("options", str(options))
+        if any(member.name in _RUNNER_OPTIONS for member in options.members):
+            dropped += [f"options.{name}" for name in _removed(options, RUNNER_OPTIONS)]
+            document.set("options", str(options))
     return dropped
 
 
 def _removed(fields: JsonObject, names: tuple[str, ...]) -> list[str]:
     given = {member.name for member in fields.members}.intersection(names)
+    if not given:
+        return []
     requested = [name for name in names if name in given and fields.get(name) != "null"]
     for name in given:
         fields.remove(name)

@@ -11,7 +11,7 @@ the same rule in `admit.lua`), and the hold and the meter retain that text.
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 
 from gateway.errors import STATUS, Code
 from gateway.record.request import RequestRecord, record_fields
@@ -81,13 +81,16 @@ class Grant(RequestRecord):
         """
         try:
             data = json.loads(text)
-            fields = {f.name: data[f.name] for f in _FIELDS if f.name in data or f.default is MISSING}
-            return cls(**{**fields, "backend_addresses": tuple(fields.get("backend_addresses", ()))})
-        except (KeyError, TypeError) as error:
+            if not _NAMES.issuperset(data):
+                # A later release has written fields that this one does not know.
+                data = {name: value for name, value in data.items() if name in _NAMES}
+            data["backend_addresses"] = tuple(data.get("backend_addresses", ()))
+            return cls(**data)
+        except (AttributeError, TypeError) as error:
             raise ValueError(f"not a grant: {error}") from error
 
 
-_FIELDS = fields(Grant)
+_NAMES = frozenset(Grant.__dataclass_fields__)
 
 
 def draft(
