@@ -40,10 +40,11 @@ _APPEND = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_A
 
 def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Network | IPv6Network]) -> CheckedRequest:
     """CheckRequest -> CheckedRequest. Envoy sends header names in lower case."""
-    http = request.attributes.request.http
+    attributes = request.attributes
+    http = attributes.request.http
     headers = http.headers
-    received_at = request.attributes.request.time
-    peer = request.attributes.source.address.socket_address.address
+    received_at = attributes.request.time
+    peer = attributes.source.address.socket_address.address
     return CheckedRequest(
         request_id=headers.get(REQUEST_ID_HEADER, ""),
         method=http.method,
@@ -60,7 +61,7 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
         user_agent=headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX],
         content_encoding=headers.get("content-encoding", ""),
         body=http.raw_body,
-        is_head=request.attributes.context_extensions.get(STAGE) == HEAD,
+        is_head=attributes.context_extensions.get(STAGE) == HEAD,
         announced_bytes=_length(headers.get("content-length", "")),
         header_names=frozenset(headers),
     )

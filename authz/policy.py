@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.catalog.allow_list import may_use
 from gateway.catalog.snapshot import Catalog, HostedModel
@@ -26,7 +26,8 @@ class Permission:
     answered. `hosted_model` is the name of the model as its first backend spells it. `backend_addresses` are the
     `HOST[:PORT]` of the candidates. `own_output_tokens` is the model's own output cap, and
     `context_tokens` its context in force, each None when there is none or it is unknown. `replicas` are the replicas of
-    the backends that answer, whose slots the request can have; there are none when no backend answers.
+    the backends that answer, whose slots the request can have; there are none when no backend answers. `orders` has the
+    results of `clusters_in_order`.
     """
 
     hosted_model: str
@@ -37,6 +38,7 @@ class Permission:
     own_output_tokens: int | None = None
     context_tokens: int | None = None
     replicas: tuple[Candidate, ...] = ()
+    orders: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog, *, prefer_loaded: bool) -> Permission:
@@ -50,11 +52,22 @@ def decide(principal: Principal, surface: Surface, model: str, catalog: Catalog,
     hosted = catalog.models.get(model)
     if hosted is None or not may_use(hosted, allow_all=principal.allow_all_models, allowed=principal.models):
         raise Denied(Code.MODEL_NOT_ALLOWED)
+    # No other property of the principal is in it.
+    key = (Permission, model, Scope.RUNNER in principal.scopes, Scope.DEBUG in principal.scopes, prefer_loaded)
+    permission: Permission | None = catalog.derived.get(key)
+    if permission is None:
+        permission = catalog.derived[key] = _permission(hosted, catalog, *key[2:])
+    return permission
+
+
+def _permission(
+    hosted: HostedModel, catalog: Catalog, runner_options: bool, show_backend: bool, prefer_loaded: bool
+) -> Permission:
     return Permission(
         hosted_model=hosted.spelling,
         candidates=candidate_backends(hosted, catalog, prefer_loaded=prefer_loaded),
-        runner_options=Scope.RUNNER in principal.scopes,
-        show_backend=Scope.DEBUG in principal.scopes,
+        runner_options=runner_options,
+        show_backend=show_backend,
         backend_addresses=catalog.addresses_of(hosted.backends),
         own_output_tokens=hosted.own_output_tokens,
         context_tokens=hosted.context_tokens,
@@ -103,6 +116,13 @@ def clusters_in_order(granted: str, permission: Permission) -> tuple[str, ...]:
 
     Then come further replicas, as many per backend as without a queue, those of the same backend first.
     """
+    order = permission.orders.get(granted)
+    if order is None:
+        order = permission.orders[granted] = _clusters_in_order(granted, permission)
+    return order
+
+
+def _clusters_in_order(granted: str, permission: Permission) -> tuple[str, ...]:
     backend = backend_of(granted)
     names = [each.replica for each in permission.replicas]
     names += (cluster_name(name) for name in permission.candidates if name not in set(map(backend_of, names)))

@@ -128,13 +128,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     if _has_more_values_than(VALUES_MAX, body):
         _deny(f"the body has more than {VALUES_MAX} values; send fewer and longer ones")
     try:
-        document = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_float,
-            parse_constant=lambda word: _deny(f"{word} is not JSON"),
-        )
+        document = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         _deny("the body is not valid UTF-8")
     except RecursionError:
@@ -198,6 +192,14 @@ def _integer(digits: str) -> int | OutsizedNumber:
 def _float(digits: str) -> float | OutsizedNumber:
     value = float(digits)
     return value if isfinite(value) else OutsizedNumber(digits)
+
+
+def _constant(word: str) -> NoReturn:
+    _deny(f"{word} is not JSON")
+
+
+# Made once, because `json.loads` makes a decoder for each call that has hooks.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 
 
 def _deeper_than(document: object, levels: int) -> bool:

@@ -5,7 +5,7 @@ The identities of Ollama installations are in the same cache, so that no request
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -44,8 +44,8 @@ class VerifiedKeyCache:
         self._by_digest: OrderedDict[bytes, VerifiedKey] = OrderedDict()
 
     def digest(self, key: SecretStr) -> bytes:
-        """The HMAC-SHA-256 of `key` under the secret of this process."""
-        return hmac.digest(self._pepper, key.get_secret_value().encode(), "sha256")
+        """The keyed BLAKE2b (RFC 7693) of `key` under the secret of this process, cheaper than an HMAC of OpenSSL."""
+        return hashlib.blake2b(key.get_secret_value().encode(), key=self._pepper, digest_size=32).digest()
 
     def get(self, digest: bytes) -> VerifiedKey | None:
         """The verified key, or None."""

@@ -6,7 +6,7 @@ A snapshot is complete: a reader never combines two of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -83,11 +83,13 @@ class Catalog:
 
     `running` is the union of the backends' /api/ps rows. A snapshot without backends means that nothing is known. One
     with backends of which none answers, and without models, means that they have not answered for too long.
+    `derived` is what its reader has concluded from it, so that each request need not.
     """
 
     backends: tuple[BackendState, ...]
     models: Mapping[str, HostedModel]
     running: tuple[Mapping[str, Any], ...] = ()
+    derived: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def is_unreachable(self) -> bool:

@@ -72,8 +72,8 @@ class Entry(RequestRecord):
         and its row would be missing.
         """
         values = {name: getattr(self, name) for name in _NAMES}
-        text = json.dumps(values, separators=(",", ":"), ensure_ascii=False)
-        return text.encode("utf-8", "replace").decode()
+        text = _encode(values)
+        return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Entry:
@@ -83,6 +83,8 @@ class Entry(RequestRecord):
 
 _ADAPTER = TypeAdapter(Entry)
 _NAMES = tuple(Entry.__dataclass_fields__)
+# Made once, because `json.dumps` makes an encoder for each call with separators.
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def settled_entry(grant: Grant, ending: Ending) -> Entry:

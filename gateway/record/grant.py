@@ -91,6 +91,8 @@ class Grant(RequestRecord):
 
 
 _NAMES = frozenset(Grant.__dataclass_fields__)
+# Made once, because `json.dumps` makes an encoder for each call with separators.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def draft(
@@ -126,7 +128,7 @@ def draft(
     data["refuses_overflow"] = refuses_overflow
     data["weight"] = weight
     # A header cannot have a DEL, which JSON does not escape.
-    return json.dumps(data, separators=(",", ":")).replace("\x7f", "\\u007f")
+    return _encode(data).replace("\x7f", "\\u007f")
 
 
 def seal(

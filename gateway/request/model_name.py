@@ -8,6 +8,7 @@ Ollama reads `[host/][namespace/]model[:tag]` from the right, ignores case and f
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -30,6 +31,12 @@ def canonical(name: str) -> str:
     """
     if not name.isascii() or len(name) > NAME_LENGTH_MAX:
         raise ValueError(_SHAPE)
+    return _canonical(name)
+
+
+# A gateway hosts few models, and each request names one.
+@lru_cache(maxsize=1024)
+def _canonical(name: str) -> str:
     base, place = _cut_place(name.lower())
     if place and _cut_place(base)[1]:
         raise ValueError("a model name can state only once whether the model is local or in the cloud")

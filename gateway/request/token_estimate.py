@@ -48,7 +48,7 @@ def estimate_input(document: object, *, templates_prompt: bool = False) -> int:
     """
     if not isinstance(document, Mapping):
         return 0
-    tokens = tokens_in(sum(_prompt_bytes(field, document.get(field)) for field in PROMPT_FIELDS))
+    tokens = tokens_in(sum([_prompt_bytes(field, document[field]) for field in PROMPT_FIELDS if field in document]))
     has_template = templates_prompt and bool(document.get("prompt")) and document.get("raw") is not True
     return tokens + TEMPLATE_TOKENS if has_template else tokens
 

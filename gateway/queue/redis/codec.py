@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -36,7 +37,7 @@ def ticket(each: Ticket) -> tuple[str | int, ...]:
     """Ten arguments of `enter.lua`."""
     return (
         pool(each.model, each.candidates),
-        json.dumps([candidate.slots for candidate in each.candidates]),
+        _slots(each.candidates),
         each.tenant_id,
         each.key_id,
         each.weight,
@@ -48,6 +49,12 @@ def ticket(each: Ticket) -> tuple[str | int, ...]:
     )
 
 
+@lru_cache(maxsize=1024)
+def _slots(candidates: tuple[Candidate, ...]) -> str:
+    return json.dumps([candidate.slots for candidate in candidates])
+
+
+@lru_cache(maxsize=1024)
 def pool(model: str, candidates: tuple[Candidate, ...]) -> str:
     """The model and the candidates of a ticket without their slots. It has no tab, because JSON escapes it."""
     return json.dumps([model, *([each.replica, each.rank] for each in candidates)])

@@ -21,10 +21,12 @@ NAMES = (
     "learning",
 )
 
+_OF_QUEUE = tuple(f"{PREFIX}:{name}" for name in NAMES)
+
 
 def of_queue() -> list[str]:
     """The keys of every script, in the order of `queue.lua`."""
-    return [f"{PREFIX}:{name}" for name in NAMES]
+    return list(_OF_QUEUE)
 
 
 def ended(request_id: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from gateway.errors import Code
@@ -24,6 +25,7 @@ from gateway.quota.rebuild import Used
 from gateway.values import Budgets, Limits, Period
 
 
+@lru_cache(maxsize=4096)
 def rules(limits: Limits, budgets: Budgets) -> tuple[int, ...]:
     """Six arguments of `admit.lua`; -1 for no budget."""
     by_period = periods.limits(budgets)

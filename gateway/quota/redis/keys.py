@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 GROUP = "drain"
 
 
@@ -23,13 +25,14 @@ def of_tenant(shard: int, tenant_id: int) -> list[str]:
 
 def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list[str]:
     """The keys of the tenant, and TENANT_WINDOW, KEY_WINDOW and FINISHED of a request."""
+    return [*_of_key(shard, tenant_id, key_id), finished(shard, request_id)]
+
+
+@lru_cache(maxsize=4096)
+def _of_key(shard: int, tenant_id: int, key_id: int) -> tuple[str, ...]:
     prefix = tag(shard)
-    return [
-        *of_tenant(shard, tenant_id),
-        f"{prefix}:window:{tenant_id}",
-        f"{prefix}:window:{tenant_id}:{key_id}",
-        finished(shard, request_id),
-    ]
+    window = f"{prefix}:window:{tenant_id}"
+    return (*of_tenant(shard, tenant_id), window, f"{window}:{key_id}")
 
 
 def of_renewal(shard: int, tenant_id: int, request_id: str) -> list[str]:
