@@ -39,8 +39,8 @@ def jain_index(values: Iterable[float]) -> float:
 
 
 def deviations(amounts: Mapping[str, float], weights: Mapping[str, int]) -> dict[str, float]:
-    """By how much the share of each differs from its weight's share, relative to the latter."""
-    total, weight_sum = sum(amounts.values()), sum(weights.values())
+    """By how much the share of each differs from its weight's share, relative to the latter; `nan` without amounts."""
+    total, weight_sum = sum(amounts.values()) or math.nan, sum(weights.values())
     return {name: amounts[name] / total / (weight / weight_sum) - 1 for name, weight in weights.items()}
 
 

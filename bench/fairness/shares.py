@@ -26,6 +26,8 @@ async def measure(plan: Plan, stack: Stack, backends: Mapping[str, Ollama]) -> l
     """Runs all scenarios at the same time, each with a separate backend. Returns one document for each."""
     async with open_stores(stack) as stores:
         runs = [_Run(plan, scenario, backends[scenario.name], stores) for scenario in plan.scenarios]
+        for each in runs:
+            await each.create_tenants()
         begin_s = time.time() + plan.warm_up_s
         sent = await asyncio.gather(*(each.load(stack.url, begin_s + plan.seconds) for each in runs))
         await stores.wait_until_idle()
@@ -41,15 +43,19 @@ class _Run:
         self._backend = backend
         self._stores = stores
         self._name = f"fairness-{scenario.name}"
+        self._keys: dict[str, str] = {}
         self._denied = 0
+
+    async def create_tenants(self) -> None:
+        """Creates the tenants of the scenario."""
+        self._keys = await self._stores.create_tenants(self._name, self._scenario.weights)
 
     async def load(self, url: str, end_s: float) -> int:
         """Sends requests until `end_s`, when all callers disconnect. Returns the number of requests."""
-        keys = await self._stores.create_tenants(self._name, self._scenario.weights)
         async with open_callers(url, self._name) as callers:
             work = [
                 asyncio.create_task(self._send(callers, tenant, key, number))
-                for tenant, key in keys.items()
+                for tenant, key in self._keys.items()
                 for number in range(self._plan.callers)
             ]
             ended, _ = await asyncio.wait(work, timeout=end_s - time.time(), return_when=asyncio.FIRST_EXCEPTION)
