@@ -42,7 +42,8 @@ class Admitted:
     """An admitted request: its path upstream, the clusters to try in order, the sealed grant, headers of the answer.
 
     `accept` is the media type of the answer. `caller_json` names the caller of a head that may pass; see
-    `gateway.record.caller`. `queued_ms` is the time in the queue, None if it did not wait.
+    `gateway.record.caller`. `queued_ms` is the time in the queue, None if it did not wait. A request whose last cluster
+    is a busy server tries the first one again, up to `busy_retries` times, and has its slot meanwhile.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Admitted:
     accept: str = ""
     caller_json: str = ""
     queued_ms: int | None = None
+    busy_retries: int = 0
 
     @classmethod
     def unconditionally(cls, caller_json: str) -> Admitted:
@@ -156,8 +158,15 @@ class Admitter:
         sealed = grant.seal(
             draft, answer.admitted_at_ms, answer.input_tokens, answer.output_cap, answer.replica, answer.queued_ms
         )
-        accept = accepted_type(surface, stream=read.generation.stream)
-        return Admitted(surface.path, _clusters(answer, permission), sealed, headers, accept, queued_ms=queued_ms)
+        return Admitted(
+            surface.path,
+            _clusters(answer, permission),
+            sealed,
+            headers,
+            accepted_type(surface, stream=read.generation.stream),
+            queued_ms=queued_ms,
+            busy_retries=self._line.busy_retries(answer.queued_ms) if self._line and answer.replica else 0,
+        )
 
 
 def _clusters(answer: Reserved, permission: Permission) -> tuple[str, ...]:

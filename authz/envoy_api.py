@@ -19,7 +19,7 @@ from authz.admit import Admitted, Denial
 from authz.checked_request import CheckedRequest
 from authz.credential import find_credential
 from gateway.record.caller import CALLER_KEY
-from gateway.record.grant import METADATA_KEY, PATH_KEY
+from gateway.record.grant import METADATA_KEY, PATH_KEY, TRIES_KEY
 from gateway.request.client_address import USER_AGENT_CHARACTERS_MAX, client_ip
 from gateway.wire.dialects import error_body
 from gateway.wire.media_types import JSON
@@ -79,7 +79,7 @@ def admitted(decision: Admitted, header_names: frozenset[str]) -> external_auth_
     is_retained = sum(map(len, header_names)) <= _RETAINED_NAMES_CHARACTERS_MAX
     routing = _routing if is_retained else _routing.__wrapped__
     response = external_auth_pb2.CheckResponse.FromString(
-        routing(decision.path, decision.clusters, decision.accept, header_names)
+        routing(decision.path, decision.clusters, decision.busy_retries, decision.accept, header_names)
     )
     response.ok_response.response_headers_to_add.extend(_options(decision.headers))
     response.dynamic_metadata.fields[METADATA_KEY].string_value = decision.grant_json
@@ -87,15 +87,19 @@ def admitted(decision: Admitted, header_names: frozenset[str]) -> external_auth_
 
 
 @lru_cache(maxsize=1024)
-def _routing(path: str, clusters: tuple[str, ...], accept: str, header_names: frozenset[str]) -> bytes:
+def _routing(
+    path: str, clusters: tuple[str, ...], busy_retries: int, accept: str, header_names: frozenset[str]
+) -> bytes:
     """The part of a response that requests have in common, encoded, because parsing it is faster than building it.
 
-    Its metadata has the router try the clusters in order. A backend receives the headers that it needs and no other;
-    `accept` is the media type of its answer, which the hold filter reads.
+    Its metadata has the router try the clusters in order. The router stays on the last group, which is the first
+    cluster for the retries at a busy server. The hold filter ends all others after as many tries as `clusters`.
+    A backend receives the headers that it needs and no other; `accept` is the media type of its answer, which the hold
+    filter reads.
     """
     upstream = {
         ":path": path,
-        MAX_RETRIES_HEADER: str(len(clusters) - 1),
+        MAX_RETRIES_HEADER: str(len(clusters) - 1 + busy_retries),
         "accept": accept,
         "content-type": JSON,
     }
@@ -108,9 +112,10 @@ def _routing(path: str, clusters: tuple[str, ...], accept: str, header_names: fr
     )
     groups = [
         {"name": f"{place}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
-        for place, cluster in enumerate(clusters)
+        for place, cluster in enumerate((*clusters, *(clusters[:1] if busy_retries and len(clusters) > 1 else ())))
     ]
-    response.dynamic_metadata.update({"priority_groups": groups, PATH_KEY: path})
+    tries = {TRIES_KEY: str(len(clusters))} if busy_retries else {}
+    response.dynamic_metadata.update({"priority_groups": groups, PATH_KEY: path, **tries})
     encoded: bytes = response.SerializeToString()
     return encoded
 

@@ -18,6 +18,7 @@ from gateway.quota.port import Admission, Parked, ReservationDenied, Reserved, T
 from gateway.record import grant
 from gateway.record.entry import Ending, Entry, settled_entry
 from gateway.values import Outcome, Principal
+from gateway.wire.timeouts import BUSY_BACK_OFF_MAX_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,11 @@ class Line:
             self._waiting.owner,
             model=admission.model,
         )
+
+    def busy_retries(self, queued_ms: int) -> int:
+        """How often a request that waited for `queued_ms` may try a busy server again within QUEUE_MAX_WAIT_S."""
+        left_s = self._waiting.wait_max_s - queued_ms / 1000
+        return max(0, int(left_s / BUSY_BACK_OFF_MAX_S))
 
     async def pass_through(self, admission: Admission, ticket: Ticket, deadline: asyncio.Timeout) -> Passed | Stopped:
         """Admits a request, at once or when it is its turn. A wait extends the `deadline` of the check.

@@ -17,6 +17,12 @@
 ;; check reads strings, brackets and the names of the outermost members, not the whole grammar of JSON. The meter reads
 ;; the whole answer, and what passes here can still fail there (meter/frames/recognition.py).
 ;;
+;; A 503 on a surface whose body has the sentence of an Ollama with too many pending requests gets the status
+;; $SERVER_BUSY. The router tries the request again: at the next cluster of its list, and on the last one after a
+;; back-off, which $RETRY_AFTER requests. authz allows attempts beyond its list for this reason only. So the last attempt
+;; of the list, and each later one, that fails for another reason is final: its error has $NO_RETRY, and an attempt that
+;; follows a reset or a failed connection is answered here.
+;;
 ;; The host is Envoy's proxy-wasm ABI 0.2.1, https://github.com/proxy-wasm/spec. Each Envoy worker runs one instance
 ;; on one thread. A callback that is not exported here (trailers, configuration) means "continue".
 ;; The plugin must be configured with `allow_on_headers_stop_iteration: true`. Without it a pause at the headers also
@@ -35,6 +41,15 @@
   ;; get_buffer_bytes(buffer, start, size, &value, &value_size) -> status. Copies like get_header_map_value.
   (import "env" "proxy_get_buffer_bytes"
     (func $get_buffer_bytes (param i32 i32 i32 i32 i32) (result i32)))
+  ;; get_property(path, path_size, &value, &value_size) -> status. Copies like get_header_map_value.
+  (import "env" "proxy_get_property"
+    (func $get_property (param i32 i32 i32 i32) (result i32)))
+  ;; set_property(name, name_size, value, value_size) -> status. Every attempt of a request has the same properties.
+  (import "env" "proxy_set_property"
+    (func $set_property (param i32 i32 i32 i32) (result i32)))
+  ;; send_local_response(status, details, details_size, body, body_size, headers, headers_size, grpc_status) -> status
+  (import "env" "proxy_send_local_response"
+    (func $send_local_response (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
 
   ;; Memory, in pages of 64 KiB:
   ;;   page 0     the constants, the two result words, the table of surfaces and the buckets below
@@ -77,6 +92,32 @@
   (data (i32.const 0xd0) "x-nz-held-whole")
   (global $YES i32 (i32.const 0xe0))
   (data (i32.const 0xe0) "1")
+
+  ;; The status of an Ollama with too many pending requests. Like $NOT_AN_ANSWER it ejects no replica. `meter` answers 503.
+  (global $SERVER_BUSY i32 (i32.const 0xe4))
+  (data (i32.const 0xe4) "521")
+  ;; Part of Ollama's sentence, "server busy, please try again.  maximum pending requests exceeded".
+  (global $BUSY_SENTENCE i32 (i32.const 0x340))
+  (data (i32.const 0x340) "maximum pending requests exceeded")
+  (global $BUSY_SENTENCE_SIZE i32 (i32.const 33))
+  ;; A longer body is not the sentence.
+  (global $BUSY_BODY_MAX i32 (i32.const 1024))
+  ;; The seconds of the router's back-off, see `rate_limited_retry_back_off` of the route.
+  (global $RETRY_AFTER i32 (i32.const 0xe8))
+  (data (i32.const 0xe8) "x-nz-retry-after")
+  ;; With this header the router does not try a request again.
+  (global $NO_RETRY i32 (i32.const 0x368))
+  (data (i32.const 0x368) "x-envoy-ratelimited")
+  ;; The number of the attempt, and the length of authz's list, a text of one digit or more. Absent in other releases.
+  (global $ATTEMPT i32 (i32.const 0x380))
+  (data (i32.const 0x380) "upstream\00request_attempt_count")
+  (global $TRIES i32 (i32.const 0x3a0))
+  (data (i32.const 0x3a0) "metadata\00filter_metadata\00envoy.filters.http.ext_authz\00tries")
+  ;; Whether the previous attempt found a busy server: "1" or "0".
+  (global $WAS_BUSY i32 (i32.const 0x3e0))
+  (data (i32.const 0x3e0) "nz_busy")
+  (global $NO i32 (i32.const 0xe2))
+  (data (i32.const 0xe2) "0")
 
   ;; The surfaces, one row of 64 bytes each. meter/frames/recognition.py has the same table, and a test
   ;; compares them. Byte 0: size of the path. 1: size of the member of a whole answer. 2: size of the member of a
@@ -149,6 +190,7 @@
   ;;   48 wrong     1 when this is not an answer of the surface
   ;;   52 line      of server-sent events: how much of "data:" the line matches, -1 for another line
   ;;   56 accepted  the media type that the request accepts, $OTHER for any
+  ;;   60 busy      1 for a 503 on a surface, which may be that of a busy server
   ;;   64 name      the first 16 bytes of the outermost member's name
   (global $BUCKETS i32 (i32.const 0x400))
   (global $BUCKET_MASK i32 (i32.const 0xfff)) ;; 4096 buckets of one word
@@ -363,7 +405,126 @@
       (call $replace_header_map_value
         (global.get $RESPONSE_HEADERS)
         (global.get $STATUS) (i32.const 7)
-        (global.get $NOT_AN_ANSWER) (i32.const 3))))
+        (global.get $NOT_AN_ANSWER) (i32.const 3)))
+    (call $finish_list))
+
+  ;; The number of the attempt of this request, 0 when it is unknown.
+  (func $attempt (result i32)
+    (if (i32.ne
+          (call $get_property
+            (global.get $ATTEMPT) (i32.const 30) (global.get $VALUE_ADDRESS) (global.get $VALUE_SIZE))
+          (global.get $OK))
+      (then (return (i32.const 0))))
+    (i32.load (i32.load (global.get $VALUE_ADDRESS)))) ;; the lower half of a little-endian integer of 64 bits
+
+  ;; The length of authz's list, 0 when it is unknown.
+  (func $tries (result i32)
+    (local $at i32)
+    (local $end i32)
+    (local $number i32)
+    (if (i32.ne
+          (call $get_property
+            (global.get $TRIES) (i32.const 59) (global.get $VALUE_ADDRESS) (global.get $VALUE_SIZE))
+          (global.get $OK))
+      (then (return (i32.const 0))))
+    (local.set $at (i32.load (global.get $VALUE_ADDRESS)))
+    (local.set $end (i32.add (local.get $at) (i32.load (global.get $VALUE_SIZE))))
+    (block $done
+      (loop $digits
+        (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
+        (local.set $number
+          (i32.add
+            (i32.mul (local.get $number) (i32.const 10))
+            (i32.sub (i32.load8_u (local.get $at)) (i32.const 0x30))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br $digits)))
+    (local.get $number))
+
+  ;; Whether the list of authz has no further cluster than that of this attempt.
+  (func $list_is_used (result i32)
+    (local $tries i32)
+    (local.set $tries (call $tries))
+    (i32.and
+      (i32.ne (local.get $tries) (i32.const 0))
+      (i32.ge_u (call $attempt) (local.get $tries))))
+
+  (func $was_busy (result i32)
+    (if (i32.ne
+          (call $get_property
+            (global.get $WAS_BUSY) (i32.const 7) (global.get $VALUE_ADDRESS) (global.get $VALUE_SIZE))
+          (global.get $OK))
+      (then (return (i32.const 0))))
+    (if (i32.eqz (i32.load (global.get $VALUE_SIZE)))
+      (then (return (i32.const 0))))
+    (i32.eq (i32.load8_u (i32.load (global.get $VALUE_ADDRESS))) (i32.const 0x31)))
+
+  (func $set_busy (param $value i32)
+    (drop
+      (call $set_property (global.get $WAS_BUSY) (i32.const 7) (local.get $value) (i32.const 1))))
+
+  ;; Has the router pass this error on instead of another attempt, when the list is used.
+  (func $finish_list
+    (if (call $list_is_used)
+      (then
+        (drop
+          (call $replace_header_map_value
+            (global.get $RESPONSE_HEADERS)
+            (global.get $NO_RETRY) (i32.const 19)
+            (global.get $YES) (i32.const 1))))))
+
+  ;; Whether the body, of $held_bytes, has the sentence of a busy server.
+  (func $has_busy_sentence (param $held_bytes i32) (result i32)
+    (local $at i32)
+    (local $end i32)
+    (if (i32.gt_u (local.get $held_bytes) (global.get $BUSY_BODY_MAX))
+      (then (return (i32.const 0))))
+    (if (i32.ne
+          (call $get_buffer_bytes
+            (global.get $RESPONSE_BODY) (i32.const 0) (local.get $held_bytes)
+            (global.get $VALUE_ADDRESS) (global.get $VALUE_SIZE))
+          (global.get $OK))
+      (then (return (i32.const 0))))
+    (local.set $at (i32.load (global.get $VALUE_ADDRESS)))
+    (local.set $end
+      (i32.sub
+        (i32.add (local.get $at) (i32.load (global.get $VALUE_SIZE)))
+        (global.get $BUSY_SENTENCE_SIZE)))
+    (block $none
+      (loop $places
+        (br_if $none (i32.gt_s (local.get $at) (local.get $end)))
+        (if (call $equal (local.get $at) (global.get $BUSY_SENTENCE) (global.get $BUSY_SENTENCE_SIZE))
+          (then (return (i32.const 1))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br $places)))
+    (i32.const 0))
+
+  ;; Judges the whole body of a 503 on a surface.
+  (func $judge_unavailable (param $held_bytes i32)
+    (if (i32.eqz (call $has_busy_sentence (local.get $held_bytes)))
+      (then
+        (call $finish_list)
+        (return)))
+    (drop
+      (call $replace_header_map_value
+        (global.get $RESPONSE_HEADERS)
+        (global.get $STATUS) (i32.const 7)
+        (global.get $SERVER_BUSY) (i32.const 3)))
+    (call $set_busy (global.get $YES))
+    (if (call $list_is_used)
+      (then
+        (drop
+          (call $replace_header_map_value
+            (global.get $RESPONSE_HEADERS)
+            (global.get $RETRY_AFTER) (i32.const 16)
+            (global.get $YES) (i32.const 1))))))
+
+  ;; Whether the status is 503.
+  (func $is_unavailable (result i32)
+    (if (i32.eqz (call $read_header (global.get $RESPONSE_HEADERS) (global.get $STATUS) (i32.const 7)))
+      (then (return (i32.const 0))))
+    (i32.eq
+      (i32.and (i32.load (i32.load (global.get $VALUE_ADDRESS))) (i32.const 0xffffff))
+      (i32.const 0x333035))) ;; "503"
 
   (func $mark_as_whole
     (drop
@@ -613,6 +774,23 @@
       (param $stream i32) (param $header_count i32) (param $end_of_stream i32) (result i32)
     (local $surface i32)
     (local $node i32)
+    (local $attempt i32)
+    (local $tries i32)
+    (local.set $attempt (call $attempt))
+    (if (i32.gt_u (local.get $attempt) (i32.const 1))
+      (then
+        (local.set $tries (call $tries))
+        (if (i32.and
+              (i32.and (i32.ne (local.get $tries) (i32.const 0)) (i32.gt_u (local.get $attempt) (local.get $tries)))
+              (i32.eqz (call $was_busy)))
+          (then
+            (drop
+              (call $send_local_response
+                (i32.const 503)
+                (global.get $NO_RETRY) (i32.const 0) (global.get $NO_RETRY) (i32.const 0)
+                (global.get $NO_RETRY) (i32.const 0) (i32.const -1)))
+            (return (global.get $PAUSE))))
+        (call $set_busy (global.get $NO))))
     (local.set $surface (call $surface_of_request))
     (if (local.get $surface)
       (then
@@ -630,6 +808,7 @@
     (local $node i32)
     (local $media i32)
     (local $status i32)
+    (local $busy i32)
     (local.set $node (call $node_of (local.get $stream)))
     (local.set $media (call $media_type_in (global.get $RESPONSE_HEADERS) (global.get $CONTENT_TYPE) (i32.const 12)))
     (if (local.get $node)
@@ -645,11 +824,23 @@
                 (call $let_go (local.get $stream)))
               (else (i32.store offset=12 (local.get $node) (local.get $media))))
             (return (select (global.get $CONTINUE) (global.get $PAUSE) (local.get $end_of_stream)))))
-        (call $let_go (local.get $stream))))
+        (call $let_go (local.get $stream))
+        (local.set $busy
+          (i32.and
+            (i32.and (i32.eq (local.get $media) (global.get $JSON)) (i32.eqz (local.get $end_of_stream)))
+            (call $is_unavailable)))
+        (if (i32.and (i32.eq (local.get $status) (i32.const 5)) (i32.eqz (local.get $busy)))
+          (then (call $finish_list)))))
     (if (local.get $end_of_stream)
       (then (return (global.get $CONTINUE))))
     (if (i32.eq (local.get $media) (global.get $JSON))
-      (then (drop (call $hold (local.get $stream)))))
+      (then
+        (local.set $node (call $hold (local.get $stream)))
+        (if (local.get $node)
+          (then (i32.store offset=60 (local.get $node) (local.get $busy)))
+          (else
+            (if (local.get $busy)
+              (then (call $finish_list)))))))
     (global.get $PAUSE))
 
   ;; $held_bytes counts the new chunk and all that are held with it.
@@ -664,7 +855,9 @@
             (if (call $awaits_more (local.get $node) (local.get $held_bytes) (local.get $end_of_stream))
               (then (return (global.get $PAUSE))))
             (call $let_go (local.get $stream))
-            (return (global.get $CONTINUE))))))
+            (return (global.get $CONTINUE))))
+        (if (i32.and (local.get $end_of_stream) (i32.load offset=60 (local.get $node)))
+          (then (call $judge_unavailable (local.get $held_bytes))))))
     (if (local.get $end_of_stream)
       (then (return (global.get $CONTINUE))))
     (if (i32.eqz (local.get $held_bytes)) ;; an empty chunk has no first byte

@@ -22,6 +22,7 @@ from gateway.wire.names import (
     CLUSTER_HEADER,
     ERROR_HEADER,
     HELD_WHOLE_HEADER,
+    SERVER_BUSY,
     backend_of,
 )
 from gateway.wire.surfaces import dialect_of
@@ -89,6 +90,8 @@ def _respond_to_response_headers(
 ) -> ext_proc.ProcessingResponse:
     headers = _read_headers(message.response_headers)
     status = int(headers.get(":status", "0"))
+    if status == SERVER_BUSY:
+        status = 503
     cluster = headers.get(CLUSTER_HEADER)
     if cluster is None:
         exchange.local_reply(status, headers.get(ERROR_HEADER, Code.UNAVAILABLE))

@@ -24,6 +24,8 @@ METADATA_KEY = "grant"
 GRANT_HEADER = b"x-nz-grant"
 # Key of the path of the surface, to which the cluster of a backend prepends the backend's own path.
 PATH_KEY = "path"
+# Key of the number of candidates, as a text. Attempts beyond it are for busy servers, see envoy/hold_response.wat.
+TRIES_KEY = "tries"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,10 @@ EXPOSED_HEADERS = (
 # The hold filter gives this status to a backend's 2xx that is not recognised as an answer of the surface. Envoy then
 # tries the next candidate. Ollama sends no such status, and Envoy ejects no replica for it.
 NOT_AN_ANSWER = 520
+# The hold filter gives this status to Ollama's 503 of a server that has too many pending requests. Envoy then tries the
+# next candidate, or the last one again after a back-off of as many seconds as the header has.
+SERVER_BUSY = 521
+RETRY_AFTER_HEADER = "x-nz-retry-after"
 # The hold filter sets it on an answer whose body is one JSON document and comes in one piece.
 HELD_WHOLE_HEADER = "x-nz-held-whole"
 # The cluster of a backend sets it to its name on every answer. Envoy's own replies do not have it.

@@ -11,5 +11,8 @@ Envoy waits longer, so that it receives the denial and no hold is left behind.
 BODY_TIMEOUT_S = 60.0
 """How long the body of a request may take to arrive."""
 
+BUSY_BACK_OFF_MAX_S = 1.5
+"""The longest back-off before a busy server is tried again. The hold filter requests 1 s, and Envoy adds up to half."""
+
 BACKEND_RETRY_S = 2
 """Retry-After when no backend is available. Discovery queries a backend that does not answer this often."""

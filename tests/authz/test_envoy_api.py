@@ -41,3 +41,20 @@ def test_a_response_to_many_names_is_not_retained() -> None:
     response = envoy_api.admitted(decision, frozenset({"x" * 30_000}))
     assert list(response.ok_response.headers_to_remove) == ["x" * 30_000]
     assert envoy_api._routing.cache_info().currsize == retained
+
+
+def test_retries_at_a_busy_server_go_to_the_first_candidate_and_do_not_count_as_candidates() -> None:
+    response = envoy_api.admitted(Admitted("/api/chat", ("a", "b"), "g", {}, busy_retries=5), frozenset())
+    metadata = MessageToDict(response.dynamic_metadata)
+    assert [group["clusters"][0]["cluster_name"] for group in metadata["priority_groups"]] == ["a", "b", "a"]
+    headers = {option.header.key: option.header.value for option in response.ok_response.headers}
+    assert (headers["x-envoy-max-retries"], metadata["tries"]) == ("6", "2")
+    single = envoy_api.admitted(Admitted("/api/chat", ("a",), "g", {}, busy_retries=5), frozenset())
+    assert [group["name"] for group in MessageToDict(single.dynamic_metadata)["priority_groups"]] == ["0"]
+
+
+def test_without_retries_at_a_busy_server_every_attempt_is_for_a_candidate() -> None:
+    response = envoy_api.admitted(Admitted("/api/chat", ("a", "b"), "g", {}), frozenset())
+    headers = {option.header.key: option.header.value for option in response.ok_response.headers}
+    assert headers["x-envoy-max-retries"] == "1"
+    assert "tries" not in MessageToDict(response.dynamic_metadata)

@@ -17,6 +17,7 @@ from gateway.quota.port import Admission, LimitStatus, Parked, ReservationDenied
 from gateway.record.entry import Entry
 from gateway.values import Budgets, Limits, Outcome, Priority
 from gateway.wire.surfaces import BY_NAME
+from gateway.wire.timeouts import BUSY_BACK_OFF_MAX_S
 from tests.meter.wire_corpus import grant_for, json_of
 from tests.polling import eventually_async
 
@@ -126,6 +127,15 @@ async def test_a_free_slot_needs_one_call_and_no_wait() -> None:
     async with benched(RESERVED) as bench:
         assert await bench.pass_through() == Passed(RESERVED, None)
         assert (bench.turnstile.calls, bench.extended_s, bench.waiting.waiting) == ([None], 0, 0)
+
+
+@pytest.mark.parametrize(("wait_max_s", "queued_ms", "retries"), [(30, 0, 20), (30, 29_000, 0), (8, 500, 5), (1, 0, 0)])
+async def test_the_retries_at_a_busy_server_last_at_most_as_long_as_the_longest_wait(
+    wait_max_s: float, queued_ms: int, retries: int
+) -> None:
+    async with benched(wait_max_s=wait_max_s) as bench:
+        assert bench.line.busy_retries(queued_ms) == retries
+    assert queued_ms / 1000 + retries * BUSY_BACK_OFF_MAX_S <= max(wait_max_s, queued_ms / 1000)
 
 
 async def test_a_notified_request_is_admitted_with_its_place() -> None:

@@ -11,14 +11,17 @@ from typing import Any
 
 import aiohttp
 
-from gateway.wire.names import NOT_AN_ANSWER
+from gateway.record.grant import METADATA_NAMESPACE, TRIES_KEY
+from gateway.wire.names import NOT_AN_ANSWER, RETRY_AFTER_HEADER, SERVER_BUSY
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
 from ops.host import binaries
 from tests.polling import eventually_async
 
 HOLD_RESPONSE_WASM = HOLD_RESPONSE_WAT.with_suffix(".wasm")
-UNFILTERED, SHORT_TIMEOUT = "/unfiltered", "/short-timeout"
-"""Path prefixes: clusters without the filter, and routes with a short timeout per attempt."""
+UNFILTERED, SHORT_TIMEOUT, PATIENT = "/unfiltered", "/short-timeout", "/patient"
+"""Path prefixes: clusters without the filter, a short timeout per attempt, and attempts beyond the two clusters."""
+ATTEMPTS_MAX = 4
+"""The attempts of a request under PATIENT."""
 
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 5.0
@@ -84,9 +87,12 @@ def _route(prefix: str, clusters: list[str], **retry_policy: Any) -> dict[str, A
             "timeout": "0s",
             "retry_policy": {
                 "retry_on": "connect-failure,refused-stream,reset,gateway-error,retriable-status-codes",
-                "retriable_status_codes": [500, NOT_AN_ANSWER],
+                "retriable_status_codes": [500, NOT_AN_ANSWER, SERVER_BUSY],
                 "num_retries": 1,
                 "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
+                "rate_limited_retry_back_off": {
+                    "reset_headers": [{"name": RETRY_AFTER_HEADER, "format": "SECONDS"}],
+                },
                 "refresh_cluster_on_retry": True,
                 **retry_policy,
             },
@@ -101,13 +107,26 @@ def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
     }
-    routes = [_route(UNFILTERED, unfiltered), _route(SHORT_TIMEOUT, held, per_try_timeout="0.2s"), _route("/", held)]
+    # As authz does.
+    tries = {
+        "name": "envoy.filters.http.set_metadata",
+        "typed_config": {
+            "@type": f"{_TYPE}.extensions.filters.http.set_metadata.v3.Config",
+            "metadata": [{"metadata_namespace": METADATA_NAMESPACE, "value": {TRIES_KEY: f"{len(ports)}"}}],
+        },
+    }
+    routes = [
+        _route(UNFILTERED, unfiltered),
+        _route(SHORT_TIMEOUT, held, per_try_timeout="0.2s"),
+        _route(PATIENT, held, num_retries=ATTEMPTS_MAX - 1),
+        _route("/", held),
+    ]
     connection_manager = {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "hold",
         "delayed_close_timeout": "0.1s",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-        "http_filters": [router],
+        "http_filters": [tries, router],
     }
     network_filter = {"name": "envoy.filters.network.http_connection_manager", "typed_config": connection_manager}
     listener = {"name": "all", "address": loopback, "filter_chains": [{"filters": [network_filter]}]}

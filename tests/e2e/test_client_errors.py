@@ -124,7 +124,7 @@ def test_a_blocked_path_is_a_permission_error(clients: Clients) -> None:
         (404, 403, MESSAGE[Code.MODEL_NOT_ALLOWED]),
         (500, 500, "unexpectedly stopped"),
         (401, 502, MESSAGE[Code.BACKEND_ERROR]),
-        (503, 503, "server busy"),
+        (503, 503, "the server is restarting"),
     ],
 )
 def test_an_error_of_the_backend_is_reported_with_its_message_or_ours(
@@ -137,7 +137,7 @@ def test_an_error_of_the_backend_is_reported_with_its_message_or_ours(
     client_status: int,
     message: str,
 ) -> None:
-    backend_message = message if status in (400, 404) else None
+    backend_message = message if status in (400, 404, 503) else None
     for backend in (ollama, spare):
         backend.behave(faults=[{"kind": "status", "status": status, "message": backend_message}])
     row = audit_row(stack, check_raised(call, clients, client_status, message))

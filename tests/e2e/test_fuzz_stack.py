@@ -56,7 +56,8 @@ RECORDED_CODES = {
     Code.AUTH_THROTTLED,
 }
 FAULTS: tuple[dict[str, Any], ...] = (
-    {"kind": "status", "status": 503},
+    {"kind": "status", "status": 503, "message": "not yet"},
+    {"kind": "status", "status": 503, "times": 2},
     {"kind": "status", "status": 500},
     {"kind": "status", "status": 404, "message": "model 'x' not found"},
     {"kind": "status", "status": 429},

@@ -10,8 +10,16 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from gateway.wire.names import SERVER_BUSY
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT, compile_wat
-from tests.e2e.hold_filter_envoy import HOLD_RESPONSE_WASM, SHORT_TIMEOUT, UNFILTERED, running_envoy
+from tests.e2e.hold_filter_envoy import (
+    ATTEMPTS_MAX,
+    HOLD_RESPONSE_WASM,
+    PATIENT,
+    SHORT_TIMEOUT,
+    UNFILTERED,
+    running_envoy,
+)
 from tests.e2e.scripted_upstream import (
     FIRST,
     SECOND,
@@ -283,3 +291,69 @@ async def test_two_hundred_concurrent_answers_are_not_mixed_up(bench: Bench) -> 
     bodies = await asyncio.gather(*(fetch(answer) for answer in answers))
     assert bodies == [b"".join(answer.halves) for answer in answers]
     assert [bench.upstreams.contacted[answer.path] for answer in answers] == [answer.contacted for answer in answers]
+
+
+BUSY_BODY = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
+ERROR_BODY = b'{"error":"llama runner process has terminated"}'
+
+
+def answers_with(*answers: Script) -> Script:
+    """One answer after another, the last one repeatedly."""
+    left = list(answers)
+
+    async def script(exchange: Exchange) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(exchange)
+
+    return script
+
+
+def failure(status: str, body: bytes = ERROR_BODY) -> Script:
+    return sends(head(JSON, f"content-length: {len(body)}", status=status), body)
+
+
+BUSY = failure("503 Service Unavailable", BUSY_BODY)
+CHAT_ANSWER = sends(head(JSON, "content-length: 14"), b'{"message":{}}')
+
+
+async def test_a_busy_server_is_tried_again_after_the_list_is_used(bench: Bench) -> None:
+    path = bench.upstreams.path(
+        first=BUSY, second=answers_with(BUSY, BUSY, CHAT_ANSWER), under=PATIENT, surface="/api/chat"
+    )
+    assert await bench.get(path) == (200, b'{"message":{}}')
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND, SECOND, SECOND]
+
+
+async def test_a_server_that_stays_busy_is_tried_a_bounded_number_of_times(bench: Bench) -> None:
+    path = bench.upstreams.path(first=BUSY, second=BUSY, under=PATIENT, surface="/api/chat")
+    assert await bench.get(path) == (SERVER_BUSY, BUSY_BODY)
+    assert len(bench.upstreams.contacted[path]) == ATTEMPTS_MAX
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        failure("500 Internal Server Error"),
+        failure("503 Service Unavailable"),
+        failure("502 Bad Gateway"),
+        sends(head(None, "content-length: 0", status="504 Gateway Timeout")),
+        WRONG,
+        resets_after(),
+        resets_after(head(JSON)),
+        closes_after(head(NDJSON)),
+    ],
+)
+@pytest.mark.parametrize("after_busy", [False, True])
+async def test_another_failure_is_final_once_the_list_is_used(bench: Bench, fails: Script, after_busy: bool) -> None:
+    second = answers_with(BUSY, fails) if after_busy else fails
+    path = bench.upstreams.path(first=fails, second=second, under=PATIENT, surface="/api/chat")
+    status, _ = await bench.get(path)
+    assert status >= 500
+    assert status != SERVER_BUSY
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND, *([SECOND] if after_busy else [])]
+
+
+async def test_the_sentence_in_another_answer_is_not_a_busy_server(bench: Bench) -> None:
+    body = b'{"message":{"content":"server busy, please try again.  maximum pending requests exceeded"}}'
+    answer = sends(head(JSON, f"content-length: {len(body)}"), body)
+    path = bench.upstreams.path(first=answer, second=answer, under=PATIENT, surface="/api/chat")
+    assert await bench.get(path) == (200, body)

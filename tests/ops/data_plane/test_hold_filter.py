@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wasmtime import Caller, Config, Engine, Func, FuncType, Instance, Memory, Module, Store, ValType
 
+from gateway.record.grant import METADATA_NAMESPACE, TRIES_KEY
 from gateway.rpc.message_sizes import HELD_BYTES_MAX
 from gateway.wire.media_types import EVENTS as SSE
 from gateway.wire.media_types import JSON as JSON_TYPE
 from gateway.wire.media_types import NDJSON, accepted_type
-from gateway.wire.names import HELD_WHOLE_HEADER, NOT_AN_ANSWER
+from gateway.wire.names import HELD_WHOLE_HEADER, NOT_AN_ANSWER, RETRY_AFTER_HEADER, SERVER_BUSY
 from gateway.wire.surfaces import BY_NAME, SURFACES, Surface
 from meter.frames import recognition
 from meter.frames.readers import read_frame
@@ -49,12 +50,19 @@ class Host:
             Func(self._store, host_call, call, access_caller=True)
             for call in (self._get_header_map_value, self._replace_header_map_value, self._get_buffer_bytes)
         ]
+        imports += (
+            Func(self._store, FuncType([i32] * count, [i32]), call, access_caller=True)
+            for count, call in ((4, self._get_property), (4, self._set_property), (8, self._send_local_response))
+        )
         self._exports = Instance(self._store, MODULE, imports).exports(self._store)
         memory = self._exports["memory"]
         assert isinstance(memory, Memory)
         self._memory = memory
         self._maps: dict[int, dict[bytes, bytes]] = {REQUEST_HEADERS: {}, RESPONSE_HEADERS: {}}
         self._body = b""
+        # What Envoy knows about the request, by path.
+        self.properties: dict[bytes, bytes] = {}
+        self.local_responses: list[int] = []
 
     def _call(self, name: str, *arguments: int) -> int:
         function = self._exports[name]
@@ -92,6 +100,19 @@ class Host:
     ) -> int:
         assert buffer == RESPONSE_BODY
         return self._write(caller, self._body[start : start + size], value_address, value_size)
+
+    def _get_property(self, caller: Caller, path: int, path_size: int, value_address: int, value_size: int) -> int:
+        value = self.properties.get(bytes(self._memory.read(caller, path, path + path_size)))
+        return NOT_FOUND if value is None else self._write(caller, value, value_address, value_size)
+
+    def _set_property(self, caller: Caller, name: int, name_size: int, value: int, value_size: int) -> int:
+        key = bytes(self._memory.read(caller, name, name + name_size))
+        self.properties[key] = bytes(self._memory.read(caller, value, value + value_size))
+        return OK
+
+    def _send_local_response(self, caller: Caller, status: int, *sizes: int) -> int:  # noqa: ARG002
+        self.local_responses.append(status)
+        return OK
 
     @property
     def response(self) -> dict[bytes, bytes]:
@@ -229,6 +250,88 @@ def test_a_response_of_headers_only_passes_and_leaves_no_state() -> None:
     host = Host()
     assert host.headers(1, JSON, end=True) == CONTINUE
     assert host.body(1) == CONTINUE
+
+
+BUSY_BODY = b'{"error":"server busy, please try again.  maximum pending requests exceeded"}'
+ATTEMPT = b"upstream\0request_attempt_count"
+TRIES = b"\0".join([b"metadata", b"filter_metadata", METADATA_NAMESPACE.encode(), TRIES_KEY.encode()])
+UNAVAILABLE = {b":status": b"503", b"content-type": JSON}
+
+
+def attempt(host: Host, number: int, tries: int | None = None) -> Host:
+    """The host before this attempt of its request."""
+    host.properties[ATTEMPT] = number.to_bytes(8, "little")
+    if tries is not None:
+        host.properties[TRIES] = str(tries).encode()
+    return host
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (BUSY_BODY, SERVER_BUSY),
+        (b"maximum pending requests exceeded", SERVER_BUSY),
+        (b" " * (1024 - 33) + BUSY_BODY[-35:-2], SERVER_BUSY),
+        (b" " * (1025 - 33) + BUSY_BODY[-35:-2], 503),
+        (BUSY_BODY[:-3], 503),
+        (b"maximum pending requests exceede", 503),
+        (b"{}", 503),
+        (b"", 503),
+    ],
+)
+def test_a_503_with_the_sentence_of_a_busy_server_gets_another_status(body: bytes, status: int) -> None:
+    for chunks in ([body], [body[:40], body[40:]]):
+        assert Host().answers("/api/chat", "", UNAVAILABLE, chunks) == str(status).encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "path"),
+    [
+        ({b":status": b"500"}, "/api/chat"),
+        ({b":status": b"502"}, "/api/chat"),
+        ({b"content-type": b"text/plain"}, "/api/chat"),
+        ({}, "/api/version"),
+    ],
+)
+def test_the_sentence_counts_in_a_503_of_a_surface_only(headers: dict[bytes, bytes], path: str) -> None:
+    sent = {**UNAVAILABLE, **headers}
+    assert Host().answers(path, "", sent, [BUSY_BODY]) == sent[b":status"]
+
+
+@pytest.mark.parametrize(("number", "tries", "waits"), [(1, 1, True), (1, 2, False), (2, 2, True), (3, 2, True)])
+def test_a_busy_server_is_tried_again_after_a_back_off_when_the_list_is_used(
+    number: int, tries: int, waits: bool
+) -> None:
+    host = Host()
+    if number > tries:
+        attempt(host, tries, tries).answers("/api/chat", "", UNAVAILABLE, [BUSY_BODY])
+    assert attempt(host, number, tries).answers("/api/chat", "", UNAVAILABLE, [BUSY_BODY]) == b"521"
+    assert (host.response.get(RETRY_AFTER_HEADER.encode()) == b"1") is waits
+    assert b"x-envoy-ratelimited" not in host.response
+
+
+@pytest.mark.parametrize("status", [b"500", b"502", b"503", b"504", b"520"])
+@pytest.mark.parametrize(("number", "tries", "is_final"), [(1, None, False), (1, 2, False), (2, 2, True), (1, 1, True)])
+def test_any_other_failure_of_the_last_candidate_is_final(
+    status: bytes, number: int, tries: int | None, is_final: bool
+) -> None:
+    headers = {b":status": b"200" if status == b"520" else status, b"content-type": JSON}
+    host = attempt(Host(), number, tries)
+    assert host.answers("/api/chat", "", headers, [b"[]"]) == status
+    assert (b"x-envoy-ratelimited" in host.response) is is_final
+
+
+@pytest.mark.parametrize("tries", [None, 2])
+def test_an_attempt_beyond_the_list_needs_a_busy_server_before_it(tries: int | None) -> None:
+    host = Host()
+    for number in (1, 2):
+        assert attempt(host, number, tries).request(number, "/api/chat") == CONTINUE
+    assert attempt(host, 3, tries).request(3, "/api/chat") == (CONTINUE if tries is None else PAUSE)
+    assert host.local_responses == ([] if tries is None else [503])
+    again = Host()
+    attempt(again, 2, 2).answers("/api/chat", "", UNAVAILABLE, [BUSY_BODY])
+    assert attempt(again, 3, 2).request(3, "/api/chat") == CONTINUE
+    assert attempt(again, 4, 2).request(4, "/api/chat") == PAUSE
 
 
 EXAMPLES: dict[type, object] = {dict: {}, str: "", list: [], type(None): None}
