@@ -43,7 +43,8 @@ class Admitted:
 
     `accept` is the media type of the answer. `caller_json` names the caller of a head that may pass; see
     `gateway.record.caller`. `queued_ms` is the time in the queue, None if it did not wait. A request whose last cluster
-    is a busy server tries the first one again, up to `busy_retries` times, and has its slot meanwhile.
+    is a busy server tries the first one again, up to `busy_retries` times, and has its slot meanwhile; None for a
+    request without a slot.
     """
 
     path: str
@@ -53,7 +54,7 @@ class Admitted:
     accept: str = ""
     caller_json: str = ""
     queued_ms: int | None = None
-    busy_retries: int = 0
+    busy_retries: int | None = None
 
     @classmethod
     def unconditionally(cls, caller_json: str) -> Admitted:
@@ -165,7 +166,7 @@ class Admitter:
             headers,
             accepted_type(surface, stream=read.generation.stream),
             queued_ms=queued_ms,
-            busy_retries=self._line.busy_retries(answer.queued_ms) if self._line and answer.replica else 0,
+            busy_retries=self._line.busy_retries(answer.queued_ms) if self._line and answer.replica else None,
         )
 
 

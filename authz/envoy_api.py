@@ -88,7 +88,7 @@ def admitted(decision: Admitted, header_names: frozenset[str]) -> external_auth_
 
 @lru_cache(maxsize=1024)
 def _routing(
-    path: str, clusters: tuple[str, ...], busy_retries: int, accept: str, header_names: frozenset[str]
+    path: str, clusters: tuple[str, ...], busy_retries: int | None, accept: str, header_names: frozenset[str]
 ) -> bytes:
     """The part of a response that requests have in common, encoded, because parsing it is faster than building it.
 
@@ -99,7 +99,7 @@ def _routing(
     """
     upstream = {
         ":path": path,
-        MAX_RETRIES_HEADER: str(len(clusters) - 1 + busy_retries),
+        MAX_RETRIES_HEADER: str(len(clusters) - 1 + (busy_retries or 0)),
         "accept": accept,
         "content-type": JSON,
     }
@@ -114,7 +114,7 @@ def _routing(
         {"name": f"{place}", "clusters": [{"cluster_name": cluster, "weight": 1}]}
         for place, cluster in enumerate((*clusters, *(clusters[:1] if busy_retries and len(clusters) > 1 else ())))
     ]
-    tries = {TRIES_KEY: str(len(clusters))} if busy_retries else {}
+    tries = {TRIES_KEY: str(len(clusters))} if busy_retries is not None else {}
     response.dynamic_metadata.update({"priority_groups": groups, PATH_KEY: path, **tries})
     encoded: bytes = response.SerializeToString()
     return encoded

@@ -21,7 +21,8 @@
 ;; $SERVER_BUSY. The router tries the request again: at the next cluster of its list, and on the last one after a
 ;; back-off, which $RETRY_AFTER requests. authz allows attempts beyond its list for this reason only. So the last attempt
 ;; of the list, and each later one, that fails for another reason is final: its error has $NO_RETRY, and an attempt that
-;; follows a reset or a failed connection is answered here.
+;; follows a reset, a failed connection or a timeout is answered here. `local_replies.py` has the same two details. The
+;; plugin's configuration is the timeout of an attempt in whole milliseconds.
 ;;
 ;; The host is Envoy's proxy-wasm ABI 0.2.1, https://github.com/proxy-wasm/spec. Each Envoy worker runs one instance
 ;; on one thread. A callback that is not exported here (trailers, configuration) means "continue".
@@ -47,6 +48,9 @@
   ;; set_property(name, name_size, value, value_size) -> status. Every attempt of a request has the same properties.
   (import "env" "proxy_set_property"
     (func $set_property (param i32 i32 i32 i32) (result i32)))
+  ;; get_current_time_nanoseconds(&time) -> status. Writes 8 bytes.
+  (import "env" "proxy_get_current_time_nanoseconds"
+    (func $get_time (param i32) (result i32)))
   ;; send_local_response(status, details, details_size, body, body_size, headers, headers_size, grpc_status) -> status
   (import "env" "proxy_send_local_response"
     (func $send_local_response (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
@@ -108,16 +112,31 @@
   ;; With this header the router does not try a request again.
   (global $NO_RETRY i32 (i32.const 0x368))
   (data (i32.const 0x368) "x-envoy-ratelimited")
+  ;; A request header of each attempt but the first, of a request whose list is known: it waits for a slot at its replica,
+  ;; see ops/data_plane/further_attempts.py.
+  (global $FURTHER_ATTEMPT i32 (i32.const 0x3f0))
+  (data (i32.const 0x3f0) "x-nz-attempt")
   ;; The number of the attempt, and the length of authz's list, a text of one digit or more. Absent in other releases.
   (global $ATTEMPT i32 (i32.const 0x380))
   (data (i32.const 0x380) "upstream\00request_attempt_count")
   (global $TRIES i32 (i32.const 0x3a0))
   (data (i32.const 0x3a0) "metadata\00filter_metadata\00envoy.filters.http.ext_authz\00tries")
-  ;; Whether the previous attempt found a busy server: "1" or "0".
+  ;; How the previous attempt ended: "1" at a busy server, "2" by its timeout, "0" or absent otherwise.
   (global $WAS_BUSY i32 (i32.const 0x3e0))
   (data (i32.const 0x3e0) "nz_busy")
   (global $NO i32 (i32.const 0xe2))
   (data (i32.const 0xe2) "0")
+  (global $TIMED_OUT i32 (i32.const 0xf8))
+  (data (i32.const 0xf8) "2")
+  ;; The details of the answer to an attempt that follows a final one.
+  (global $FAILED_DETAILS i32 (i32.const 0xffc0))
+  (data (i32.const 0xffc0) "attempt_failed")
+  (global $TIMED_OUT_DETAILS i32 (i32.const 0xffd0))
+  (data (i32.const 0xffd0) "attempt_timed_out")
+  ;; Where the host writes the present time.
+  (global $NOW i32 (i32.const 0xfff0))
+  ;; The timeout of an attempt in ns, 0 when it is unknown.
+  (global $timeout_ns (mut i64) (i64.const 0))
 
   ;; The surfaces, one row of 64 bytes each. meter/frames/recognition.py has the same table, and a test
   ;; compares them. Byte 0: size of the path. 1: size of the member of a whole answer. 2: size of the member of a
@@ -155,6 +174,7 @@
   (global $REQUEST_HEADERS i32 (i32.const 0))
   (global $RESPONSE_HEADERS i32 (i32.const 2))
   (global $RESPONSE_BODY i32 (i32.const 1))
+  (global $PLUGIN_CONFIGURATION i32 (i32.const 7))
   (global $CONTINUE i32 (i32.const 0))
   (global $PAUSE i32 (i32.const 1))
 
@@ -191,6 +211,7 @@
   ;;   52 line      of server-sent events: how much of "data:" the line matches, -1 for another line
   ;;   56 accepted  the media type that the request accepts, $OTHER for any
   ;;   60 busy      1 for a 503 on a surface, which may be that of a busy server
+  ;;   80 began     the time at which the attempt began, in ns (64 bits); 0 for an answer that is only held
   ;;   64 name      the first 16 bytes of the outermost member's name
   (global $BUCKETS i32 (i32.const 0x400))
   (global $BUCKET_MASK i32 (i32.const 0xfff)) ;; 4096 buckets of one word
@@ -448,15 +469,40 @@
       (i32.ne (local.get $tries) (i32.const 0))
       (i32.ge_u (call $attempt) (local.get $tries))))
 
-  (func $was_busy (result i32)
+  ;; The character of $WAS_BUSY.
+  (func $previous_end (result i32)
     (if (i32.ne
           (call $get_property
             (global.get $WAS_BUSY) (i32.const 7) (global.get $VALUE_ADDRESS) (global.get $VALUE_SIZE))
           (global.get $OK))
-      (then (return (i32.const 0))))
+      (then (return (i32.const 0x30))))
     (if (i32.eqz (i32.load (global.get $VALUE_SIZE)))
-      (then (return (i32.const 0))))
-    (i32.eq (i32.load8_u (i32.load (global.get $VALUE_ADDRESS))) (i32.const 0x31)))
+      (then (return (i32.const 0x30))))
+    (i32.load8_u (i32.load (global.get $VALUE_ADDRESS))))
+
+  ;; Answers an attempt that follows a final one, which ended in the way $end.
+  (func $answer_for (param $end i32)
+    (local $timed_out i32)
+    (local.set $timed_out (i32.eq (local.get $end) (i32.const 0x32)))
+    (drop
+      (call $send_local_response
+        (select (i32.const 504) (i32.const 503) (local.get $timed_out))
+        (select (global.get $TIMED_OUT_DETAILS) (global.get $FAILED_DETAILS) (local.get $timed_out))
+        (select (i32.const 17) (i32.const 14) (local.get $timed_out))
+        (global.get $NO_RETRY) (i32.const 0)
+        (global.get $NO_RETRY) (i32.const 0) (i32.const -1))))
+
+  ;; Notes that an attempt ended by its timeout, when that is so. An answer that has passed has no node.
+  (func $note_timeout (param $node i32)
+    (if (i64.eqz (global.get $timeout_ns))
+      (then (return)))
+    (if (i64.eqz (i64.load offset=80 (local.get $node)))
+      (then (return)))
+    (drop (call $get_time (global.get $NOW)))
+    (if (i64.ge_u
+          (i64.sub (i64.load (global.get $NOW)) (i64.load offset=80 (local.get $node)))
+          (global.get $timeout_ns))
+      (then (call $set_busy (global.get $TIMED_OUT)))))
 
   (func $set_busy (param $value i32)
     (drop
@@ -776,20 +822,25 @@
     (local $node i32)
     (local $attempt i32)
     (local $tries i32)
+    (local $end i32)
     (local.set $attempt (call $attempt))
     (if (i32.gt_u (local.get $attempt) (i32.const 1))
       (then
         (local.set $tries (call $tries))
-        (if (i32.and
-              (i32.and (i32.ne (local.get $tries) (i32.const 0)) (i32.gt_u (local.get $attempt) (local.get $tries)))
-              (i32.eqz (call $was_busy)))
+        (if (local.get $tries)
           (then
+            (if (i32.gt_u (local.get $attempt) (local.get $tries))
+              (then
+                (local.set $end (call $previous_end))
+                (if (i32.ne (local.get $end) (i32.const 0x31))
+                  (then
+                    (call $answer_for (local.get $end))
+                    (return (global.get $PAUSE))))))
             (drop
-              (call $send_local_response
-                (i32.const 503)
-                (global.get $NO_RETRY) (i32.const 0) (global.get $NO_RETRY) (i32.const 0)
-                (global.get $NO_RETRY) (i32.const 0) (i32.const -1)))
-            (return (global.get $PAUSE))))
+              (call $replace_header_map_value
+                (global.get $REQUEST_HEADERS)
+                (global.get $FURTHER_ATTEMPT) (i32.const 12)
+                (global.get $YES) (i32.const 1)))))
         (call $set_busy (global.get $NO))))
     (local.set $surface (call $surface_of_request))
     (if (local.get $surface)
@@ -797,6 +848,7 @@
         (local.set $node (call $hold (local.get $stream)))
         (if (local.get $node)
           (then
+            (drop (call $get_time (i32.add (local.get $node) (i32.const 80))))
             (i32.store offset=8 (local.get $node) (local.get $surface))
             (i32.store offset=56 (local.get $node)
               (call $media_type_in (global.get $REQUEST_HEADERS) (global.get $ACCEPT) (i32.const 6)))))))
@@ -872,4 +924,39 @@
 
   ;; Envoy calls this at the end of every stream. The id may be used again.
   (func (export "proxy_on_delete") (param $stream i32)
-    (call $let_go (local.get $stream))))
+    (call $let_go (local.get $stream)))
+
+  ;; Envoy calls this at the end of every stream, before it deletes it.
+  (func (export "proxy_on_done") (param $stream i32) (result i32)
+    (local $node i32)
+    (local.set $node (call $node_of (local.get $stream)))
+    (if (local.get $node)
+      (then (call $note_timeout (local.get $node))))
+    (i32.const 1))
+
+  ;; Reads the timeout of an attempt.
+  (func (export "proxy_on_configure") (param $root i32) (param $size i32) (result i32)
+    (local $number i64)
+    (local $at i32)
+    (local $end i32)
+    (if (i32.eqz (local.get $size))
+      (then (return (i32.const 1))))
+    (if (i32.ne
+          (call $get_buffer_bytes
+            (global.get $PLUGIN_CONFIGURATION) (i32.const 0) (local.get $size)
+            (global.get $VALUE_ADDRESS) (global.get $VALUE_SIZE))
+          (global.get $OK))
+      (then (return (i32.const 0))))
+    (local.set $at (i32.load (global.get $VALUE_ADDRESS)))
+    (local.set $end (i32.add (local.get $at) (i32.load (global.get $VALUE_SIZE))))
+    (block $done
+      (loop $digits
+        (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
+        (local.set $number
+          (i64.add
+            (i64.mul (local.get $number) (i64.const 10))
+            (i64.extend_i32_u (i32.sub (i32.load8_u (local.get $at)) (i32.const 0x30)))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br $digits)))
+    (global.set $timeout_ns (i64.mul (local.get $number) (i64.const 1000000)))
+    (i32.const 1)))

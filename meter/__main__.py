@@ -14,6 +14,7 @@ import structlog
 from gateway.catalog.store import CatalogStore
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
+from gateway.queue.redis.queue import RedisQueue, queue_rules
 from gateway.quota.epoch import EpochWatch
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
@@ -31,6 +32,7 @@ from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.orphans import Orphans
 from meter.access_log.server import AccessLog
 from meter.access_log.shared_causes import SharedCauses
+from meter.attempts import Attempts
 from meter.drain import Drain
 from meter.genai_metrics import GenAiMetrics
 from meter.metrics import LEASES, DeliveredTokens, LedgerMetrics
@@ -111,9 +113,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
         delivered = DeliveredTokens(renewal.delivered_tokens, settings.metrics_tenants_max)
         await stack.enter_async_context(metrics_server.serving(settings.metrics_listen, [delivered.sample]))
+        attempts = None
+        if settings.has_queue:
+            queue = RedisQueue(redis, settings.redis_timeout_s, queue_rules(settings))
+            attempts = Attempts(queue, settings.queue_max_wait_s)
         health = Health()
         methods = (
-            *ExternalProcessor(outbox, renewal, disconnect_causes, prompts, tracer=tracer).methods(),
+            *ExternalProcessor(outbox, renewal, disconnect_causes, prompts, attempts=attempts, tracer=tracer).methods(),
             *AccessLog(disconnect_causes, orphans, outbox, settings.trusted_networks).methods(),
             *health.methods(),
         )

@@ -21,7 +21,9 @@ from gateway.wire.dialects import error_body
 from gateway.wire.names import (
     CLUSTER_HEADER,
     ERROR_HEADER,
+    FURTHER_ATTEMPT_HEADER,
     HELD_WHOLE_HEADER,
+    REQUEST_ID_HEADER,
     SERVER_BUSY,
     backend_of,
 )
@@ -30,6 +32,8 @@ from meter.exchange import Exchange
 
 _OVERWRITE = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
+# Envoy files the attributes of a message under the name of its filter.
+_ATTRIBUTES = "envoy.filters.http.ext_proc"
 _HOLD_BODY = processing_mode_pb2.ProcessingMode(response_body_mode=processing_mode_pb2.ProcessingMode.BUFFERED)
 
 # Replies to headers depend on little but their names, and a client always sends the same. Names may have up to 32 KiB
@@ -85,6 +89,25 @@ def is_of_a_backend(message: ext_proc.ProcessingRequest) -> bool:
     return any(header.key == CLUSTER_HEADER for header in message.response_headers.headers.headers)
 
 
+def attempt_of(message: ext_proc.ProcessingRequest) -> tuple[str, str]:
+    """The request id and the cluster of a further attempt."""
+    headers = _read_headers(message.request_headers)
+    return headers.get(REQUEST_ID_HEADER, ""), _read_attribute(message, "xds.cluster_name")
+
+
+def release_attempt() -> ext_proc.ProcessingResponse:
+    """Continues without the mark of a further attempt."""
+    mutation = ext_proc.HeaderMutation(remove_headers=[FURTHER_ATTEMPT_HEADER])
+    return ext_proc.ProcessingResponse(
+        request_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation))
+    )
+
+
+def deny_attempt(denied: Denied, path: str, request_id: str) -> ext_proc.ProcessingResponse:
+    """Answers in place of every backend. The router does not try again."""
+    return _immediate_error(denied, path, request_id)
+
+
 def _respond_to_response_headers(
     exchange: Exchange, message: ext_proc.ProcessingRequest
 ) -> ext_proc.ProcessingResponse:
@@ -120,6 +143,12 @@ def _read_headers(headers: ext_proc.HttpHeaders) -> dict[str, str]:
         header.key: header.raw_value.decode("latin-1") if header.raw_value else header.value
         for header in headers.headers.headers
     }
+
+
+def _read_attribute(message: ext_proc.ProcessingRequest, name: str) -> str:
+    """A text attribute of the message, empty when Envoy did not send it."""
+    fields = message.attributes[_ATTRIBUTES].fields if _ATTRIBUTES in message.attributes else {}
+    return fields[name].string_value if name in fields else ""
 
 
 def _length(digits: str) -> int:
@@ -187,12 +216,13 @@ def _immediate_error(denied: Denied, path: str, request_id: str) -> ext_proc.Pro
     """Answers in place of the backend. In mid-stream, after a 200 has gone out, Envoy cuts both sides instead."""
     code = denied.code
     body = error_body(dialect_of(path), code, denied.message, request_id)
+    headers = {"content-type": "application/json", ERROR_HEADER: str(code)}
+    if denied.retry_after_s is not None:
+        headers["retry-after"] = str(denied.retry_after_s)
     return ext_proc.ProcessingResponse(
         immediate_response=ext_proc.ImmediateResponse(
             status=http_status_pb2.HttpStatus(code=denied.status),
-            headers=ext_proc.HeaderMutation(
-                set_headers=_options({"content-type": "application/json", ERROR_HEADER: str(code)})
-            ),
+            headers=ext_proc.HeaderMutation(set_headers=_options(headers)),
             body=body,
             details=str(code),
         )

@@ -88,7 +88,14 @@ class Exchange:
         """What the hold retains in case this process dies now."""
         usage = self._usage
         replica = self._replica or self.grant.replica
-        return Progress(usage.input_tokens, usage.output_tokens, self._response_bytes, replica, self._timing(usage))
+        return Progress(
+            usage.input_tokens,
+            usage.output_tokens,
+            self._response_bytes,
+            replica,
+            self._timing(usage),
+            answers=self._replica is not None or not self.grant.replica,
+        )
 
     def _timing(self, usage: Usage) -> Timing:
         if not self.grant.replica:

@@ -17,11 +17,21 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from gateway.errors import Code
 from gateway.ledger.outbox import Outbox
 from gateway.record.entry import Entry
-from gateway.record.grant import GRANT_HEADER, Grant
-from gateway.rpc.methods import Message, Metadata, Method, RpcError, Status, Streaming, traceparent_of
+from gateway.record.grant import ATTEMPT_HEADER, GRANT_HEADER, Grant
+from gateway.rpc.methods import (
+    Message,
+    Metadata,
+    Method,
+    RpcError,
+    Session,
+    Status,
+    Streaming,
+    traceparent_of,
+)
 from meter import envoy_api
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.answer.token_size import TokenSizes
+from meter.attempts import AttemptCall, Attempts
 from meter.exchange import Exchange
 from meter.generation_rates import GenerationRates
 from meter.metrics import MESSAGE_SECONDS
@@ -42,6 +52,8 @@ class ExternalProcessor:
     afterwards does not lose it. `settle_wait_s` bounds that wait. Without a reply of the store in that time, the
     message goes out and the outbox settles the request as soon as it can. The entry is final before the wait: a caller
     that leaves during it has the outcome of the answer, because the backend has done all its work.
+
+    With a queue, `attempts` decides on calls about further attempts.
     """
 
     def __init__(
@@ -51,6 +63,7 @@ class ExternalProcessor:
         disconnect_causes: DisconnectCauses,
         prompts: PromptWriter,
         *,
+        attempts: Attempts | None = None,
         settle_wait_s: float = SETTLE_WAIT_S,
         tracer: StreamTracer | None = None,
     ) -> None:
@@ -59,6 +72,7 @@ class ExternalProcessor:
         self._disconnect_causes = disconnect_causes
         self._prompts = prompts
         self._settle_wait_s = settle_wait_s
+        self._attempts = attempts
         self._rates = GenerationRates()
         self._token_sizes = TokenSizes()
         self._tracer = tracer
@@ -66,7 +80,12 @@ class ExternalProcessor:
     def methods(self) -> tuple[Method, ...]:
         """The methods of the service."""
         path = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-        return (Streaming(path, ext_proc.ProcessingRequest, partial(_Process, self)),)
+        return (Streaming(path, ext_proc.ProcessingRequest, self._session),)
+
+    def _session(self, metadata: Metadata) -> Session:
+        if self._attempts is not None and ATTEMPT_HEADER in metadata:
+            return AttemptCall(self._attempts, metadata)
+        return _Process(self, metadata)
 
     def release(
         self, reply: ext_proc.ProcessingResponse, entry: Entry, stored: asyncio.Future[None]

@@ -155,7 +155,11 @@ UNKNOWN = Timing()
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A running request as its meter knows it. `tokens` are its input and output tokens so far."""
+    """A running request as its meter knows it. `tokens` are its input and output tokens so far.
+
+    `answers` states that `replica` answers. Before an answer begins, `replica` is the one whose slot was granted, and
+    the request may have moved.
+    """
 
     request_id: str
     tenant_id: int
@@ -164,6 +168,7 @@ class Running:
     replica: str
     tokens: int
     timing: Timing = UNKNOWN
+    answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,16 +242,21 @@ class Queue(Protocol):
     async def renew(self, running: Sequence[Running]) -> list[bool]:
         """Extends the leases and charges the tokens so far. Re-establishes the slots that the store has lost.
 
-        The slot of a request that runs at another replica than the granted one follows it, even to one without a free
-        slot: Envoy retried it there. Meant for the meter, every second for requests that make progress.
+        The slot of a request that another replica than the granted one answers follows it, even to one without a free
+        slot: `move` was not called or did not reply. Meant for the meter, every second for requests that make progress.
         Returns one value for each request, in their order. False: it was finished.
         """
         ...
 
-    async def move(self, ticket: Ticket) -> Place:
-        """Frees the request's slot, then takes one of the new candidates or waits with the original time of arrival.
+    async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
+        """Frees the request's slot at another replica, then takes one of `replica` or waits for it.
 
-        The limits of waiting tickets do not apply. The tokens that were charged before are charged once.
+        A waiting request is interactive, with its original time of arrival. The limits of waiting tickets and
+        `wait_max_s` do not apply. The tokens that were charged before are charged once. Idempotent: repeated calls
+        extend the lease of a request that waits. A request stays where it is when the slots of `replica` are unknown.
+        Ended: the store does not know the request.
+
+        Meant for the meter, before Envoy tries a request at another replica.
         """
         ...
 

@@ -122,8 +122,8 @@ class ReservationDenied:
 class Progress:
     """The usage of a running request so far. The reaper settles the request with it when its meter dies.
 
-    `replica` is the replica at which it runs, empty without a queue. `timing` is for the queue alone. Comparisons leave
-    it out, because it always changes.
+    `replica` is the replica at which it runs, empty without a queue. It answers if `answers`, and else has granted the
+    slot. `timing` is for the queue alone. Comparisons leave it out, because it always changes.
     """
 
     input_tokens: int = 0
@@ -131,6 +131,7 @@ class Progress:
     response_bytes: int = 0
     replica: str = ""
     timing: Timing = field(default=UNKNOWN, compare=False)
+    answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,13 @@ METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
 METADATA_KEY = "grant"
 # The header of the gRPC call to the meter, see envoy/listener.yaml.
 GRANT_HEADER = b"x-nz-grant"
+# The header of a call to the meter about a further attempt, see ops/data_plane/further_attempts.py: the path of the
+# surface.
+ATTEMPT_HEADER = b"x-nz-attempt-path"
 # Key of the path of the surface, to which the cluster of a backend prepends the backend's own path.
 PATH_KEY = "path"
-# Key of the number of candidates, as a text. Attempts beyond it are for busy servers, see envoy/hold_response.wat.
+# Key of the number of candidates of a request with a slot, as a text. Attempts beyond it are for busy servers, see
+# envoy/hold_response.wat.
 TRIES_KEY = "tries"
 
 

@@ -45,6 +45,8 @@ NOT_AN_ANSWER = 520
 # next candidate, or the last one again after a back-off of as many seconds as the header has.
 SERVER_BUSY = 521
 RETRY_AFTER_HEADER = "x-nz-retry-after"
+# The hold filter sets it on each further attempt of a request with a slot, which waits for a slot at its replica.
+FURTHER_ATTEMPT_HEADER = "x-nz-attempt"
 # The hold filter sets it on an answer whose body is one JSON document and comes in one piece.
 HELD_WHOLE_HEADER = "x-nz-held-whole"
 # The cluster of a backend sets it to its name on every answer. Envoy's own replies do not have it.

@@ -49,6 +49,7 @@ def render_clusters(settings: Settings, directory: Path) -> list[Cluster]:
     credentials = (backend.auth_header.lower() for backend in settings.backends)
     stripped = sorted({*_ENVOY_HEADERS, *CREDENTIAL_HEADERS, *credentials})
     with_paths = any(backend.path for backend in settings.backends)
+    wait_max_s = settings.queue_max_wait_s if settings.has_queue else 0.0
     rendered = []
     for backend in settings.backends:
         urls_by_cluster = {cluster_name(backend.name): backend.urls}
@@ -56,7 +57,15 @@ def render_clusters(settings: Settings, directory: Path) -> list[Cluster]:
             names = replica_clusters(backend.name, backend.addresses)
             urls_by_cluster |= {name: (url,) for name, url in zip(names, backend.urls, strict=True)}
         for name, urls in urls_by_cluster.items():
-            options = http_protocol_options(name, backend, stripped, directory, with_paths=with_paths)
+            options = http_protocol_options(
+                name,
+                backend,
+                stripped,
+                directory,
+                with_paths=with_paths,
+                timeout_s=settings.ollama_read_timeout_s,
+                wait_max_s=wait_max_s,
+            )
             rendered.append(_cluster(name, backend, urls, settings, options, directory))
     return rendered
 

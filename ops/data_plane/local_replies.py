@@ -31,16 +31,21 @@ _SURFACE_PATHS: tuple[tuple[Dialect, str], ...] = tuple(
 _BACKEND_FLAGS = ("UH", "UF", "UO", "URX", "UC", "UR", "LR", "UPE")
 _TIMEOUT_FLAGS = ("UT", "SI")
 
-# Replies of authz and the meter also pass through this configuration. They are in their final form.
-_REPLY_OF_A_SERVICE = {
-    "extension_filter": {
-        "name": "envoy.access_loggers.extension_filters.cel",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-            "expression": f"'{ERROR_HEADER}' in response.headers",
-        },
+
+def _expression(text: str) -> dict[str, Any]:
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                "expression": text,
+            },
+        }
     }
-}
+
+
+# Replies of authz and the meter also pass through this configuration. They are in their final form.
+_REPLY_OF_A_SERVICE = _expression(f"'{ERROR_HEADER}' in response.headers")
 
 # Envoy assigns a request id only after it has parsed the request. An earlier reply gets a new id.
 _REQUEST_ID = '%COALESCE({"operators": [{"command": "REQ", "param": "X-REQUEST-ID"}, "UNIQUE_ID"]})%'
@@ -51,7 +56,12 @@ def local_reply_config(body_bytes_max: int) -> dict[str, Any]:
 
     `body_bytes_max` is the limit that a 413 names.
     """
-    about_backends = [(_TIMEOUT_FLAGS, Code.BACKEND_TIMEOUT), (_BACKEND_FLAGS, Code.BACKEND_UNAVAILABLE)]
+    about_backends = [
+        (_details("attempt_timed_out"), Code.BACKEND_TIMEOUT),
+        (_details("attempt_failed"), Code.BACKEND_UNAVAILABLE),
+        (_flags(_TIMEOUT_FLAGS), Code.BACKEND_TIMEOUT),
+        (_flags(_BACKEND_FLAGS), Code.BACKEND_UNAVAILABLE),
+    ]
     messages = {
         413: f"the body of the request is larger than {body_bytes_max} bytes, the most that this gateway accepts",
         431: "the headers of the request are larger than 32 KiB or more than 100",
@@ -65,10 +75,15 @@ def local_reply_config(body_bytes_max: int) -> dict[str, Any]:
     return {
         "mappers": [
             {"filter": _REPLY_OF_A_SERVICE},
-            *(_mapper(_flags(flags), code, None, *path) for flags, code in about_backends for path in _SURFACE_PATHS),
+            *(_mapper(when, code, None, *path) for when, code in about_backends for path in _SURFACE_PATHS),
             *(_mapper(when, code, message, *path) for when, code, message in by_status for path in _PATHS),
         ]
     }
+
+
+def _details(details: str) -> dict[str, Any]:
+    """Matches the answer of the hold filter to an attempt that follows a final one, see envoy/hold_response.wat."""
+    return _expression(f"response.code_details == '{details}'")
 
 
 def _flags(flags: tuple[str, ...]) -> dict[str, Any]:

@@ -24,13 +24,14 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from envoy.extensions.wasm.v3 import wasm_pb2
 from google.protobuf import any as packed
 from google.protobuf.message import Message
-from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+from google.protobuf.wrappers_pb2 import BoolValue, StringValue, UInt32Value
 
 from gateway.record.grant import METADATA_NAMESPACE, PATH_KEY
 from gateway.settings.backend import Backend
 from gateway.wire.names import CLUSTER_HEADER
 from ops.data_plane.backend_secrets import sds_reference, secret_name
 from ops.data_plane.cluster_json import CREDENTIAL_INJECTOR, HEADER_MUTATION
+from ops.data_plane.further_attempts import further_attempts
 
 HOLD_RESPONSE_WASM = "hold_response.wasm"
 # A backend, or a proxy before it, may close an idle connection just as the next request goes out on it. Envoy cannot
@@ -41,12 +42,20 @@ _REQUESTS_PER_CONNECTION = 1
 
 
 def http_protocol_options(
-    cluster: str, backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool
+    cluster: str,
+    backend: Backend,
+    stripped: Sequence[str],
+    directory: Path,
+    *,
+    with_paths: bool,
+    timeout_s: float,
+    wait_max_s: float = 0.0,
 ) -> HttpProtocolOptions:
     """Returns the HTTP/1.1 options of `cluster`, which is one of the backend's, including its filters.
 
     `stripped` are the names of all credential headers, and of those that Envoy adds, in lower case. `directory`
-    contains the SDS files and the hold filter. `with_paths`: a backend of the gateway has a path.
+    contains the SDS files and the hold filter. `with_paths`: a backend of the gateway has a path. `timeout_s` is that
+    of an attempt, `wait_max_s` the longest wait in the queue, 0 without one.
     """
     return HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptions.ExplicitHttpConfig(
@@ -55,19 +64,30 @@ def http_protocol_options(
         common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
             max_requests_per_connection=UInt32Value(value=_REQUESTS_PER_CONNECTION)
         ),
-        http_filters=_filters(cluster, backend, stripped, directory, with_paths=with_paths),
+        http_filters=_filters(
+            cluster, backend, stripped, directory, with_paths=with_paths, timeout_s=timeout_s, wait_max_s=wait_max_s
+        ),
     )
 
 
 def _filters(
-    cluster: str, backend: Backend, stripped: Sequence[str], directory: Path, *, with_paths: bool
+    cluster: str,
+    backend: Backend,
+    stripped: Sequence[str],
+    directory: Path,
+    *,
+    with_paths: bool,
+    timeout_s: float,
+    wait_max_s: float,
 ) -> list[HttpFilter]:
     credential = backend.credential()
     return [
         # The first filter is the last one that an answer passes, so no backend can set this header.
         _filter(HEADER_MUTATION, _mutations(stripped, {CLUSTER_HEADER: cluster})),
         *([_filter(CREDENTIAL_INJECTOR, _add_credential(backend, credential[0], directory))] if credential else []),
-        _filter("envoy.filters.http.wasm", _hold_response(directory)),
+        _filter("envoy.filters.http.wasm", _hold_response(directory, timeout_s)),
+        # The hold filter marks the attempts that this one is about.
+        *([_filter("further_attempts", further_attempts(wait_max_s))] if wait_max_s else []),
         # The hold filter reads the path of the surface.
         *([_filter("envoy.filters.http.lua", _set_path(backend.path))] if with_paths else []),
         _filter("envoy.filters.http.upstream_codec", UpstreamCodec()),
@@ -115,11 +135,12 @@ def _add_credential(backend: Backend, header: str, directory: Path) -> Credentia
     )
 
 
-def _hold_response(directory: Path) -> Wasm:
+def _hold_response(directory: Path, timeout_s: float) -> Wasm:
     """Returns the filter of envoy/hold_response.wat, which holds the headers until the first byte of the body."""
     return Wasm(
         config=wasm_pb2.PluginConfig(
             name="hold_response",
+            configuration=packed.pack(StringValue(value=f"{timeout_s * 1000:.0f}")),
             failure_policy=wasm_pb2.FAIL_RELOAD,
             # Without it the filter could not hold headers, and the stream would wait indefinitely.
             allow_on_headers_stop_iteration=BoolValue(value=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from google.protobuf.json_format import MessageToDict
 
 from authz import envoy_api
@@ -53,8 +54,11 @@ def test_retries_at_a_busy_server_go_to_the_first_candidate_and_do_not_count_as_
     assert [group["name"] for group in MessageToDict(single.dynamic_metadata)["priority_groups"]] == ["0"]
 
 
-def test_without_retries_at_a_busy_server_every_attempt_is_for_a_candidate() -> None:
-    response = envoy_api.admitted(Admitted("/api/chat", ("a", "b"), "g", {}), frozenset())
+@pytest.mark.parametrize(("busy_retries", "tries"), [(0, "2"), (None, None)])
+def test_without_retries_at_a_busy_server_every_attempt_is_for_a_candidate(
+    busy_retries: int | None, tries: str | None
+) -> None:
+    response = envoy_api.admitted(Admitted("/api/chat", ("a", "b"), "g", {}, busy_retries=busy_retries), frozenset())
     headers = {option.header.key: option.header.value for option in response.ok_response.headers}
     assert headers["x-envoy-max-retries"] == "1"
-    assert "tries" not in MessageToDict(response.dynamic_metadata)
+    assert MessageToDict(response.dynamic_metadata).get("tries") == tries

@@ -32,6 +32,7 @@ _HOLD_RESPONSE = {
         "@type": f"{_TYPE}.extensions.filters.http.wasm.v3.Wasm",
         "config": {
             "name": "hold_response",
+            "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "200"},
             "failure_policy": "FAIL_RELOAD",
             "allow_on_headers_stop_iteration": True,
             "vm_config": {
@@ -118,7 +119,7 @@ def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
     routes = [
         _route(UNFILTERED, unfiltered),
         _route(SHORT_TIMEOUT, held, per_try_timeout="0.2s"),
-        _route(PATIENT, held, num_retries=ATTEMPTS_MAX - 1),
+        _route(PATIENT, held, num_retries=ATTEMPTS_MAX - 1, per_try_timeout="0.2s"),
         _route("/", held),
     ]
     connection_manager = {

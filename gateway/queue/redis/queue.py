@@ -8,6 +8,7 @@ from typing import Any
 from gateway.queue.port import (
     ENDED_MS,
     UNKNOWN,
+    Ended,
     Place,
     QueueRules,
     QueueStatus,
@@ -40,13 +41,6 @@ class RedisQueue:
 
     async def enter(self, ticket: Ticket) -> Place:
         """See the port."""
-        return await self._enter(ticket, moves=False)
-
-    async def move(self, ticket: Ticket) -> Place:
-        """See the port."""
-        return await self._enter(ticket, moves=True)
-
-    async def _enter(self, ticket: Ticket, *, moves: bool) -> Place:
         reply = await self._run(
             "enter",
             [ticket.request_id],
@@ -56,9 +50,13 @@ class RedisQueue:
             self._rules.tickets_max,
             self._rules.bytes_max,
             ENDED_MS,
-            int(moves),
         )
         return codec.place(reply)
+
+    async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
+        """See the port."""
+        reply = await self._run("move", [request_id], request_id, replica)
+        return codec.known_place(reply) or Ended()
 
     async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
         """See the port. One call for each REQUESTS_SLICE requests."""
@@ -81,7 +79,7 @@ class RedisQueue:
             arguments: list[str | int] = [_ms(self._rules.slot_lease_s)]
             for each in batch:
                 arguments += each.request_id, each.replica, each.tenant_id, each.key_id, each.weight, each.tokens
-                arguments += codec.times(each.timing)
+                arguments += *codec.times(each.timing), int(each.answers)
             renewed += map(bool, await self._run("renew", [each.request_id for each in batch], *arguments))
         return renewed
 

@@ -431,7 +431,7 @@ def _slot(hold: Hold, progress: Progress) -> tuple[str | int, ...]:
     """The arguments of `renew_all.lua` about the slot. The input is an estimate until the backend has reported it."""
     tokens = (progress.input_tokens or hold.input_tokens) + progress.output_tokens
     times = queue_codec.times(progress.timing)
-    return progress.replica, hold.tenant_id, hold.key_id, hold.weight, tokens, *times
+    return progress.replica, hold.tenant_id, hold.key_id, hold.weight, tokens, *times, int(progress.answers)
 
 
 def _timing(entry: Entry) -> Timing:

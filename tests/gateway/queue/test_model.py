@@ -233,28 +233,42 @@ class QueueMachine(RuleBasedStateMachine):
         if retried_at:
             entries[0] = replace(entries[0], replica=retried_at)
             self.overfull.add(retried_at)
+        elif data.draw(st.booleans()):
+            # The meter still has the replica of the grant.
+            wrong = data.draw(st.sampled_from(REPLICAS))
+            is_known = entries[0].request_id in self.memory.places
+            entries[0] = replace(entries[0], replica=entries[0].replica if not is_known else wrong, answers=False)
         ended = [running(each, Turn("a", 0, 0), tokens) for each in self._remembered()[-2:]]
         renewed = self.each(lambda queue: queue.renew([*entries, *ended]))
         assert renewed == [True] * len(entries) + [False] * len(ended)
         for each in entries:
             place = self.memory.places[each.request_id]
             assert isinstance(place, Turn)
-            assert place.replica == each.replica
+            assert place.replica == each.replica or not each.answers
 
     @precondition(lambda self: self.alive)
-    @rule(data=st.data(), chosen=candidates)
-    def move(self, data: st.DataObject, chosen: tuple[Candidate, ...]) -> None:
+    @rule(data=st.data(), replica=st.sampled_from(REPLICAS), times=st.integers(1, 2))
+    def move(self, data: st.DataObject, replica: str, times: int) -> None:
+        """A request moves, twice when the first reply is lost."""
         each = self._one(data)
-        known = self.memory.places.get(each.ticket.request_id)
-        each.ticket = replace(each.ticket, candidates=chosen, arrived_at_ms=each.arrived_at_ms)
-        place = self.each(lambda queue: queue.move(each.ticket))
-        if isinstance(place, QueueTimeout):
-            assert known is None
-            self._end(each)
+        request_id = each.ticket.request_id
+        known, has_slots = self.memory.places.get(request_id), replica in self.memory.replicas
+        places = [self.each(lambda queue: queue.move(request_id, replica)) for _ in range(times)]
+        if known is None:
+            assert places == [Ended()] * times
             return
-        assert isinstance(place, Turn | Waiting)
-        assert place.arrived_at_ms == (known.arrived_at_ms if known else each.arrived_at_ms)
-        assert isinstance(place, Waiting) or place.replica in {one.replica for one in chosen}
+        assert places == [places[0]] * times
+        place = places[0]
+        assert not isinstance(place, Ended)
+        assert place.arrived_at_ms == known.arrived_at_ms
+        if has_slots:
+            each.ticket = replace(each.ticket, candidates=(Candidate(replica, 0, self.slots.get(replica, AUTO)),))
+            if isinstance(known, Turn):
+                # Its body is no longer in the memory of `authz`.
+                each.ticket = replace(each.ticket, body_bytes=0)
+            assert isinstance(place, Waiting) or place.replica == replica
+        else:
+            assert not isinstance(known, Turn) or place == known
 
     @rule(name=st.sampled_from(GIVEN), slots=st.sampled_from([0, 1, 1, 2, 2, 3]))
     def set_slots(self, name: str, slots: int) -> None:
@@ -269,7 +283,7 @@ class QueueMachine(RuleBasedStateMachine):
         if remembered := self._remembered():
             each = data.draw(st.sampled_from(remembered))
             assert self.each(lambda queue: queue.enter(each)) == Ended()
-            assert self.each(lambda queue: queue.move(each)) == Ended()
+            assert self.each(lambda queue: queue.move(each.request_id, "a")) == Ended()
             assert not self.each(lambda queue: queue.finish(each.request_id, 9))
             assert self.each(lambda queue: queue.poll([each.request_id])) == [None]
 

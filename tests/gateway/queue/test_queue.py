@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -166,7 +167,7 @@ async def test_a_finished_request_takes_no_slot_when_its_call_arrives_late(bench
     cancelled = ticket()
     assert not await bench.queue.finish(cancelled.request_id)
     assert await bench.queue.enter(cancelled) == Ended()
-    assert await bench.queue.move(cancelled) == Ended()
+    assert await bench.queue.move(cancelled.request_id, "a") == Ended()
     assert await bench.queue.renew([running(cancelled, Turn("a", NOON_MS, 0), 5)]) == [False]
     assert not await bench.queue.finish(cancelled.request_id)
     assert isinstance(await bench.queue.enter(ticket()), Turn)
@@ -228,12 +229,14 @@ async def test_an_unused_turn_expires(bench: Bench) -> None:
 
 
 async def test_a_request_moves_to_a_free_slot_and_its_old_slot_is_granted_in_the_same_step(bench: Bench) -> None:
+    await bench.queue.set_slots({"b": 1})
     first, second = ticket(tokens=10), ticket()
     await enter_all(bench.queue, [first, second])
-    moved = ticket(request_id=first.request_id, candidates=replicas("b"))
-    assert await bench.queue.move(moved) == Turn("b", NOON_MS, 0)
+    assert await bench.queue.move(first.request_id, "b") == Turn("b", NOON_MS, 0)
     assert await bench.queue.enter(second) == Turn("a", NOON_MS, 0)
     assert (await bench.queue.status()).tenants == {1: TenantStatus(2, 0, 20.0)}
+    assert await bench.queue.move(first.request_id, "b") == Turn("b", NOON_MS, 0)
+    assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 1), "b": ReplicaStatus(1, 1)}
 
 
 async def test_a_request_that_moves_waits_from_its_arrival_on_and_is_charged_once(bench: Bench) -> None:
@@ -241,12 +244,38 @@ async def test_a_request_that_moves_waits_from_its_arrival_on_and_is_charged_onc
     await enter_all(bench.queue, [first, second])
     bench.clock.forward(1)
     later = ticket(candidates=replicas("b"))
-    moved = ticket(request_id=first.request_id, candidates=replicas("b"))
     assert await enter_all(bench.queue, [later]) == [Waiting(NOON_MS + 1000)]
-    assert await bench.queue.move(moved) == Waiting(NOON_MS)
+    for _ in range(2):
+        assert await bench.queue.move(first.request_id, "b") == Waiting(NOON_MS)
+    assert (await bench.queue.status()).replicas["a"].running == 0
     await bench.queue.finish(second.request_id, 10)
-    assert await bench.queue.enter(moved) == Turn("b", NOON_MS, 1000)
+    assert await bench.queue.move(first.request_id, "b") == Turn("b", NOON_MS, 1000)
     assert (await bench.queue.status()).tenants[1].virtual_tokens == 20
+
+
+async def test_a_request_that_moves_is_renewed_by_a_meter_that_has_the_replica_of_the_grant(bench: Bench) -> None:
+    await bench.queue.set_slots({"b": 1})
+    first = ticket()
+    (granted,) = await enter_all(bench.queue, [first])
+    assert isinstance(granted, Turn)
+    await bench.queue.move(first.request_id, "b")
+    assert await bench.queue.renew([replace(running(first, granted, 10), answers=False)]) == [True]
+    assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 0), "b": ReplicaStatus(1, 1)}
+    bench.lose()
+    assert await bench.queue.renew([replace(running(first, granted, 10), answers=False)]) == [True]
+    assert (await bench.queue.status()).replicas["a"].running == 1
+
+
+async def test_a_request_stays_where_it_is_when_it_is_tried_at_a_replica_without_known_slots(bench: Bench) -> None:
+    first = ticket()
+    await enter_all(bench.queue, [first])
+    assert await bench.queue.move(first.request_id, "other") == Turn("a", NOON_MS, 0)
+
+
+async def test_a_request_that_the_store_does_not_know_does_not_move(bench: Bench) -> None:
+    await bench.queue.set_slots({"b": 1})
+    assert await bench.queue.move("unknown", "b") == Ended()
+    assert (await bench.queue.status()).replicas == {"b": ReplicaStatus(1, 0)}
 
 
 async def test_the_slot_of_a_request_follows_it_to_the_replica_where_it_runs(bench: Bench) -> None:
@@ -318,5 +347,4 @@ class TestOneTicketPerTenant:
     async def test_a_request_that_moves_is_not_bounded(self, bench: Bench) -> None:
         first, second, waiting = ticket(), ticket(candidates=replicas("b")), ticket()
         await enter_all(bench.queue, [first, second, waiting])
-        moved = ticket(request_id=second.request_id)
-        assert await bench.queue.move(moved) == Waiting(NOON_MS)
+        assert await bench.queue.move(second.request_id, "a") == Waiting(NOON_MS)

@@ -15,7 +15,7 @@ from gateway.rpc.message_sizes import HELD_BYTES_MAX
 from gateway.wire.media_types import EVENTS as SSE
 from gateway.wire.media_types import JSON as JSON_TYPE
 from gateway.wire.media_types import NDJSON, accepted_type
-from gateway.wire.names import HELD_WHOLE_HEADER, NOT_AN_ANSWER, RETRY_AFTER_HEADER, SERVER_BUSY
+from gateway.wire.names import FURTHER_ATTEMPT_HEADER, HELD_WHOLE_HEADER, NOT_AN_ANSWER, RETRY_AFTER_HEADER, SERVER_BUSY
 from gateway.wire.surfaces import BY_NAME, SURFACES, Surface
 from meter.frames import recognition
 from meter.frames.readers import read_frame
@@ -25,7 +25,7 @@ from tests.meter.wire_corpus import Transcript, transcripts
 CONTINUE, PAUSE = 0, 1
 OK, NOT_FOUND, INVALID_MEMORY_ACCESS = 0, 1, 6
 REQUEST_HEADERS, RESPONSE_HEADERS = 0, 2
-RESPONSE_BODY = 1
+RESPONSE_BODY, PLUGIN_CONFIGURATION = 1, 7
 PAGE = 65_536
 NODES_PER_PAGE = PAGE // 128
 CALL_FUEL, FUEL_PER_BYTE = 5_000_000, 500
@@ -52,7 +52,12 @@ class Host:
         ]
         imports += (
             Func(self._store, FuncType([i32] * count, [i32]), call, access_caller=True)
-            for count, call in ((4, self._get_property), (4, self._set_property), (8, self._send_local_response))
+            for count, call in (
+                (4, self._get_property),
+                (4, self._set_property),
+                (1, self._get_time),
+                (8, self._send_local_response),
+            )
         )
         self._exports = Instance(self._store, MODULE, imports).exports(self._store)
         memory = self._exports["memory"]
@@ -63,6 +68,7 @@ class Host:
         # What Envoy knows about the request, by path.
         self.properties: dict[bytes, bytes] = {}
         self.local_responses: list[int] = []
+        self.now_ns = 1
 
     def _call(self, name: str, *arguments: int) -> int:
         function = self._exports[name]
@@ -98,7 +104,7 @@ class Host:
     def _get_buffer_bytes(
         self, caller: Caller, buffer: int, start: int, size: int, value_address: int, value_size: int
     ) -> int:
-        assert buffer == RESPONSE_BODY
+        assert buffer in (RESPONSE_BODY, PLUGIN_CONFIGURATION)
         return self._write(caller, self._body[start : start + size], value_address, value_size)
 
     def _get_property(self, caller: Caller, path: int, path_size: int, value_address: int, value_size: int) -> int:
@@ -110,6 +116,15 @@ class Host:
         self.properties[key] = bytes(self._memory.read(caller, value, value + value_size))
         return OK
 
+    def _get_time(self, caller: Caller, address: int) -> int:
+        self._memory.write(caller, self.now_ns.to_bytes(8, "little"), address)
+        return OK
+
+    def configure(self, timeout_ms: str) -> None:
+        """Sets the timeout of an attempt."""
+        self._body = timeout_ms.encode()
+        assert self._call("proxy_on_configure", 1, len(self._body)) == 1
+
     def _send_local_response(self, caller: Caller, status: int, *sizes: int) -> int:  # noqa: ARG002
         self.local_responses.append(status)
         return OK
@@ -118,6 +133,11 @@ class Host:
     def response(self) -> dict[bytes, bytes]:
         """The headers of the response as the module left them."""
         return self._maps[RESPONSE_HEADERS]
+
+    @property
+    def requested(self) -> dict[bytes, bytes]:
+        """The headers of the request as the module left them."""
+        return self._maps[REQUEST_HEADERS]
 
     def request(self, stream: int, path: str, accept: str = "") -> int:
         self._maps[REQUEST_HEADERS] = {b":path": path.encode(), **({b"accept": accept.encode()} if accept else {})}
@@ -150,6 +170,7 @@ class Host:
         return self._call("proxy_on_response_body", stream, held_bytes, int(end))
 
     def delete(self, stream: int) -> None:
+        assert self._call("proxy_on_done", stream) == 1
         self._call("proxy_on_delete", stream)
 
 
@@ -319,6 +340,28 @@ def test_any_other_failure_of_the_last_candidate_is_final(
     host = attempt(Host(), number, tries)
     assert host.answers("/api/chat", "", headers, [b"[]"]) == status
     assert (b"x-envoy-ratelimited" in host.response) is is_final
+
+
+@pytest.mark.parametrize(("number", "tries", "is_marked"), [(1, 2, False), (2, 2, True), (2, None, False)])
+def test_each_further_attempt_of_a_request_with_a_slot_is_marked(
+    number: int, tries: int | None, is_marked: bool
+) -> None:
+    host = attempt(Host(), number, tries)
+    host.request(1, "/api/chat")
+    assert (FURTHER_ATTEMPT_HEADER.encode() in host.requested) is is_marked
+
+
+@pytest.mark.parametrize(("timeout_ms", "lasts_ms", "status"), [("70", 70, 504), ("70", 69, 503), ("", 70, 503)])
+def test_an_attempt_after_the_timeout_of_the_last_candidate_is_answered_as_a_timeout(
+    timeout_ms: str, lasts_ms: int, status: int
+) -> None:
+    host = Host()
+    host.configure(timeout_ms)
+    attempt(host, 1, 1).request(1, "/api/chat")
+    host.now_ns += lasts_ms * 1_000_000
+    host.delete(1)
+    assert attempt(host, 2, 1).request(2, "/api/chat") == PAUSE
+    assert host.local_responses == [status]
 
 
 @pytest.mark.parametrize("tries", [None, 2])

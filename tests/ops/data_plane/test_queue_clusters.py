@@ -48,6 +48,18 @@ def test_without_a_queue_there_is_one_cluster_for_each_backend() -> None:
     assert set(clusters_of(sharded, Path("/etc/envoy"))) == expected
 
 
+def test_further_attempts_wait_for_a_slot_only_with_a_queue() -> None:
+    for wait_s in (0, 30):
+        for cluster in clusters_of(settings(queue_max_wait_s=wait_s), Path("/etc/envoy")).values():
+            (options,) = cluster["typed_extension_protocol_options"].values()
+            filters = {each["name"]: each["typed_config"] for each in options["http_filters"]}
+            assert ("further_attempts" in filters) is bool(wait_s)
+            if wait_s:
+                call = filters["further_attempts"]["extension_config"]["typed_config"]
+                assert float(call["message_timeout"].removesuffix("s")) > wait_s
+                assert call["failure_mode_allow"] is True
+
+
 def test_no_request_with_a_slot_waits_for_a_connection() -> None:
     clusters = clusters_of(settings(queue_max_wait_s=30, ollama_max_connections=64), Path("/etc/envoy"))
     (first, _) = replica_clusters("pair", ("127.0.0.1:1", "127.0.0.1:2"))

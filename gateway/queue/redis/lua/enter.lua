@@ -1,9 +1,9 @@
--- Takes a slot for a request, or makes it a ticket; when it moves, after it has left its present slot or ticket.
+-- Takes a slot for a request, or makes it a ticket.
 --
 -- ARGV  1 clock  2, 3 see open_queue  4 request id  5 pool  6 slots of its candidates, a JSON list (0 for auto)  7 tenant id  8 key id
 --       9 weight  10 class: 0 or 1  11 input tokens  12 bytes of the body  13 owner  14 time of arrival in ms, 0 for now
 --       15 maximum wait in ms  16 maximum of tickets and 17 of their bytes, of one tenant
---       18 ms for which the id is remembered  19 '1' to move
+--       18 ms for which the id is remembered
 -- Reply {'turn', replica, time of arrival in ms, waited ms}   {'waiting', time of arrival in ms}
 --       {'full', retry after in s}   {'timeout', retry after in s}   {'ended'}
 
@@ -17,5 +17,4 @@ local ticket = {
 local rules = {
   wait_max = tonumber(ARGV[15]), tickets_max = tonumber(ARGV[16]), bytes_max = tonumber(ARGV[17]), ended_ttl = ARGV[18],
 }
-local step = ARGV[19] == '1' and turns().move or turns().enter
-return step(clock(), ARGV[4], ticket, rules)
+return turns().enter(clock(), ARGV[4], ticket, rules)

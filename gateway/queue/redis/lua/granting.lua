@@ -8,9 +8,10 @@ local function add_slot(request_id, slot, deadline)
 end
 
 -- The candidate of the pool whose slot a request takes, nil when there is none: one with a free slot, or else one that may get one
--- request more to learn its slots. `older` is that of a trial, which then begins with the request.
+-- request more to learn its slots. `older` is that of a trial, which then begins with the request. No trial begins with one that moves.
 local function free_replica(now, pool)
   local candidates, best, full = capacity().candidates_of(pool), nil, {}
+  local model = candidates[1]
   for i = 2, #candidates do
     local name, rank = unpack(candidates[i])
     local each = {name = name, rank = rank, running = number('running:' .. name)}
@@ -20,18 +21,18 @@ local function free_replica(now, pool)
         or (each.rank == best.rank and each.running * best.slots < best.running * each.slots) then
         best = each
       end
-    elseif each.is_learnt and each.running == each.slots then
+    elseif model and each.is_learnt and each.running == each.slots then
       full[#full + 1] = each
     end
   end
   if best then
-    if best.is_learnt and best.slots > 1 and best.running == best.slots - 1 then
-      best.older = learning().plan_trial(now, best.name, candidates[1], best.slots, best.running)
+    if model and best.is_learnt and best.slots > 1 and best.running == best.slots - 1 then
+      best.older = learning().plan_trial(now, best.name, model, best.slots, best.running)
     end
     return best
   end
   for _, each in ipairs(full) do
-    each.older = learning().plan_trial(now, each.name, candidates[1], each.slots, each.running)
+    each.older = learning().plan_trial(now, each.name, model, each.slots, each.running)
     if each.older then
       return each
     end
@@ -50,9 +51,11 @@ local function grant(now, request_id, ticket, replica, waited, of_tenant, of_key
     replica = replica.name, tenant = ticket.tenant, key = ticket.key, weight = ticket.weight, charged = ticket.charged,
     arrived = ticket.arrived, waited = waited,
   }
-  if replica.is_learnt then
+  local model = capacity().candidates_of(ticket.pool)[1]
+  -- The times of the meter began before a request moved, so they prove nothing.
+  if replica.is_learnt and model then
     -- A ticket that gets its turn is not on its way before its owner has noticed; see `pick_up`.
-    slot.auto, slot.model = true, capacity().candidates_of(ticket.pool)[1]
+    slot.auto, slot.model = true, model
     slot.at = of_tenant and now or nil
   end
   if replica.older then

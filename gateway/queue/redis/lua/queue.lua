@@ -25,7 +25,7 @@
 --  12 ENDED       string  exists while the request that the script is about is remembered as ended; absent in some scripts
 --
 -- A pool is a JSON list: the model, then the candidates, each {replica, rank}. Tickets with the same model and candidates are in
--- the same pool.
+-- the same pool. One of requests that move has false in place of the model.
 -- A ticket is a JSON object: pool, class (0 interactive, 1 batch), tenant, key, weight, input (tokens), bytes, owner, arrived
 -- (ms) and charged (tokens, not 0 only after a move). A slot has replica, tenant, key, weight, charged, arrived and waited
 -- (ms). That of a learnt replica has auto, model, at (ms, when its owner knew of it), and seen and first, see learning.lua.

@@ -2,13 +2,13 @@
 -- check, because its request is running. For the same reason, the slot of a request that runs at another replica follows it.
 --
 -- KEYS  after the first eleven, ENDED of each request
--- ARGV  1 clock  2, 3 see open_queue  4 lease in ms, then of each request: its id, replica, tenant id, key id, weight, tokens
---       and the three times of learning.lua: first, last and age
+-- ARGV  1 clock  2, 3 see open_queue  4 lease in ms, then of each request: its id, replica, tenant id, key id, weight, tokens,
+--       the three times of learning.lua: first, last and age, and '1' when the replica is known to answer, else '0'
 -- Reply for each request 1, or 0 when it is ended
 
 open_queue(1, ARGV[2], ARGV[3])
 
-local QUEUE_KEYS, REQUEST_ARGUMENTS = 11, 9
+local QUEUE_KEYS, REQUEST_ARGUMENTS = 11, 10
 
 local now, replies = clock(), {}
 local deadline = now + tonumber(ARGV[4])

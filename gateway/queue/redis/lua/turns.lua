@@ -42,18 +42,28 @@ local function enter(now, request_id, ticket, rules)
   return known_place(request_id) or arrivals().take_place(now, request_id, ticket, rules, can_grant, waits)
 end
 
--- The place of a request after it has left its present one.
-local function move(now, request_id, ticket, rules)
-  if is_ended() then
+-- The place of a request that is tried at `replica`, after it failed where it had its slot. It leaves its place only when `replica`
+-- is another one whose slots are known. A repeated call changes nothing more, and a request that is unknown stays unknown.
+local function move(now, request_id, replica)
+  local slot, ticket = load(SLOTS, request_id), load(TICKETS, request_id)
+  local left = slot or ticket
+  if is_ended() or not left then
     return {'ended'}
   end
-  local slot, known = take(request_id)
-  local left = slot or known
-  if not left then
-    return enter(now, request_id, ticket, rules)
+  -- A pool without a model is of requests that move.
+  local pool = cjson.encode({false, {replica, 0}})
+  if left.replica ~= replica and left.pool ~= pool and field('slots:' .. replica) then
+    if slot and slot.auto then
+      learning().observe(now, slot.replica, request_id, slot, -1, 0, 0, true)
+    end
+    take(request_id)
+    line().wait(now, request_id, {
+      pool = pool, class = 0, tenant = left.tenant, key = left.key, weight = left.weight,
+      input = left.input or left.charged, bytes = left.bytes or 0, owner = left.owner or '', arrived = left.arrived,
+      charged = left.charged,
+    }, {wait_max = 0})
   end
-  ticket.charged, ticket.arrived = left.charged, left.arrived
-  line().wait(now, request_id, ticket, rules)
+  extend(request_id, now + TICKET_LEASE_MS)
   advance(now)
   return known_place(request_id)
 end
@@ -69,16 +79,16 @@ local function finish(request_id, tokens, first, duration, ended_ttl)
 end
 
 -- Extends the lease of a running request to `deadline`, charges its tokens and notes its times, see learning.lua. Re-establishes a
--- slot that Redis has lost. Returns 1, or 0 when the request is ended.
-local function renew_slot(now, deadline, request_id, replica, tenant, key, weight, tokens, first, last, age)
+-- slot that Redis has lost. `answers` is '1' when `replica` is known to answer, else '0'. Returns 1, or 0 when the request is ended.
+local function renew_slot(now, deadline, request_id, replica, tenant, key, weight, tokens, first, last, age, answers)
   local slot = load(SLOTS, request_id)
   if slot then
     charge(slot, tonumber(tokens))
-    local has_moved = slot.replica ~= replica
+    local has_moved = answers == '1' and slot.replica ~= replica
     if slot.auto and has_moved then
       learning().observe(now, slot.replica, request_id, slot, -1, 0, 0, true)
     elseif slot.auto then
-      learning().observe(now, replica, request_id, slot, tonumber(first), tonumber(last), tonumber(age), false)
+      learning().observe(now, slot.replica, request_id, slot, tonumber(first), tonumber(last), tonumber(age), false)
     end
     if has_moved then
       count_running(slot.replica, -1)

@@ -5,15 +5,15 @@
 --       queue ENDED
 -- ARGV  1 clock  2 lease in ms, then of each request: its id, the input and output tokens and bytes so far, and the hold
 --       as JSON, which is decoded only when Redis has lost the hold; with a queue also its replica ('' for none), tenant id,
---       key id, weight, tokens so far and the three times of learning.lua. Then with a queue: the lease of a slot in ms, and the two of `open_queue`
+--       key id, weight, tokens so far, the three times of learning.lua, and '1' when that replica is known to answer. Then with a queue: the lease of a slot in ms, and the two of `open_queue`
 -- Reply for each request 1, or 0 when it is finished
 
 local QUEUE_KEYS = 11
 local SHARD_KEYS, REQUEST_KEYS, REQUEST_ARGUMENTS, LAST_ARGUMENTS = 4, 2, 5, 0
--- Without a queue there are 2 keys for 5 arguments of each request, with one there are 2 for 13.
+-- Without a queue there are 2 keys for 5 arguments of each request, with one there are 2 for 14.
 local queued = (#KEYS - SHARD_KEYS) * REQUEST_ARGUMENTS ~= (#ARGV - 2) * REQUEST_KEYS
 if queued then
-  SHARD_KEYS, REQUEST_KEYS, REQUEST_ARGUMENTS, LAST_ARGUMENTS = SHARD_KEYS + QUEUE_KEYS, 2, 13, 3
+  SHARD_KEYS, REQUEST_KEYS, REQUEST_ARGUMENTS, LAST_ARGUMENTS = SHARD_KEYS + QUEUE_KEYS, 2, 14, 3
   open_queue(5, ARGV[#ARGV - 1], ARGV[#ARGV])
 end
 
@@ -41,7 +41,7 @@ for index = 0, (#ARGV - 2 - LAST_ARGUMENTS) / REQUEST_ARGUMENTS - 1 do
   HELD, FINISHED = KEYS[key + 1], KEYS[key + 2]
   replies[index + 1] = renew(deadline, unpack(ARGV, argument + 1, argument + 5))
   if queued and replies[index + 1] == 1 and ARGV[argument + 6] ~= '' then
-    turns().renew_slot(now, now + tonumber(ARGV[#ARGV - 2]), ARGV[argument + 1], unpack(ARGV, argument + 6, argument + 13))
+    turns().renew_slot(now, now + tonumber(ARGV[#ARGV - 2]), ARGV[argument + 1], unpack(ARGV, argument + 6, argument + 14))
   end
 end
 if queued and any_waits() then

@@ -26,7 +26,10 @@ class Request:
 
 @dataclass(slots=True)
 class Ticketed(Request):
-    """A ticket. `promoted_at_ms` is the time at which a batch ticket becomes interactive."""
+    """A ticket. `promoted_at_ms` is the time at which a batch ticket becomes interactive.
+
+    `model` is None for a request that moves.
+    """
 
     priority: Priority = Priority.INTERACTIVE
     promoted_at_ms: int | None = None
@@ -34,7 +37,7 @@ class Ticketed(Request):
     body_bytes: int = 0
     candidates: tuple[Candidate, ...] = ()
     owner: str = ""
-    model: str = ""
+    model: str | None = ""
 
 
 @dataclass(slots=True)

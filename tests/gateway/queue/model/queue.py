@@ -86,6 +86,11 @@ class MemoryQueue:
         return {each: self._place(each) for each in self._leases}
 
     @property
+    def replicas(self) -> set[str]:
+        """The replicas whose numbers of slots the queue knows."""
+        return set(self._capacity)
+
+    @property
     def is_up_to_date(self) -> bool:
         """Whether slots are granted now, and the latest call found everything that has expired by now."""
         now_ms = self._now_ms()
@@ -125,19 +130,38 @@ class MemoryQueue:
             self._add_ticket(created)
         return self._place(ticket.request_id)
 
-    async def move(self, ticket: Ticket) -> Place:
+    async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
         """See the port."""
-        self._use_slots(ticket)
-        if self._is_ended(ticket.request_id):
+        slot, ticket = self._slots.get(request_id), self._tickets.get(request_id)
+        if self._is_ended(request_id) or not (slot or ticket):
             return Ended()
-        request = self._take(ticket.request_id)
-        if request is None:
-            return self._enter(ticket)
-        moved = self._ticketed(ticket, request.arrived_at_ms)
-        moved.charged_tokens = request.charged_tokens
-        self._add_ticket(moved)
+        candidates = (Candidate(replica, 0, AUTO),)
+        is_there = (
+            slot.replica == replica if slot else ticket and (ticket.model, ticket.candidates) == (None, candidates)
+        )
+        if not is_there and replica in self._capacity:
+            if slot:
+                self._observe(slot, UNKNOWN, has_ended=True)
+            left = self._take(request_id)
+            assert left
+            self._add_ticket(
+                Ticketed(
+                    request_id,
+                    left.tenant_id,
+                    left.key_id,
+                    left.weight,
+                    left.arrived_at_ms,
+                    left.charged_tokens,
+                    input_tokens=ticket.input_tokens if ticket else left.charged_tokens,
+                    body_bytes=ticket.body_bytes if ticket else 0,
+                    candidates=candidates,
+                    owner=ticket.owner if ticket else "",
+                    model=None,
+                )
+            )
+        self._known_place(request_id)
         self._advance()
-        return self._place(ticket.request_id)
+        return self._place(request_id)
 
     async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
         """See the port."""
@@ -171,7 +195,7 @@ class MemoryQueue:
         deadline_ms = self._now_ms() + int(self._rules.slot_lease_s * 1000)
         if slot := self._slots.get(running.request_id):
             self._virtual.charge(slot, running.tokens)
-            has_moved = slot.replica != running.replica
+            has_moved = running.answers and slot.replica != running.replica
             self._observe(slot, UNKNOWN if has_moved else running.timing, has_ended=has_moved)
             if has_moved:
                 slot.replica, slot.is_learnt, slot.picked_up_ms = running.replica, False, None
@@ -263,7 +287,7 @@ class MemoryQueue:
 
     def _grantable(self) -> list[tuple[Ticketed, Free]]:
         """The tickets with a slot for them; those of one pool get the same."""
-        free_of: dict[tuple[str, tuple[Candidate, ...]], Free | None] = {}
+        free_of: dict[tuple[str | None, tuple[Candidate, ...]], Free | None] = {}
         for each in self._tickets.values():
             pool = each.model, each.candidates
             if pool not in free_of:
@@ -299,7 +323,7 @@ class MemoryQueue:
             replica,
             waited_ms,
         )
-        if isinstance(learning, Learning):
+        if isinstance(learning, Learning) and ticket.model is not None:
             slot.is_learnt, slot.model = True, ticket.model
             slot.picked_up_ms = None if has_waited else self._now_ms()
         self._virtual.charge(slot, max(ticket.input_tokens, ticket.charged_tokens))
@@ -371,8 +395,8 @@ class MemoryQueue:
         capacity = self._capacity.get(replica, 0)
         return capacity.slots if isinstance(capacity, Learning) else capacity
 
-    def _free_replica(self, model: str, candidates: Sequence[Candidate]) -> Free | None:
-        """The replica whose slot a request takes, None when no candidate has one."""
+    def _free_replica(self, model: str | None, candidates: Sequence[Candidate]) -> Free | None:
+        """The replica whose slot a request takes, None when no candidate has one. `model` is None when it moves."""
         running = self._running()
         slots = {each.replica: self._slots_of(each.replica) for each in candidates}
         free = [
@@ -391,9 +415,9 @@ class MemoryQueue:
                     return Free(each.replica, older)
         return None
 
-    def _plan_trial(self, model: str, replica: str, running: int) -> dict[str, Observed] | None:
+    def _plan_trial(self, model: str | None, replica: str, running: int) -> dict[str, Observed] | None:
         learning, now_ms = self._capacity.get(replica), self._now_ms()
-        if not isinstance(learning, Learning) or not learning.is_due(now_ms, running):
+        if model is None or not isinstance(learning, Learning) or not learning.is_due(now_ms, running):
             return None
         older = [each for each in self._slots.values() if each.replica == replica]
         if any(each.model != model for each in older):

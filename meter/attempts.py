@@ -1,0 +1,75 @@
+"""Further attempts of requests: each waits for a slot at its replica before Envoy sends the request there.
+
+Envoy calls the meter about an attempt in a call of its own (`ops.data_plane.further_attempts`), which may reach another
+meter than the one that measures the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import structlog
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+
+from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.queue.port import Queue, Waiting
+from gateway.record.grant import ATTEMPT_HEADER
+from gateway.rpc.methods import Message, Metadata
+from meter import envoy_api
+
+log = structlog.get_logger()
+
+# How often a waiting attempt reads its place. There is no notification of its turn, because fail-over is rare.
+POLL_S = 0.25
+_RETRY_AFTER_S = 1
+
+
+class Attempts:
+    """`wait_max_s` is the longest wait for a slot, in seconds."""
+
+    def __init__(self, queue: Queue, wait_max_s: float, *, poll_s: float = POLL_S) -> None:
+        self._queue = queue
+        self._wait_max_s = wait_max_s
+        self._poll_s = poll_s
+
+    async def admit(self, request_id: str, replica: str) -> None:
+        """Returns when the request may run at `replica`, with a slot there if the store answers and knows its slots.
+
+        Raises Denied(queue_timeout). A cancelled call leaves the request where it waits: its next attempt moves it
+        again, and its end frees it.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._wait_max_s
+        try:
+            while isinstance(await self._queue.move(request_id, replica), Waiting):
+                if loop.time() >= until_s:
+                    raise Denied(Code.QUEUE_TIMEOUT, retry_after_s=_RETRY_AFTER_S)
+                await asyncio.sleep(self._poll_s)
+        except StoreUnavailable as error:
+            log.warning("attempt_without_slot", request_id=request_id, reason=str(error))
+
+
+class AttemptCall:
+    """One call of Envoy about a further attempt."""
+
+    def __init__(self, attempts: Attempts, metadata: Metadata) -> None:
+        self._attempts = attempts
+        self._path = metadata[ATTEMPT_HEADER].decode("ascii", "replace")
+
+    def receive(self, message: ext_proc.ProcessingRequest) -> Message | Awaitable[Message]:
+        """Replies to the head of the request, the only message."""
+        return self._reply(*envoy_api.attempt_of(message))
+
+    async def _reply(self, request_id: str, replica: str) -> Message:
+        try:
+            await self._attempts.admit(request_id, replica)
+        except Denied as denied:
+            return envoy_api.deny_attempt(denied, self._path, request_id)
+        return envoy_api.release_attempt()
+
+    def finish(self) -> None:
+        """The last message of Envoy needs no reply."""
+
+    def close(self, cause: Exception | None) -> None:
+        """Nothing is left to do, whichever side ended the call."""

@@ -1,0 +1,88 @@
+"""Further attempts of requests in the meter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+
+import pytest
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+
+from gateway.errors import Code, Denied, StoreUnavailable
+from gateway.queue.port import Ended, Turn, Waiting
+from gateway.record.grant import ATTEMPT_HEADER
+from gateway.rpc.methods import Message
+from meter.attempts import AttemptCall, Attempts
+from tests.gateway.queue.builders import RULES, replicas, ticket
+from tests.gateway.queue.model.queue import MemoryQueue
+from tests.gateway.quota.builders import Clock
+
+
+class OneReply(MemoryQueue):
+    """A queue that gives every request that moves the same place, or does not answer."""
+
+    def __init__(self, reply: Turn | Waiting | Ended | None) -> None:
+        super().__init__(Clock(), RULES)
+        self.reply = reply
+        self.moves: list[tuple[str, str]] = []
+
+    async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
+        self.moves.append((request_id, replica))
+        if self.reply is None:
+            raise StoreUnavailable("no answer")
+        return self.reply
+
+
+def attempt(queue: MemoryQueue, wait_max_s: float = 60.0, path: str = "/api/chat") -> Awaitable[Message]:
+    """The reply to a call about an attempt of the request `r` at `backend:b`."""
+    message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
+    message.request_headers.headers.headers.add(key="x-request-id", raw_value=b"r")
+    message.attributes["envoy.filters.http.ext_proc"]["xds.cluster_name"] = "backend:b"
+    call = AttemptCall(Attempts(queue, wait_max_s, poll_s=0.01), {ATTEMPT_HEADER: path.encode()})
+    reply = call.receive(message)
+    assert isinstance(reply, Awaitable)
+    return reply
+
+
+@pytest.mark.parametrize("reply", [Turn("backend:b", 0, 0), Ended(), None])
+async def test_an_attempt_goes_on_with_a_slot_and_when_nothing_is_known_of_one(reply: Turn | Ended | None) -> None:
+    queue = OneReply(reply)
+    message = await attempt(queue)
+    assert queue.moves == [("r", "backend:b")]
+    mutation = message.request_headers.response.header_mutation
+    assert list(mutation.remove_headers) == ["x-nz-attempt"]
+
+
+async def test_an_attempt_waits_for_a_slot_of_its_replica() -> None:
+    queue = MemoryQueue(clock := Clock(), RULES)
+    await queue.set_slots({"backend:a": 1, "backend:b": 1})
+    first = ticket(request_id="r", candidates=replicas("backend:a"))
+    other = ticket(candidates=replicas("backend:b"))
+    for each in (first, other):
+        assert isinstance(await queue.enter(each), Turn)
+    waits = asyncio.ensure_future(attempt(queue))
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+        clock.forward(1)
+    assert not waits.done()
+    await queue.finish(other.request_id, 10)
+    assert (await waits).HasField("request_headers")
+    assert (await queue.status()).replicas["backend:b"].running == 1
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/api/chat", str), ("/v1/chat/completions", dict)])
+async def test_an_attempt_that_waits_too_long_is_denied_in_the_dialect_of_its_path(path: str, kind: type) -> None:
+    denial = (await attempt(OneReply(Waiting(0)), 0.02, path)).immediate_response
+    headers = {option.header.key: option.header.raw_value for option in denial.headers.set_headers}
+    assert denial.status.code == 503
+    assert (headers["x-gateway-error"], headers["retry-after"]) == (b"queue_timeout", b"1")
+    assert isinstance(json.loads(denial.body)["error"], kind)
+
+
+async def test_a_denied_attempt_has_waited_as_long_as_the_longest_wait_allows() -> None:
+    queue = OneReply(Waiting(0))
+    with pytest.raises(Denied) as raised:
+        await Attempts(queue, 0.05, poll_s=0.01).admit("r", "backend:b")
+    assert raised.value.code is Code.QUEUE_TIMEOUT
+    assert len(queue.moves) > 1
