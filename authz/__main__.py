@@ -113,6 +113,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             context=ContextRule(status.corrected, refuses=settings.context_overflow == "refuse"),
             model_refusal_status=settings.model_refusal_status,
             line=Line(quota, waiting, outbox.submit) if settings.has_queue else None,
+            has_affinity=settings.routing_affinity,
         )
         pipeline = CheckPipeline(
             authenticator,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from authz.affinity import with_preference
 from authz.context import ContextRule
 from authz.line import Line, Stopped
 from authz.policy import Permission, clusters_in_order
@@ -79,7 +80,7 @@ class Admitter:
     """Reserves a request's share.
 
     `context` decides on long prompts. `model_refusal_status` is the status of model_not_allowed. With `line`, requests
-    wait in the queue for a slot.
+    wait in the queue for a slot, and with `has_affinity` the turns of a conversation prefer one replica.
     """
 
     def __init__(
@@ -89,9 +90,11 @@ class Admitter:
         context: ContextRule | None = None,
         model_refusal_status: int = STATUS[Code.MODEL_NOT_ALLOWED],
         line: Line | None = None,
+        has_affinity: bool = False,
     ) -> None:
         self._quota = quota
         self._line = line
+        self._has_affinity = has_affinity
         self._context = context or ContextRule(_uncorrected, refuses=False)
         self._model_refusal_status = model_refusal_status
 
@@ -144,7 +147,11 @@ class Admitter:
         if self._line is None or not permission.replicas:
             answer, queued_ms = await self._quota.admit(admission), None
         else:
-            ticket = self._line.ticket(admission, principal, permission, record.request_bytes)
+            candidates = permission.replicas
+            # An embedding leaves no prefix that another request could use.
+            if self._has_affinity and surface.cap_field is not None:
+                candidates = with_preference(candidates, principal.tenant_id, read.model, read.document)
+            ticket = self._line.ticket(admission, principal, candidates, record.request_bytes)
             passed = await self._line.pass_through(admission, ticket, deadline)
             if isinstance(passed, Stopped):
                 return Denial(passed.denied, queued_ms=passed.queued_ms)

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from authz.metrics import QUEUE_WAIT_SECONDS
-from authz.policy import Permission
 from authz.waiting import WaitingRequests
 from gateway.errors import Denied
-from gateway.queue.port import Ticket
+from gateway.queue.port import Candidate, Ticket
 from gateway.quota.port import Admission, Parked, ReservationDenied, Reserved, Turnstile
 from gateway.record import grant
 from gateway.record.entry import Ending, Entry, settled_entry
@@ -45,7 +44,9 @@ class Line:
         self._waiting = waiting
         self._submit = submit
 
-    def ticket(self, admission: Admission, principal: Principal, permission: Permission, body_bytes: int) -> Ticket:
+    def ticket(
+        self, admission: Admission, principal: Principal, candidates: tuple[Candidate, ...], body_bytes: int
+    ) -> Ticket:
         """The ticket of a request. The quota fills in the corrected estimate of its input."""
         return Ticket(
             admission.request_id,
@@ -55,7 +56,7 @@ class Line:
             principal.priority,
             admission.input_tokens,
             body_bytes,
-            permission.replicas,
+            candidates,
             self._waiting.owner,
             model=admission.model,
         )

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     model_discovery_refresh_s: Seconds = 60.0
     model_discovery_cache_ttl_s: Annotated[Seconds, Field(validate_default=True)] = 120.0
     routing_prefer_loaded: bool = False
+    routing_affinity: bool = False
     allow_cloud_models: bool = False
 
     database_url: PostgresUrl = SecretStr("postgresql://gateway@127.0.0.1:5432/gateway")
