@@ -264,6 +264,14 @@ class Queue(Protocol):
         """Sets the number of slots of replicas. A replica without slots gets no further request."""
         ...
 
+    async def suspend(self, replicas: Sequence[str], duration_s: float) -> None:
+        """Grants no slot of these replicas for a time, because they are unavailable.
+
+        A request whose candidates are all suspended gets a slot nevertheless, so that it fails at once. Running
+        requests keep their slots. Meant for `control`, which repeats the call as long as a replica is unavailable.
+        """
+        ...
+
     async def status(self) -> QueueStatus:
         """The present state."""
         ...

@@ -28,6 +28,7 @@ from ops.control.prober import Prober
 from ops.control.reaper import Reaper
 from ops.control.rediscovery import Rediscovery
 from ops.control.reload import Reload
+from ops.control.replica_health import ReplicaHealth
 from ops.control.rollout import Rollout
 from ops.control.upkeep import RetentionJob, seal_audit_log
 from ops.data_plane.admin import EnvoyAdmin
@@ -65,6 +66,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             asyncio.create_task(RetentionJob(Retention(database), settings).run(), name="upkeep"),
             asyncio.create_task(seal_audit_log(AuditSealer(database)), name="seal"),
         ]
+        queue = RedisQueue(redis, settings.redis_timeout_s, queue_rules(settings)) if settings.has_queue else None
+        if queue is not None:
+            background.append(asyncio.create_task(ReplicaHealth(admin, queue).run(), name="replica_health"))
         if (checkpoints := Checkpoints.of(settings, database)) is not None:
             background.append(asyncio.create_task(checkpoints.run(), name="checkpoints"))
         if settings.control_http_listen:
@@ -72,7 +76,6 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             pages = _serve_health(health.application(readiness.missing), settings.control_http_listen, files_written)
             background.append(asyncio.create_task(pages, name="health"))
         stack.push_async_callback(lifecycle.cancel, background)
-        queue = RedisQueue(redis, settings.redis_timeout_s, queue_rules(settings)) if settings.has_queue else None
         sampling = Sampling(quota, discovery, database, settings.metrics_tenants_max, queue)
         envoy = {"/metrics/envoy": admin.prometheus}
         await stack.enter_async_context(metrics_server.serving(settings.metrics_listen, (sampling.sample,), envoy))

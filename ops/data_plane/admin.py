@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -65,6 +65,18 @@ class EnvoyAdmin:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise StoreUnavailable("Envoy's admin interface does not respond") from error
 
+    async def unavailable_clusters(self) -> frozenset[str]:
+        """Returns the names of the clusters of which every host fails its health checks or is ejected.
+
+        There are none when nothing listens there. Raises StoreUnavailable when the response is late or is not Envoy's.
+        """
+        try:
+            return unavailable_clusters(await self._get("/clusters", format="json"))
+        except aiohttp.ClientConnectorError:
+            return frozenset()
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise StoreUnavailable("Envoy's admin interface does not respond") from error
+
     async def _get(self, path: str, **parameters: str) -> str:
         connector = aiohttp.UnixConnector(self._unix) if self._unix else aiohttp.TCPConnector()
         async with (
@@ -121,6 +133,30 @@ def healthy_clusters(clusters: str) -> frozenset[str]:
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a list of clusters") from error
+
+
+def unavailable_clusters(clusters: str) -> frozenset[str]:
+    """Returns the names of the clusters without a usable host, from the text of `/clusters?format=json`.
+
+    The tombstone, which has a lower priority, does not count, and neither does a host before its first health check.
+    Raises ValueError for any other text.
+    """
+    try:
+        found = {
+            cluster["name"]: [
+                each["health_status"] for each in cluster.get("host_statuses", ()) if not each.get("priority")
+            ]
+            for cluster in json.loads(clusters)["cluster_statuses"]
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a list of clusters") from error
+    return frozenset(name for name, hosts in found.items() if hosts and all(map(_is_unusable, hosts)))
+
+
+def _is_unusable(health_status: Mapping[str, object]) -> bool:
+    if "pending_active_hc" in health_status:
+        return False
+    return "failed_active_health_check" in health_status or "failed_outlier_check" in health_status
 
 
 def parse_stats(stats: str) -> ClusterState:

@@ -88,6 +88,11 @@ class RedisQueue:
         if slots:
             await self._run("set_slots", [], *(each for pair in slots.items() for each in pair))
 
+    async def suspend(self, replicas: Sequence[str], duration_s: float) -> None:
+        """See the port."""
+        if replicas:
+            await self._run("suspend", [], _ms(duration_s), *replicas)
+
     async def status(self) -> QueueStatus:
         """See the port. Reads key by key, so a change in between may be in some of the values only."""
         hashes: dict[str, Any] = {}

@@ -270,6 +270,10 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             assert not isinstance(known, Turn) or place == known
 
+    @rule(names=st.lists(st.sampled_from(REPLICAS), unique=True, min_size=1), seconds=st.sampled_from([1, 3, 10]))
+    def suspend(self, names: list[str], seconds: int) -> None:
+        self.each(lambda queue: queue.suspend(names, seconds))
+
     @rule(name=st.sampled_from(GIVEN), slots=st.sampled_from([0, 1, 1, 2, 2, 3]))
     def set_slots(self, name: str, slots: int) -> None:
         if slots < self.slots[name]:
@@ -348,7 +352,7 @@ class QueueMachine(RuleBasedStateMachine):
         if self.memory.is_up_to_date:
             for request_id, place in self.memory.places.items():
                 if isinstance(place, Waiting):
-                    for one in self.alive[request_id].ticket.candidates:
+                    for one in self.memory.usable(self.alive[request_id].ticket.candidates):
                         assert status.replicas[one.replica].running >= status.replicas[one.replica].slots
 
     def _every_request_has_one_place_or_has_ended(self, status: QueueStatus) -> None:

@@ -286,6 +286,29 @@ async def test_the_slot_of_a_request_follows_it_to_the_replica_where_it_runs(ben
     assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 1), "b": ReplicaStatus(1, 2)}
 
 
+async def test_a_suspended_replica_gets_no_request_and_its_tickets_get_the_slots_of_others(bench: Bench) -> None:
+    both = replicas("a", "b")
+    await bench.queue.set_slots({"a": 1, "b": 1})
+    await bench.queue.suspend(["a"], 3)
+    first, second = ticket(candidates=both), ticket(candidates=both)
+    assert await enter_all(bench.queue, [first, second]) == [Turn("b", NOON_MS, 0), Waiting(NOON_MS)]
+    await bench.queue.finish(first.request_id)
+    assert await bench.queue.enter(second) == Turn("b", NOON_MS, 0)
+    third = ticket(candidates=both)
+    await bench.queue.enter(third)
+    bench.clock.forward(3)
+    assert await bench.queue.poll([third.request_id]) == [Turn("a", NOON_MS, 3000)]
+
+
+async def test_a_request_whose_candidates_are_all_suspended_gets_a_slot(bench: Bench) -> None:
+    await bench.queue.set_slots({"a": 1, "b": 1})
+    holder, waits = ticket(candidates=replicas("a")), ticket(candidates=replicas("a", "b"))
+    await bench.queue.suspend(["b"], 3)
+    assert await enter_all(bench.queue, [holder, waits]) == [Turn("a", NOON_MS, 0), Waiting(NOON_MS)]
+    await bench.queue.suspend(["a"], 3)
+    assert await bench.queue.enter(waits) == Turn("b", NOON_MS, 0)
+
+
 async def test_the_number_of_slots_can_be_changed(bench: Bench) -> None:
     tickets = [ticket(candidates=replicas("a", slots=1)) for _ in range(4)]
     await enter_all(bench.queue, tickets)

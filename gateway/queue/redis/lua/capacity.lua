@@ -23,12 +23,31 @@ local function candidates_of(pool)
   if not known_candidates[pool] then
     local candidates, names = cjson.decode(pool), {'run', 'since', 'tickets', 'running', 'reap_at'}
     for i = 2, #candidates do
-      names[#names + 1], names[#names + 2] = 'slots:' .. candidates[i][1], 'running:' .. candidates[i][1]
+      local name = candidates[i][1]
+      names[#names + 1], names[#names + 2], names[#names + 3] = 'slots:' .. name, 'running:' .. name, 'suspended:' .. name
     end
     read_fields(names)
     known_candidates[pool] = candidates
   end
   return known_candidates[pool]
+end
+
+local function suspend(replica, until_ms)
+  set_fields('suspended:' .. replica, until_ms)
+end
+
+local function is_suspended(now, replica)
+  return now < number('suspended:' .. replica)
+end
+
+-- Whether each candidate of a pool is suspended. Its requests are granted slots nevertheless, and fail at once.
+local function are_all_suspended(now, candidates)
+  for i = 2, #candidates do
+    if not is_suspended(now, candidates[i][1]) then
+      return false
+    end
+  end
+  return true
 end
 
 -- Sets the slots of the candidates of a pool, from a JSON list in their order, in which 0 is `auto`. A number that is known stays
@@ -50,7 +69,7 @@ end
 
 return {
   slots_of = slots_of, set_slots = set_slots, set_learnt = set_learnt, candidates_of = candidates_of,
-  use_slots = use_slots,
+  use_slots = use_slots, suspend = suspend, is_suspended = is_suspended, are_all_suspended = are_all_suspended,
 }
 end)
 

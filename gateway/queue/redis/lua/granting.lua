@@ -11,17 +11,18 @@ end
 -- request more to learn its slots. `older` is that of a trial, which then begins with the request. No trial begins with one that moves.
 local function free_replica(now, pool)
   local candidates, best, full = capacity().candidates_of(pool), nil, {}
-  local model = candidates[1]
+  local model, are_all_suspended = candidates[1], capacity().are_all_suspended(now, candidates)
   for i = 2, #candidates do
     local name, rank = unpack(candidates[i])
     local each = {name = name, rank = rank, running = number('running:' .. name)}
     each.slots, each.is_learnt = capacity().slots_of(name)
-    if each.running < each.slots then
+    local is_usable = are_all_suspended or not capacity().is_suspended(now, name)
+    if is_usable and each.running < each.slots then
       if not best or each.rank < best.rank
         or (each.rank == best.rank and each.running * best.slots < best.running * each.slots) then
         best = each
       end
-    elseif model and each.is_learnt and each.running == each.slots then
+    elseif is_usable and model and each.is_learnt and each.running == each.slots then
       full[#full + 1] = each
     end
   end

@@ -8,6 +8,7 @@
 --   1 STATE       hash    what a request with a free slot needs in one read and one write:
 --                         `run` and `since`, see `is_open`; `granted_at` (ms) and `pace` (ms per grant), see `grant_next`
 --                         `slots:<replica>`    number of slots, or `auto:` and the number, see learning.lua
+--                         `suspended:<replica>`  ms before which it is unavailable
 --                         `running:<replica>`  number of slots in use; `running` is their sum
 --                         `tickets`            number of tickets
 --                         `reap_at`            ms before which no lease expires; absent until there is a first one

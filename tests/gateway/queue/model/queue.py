@@ -74,6 +74,7 @@ class MemoryQueue:
         self._granted_at_ms = 0
         self._pace_ms = PACE_MS
         self._capacity: dict[str, int | Learning] = {}
+        self._suspended: dict[str, int] = {}
         self._slots: dict[str, Slot] = {}
         self._tickets: dict[str, Ticketed] = {}
         self._leases: dict[str, int] = {}
@@ -220,6 +221,17 @@ class MemoryQueue:
         if slots:
             self._capacity |= slots
             self._advance()
+
+    async def suspend(self, replicas: Sequence[str], duration_s: float) -> None:
+        """See the port."""
+        if replicas:
+            self._suspended |= dict.fromkeys(replicas, self._now_ms() + int(duration_s * 1000))
+            self._advance()
+
+    def usable(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The candidates that are not suspended, or all of them if each is."""
+        now_ms = self._now_ms()
+        return [each for each in candidates if now_ms >= self._suspended.get(each.replica, 0)] or candidates
 
     async def status(self) -> QueueStatus:
         """See the port."""
@@ -397,7 +409,7 @@ class MemoryQueue:
 
     def _free_replica(self, model: str | None, candidates: Sequence[Candidate]) -> Free | None:
         """The replica whose slot a request takes, None when no candidate has one. `model` is None when it moves."""
-        running = self._running()
+        candidates, running = self.usable(candidates), self._running()
         slots = {each.replica: self._slots_of(each.replica) for each in candidates}
         free = [
             (each.rank, running[each.replica] / slots[each.replica], index, each.replica)
