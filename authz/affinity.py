@@ -1,7 +1,7 @@
 """Which replica a conversation prefers, so that its next turn finds the prefix of its prompt evaluated. Pure.
 
 A replica is chosen by rendezvous hashing (Thaler and Ravishankar, 1998): every `authz` chooses the same one without any
-shared state, and a replica that comes or goes changes the choice of its own conversations only. The hash is keyed with
+shared state, and a replica that comes or goes changes the choice of no other conversations. The hash is keyed with
 the tenant, so that equal prompts of two tenants are independent.
 """
 

@@ -1,6 +1,6 @@
 """Further attempts of requests: each waits for a slot at its replica before Envoy sends the request there.
 
-Envoy calls the meter about an attempt in a call of its own (`ops.data_plane.further_attempts`), which may reach another
+Envoy calls the meter about an attempt in a separate call (`ops.data_plane.further_attempts`), which may reach another
 meter than the one that measures the request.
 """
 
@@ -20,7 +20,7 @@ from meter import envoy_api
 
 log = structlog.get_logger()
 
-# How often a waiting attempt reads its place. There is no notification of its turn, because fail-over is rare.
+# How often a waiting attempt reads its place. Its turn is not notified, because fail-over is rare.
 POLL_S = 0.25
 _RETRY_AFTER_S = 1
 

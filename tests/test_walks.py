@@ -24,6 +24,8 @@ CONNECTED_BY_ROOT = {
 # reports of models that a backend no longer has.
 NOT_A_STEP = {f"{folder}/{name}.py" for folder in ("authz", "meter") for name in ("__init__", "__main__", "metrics")}
 NOT_A_STEP |= {"meter/renewal.py", "meter/missing_models.py"}
+# A request that fails over waits for the slot of another replica.
+NOT_A_STEP |= {"meter/attempts.py"}
 # Traces observe the steps.
 NOT_A_STEP |= {"authz/check_span.py", "meter/stream_span.py", "meter/tracer.py", "meter/genai_metrics.py"}
 

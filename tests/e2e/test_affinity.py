@@ -69,7 +69,7 @@ async def test_the_turns_of_a_conversation_go_to_the_replica_that_has_their_pref
             for first in range(0, CONVERSATIONS, 2):
                 pair = range(first, first + 2)
                 for number in pair:
-                    histories[number].append({"role": "user", "content": f"Tell me about the number {number}."})
+                    histories[number].append({"role": "user", "content": f"What is the number {number}?"})
                 ids = await asyncio.gather(*(turn(session, key, histories[number]) for number in pair))
                 for number, request_id in zip(pair, ids, strict=True):
                     conversations[number].append(request_id)

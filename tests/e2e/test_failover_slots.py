@@ -60,7 +60,7 @@ class Bench:
         return await RedisQueue(self.ledger_view.redis, 10.0, QueueRules()).status()
 
     async def eventually(self, *, running: int, waiting: int) -> None:
-        """Waits until so many requests have a slot of the spare backend and so many wait for it."""
+        """Waits until `running` requests have a slot of the spare backend and `waiting` wait for it."""
 
         async def reached() -> bool:
             status = await self.status()

@@ -72,7 +72,7 @@ def test_envoys_own_reply_passes_unchanged_with_its_code_in_the_entry() -> None:
 def test_a_busy_server_has_ollamas_status_again() -> None:
     exchange = an_exchange()
     envoy_api.respond(exchange, body_message("request_body", b'{"model":"m"}'))
-    head = headers_message("response_headers", {":status": "521", "content-type": "application/json"})
+    head = head_of_a_backend({":status": "521", "content-type": "application/json"})
     out = envoy_api.respond(exchange, head).response_headers.response.header_mutation
     own = {each.header.key: each.header.raw_value for each in out.set_headers}
     assert (own[":status"], own["x-gateway-error"]) == (b"503", b"backend_unavailable")
