@@ -31,7 +31,7 @@ _COMMANDS: dict[str, tuple[list[str], str]] = {
     "python": ([sys.executable, "-c", _PYTHON], "py"),
     "javascript": (["node", "--input-type=module", "-e", _JAVASCRIPT], "mjs"),
 }
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 180.0
 # An endpoint and the name of a code tab.
 Tab = tuple[str, str]
 

@@ -1,10 +1,15 @@
-"""Many streams that break off at once, over several meters: each row names the side that ended its stream."""
+"""Many streams that break off at once, over several meters: each row names the side that ended its stream.
+
+The last test kills the stack.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.wire.names import REQUEST_ID_HEADER
@@ -14,6 +19,7 @@ from tests.e2e.load import MODEL
 from tests.e2e.meter_logs import unknown_causes
 from tests.e2e.open_streams import check_broken_off, disconnect, stream_opener
 from tests.e2e.stack import Simulator, Stack, backends, simulator, up
+from tests.polling import eventually
 from tests.ports import free_port
 
 STREAMS = 200
@@ -68,3 +74,15 @@ async def test_each_row_names_the_side_that_ended_its_stream(
     found = Counter((row["outcome"], row["code"], row["status"]) for each in rows.values() for row in each)
     assert found == {expected: STREAMS}
     assert unknown_causes(crowd) == []
+
+
+def test_no_process_remains_when_up_is_killed(crowd: Stack) -> None:
+    pids = crowd.pids("")
+    assert len(pids) >= 6
+    crowd.process.kill()
+    eventually(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids),
+        failure=lambda: [pid for pid in pids if Path(f"/proc/{pid}").exists()],
+    )
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{crowd.url}/healthz")

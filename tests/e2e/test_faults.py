@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +11,9 @@ import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
 from tests.e2e.load import STREAMING_PATHS, CallResult, GenerationRequest, client, send
-from tests.e2e.stack import Simulator, Stack, up
+from tests.e2e.stack import Simulator, Stack
 from tests.e2e.trial import output_tokens_max
 from tests.polling import eventually
-from tests.ports import free_port
 
 MODEL = "llama3.2:latest"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
@@ -141,17 +139,3 @@ def test_a_killed_worker_is_replaced_and_the_other_worker_serves(stack: Stack, k
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: chat(stack, key).status_code == 200)
         eventually(lambda service=service, victim=victim: victim not in stack.pids(service))  # type: ignore[misc]
-
-
-def test_no_process_remains_when_up_is_killed(ollama: Simulator, tmp_path: Path) -> None:
-    port = free_port()
-    with up(tmp_path / "state", "--listen", f"127.0.0.1:{port}", "--backend", f"sim={ollama.url}") as stack:
-        pids = stack.pids("")
-        assert len(pids) >= 6
-        stack.process.kill()
-        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/healthz")
-        except httpx.ConnectError:
-            return
-        raise AssertionError("something still listens")
