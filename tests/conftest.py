@@ -61,7 +61,7 @@ GROUPS = {
     "queue": ("top", "fair_share", "learnt_slots"),
     "stack": (
         *("browsers", "carried", "catalog", "client_errors", "clients", "credentials", "edge", "identities", "limits"),
-        *("long_bodies", "own_usage", "playground", "prompt_log", "secret_scan", "security", "surfaces"),
+        *("long_bodies", "own_usage", "playground", "prompt_log", "security", "surfaces"),
     ),
     "one worker": ("connections", "context", "prompt_log_protection", "wrong_answers", "waits"),
     # These files kill and replace processes and backends of the stack.
