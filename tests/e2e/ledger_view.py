@@ -219,6 +219,13 @@ def audit_row(stack: Stack, request_id: str) -> dict[str, Any]:
     return row
 
 
+def tenant_rows(stack: Stack, tenant: str) -> list[dict[str, Any]]:
+    """The audit rows of a tenant that exist now."""
+    query = """SELECT * FROM gateway.audit_log
+        WHERE tenant_id = (SELECT id FROM gateway.tenants WHERE name = $1)"""
+    return [dict(row) for row in _read(stack, lambda database: database.fetch(query, tenant))]
+
+
 def prompt_log(stack: Stack, request_ids: Collection[str]) -> list[dict[str, Any]]:
     """The rows of the prompt log of these requests."""
     rows = _read(stack, lambda database: database.fetch("SELECT * FROM gateway.prompt_log"))

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from tests.certificates import self_signed
+from tests.e2e.ledger_view import tenant_rows
 from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
@@ -26,6 +27,8 @@ MODEL = "llama3.2:latest"
 """The model that all backends host. Each backend also hosts a model with its own name, which no other one hosts."""
 
 READ_TIMEOUT_S = 3
+# Of conditions that send a request or run a command.
+COSTLY_POLL_S = 0.1
 CONNECTIONS_MAX = 4
 _TWIN_TOKEN, _SAFE_TOKEN = "token-of-the-twins", "token-of-the-safe"
 CREDENTIALS = {
@@ -89,19 +92,24 @@ class BackendStack:
         for backend, replicas in self.backends.items():
             for replica in replicas:
                 before = len(replica.requests())
-                eventually(lambda: self.send(model=backend) and len(replica.requests()) > before, 60)  # noqa: B023
+                eventually(
+                    lambda: self.send(model=backend) and len(replica.requests()) > before,  # noqa: B023
+                    60,
+                    poll_s=COSTLY_POLL_S,
+                    failure=f"{replica.url} of {backend} gets no request",
+                )
 
     def rows(self, request_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Request id -> audit row, when all these requests have one. Raises AssertionError if one has two."""
         wanted = set(request_ids)
 
         def read() -> dict[str, dict[str, Any]] | None:
-            rows = self.operator.reads("show-audit", "--tenant", "matrix", "--limit", "10000")
+            rows = tenant_rows(self.stack, "matrix")
             by_id = {row["request_id"]: row for row in rows}
             assert len(by_id) == len(rows), "a request has two rows"
             return by_id if by_id.keys() >= wanted else None
 
-        return eventually(read, 60)
+        return eventually(read, 60, poll_s=COSTLY_POLL_S, failure="a request has no row")
 
     def used_once_settled(self) -> int:
         """Waits until no request is held. Returns the tokens used of the budget."""
@@ -110,7 +118,10 @@ class BackendStack:
             (budget,) = self.operator.reads("show-usage", "--tenant", "matrix")["budgets"]
             return dict(budget)
 
-        return int(eventually(lambda: found if (found := budget())["reserved"] == 0 else None)["used"])
+        def settled() -> dict[str, Any] | None:
+            return found if (found := budget())["reserved"] == 0 else None
+
+        return int(eventually(settled, poll_s=COSTLY_POLL_S, failure=budget)["used"])
 
 
 def request_body(path: str, stream: bool, model: str = MODEL) -> dict[str, Any]:

@@ -19,9 +19,9 @@ import httpx
 
 from gateway.wire.media_types import EVENTS, JSON, accepted_type
 from gateway.wire.surfaces import BY_NAME, SURFACES, AnswerShape, Dialect, Surface
+from tests.e2e.ledger_view import tenant_rows
 from tests.e2e.one_worker import ONLY, OneWorker, one_worker
-from tests.e2e.stack import Simulator
-from tests.ops.cli.conftest import Operator
+from tests.e2e.stack import Simulator, Stack
 from tests.polling import eventually
 
 INTERNAL = "http://10.9.8.7:9000/x"
@@ -145,7 +145,7 @@ class WrongBackend:
     """A running stack whose first backend can answer wrongly."""
 
     wrong: Simulator
-    operator: Operator
+    stack: Stack
     client: httpx.Client
 
     def cases(self, model: str) -> list[Case]:
@@ -165,19 +165,16 @@ class WrongBackend:
         return self.client.post(endpoint.surface.path, json=endpoint.request(model))
 
     def _rows(self, wanted: set[str]) -> dict[str, dict[str, Any]] | None:
-        rows = self.operator.reads("show-audit", "--tenant", "wrong", "--limit", "10000")
-        by_id = {row["request_id"]: row for row in rows}
+        by_id = {row["request_id"]: row for row in tenant_rows(self.stack, "wrong")}
         return by_id if by_id.keys() >= wanted else None
 
 
 @contextmanager
 def wrong_backend(one_worker: OneWorker) -> Iterator[WrongBackend]:
     """Its stack, with a new tenant."""
-    operator = Operator(Path(one_worker.stack.ready["env_file"]))
-    operator.does("create-tenant", "--name", "wrong", "--allow-all-models")
-    key = operator.reads("create-key", "--tenant", "wrong", "--name", "k")["key"]
-    with httpx.Client(base_url=one_worker.stack.url, timeout=60, headers={"x-api-key": key}) as client:
-        yield WrongBackend(one_worker.wrong, operator, client)
+    headers = {"x-api-key": one_worker.stack.new_key("wrong")}
+    with httpx.Client(base_url=one_worker.stack.url, timeout=60, headers=headers) as client:
+        yield WrongBackend(one_worker.wrong, one_worker.stack, client)
 
 
 def render_table(cases: list[Case]) -> str:
