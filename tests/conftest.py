@@ -57,7 +57,7 @@ SLOW = ("tests/bench/", "tests/ops/embedded/", "tests/e2e/", "tests/ops/")
 # stack once, in this order. The longest group is the first one.
 GROUPS = {
     "trial": ("crashes", "meter_killed"),
-    # `top` shows what nothing precedes.
+    # `top` shows totals, which begin at zero on a new stack.
     "queue": ("top", "fair_share", "learnt_slots"),
     "stack": (
         *("browsers", "carried", "catalog", "client_errors", "clients", "credentials", "edge", "identities", "limits"),
