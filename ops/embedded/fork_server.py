@@ -5,8 +5,8 @@ CPython's multiprocessing.forkserver works in the same way, but its processes ar
 
 The supervisor runs this module with a SOCK_SEQPACKET socket as standard input. A request is one JSON object with the
 fields `request` (its number), `name`, `argv` (a module and its arguments), `env` and `cwd`, and the descriptor of the
-log with it. The answer is `{"request": NUMBER, "pid": PID}`. When that process ends, `{"pid": PID, "code": CODE}`
-follows, with the code of subprocess.Popen.
+log with it. The answer is `{"request": NUMBER, "pid": PID}`, or `{"request": NUMBER, "errno": ERRNO}`. When that
+process ends, `{"pid": PID, "code": CODE}` follows, with the code of subprocess.Popen.
 """
 
 from __future__ import annotations
@@ -91,7 +91,13 @@ def serve(supervisor: socket.socket) -> Request | None:
             fields = json.loads(data)
             request = Request(fields["name"], tuple(fields["argv"]), fields["env"], fields["cwd"])
             server_pid = os.getpid()
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                # The system has no process or memory left. The services that run are not affected.
+                os.close(logs[0])
+                _send(supervisor, request=fields["request"], errno=error.errno)
+                continue
             if pid == 0:
                 for inherited in pids:
                     os.close(inherited)

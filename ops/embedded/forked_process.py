@@ -138,17 +138,22 @@ class ForkServer:
             self._disconnect()
             return
         answer: dict[str, Any] = json.loads(data)
-        pid = answer["pid"]
         if "code" in answer:
-            self._forked.pop(pid).set_ended(answer["code"])
+            self._forked.pop(answer["pid"]).set_ended(answer["code"])
             return
-        process = self._forked[pid] = ForkedProcess(pid)
         forked = self._requests.get(answer["request"])
-        if forked is not None and not forked.done():
-            forked.set_result(process)
-        else:
+        if forked is not None and forked.done():
+            forked = None
+        if "errno" in answer:
+            if forked is not None:
+                forked.set_exception(OSError(answer["errno"], os.strerror(answer["errno"])))
+            return
+        process = self._forked[answer["pid"]] = ForkedProcess(answer["pid"])
+        if forked is None:
             # Its request was cancelled.
             process.kill()
+        else:
+            forked.set_result(process)
 
     def _disconnect(self) -> None:
         """Forgets a server that has ended. The kernel has ended its processes with it."""

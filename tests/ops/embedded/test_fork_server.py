@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from ops.embedded.fork_server import serve
 from ops.embedded.forked_process import ForkServer
 from ops.embedded.supervisor import Supervisor
 from tests.ops.embedded.children import child, is_running, wait_until_ended
@@ -105,6 +109,22 @@ async def test_a_service_whose_request_was_cancelled_does_not_run(tmp_path: Path
         parent = int(Path(f"/proc/{after.pid}/stat").read_text().rpartition(")")[2].split()[1])
         siblings = Path(f"/proc/{parent}/task/{parent}/children")
         await eventually_async(lambda: siblings.read_text().split() == [str(after.pid)])
+
+
+def test_a_fork_that_fails_is_reported_and_the_server_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail() -> int:
+        raise OSError(errno.EAGAIN, "no process left")
+
+    monkeypatch.setattr(os, "fork", fail)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, ThreadPoolExecutor(1) as threads, (tmp_path / "log").open("w") as log:
+        served = threads.submit(serve, theirs)
+        for number in range(2):
+            request = {"request": number, "name": "one", "argv": ["serving"], "env": {}, "cwd": str(tmp_path)}
+            socket.send_fds(ours, [json.dumps(request).encode()], [log.fileno()])
+            assert json.loads(ours.recv(4096)) == {"request": number, "errno": errno.EAGAIN}
+        ours.shutdown(socket.SHUT_RDWR)
+        assert served.result(20) is None
 
 
 def test_only_modules_of_every_service_are_loaded_before_the_fork() -> None:
