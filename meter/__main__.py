@@ -27,6 +27,7 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
 from gateway.tracing.exporter import exporting
+from gateway.wire.timeouts import attempt_wait_s
 from meter.access_log.cause_stream import BLOCK_S, CauseStream
 from meter.access_log.disconnect_causes import DisconnectCauses
 from meter.access_log.orphans import Orphans
@@ -116,7 +117,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         attempts = None
         if settings.has_queue:
             queue = RedisQueue(redis, settings.redis_timeout_s, queue_rules(settings))
-            attempts = Attempts(queue, settings.queue_max_wait_s)
+            attempts = Attempts(queue, attempt_wait_s(settings.queue_max_wait_s, settings.ollama_read_timeout_s))
         health = Health()
         methods = (
             *ExternalProcessor(outbox, renewal, disconnect_causes, prompts, attempts=attempts, tracer=tracer).methods(),

@@ -40,6 +40,7 @@ ENDED_MS = 60_000
 WEIGHT_MAX = 1000
 # The slots of a replica whose number is learnt.
 AUTO = 0
+SLOT_LEASE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,15 @@ class QueueRules:
 
     `wait_max_s` is the longest wait. `tickets_max` and `bytes_max` bound the tickets of one tenant and their bodies. A
     ticket lives for `ticket_lease_s` after its last `enter` or `poll`, and a granted slot too until its first `renew`.
-    A running request lives for `slot_lease_s` after its last `renew`. No slot is granted for the first `restore_s`
-    after the store lost data, in which running requests are re-established.
+    A running request lives for `slot_lease_s` after its last `renew` or `move`. No slot is granted for the first
+    `restore_s` after the store lost data, in which running requests are re-established.
     """
 
     wait_max_s: float = 30.0
     tickets_max: int = 64
     bytes_max: int = 67_108_864
     ticket_lease_s: float = 5.0
-    slot_lease_s: float = 15.0
+    slot_lease_s: float = SLOT_LEASE_S
     restore_s: float = 1.5
 
 

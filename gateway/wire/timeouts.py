@@ -16,3 +16,14 @@ BUSY_BACK_OFF_MAX_S = 1.5
 
 BACKEND_RETRY_S = 2
 """Retry-After when no backend is available. Discovery queries a backend that does not answer this often."""
+
+_ATTEMPT_WAIT_MAX_S = 45.0
+
+
+def attempt_wait_s(queue_wait_s: float, read_timeout_s: float) -> float:
+    """How long a further attempt may wait for a slot, 0 without a queue.
+
+    The attempt has its connection already, and its timeout runs. Servers and proxies commonly close a connection on
+    which no request arrives for 60 s.
+    """
+    return min(queue_wait_s, read_timeout_s / 2, _ATTEMPT_WAIT_MAX_S)

@@ -27,6 +27,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from gateway.settings import Settings
 from gateway.settings.backend import Backend
 from gateway.wire.names import cluster_name, replica_clusters
+from gateway.wire.timeouts import attempt_wait_s
 from ops.data_plane.cluster_json import HTTP_PROTOCOL_OPTIONS
 from ops.data_plane.upstream_filters import http_protocol_options
 from ops.data_plane.upstream_tls import transport_socket
@@ -49,7 +50,7 @@ def render_clusters(settings: Settings, directory: Path) -> list[Cluster]:
     credentials = (backend.auth_header.lower() for backend in settings.backends)
     stripped = sorted({*_ENVOY_HEADERS, *CREDENTIAL_HEADERS, *credentials})
     with_paths = any(backend.path for backend in settings.backends)
-    wait_max_s = settings.queue_max_wait_s if settings.has_queue else 0.0
+    queue_wait_s = settings.queue_max_wait_s if settings.has_queue else 0.0
     rendered = []
     for backend in settings.backends:
         urls_by_cluster = {cluster_name(backend.name): backend.urls}
@@ -64,7 +65,7 @@ def render_clusters(settings: Settings, directory: Path) -> list[Cluster]:
                 directory,
                 with_paths=with_paths,
                 timeout_s=settings.ollama_read_timeout_s,
-                wait_max_s=wait_max_s,
+                wait_max_s=attempt_wait_s(queue_wait_s, settings.ollama_read_timeout_s),
             )
             rendered.append(_cluster(name, backend, urls, settings, options, directory))
     return rendered

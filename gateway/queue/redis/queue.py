@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.queue.port import (
     ENDED_MS,
+    SLOT_LEASE_S,
     UNKNOWN,
     Ended,
     Place,
@@ -55,7 +56,7 @@ class RedisQueue:
 
     async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
         """See the port."""
-        reply = await self._run("move", [request_id], request_id, replica)
+        reply = await self._run("move", [request_id], request_id, replica, _ms(self._rules.slot_lease_s))
         return codec.known_place(reply) or Ended()
 
     async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
@@ -112,6 +113,8 @@ def queue_rules(settings: Settings) -> QueueRules:
     """The bounds of the settings."""
     return QueueRules(
         wait_max_s=settings.queue_max_wait_s,
+        # A meter renews a slot whose request makes no progress as rarely as its hold.
+        slot_lease_s=max(SLOT_LEASE_S, settings.hold_lease_s),
         tickets_max=settings.queue_max_per_tenant,
         bytes_max=settings.queue_max_bytes_per_tenant,
     )

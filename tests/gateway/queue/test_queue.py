@@ -266,6 +266,19 @@ async def test_a_request_that_moves_is_renewed_by_a_meter_that_has_the_replica_o
     assert (await bench.queue.status()).replicas["a"].running == 1
 
 
+async def test_a_request_that_moved_keeps_its_slot_until_a_renewal_of_a_running_request_is_due(bench: Bench) -> None:
+    await bench.queue.set_slots({"b": 1})
+    first = ticket()
+    await enter_all(bench.queue, [first])
+    await bench.queue.move(first.request_id, "b")
+    bench.clock.forward(14)
+    assert await bench.queue.poll([]) == []
+    assert (await bench.queue.status()).replicas["b"].running == 1
+    bench.clock.forward(2)
+    await enter_all(bench.queue, [ticket()])
+    assert (await bench.queue.status()).replicas["b"].running == 0
+
+
 async def test_a_request_stays_where_it_is_when_it_is_tried_at_a_replica_without_known_slots(bench: Bench) -> None:
     first = ticket()
     await enter_all(bench.queue, [first])

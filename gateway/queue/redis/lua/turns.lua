@@ -43,8 +43,9 @@ local function enter(now, request_id, ticket, rules)
 end
 
 -- The place of a request that is tried at `replica`, after it failed where it had its slot. It leaves its place only when `replica`
--- is another one whose slots are known. A repeated call changes nothing more, and a request that is unknown stays unknown.
-local function move(now, request_id, replica)
+-- is another one whose slots are known. A repeated call changes nothing more, and a request that is unknown stays unknown. A slot is
+-- leased for `slot_lease`, because the meter of the request renews it no sooner than before.
+local function move(now, request_id, replica, slot_lease)
   local slot, ticket = load(SLOTS, request_id), load(TICKETS, request_id)
   local left = slot or ticket
   if is_ended() or not left then
@@ -65,6 +66,9 @@ local function move(now, request_id, replica)
   end
   extend(request_id, now + TICKET_LEASE_MS)
   advance(now)
+  if redis.call('HEXISTS', SLOTS, request_id) == 1 then
+    extend(request_id, now + slot_lease)
+  end
   return known_place(request_id)
 end
 

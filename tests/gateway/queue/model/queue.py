@@ -162,6 +162,9 @@ class MemoryQueue:
             )
         self._known_place(request_id)
         self._advance()
+        if request_id in self._slots:
+            lease_ms = self._now_ms() + int(self._rules.slot_lease_s * 1000)
+            self._leases[request_id] = max(self._leases[request_id], lease_ms)
         return self._place(request_id)
 
     async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
