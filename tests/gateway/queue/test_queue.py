@@ -299,6 +299,17 @@ async def test_the_slot_of_a_request_follows_it_to_the_replica_where_it_runs(ben
     assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 1), "b": ReplicaStatus(1, 2)}
 
 
+async def test_a_reserved_token_that_was_not_used_is_credited_after_a_loss_too(bench: Bench) -> None:
+    first = ticket()
+    (granted,) = await enter_all(bench.queue, [first])
+    assert isinstance(granted, Turn)
+    bench.lose()
+    for tokens in (2, 1):
+        assert await bench.queue.renew([running(first, granted, tokens)]) == [True]
+    await enter_all(bench.queue, [ticket()])
+    assert (await bench.queue.status()).tenants[1].virtual_tokens == -1
+
+
 async def test_a_suspended_replica_gets_no_request_and_its_tickets_get_the_slots_of_others(bench: Bench) -> None:
     both = replicas("a", "b")
     await bench.queue.set_slots({"a": 1, "b": 1})

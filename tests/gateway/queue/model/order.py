@@ -92,4 +92,6 @@ def _lift(counters: dict[int, int], subject: int, waiting: Collection[int], late
     if subject in waiting:
         return
     others = waiting or (() if latest is None else (latest,))
-    counters[subject] = max(counters.get(subject, 0), min((counters.get(each, 0) for each in others), default=0))
+    # A counter is negative when a slot that was re-established after a loss cost less than its request had reserved.
+    own = counters.get(subject, 0)
+    counters[subject] = max(own, min((counters.get(each, 0) for each in others), default=own))
