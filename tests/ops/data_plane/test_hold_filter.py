@@ -351,7 +351,7 @@ def test_each_further_attempt_of_a_request_with_a_slot_is_marked(
     assert (FURTHER_ATTEMPT_HEADER.encode() in host.requested) is is_marked
 
 
-@pytest.mark.parametrize(("timeout_ms", "lasts_ms", "status"), [("70", 70, 504), ("70", 69, 503), ("", 70, 503)])
+@pytest.mark.parametrize(("timeout_ms", "lasts_ms", "status"), [("80", 70, 504), ("80", 69, 503), ("", 70, 503)])
 def test_an_attempt_after_the_timeout_of_the_last_candidate_is_answered_as_a_timeout(
     timeout_ms: str, lasts_ms: int, status: int
 ) -> None:
