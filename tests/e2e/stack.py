@@ -31,6 +31,14 @@ COMMAND_TIMEOUT_S = 60.0
 CHEAP_HASHING = {"ARGON2_TIME_COST": "1", "ARGON2_MEMORY_COST_KIB": "1024", "ARGON2_PARALLELISM": "1"}
 # The slots of a simulated Ollama in tests that are not about the queue: no request waits.
 SLOTS = 1000
+# Limits that no request reaches, and stores that a busy machine may delay, for tests of the queue.
+PATIENT = {
+    "DEFAULT_RPM": "10000",
+    "DEFAULT_TPM": "10000000",
+    "DEFAULT_CONCURRENT": "50",
+    "REDIS_TIMEOUT_S": "3",
+    "DATABASE_TIMEOUT_S": "10",
+}
 # Operator commands run in this process, because starting Python takes longer than most of them. They run one at a time,
 # because each replaces the standard streams, and in a thread, because each runs its own event loop.
 _COMMANDS = ThreadPoolExecutor(1)

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.load import MODEL, client
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import PATIENT, Simulator, Stack, simulator, up
 from tests.ports import free_port
 
 CONVERSATIONS, TURNS = 12, 4
@@ -36,11 +36,7 @@ def stack(replicas: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPa
         *("--listen", f"127.0.0.1:{free_port()}", "--workers", "2"),
         OLLAMA_BACKENDS=json.dumps(backends),
         ROUTING_AFFINITY="on",
-        DEFAULT_RPM="10000",
-        DEFAULT_TPM="10000000",
-        DEFAULT_CONCURRENT="50",
-        REDIS_TIMEOUT_S="3",
-        DATABASE_TIMEOUT_S="10",
+        **PATIENT,
     ) as running:
         yield running
 

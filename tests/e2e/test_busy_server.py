@@ -16,7 +16,7 @@ from gateway.queue.redis.queue import RedisQueue
 from gateway.wire.timeouts import BUSY_BACK_OFF_MAX_S
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.load import GenerationRequest, client
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import PATIENT, Simulator, Stack, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
 
@@ -78,11 +78,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Sim
             *("--listen", f"127.0.0.1:{free_port()}", "--workers", "2"),
             OLLAMA_BACKENDS=json.dumps(backends),
             QUEUE_MAX_WAIT_S=str(MAX_WAIT_S),
-            DEFAULT_RPM="10000",
-            DEFAULT_TPM="10000000",
-            DEFAULT_CONCURRENT="50",
-            REDIS_TIMEOUT_S="3",
-            DATABASE_TIMEOUT_S="10",
+            **PATIENT,
         ) as running:
             yield running, ollama
 

@@ -16,7 +16,7 @@ from gateway.queue.port import QueueRules, QueueStatus
 from gateway.queue.redis.queue import RedisQueue
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.load import GenerationRequest, client
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import PATIENT, Simulator, Stack, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
 
@@ -96,11 +96,7 @@ def stack(backends: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPa
         *("--listen", f"127.0.0.1:{free_port()}", "--workers", "2"),
         OLLAMA_BACKENDS=json.dumps([{"name": name, "base_url": each.url, "slots": 1} for name, each in names]),
         QUEUE_MAX_WAIT_S=str(MAX_WAIT_S),
-        DEFAULT_RPM="10000",
-        DEFAULT_TPM="10000000",
-        DEFAULT_CONCURRENT="50",
-        REDIS_TIMEOUT_S="3",
-        DATABASE_TIMEOUT_S="10",
+        **PATIENT,
     ) as running:
         yield running
 

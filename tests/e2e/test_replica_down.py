@@ -14,7 +14,7 @@ from gateway.queue.redis.queue import RedisQueue
 from gateway.wire.names import replica_clusters
 from tests.e2e.ledger_view import open_ledger_view
 from tests.e2e.load import GenerationRequest, client
-from tests.e2e.stack import Simulator, Stack, simulator, up
+from tests.e2e.stack import PATIENT, Simulator, Stack, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
 
@@ -35,11 +35,7 @@ def stack(replicas: tuple[Simulator, Simulator], tmp_path_factory: pytest.TempPa
         tmp_path_factory.mktemp("down") / "state",
         *("--listen", f"127.0.0.1:{free_port()}", "--workers", "2"),
         OLLAMA_BACKENDS=json.dumps(backends),
-        DEFAULT_RPM="10000",
-        DEFAULT_TPM="10000000",
-        DEFAULT_CONCURRENT="50",
-        REDIS_TIMEOUT_S="3",
-        DATABASE_TIMEOUT_S="10",
+        **PATIENT,
     ) as running:
         yield running
 
