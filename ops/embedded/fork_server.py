@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import select
+import signal
 import socket
 import sys
 import time
@@ -92,9 +93,9 @@ def serve(supervisor: socket.socket) -> Request | None:
             request = Request(fields["name"], tuple(fields["argv"]), fields["env"], fields["cwd"])
             server_pid = os.getpid()
             try:
-                pid = os.fork()
+                pid, pidfd = _fork()
             except OSError as error:
-                # The system has no process or memory left. The services that run are not affected.
+                # The system has no process, memory or descriptor left. The services that run are not affected.
                 os.close(logs[0])
                 _send(supervisor, request=fields["request"], errno=error.errno)
                 continue
@@ -104,10 +105,22 @@ def serve(supervisor: socket.socket) -> Request | None:
                 _become(request, logs[0], server_pid)
                 return request
             os.close(logs[0])
-            pidfd = os.pidfd_open(pid)
             pids[pidfd] = pid
             poll.register(pidfd, select.POLLIN)
             _send(supervisor, request=fields["request"], pid=pid)
+
+
+def _fork() -> tuple[int, int]:
+    """Returns the process id and a pidfd of the new process, which itself gets 0 and -1."""
+    pid = os.fork()
+    if pid == 0:
+        return 0, -1
+    try:
+        return pid, os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _send(supervisor: socket.socket, **answer: Any) -> None:

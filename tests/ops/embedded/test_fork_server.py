@@ -111,11 +111,21 @@ async def test_a_service_whose_request_was_cancelled_does_not_run(tmp_path: Path
         await eventually_async(lambda: siblings.read_text().split() == [str(after.pid)])
 
 
-def test_a_fork_that_fails_is_reported_and_the_server_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail() -> int:
-        raise OSError(errno.EAGAIN, "no process left")
+@pytest.mark.parametrize("failing", ["fork", "pidfd_open"])
+def test_a_fork_that_fails_is_reported_and_the_server_goes_on(
+    failing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forked: list[int] = []
 
-    monkeypatch.setattr(os, "fork", fail)
+    def fork() -> int:
+        forked.append(subprocess.Popen(["sleep", "600"]).pid)
+        return forked[-1]
+
+    def fail(*_: int) -> int:
+        raise OSError(errno.EAGAIN, "nothing left")
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(os, failing, fail)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, ThreadPoolExecutor(1) as threads, (tmp_path / "log").open("w") as log:
         served = threads.submit(serve, theirs)
@@ -125,6 +135,8 @@ def test_a_fork_that_fails_is_reported_and_the_server_goes_on(monkeypatch: pytes
             assert json.loads(ours.recv(4096)) == {"request": number, "errno": errno.EAGAIN}
         ours.shutdown(socket.SHUT_RDWR)
         assert served.result(20) is None
+    assert len(forked) == (0 if failing == "fork" else 2)
+    wait_until_ended(forked)
 
 
 def test_only_modules_of_every_service_are_loaded_before_the_fork() -> None:
