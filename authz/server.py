@@ -47,12 +47,14 @@ class Authorization:
             return await self.check(request)
         start_ns = time.time_ns()
         checked = envoy_api.read_check(request, self._trusted)
+        decision: Admitted | Denial | BaseException
         try:
             decision = await self._decide(checked)
         except BaseException as error:
-            self._spans.export(parent, check_span(checked, error, start_ns, time.time_ns()))
+            decision = error
             raise
-        self._spans.export(parent, check_span(checked, decision, start_ns, time.time_ns()))
+        finally:
+            self._spans.export(parent, lambda: check_span(checked, decision, start_ns, time.time_ns()))
         return _response(checked, decision)
 
     async def _decide(self, checked: CheckedRequest) -> Admitted | Denial:

@@ -111,9 +111,10 @@ class ExternalProcessor:
     def settle(self, exchange: Exchange, entry: Entry) -> asyncio.Future[None]:
         """Submits the entry of an answer that has ended. The future is done when the entry is stored."""
         self._renewal.discard(exchange)
+        stored = self._outbox.settle(entry)
         if self._tracer is not None:
             self._tracer.finish(entry)
-        return self._outbox.settle(entry)
+        return stored
 
     def close(self, exchange: Exchange, *, settled: bool) -> None:
         """Ends a request whose stream is over, and settles it unless that is done."""
@@ -134,9 +135,9 @@ class ExternalProcessor:
             self._renewal.add(exchange)
             self._disconnect_causes.settle(closed.entry, partial(self._renewal.discard, exchange))
         else:
+            self._outbox.submit(closed.entry)
             if self._tracer is not None:
                 self._tracer.finish(closed.entry)
-            self._outbox.submit(closed.entry)
 
     def traceparent(self, metadata: Metadata) -> str:
         """The `traceparent` header of a call, empty when requests are not traced."""

@@ -28,13 +28,13 @@ class StreamTracer:
         """The entry of a request is final. Entries of other requests are ignored."""
         if (running := self._running.pop(entry.request_id, None)) is not None:
             parent, grant, opened_ns = running
-            self._exporter.export(parent, stream_span(grant, entry, opened_ns))
+            self._exporter.export(parent, lambda: stream_span(grant, entry, opened_ns))
 
     def finishing(self, submit: Callable[[Entry], None]) -> Callable[[Entry], None]:
-        """A function that submits an entry that has become final, after it finishes its request."""
+        """A function that submits an entry that has become final, and then finishes its request."""
 
-        def finish_and_submit(entry: Entry) -> None:
-            self.finish(entry)
+        def submit_and_finish(entry: Entry) -> None:
             submit(entry)
+            self.finish(entry)
 
-        return finish_and_submit
+        return submit_and_finish

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -72,8 +72,14 @@ class OtlpExporter:
         self._histograms: list[Histogram] = []
         self._start_ns = time.time_ns()
 
-    def export(self, parent: TraceContext, span: FinishedSpan) -> None:
+    def export(self, parent: TraceContext, build: Callable[[], FinishedSpan]) -> None:
         """See SpanExporter."""
+        try:
+            span = build()
+        except Exception as error:  # noqa: BLE001 (a defect in a span must not end a request)
+            SPANS_DROPPED.inc()
+            log.error("span_not_built", reason=type(error).__name__)
+            return
         spans = span.size
         if self._queued_spans + spans > QUEUED_SPANS_MAX:
             SPANS_DROPPED.inc(spans)

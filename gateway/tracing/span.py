@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -63,8 +63,11 @@ class FinishedSpan:
 class SpanExporter(Protocol):
     """Accepts finished spans. `gateway.tracing.exporter` has the implementation."""
 
-    def export(self, parent: TraceContext, span: FinishedSpan) -> None:
-        """Queues a span and its children. It neither blocks nor raises; a full queue drops them."""
+    def export(self, parent: TraceContext, build: Callable[[], FinishedSpan]) -> None:
+        """Queues the span that `build` returns, and its children. It neither blocks nor raises.
+
+        A full queue drops the span, and so does an exception of `build`.
+        """
         ...
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -84,8 +85,8 @@ class Spans:
     def __init__(self) -> None:
         self.exported: list[tuple[TraceContext, FinishedSpan]] = []
 
-    def export(self, parent: TraceContext, span: FinishedSpan) -> None:
-        self.exported.append((parent, span))
+    def export(self, parent: TraceContext, build: Callable[[], FinishedSpan]) -> None:
+        self.exported.append((parent, build()))
 
 
 def test_a_request_is_exported_once_when_its_entry_is_final() -> None:

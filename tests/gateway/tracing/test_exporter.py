@@ -69,7 +69,7 @@ async def test_spans_arrive_after_the_delay_with_the_resource_and_the_headers(co
         "otel_resource_attributes": "deployment.environment.name=test",
     }
     async with running(settings(collected.url, **fields)) as exporter:
-        exporter.export(PARENT, SPAN)
+        exporter.export(PARENT, lambda: SPAN)
         await arrived(lambda: len(collected.spans) == 2)
     resource = collected.spans[0].resource
     assert (resource["service.name"], resource["neuronetz.process"]) == ("gate", "authz")
@@ -77,12 +77,26 @@ async def test_spans_arrive_after_the_delay_with_the_resource_and_the_headers(co
     assert collected.headers["x-key"] == "a b"
 
 
+async def test_a_span_that_cannot_be_built_is_dropped_counted_and_logged(
+    collected: Collector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = dropped()
+    async with exporting(settings(collected.url), "authz", "a") as exporter:
+        assert exporter is not None
+        no_surfaces: dict[str, FinishedSpan] = {}
+        exporter.export(PARENT, lambda: no_surfaces["chat"])
+        exporter.export(PARENT, lambda: SPAN)
+    assert len(collected.spans) == 2
+    assert dropped() == before + 1
+    assert "span_not_built" in capsys.readouterr().out
+
+
 async def test_a_full_batch_does_not_wait_for_the_delay(collected: Collector) -> None:
     before = dropped()
     async with running(settings(collected.url, otel_bsp_schedule_delay=3_600_000)) as exporter:
         await asyncio.sleep(0)
         for _ in range(BATCH_SPANS_MAX):
-            exporter.export(PARENT, SPAN)
+            exporter.export(PARENT, lambda: SPAN)
         await arrived(lambda: len(collected.spans) == 2 * BATCH_SPANS_MAX)
     # A request that the end of `run` interrupts is sent again, with the same span ids.
     assert len(set(collected.bodies)) == 2
@@ -96,7 +110,7 @@ async def test_what_is_queued_is_exported_at_the_end(collected: Collector) -> No
         exporter.add([histogram])
         histogram.record(10, {"kind": "input"})
         histogram.record(11, {"kind": "input"})
-        exporter.export(PARENT, SPAN)
+        exporter.export(PARENT, lambda: SPAN)
     assert len(collected.spans) == 2
     (point,) = collected.metrics["tokens"]
     assert (point.count, point.sum, list(point.bucket_counts)) == (2, 21, [0, 1, 1])
@@ -111,7 +125,7 @@ async def test_without_a_collector_spans_beyond_the_queue_are_dropped_and_counte
     async with running(settings(f"http://127.0.0.1:{free_port()}", otel_bsp_schedule_delay=1)) as exporter:
         await asyncio.sleep(0)
         for _ in range(QUEUED_SPANS_MAX):
-            exporter.export(PARENT, SPAN)
+            exporter.export(PARENT, lambda: SPAN)
         assert dropped() - before == QUEUED_SPANS_MAX
         await arrived(lambda: "spans_not_exported" in capsys.readouterr().out)
     assert dropped() - before == 2 * QUEUED_SPANS_MAX
@@ -133,9 +147,9 @@ async def test_a_request_is_sent_again_only_if_the_protocol_permits_it(
         application = web.Application()
         application.add_routes([web.post("/v1/traces", answer)])
         async with running(settings(own.serve(application), otel_bsp_schedule_delay=1)) as exporter:
-            exporter.export(PARENT, SPAN)
+            exporter.export(PARENT, lambda: SPAN)
             await arrived(lambda: bodies)
-            exporter.export(PARENT, WAIT)
+            exporter.export(PARENT, lambda: WAIT)
             await arrived(lambda: len(bodies) == (3 if lost == 0 else 2))
     assert (bodies[0] == bodies[1]) is (lost == 0)
     assert dropped() - before == lost
@@ -151,5 +165,5 @@ async def test_spans_that_the_collector_rejects_are_counted() -> None:
         application.add_routes([web.post("/v1/traces", answer)])
         async with exporting(settings(own.serve(application)), "authz", "a") as exporter:
             assert exporter is not None
-            exporter.export(PARENT, SPAN)
+            exporter.export(PARENT, lambda: SPAN)
     assert dropped() - before == 1
