@@ -21,6 +21,8 @@ _ARGUMENTS = (
     "--force-color-profile=srgb",
 )  # fmt: skip
 _START_TIMEOUT_S = 20.0
+# ChromeDriver lets the system choose its port on ::1, and ends if another program has that port on 127.0.0.1.
+_START_ATTEMPTS = 10
 _COMMAND_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 # The name under which a reference to an element travels (WebDriver 12.1).
@@ -109,10 +111,9 @@ def start_browser(width: int = 1440, height: int = 1000) -> Iterator[Browser]:
     driver, browser = programs
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         log = Path(folder, "chromedriver.log")
-        with log.open("wb") as output:
-            process = subprocess.Popen([driver, "--port=0"], stdout=output, stderr=output)  # noqa: S603
+        process, address = _start_driver(driver, log)
         try:
-            with httpx.Client(base_url=_address(process, log), timeout=_COMMAND_TIMEOUT_S, trust_env=False) as client:
+            with httpx.Client(base_url=address, timeout=_COMMAND_TIMEOUT_S, trust_env=False) as client:
                 arguments = [*_ARGUMENTS, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"]
                 options = {"binary": browser, "args": arguments}
                 capabilities = {"browserName": "chrome", "goog:chromeOptions": options}
@@ -130,12 +131,26 @@ def start_browser(width: int = 1440, height: int = 1000) -> Iterator[Browser]:
             process.wait(timeout=_START_TIMEOUT_S)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    """The address on which ChromeDriver listens, which it prints when it is ready."""
+def _start_driver(driver: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Starts ChromeDriver. Returns its process and the address on which it listens."""
+    for _ in range(_START_ATTEMPTS):
+        with log.open("wb") as output:
+            process = subprocess.Popen([driver, "--port=0"], stdout=output, stderr=output)  # noqa: S603
+        if address := _address(process, log):
+            return process, address
+        process.kill()
+        process.wait(timeout=_START_TIMEOUT_S)
+        if "Address already in use" not in log.read_text(errors="replace"):
+            break
+    raise BrowserError(f"ChromeDriver did not start: {log.read_text(errors='replace').strip()}")
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str | None:
+    """The address that ChromeDriver prints when it is ready, or None if it ended or was not ready in time."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     marker = "started successfully on port "
     while marker not in (text := log.read_text(errors="replace")):
         if process.poll() is not None or time.monotonic() > deadline:
-            raise BrowserError(f"ChromeDriver did not start: {text.strip()}")
+            return None
         time.sleep(_POLL_S)
     return f"http://127.0.0.1:{text.partition(marker)[2].partition('.')[0]}"
