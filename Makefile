@@ -18,6 +18,7 @@ BENCH_AGAINST ?=
 BENCH_AGAINST_SETTINGS ?=
 BENCH_PEERS ?=
 FAIRNESS_ARGS ?=
+MEMORY_ARGS ?=
 CLIENTS_ARGS ?=
 FUZZ_SECONDS ?= 60
 GATEWAY_IMAGE ?= neuronetz-gateway:local
@@ -25,7 +26,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gateway/__init__.py)
 UV_VERSION := 0.13.8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama clients streams bench fairness pictures dashboard accessibility docs image sbom compose-test lock wasm clean
+.PHONY: help demo test lint types fuzz fuzz-stack soak alerts real-ollama clients streams bench fairness memory pictures dashboard accessibility docs image sbom compose-test lock wasm clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +69,9 @@ fuzz: $(VENV)/.dev ## search for inputs that break a guarantee of the readers, t
 
 bench: $(VENV)/.runtime ## measure the gateway next to a plain Envoy and other gateways; BENCH_AGAINST=CHECKOUT BENCH_PEERS=1 BENCH_ARGS='--quick --json'
 	@BENCH_AGAINST='$(BENCH_AGAINST)' BENCH_AGAINST_SETTINGS='$(BENCH_AGAINST_SETTINGS)' BENCH_PEERS='$(BENCH_PEERS)' $(BIN)/python -m bench $(BENCH_ARGS)
+
+memory: $(VENV)/.runtime ## measure the memory of each process over 200,000 requests and with 2,000 idle streams; MEMORY_ARGS=--quick or --docs
+	@$(BIN)/python -m bench.memory $(MEMORY_ARGS)
 
 fairness: $(VENV)/.runtime ## measure how the queue shares slots, for 20 minutes; FAIRNESS_ARGS='--quick', '--only shares --seconds 60' or --docs
 	@$(BIN)/python -m bench.fairness $(FAIRNESS_ARGS)

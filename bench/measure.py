@@ -20,6 +20,7 @@ from bench.workloads import Workload, body
 UPSTREAM = "upstream"
 _PRIMING_CONNECTIONS = 16
 _PRIMING_S_MAX = 20.0
+_SENDING_S_MAX = 3600.0
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,17 @@ def prime(side: Side, responses: int) -> None:
 
     Raises BenchFailed if none is answered with 200.
     """
-    group = Group(_PRIMING_CONNECTIONS, side.path, body("How are you?", stream=False), side.keys[:1])
-    job = Job(side.host, side.port, [group], _PRIMING_S_MAX, 0.0, responses_max=responses)
-    result, _ = _generate(job, {})
+    result = _send(side, responses, _PRIMING_CONNECTIONS, _PRIMING_S_MAX)
     if not result["groups"][0]["units"]:
         raise BenchFailed(f"{side.name} answered no request with 200: {result['groups'][0]['statuses']}")
+
+
+def send(side: Side, responses: int, connections: int) -> None:
+    """Sends small requests in a closed loop until there are `responses`. Raises BenchFailed if one is not 200."""
+    result = _send(side, responses, connections, _SENDING_S_MAX)
+    group = result["groups"][0]
+    if group["errors"] or group["units"] < responses:
+        raise BenchFailed(f"{side.name}: {group['units']} of {responses} responses are 200: {group['statuses']}")
 
 
 def measure(workload: Workload, side: Side, upstream: Side, number: int) -> Sample:
@@ -105,6 +112,12 @@ def measure(workload: Workload, side: Side, upstream: Side, number: int) -> Samp
         main["first_p99_us"],
         {status: count / seconds for each in others for status, count in each["statuses"].items()},
     )
+
+
+def _send(side: Side, responses: int, connections: int, seconds_max: float) -> dict[str, Any]:
+    group = Group(connections, side.path, body("How are you?", stream=False), side.keys[:1])
+    result, _ = _generate(Job(side.host, side.port, [group], seconds_max, 0.0, responses_max=responses), {})
+    return result
 
 
 def _generate(job: Job, services: Services) -> tuple[dict[str, Any], dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import signal
 import sys
 import tempfile
@@ -66,6 +67,14 @@ def run(
         width = None if sys.stdout.isatty() else _FILE_WIDTH
         print_all(document, Console(highlight=False, markup=False, width=width))
     return 0
+
+
+def raise_open_files(count: int) -> None:
+    """Raises the limit of this process and of those that it starts. Raises BenchFailed if it may not be that high."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and count > hard:
+        raise BenchFailed(f"{count} open files are needed and the limit is {hard}: ulimit -Hn {count}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
 
 
 def exit_with(main: Callable[[], int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from bench import program
 from bench.fairness import page
 from bench.fairness.plan import DEFAULT, QUICK, SMOKE
 from bench.fairness.run import PARTS, Run
-from bench.sides.side import BenchFailed
 
 # Two connections of each caller at Envoy, and everything else.
 _OPEN_FILES_SPARE = 1000
@@ -39,18 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
 
     def measure(directory: Path, report: Callable[[str], None]) -> Any:
-        _raise_open_files(2 * max(plan.waiting, plan.leaving + plan.staying) + _OPEN_FILES_SPARE)
+        program.raise_open_files(2 * max(plan.waiting, plan.leaving + plan.staying) + _OPEN_FILES_SPARE)
         return Run(plan, directory, report).measured(arguments.only or PARTS)
 
     return program.run(arguments, measure, page.write, page.print_all)
-
-
-def _raise_open_files(count: int) -> None:
-    """Raises the limit of this process and of those that it starts. Raises BenchFailed if it may not be that high."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and count > hard:
-        raise BenchFailed(f"{count} open files are needed and the limit is {hard}: ulimit -Hn {count}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`python -m bench.load.upstream`: prints its port and answers chats on the wire of Ollama until stdin ends.
 
 A chat that is not streamed is answered at once. A streamed chat has as many chunks as its prompt requests with
-`chunks=N`, one every CHUNK_INTERVAL_MS. The answers to discovery are constant.
+`chunks=N`, one every CHUNK_INTERVAL_MS. With `chunks=0` it has one, and nothing more until the caller closes. The
+answers to discovery are constant.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ CHUNK_INTERVAL_MS = 20
 _STREAMED_BODY_BYTES_MAX = 65_536
 _RECEIVE_BYTES = 262_144
 _BACKLOG = 4096
+_ENDLESS = 1 << 62
 _CHUNKS = re.compile(rb"chunks=(\d+)")
 _STREAM = re.compile(rb'"stream": ?true')
 
@@ -151,6 +153,10 @@ class Upstream:
         elif len(received) <= _STREAMED_BODY_BYTES_MAX and _STREAM.search(received):
             requested = _CHUNKS.search(received)
             connection.chunks = connection.chunks_left = int(requested[1]) if requested else 8
+            if not connection.chunks:
+                connection.chunks = connection.chunks_left = _ENDLESS
+                self._send_chunk(connection)
+                return
             self._due.append((time.monotonic() + CHUNK_INTERVAL_MS / 1000, connection))
             return
         else:

@@ -65,11 +65,11 @@ class Checkout:
         pairs = (pair.partition("=") for pair in settings.split())
         return cls(BASELINE, directory.resolve(), str(python), {name: value for name, _, value in pairs})
 
-    def backend(self, upstream: Side) -> dict[str, object]:
+    def backend(self, upstream: Side, slots: int = CONNECTIONS_MAX) -> dict[str, object]:
         """The entry of the upstream in OLLAMA_BACKENDS. It serves all requests at once, so none waits in the queue."""
         has_queue = (self.directory / "gateway/queue").is_dir()
         entry = {"name": "bench", "base_url": f"http://{upstream.host}:{upstream.port}"}
-        return {**entry, "slots": CONNECTIONS_MAX} if has_queue else dict(entry)
+        return {**entry, "slots": slots} if has_queue else dict(entry)
 
     def revision(self) -> str:
         """The commit, with `-dirty` after it if files differ, and the settings."""
@@ -80,12 +80,13 @@ class Checkout:
 
 @dataclass(frozen=True)
 class Gateway:
-    """A running gateway. `side` has no keys yet."""
+    """A running gateway. `side` has no keys yet. `supervisor_pid` is the process that started all others."""
 
     checkout: Checkout
     env_file: Path
     settings: Mapping[str, str]
     side: Side
+    supervisor_pid: int
 
     def with_keys(self, tenants: int, keys: int) -> Side:
         """The side with new keys, spread over new tenants. Raises BenchFailed."""
@@ -108,14 +109,21 @@ class Gateway:
 
 @contextmanager
 def gateway(
-    checkout: Checkout, directory: Path, upstream: Side, workers: int, settings: Mapping[str, str]
+    checkout: Checkout,
+    directory: Path,
+    upstream: Side,
+    workers: int,
+    settings: Mapping[str, str],
+    *,
+    connections_max: int = CONNECTIONS_MAX,
 ) -> Iterator[Gateway]:
     """Runs the whole stack with `workers` processes each of authz and meter, and stops it. Raises BenchFailed."""
     root = directory / checkout.name
     root.mkdir(exist_ok=True)
-    settings = {**SETTINGS, **settings, **checkout.settings}
+    limit = {"OLLAMA_MAX_CONNECTIONS": str(connections_max)}
+    settings = {**SETTINGS, **limit, **settings, **checkout.settings}
     ready_file, log = root / "ready.json", root / "up.log"
-    settings["OLLAMA_BACKENDS"] = json.dumps([checkout.backend(upstream)])
+    settings["OLLAMA_BACKENDS"] = json.dumps([checkout.backend(upstream, connections_max)])
     command = [checkout.python, "-m", "ops.cli", "up", "--listen", "127.0.0.1:0"]
     command += ["--state-dir", str(root / "state"), "--ready-file", str(ready_file), "--workers", str(workers)]
     with process(command, log, env={**os.environ, **settings}, directory=checkout.directory) as started:
@@ -131,4 +139,4 @@ def gateway(
             return found
 
         side = Side(checkout.name, str(url.hostname), url.port or 0, services)
-        yield Gateway(checkout, Path(ready["env_file"]), settings, side)
+        yield Gateway(checkout, Path(ready["env_file"]), settings, side, started.pid)

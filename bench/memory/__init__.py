@@ -1,0 +1,1 @@
+"""How the memory of the gateway develops over many requests, and with many idle streams."""
