@@ -187,10 +187,14 @@ def _response_chunk(body: bytes | None) -> ext_proc.ProcessingResponse:
     """Releases a chunk of the answer: unchanged (None), or replaced by `body`, which may be empty."""
     if body is None:
         return untouched("response_body")
-    mutation = ext_proc.BodyMutation(body=body) if body else ext_proc.BodyMutation(clear_body=True)
-    return ext_proc.ProcessingResponse(
-        response_body=ext_proc.BodyResponse(response=ext_proc.CommonResponse(body_mutation=mutation))
-    )
+    reply = ext_proc.ProcessingResponse()
+    # Assignments take a third of the time of nested constructors.
+    mutation = reply.response_body.response.body_mutation
+    if body:
+        mutation.body = body
+    else:
+        mutation.clear_body = True
+    return reply
 
 
 def _error(denied: Denied, exchange: Exchange, removed: Iterable[str] = ()) -> ext_proc.CommonResponse:

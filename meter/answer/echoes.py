@@ -28,9 +28,10 @@ class Echo:
         pattern = rb'("%b"\s{0,8}:\s{0,8})%b(?=\s{0,8}[,}])' % (field.encode(), re.escape(sent).encode())
         self._pattern = re.compile(pattern, re.IGNORECASE)
         self._replacement = rb"\g<1>%b" % requested.encode()
-        # Ollama's own API writes the model first, and without a space.
-        self._usual = b'{"%b":%b,' % (field.encode(), sent.encode())
-        self._usual_replacement = b'{"%b":%b,' % (field.encode(), requested.encode())
+        # What Ollama writes, without a space. A search for it is much faster than the pattern's.
+        self._key = b'"%b"' % field.encode()
+        self._usual = b'"%b":%b,' % (field.encode(), sent.encode())
+        self._usual_replacement = b'"%b":%b,' % (field.encode(), requested.encode())
         self._framed = framed
         self._held = b""
         self._found = False
@@ -41,6 +42,9 @@ class Echo:
         The value in a whole body may be cut by the end of a piece, so a short rest waits for the next one.
         """
         if self._framed:
+            if data.endswith(b"\n") and data.find(b"\n", 0, -2) < 0:
+                # One line, perhaps with the blank one of an event.
+                return self._restore_line(data)
             return b"\n".join([self._restore_line(line) for line in data.split(b"\n")])
         if self._found:
             return data
@@ -51,9 +55,11 @@ class Echo:
         return data
 
     def _restore_line(self, line: bytes) -> bytes:
-        if line.startswith(self._usual):
-            return self._usual_replacement + line[len(self._usual) :]
-        return self._pattern.sub(self._replacement, line, 1)
+        start = line.find(self._usual)
+        # The pattern also matches other spellings of the key, so the first occurrence must not be one of them.
+        if start >= 0 and self._key not in line[:start].lower():
+            return line[:start] + self._usual_replacement + line[start + len(self._usual) :]
+        return self._pattern.sub(self._replacement, line, 1) if line else line
 
 
 def echoes_of(grant: Grant, *, framed: bool) -> tuple[Echo, ...]:

@@ -6,15 +6,13 @@ raw bytes of all frames, joined, equal the input, wherever the chunks were cut.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 # The longest frame of a real answer is a last one that repeats the whole text or carries the `context` numbers.
 FRAME_BYTES_MAX = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame: its exact bytes, terminator included, and its payload, empty for a comment or a blank line."""
 
     raw: bytes
@@ -115,6 +113,14 @@ class SseSplitter(_LineSplitter):
 
     https://html.spec.whatwg.org/multipage/server-sent-events.html, without the lone CR, which no backend sends.
     """
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        # Ollama writes each event at once, and most have one line.
+        if not self._held and len(chunk) <= self._limit_bytes and chunk.startswith(b"data: "):
+            end = len(chunk) - 2
+            if chunk.find(b"\n") == end and chunk.endswith(b"\n\n"):
+                return [Frame(chunk, chunk[6:end].removesuffix(b"\r"))]
+        return super().feed(chunk)
 
     def _ends_frame(self, line: bytearray) -> bool:
         return not line or line == b"\r"

@@ -13,6 +13,7 @@ from gateway.errors import Denied
 from gateway.record.grant import Grant
 from gateway.wire.surfaces import BY_NAME
 from meter.answer.answer import Answer
+from meter.answer.echoes import Echo
 from tests.meter.wire_corpus import Transcript, grant_for, grant_of, transcripts
 
 SUCCESSFUL = [each for each in transcripts() if each.status == 200]
@@ -97,3 +98,19 @@ def test_every_event_of_a_recorded_stream_has_the_cap_of_the_caller() -> None:
     grant = grant_of(exchange, output_cap=64)
     assert body.count(b"max_output_tokens") == 3
     assert delivered(exchange, grant, [7, 300, 900]) == recorded.body
+
+
+# Every spelling of the name, and what may be around it.
+PIECES = st.sampled_from(
+    [
+        *b'"model":"m:latest", "model":"m:latest" "Model":"m:latest", "model":"M:Latest"} "model": "model"'.split(),
+        *(b"{", b"}", b",", b":", b'"', b" ", b"data: ", b"\n", b"\n\n", b"\r\n"),
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map(b"".join))
+def test_the_first_name_of_each_line_is_replaced_in_any_spelling(data: bytes) -> None:
+    pattern = re.compile(rb'("model"\s{0,8}:\s{0,8})"m:latest"(?=\s{0,8}[,}])', re.IGNORECASE)
+    expected = b"\n".join(pattern.sub(rb'\1"own"', line, 1) for line in data.split(b"\n"))
+    assert Echo("model", '"m:latest"', '"own"', framed=True).restore(data, False) == expected
