@@ -166,16 +166,8 @@ class Exchange:
 
     def response_body(self, data: bytes, end_of_stream: bool) -> bytes | Code | Denied | None:
         """Takes the next bytes of the answer, returns their replacement, or None when they pass unchanged."""
-        phase = following(self.phase, Trigger.END if end_of_stream else Trigger.CHUNK)
-        if phase is Phase.CUT:
-            # The error frame went out with the previous chunk, or the lease is lost.
-            return Code.BACKEND_ERROR
-        if phase is Phase.LOCAL_REPLY:
-            self._response_bytes += len(data)
-            return None
-        if self.phase is Phase.ENDED:
-            # The entry is final, so bytes that follow the end of the answer do not pass.
-            return b"" if data else None
+        if self.phase is not Phase.ANSWERING:
+            return self._response_body_out_of_answer(data, end_of_stream)
         if data:
             self._latest_byte_s = self._monotonic()
             if self._first_byte_s is None:
@@ -194,6 +186,17 @@ class Exchange:
             is_cut = self._answer.result.outcome is Outcome.CUT and not end_of_stream
             self._finish(Trigger.CUT if is_cut else Trigger.END)
         return body
+
+    def _response_body_out_of_answer(self, data: bytes, end_of_stream: bool) -> bytes | Code | None:
+        phase = following(self.phase, Trigger.END if end_of_stream else Trigger.CHUNK)
+        if phase is Phase.CUT:
+            # The error frame went out with the previous chunk, or the lease is lost.
+            return Code.BACKEND_ERROR
+        if phase is Phase.LOCAL_REPLY:
+            self._response_bytes += len(data)
+            return None
+        # The entry is final, so bytes that follow the end of the answer do not pass.
+        return b"" if data else None
 
     def lose_lease(self) -> None:
         """Another process settled the hold: an exchange that still runs is cut at its next message."""

@@ -191,7 +191,7 @@ class _Process:
                 return envoy_api.deny_unopened(opened, grant)
             self._exchange = opened
         reply = envoy_api.respond(self._exchange, message)
-        if self._settled or (entry := self._exchange.final_entry) is None:
+        if self._exchange.ending is None or self._settled or (entry := self._exchange.final_entry) is None:
             return reply
         # A caller that leaves cancels the awaitable, perhaps before its first step, so the entry is submitted here.
         self._settled = True

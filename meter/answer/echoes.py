@@ -42,10 +42,13 @@ class Echo:
         The value in a whole body may be cut by the end of a piece, so a short rest waits for the next one.
         """
         if self._framed:
-            if data.endswith(b"\n") and data.find(b"\n", 0, -2) < 0:
-                # One line, perhaps with the blank one of an event.
-                return self._restore_line(data)
-            return b"\n".join([self._restore_line(line) for line in data.split(b"\n")])
+            start = data.find(self._usual)
+            # One line, perhaps with the blank one of an event.
+            is_one_line = data.endswith(b"\n") and data.find(b"\n", 0, -2) < 0
+            # The pattern also matches other spellings of the key, so the first occurrence must not be one of them.
+            if start >= 0 and is_one_line and self._key not in data[:start].lower():
+                return data[:start] + self._usual_replacement + data[start + len(self._usual) :]
+            return b"\n".join([self._pattern.sub(self._replacement, line, 1) for line in data.split(b"\n")])
         if self._found:
             return data
         data, found = self._pattern.subn(self._replacement, self._held + data, 1)
@@ -53,13 +56,6 @@ class Echo:
         if not found and not end_of_stream:
             data, self._held = data[:-_HELD_BYTES], data[-_HELD_BYTES:]
         return data
-
-    def _restore_line(self, line: bytes) -> bytes:
-        start = line.find(self._usual)
-        # The pattern also matches other spellings of the key, so the first occurrence must not be one of them.
-        if start >= 0 and self._key not in line[:start].lower():
-            return line[:start] + self._usual_replacement + line[start + len(self._usual) :]
-        return self._pattern.sub(self._replacement, line, 1) if line else line
 
 
 def echoes_of(grant: Grant, *, framed: bool) -> tuple[Echo, ...]:

@@ -32,7 +32,10 @@ class FrameTooLong(Exception):
 
 
 class Splitter(Protocol):
-    """The interface of the three splitters: `feed` chunks as they come, then `flush` once."""
+    """The interface of the splitters: `feed` chunks as they come, then `flush` once."""
+
+    held: bytearray
+    """The bytes of a frame that is not complete. Without any, the next chunk begins a frame."""
 
     def feed(self, chunk: bytes) -> list[Frame]:
         """Returns the frames that `chunk` completes. Raises FrameTooLong."""
@@ -48,12 +51,12 @@ class _LineSplitter:
 
     def __init__(self, limit_bytes: int = FRAME_BYTES_MAX) -> None:
         self._limit_bytes = limit_bytes
-        self._held = bytearray()
+        self.held = bytearray()
         self._line_start = 0
         self._searched_to = 0
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        held = self._held
+        held = self.held
         held += chunk
         frames: list[Frame] = []
         frame_start = 0
@@ -80,8 +83,8 @@ class _LineSplitter:
             raise FrameTooLong(self._limit_bytes, frames, self._empty()[start:])
 
     def _empty(self) -> bytes:
-        held = bytes(self._held)
-        self._held.clear()
+        held = bytes(self.held)
+        self.held.clear()
         self._line_start = self._searched_to = 0
         return held
 
@@ -97,7 +100,7 @@ class NdjsonSplitter(_LineSplitter):
 
     def feed(self, chunk: bytes) -> list[Frame]:
         # Ollama writes each line at once, so a chunk is almost always one line.
-        if not self._held and 0 < len(chunk) <= self._limit_bytes and chunk.find(b"\n") == len(chunk) - 1:
+        if not self.held and 0 < len(chunk) <= self._limit_bytes and chunk.find(b"\n") == len(chunk) - 1:
             return [Frame(chunk, chunk.strip())]
         return super().feed(chunk)
 
@@ -113,14 +116,6 @@ class SseSplitter(_LineSplitter):
 
     https://html.spec.whatwg.org/multipage/server-sent-events.html, without the lone CR, which no backend sends.
     """
-
-    def feed(self, chunk: bytes) -> list[Frame]:
-        # Ollama writes each event at once, and most have one line.
-        if not self._held and len(chunk) <= self._limit_bytes and chunk.startswith(b"data: "):
-            end = len(chunk) - 2
-            if chunk.find(b"\n") == end and chunk.endswith(b"\n\n"):
-                return [Frame(chunk, chunk[6:end].removesuffix(b"\r"))]
-        return super().feed(chunk)
 
     def _ends_frame(self, line: bytearray) -> bool:
         return not line or line == b"\r"

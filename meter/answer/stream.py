@@ -14,6 +14,7 @@ from meter.answer.framing import Frame, FrameTooLong, Splitter
 from meter.answer.usage import UsageFold
 from meter.answer.usage_report import without_usage
 from meter.frames.readers import parse_frame
+from meter.frames.text_frames import read_text_frame
 
 # An upper bound on the frames of an answer, empty ones included. A backend that sends more never stops.
 FRAMES_PER_TOKEN_MAX = 8
@@ -47,6 +48,14 @@ class Stream:
         Nothing after that frame is counted or passed on, wherever the chunks are cut. A stream that ends without it
         gets an error frame.
         """
+        if not end_of_stream and self.outcome is None and self._frames_left > 0 and not self._splitter.held:
+            # Ollama writes each frame at once, so a chunk is almost always one frame, and almost every frame is text.
+            text = read_text_frame(self._surface.answer_shape, data)
+            if text is not None:
+                self._frames_left -= 1
+                self._is_first = False
+                self._fold.add(text)
+                return self._cut([], OVER_CAP) if self._fold.over_cap else None
         out: list[bytes] = []
         too_long = None
         try:
@@ -95,7 +104,9 @@ class Stream:
             return ENDLESS
         if not frame.data and self._skips_blank:
             return None
-        read, document = parse_frame(self._surface, frame.data, first=self._is_first)
+        read, document = read_text_frame(self._surface.answer_shape, frame.raw), None
+        if read is None:
+            read, document = parse_frame(self._surface, frame.data, first=self._is_first)
         if frame.data:
             self._is_first = False
         if unfinished and (read.unreadable or not (read.terminal or read.error)):

@@ -34,7 +34,8 @@ _ENDED_ITSELF = frozenset({"stop", "end_turn", "completed"})
 class UsageFold:
     """Adds up one answer. `input_estimate` and `output_cap` are the grant's, in tokens.
 
-    `token_size` is the learnt one, None before there is any.
+    `token_size` is the learnt one, None before there is any. `over_cap` is whether the output certainly exceeds the
+    cap: by the backend's count, the frames, or the text's size.
     """
 
     def __init__(self, input_estimate: int, output_cap: int, token_size: TokenSize | None = None) -> None:
@@ -48,6 +49,7 @@ class UsageFold:
         self._estimated = False
         self._reported: Usage | None = None
         self._finish: str | None = None
+        self.over_cap = False
 
     def add(self, read: FrameRead) -> None:
         """Adds the next frame."""
@@ -62,13 +64,9 @@ class UsageFold:
         if read.usage is not None:
             self._reported = read.usage
         self._finish = read.finish or self._finish
-
-    @property
-    def over_cap(self) -> bool:
-        """Whether the output certainly exceeds the cap: by the backend's count, the frames, or the text's size."""
         reported = self._reported.output_tokens if self._reported else 0
         sure_tokens = max(reported, self._min_output_tokens, -(-self._text_bytes // TOKEN_BYTES_MAX))
-        return 0 < self._output_cap < sure_tokens
+        self.over_cap = 0 < self._output_cap < sure_tokens
 
     @property
     def usage(self) -> Usage:

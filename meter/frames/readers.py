@@ -11,7 +11,6 @@ from gateway.errors import MESSAGE, Code
 from gateway.wire.surfaces import AnswerShape, Surface
 from meter.frames import anthropic, native, openai, recognition, responses
 from meter.frames.frame import FrameRead, as_object, as_text, reported
-from meter.frames.text_frames import read_text_frame
 
 READERS: dict[AnswerShape, Callable[[dict[str, Any], bool], FrameRead]] = {
     AnswerShape.NATIVE_CHAT: native.read_chat,
@@ -44,14 +43,9 @@ def read_frame(surface: Surface, data: bytes, *, whole: bool = False, first: boo
 def parse_frame(
     surface: Surface, data: bytes, *, whole: bool = False, first: bool = False
 ) -> tuple[FrameRead, dict[str, Any] | None]:
-    """Like `read_frame`; also returns the JSON object in the payload, so that it is parsed once.
-
-    The object of a frame that has only text is not returned.
-    """
+    """Like `read_frame`; also returns the JSON object in the payload, so that it is parsed once."""
     if not data:
         return FrameRead(), None
-    if not whole and (text := read_text_frame(surface.answer_shape, data)) is not None:
-        return text, None
     if surface.done_marker and data.strip() == _DONE and not (whole or first):
         return FrameRead(terminal=True), None
     document = load_object(data)

@@ -10,9 +10,12 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from gateway.rpc.methods import Message, Metadata, Method, RpcError, Session, Status, Streaming, Unary
-from gateway.rpc.nghttp2.framing import MessageReader, encode
+from gateway.rpc.nghttp2.framing import PREFIX, MessageReader
 
 log = structlog.get_logger()
+
+# The peer is permitted to send more in steps of this size, which is much less than the window of a stream.
+_ACKNOWLEDGE_BYTES = 16 << 10
 
 _Reply = Message | Awaitable[Message | None] | None
 
@@ -81,7 +84,8 @@ class Call:
             log.exception("rpc_failed", method=self._path)
             self.fail(Status.UNKNOWN, "the handler failed")
         else:
-            if self._task is None and not self._over and not self._stream.congested:
+            is_due = self._unacknowledged_bytes >= _ACKNOWLEDGE_BYTES
+            if is_due and self._task is None and not self._over and not self._stream.congested:
                 self._acknowledge()
 
     def fail(self, status: Status, message: str) -> None:
@@ -133,7 +137,7 @@ class Call:
         encoded = reply.SerializeToString()
         if len(encoded) > self._message_bytes_max:
             raise RpcError(Status.RESOURCE_EXHAUSTED, f"the reply has {len(encoded)} bytes, too many")
-        self._stream.send(encode(encoded))
+        self._stream.send(PREFIX.pack(0, len(encoded)) + encoded)
 
     def _on_replied(self, task: asyncio.Future[Message | None]) -> None:
         self._task = None

@@ -343,14 +343,18 @@ class Connection(asyncio.Protocol):
             return
         # nghttp2 reports the streams that these writes have closed.
         self._handle_events()
-        for stream in [stream for stream in self.congested if not stream.congested]:
-            self.congested.discard(stream)
-            if stream.call is not None:
-                stream.call.resume()
+        if self.congested:
+            self._resume_calls()
         idle = self._refusing and not self._streams
         broken = not self._http2.want_read and not self._http2.want_write
         if (idle or broken) and not self._writing_paused and self._transport is not None:
             self._transport.close()
+
+    def _resume_calls(self) -> None:
+        for stream in [stream for stream in self.congested if not stream.congested]:
+            self.congested.discard(stream)
+            if stream.call is not None:
+                stream.call.resume()
 
     def _write(self) -> None:
         while not self._writing_paused and self._transport is not None:

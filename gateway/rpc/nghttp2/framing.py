@@ -9,7 +9,8 @@ import struct
 
 from gateway.rpc.methods import RpcError, Status
 
-_PREFIX = struct.Struct(">BI")
+PREFIX = struct.Struct(">BI")
+"""The flag and the length of a message."""
 
 
 class MessageReader:
@@ -39,10 +40,10 @@ class MessageReader:
 
         Raises RpcError for a message that is too large, as soon as its length is known, or compressed.
         """
-        body = self._start + _PREFIX.size
+        body = self._start + PREFIX.size
         if len(self._buffer) < body:
             return None
-        flag, size = _PREFIX.unpack_from(self._buffer, self._start)
+        flag, size = PREFIX.unpack_from(self._buffer, self._start)
         if flag:
             status = Status.UNIMPLEMENTED if flag == 1 else Status.INTERNAL
             raise RpcError(status, "compressed messages are not supported")
@@ -59,8 +60,3 @@ class MessageReader:
     def partial(self) -> bool:
         """Whether there are bytes that `next` has not returned."""
         return self._start < len(self._buffer)
-
-
-def encode(message: bytes) -> bytes:
-    """The message with its prefix."""
-    return _PREFIX.pack(0, len(message)) + message

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.rpc.methods import RpcError, Status
 from gateway.rpc.nghttp2.connection import STREAMS_MAX
-from gateway.rpc.nghttp2.framing import MessageReader, encode
+from gateway.rpc.nghttp2.framing import PREFIX, MessageReader
 from gateway.rpc.nghttp2.server import Nghttp2Server
 from tests.gateway.rpc.echo import Echo, served
 from tests.gateway.rpc.raw_peer import RawPeer, connected, message, request
@@ -132,6 +132,10 @@ async def test_a_server_that_stops_does_not_wait_for_a_peer_that_reads_nothing(e
         async with asyncio.timeout(20):
             await server.stop(0)
         assert echo.open == 0
+
+
+def encode(encoded: bytes) -> bytes:
+    return PREFIX.pack(0, len(encoded)) + encoded
 
 
 @given(st.lists(st.binary(max_size=50)), st.lists(st.integers(1, 20)))
