@@ -73,12 +73,16 @@ class Line:
         denied.
         """
         with self._waiting.listed(admission.request_id) as event:
-            answer = await self._turnstile.enter(admission, ticket)
-            if not isinstance(answer, Parked):
-                return Passed(answer, None)
-            if (when := deadline.when()) is not None:
-                deadline.reschedule(when + self._waiting.wait_max_s)
-            return await self._wait(admission, ticket, answer, event, deadline)
+            try:
+                answer = await self._turnstile.enter(admission, ticket)
+                if not isinstance(answer, Parked):
+                    return Passed(answer, None)
+                if (when := deadline.when()) is not None:
+                    deadline.reschedule(when + self._waiting.wait_max_s)
+                return await self._wait(admission, ticket, answer, event, deadline)
+            except asyncio.CancelledError:
+                self._waiting.leave(admission.request_id)
+                raise
 
     async def _wait(
         self, admission: Admission, ticket: Ticket, parked: Parked, event: asyncio.Event, deadline: asyncio.Timeout

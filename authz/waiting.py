@@ -27,6 +27,8 @@ class WaitingRequests:
         self.owner = owner
         self.wait_max_s = wait_max_s
         self._turn_of: dict[str, asyncio.Event] = {}
+        self._left: list[str] = []
+        self._has_left = asyncio.Event()
         self._is_stopping = False
 
     @property
@@ -58,6 +60,11 @@ class WaitingRequests:
             raise Denied(Code.UNAVAILABLE, _STOPPING, retry_after_s=1)
         event.clear()
 
+    def leave(self, request_id: str) -> None:
+        """Frees the place of a request whose caller has left, together with those that left at the same time."""
+        self._left.append(request_id)
+        self._has_left.set()
+
     def stop(self) -> None:
         """Ends every wait, and every later one at once."""
         self._is_stopping = True
@@ -65,10 +72,11 @@ class WaitingRequests:
             event.set()
 
     async def run(self) -> None:
-        """Follows the notifications, and polls, until cancelled."""
+        """Follows the notifications, polls, and frees the places of callers that leave, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(forever(self._follow, 0.0, on_error="turns_unavailable"))
             tasks.create_task(forever(self._poll, POLL_S, on_error="queue_unavailable"))
+            tasks.create_task(forever(self._free, 0.0, on_error="places_not_freed"))
 
     async def _follow(self) -> None:
         async with self._turns.of(self.owner) as next_turn:
@@ -83,6 +91,13 @@ class WaitingRequests:
         for request_id, is_ready in zip(request_ids, ready, strict=True):
             if is_ready:
                 self._notify(request_id)
+
+    async def _free(self) -> None:
+        """Frees the places of all requests that have left. After a failure their settlements free them."""
+        await self._has_left.wait()
+        self._has_left.clear()
+        left, self._left = self._left, []
+        await self._turnstile.leave(left)
 
     def _notify(self, request_id: str) -> None:
         event = self._turn_of.get(request_id)

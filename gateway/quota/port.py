@@ -308,6 +308,13 @@ class Turnstile(Protocol):
         """
         ...
 
+    async def leave(self, request_ids: Sequence[str]) -> None:
+        """Frees the places of requests whose callers have left. Each hold stays until its settlement or denial.
+
+        A settlement frees the place too, but many settlements take longer than this call. Raises StoreUnavailable.
+        """
+        ...
+
 
 class Quota(Protocol):
     """Rate windows, concurrency, budgets and the event stream to the ledger, for every tenant."""

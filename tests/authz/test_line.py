@@ -11,7 +11,7 @@ import pytest
 
 from authz.line import Line, Passed, Stopped
 from authz.waiting import WaitingRequests
-from gateway.errors import Code
+from gateway.errors import Code, StoreUnavailable
 from gateway.queue.port import Candidate, Ticket
 from gateway.quota.port import Admission, LimitStatus, Parked, ReservationDenied, Reserved
 from gateway.record.entry import Entry
@@ -37,12 +37,18 @@ def admission() -> Admission:
 
 @dataclass
 class MemoryTurnstile:
-    """Answers the first calls with `answers`. `ready` are the requests that `poll` reports."""
+    """Answers the first calls with `answers`. `ready` are the requests that `poll` reports.
+
+    `left` has the requests of each call of `leave`, which fails if `fails`. Calls wait for `entered`, if there is one.
+    """
 
     answers: list[Reserved | Parked | ReservationDenied]
     ready: set[str] = field(default_factory=set)
     calls: list[Parked | None] = field(default_factory=list)
+    left: list[list[str]] = field(default_factory=list)
     delay_s: float = 0.0
+    fails: bool = False
+    entered: asyncio.Event | None = None
 
     async def enter(
         self,
@@ -52,6 +58,8 @@ class MemoryTurnstile:
     ) -> Reserved | Parked | ReservationDenied:
         """The next answer."""
         self.calls.append(parked)
+        if self.entered is not None:
+            await self.entered.wait()
         if parked:
             await asyncio.sleep(self.delay_s)
         return self.answers.pop(0)
@@ -59,6 +67,12 @@ class MemoryTurnstile:
     async def poll(self, request_ids: Sequence[str]) -> list[bool]:
         """Whether each request is in `ready`."""
         return [request_id in self.ready for request_id in request_ids]
+
+    async def leave(self, request_ids: Sequence[str]) -> None:
+        """Notes the call."""
+        self.left.append(list(request_ids))
+        if self.fails:
+            raise StoreUnavailable("no reply")
 
 
 class MemoryTurns:
@@ -101,6 +115,10 @@ class Bench:
     async def has_parked(self) -> bool:
         """Whether the request waits."""
         return self.extended_s > 0
+
+    async def entered(self, calls: int) -> None:
+        """Waits until the turnstile has had this number of calls."""
+        await eventually_async(lambda: len(self.turnstile.calls) == calls, 5)
 
     async def pass_through(self, timeout_s: float = 60.0) -> Passed | Stopped:
         """Lets the request pass within a check that has this time."""
@@ -173,6 +191,41 @@ async def test_a_caller_that_leaves_has_one_row_without_tokens() -> None:
         assert (entry.input_tokens, entry.output_tokens, entry.reserved_tokens) == (0, 0, 0)
         assert entry.queued_ms is not None
         assert bench.waiting.waiting == 0
+
+
+async def test_callers_that_leave_together_free_their_places_in_one_call() -> None:
+    async with benched(*[PARKED] * 3) as bench:
+        waits = [asyncio.create_task(bench.line.pass_through(admission(), TICKET, bench.deadline)) for _ in range(3)]
+        await bench.entered(3)
+        for each in waits:
+            each.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        await eventually_async(lambda: bench.turnstile.left, 5)
+        assert bench.turnstile.left == [["r"] * 3]
+        assert len(bench.submitted) == 3
+
+
+async def test_callers_that_leave_free_their_places_after_a_call_that_failed() -> None:
+    async with benched(PARKED, PARKED) as bench:
+        for calls, fails in enumerate((True, False), 1):
+            bench.turnstile.fails = fails
+            waits = asyncio.create_task(bench.pass_through())
+            await bench.entered(calls)
+            waits.cancel()
+            await asyncio.gather(waits, return_exceptions=True)
+        await eventually_async(lambda: bench.turnstile.left == [["r"], ["r"]], 5)
+        assert len(bench.submitted) == 2
+
+
+async def test_a_caller_that_leaves_before_its_place_is_known_frees_it() -> None:
+    async with benched(PARKED) as bench:
+        bench.turnstile.entered = asyncio.Event()
+        waits = asyncio.create_task(bench.pass_through())
+        await bench.entered(1)
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+        await eventually_async(lambda: bench.turnstile.left == [["r"]], 5)
+        assert bench.submitted == []
 
 
 async def test_a_check_whose_deadline_passes_leaves_the_row_to_its_denial() -> None:

@@ -186,6 +186,13 @@ class RedisQuota:
             found += (place[0] != b"waiting" for place in reply)
         return found
 
+    async def leave(self, request_ids: Sequence[str]) -> None:
+        """See the port. One call for each RENEWALS_MAX requests."""
+        names = [*keys.of_shard(0), *queue_keys.of_queue()]
+        for first in range(0, len(request_ids), RENEWALS_MAX):
+            batch = request_ids[first : first + RENEWALS_MAX]
+            await self._scripts.run("leave_waiting", names, *self._lease_arguments(), *batch)
+
     async def renew_all(self, running: Sequence[tuple[Hold, Progress]]) -> list[bool | StoreUnavailable]:
         """See the port. One call for each RENEWALS_MAX holds of a shard."""
         by_shard: dict[int, list[int]] = {}

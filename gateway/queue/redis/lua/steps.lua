@@ -42,9 +42,9 @@ local function take(request_id)
   return nil, ticket
 end
 
--- Ends a request, which is not ended. Returns whether it was known. `first` and `duration` are the times of its first token and
--- of its end, see learning.lua, -1 when they are unknown.
-local function leave(request_id, tokens, first, duration)
+-- Removes a request, which is not ended, and charges its tokens. Returns whether it was known, and whether tickets wait. `first`
+-- and `duration` are the times of its first token and of its end, see learning.lua, -1 when they are unknown.
+local function remove(request_id, tokens, first, duration)
   -- Redis accepts these deletions, and all that follows them, even when it is out of memory.
   local slot, ticket = take(request_id)
   local request = slot or ticket
@@ -56,9 +56,15 @@ local function leave(request_id, tokens, first, duration)
   if not reset_if_idle(waits) and (slot or (ticket and ticket.charged > 0)) then
     charge(request, tokens)
   end
+  return request and true or false, waits
+end
+
+-- Ends a request like `remove`, and grants its slot to the next ticket. Returns whether it was known.
+local function leave(request_id, tokens, first, duration)
+  local was_known, waits = remove(request_id, tokens, first, duration)
   if waits then
     advance(clock())
   end
-  return request and true or false
+  return was_known
 end
 

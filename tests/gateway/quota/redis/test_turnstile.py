@@ -223,6 +223,25 @@ async def test_a_caller_that_leaves_frees_its_place_and_has_one_row(bench: Bench
     assert counters.in_flight[None] == 1
 
 
+async def test_callers_that_leave_free_their_places_in_one_call_and_their_rows_follow(bench: Bench) -> None:
+    first, waiting, granted, stays = asks(), asks(), asks(tenant=2), asks(tenant=3)
+    running = hold(first, reserved(await bench.enter(first)))
+    places = {each.request_id: parked(await bench.enter(each)) for each in (waiting, granted, stays)}
+    await bench.quota.settle(entry(running))
+    assert await bench.quota.poll([granted.request_id, waiting.request_id]) == [True, False]
+    with counted_calls(bench.client) as calls:
+        await bench.quota.leave([granted.request_id, waiting.request_id, "unknown"])
+    assert calls["evalsha"] == 1
+    assert (await bench.running(), await bench.waiting()) == (1, 0)
+    assert await bench.quota.poll([stays.request_id]) == [True]
+    for each in (granted, waiting):
+        place = places[each.request_id]
+        gone = Hold(each.request_id, each.tenant_id, each.key_id, place.admitted_at_ms, 0, 0, "")
+        assert await bench.quota.settle(entry(gone, outcome=Outcome.CLIENT_GONE))
+    assert (await bench.running(), await bench.waiting()) == (1, 0)
+    assert (await bench.quota.backlog()).events == 3
+
+
 async def test_a_slot_whose_request_reaches_no_meter_is_free_after_its_lease(bench: Bench) -> None:
     first, second = asks(), asks()
     await bench.enter(first)
