@@ -66,7 +66,7 @@ class AttemptCall:
             await self._attempts.admit(request_id, replica)
         except Denied as denied:
             return envoy_api.deny_attempt(denied, self._path, request_id)
-        return envoy_api.release_attempt()
+        return envoy_api.untouched("request_headers")
 
     def finish(self) -> None:
         """The last message of Envoy needs no reply."""

@@ -21,7 +21,6 @@ from gateway.wire.dialects import error_body
 from gateway.wire.names import (
     CLUSTER_HEADER,
     ERROR_HEADER,
-    FURTHER_ATTEMPT_HEADER,
     HELD_WHOLE_HEADER,
     REQUEST_ID_HEADER,
     SERVER_BUSY,
@@ -93,14 +92,6 @@ def attempt_of(message: ext_proc.ProcessingRequest) -> tuple[str, str]:
     """The request id and the cluster of a further attempt."""
     headers = _read_headers(message.request_headers)
     return headers.get(REQUEST_ID_HEADER, ""), _read_attribute(message, "xds.cluster_name")
-
-
-def release_attempt() -> ext_proc.ProcessingResponse:
-    """Continues without the mark of a further attempt."""
-    mutation = ext_proc.HeaderMutation(remove_headers=[FURTHER_ATTEMPT_HEADER])
-    return ext_proc.ProcessingResponse(
-        request_headers=ext_proc.HeadersResponse(response=ext_proc.CommonResponse(header_mutation=mutation))
-    )
 
 
 def deny_attempt(denied: Denied, path: str, request_id: str) -> ext_proc.ProcessingResponse:

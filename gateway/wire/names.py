@@ -8,6 +8,8 @@ from collections.abc import Sequence
 # Sets the number of retries of one request. Envoy's router consumes it and never forwards it.
 MAX_RETRIES_HEADER = "x-envoy-max-retries"
 
+INTERNAL_PREFIX = "x-nz-"
+"""The prefix of the headers between Envoy and the services, which no backend and no caller receives."""
 # The address that made the connection. Envoy sets it and removes it from requests of callers.
 PEER_HEADER = "x-nz-peer"
 REQUEST_ID_HEADER = "x-request-id"

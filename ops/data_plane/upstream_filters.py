@@ -22,13 +22,14 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.http.injected_credentials.generic.v3 import generic_pb2
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from envoy.extensions.wasm.v3 import wasm_pb2
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf import any as packed
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import BoolValue, StringValue, UInt32Value
 
 from gateway.record.grant import METADATA_NAMESPACE, PATH_KEY
 from gateway.settings.backend import Backend
-from gateway.wire.names import CLUSTER_HEADER
+from gateway.wire.names import CLUSTER_HEADER, INTERNAL_PREFIX
 from ops.data_plane.backend_secrets import sds_reference, secret_name
 from ops.data_plane.cluster_json import CREDENTIAL_INJECTOR, HEADER_MUTATION
 from ops.data_plane.further_attempts import further_attempts
@@ -88,6 +89,8 @@ def _filters(
         _filter("envoy.filters.http.wasm", _hold_response(directory, timeout_s)),
         # The hold filter marks the attempts that this one is about.
         *([_filter("further_attempts", further_attempts(wait_max_s))] if wait_max_s else []),
+        # No meter may have replied about the attempt, so the mark is removed here.
+        _filter("internal_headers", _remove_internal_headers()),
         # The hold filter reads the path of the surface.
         *([_filter("envoy.filters.http.lua", _set_path(backend.path))] if with_paths else []),
         _filter("envoy.filters.http.upstream_codec", UpstreamCodec()),
@@ -113,6 +116,13 @@ def _mutations(removed: Sequence[str], answered: Mapping[str, str]) -> header_mu
     return header_mutation_pb2.HeaderMutation(
         mutations=header_mutation_pb2.Mutations(request_mutations=removals, response_mutations=settings)
     )
+
+
+def _remove_internal_headers() -> header_mutation_pb2.HeaderMutation:
+    """Returns a filter that removes the gateway's internal headers from a request, so that no backend receives one."""
+    internal = mutation_rules_pb2.HeaderMutation.RemoveOnMatch(key_matcher=StringMatcher(prefix=INTERNAL_PREFIX))
+    removal = mutation_rules_pb2.HeaderMutation(remove_on_match=internal)
+    return header_mutation_pb2.HeaderMutation(mutations=header_mutation_pb2.Mutations(request_mutations=[removal]))
 
 
 def _set_path(prefix: str) -> Lua:

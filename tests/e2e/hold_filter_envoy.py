@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from google.protobuf.json_format import MessageToDict
 
 from gateway.record.grant import METADATA_NAMESPACE, TRIES_KEY
+from gateway.settings.backend import Backend
 from gateway.wire.names import NOT_AN_ANSWER, RETRY_AFTER_HEADER, SERVER_BUSY
 from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT
+from ops.data_plane.upstream_filters import http_protocol_options
 from ops.host import binaries
 from tests.polling import eventually_async
 
 HOLD_RESPONSE_WASM = HOLD_RESPONSE_WAT.with_suffix(".wasm")
-UNFILTERED, SHORT_TIMEOUT, PATIENT = "/unfiltered", "/short-timeout", "/patient"
-"""Path prefixes: clusters without the filter, a short timeout per attempt, and attempts beyond the two clusters."""
+UNFILTERED, SHORT_TIMEOUT, PATIENT, NO_METER = "/unfiltered", "/short-timeout", "/patient", "/no-meter"
+"""Path prefixes: clusters without the filter, a short timeout per attempt, attempts beyond the two clusters, and
+clusters with all filters of the gateway, of which no meter answers the calls."""
 ATTEMPTS_MAX = 4
 """The attempts of a request under PATIENT."""
 
@@ -49,6 +53,15 @@ _CODEC = {
 }
 # The filter holds a body of up to 16 MiB; one more read must fit as well.
 _BUFFER_BYTES_MAX = 18 * 1024 * 1024
+
+
+def _own_filters(directory: Path) -> list[dict[str, Any]]:
+    """The filters of a backend's cluster, without the codec. The hold filter has one timeout for all clusters."""
+    (directory / HOLD_RESPONSE_WASM.name).symlink_to(HOLD_RESPONSE_WASM)
+    backend = Backend(name="sim", base_url="http://127.0.0.1:1")
+    options = http_protocol_options("sim", backend, [], directory, with_paths=False, timeout_s=0.2, wait_max_s=1)
+    filters: list[dict[str, Any]] = MessageToDict(options, preserving_proto_field_name=True)["http_filters"]
+    return filters[:-1]
 
 
 def _cluster(name: str, port: int, http_filters: list[Any]) -> dict[str, Any]:
@@ -101,8 +114,8 @@ def _route(prefix: str, clusters: list[str], **retry_policy: Any) -> dict[str, A
     }
 
 
-def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
-    held, unfiltered = list(ports), [f"unfiltered-{name}" for name in ports]
+def _bootstrap(ports: Mapping[str, int], own_filters: list[dict[str, Any]]) -> dict[str, Any]:
+    held, unfiltered, complete = list(ports), *([f"{kind}-{name}" for name in ports] for kind in ("unfiltered", "all"))
     loopback = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     router = {
         "name": "envoy.filters.http.router",
@@ -120,6 +133,7 @@ def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
         _route(UNFILTERED, unfiltered),
         _route(SHORT_TIMEOUT, held, per_try_timeout="0.2s"),
         _route(PATIENT, held, num_retries=ATTEMPTS_MAX - 1, per_try_timeout="0.2s"),
+        _route(NO_METER, complete),
         _route("/", held),
     ]
     connection_manager = {
@@ -134,6 +148,9 @@ def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
     clusters = [
         *(_cluster(name, port, [_HOLD_RESPONSE]) for name, port in ports.items()),
         *(_cluster(f"unfiltered-{name}", port, []) for name, port in ports.items()),
+        *(_cluster(f"all-{name}", port, own_filters) for name, port in ports.items()),
+        # Nothing listens there.
+        _cluster("meter", 1, []),
     ]
     return {"admin": {"address": loopback}, "static_resources": {"listeners": [listener], "clusters": clusters}}
 
@@ -142,7 +159,7 @@ def _bootstrap(ports: Mapping[str, int]) -> dict[str, Any]:
 async def running_envoy(directory: Path, ports: Mapping[str, int]) -> AsyncIterator[str]:
     """Starts Envoy with two workers in front of `ports`, in their order, and yields its URL."""
     config, admin, log = directory / "envoy.json", directory / "admin", directory / "envoy.log"
-    config.write_text(json.dumps(_bootstrap(ports)))
+    config.write_text(json.dumps(_bootstrap(ports, _own_filters(directory))))
     arguments = ["--use-dynamic-base-id", "--concurrency", "2", "--admin-address-path", str(admin)]
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

@@ -1,7 +1,8 @@
 """Upstreams whose bytes the test writes itself: raw TCP, one script per path.
 
 Unlike a server, a script can send half an answer and a reset. Each path has a script for the first upstream and one for
-the second. `contacted` lists the upstreams that received a request for a path, in order.
+the second. `contacted` lists the upstreams that received a request for a path, in order, and `heads` the heads of these
+requests.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class Upstreams:
     def __init__(self) -> None:
         self.ports: dict[str, int] = {}
         self.contacted: dict[str, list[str]] = {}
+        self.heads: dict[str, list[bytes]] = {}
         self._scripts: dict[str, dict[str, Script]] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
@@ -113,7 +115,7 @@ class Upstreams:
         """A new path that these scripts answer. It begins with `under` and ends with `surface`."""
         path = f"{under}/{next(self._numbers)}{surface}"
         self._scripts[path] = {FIRST: first, SECOND: second}
-        self.contacted[path] = []
+        self.contacted[path], self.heads[path] = [], []
         return path
 
     @asynccontextmanager
@@ -144,6 +146,7 @@ class Upstreams:
                 request = await reader.readuntil(b"\r\n\r\n")  # no request of these tests has a body
                 path = request.split(b" ", 2)[1].decode()
                 self.contacted[path].append(name)
+                self.heads[path].append(request)
                 await self._scripts[path][name](exchange)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # Envoy closed the connection, between requests or when it abandoned an attempt.

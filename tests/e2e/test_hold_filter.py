@@ -15,6 +15,7 @@ from ops.data_plane.hold_filter import HOLD_RESPONSE_WAT, compile_wat
 from tests.e2e.hold_filter_envoy import (
     ATTEMPTS_MAX,
     HOLD_RESPONSE_WASM,
+    NO_METER,
     PATIENT,
     SHORT_TIMEOUT,
     UNFILTERED,
@@ -359,3 +360,10 @@ async def test_the_sentence_in_another_answer_is_not_a_busy_server(bench: Bench)
     answer = sends(head(JSON, f"content-length: {len(body)}"), body)
     path = bench.upstreams.path(first=answer, second=answer, under=PATIENT, surface="/api/chat")
     assert await bench.get(path) == (200, body)
+
+
+async def test_no_backend_receives_an_internal_header_when_no_meter_answers_about_the_attempt(bench: Bench) -> None:
+    path = bench.upstreams.path(first=resets_after(), second=complete_answer(NDJSON), under=NO_METER)
+    assert await bench.get(path) == (200, GOOD)
+    assert bench.upstreams.contacted[path] == [FIRST, SECOND]
+    assert [head.lower().count(b"\r\nx-nz-") for head in bench.upstreams.heads[path]] == [0, 0]

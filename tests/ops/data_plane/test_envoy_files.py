@@ -208,7 +208,7 @@ def test_each_backend_strips_all_credential_headers_before_it_adds_its_own(setti
         (options,) = cluster["typed_extension_protocol_options"].values()
         names = [each["name"].rpartition(".")[2] for each in options["http_filters"]]
         own = ["credential_injector"] if cluster["name"] != "backend:bare" else []
-        assert names == ["header_mutation", *own, "wasm", "further_attempts", "upstream_codec"]
+        assert names == ["header_mutation", *own, "wasm", "further_attempts", "internal_headers", "upstream_codec"]
         stripped = options["http_filters"][0]["typed_config"]["mutations"]["request_mutations"]
         of_envoy = {"x-forwarded-proto", "x-envoy-external-address"}
         assert {each["remove"] for each in stripped} == {"authorization", "x-api-key", *of_envoy}
