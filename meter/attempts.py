@@ -13,7 +13,7 @@ import structlog
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.queue.port import Queue, Waiting
+from gateway.queue.port import Queue, QueueTimeout, Waiting
 from gateway.record.grant import ATTEMPT_HEADER
 from gateway.rpc.methods import Message, Metadata
 from meter import envoy_api
@@ -26,26 +26,28 @@ _RETRY_AFTER_S = 1
 
 
 class Attempts:
-    """`wait_max_s` is the longest wait for a slot, in seconds."""
+    """`wait_max_s` is the longest wait of an attempt for a slot, in seconds; the queue bounds those of a request."""
 
     def __init__(self, queue: Queue, wait_max_s: float, *, poll_s: float = POLL_S) -> None:
         self._queue = queue
         self._wait_max_s = wait_max_s
         self._poll_s = poll_s
 
-    async def admit(self, request_id: str, replica: str) -> None:
+    async def admit(self, request_id: str, replica: str, attempt: int) -> None:
         """Returns when the request may run at `replica`, with a slot there if the store answers and knows its slots.
 
-        Raises Denied(queue_timeout). A cancelled call leaves the request where it waits: its next attempt moves it
-        again, and its end frees it.
+        `attempt` is the number of the attempt. Raises Denied(queue_timeout). A cancelled call leaves the request where
+        it waits: its next attempt moves it again, and its end frees it.
         """
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._wait_max_s
         try:
-            while isinstance(await self._queue.move(request_id, replica), Waiting):
+            while isinstance(place := await self._queue.move(request_id, replica, attempt), Waiting):
                 if loop.time() >= until_s:
                     raise Denied(Code.QUEUE_TIMEOUT, retry_after_s=_RETRY_AFTER_S)
                 await asyncio.sleep(self._poll_s)
+            if isinstance(place, QueueTimeout):
+                raise Denied(Code.QUEUE_TIMEOUT, retry_after_s=place.retry_after_s)
         except StoreUnavailable as error:
             log.warning("attempt_without_slot", request_id=request_id, reason=str(error))
 
@@ -61,9 +63,9 @@ class AttemptCall:
         """Replies to the head of the request, the only message."""
         return self._reply(*envoy_api.attempt_of(message))
 
-    async def _reply(self, request_id: str, replica: str) -> Message:
+    async def _reply(self, request_id: str, replica: str, attempt: int) -> Message:
         try:
-            await self._attempts.admit(request_id, replica)
+            await self._attempts.admit(request_id, replica, attempt)
         except Denied as denied:
             return envoy_api.deny_attempt(denied, self._path, request_id)
         return envoy_api.untouched("request_headers")

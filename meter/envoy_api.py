@@ -19,6 +19,8 @@ from gateway.errors import Code, Denied
 from gateway.record.grant import Grant
 from gateway.wire.dialects import error_body
 from gateway.wire.names import (
+    ATTEMPT_NUMBER_ATTRIBUTE,
+    CLUSTER_ATTRIBUTE,
     CLUSTER_HEADER,
     ERROR_HEADER,
     HELD_WHOLE_HEADER,
@@ -33,6 +35,7 @@ _OVERWRITE = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_O
 
 # Envoy files the attributes of a message under the name of its filter.
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
+_SECOND_ATTEMPT = 2
 _HOLD_BODY = processing_mode_pb2.ProcessingMode(response_body_mode=processing_mode_pb2.ProcessingMode.BUFFERED)
 
 # Replies to headers depend on little but their names, and a client always sends the same. Names may have up to 32 KiB
@@ -88,10 +91,11 @@ def is_of_a_backend(message: ext_proc.ProcessingRequest) -> bool:
     return any(header.key == CLUSTER_HEADER for header in message.response_headers.headers.headers)
 
 
-def attempt_of(message: ext_proc.ProcessingRequest) -> tuple[str, str]:
-    """The request id and the cluster of a further attempt."""
+def attempt_of(message: ext_proc.ProcessingRequest) -> tuple[str, str, int]:
+    """The request id, the cluster and the number of a further attempt. An Envoy of another release sends no number."""
     headers = _read_headers(message.request_headers)
-    return headers.get(REQUEST_ID_HEADER, ""), _read_attribute(message, "xds.cluster_name")
+    number = _length(_read_attribute(message, ATTEMPT_NUMBER_ATTRIBUTE)) or _SECOND_ATTEMPT
+    return headers.get(REQUEST_ID_HEADER, ""), _read_attribute(message, CLUSTER_ATTRIBUTE), number
 
 
 def deny_attempt(denied: Denied, path: str, request_id: str) -> ext_proc.ProcessingResponse:

@@ -99,7 +99,10 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The request has a slot of `replica`. `waited_ms` is the time that it spent as a ticket, 0 if it did not wait."""
+    """The request has a slot of `replica`. `waited_ms` is the time that it spent as a ticket, 0 if it did not wait.
+
+    A request that moves may be a ticket several times.
+    """
 
     replica: str
     arrived_at_ms: int
@@ -125,7 +128,7 @@ class QueueFull:
 
 @dataclass(frozen=True, slots=True)
 class QueueTimeout:
-    """The request waited for `wait_max_s` and is no longer a ticket. `retry_after_s` as in `QueueFull`."""
+    """The request waited for `wait_max_s`. `enter` has removed its ticket. `retry_after_s` as in `QueueFull`."""
 
     retry_after_s: int
 
@@ -249,13 +252,17 @@ class Queue(Protocol):
         """
         ...
 
-    async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
+    async def move(self, request_id: str, replica: str, attempt: int) -> Turn | Waiting | QueueTimeout | Ended:
         """Frees the request's slot at another replica, then takes one of `replica` or waits for it.
 
-        A waiting request is interactive, with its original time of arrival. The limits of waiting tickets and
-        `wait_max_s` do not apply. The tokens that were charged before are charged once. Idempotent: repeated calls
-        extend the lease of a request that waits. A request stays where it is when the slots of `replica` are unknown.
-        Ended: the store does not know the request.
+        `attempt` is the number of the attempt at `replica`, from 2 on. A call that is about an earlier attempt than
+        another call before, or that arrives when the request is being answered, changes nothing.
+
+        A waiting request is interactive, with its original time of arrival. The limits of waiting tickets do not apply.
+        All waits of a request together last at most `wait_max_s`. QueueTimeout: they have lasted so long. The request
+        stays where it waits until it is finished. The tokens that were charged before are charged once. Idempotent:
+        repeated calls extend the lease of a request that waits. A request stays where it is when the slots of
+        `replica` are unknown. Ended: the store does not know the request.
 
         Meant for the meter, before Envoy tries a request at another replica.
         """

@@ -49,6 +49,9 @@ SERVER_BUSY = 521
 RETRY_AFTER_HEADER = "x-nz-retry-after"
 # The hold filter sets it on each further attempt of a request with a slot, which waits for a slot at its replica.
 FURTHER_ATTEMPT_HEADER = "x-nz-attempt"
+# What Envoy reports to the meter about a further attempt.
+CLUSTER_ATTRIBUTE = "xds.cluster_name"
+ATTEMPT_NUMBER_ATTRIBUTE = "upstream.request_attempt_count"
 # The hold filter sets it on an answer whose body is one JSON document and comes in one piece.
 HELD_WHOLE_HEADER = "x-nz-held-whole"
 # The cluster of a backend sets it to its name on every answer. Envoy's own replies do not have it.

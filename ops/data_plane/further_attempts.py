@@ -25,7 +25,12 @@ from xds.type.matcher.v3 import matcher_pb2 as xds_matcher
 from xds.type.matcher.v3 import string_pb2 as xds_string
 
 from gateway.record.grant import ATTEMPT_HEADER, METADATA_NAMESPACE, PATH_KEY
-from gateway.wire.names import FURTHER_ATTEMPT_HEADER, REQUEST_ID_HEADER
+from gateway.wire.names import (
+    ATTEMPT_NUMBER_ATTRIBUTE,
+    CLUSTER_ATTRIBUTE,
+    FURTHER_ATTEMPT_HEADER,
+    REQUEST_ID_HEADER,
+)
 
 # The meter replies after the longest wait at the latest.
 _MARGIN_S = 2.0
@@ -75,7 +80,7 @@ def _call_of_the_meter(wait_max_s: float) -> ExternalProcessor:
             request_trailer_mode=ProcessingMode.SKIP,
             response_trailer_mode=ProcessingMode.SKIP,
         ),
-        request_attributes=["xds.cluster_name"],
+        request_attributes=[CLUSTER_ATTRIBUTE, ATTEMPT_NUMBER_ATTRIBUTE],
         forward_rules=HeaderForwardingRules(
             allowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=REQUEST_ID_HEADER)])
         ),

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.queue.port import QueueRules, QueueStatus
+from gateway.queue.redis.keys import PREFIX
 from gateway.queue.redis.queue import RedisQueue
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.load import GenerationRequest, client
@@ -58,6 +59,10 @@ class Bench:
 
     async def status(self) -> QueueStatus:
         return await RedisQueue(self.ledger_view.redis, 10.0, QueueRules()).status()
+
+    async def attempts(self) -> list[int]:
+        """The number of the attempt of each ticket, by which the queue orders the moves of a request."""
+        return [json.loads(text)["attempt"] for text in await self.ledger_view.redis.hvals(f"{PREFIX}:tickets")]
 
     async def eventually(self, *, running: int, waiting: int) -> None:
         """Waits until `running` requests have a slot of the spare backend and `waiting` wait for it."""
@@ -119,6 +124,7 @@ async def bench(stack: Stack, backends: tuple[Simulator, Simulator], key: str) -
 async def test_requests_that_fail_over_run_one_after_the_other_at_a_backend_of_one_slot(bench: Bench) -> None:
     answers = [asyncio.create_task(bench.send(40, stream=number % 2 == 0)) for number in range(4)]
     await bench.eventually(running=1, waiting=3)
+    assert await bench.attempts() == [2] * 3
     assert [answer.status for answer in await asyncio.gather(*answers)] == [200] * 4
     records = [record for each in answers for record in bench.spare.requests(each.result().request_id)]
     assert len(records) == 4

@@ -10,7 +10,7 @@ import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.queue.port import Ended, Turn, Waiting
+from gateway.queue.port import Ended, QueueTimeout, Turn, Waiting
 from gateway.record.grant import ATTEMPT_HEADER
 from gateway.rpc.methods import Message
 from meter.attempts import AttemptCall, Attempts
@@ -22,23 +22,27 @@ from tests.gateway.quota.builders import Clock
 class OneReply(MemoryQueue):
     """A queue that gives every request that moves the same place, or does not answer."""
 
-    def __init__(self, reply: Turn | Waiting | Ended | None) -> None:
+    def __init__(self, reply: Turn | Waiting | QueueTimeout | Ended | None) -> None:
         super().__init__(Clock(), RULES)
         self.reply = reply
-        self.moves: list[tuple[str, str]] = []
+        self.moves: list[tuple[str, str, int]] = []
 
-    async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
-        self.moves.append((request_id, replica))
+    async def move(self, request_id: str, replica: str, attempt: int) -> Turn | Waiting | QueueTimeout | Ended:
+        self.moves.append((request_id, replica, attempt))
         if self.reply is None:
             raise StoreUnavailable("no answer")
         return self.reply
 
 
-def attempt(queue: MemoryQueue, wait_max_s: float = 60.0, path: str = "/api/chat") -> Awaitable[Message]:
+def attempt(
+    queue: MemoryQueue, wait_max_s: float = 60.0, path: str = "/api/chat", number: str | None = "3"
+) -> Awaitable[Message]:
     """The reply to a call about an attempt of the request `r` at `backend:b`."""
     message = ext_proc.ProcessingRequest(request_headers=ext_proc.HttpHeaders())
     message.request_headers.headers.headers.add(key="x-request-id", raw_value=b"r")
     message.attributes["envoy.filters.http.ext_proc"]["xds.cluster_name"] = "backend:b"
+    if number is not None:
+        message.attributes["envoy.filters.http.ext_proc"]["upstream.request_attempt_count"] = number
     call = AttemptCall(Attempts(queue, wait_max_s, poll_s=0.01), {ATTEMPT_HEADER: path.encode()})
     reply = call.receive(message)
     assert isinstance(reply, Awaitable)
@@ -49,8 +53,14 @@ def attempt(queue: MemoryQueue, wait_max_s: float = 60.0, path: str = "/api/chat
 async def test_an_attempt_goes_on_with_a_slot_and_when_nothing_is_known_of_one(reply: Turn | Ended | None) -> None:
     queue = OneReply(reply)
     message = await attempt(queue)
-    assert queue.moves == [("r", "backend:b")]
+    assert queue.moves == [("r", "backend:b", 3)]
     assert message.WhichOneof("response") == "request_headers"
+
+
+async def test_an_envoy_that_sends_no_number_moves_requests_too() -> None:
+    queue = OneReply(Ended())
+    await attempt(queue, number=None)
+    assert queue.moves == [("r", "backend:b", 2)]
 
 
 async def test_an_attempt_waits_for_a_slot_of_its_replica() -> None:
@@ -82,6 +92,14 @@ async def test_an_attempt_that_waits_too_long_is_denied_in_the_dialect_of_its_pa
 async def test_a_denied_attempt_has_waited_as_long_as_the_longest_wait_allows() -> None:
     queue = OneReply(Waiting(0))
     with pytest.raises(Denied) as raised:
-        await Attempts(queue, 0.05, poll_s=0.01).admit("r", "backend:b")
+        await Attempts(queue, 0.05, poll_s=0.01).admit("r", "backend:b", 2)
     assert raised.value.code is Code.QUEUE_TIMEOUT
     assert len(queue.moves) > 1
+
+
+async def test_an_attempt_of_a_request_that_has_waited_long_enough_is_denied_at_once() -> None:
+    queue = OneReply(QueueTimeout(7))
+    with pytest.raises(Denied) as raised:
+        await Attempts(queue, 60.0).admit("r", "backend:b", 2)
+    assert (raised.value.code, raised.value.retry_after_s) == (Code.QUEUE_TIMEOUT, 7)
+    assert len(queue.moves) == 1

@@ -85,6 +85,12 @@ def place(reply: list[Any]) -> Place:
             return Ended()
 
 
+def moved_place(reply: list[Any]) -> Turn | Waiting | QueueTimeout | Ended:
+    """The reply of `move.lua`."""
+    found = place(reply)
+    return Ended() if isinstance(found, QueueFull) else found
+
+
 def known_place(reply: list[Any]) -> Turn | Waiting | None:
     """One element of the reply of `poll.lua`."""
     found = place(reply)

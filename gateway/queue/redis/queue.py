@@ -13,6 +13,7 @@ from gateway.queue.port import (
     Place,
     QueueRules,
     QueueStatus,
+    QueueTimeout,
     Running,
     Ticket,
     Timing,
@@ -54,10 +55,10 @@ class RedisQueue:
         )
         return codec.place(reply)
 
-    async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
+    async def move(self, request_id: str, replica: str, attempt: int) -> Turn | Waiting | QueueTimeout | Ended:
         """See the port."""
-        reply = await self._run("move", [request_id], request_id, replica, _ms(self._rules.slot_lease_s))
-        return codec.known_place(reply) or Ended()
+        bounds = _ms(self._rules.slot_lease_s), _ms(self._rules.wait_max_s)
+        return codec.moved_place(await self._run("move", [request_id], request_id, replica, attempt, *bounds))
 
     async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
         """See the port. One call for each REQUESTS_SLICE requests."""

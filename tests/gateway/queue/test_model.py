@@ -247,26 +247,38 @@ class QueueMachine(RuleBasedStateMachine):
             assert place.replica == each.replica or not each.answers
 
     @precondition(lambda self: self.alive)
-    @rule(data=st.data(), replica=st.sampled_from(REPLICAS), times=st.integers(1, 2))
-    def move(self, data: st.DataObject, replica: str, times: int) -> None:
-        """A request moves, twice when the first reply is lost."""
+    @rule(
+        data=st.data(),
+        replica=st.sampled_from(REPLICAS),
+        attempt=st.integers(2, 4),
+        times=st.integers(1, 2),
+    )
+    def move(self, data: st.DataObject, replica: str, attempt: int, times: int) -> None:
+        """A request moves, twice when the first reply is lost, or an earlier attempt does."""
         each = self._one(data)
         request_id = each.ticket.request_id
         known, has_slots = self.memory.places.get(request_id), replica in self.memory.replicas
-        places = [self.each(lambda queue: queue.move(request_id, replica)) for _ in range(times)]
+        is_stale = self.memory.is_stale(request_id, attempt)
+        places = [self.each(lambda queue: queue.move(request_id, replica, attempt)) for _ in range(times)]
         if known is None:
             assert places == [Ended()] * times
             return
         assert places == [places[0]] * times
         place = places[0]
         assert not isinstance(place, Ended)
-        assert place.arrived_at_ms == known.arrived_at_ms
+        if is_stale:
+            assert place == known
+            return
+        if isinstance(place, QueueTimeout):
+            assert isinstance(self.memory.places[request_id], Waiting)
+        else:
+            assert place.arrived_at_ms == known.arrived_at_ms
         if has_slots:
             each.ticket = replace(each.ticket, candidates=(Candidate(replica, 0, self.slots.get(replica, AUTO)),))
             if isinstance(known, Turn):
                 # Its body is no longer in the memory of `authz`.
                 each.ticket = replace(each.ticket, body_bytes=0)
-            assert isinstance(place, Waiting) or place.replica == replica
+            assert not isinstance(place, Turn) or place.replica == replica
         else:
             assert not isinstance(known, Turn) or place == known
 
@@ -287,7 +299,7 @@ class QueueMachine(RuleBasedStateMachine):
         if remembered := self._remembered():
             each = data.draw(st.sampled_from(remembered))
             assert self.each(lambda queue: queue.enter(each)) == Ended()
-            assert self.each(lambda queue: queue.move(each.request_id, "a")) == Ended()
+            assert self.each(lambda queue: queue.move(each.request_id, "a", 2)) == Ended()
             assert not self.each(lambda queue: queue.finish(each.request_id, 9))
             assert self.each(lambda queue: queue.poll([each.request_id])) == [None]
 

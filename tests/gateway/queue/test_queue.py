@@ -167,7 +167,7 @@ async def test_a_finished_request_takes_no_slot_when_its_call_arrives_late(bench
     cancelled = ticket()
     assert not await bench.queue.finish(cancelled.request_id)
     assert await bench.queue.enter(cancelled) == Ended()
-    assert await bench.queue.move(cancelled.request_id, "a") == Ended()
+    assert await bench.queue.move(cancelled.request_id, "a", 2) == Ended()
     assert await bench.queue.renew([running(cancelled, Turn("a", NOON_MS, 0), 5)]) == [False]
     assert not await bench.queue.finish(cancelled.request_id)
     assert isinstance(await bench.queue.enter(ticket()), Turn)
@@ -232,10 +232,10 @@ async def test_a_request_moves_to_a_free_slot_and_its_old_slot_is_granted_in_the
     await bench.queue.set_slots({"b": 1})
     first, second = ticket(tokens=10), ticket()
     await enter_all(bench.queue, [first, second])
-    assert await bench.queue.move(first.request_id, "b") == Turn("b", NOON_MS, 0)
+    assert await bench.queue.move(first.request_id, "b", 2) == Turn("b", NOON_MS, 0)
     assert await bench.queue.enter(second) == Turn("a", NOON_MS, 0)
     assert (await bench.queue.status()).tenants == {1: TenantStatus(2, 0, 20.0)}
-    assert await bench.queue.move(first.request_id, "b") == Turn("b", NOON_MS, 0)
+    assert await bench.queue.move(first.request_id, "b", 2) == Turn("b", NOON_MS, 0)
     assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 1), "b": ReplicaStatus(1, 1)}
 
 
@@ -246,11 +246,90 @@ async def test_a_request_that_moves_waits_from_its_arrival_on_and_is_charged_onc
     later = ticket(candidates=replicas("b"))
     assert await enter_all(bench.queue, [later]) == [Waiting(NOON_MS + 1000)]
     for _ in range(2):
-        assert await bench.queue.move(first.request_id, "b") == Waiting(NOON_MS)
+        assert await bench.queue.move(first.request_id, "b", 2) == Waiting(NOON_MS)
     assert (await bench.queue.status()).replicas["a"].running == 0
     await bench.queue.finish(second.request_id, 10)
-    assert await bench.queue.move(first.request_id, "b") == Turn("b", NOON_MS, 1000)
+    assert await bench.queue.move(first.request_id, "b", 2) == Turn("b", NOON_MS, 0)
     assert (await bench.queue.status()).tenants[1].virtual_tokens == 20
+
+
+async def test_a_move_of_an_earlier_attempt_changes_nothing(bench: Bench) -> None:
+    await bench.queue.set_slots({"b": 1, "c": 1})
+    first, holder = ticket(), ticket(candidates=replicas("c"))
+    await enter_all(bench.queue, [first, holder])
+    assert await bench.queue.move(first.request_id, "c", 3) == Waiting(NOON_MS)
+    assert await bench.queue.move(first.request_id, "b", 2) == Waiting(NOON_MS)
+    await bench.queue.finish(holder.request_id)
+    assert await bench.queue.move(first.request_id, "b", 2) == Turn("c", NOON_MS, 0)
+    assert (await bench.queue.status()).replicas["b"].running == 0
+    assert await bench.queue.move(first.request_id, "b", 4) == Turn("b", NOON_MS, 0)
+
+
+@pytest.mark.parametrize("replica", ["a", "other"])
+async def test_an_attempt_that_stays_where_the_request_has_its_slot_is_later_than_earlier_moves(
+    bench: Bench, replica: str
+) -> None:
+    await bench.queue.set_slots({"b": 1})
+    first = ticket()
+    await enter_all(bench.queue, [first])
+    assert await bench.queue.move(first.request_id, replica, 3) == Turn("a", NOON_MS, 0)
+    assert await bench.queue.move(first.request_id, "b", 2) == Turn("a", NOON_MS, 0)
+
+
+@pytest.mark.parametrize("answered_at", ["a", "b"])
+async def test_a_request_that_is_answered_does_not_move(bench: Bench, answered_at: str) -> None:
+    """The attempt that answers did not move its slot, because no meter or store replied to it."""
+    await bench.queue.set_slots({"b": 1, "c": 1})
+    first = ticket()
+    await enter_all(bench.queue, [first])
+    assert await bench.queue.renew([running(first, Turn(answered_at, NOON_MS, 0), 10)]) == [True]
+    assert await bench.queue.move(first.request_id, "c", 2) == Turn(answered_at, NOON_MS, 0)
+    bench.lose()
+    assert await bench.queue.renew([running(first, Turn(answered_at, NOON_MS, 0), 10)]) == [True]
+    await bench.queue.set_slots({"c": 1})
+    assert isinstance(await bench.queue.move(first.request_id, "c", 2), Turn)
+    assert (await bench.queue.status()).replicas["c"].running == 0
+
+
+async def test_all_waits_of_a_request_together_last_at_most_as_long_as_the_longest_wait(bench: Bench) -> None:
+    holder, other = ticket(), ticket(candidates=replicas("b"))
+    first = ticket()
+    await enter_all(bench.queue, [holder, other, first])
+    for _ in range(5):
+        bench.clock.forward(4)
+        await bench.queue.poll([holder.request_id, other.request_id, first.request_id])
+    await bench.queue.finish(holder.request_id)
+    assert await bench.queue.enter(first) == Turn("a", NOON_MS, 20_000)
+    # The time of its first attempt is no wait.
+    for _ in range(3):
+        bench.clock.forward(4)
+        await bench.queue.poll([other.request_id, first.request_id])
+    for _ in range(2):
+        assert await bench.queue.move(first.request_id, "b", 2) == Waiting(NOON_MS)
+        bench.clock.forward(4)
+        await bench.queue.poll([other.request_id, first.request_id])
+    bench.clock.forward(1.999)
+    assert await bench.queue.move(first.request_id, "b", 2) == Waiting(NOON_MS)
+    bench.clock.forward(0.001)
+    timed_out = await bench.queue.move(first.request_id, "b", 2)
+    assert isinstance(timed_out, QueueTimeout)
+    assert timed_out.retry_after_s >= 1
+    assert await bench.queue.move(first.request_id, "b", 2) == timed_out
+    assert await bench.queue.finish(first.request_id)
+    assert (await bench.queue.status()).tickets == ()
+
+
+async def test_a_request_that_has_no_time_left_moves_to_a_free_slot(bench: Bench) -> None:
+    await bench.queue.set_slots({"b": 1, "c": 1})
+    holder, first = ticket(), ticket()
+    await enter_all(bench.queue, [holder, first])
+    for _ in range(7):
+        bench.clock.forward(4)
+        await bench.queue.poll([holder.request_id, first.request_id])
+    await bench.queue.finish(holder.request_id)
+    bench.clock.forward(1.999)
+    assert isinstance(await bench.queue.enter(first), Turn)
+    assert await bench.queue.move(first.request_id, "b", 2) == Turn("b", NOON_MS, 28_000)
 
 
 async def test_a_request_that_moves_is_renewed_by_a_meter_that_has_the_replica_of_the_grant(bench: Bench) -> None:
@@ -258,7 +337,7 @@ async def test_a_request_that_moves_is_renewed_by_a_meter_that_has_the_replica_o
     first = ticket()
     (granted,) = await enter_all(bench.queue, [first])
     assert isinstance(granted, Turn)
-    await bench.queue.move(first.request_id, "b")
+    await bench.queue.move(first.request_id, "b", 2)
     assert await bench.queue.renew([replace(running(first, granted, 10), answers=False)]) == [True]
     assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 0), "b": ReplicaStatus(1, 1)}
     bench.lose()
@@ -270,7 +349,7 @@ async def test_a_request_that_moved_keeps_its_slot_until_a_renewal_of_a_running_
     await bench.queue.set_slots({"b": 1})
     first = ticket()
     await enter_all(bench.queue, [first])
-    await bench.queue.move(first.request_id, "b")
+    await bench.queue.move(first.request_id, "b", 2)
     bench.clock.forward(14)
     assert await bench.queue.poll([]) == []
     assert (await bench.queue.status()).replicas["b"].running == 1
@@ -282,12 +361,12 @@ async def test_a_request_that_moved_keeps_its_slot_until_a_renewal_of_a_running_
 async def test_a_request_stays_where_it_is_when_it_is_tried_at_a_replica_without_known_slots(bench: Bench) -> None:
     first = ticket()
     await enter_all(bench.queue, [first])
-    assert await bench.queue.move(first.request_id, "other") == Turn("a", NOON_MS, 0)
+    assert await bench.queue.move(first.request_id, "other", 2) == Turn("a", NOON_MS, 0)
 
 
 async def test_a_request_that_the_store_does_not_know_does_not_move(bench: Bench) -> None:
     await bench.queue.set_slots({"b": 1})
-    assert await bench.queue.move("unknown", "b") == Ended()
+    assert await bench.queue.move("unknown", "b", 2) == Ended()
     assert (await bench.queue.status()).replicas == {"b": ReplicaStatus(1, 0)}
 
 
@@ -394,4 +473,4 @@ class TestOneTicketPerTenant:
     async def test_a_request_that_moves_is_not_bounded(self, bench: Bench) -> None:
         first, second, waiting = ticket(), ticket(candidates=replicas("b")), ticket()
         await enter_all(bench.queue, [first, second, waiting])
-        assert await bench.queue.move(second.request_id, "a") == Waiting(NOON_MS)
+        assert await bench.queue.move(second.request_id, "a", 2) == Waiting(NOON_MS)

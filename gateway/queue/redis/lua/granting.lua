@@ -50,7 +50,7 @@ end
 local function grant(now, request_id, ticket, replica, waited, of_tenant, of_key)
   local slot = {
     replica = replica.name, tenant = ticket.tenant, key = ticket.key, weight = ticket.weight, charged = ticket.charged,
-    arrived = ticket.arrived, waited = waited,
+    arrived = ticket.arrived, waited = waited, attempt = ticket.attempt,
   }
   local model = capacity().candidates_of(ticket.pool)[1]
   -- The times of the meter began before a request moved, so they prove nothing.

@@ -132,6 +132,11 @@ local function remove_ticket(request_id, ticket)
   end
 end
 
+-- The time in ms that a request has spent as a ticket, also before it moved.
+local function waited_by(now, ticket)
+  return (ticket.waited or 0) + math.max(0, now - (ticket.since or ticket.arrived))
+end
+
 -- Grants a slot to the next ticket that waits for a replica with a free slot. Returns false when there is none.
 -- `pace` is the time between two grants, smoothed as in RFC 6298.
 local function grant_next(now)
@@ -151,7 +156,7 @@ local function grant_next(now)
   local pace = tonumber(field('pace') or PACE_MS)
   set_fields('granted_at', now, 'pace', pace + math.floor((gap - pace) / 8))
   remove_ticket(request_id, ticket)
-  granting().grant(now, request_id, ticket, replicas[ticket.pool], math.max(0, now - ticket.arrived))
+  granting().grant(now, request_id, ticket, replicas[ticket.pool], waited_by(now, ticket))
   redis.call('PUBLISH', 'nz:queue:' .. ticket.owner, request_id)
   return true
 end
@@ -219,7 +224,7 @@ end
 
 return {
   remove_ticket = remove_ticket, grant_next = grant_next, reap = reap, promote = promote, retry_after = retry_after,
-  time_out = time_out, is_full = is_full, wait = wait, lifted_among_waiting = lifted_among_waiting,
+  time_out = time_out, is_full = is_full, wait = wait, waited_by = waited_by, lifted_among_waiting = lifted_among_waiting,
 }
 end)
 

@@ -42,14 +42,18 @@ local function enter(now, request_id, ticket, rules)
   return known_place(request_id) or arrivals().take_place(now, request_id, ticket, rules, can_grant, waits)
 end
 
--- The place of a request that is tried at `replica`, after it failed where it had its slot. It leaves its place only when `replica`
--- is another one whose slots are known. A repeated call changes nothing more, and a request that is unknown stays unknown. A slot is
--- leased for `slot_lease`, because the meter of the request renews it no sooner than before.
-local function move(now, request_id, replica, slot_lease)
+-- The place of a request whose attempt `attempt` is at `replica`, after it failed where it had its slot. It leaves its place only
+-- when `replica` is another one whose slots are known. A repeated call changes nothing more, and neither does one about an earlier
+-- attempt or about a request that is being answered. A request that is unknown stays unknown. A slot is leased for `slot_lease`,
+-- because the meter of the request renews it no sooner than before. All waits of a request together last at most `wait_max`.
+local function move(now, request_id, replica, attempt, slot_lease, wait_max)
   local slot, ticket = load(SLOTS, request_id), load(TICKETS, request_id)
   local left = slot or ticket
   if is_ended() or not left then
     return {'ended'}
+  end
+  if left.answers or attempt < (left.attempt or 1) then
+    return known_place(request_id)
   end
   -- A pool without a model is of requests that move.
   local pool = cjson.encode({false, {replica, 0}})
@@ -61,13 +65,21 @@ local function move(now, request_id, replica, slot_lease)
     line().wait(now, request_id, {
       pool = pool, class = 0, tenant = left.tenant, key = left.key, weight = left.weight,
       input = left.input or left.charged, bytes = left.bytes or 0, owner = left.owner or '', arrived = left.arrived,
-      charged = left.charged,
+      charged = left.charged, attempt = attempt, since = now, waited = slot and slot.waited or line().waited_by(now, ticket),
     }, {wait_max = 0})
+  elseif attempt ~= left.attempt then
+    left.attempt = attempt
+    redis.call('HSET', slot and SLOTS or TICKETS, request_id, cjson.encode(left))
   end
   extend(request_id, now + TICKET_LEASE_MS)
   advance(now)
   if redis.call('HEXISTS', SLOTS, request_id) == 1 then
     extend(request_id, now + slot_lease)
+    return known_place(request_id)
+  end
+  -- The ticket stays until the request ends, so that a repeated call gets the same reply.
+  if line().waited_by(now, load(TICKETS, request_id)) >= wait_max then
+    return {'timeout', line().retry_after()}
   end
   return known_place(request_id)
 end
@@ -100,13 +112,14 @@ local function renew_slot(now, deadline, request_id, replica, tenant, key, weigh
       -- It did not wait for a slot there, and proves nothing about that replica.
       slot.replica, slot.auto, slot.at, slot.model, slot.seen, slot.first = replica, nil, nil, nil, nil, nil
     end
+    slot.answers = slot.answers or answers == '1' or nil
     redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
   elseif is_ended() then
     return 0
   elseif redis.call('HEXISTS', TICKETS, request_id) == 0 then
     granting().add_slot(request_id, {
       replica = replica, tenant = tonumber(tenant), key = tonumber(key), weight = tonumber(weight),
-      charged = tonumber(tokens), arrived = now, waited = 0,
+      charged = tonumber(tokens), arrived = now, waited = 0, answers = answers == '1' or nil,
     }, deadline)
   end
   extend(request_id, deadline)

@@ -22,13 +22,15 @@ class Request:
     weight: int
     arrived_at_ms: int
     charged_tokens: int = 0
+    attempt: int = 1
 
 
 @dataclass(slots=True)
 class Ticketed(Request):
     """A ticket. `promoted_at_ms` is the time at which a batch ticket becomes interactive.
 
-    `model` is None for a request that moves.
+    `model` is None for a request that moves. `since_ms` is the time at which its present wait began, and
+    `waited_before_ms` the time that it waited before.
     """
 
     priority: Priority = Priority.INTERACTIVE
@@ -38,6 +40,12 @@ class Ticketed(Request):
     candidates: tuple[Candidate, ...] = ()
     owner: str = ""
     model: str | None = ""
+    since_ms: int = 0
+    waited_before_ms: int = 0
+
+    def waited_by(self, now_ms: int) -> int:
+        """The time that the request has spent as a ticket."""
+        return self.waited_before_ms + max(0, now_ms - self.since_ms)
 
 
 @dataclass(slots=True)

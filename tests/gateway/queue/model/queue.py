@@ -48,6 +48,7 @@ class Slot(Request):
     model: str | None = None
     seen_ms: int = 0
     first_ms: int | None = None
+    is_answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +132,14 @@ class MemoryQueue:
             self._add_ticket(created)
         return self._place(ticket.request_id)
 
-    async def move(self, request_id: str, replica: str) -> Turn | Waiting | Ended:
+    async def move(self, request_id: str, replica: str, attempt: int) -> Turn | Waiting | QueueTimeout | Ended:
         """See the port."""
         slot, ticket = self._slots.get(request_id), self._tickets.get(request_id)
-        if self._is_ended(request_id) or not (slot or ticket):
+        present = slot or ticket
+        if self._is_ended(request_id) or not present:
             return Ended()
+        if self.is_stale(request_id, attempt):
+            return self._place(request_id)
         candidates = (Candidate(replica, 0, AUTO),)
         is_there = (
             slot.replica == replica if slot else ticket and (ticket.model, ticket.candidates) == (None, candidates)
@@ -153,19 +157,31 @@ class MemoryQueue:
                     left.weight,
                     left.arrived_at_ms,
                     left.charged_tokens,
+                    attempt,
                     input_tokens=ticket.input_tokens if ticket else left.charged_tokens,
                     body_bytes=ticket.body_bytes if ticket else 0,
                     candidates=candidates,
                     owner=ticket.owner if ticket else "",
                     model=None,
+                    since_ms=self._now_ms(),
+                    waited_before_ms=ticket.waited_by(self._now_ms()) if ticket else slot.waited_ms if slot else 0,
                 )
             )
+        present.attempt = attempt
         self._known_place(request_id)
         self._advance()
         if request_id in self._slots:
             lease_ms = self._now_ms() + int(self._rules.slot_lease_s * 1000)
             self._leases[request_id] = max(self._leases[request_id], lease_ms)
+        elif self._tickets[request_id].waited_by(self._now_ms()) >= int(self._rules.wait_max_s * 1000):
+            return QueueTimeout(self._retry_after_s())
         return self._place(request_id)
+
+    def is_stale(self, request_id: str, attempt: int) -> bool:
+        """Whether a move of this attempt of a known request changes nothing."""
+        slot, ticket = self._slots.get(request_id), self._tickets.get(request_id)
+        present = slot or ticket
+        return bool(slot and slot.is_answered) or bool(present and attempt < present.attempt)
 
     async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
         """See the port."""
@@ -204,6 +220,7 @@ class MemoryQueue:
             if has_moved:
                 slot.replica, slot.is_learnt, slot.picked_up_ms = running.replica, False, None
                 slot.model, slot.seen_ms, slot.first_ms = None, 0, None
+            slot.is_answered |= running.answers
         elif self._is_ended(running.request_id):
             return False
         elif running.request_id not in self._tickets:
@@ -214,7 +231,8 @@ class MemoryQueue:
                 running.weight,
                 self._now_ms(),
                 running.tokens,
-                running.replica,
+                replica=running.replica,
+                is_answered=running.answers,
             )
         self._leases[running.request_id] = max(deadline_ms, self._leases.get(running.request_id, 0))
         return True
@@ -320,7 +338,7 @@ class MemoryQueue:
         self._pace_ms += (gap_ms - self._pace_ms) // 8
         self._granted_at_ms = now_ms
         self._remove_ticket(ticket.request_id)
-        self._grant(ticket, replica, max(0, now_ms - ticket.arrived_at_ms), has_waited=True)
+        self._grant(ticket, replica, ticket.waited_by(now_ms), has_waited=True)
         self.notified.append((ticket.owner, ticket.request_id))
 
     def _grant(self, ticket: Ticketed, free: Free, waited_ms: int, *, has_waited: bool) -> None:
@@ -335,6 +353,7 @@ class MemoryQueue:
             ticket.weight,
             ticket.arrived_at_ms,
             ticket.charged_tokens,
+            ticket.attempt,
             replica,
             waited_ms,
         )
@@ -362,6 +381,7 @@ class MemoryQueue:
             candidates=ticket.candidates,
             owner=ticket.owner,
             model=ticket.model,
+            since_ms=arrived_at_ms,
         )
 
     def _add_ticket(self, ticket: Ticketed) -> None:
