@@ -8,15 +8,20 @@ the tenant, so that equal prompts of two tenants are independent.
 from __future__ import annotations
 
 import hmac
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 from gateway.queue.port import Candidate
 
 # A conversation whose turns have no messages is recognised by so much of its prompt.
 PROMPT_CHARACTERS = 1024
+# A text of a message counts by this much of its beginning and by its length, and all together by so many values and
+# characters. A message may have an image of several MiB.
+TEXT_CHARACTERS = 4096
+VALUES_MAX = 1024
+BEGINNING_CHARACTERS = 65_536
 _DIGEST = "sha256"
 
 
@@ -42,15 +47,21 @@ def with_preference(
 def beginning_of(document: Mapping[str, Any]) -> str:
     """What all turns of a conversation begin with: the system prompt and the messages up to the first one of the user.
 
-    Of a prompt without messages, its first PROMPT_CHARACTERS. Empty when there is none.
+    Long texts are cut, and so is a long beginning. Of a prompt without messages, its first PROMPT_CHARACTERS. Empty
+    when there is none.
     """
     turns = document.get("messages") or document.get("input")
+    first: Iterable[Any]
     if isinstance(turns, list):
-        first: Any = list(_until_user(turns)) if isinstance(turns[0], dict) else None
+        if not isinstance(turns[0], dict):
+            return ""
+        first = _until_user(turns)
     else:
         prompt = document.get("prompt") or turns
-        first = prompt[:PROMPT_CHARACTERS] if isinstance(prompt, str) else None
-    return json.dumps([document.get("system") or document.get("instructions"), first]) if first else ""
+        if not isinstance(prompt, str) or not prompt:
+            return ""
+        first = (prompt[:PROMPT_CHARACTERS],)
+    return _text(chain((document.get("system") or document.get("instructions"),), first))
 
 
 def _until_user(turns: Sequence[Any]) -> Iterator[Any]:
@@ -58,3 +69,37 @@ def _until_user(turns: Sequence[Any]) -> Iterator[Any]:
         yield turn
         if isinstance(turn, dict) and turn.get("role") == "user":
             return
+
+
+def _text(values: Iterable[Any]) -> str:
+    """A text that is the same for the same values. It has at most VALUES_MAX of them, and a text for each is cut."""
+    pieces: list[str] = []
+    characters = 0
+    for piece in islice(_pieces(values), VALUES_MAX):
+        pieces.append(piece)
+        characters += len(piece)
+        if characters >= BEGINNING_CHARACTERS:
+            break
+    return "\0".join(pieces)
+
+
+def _pieces(values: Iterable[Any]) -> Iterator[str]:
+    """The values in the order of a JSON text. Without recursion, because a document may be deep."""
+    nested = [iter(values)]
+    while nested:
+        for value in nested[-1]:
+            if isinstance(value, str):
+                yield f"{len(value)}:{value[:TEXT_CHARACTERS]}"
+            elif isinstance(value, dict):
+                yield "{"
+                nested.append(chain.from_iterable(value.items()))
+                break
+            elif isinstance(value, list):
+                yield "["
+                nested.append(iter(value))
+                break
+            else:
+                yield f"{value}"
+        else:
+            nested.pop()
+            yield "]"

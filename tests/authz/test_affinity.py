@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from authz.affinity import PROMPT_CHARACTERS, beginning_of, with_preference
+from authz.affinity import (
+    BEGINNING_CHARACTERS,
+    PROMPT_CHARACTERS,
+    TEXT_CHARACTERS,
+    beginning_of,
+    with_preference,
+)
 from gateway.queue.port import Candidate
 
 REPLICAS = tuple(Candidate(f"backend:pair:{number}", 0, 4) for number in range(4))
@@ -44,6 +50,36 @@ def preferred(document: dict[str, Any], tenant_id: int = 1, candidates: tuple[Ca
 def test_all_turns_of_a_conversation_have_one_beginning(first: dict[str, Any], next_turn: dict[str, Any]) -> None:
     assert beginning_of(first) == beginning_of(next_turn) != ""
     assert preferred(first) == preferred(next_turn)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [question("x" * 9_000_000)],
+        [{"role": "user", "content": "What is this?", "images": ["y" * 9_000_000]}],
+        [{"role": "system", "content": [{"type": "text", "text": f"{number}"} for number in range(300_000)]}],
+        [{"role": "assistant", "content": str(number)} for number in range(300_000)],
+        [{"role": "user", "content": "a", "numbers": list(range(300_000))}],
+    ],
+)
+def test_a_long_beginning_is_cut(messages: list[dict[str, Any]]) -> None:
+    beginning = beginning_of({"messages": messages})
+    assert 0 < len(beginning) <= BEGINNING_CHARACTERS + TEXT_CHARACTERS
+    assert beginning == beginning_of({"messages": [*messages, SYSTEM]})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"messages": [question("x" * 9_000)]}, {"messages": [question("x" * 9_001)]}),
+        ({"messages": [SYSTEM, question("a")]}, {"messages": [SYSTEM, question("b")]}),
+        ({"system": "z" * 9_000, "prompt": "a"}, {"system": "z" * 9_000, "prompt": "b"}),
+        ({"prompt": "a"}, {"system": "a", "prompt": "a"}),
+        ({"messages": [question("a"), {"role": "x"}]}, {"messages": [{"role": "user", "content": ["a"]}]}),
+    ],
+)
+def test_conversations_with_different_beginnings_differ(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert beginning_of(one) != beginning_of(other)
 
 
 @pytest.mark.parametrize(
