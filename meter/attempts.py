@@ -13,10 +13,11 @@ import structlog
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from gateway.errors import Code, Denied, StoreUnavailable
-from gateway.queue.port import Queue, QueueTimeout, Waiting
+from gateway.queue.port import Ended, Queue, QueueTimeout, Turn, Waiting
 from gateway.record.grant import ATTEMPT_HEADER
 from gateway.rpc.methods import Message, Metadata
 from meter import envoy_api
+from meter.metrics import QUEUE_MOVES
 
 log = structlog.get_logger()
 
@@ -39,17 +40,28 @@ class Attempts:
         `attempt` is the number of the attempt. Raises Denied(queue_timeout). A cancelled call leaves the request where
         it waits: its next attempt moves it again, and its end frees it.
         """
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + self._wait_max_s
         try:
-            while isinstance(place := await self._queue.move(request_id, replica, attempt), Waiting):
-                if loop.time() >= until_s:
-                    raise Denied(Code.QUEUE_TIMEOUT, retry_after_s=_RETRY_AFTER_S)
-                await asyncio.sleep(self._poll_s)
-            if isinstance(place, QueueTimeout):
-                raise Denied(Code.QUEUE_TIMEOUT, retry_after_s=place.retry_after_s)
+            place, has_waited = await self._place(request_id, replica, attempt)
         except StoreUnavailable as error:
             log.warning("attempt_without_slot", request_id=request_id, reason=str(error))
+            place, has_waited = Ended(), False
+        if isinstance(place, QueueTimeout):
+            QUEUE_MOVES.labels("timed_out").inc()
+            raise Denied(Code.QUEUE_TIMEOUT, retry_after_s=place.retry_after_s)
+        has_slot = isinstance(place, Turn) and place.replica == replica
+        QUEUE_MOVES.labels("without_slot" if not has_slot else "waited" if has_waited else "at_once").inc()
+
+    async def _place(self, request_id: str, replica: str, attempt: int) -> tuple[Turn | QueueTimeout | Ended, bool]:
+        """The place of a request that no longer waits, and whether it waited. Raises StoreUnavailable."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._wait_max_s
+        has_waited = False
+        while isinstance(place := await self._queue.move(request_id, replica, attempt), Waiting):
+            if loop.time() >= until_s:
+                return QueueTimeout(_RETRY_AFTER_S), True
+            has_waited = True
+            await asyncio.sleep(self._poll_s)
+        return place, has_waited
 
 
 class AttemptCall:

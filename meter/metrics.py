@@ -32,6 +32,12 @@ MESSAGE_SECONDS = Histogram(
     LOOP_BUCKETS_S,
 ).labels()
 LEASES = Gauge("neuronetz_leases", "Running requests whose holds this worker renews.", registry=REGISTRY)
+QUEUE_MOVES = Counter(
+    "neuronetz_queue_moves",
+    "Further attempts of requests with a slot, by how they got one at their replica.",
+    ("result",),
+    registry=REGISTRY,
+)
 LEDGER_ROWS = Counter(
     "neuronetz_ledger_rows",
     "Audit rows that this worker appended, by surface, outcome and error code.",

@@ -177,11 +177,15 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """The slots of a replica and how many of them are in use. `is_learnt`: their number is learnt."""
+    """The slots of a replica and how many of them are in use.
+
+    `is_learnt`: their number is learnt. `is_suspended`: none is granted now, see `Queue.suspend`.
+    """
 
     slots: int
     running: int
     is_learnt: bool = False
+    is_suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

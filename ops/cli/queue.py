@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import rich_click as click
+from rich.text import Text
 
 from gateway.queue.port import QueueStatus, TicketStatus
 from gateway.queue.redis.queue import RedisQueue, queue_rules
@@ -40,6 +41,7 @@ def show_queue(session: Session, as_json: bool) -> None:
             Column("running", right=True),
             Column("waiting", right=True),
             Column("oldest s", right=True),
+            Column("suspended"),
         ),
         [
             (
@@ -49,6 +51,7 @@ def show_queue(session: Session, as_json: bool) -> None:
                 replica["running"],
                 backend["waiting"],
                 _seconds(backend["oldest_wait_ms"]),
+                Text("yes", style="red") if replica["suspended"] else "no",
             )
             for backend in document["backends"]
             for replica in backend["replicas"]
@@ -115,6 +118,7 @@ def _backend(backend: Backend, status: QueueStatus, now_ms: int) -> dict[str, An
                 "url": url,
                 "slots": known.slots if known else backend.slots_given or 1,
                 "running": known.running if known else 0,
+                "suspended": known.is_suspended if known else False,
             }
         )
     tickets = [ticket for ticket in status.tickets if set(ticket.replicas) & set(clusters)]

@@ -18,6 +18,12 @@ RUNNING = Gauge("neuronetz_queue_running", "Slots of the replica in use.", _REPL
 TICKETS = Gauge(
     "neuronetz_queue_tickets", "Requests that wait for a slot of the replica.", _REPLICA_LABELS, registry=REGISTRY
 )
+SUSPENDED = Gauge(
+    "neuronetz_queue_suspended",
+    "1 while no slot of the replica is granted, because Envoy knows it as unavailable, else 0.",
+    _REPLICA_LABELS,
+    registry=REGISTRY,
+)
 SHARE = Gauge(
     "neuronetz_queue_share",
     "Share of the weighted tokens of the tenants that run or wait, since no request did either.",
@@ -41,6 +47,7 @@ def set_queue(status: QueueStatus, backends: Collection[str], tenants: Mapping[i
             SLOTS.labels(backend, replica).set(each.slots)
             RUNNING.labels(backend, replica).set(each.running)
             TICKETS.labels(backend, replica).set(tickets[replica])
+            SUSPENDED.labels(backend, replica).set(each.is_suspended)
     tokens: Counter[str] = Counter()
     for tenant_id, tenant in status.tenants.items():
         label = names.label(tenants[tenant_id]) if tenant_id in tenants else OTHER
@@ -52,7 +59,7 @@ def set_queue(status: QueueStatus, backends: Collection[str], tenants: Mapping[i
 
 def clear() -> None:
     """Removes every value, because the state of the queue is unknown."""
-    for gauge in (SLOTS, RUNNING, TICKETS, SHARE):
+    for gauge in (SLOTS, RUNNING, TICKETS, SUSPENDED, SHARE):
         gauge.clear()
     FAIRNESS.set(math.nan)
 

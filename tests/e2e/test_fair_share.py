@@ -297,7 +297,7 @@ def test_show_queue_names_every_replica_and_its_slots(queue: Stack, backend: Sim
     assert report["backends"] == [
         {
             "name": "sim",
-            "replicas": [{"url": backend.url, "slots": 1, "running": 0}],
+            "replicas": [{"url": backend.url, "slots": 1, "running": 0, "suspended": False}],
             "waiting": 0,
             "oldest_wait_ms": 0,
         }

@@ -73,7 +73,8 @@ async def test_requests_wait_for_the_replica_that_lives_while_the_dead_one_has_a
         replicas[0].stop()
 
         async def is_suspended() -> bool:
-            return bool(await ledger_view.redis.hexists("nz:{s0}:queue:2:state", f"suspended:{dead}"))
+            replica = (await queue.status()).replicas.get(dead)
+            return replica is not None and replica.is_suspended
 
         await eventually_async(is_suspended, 20)
         answers = [asyncio.create_task(send(session, key)) for _ in range(REQUESTS)]

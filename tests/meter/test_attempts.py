@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable
 
 import pytest
@@ -14,9 +15,11 @@ from gateway.queue.port import Ended, QueueTimeout, Turn, Waiting
 from gateway.record.grant import ATTEMPT_HEADER
 from gateway.rpc.methods import Message
 from meter.attempts import AttemptCall, Attempts
+from meter.metrics import QUEUE_MOVES
 from tests.gateway.queue.builders import RULES, replicas, ticket
 from tests.gateway.queue.model.queue import MemoryQueue
 from tests.gateway.quota.builders import Clock
+from tests.polling import eventually_async
 
 
 class OneReply(MemoryQueue):
@@ -47,6 +50,12 @@ def attempt(
     reply = call.receive(message)
     assert isinstance(reply, Awaitable)
     return reply
+
+
+def moves() -> Counter[str]:
+    """The counted moves by their result."""
+    samples = (sample for family in QUEUE_MOVES.collect() for sample in family.samples)
+    return Counter({each.labels["result"]: int(each.value) for each in samples if each.name.endswith("_total")})
 
 
 @pytest.mark.parametrize("reply", [Turn("backend:b", 0, 0), Ended(), None])
@@ -103,3 +112,29 @@ async def test_an_attempt_of_a_request_that_has_waited_long_enough_is_denied_at_
         await Attempts(queue, 60.0).admit("r", "backend:b", 2)
     assert (raised.value.code, raised.value.retry_after_s) == (Code.QUEUE_TIMEOUT, 7)
     assert len(queue.moves) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "result"),
+    [
+        (Turn("backend:b", 0, 0), "at_once"),
+        (Turn("backend:a", 0, 0), "without_slot"),
+        (Ended(), "without_slot"),
+        (None, "without_slot"),
+        (QueueTimeout(1), "timed_out"),
+    ],
+)
+async def test_each_move_is_counted_once_by_its_result(reply: Turn | QueueTimeout | Ended | None, result: str) -> None:
+    before = moves()
+    await attempt(OneReply(reply))
+    assert moves() - before == Counter({result: 1})
+
+
+async def test_a_move_that_waited_is_counted_as_such() -> None:
+    queue = OneReply(Waiting(0))
+    before = moves()
+    waits = asyncio.ensure_future(attempt(queue))
+    await eventually_async(lambda: queue.moves, 5)
+    queue.reply = Turn("backend:b", 0, 0)
+    await waits
+    assert moves() - before == Counter(waited=1)

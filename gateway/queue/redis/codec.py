@@ -97,16 +97,18 @@ def known_place(reply: list[Any]) -> Turn | Waiting | None:
     return found if isinstance(found, Turn | Waiting) else None
 
 
-def status(hashes: Mapping[str, Mapping[bytes, bytes]]) -> QueueStatus:
-    """The status from the fields of STATE, SLOTS, TICKETS and VIRTUAL, by the names of their keys."""
+def status(hashes: Mapping[str, Mapping[bytes, bytes]], now_ms: int) -> QueueStatus:
+    """The status at a time from the fields of STATE, SLOTS, TICKETS and VIRTUAL, by the names of their keys."""
     state = {name.decode(): value.decode() for name, value in hashes["state"].items()}
     slots = _by_replica(state, "slots:")
     running = {name: int(count) for name, count in _by_replica(state, "running:").items() if count != "0"}
+    suspended = {name for name, until_ms in _by_replica(state, "suspended:").items() if now_ms < int(until_ms)}
     replicas = {
         name: ReplicaStatus(
             int(slots.get(name, "0").removeprefix(LEARNT)),
             running.get(name, 0),
             is_learnt=slots.get(name, "").startswith(LEARNT),
+            is_suspended=name in suspended,
         )
         for name in {*slots, *running}
     }

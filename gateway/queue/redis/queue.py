@@ -39,6 +39,7 @@ class RedisQueue:
         self._redis = redis
         self._timeout_s = timeout_s
         self._rules = rules
+        self._clock = clock
         self._scripts = Scripts(redis, SCRIPTS, clock)
 
     async def enter(self, ticket: Ticket) -> Place:
@@ -102,7 +103,14 @@ class RedisQueue:
             if name in ("state", "slots", "tickets", "virtual"):
                 async with guarded(self._timeout_s):
                     hashes[name] = await self._redis.hgetall(key)
-        return codec.status(hashes)
+        return codec.status(hashes, await self._now_ms())
+
+    async def _now_ms(self) -> int:
+        if self._clock is not None:
+            return self._clock()
+        async with guarded(self._timeout_s):
+            seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def _run(self, name: str, request_ids: Sequence[str], *arguments: str | int) -> Any:
         names = [*keys.of_queue(), *map(keys.ended, request_ids)]

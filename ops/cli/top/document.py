@@ -54,7 +54,7 @@ def _backends(backends: Sequence[Mapping[str, Any]], queue: Mapping[str, Any] | 
             "models": each["models"],
             "replicas": in_queue[each["name"]]["replicas"]
             if each["name"] in in_queue
-            else [{"url": url, "slots": None, "running": None} for url in each["urls"]],
+            else [{"url": url, "slots": None, "running": None, "suspended": None} for url in each["urls"]],
             "waiting": in_queue[each["name"]]["waiting"] if each["name"] in in_queue else None,
             "oldest_wait_ms": in_queue[each["name"]]["oldest_wait_ms"] if each["name"] in in_queue else None,
         }

@@ -107,12 +107,19 @@ def _backend_rows(document: Mapping[str, Any]) -> list[tuple[object, ...]]:
             replica["running"],
             backend["waiting"],
             _seconds(backend["oldest_wait_ms"]),
-            backend["answers"] or Text("no", style="red"),
+            _answers(backend, replica),
             backend["version"],
         )
         for backend in document["backends"]
         for replica in backend["replicas"]
     ]
+
+
+def _answers(backend: Mapping[str, Any], replica: Mapping[str, Any]) -> object:
+    """Whether discovery has an answer of the backend, unless the queue grants no slot of the replica."""
+    if replica["suspended"]:
+        return Text("suspended", style="red")
+    return backend["answers"] or Text("no", style="red")
 
 
 def _tenant_rows(document: Mapping[str, Any]) -> list[tuple[object, ...]]:

@@ -474,3 +474,15 @@ class TestOneTicketPerTenant:
         first, second, waiting = ticket(), ticket(candidates=replicas("b")), ticket()
         await enter_all(bench.queue, [first, second, waiting])
         assert await bench.queue.move(second.request_id, "a", 2) == Waiting(NOON_MS)
+
+
+async def test_a_suspended_replica_is_reported_as_long_as_it_is(bench: Bench) -> None:
+    await bench.queue.set_slots({"a": 1, "b": 1})
+    await bench.queue.suspend(["a"], 3)
+    for _ in range(3):
+        suspended = {name for name, each in (await bench.queue.status()).replicas.items() if each.is_suspended}
+        assert suspended == {"a"}
+        bench.clock.forward(1)
+    assert not any(each.is_suspended for each in (await bench.queue.status()).replicas.values())
+    bench.clock.forward(3)
+    assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 0), "b": ReplicaStatus(1, 0)}

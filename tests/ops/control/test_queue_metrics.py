@@ -12,7 +12,7 @@ from ops.control import queue_metrics
 
 NEAR, REMOVED = "backend:near", "backend:removed"
 STATUS = QueueStatus(
-    {NEAR: ReplicaStatus(2, 2, is_learnt=True), REMOVED: ReplicaStatus(1, 0)},
+    {NEAR: ReplicaStatus(2, 2, is_learnt=True, is_suspended=True), REMOVED: ReplicaStatus(1, 0)},
     {1: TenantStatus(1, 1, 30.0), 2: TenantStatus(0, 1, 10.0), 3: TenantStatus(1, 0, 60.0)},
     (TicketStatus(5, 1, 11, (NEAR,)), TicketStatus(6, 2, 21, (NEAR, REMOVED))),
 )
@@ -28,6 +28,7 @@ def test_the_status_becomes_gauges_of_the_backends_in_use() -> None:
     labels = {"backend": "near", "replica": NEAR}
     names = ("neuronetz_queue_slots", "neuronetz_queue_running", "neuronetz_queue_tickets")
     assert [value(name, **labels) for name in names] == [2, 2, 2]
+    assert value("neuronetz_queue_suspended", **labels) == 1
     assert value("neuronetz_queue_slots", backend="removed", replica=REMOVED) is None
     shares = [value("neuronetz_queue_share", tenant=name) for name in ("acme", "beta", OTHER)]
     assert shares == [0.3, 0.1, 0.6]

@@ -278,7 +278,8 @@ class MemoryQueue:
         )
 
     def _replica_status(self, name: str, running: int) -> ReplicaStatus:
-        return ReplicaStatus(self._slots_of(name), running, isinstance(self._capacity.get(name), Learning))
+        is_learnt = isinstance(self._capacity.get(name), Learning)
+        return ReplicaStatus(self._slots_of(name), running, is_learnt, self._now_ms() < self._suspended.get(name, 0))
 
     def _observe(self, slot: Slot, timing: Timing, *, has_ended: bool) -> None:
         if not slot.is_learnt:

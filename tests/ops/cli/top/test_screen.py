@@ -39,7 +39,9 @@ def example(tenants: int = 3, replicas: int = 2, budgets: int = 2, *, has_queue:
         "backends": [
             {
                 "name": "gpu",
-                "replicas": [{"url": REPLICA.format(n), "slots": 4, "running": 1} for n in range(replicas)],
+                "replicas": [
+                    {"url": REPLICA.format(n), "slots": 4, "running": 1, "suspended": n == 1} for n in range(replicas)
+                ],
                 "waiting": 7,
                 "oldest_wait_ms": 2100,
             }
@@ -78,6 +80,11 @@ def test_the_state_is_complete_and_fits_the_width(width: int) -> None:
     for each in ("gpu", "tenant 2", "acme", "38.5", "tenant acme", "10%", "rate_limit_exceeded", "last 60 s"):
         assert each in whole
     assert (REPLICA.format(1) in whole and "0.12.0" in whole) == (width > 80)
+
+
+def test_a_suspended_replica_is_marked() -> None:
+    rows = [line for line in lines(example(), 140) if REPLICA[:11] in line]
+    assert ["suspended" in row for row in rows] == [False, True]
 
 
 def test_busy_tenants_full_budgets_and_recent_denials_come_first() -> None:
