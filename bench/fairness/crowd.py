@@ -13,6 +13,7 @@ from typing import Any
 from bench import processes
 from bench.fairness.arithmetic import gaps_s, most_at_once, summary
 from bench.fairness.callers import Answer, Callers, open_callers
+from bench.fairness.places import Places
 from bench.fairness.plan import SLOTS, Plan
 from bench.fairness.stack import Ollama, Stack, Stores, open_stores, spans, until
 
@@ -64,25 +65,48 @@ class _Crowd:
             everyone = await self._arrive(callers, plan.leaving + plan.staying)
             leaving = set(random.Random(1).sample(everyone, plan.leaving))  # noqa: S311 (nothing secret)
             staying = [each for each in everyone if each not in leaving]
-            began = time.monotonic()
-            for each in leaving:
-                each.cancel()
+            freed = await self._leave(list(leaving), len(staying))
             await self._all_wait(staying)
-            freed_s = time.monotonic() - began
             _cancel(blockers)
             answers = await asyncio.gather(*staying)
-            await asyncio.gather(*leaving, return_exceptions=True)
         rows, records = await self._ended(callers)
         gone = [row for row in rows if (row["status"], row["outcome"], row["output_tokens"]) == (499, "client_gone", 0)]
         return {
             "left": plan.leaving,
             "stayed": plan.staying,
-            "freed_s": freed_s,
+            **freed,
             "gone_rows": len(gone),
             "reached_backend": len(records) - len(blockers),
             **self._ends(answers, callers.sent, rows, records),
             "slots_usable": await self._usable_slots(),
         }
+
+    async def _leave(self, leaving: Sequence[asyncio.Task[Answer]], staying: int) -> Document:
+        """Disconnects these callers at one moment. Returns how long it takes until their places are free.
+
+        `freed_s` begins with the first disconnection, and `freed_in_gateway_s` with the first place that is free: the
+        client and Envoy need the time in between. `closed_s` is how long the client needs to disconnect all.
+        """
+        places = Places(self._stack.settings.redis_url.get_secret_value())
+        places.start()
+
+        async def all_wait() -> bool:
+            return places.fell_to(len(leaving) + staying) is not None
+
+        async def all_free() -> bool:
+            return places.fell_to(staying) is not None
+
+        try:
+            await until(all_wait, "the tickets are not readable")
+            began = time.monotonic()
+            _cancel(leaving)
+            await asyncio.gather(*leaving, return_exceptions=True)
+            closed = time.monotonic()
+            await until(all_free, "a place stays taken")
+        finally:
+            places.stop()
+        first, last = (places.fell_to(count) or began for count in (len(leaving) + staying - 1, staying))
+        return {"closed_s": closed - began, "freed_s": last - began, "freed_in_gateway_s": last - first}
 
     async def waiting(self) -> Document:
         """Callers that all wait at the same time: memory, CPU time, and how fast a free slot is used."""

@@ -139,7 +139,9 @@ def _crowd(result: Document) -> Iterator[tuple[str, Row, list[Row]]]:
     ]
     yield "How their requests end", columns, rows
     columns = ["callers", "left", "rows with 499 client_gone", "requests at the backend", "places free after, ms"]
-    numbers = [left["left"], left["gone_rows"], left["reached_backend"], round(1000 * left["freed_s"])]
+    columns.append("of which in the gateway, ms")
+    times = [round(1000 * left[name]) for name in ("freed_s", "freed_in_gateway_s")]
+    numbers = [left["left"], left["gone_rows"], left["reached_backend"], *times]
     yield "Those that leave", columns, [[f"{together:,} wait", *(f"{number:,}" for number in numbers)]]
 
 
