@@ -5,6 +5,7 @@ A setting `x_y` is the environment variable or env-file line `X_Y`; the environm
 
 from __future__ import annotations
 
+import functools
 import os
 from difflib import get_close_matches
 from pathlib import Path
@@ -98,14 +99,17 @@ def _expectation(error: ErrorDetails) -> str:
 
 def misspelt_names(env_file: Path | None) -> dict[str, str]:
     """Names in the environment and in `env_file` that no setting has, with the setting that each resembles."""
-    known = {name.upper() for name in Settings.model_fields}
     in_file = dotenv_values(env_file, interpolate=False) if env_file and env_file.is_file() else {}
-    misspelt = {}
-    for name in sorted({*os.environ, *in_file} - known):
-        similar = get_close_matches(name.upper(), known - {name.upper()}, n=1, cutoff=_SIMILARITY_MIN)
-        if similar and name.upper() not in known:
-            misspelt[name] = similar[0]
-    return misspelt
+    meant = {name: _setting_that_resembles(name.upper()) for name in sorted({*os.environ, *in_file})}
+    return {name: setting for name, setting in meant.items() if setting is not None}
+
+
+@functools.cache
+def _setting_that_resembles(name: str) -> str | None:
+    """The setting with the most similar name, None if there is a setting `name` or none is similar enough."""
+    known = {each.upper() for each in Settings.model_fields}
+    similar = [] if name in known else get_close_matches(name, known, n=1, cutoff=_SIMILARITY_MIN)
+    return similar[0] if similar else None
 
 
 class _FileAlone(Settings):
