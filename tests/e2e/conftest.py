@@ -7,9 +7,9 @@ worker has run its end-to-end tests, because an idle stack takes a twentieth of 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -62,7 +62,14 @@ def spare() -> Iterator[Simulator]:
 
 
 @contextmanager
-def stack_over(ollama: Simulator, spare: Simulator, state_dir: Path, **settings: str) -> Iterator[Stack]:
+def stack_over(
+    ollama: Simulator,
+    spare: Simulator,
+    state_dir: Path,
+    run: Callable[..., AbstractContextManager[Stack]] = up,
+    /,
+    **settings: str,
+) -> Iterator[Stack]:
     """Runs a stack whose first backend is `ollama`, with these settings besides those of all tests."""
     backends = [
         {"name": "sim", "base_url": ollama.url, "auth_token": BACKEND_TOKEN, "slots": SLOTS},
@@ -76,7 +83,7 @@ def stack_over(ollama: Simulator, spare: Simulator, state_dir: Path, **settings:
     set_env(state_dir, AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN=str(AUTH_FAILURES_MAX))
     set_env(state_dir, **settings)
     addresses = ("--listen", f"127.0.0.1:{free_port()}", "--tls", f"127.0.0.1:{free_port()}")
-    with up(state_dir, *addresses, "--workers", "2") as running:
+    with run(state_dir, *addresses, "--workers", "2") as running:
         yield running
 
 

@@ -10,9 +10,10 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import httpx
 
 from ops.embedded.state import open_state
+from tests.forked_program import ForkedProgram
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
 
@@ -39,6 +41,7 @@ PATIENT = {
     "REDIS_TIMEOUT_S": "3",
     "DATABASE_TIMEOUT_S": "10",
 }
+Program = ForkedProgram | subprocess.Popen[bytes]
 # Operator commands run in this process, because starting Python takes longer than most of them. They run one at a time,
 # because each replaces the standard streams, and in a thread, because each runs its own event loop.
 _COMMANDS = ThreadPoolExecutor(1)
@@ -55,10 +58,17 @@ class Simulator:
 
     def start(self) -> None:
         """Starts it without records. A restarted one listens on its former port."""
-        command = [sys.executable, "-m", "ops.simulator", "--listen", self._listen, *self._arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
+        with tempfile.NamedTemporaryFile("r") as output:
+            log = Path(output.name)
+            arguments = ("--listen", self._listen, *self._arguments)
+            self.process = ForkedProgram("ops.simulator", *arguments, output=log, env=os.environ)
+
+            def is_ready() -> bool:
+                assert self.process.poll() is None, log.read_text()
+                return log.read_text().endswith("\n")
+
+            eventually(is_ready, START_TIMEOUT_S, failure=log.read_text)
+            self.url = log.read_text().strip()
         self._listen = self.url.partition("://")[2]
         self._client = httpx.Client(verify=self._trust, base_url=self.url, timeout=2 * WAIT_TIMEOUT_S)
 
@@ -67,8 +77,6 @@ class Simulator:
         self._client.close()
         self.process.terminate()
         self.process.wait(timeout=20)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
     def requests(self, request_id: str | None = None) -> list[dict[str, Any]]:
         """Records of the requests it received, without health checks and discovery.
@@ -115,7 +123,7 @@ def simulator(*arguments: str, trust: ssl.SSLContext | bool = True) -> Iterator[
 class Stack:
     """A running stack. `ready` is the content of the ready file, `settings` are those of its environment."""
 
-    process: subprocess.Popen[bytes]
+    process: Program
     state_dir: Path
     ready_file: Path
     ready: dict[str, Any]
@@ -179,23 +187,38 @@ class Stack:
                 os.kill(pid, signal.SIGCONT)
 
 
-@contextmanager
-def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
+def up(state_dir: Path, *arguments: str, **settings: str) -> AbstractContextManager[Stack]:
     """Runs `neuronetz-gateway up` until the context ends, with `settings` in its environment and CHEAP_HASHING.
 
     Raises AssertionError if it does not start or does not stop cleanly.
     """
-    ready_file = state_dir.with_suffix(".ready")
+    return _running(ForkedProgram, state_dir, arguments, settings)
+
+
+def executed_up(state_dir: Path, *arguments: str, **settings: str) -> AbstractContextManager[Stack]:
+    """Like `up`, but executes the program, as an operator does."""
+    return _running(_execute, state_dir, arguments, settings)
+
+
+def _execute(module: str, *arguments: str, output: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with output.open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=log, stderr=log, env=env)
+
+
+@contextmanager
+def _running(
+    start: Callable[..., Program], state_dir: Path, arguments: Sequence[str], settings: Mapping[str, str]
+) -> Iterator[Stack]:
+    ready_file, log = state_dir.with_suffix(".ready"), state_dir.with_suffix(".log")
     ready_file.unlink(missing_ok=True)
     with open_state(state_dir) as state:
         state.env_file.touch(mode=0o600)
     set_env(state_dir, **CHEAP_HASHING)
-    command = [sys.executable, "-m", "ops.cli", "up", "--state-dir", str(state_dir), "--ready-file", str(ready_file)]
-    with state_dir.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen([*command, *arguments], stdout=log, stderr=log, env={**os.environ, **settings})
+    options = ("--state-dir", str(state_dir), "--ready-file", str(ready_file), *arguments)
+    process = start("ops.cli", "up", *options, output=log, env={**os.environ, **settings})
 
     def ready() -> dict[str, Any] | None:
-        assert process.poll() is None, state_dir.with_suffix(".log").read_text()
+        assert process.poll() is None, log.read_text()
         return json.loads(ready_file.read_text()) if ready_file.exists() else None
 
     try:
@@ -203,7 +226,7 @@ def up(state_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]:
     finally:
         process.terminate()
         code = process.wait(timeout=60)
-    assert code in (0, -signal.SIGKILL), state_dir.with_suffix(".log").read_text()
+    assert code in (0, -signal.SIGKILL), log.read_text()
 
 
 def listening(pids: list[int]) -> set[str]:

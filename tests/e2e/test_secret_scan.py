@@ -30,7 +30,7 @@ from ops.host.probes import split_listen
 from tests.e2e.conftest import BACKEND_TOKEN, stack_over
 from tests.e2e.ledger_view import open_ledger_view
 from tests.e2e.one_worker import REQUEST_ID_HEADER
-from tests.e2e.stack import Simulator, Stack
+from tests.e2e.stack import Simulator, Stack, executed_up
 from tests.otlp_collector import Collector, collector
 from tests.polling import eventually
 
@@ -93,14 +93,14 @@ def collected() -> Iterator[Collector]:
 def stack(
     ollama: Simulator, spare: Simulator, collected: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """A stack that exports its traces."""
+    """A stack that exports its traces. /proc shows the arguments and the environment of its `up`."""
     otel = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collected.url,
         "OTEL_EXPORTER_OTLP_HEADERS": f"x-collector-key={COLLECTOR_KEY}",
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
     }
-    with stack_over(ollama, spare, tmp_path_factory.mktemp("scanned") / "state", **otel) as running:
+    with stack_over(ollama, spare, tmp_path_factory.mktemp("scanned") / "state", executed_up, **otel) as running:
         yield running
 
 
