@@ -21,9 +21,11 @@ from typing import Any
 import httpx
 
 from ops.embedded.state import open_state
+from ops.host import env_file
 from tests.forked_program import ForkedProgram
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
+from tests.ports import free_port
 
 START_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 20.0
@@ -196,7 +198,7 @@ def up(state_dir: Path, *arguments: str, **settings: str) -> AbstractContextMana
 
 
 def executed_up(state_dir: Path, *arguments: str, **settings: str) -> AbstractContextManager[Stack]:
-    """Like `up`, but executes the program, as an operator does."""
+    """Like `up`, but executes the program as an operator does."""
     return _running(_execute, state_dir, arguments, settings)
 
 
@@ -207,12 +209,22 @@ def _execute(module: str, *arguments: str, output: Path, env: Mapping[str, str])
 
 @contextmanager
 def _running(
-    start: Callable[..., Program], state_dir: Path, arguments: Sequence[str], settings: Mapping[str, str]
+    start: Callable[..., Program],
+    state_dir: Path,
+    arguments: Sequence[str],
+    settings: Mapping[str, str],
 ) -> Iterator[Stack]:
     ready_file, log = state_dir.with_suffix(".ready"), state_dir.with_suffix(".log")
     ready_file.unlink(missing_ok=True)
     with open_state(state_dir) as state:
         state.env_file.touch(mode=0o600)
+        if not env_file.read(state.env_file).get("DATABASE_URL"):
+            # The stack would choose any free ports, and so might another one that starts at the same time.
+            urls = {
+                "DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}",
+                "REDIS_URL": f"redis://127.0.0.1:{free_port()}",
+            }
+            env_file.update(state.env_file, urls)
     set_env(state_dir, **CHEAP_HASHING)
     options = ("--state-dir", str(state_dir), "--ready-file", str(ready_file), *arguments)
     process = start("ops.cli", "up", *options, output=log, env={**os.environ, **settings})
