@@ -112,7 +112,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = [*GROUP_OF, *SLOW]
 
     def rank(item: pytest.Item) -> int:
-        return next((at for at, start in enumerate(order) if item.nodeid.startswith(start)), len(order))
+        nodeid = item.nodeid
+        return next((at for at, start in enumerate(order) if nodeid.startswith(start)), len(order))
 
     items.sort(key=rank)
 

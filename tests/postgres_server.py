@@ -17,6 +17,8 @@ import asyncpg
 from tests.polling import eventually
 from tests.ports import free_port
 
+CONNECTION_ERRORS = (OSError, asyncpg.PostgresError)
+
 
 class PostgresServer:
     """A server on a free loopback port. Its superuser is `app` with the password `test`."""
@@ -58,7 +60,7 @@ class PostgresServer:
             self._process = subprocess.Popen(command, user=self._user, cwd="/", stderr=output, stdout=output)
         eventually(
             lambda: answers(self.url),
-            retry_on=(OSError, asyncpg.PostgresError),
+            retry_on=CONNECTION_ERRORS,
             failure=log.read_text,
         )
 

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.test_metrics_docs import PAGE, documented
+from tests.yaml_text import load_yaml
 
 ROOT = Path(__file__).parents[1]
 RULES: list[dict[str, Any]] = [
-    rule
-    for group in yaml.safe_load((ROOT / "ops/prometheus/alerts.yaml").read_text())["groups"]
-    for rule in group["rules"]
+    rule for group in load_yaml((ROOT / "ops/prometheus/alerts.yaml").read_text())["groups"] for rule in group["rules"]
 ]
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED_RULES = {rule["record"] for rule in RULES if "record" in rule}
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "ops/grafana/dashboard.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-TESTS: list[dict[str, Any]] = yaml.safe_load((ROOT / "ops/prometheus/alerts_test.yaml").read_text())["tests"]
+TESTS: list[dict[str, Any]] = load_yaml((ROOT / "ops/prometheus/alerts_test.yaml").read_text())["tests"]
 FAULTS = dict(re.findall(r"^\| ([^|`]+) \| `(Gateway\w+)` \|$", (ROOT / "docs/alerts.md").read_text(), re.MULTILINE))
 # Labels of every target, and those of histograms, of Envoy and of Prometheus itself.
 OTHER_LABELS = {
@@ -91,9 +89,7 @@ def test_an_alert_fires_within_a_minute_and_is_explained(name: str) -> None:
 
 
 def test_panels_have_their_own_place_and_the_provisioned_data_source() -> None:
-    (source,) = yaml.safe_load((ROOT / "ops/grafana/provisioning/datasources/prometheus.yaml").read_text())[
-        "datasources"
-    ]
+    (source,) = load_yaml((ROOT / "ops/grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     places: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -106,18 +102,16 @@ def test_panels_have_their_own_place_and_the_provisioned_data_source() -> None:
 
 
 def test_compose_mounts_the_files_where_the_programs_read_them() -> None:
-    services = yaml.safe_load((ROOT / "compose.observability.yaml").read_text())["services"]
+    services = load_yaml((ROOT / "compose.observability.yaml").read_text())["services"]
     mounts = {
         target: source
         for service in services.values()
         for source, target, *_ in (volume.split(":") for volume in service["volumes"])
     }
     assert all((ROOT / source).exists() for source in mounts.values() if source.startswith("./"))
-    configuration = yaml.safe_load((ROOT / "ops/prometheus/prometheus.yaml").read_text())
+    configuration = load_yaml((ROOT / "ops/prometheus/prometheus.yaml").read_text())
     assert set(configuration["rule_files"]) <= mounts.keys()
-    (provider,) = yaml.safe_load((ROOT / "ops/grafana/provisioning/dashboards/dashboards.yaml").read_text())[
-        "providers"
-    ]
+    (provider,) = load_yaml((ROOT / "ops/grafana/provisioning/dashboards/dashboards.yaml").read_text())["providers"]
     assert any(target.startswith(provider["options"]["path"]) for target in mounts)
     # Prometheus and Grafana reach neither the stores nor the models, and are published on loopback only.
     assert {network for service in services.values() for network in service["networks"]} == {"metrics", "observe"}

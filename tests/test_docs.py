@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 
 from gateway.errors import STATUS, Code
 from gateway.settings import Settings
 from gateway.wire.surfaces import SURFACES, Surface
 from ops.cli import PANELS
 from tests.surface_table import render_table
+from tests.yaml_text import load_yaml
 from tools.reference import PAGES as GENERATED
 from tools.reference import SettingsGroup, read_env_example
 
@@ -98,13 +98,13 @@ def pages_of(navigation: list[Any]) -> Iterator[str]:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    configuration = load_yaml((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = list(pages_of(configuration["nav"]))
     assert sorted(listed) == [str(page.relative_to(DOCS)) for page in PAGES]
 
 
 def test_the_site_needs_nothing_of_other_servers() -> None:
-    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    configuration = load_yaml((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert configuration["theme"]["font"] is False
     assert "offline" in configuration["plugins"]
     assets = [*configuration["extra_css"], *configuration["extra_javascript"], *configuration["extra"]["polyfills"]]

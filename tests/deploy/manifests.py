@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import helm_python
-import yaml
 
 from tests.deploy.network_policies import Pod
+from tests.yaml_text import load_all_yaml
 
 CHART = Path(__file__).parents[2] / "deploy/helm/neuronetz-gateway"
 VALUES: dict[str, Any] = {"existingSecret": "gateway", "settings": {"DEFAULT_RPM": 120, "PLAYGROUND_ENABLED": True}}
@@ -23,7 +23,7 @@ def rendered(values: dict[str, Any]) -> list[Manifest]:
     with helm_python.Chart.load(CHART) as chart:
         chart.validate_schema(values)
         files = chart.render(values, name="gw", namespace="home")
-    documents = (each for name, text in files.items() if name.endswith(".yaml") for each in yaml.safe_load_all(text))
+    documents = (each for name, text in files.items() if name.endswith(".yaml") for each in load_all_yaml(text))
     return [document for document in documents if document]
 
 

@@ -11,7 +11,6 @@ import helm_python
 import kubernetes_validate
 import pytest
 import rich_click as click
-import yaml
 
 from gateway import __version__
 from gateway.settings import SECRET_FIELDS, Settings
@@ -29,6 +28,7 @@ from tests.deploy.manifests import (
     pod_specs,
     rendered,
 )
+from tests.yaml_text import load_yaml
 
 PLAIN = {**VALUES, "serviceTls": {"enabled": False}, "networkPolicy": {"enabled": False}}
 # The oldest supported version of Kubernetes, and the newest one with published schemas.
@@ -42,7 +42,7 @@ def test_helm_lint_reports_no_problem() -> None:
 
 
 def test_the_chart_has_the_version_of_the_gateway() -> None:
-    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__
+    assert load_yaml((CHART / "Chart.yaml").read_text())["appVersion"] == __version__
 
 
 @pytest.mark.parametrize("values", [VALUES, PLAIN], ids=["defaults", "without TLS and policies"])
@@ -149,7 +149,7 @@ def test_containers_run_our_commands_with_settings_as_environment(manifests: lis
 def test_envoy_resolves_the_workers_by_headless_services(manifests: list[Manifest], tmp_path: Path) -> None:
     control = environment(container(manifests, "control"))
     settings = Settings.model_validate({key.lower(): value for key, value in control.items()})
-    bootstrap = yaml.safe_load(render(settings, tmp_path)["bootstrap.yaml"])
+    bootstrap = load_yaml(render(settings, tmp_path)["bootstrap.yaml"])
     clusters = {cluster["name"]: cluster for cluster in bootstrap["static_resources"]["clusters"]}
     services = of_kind(manifests, "Service")
     for cluster, component in (("authz", "authz"), ("catalog", "authz"), ("meter", "meter")):

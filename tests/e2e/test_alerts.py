@@ -31,6 +31,7 @@ from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
 from tests.e2e.test_metrics import consecutive_ports
 from tests.polling import eventually
 from tests.ports import free_port
+from tests.yaml_text import load_yaml
 
 PROMETHEUS = Path(__file__).parents[2] / "ops/prometheus"
 RULES = PROMETHEUS / "alerts.yaml"
@@ -192,7 +193,7 @@ def recordings() -> Iterator[dict[str, Any]]:
     made: dict[str, Any] = {}
     yield made
     if RECORD:
-        before = yaml.safe_load(RECORDED.read_text())["tests"] if RECORDED.exists() else []
+        before = load_yaml(RECORDED.read_text())["tests"] if RECORDED.exists() else []
         tests = {each["name"]: each for each in before} | made
         RECORDED.write_text(document([tests[name] for name in (*FAULTS, *MADE) if name in tests]))
 
@@ -203,7 +204,7 @@ def document(tests: list[dict[str, Any]], rules: str = "alerts.yaml") -> str:
 
 
 def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    return [rule for group in load_yaml(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
 def healthy(trial: Trial) -> bool:

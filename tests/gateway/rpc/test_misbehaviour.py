@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -267,7 +267,12 @@ async def test_endless_continuations_end_the_connection(peer: RawPeer) -> None:
     await peer.end()
 
 
-ILLEGAL: dict[str, Frame | bytes] = {
+def flood() -> bytes:
+    """131 MB of data, which is more than any window."""
+    return bytes(DataFrame(1, data=bytes(1 << 14)).serialize()) * 8000
+
+
+ILLEGAL: dict[str, Frame | bytes | Callable[[], bytes]] = {
     "data on an idle stream": DataFrame(99, data=b"a"),
     "data on stream 0": b"\0\0\1\0\0\0\0\0\0a",
     "headers on an even stream": HeadersFrame(2, data=b"\x82", flags=["END_HEADERS"]),
@@ -289,7 +294,7 @@ ILLEGAL: dict[str, Frame | bytes] = {
     "the preface again": PREFACE,
     "http/1.1": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
     "goaway": GoAwayFrame(0, last_stream_id=0, error_code=2),
-    "more than the window": b"".join(DataFrame(1, data=bytes(1 << 14)).serialize() for _ in range(8000)),
+    "more than the window": flood,
 }
 
 
@@ -302,7 +307,8 @@ async def test_an_illegal_frame_ends_at_most_its_connection(path: str, name: str
             peer.data(stream, HELLO)
             await peer.received(stream, len(HELLO))
             peer.data(stream, message(b"gate"))
-        peer.send(ILLEGAL[name])
+        sent = ILLEGAL[name]
+        peer.send(sent() if callable(sent) else sent)
         peer.send(PingFrame(0, opaque_data=b"12345678"))
         await peer.read()
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import SecretStr
 
 from authz.keys.hashing import KeyHasher
@@ -17,6 +16,7 @@ from gateway.settings import load
 from gateway.stores.postgres import Database
 from gateway.values import Limits
 from tests.ops.cli.conftest import Operator
+from tests.yaml_text import load_yaml
 
 FILE = """
 version: 1
@@ -74,7 +74,7 @@ def test_a_created_key_is_printed_once_and_a_second_run_changes_nothing(operator
 def test_an_exported_file_restores_the_prefixes_with_new_secrets(operator: Operator, path: Path) -> None:
     before = operator.reads("apply", "-f", str(path))["keys"][0]
     exported = operator.does("export")
-    assert operator.reads("export") == yaml.safe_load(exported) | operator.reads("export")
+    assert operator.reads("export") == load_yaml(exported) | operator.reads("export")
     operator.does("disable-tenant", "--name", "acme")
     operator.does("delete-tenant", "--name", "acme", "--yes")
     path.write_text(exported)

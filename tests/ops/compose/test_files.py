@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gateway.settings import Settings
+from tests.yaml_text import load_yaml
 
 ROOT = Path(__file__).parents[3]
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+COMPOSE: dict[str, Any] = load_yaml((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OVERLAYS = {path.name: yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("compose.*.yaml"))}
+OVERLAYS = {path.name: load_yaml(path.read_text()) for path in sorted(ROOT.glob("compose.*.yaml"))}
 ONE_OFF = {"prepare", "migrate", "pull"}
 FILES = [ROOT / "compose.yaml", *(ROOT / name for name in OVERLAYS)]
 EXAMPLE = dict(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gateway.errors import MESSAGE, Code
 from gateway.rpc.message_sizes import ANSWER_BYTES_MAX
@@ -19,6 +18,7 @@ from ops.data_plane.envoy_files import render, render_secrets, write
 from ops.data_plane.local_replies import local_reply_config
 from ops.host import binaries
 from tests.certificates import self_signed
+from tests.yaml_text import load_yaml
 
 TOKEN = "a-token-that-must-not-show"
 BACKENDS: list[dict[str, Any]] = [
@@ -48,7 +48,7 @@ def settings() -> Settings:
 
 
 def listener(files: dict[str, bytes]) -> dict[str, Any]:
-    resources: list[dict[str, Any]] = yaml.safe_load(files["listener.yaml"])["resources"]
+    resources: list[dict[str, Any]] = load_yaml(files["listener.yaml"])["resources"]
     return resources[0]
 
 
@@ -101,7 +101,7 @@ def test_envoy_accepts_the_whole_configuration(machines: dict[str, Any], tmp_pat
     own = {"name": "own", "base_url": "https://own.example.com", "ca_file": authority}
     settings = Settings.model_validate({**machines, "ollama_backends": [*BACKENDS, own]})
     write(settings, tmp_path)
-    bootstrap = yaml.safe_load((tmp_path / "bootstrap.yaml").read_text())
+    bootstrap = load_yaml((tmp_path / "bootstrap.yaml").read_text())
     del bootstrap["dynamic_resources"]
     static = bootstrap["static_resources"]
     for cluster in json.loads((tmp_path / "cds.yaml").read_text())["resources"]:
@@ -123,7 +123,7 @@ def test_envoy_accepts_the_whole_configuration(machines: dict[str, Any], tmp_pat
 
 
 def own_clusters(settings: Settings, directory: Path) -> dict[str, dict[str, Any]]:
-    bootstrap = yaml.safe_load(render(settings, directory)["bootstrap.yaml"])
+    bootstrap = load_yaml(render(settings, directory)["bootstrap.yaml"])
     return {cluster["name"]: cluster for cluster in bootstrap["static_resources"]["clusters"]}
 
 

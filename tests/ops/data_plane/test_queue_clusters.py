@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gateway.settings import Settings
 from gateway.wire.names import backend_of, replica_clusters
 from gateway.wire.timeouts import BODY_TIMEOUT_S, CHECK_TIMEOUT_S
 from ops.data_plane.envoy_files import clusters_of, render_static
+from tests.yaml_text import load_yaml
 
 NEAR, FAR = "http://127.0.0.1:1", "http://127.0.0.1:2"
 BACKENDS = [
@@ -75,7 +74,7 @@ def test_no_request_with_a_slot_waits_for_a_connection() -> None:
 def test_a_check_and_a_request_may_take_longer_by_the_longest_wait() -> None:
     for wait_s in (0, 30):
         text = listener(queue_max_wait_s=wait_s)
-        (resource,) = yaml.safe_load(text)["resources"]
+        (resource,) = load_yaml(text)["resources"]
         manager = resource["filter_chains"][0]["filters"][0]["typed_config"]
         (check,) = [each["typed_config"] for each in manager["http_filters"] if each["name"].endswith("ext_authz")]
         service = check["grpc_service"]

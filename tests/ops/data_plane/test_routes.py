@@ -6,13 +6,13 @@ import re
 from typing import Any, cast
 
 import pytest
-import yaml
 
 from authz.catalog.pages import CatalogPages
 from gateway.settings import Settings
 from gateway.wire.surfaces import SURFACES
 from gateway.wire.timeouts import CHECK_TIMEOUT_S
 from ops.data_plane.envoy_files import render
+from tests.yaml_text import load_yaml
 
 SETTINGS = Settings.model_validate({"ollama_backends": [{"name": "near", "base_url": "http://127.0.0.1:11434"}]})
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
@@ -24,7 +24,7 @@ NAME_OF_A_MODEL, ANYTHING, SLASH = "/{name}", "(/.+)?", "/?"
 def manager(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The HTTP connection manager of the rendered listener."""
     text = render(SETTINGS, tmp_path_factory.mktemp("envoy"))["listener.yaml"]
-    found: dict[str, Any] = yaml.safe_load(text)["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    found: dict[str, Any] = load_yaml(text)["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     return found
 
 

@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gateway.settings import Settings
 from ops.data_plane.envoy_files import render, render_secrets, write
+from tests.yaml_text import load_yaml
 
 ENDPOINT = "http://collector.example:4318"
 
@@ -13,8 +13,8 @@ ENDPOINT = "http://collector.example:4318"
 def rendered(directory: Path, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The bootstrap and the connection manager."""
     files = render(Settings.model_validate(fields), directory)
-    (resource,) = yaml.safe_load(files["listener.yaml"])["resources"]
-    return yaml.safe_load(files["bootstrap.yaml"]), resource["filter_chains"][0]["filters"][0]["typed_config"]
+    (resource,) = load_yaml(files["listener.yaml"])["resources"]
+    return load_yaml(files["bootstrap.yaml"]), resource["filter_chains"][0]["filters"][0]["typed_config"]
 
 
 def sampler(directory: Path, name: str, ratio: float = 1.0) -> dict[str, Any]:
