@@ -39,6 +39,11 @@ def total_calls(client: Any) -> Counter[str]:
     return Counter(calls)
 
 
+def script_calls(calls: Counter[str]) -> int:
+    """How many of these calls are of scripts, as functions or by their digest."""
+    return calls["fcall"] + calls["evalsha"]
+
+
 @contextmanager
 def counted_calls(client: Any) -> Iterator[Counter[str]]:
     """Yields a Counter, which has the calls of each command in the block when the block ends."""

@@ -22,12 +22,13 @@ from gateway.queue.port import (
 )
 from gateway.queue.redis import codec, keys
 from gateway.settings import Settings
+from gateway.stores.library import Library
 from gateway.stores.redis import Redis, guarded
-from gateway.stores.scripts import Clock, Library, Scripts
+from gateway.stores.scripts import Clock, Scripts
 
-# The functions that every script of the queue has in front, in this order.
+# The functions of the queue, in this order.
 STEPS = ("queue", "capacity", "learning", "granting", "line", "steps", "arrivals", "turns")
-SCRIPTS = Library("gateway.queue.redis", STEPS)
+SCRIPTS = Library("gateway.queue.redis", STEPS, frozenset({"finish"}))
 # Requests that one call polls or renews, so that no call stops Redis for long.
 REQUESTS_SLICE = 200
 

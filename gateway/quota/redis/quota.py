@@ -45,14 +45,29 @@ from gateway.quota.redis.stream import RedisStream
 from gateway.quota.redis.waiting import WaitingEvents
 from gateway.record.entry import Entry
 from gateway.settings import Settings
+from gateway.stores.library import Library
 from gateway.stores.redis import Redis, guarded
-from gateway.stores.scripts import Clock, Library, Scripts
+from gateway.stores.scripts import Clock, Scripts
 from gateway.values import Outcome, UsageSource
 
-SCRIPTS = Library("gateway.quota.redis", ("shared", "calibration"))
+_WITHOUT_MEMORY = frozenset(
+    {
+        "abort_rebuild",
+        "acknowledge",
+        "epoch",
+        "expired",
+        "invalidate_counters",
+        "known",
+        "ready",
+        "release",
+        "settle",
+        "watermark",
+    }
+)
+SCRIPTS = Library("gateway.quota.redis", ("window", "shared", "calibration", "decision", "admission"), _WITHOUT_MEMORY)
 # The steps of the queue, for scripts that end an admission, a hold and a slot at once.
 _STEPS = tuple(f"../../../queue/redis/lua/{name}" for name in STEPS)
-SCRIPTS_WITH_QUEUE = Library("gateway.quota.redis", (*_STEPS, *SCRIPTS.shared))
+SCRIPTS_WITH_QUEUE = Library("gateway.quota.redis", (*_STEPS, *SCRIPTS.parts), _WITHOUT_MEMORY)
 # At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
 # Fields of a hash that one call reads or writes, so that no call stops Redis for long.

@@ -52,14 +52,16 @@ class QuotaStatus:
 
 
 def window_status(fields: Mapping[str, str], now_ms: int) -> WindowStatus:
-    """The status of a window that has these fields (see `admit.lua`) at `now_ms`."""
+    """The status of a window that has these fields (see `window.lua`) at `now_ms`."""
     requests = tokens = youngest = 0
     for name, value in fields.items():
-        second, _, kind = name.partition(":")
-        if kind == "m" and int(value) + WINDOW_MS > now_ms:
-            requests += int(fields.get(f"{second}:n", 0))
-            tokens += int(fields.get(f"{second}:t", 0))
-            youngest = max(youngest, int(value))
+        if name == "sums":
+            continue
+        of_second = [int(each) for each in value.split(":")]
+        if of_second[2] + WINDOW_MS > now_ms:
+            requests += of_second[0]
+            tokens += of_second[1]
+            youngest = max(youngest, of_second[2])
     left_ms = youngest + WINDOW_MS - now_ms if youngest else 0
     return WindowStatus(requests, tokens, -(-max(left_ms, 0) // 1000))
 

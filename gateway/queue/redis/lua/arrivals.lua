@@ -11,7 +11,7 @@ end
 -- The counters of the tenant and the key of a new request. Each that has no ticket is lifted to the lowest counter of those that
 -- wait, or else to that of the one that got the latest slot. `any_waits` is whether there are tickets.
 local function lifted(tenant, key, any_waits)
-  tenant, key = string.format('%.0f', tenant), string.format('%.0f', key)
+  tenant, key = integer(tenant), integer(key)
   local of_tenant, of_key, latest_tenant, latest_key =
     unpack(redis.call('HMGET', VIRTUAL, 't' .. tenant, 'k' .. key, 'latest', 'latest:' .. tenant))
   if any_waits then

@@ -16,20 +16,39 @@ local function set_learnt(replica, slots)
   set_slots(replica, 'auto:' .. slots)
 end
 
-local known_candidates = {}
+-- What JSON texts contain that many calls have, for at most TEXTS_MAX of them.
+local TEXTS_MAX = 500
+local known_texts, texts_count = {}, 0
+
+local function decoded(text)
+  if not known_texts[text] then
+    if texts_count == TEXTS_MAX then
+      known_texts, texts_count = {}, 0
+    end
+    known_texts[text], texts_count = cjson.decode(text), texts_count + 1
+  end
+  return known_texts[text]
+end
+
+local candidates_read
+
+at_start(function()
+  candidates_read = {}
+end)
 
 -- The model and the candidates of a pool, whose fields of STATE are read in one call with those that every request needs.
 local function candidates_of(pool)
-  if not known_candidates[pool] then
-    local candidates, names = cjson.decode(pool), {'run', 'since', 'tickets', 'running', 'reap_at'}
+  local candidates = decoded(pool)
+  if not candidates_read[pool] then
+    local names = {'run', 'since', 'tickets', 'running', 'reap_at'}
     for i = 2, #candidates do
       local name = candidates[i][1]
       names[#names + 1], names[#names + 2], names[#names + 3] = 'slots:' .. name, 'running:' .. name, 'suspended:' .. name
     end
     read_fields(names)
-    known_candidates[pool] = candidates
+    candidates_read[pool] = true
   end
-  return known_candidates[pool]
+  return candidates
 end
 
 local function suspend(replica, until_ms)
@@ -54,7 +73,7 @@ end
 -- unless the request is new and `overrides` it. A learnt number stays until one is given.
 local function use_slots(pool, slots, overrides)
   local candidates = candidates_of(pool)
-  for i, given in ipairs(cjson.decode(slots)) do
+  for i, given in ipairs(decoded(slots)) do
     local replica = candidates[i + 1][1]
     local known, is_learnt = slots_of(replica)
     local is_known = field('slots:' .. replica)

@@ -3,7 +3,7 @@ local granting = lazily(function()
 
 local function add_slot(request_id, slot, deadline)
   redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
-  redis.call('ZADD', LEASES, deadline, request_id)
+  redis.call('ZADD', LEASES, integer(deadline), request_id)
   count_running(slot.replica, 1, 'reap_at', first_deadline(deadline))
 end
 
@@ -42,8 +42,8 @@ end
 
 -- Sets the counters of a request's tenant and key to these values; `...` are further fields and values.
 local function set_counters(request, of_tenant, of_key, ...)
-  redis.call('HSET', VIRTUAL, 't' .. request.tenant, string.format('%.0f', of_tenant), 'k' .. request.key,
-    string.format('%.0f', of_key), ...)
+  redis.call('HSET', VIRTUAL, string.format('t%d', request.tenant), integer(of_tenant),
+    string.format('k%d', request.key), integer(of_key), ...)
 end
 
 -- Grants a slot of a replica that `free_replica` returned. `of_tenant` and `of_key` are the counters of a new request.
@@ -65,10 +65,12 @@ local function grant(now, request_id, ticket, replica, waited, of_tenant, of_key
   local tokens = math.max(ticket.input, ticket.charged)
   if of_tenant then
     local amount = price(slot, tokens)
-    set_counters(slot, of_tenant + amount, of_key + amount, 'latest', slot.tenant, 'latest:' .. slot.tenant, slot.key)
+    set_counters(slot, of_tenant + amount, of_key + amount, 'latest', integer(slot.tenant),
+      string.format('latest:%d', slot.tenant), integer(slot.key))
   else
     charge(slot, tokens)
-    redis.call('HSET', VIRTUAL, 'latest', slot.tenant, 'latest:' .. slot.tenant, slot.key)
+    redis.call('HSET', VIRTUAL, 'latest', integer(slot.tenant), string.format('latest:%d', slot.tenant),
+      integer(slot.key))
   end
   add_slot(request_id, slot, now + TICKET_LEASE_MS)
   return {'turn', slot.replica, slot.arrived, slot.waited}

@@ -64,6 +64,13 @@ end
 -- The fields of STATE that this call has read or written.
 local known_fields = {}
 
+at_start(function()
+  -- The same table, so that it does not grow each time.
+  for name in pairs(known_fields) do
+    known_fields[name] = nil
+  end
+end)
+
 local function read_fields(names)
   for i, value in ipairs(redis.call('HMGET', STATE, unpack(names))) do
     known_fields[names[i]] = value
@@ -107,12 +114,12 @@ end
 -- `...` are further fields of STATE and their values.
 local function count_running(replica, change, ...)
   local of_replica = 'running:' .. replica
-  set_fields(of_replica, number(of_replica) + change, 'running', number('running') + change, ...)
+  set_fields(of_replica, integer(number(of_replica) + change), 'running', integer(number('running') + change), ...)
 end
 
 -- The value of `reap_at` when a lease is added.
 local function first_deadline(deadline)
-  return math.min(deadline, tonumber(field('reap_at') or deadline))
+  return integer(math.min(deadline, tonumber(field('reap_at') or deadline)))
 end
 
 -- Reads all that the end of a request needs of STATE in one call.
@@ -142,8 +149,8 @@ end
 local function charge(request, tokens)
   local amount = price(request, tokens)
   if amount ~= 0 then
-    redis.call('HINCRBY', VIRTUAL, 't' .. request.tenant, amount)
-    redis.call('HINCRBY', VIRTUAL, 'k' .. request.key, amount)
+    redis.call('HINCRBY', VIRTUAL, string.format('t%d', request.tenant), integer(amount))
+    redis.call('HINCRBY', VIRTUAL, string.format('k%d', request.key), integer(amount))
   end
 end
 

@@ -23,7 +23,6 @@ end
 -- that has read the events before this one.
 redis.call('DEL', REBUILD)
 local held = redis.call('HGET', HOLDS, request_id)
-local used = {key = ARGV[4], day = ARGV[6], month = ARGV[7]}
 if held then
   local hold = cjson.decode(held)
   end_hold(request_id, hold, 0, tokens)
@@ -31,13 +30,10 @@ if held then
     learn(hold.model, hold.estimate, tonumber(ARGV[11]))
   end
 end
-local fields = token_fields('used', used)
-fields[7] = 'ready'
-local values = redis.call('HMGET', COUNTERS, unpack(fields))
+local fields = fields_of(tonumber(ARGV[4]), ARGV[6], ARGV[7]).used
+local values = redis.call('HMGET', COUNTERS, unpack(fields, 1, 7))
 if values[7] then
-  local changes, zeros = {}, {}
-  add(fields, values, 1, 6, tokens, changes, zeros)
-  apply(COUNTERS, changes, zeros)
+  change(COUNTERS, fields, values, tokens, 0)
 end
 redis.call('SET', FINISHED, 'settled', 'PX', ARGV[9])
 redis.call('XADD', EVENTS, '*', 't', ARGV[3], 'e', ARGV[8])

@@ -1,4 +1,4 @@
--- The functions that the scripts share. `gateway.stores.scripts` prepends this file to each script.
+-- The functions that the scripts share.
 --
 -- KEYS, the same for every script except `renew_all.lua`. A script about a tenant gets the first nine, one about a shard
 -- the first four. All keys have the shard's hash tag, so they are in one slot.
@@ -12,7 +12,7 @@
 --   7 CALIBRATION  hash  of one tenant: per model, the ratio of counted to estimated input, see calibration.lua
 --   8 HELD       hash    of one tenant and its keys, see below
 --   9 STAGED     hash    the fields of COUNTERS that a rebuild has written so far
---  10 TENANT_WINDOW, 11 KEY_WINDOW  hash  see admit.lua
+--  10 TENANT_WINDOW, 11 KEY_WINDOW  hash  see window.lua
 --  12 FINISHED   string  how a request ended, for as long as its id is remembered: 'settled', 'recorded' (denied),
 --                                 'reported' (denied, of an unknown tenant) or 'released'
 --
@@ -33,8 +33,12 @@
 -- buckets are lost then. A request that waits in the queue has `parked`, and holds no tokens. After its turn the hold has
 -- `arrived`, the second of the bucket that counts the request, `replica` and `queued` (ms).
 
-local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STAGED, TENANT_WINDOW, KEY_WINDOW, FINISHED =
-  unpack(KEYS)
+local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STAGED, TENANT_WINDOW, KEY_WINDOW, FINISHED
+
+at_start(function()
+  HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STAGED, TENANT_WINDOW, KEY_WINDOW, FINISHED =
+    unpack(KEYS)
+end)
 
 -- The name of the epoch, and how many ms are left of its first `restore_ms`. A new epoch begins when Redis was restarted or
 -- replaced or lost its data. A process that sees the name change resubmits its holds and unconfirmed entries.
@@ -52,10 +56,6 @@ local function epoch(now, restore_ms)
 end
 
 local DAY_MS = 86400000
-
-local function quotient(a, b)
-  return math.floor(a / b)
-end
 
 -- The day number since 1970-01-01, and its year, month and day: Howard Hinnant's civil_from_days.
 local function calendar(ms)
@@ -124,75 +124,79 @@ local function rebuild_of(token)
 end
 
 -- The fields of a hash with the tokens of the tenant and of a key, in the periods of a hold.
-local function token_fields(kind, hold)
-  local tenant, key = kind .. ':t:', kind .. ':k' .. hold.key .. ':'
-  local day, month = 'day:' .. hold.day, 'month:' .. hold.month
-  return {tenant .. day, tenant .. month, tenant .. 'total', key .. day, key .. month, key .. 'total'}
+local function token_fields(kind, key, day, month)
+  local of_tenant, of_key = kind .. ':t:', string.format('%s:k%d:', kind, key)
+  return {
+    of_tenant .. 'day:' .. day, of_tenant .. 'month:' .. month, of_tenant .. 'total',
+    of_key .. 'day:' .. day, of_key .. 'month:' .. month, of_key .. 'total',
+  }
 end
 
--- Adds `amount` to fields `first` to `last` of a list, whose present values are `values`. Fields that become 0 are deleted.
--- `changes` gets the fields to set, each followed by its value, and `zeros` those to delete.
-local function add(fields, values, first, last, amount, changes, zeros)
-  if amount == 0 then
-    return
-  end
-  for i = first, last do
-    local sum = tonumber(values[i] or 0) + amount
-    if sum == 0 then
-      zeros[#zeros + 1] = fields[i]
-    else
-      changes[#changes + 1], changes[#changes + 2] = fields[i], sum
+-- By day and key, for at most FIELDS_MAX of them.
+local FIELDS_MAX = 500
+local known_names, names_count = {}, 0
+
+-- The fields in which a request of a key counts on a day of a month: `used` of COUNTERS and `held` of HELD, and after them
+-- those that an admission also reads.
+local function fields_of(key, day, month)
+  local of_day = known_names[day]
+  local fields = of_day and of_day[key]
+  if not fields then
+    if names_count == FIELDS_MAX then
+      known_names, names_count = {}, 0
     end
+    fields = {used = token_fields('used', key, day, month), held = token_fields('held', key, day, month)}
+    local used, held = fields.used, fields.held
+    used[7], used[8], used[9] = 'ready', 'day', 'prune'
+    held[7], held[8], held[9] = 'in_flight:t', string.format('in_flight:k%d', key), 'generation'
+    known_names[day] = known_names[day] or {}
+    known_names[day][key], names_count = fields, names_count + 1
   end
-end
-
-local function apply(key, changes, zeros)
-  if #changes > 0 then
-    redis.call('HSET', key, unpack(changes))
-  end
-  if #zeros > 0 then
-    redis.call('HDEL', key, unpack(zeros))
-  end
-end
-
--- The fields of HELD that a hold counts in.
-local function held_fields(hold)
-  local fields = token_fields('held', hold)
-  fields[7], fields[8] = 'in_flight:t', 'in_flight:k' .. hold.key
   return fields
 end
 
--- `values` are the present ones of `fields`, if they are known.
-local function count_hold(hold, sign, fields, values)
-  fields = fields or held_fields(hold)
+-- Used again by each change, so that they do not grow each time.
+local changes, zeros = {}, {}
+
+-- Changes fields of a hash, whose present values are `values`: adds `tokens` to the first six, and `requests` to two more. Fields
+-- that become 0 are deleted.
+local function change(key, fields, values, tokens, requests)
+  local changes_count, zeros_count = 0, 0
+  for i = tokens == 0 and 7 or 1, requests == 0 and 6 or 8 do
+    local sum = tonumber(values[i] or 0) + (i <= 6 and tokens or requests)
+    if sum == 0 then
+      zeros_count = zeros_count + 1
+      zeros[zeros_count] = fields[i]
+    else
+      changes[changes_count + 1], changes[changes_count + 2] = fields[i], integer(sum)
+      changes_count = changes_count + 2
+    end
+  end
+  if changes_count > 0 then
+    redis.call('HSET', key, unpack(changes, 1, changes_count))
+  end
+  if zeros_count > 0 then
+    redis.call('HDEL', key, unpack(zeros, 1, zeros_count))
+  end
+end
+
+-- `values` are the present ones of the fields of HELD, if they are known.
+local function count_hold(hold, sign, values)
+  local fields = fields_of(hold.key, hold.day, hold.month).held
   values = values or redis.call('HMGET', HELD, unpack(fields))
-  local changes, zeros = {}, {}
-  add(fields, values, 1, 6, sign * (hold.input + hold.cap), changes, zeros)
-  add(fields, values, 7, 8, sign, changes, zeros)
-  apply(HELD, changes, zeros)
-  redis.call('HINCRBY', EPOCH, 'counted', sign)
+  change(HELD, fields, values, sign * (hold.input + hold.cap), sign)
+  redis.call('HINCRBY', EPOCH, 'counted', integer(sign))
 end
 
 -- Adds the tokens of a hold, and the hold itself, to HELD, which must not be stale. The caller stores the hold.
-local function add_hold(hold, fields, values)
-  count_hold(hold, 1, fields, values)
+local function add_hold(hold, values)
+  count_hold(hold, 1, values)
   hold.counted = true
 end
 
 local function remove_hold(hold)
   if hold.counted then
     count_hold(hold, -1)
-  end
-end
-
--- Changes a bucket of a window, if it is still there.
-local function adjust(window, second, requests, tokens)
-  local counts = redis.call('HMGET', window, second .. ':n', second .. ':t', 'requests', 'tokens')
-  if counts[1] then
-    local n, t = tonumber(counts[1]), tonumber(counts[2])
-    local n_new, t_new = math.max(0, n + requests), math.max(0, t + tokens)
-    redis.call('HSET', window, second .. ':n', n_new, second .. ':t', t_new,
-      'requests', tonumber(counts[3]) + n_new - n, 'tokens', tonumber(counts[4]) + t_new - t)
   end
 end
 

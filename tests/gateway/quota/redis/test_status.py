@@ -7,10 +7,7 @@ from tests.gateway.quota.model.calibration import Calibration
 
 
 def test_a_window_has_what_is_less_than_a_minute_old() -> None:
-    fields = {
-        "100:n": "2", "100:t": "50", "100:m": "100500", "130:n": "1", "130:t": "7", "130:m": "130250",
-        "requests": "3", "tokens": "57", "oldest": "100", "last": "130250",
-    }  # fmt: skip
+    fields = {"100": "2:50:100500", "130": "1:7:130250", "sums": "3:57:100:130250"}
     assert window_status(fields, 130_250) == WindowStatus(3, 57, 60)
     assert window_status(fields, 160_499) == WindowStatus(3, 57, 30)
     assert window_status(fields, 160_500) == WindowStatus(1, 7, 30)

@@ -15,10 +15,11 @@ from redis.crc import key_slot
 
 from gateway.errors import SettingsError, StoreUnavailable
 from gateway.settings import Settings
+from gateway.stores.library import Library
 from gateway.stores.pipeline.call import ReplyError
 from gateway.stores.pipeline.connection import pack
 from gateway.stores.redis import Redis, connect
-from gateway.stores.scripts import Library, Scripts
+from gateway.stores.scripts import Scripts
 from tests.certificates import self_signed
 from tests.redis_server import RedisServer, cluster, one_server
 
