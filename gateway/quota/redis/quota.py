@@ -58,6 +58,7 @@ _WITHOUT_MEMORY = frozenset(
         "expired",
         "invalidate_counters",
         "known",
+        "leave_waiting",
         "ready",
         "release",
         "settle",
