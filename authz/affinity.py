@@ -17,8 +17,8 @@ from gateway.queue.port import Candidate
 
 # A conversation whose turns have no messages is recognised by so much of its prompt.
 PROMPT_CHARACTERS = 1024
-# A text of a message counts by this much of its beginning and by its length, and all together by so many values and
-# characters. A message may have an image of several MiB.
+# A text of a message counts by this much of its beginning and by its length. All texts together count by this number of
+# values and characters. A message may have an image of several MiB.
 TEXT_CHARACTERS = 4096
 VALUES_MAX = 1024
 BEGINNING_CHARACTERS = 65_536

@@ -97,7 +97,7 @@ class Library:
         return f"{name}_{self._hash}"
 
     def script(self, name: str) -> Script:
-        """The script as a text of its own."""
+        """The script as a separate text."""
         if name not in self._scripts:
             text = self._create((name,)) + _CALL.format(name=name)
             self._scripts[name] = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

@@ -45,7 +45,7 @@ _PATTERNS: Mapping[AnswerShape, re.Pattern[str]] = {
         ),
     )
 }
-# Most frames have one word of a few bytes, so few results serve almost all of them.
+# The text of most frames is one short word, so few results serve almost all of them.
 _RESULTS_MAX = 1024
 
 
