@@ -14,8 +14,9 @@ from gateway.rpc.nghttp2.framing import PREFIX, MessageReader
 
 log = structlog.get_logger()
 
-# The peer is permitted to send more in steps of this size, which is much less than the window of a stream.
-_ACKNOWLEDGE_BYTES = 16 << 10
+# The peer is permitted to send more in steps of this size. It is much less than the window of a stream, and what all
+# streams of a connection leave unacknowledged is less than the window of the connection, so neither is ever used up.
+ACKNOWLEDGE_BYTES = 4 << 10
 
 _Reply = Message | Awaitable[Message | None] | None
 
@@ -84,7 +85,7 @@ class Call:
             log.exception("rpc_failed", method=self._path)
             self.fail(Status.UNKNOWN, "the handler failed")
         else:
-            is_due = self._unacknowledged_bytes >= _ACKNOWLEDGE_BYTES
+            is_due = self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES
             if is_due and self._task is None and not self._over and not self._stream.congested:
                 self._acknowledge()
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.rpc.methods import RpcError, Status
-from gateway.rpc.nghttp2.connection import STREAMS_MAX
+from gateway.rpc.nghttp2.calls import ACKNOWLEDGE_BYTES
+from gateway.rpc.nghttp2.connection import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX
 from gateway.rpc.nghttp2.framing import PREFIX, MessageReader
 from gateway.rpc.nghttp2.server import Nghttp2Server
 from tests.gateway.rpc.echo import Echo, served
@@ -164,3 +165,8 @@ def test_bytes_that_are_no_messages_are_refused_or_wait(data: bytes, step: int) 
     except RpcError as error:
         assert error.status in (Status.INTERNAL, Status.UNIMPLEMENTED, Status.RESOURCE_EXHAUSTED)
     assert data.startswith(read)
+
+
+def test_what_calls_leave_unacknowledged_uses_up_no_window() -> None:
+    assert ACKNOWLEDGE_BYTES < STREAM_WINDOW_BYTES / 2
+    assert ACKNOWLEDGE_BYTES * STREAMS_MAX < CONNECTION_WINDOW_BYTES
