@@ -30,7 +30,8 @@
 -- A ticket is a JSON object: pool, class (0 interactive, 1 batch), tenant, key, weight, input (tokens), bytes, owner, arrived
 -- (ms) and charged (tokens, not 0 only after a move). A slot has replica, tenant, key, weight, charged, arrived and waited
 -- (ms). Both have attempt, the number of the latest attempt that moved, absent before. The ticket of a request that moved has
--- waited (ms, before) and since (ms, when this wait began). A slot has answers when its request is being answered. That of a learnt replica has auto, model, at (ms, when its owner knew of it), and seen and first, see learning.lua.
+-- waited (ms, before) and since (ms, when this wait began). A slot has answers when its request is being answered. That of a
+-- learnt replica has auto, model, at (ms, when its owner knew of it), and seen and first, see learning.lua.
 -- Members of the sorted sets have their fields separated by tabs. A JSON text has none.
 
 local STATE, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING, ENDED
