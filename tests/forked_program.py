@@ -26,7 +26,13 @@ from typing import Any
 from ops.embedded import fork_server
 
 # What `up` and the simulated Ollama import.
-PRELOADED = ("ops.cli.up", "ops.embedded.foreground", "ops.simulator.app")
+PRELOADED = (
+    *fork_server.PRELOADED,
+    "ops.cli.up",
+    "ops.database.migrate",
+    "ops.embedded.foreground",
+    "ops.simulator.app",
+)
 START_TIMEOUT_S = 60.0
 _ROOT = Path(__file__).parents[1]
 _ANSWER_BYTES_MAX = 4096

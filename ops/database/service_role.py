@@ -6,18 +6,11 @@ audit log need no grants: PostgreSQL checks the table that a statement names, wh
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import secrets
-
 from sqlalchemy import Connection, text
 
 from gateway.errors import GatewayError
 from gateway.ledger.store import COLUMNS
-
-# PostgreSQL's default for `scram_iterations`.
-_SCRAM_ITERATIONS = 4096
+from ops.database.role_password import quoted, with_password
 
 # During a rolling upgrade, workers of the previous version log in as the same role. A privilege that only they need
 # stays until no supported version uses it, like a column in a migration.
@@ -75,29 +68,6 @@ def statements(role: str) -> list[str]:
         *(f"REVOKE ALL ON {each} FROM {name}" for each in everything),
         *(f"GRANT {each} TO {name}" for each in _GRANTS),
     ]
-
-
-def with_password(role: str, password: str, *, exists: bool) -> str:
-    """Returns the statement that creates a role with a login and a password, or changes an existing one. Pure."""
-    return f"{'ALTER' if exists else 'CREATE'} ROLE {quoted(role)} LOGIN PASSWORD '{scram_verifier(password)}'"
-
-
-def quoted(name: str) -> str:
-    """Returns the name as a quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def scram_verifier(password: str) -> str:
-    """Returns the verifier that PostgreSQL stores for a normalised password (RFC 5802).
-
-    It is sent instead of the password because statements may be logged.
-    """
-    salt = secrets.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ITERATIONS)
-    stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    server_key = hmac.digest(salted, b"Server Key", "sha256")
-    salt_64, stored_64, server_64 = (base64.b64encode(each).decode() for each in (salt, stored_key, server_key))
-    return f"SCRAM-SHA-256${_SCRAM_ITERATIONS}:{salt_64}${stored_64}:{server_64}"
 
 
 _ROLE_EXISTS = text("SELECT true FROM pg_roles WHERE rolname = :role")

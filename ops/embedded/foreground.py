@@ -10,7 +10,7 @@ from ops.embedded.errors import ChildFailed
 from ops.embedded.interrupts import run_until_interrupted
 from ops.embedded.options import StackOptions
 from ops.embedded.progress import Progress
-from ops.embedded.stack import ExtraChildren, Stack
+from ops.embedded.stack import ExtraChildren, Prepared, Stack
 
 
 def serve(
@@ -22,20 +22,23 @@ def serve(
     """Starts the stack, awaits `use` and stops the stack.
 
     The first SIGINT, SIGTERM or SIGHUP cancels `use` and stops in order; a second one stops at once. Shows the last
-    log lines of a child that failed. Raises the errors of `use` and of `stack.running`.
+    log lines of a child that failed. Raises the errors of `use`, `stack.prepare` and `stack.running`.
     """
     force_stop = asyncio.Event()
 
-    async def work() -> None:
-        async with stack.running(options, progress, force_stop, extra_children) as running:
+    async def work(prepared: Prepared) -> None:
+        async with stack.running(prepared, options, progress, force_stop, extra_children) as running:
             await use(running)
             progress.step("Stopping")
 
     def on_interrupt() -> None:
         progress.step("Stopping (interrupt again to stop immediately)")
 
+    # The live line has a thread, and `prepare` needs a process without one.
+    progress.done()
     try:
-        asyncio.run(run_until_interrupted(work(), on_first=on_interrupt, on_further=force_stop.set))
+        with stack.prepare(options) as prepared:
+            asyncio.run(run_until_interrupted(work(prepared), on_first=on_interrupt, on_further=force_stop.set))
     except ChildFailed as failure:
         progress.done()
         for line in failure.log_tail:

@@ -3,10 +3,13 @@
 The services share the memory of these modules until one of them writes to it, and start without importing them.
 CPython's multiprocessing.forkserver works in the same way, but its processes are described by pickled objects.
 
-The supervisor runs this module with a SOCK_SEQPACKET socket as standard input. A request is one JSON object with the
-fields `request` (its number), `name`, `argv` (a module and its arguments), `env` and `cwd`, and the descriptor of the
-log with it. The answer is `{"request": NUMBER, "pid": PID}`, or `{"request": NUMBER, "errno": ERRNO}`. When that
-process ends, `{"pid": PID, "code": CODE}` follows, with the code of subprocess.Popen.
+The supervisor forks the server from itself, so that it shares that memory too. To replace a server that ended, it runs
+this module with a SOCK_SEQPACKET socket as standard input.
+
+A request is one JSON object with the fields `request` (its number), `name`, `argv` (a module and its arguments), `env`
+and `cwd`, and the descriptor of the log with it. The answer is `{"request": NUMBER, "pid": PID}`, or
+`{"request": NUMBER, "errno": ERRNO}`. When that process ends, `{"pid": PID, "code": CODE}` follows, with the code of
+subprocess.Popen.
 """
 
 from __future__ import annotations
@@ -16,15 +19,20 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import select
 import signal
 import socket
 import sys
 import time
-from typing import Any, NamedTuple
+import traceback
+from collections.abc import Mapping
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
-from ops.embedded import launcher
+from ops.embedded import launcher, logfile
 
 # Each service imports these modules and what they import. A module of one service alone is not among them, because its
 # metrics would appear in the others.
@@ -58,12 +66,55 @@ class Request(NamedTuple):
 
 def main() -> None:
     """Serves the supervisor until it closes the socket; in a forked process, runs the requested module."""
+    preload()
+    _run(socket.socket(fileno=os.dup(0)))
+
+
+def preload() -> None:
+    """Imports PRELOADED, and exempts all objects from garbage collection.
+
+    A collection in a forked process would write to every object that it visits, and so copy the shared pages.
+    """
     for module in PRELOADED:
         importlib.import_module(module)
-    # A collection in a forked process would write to every object that it visits, and so copy the shared pages.
     gc.collect()
     gc.freeze()
-    with socket.socket(fileno=os.dup(0)) as supervisor:
+
+
+def fork(env: Mapping[str, str], cwd: Path, log: Path) -> tuple[int, socket.socket]:
+    """Forks the server from this process, which must have no other thread. Call `preload` before.
+
+    Returns its process id and the socket to it.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Text that is still buffered would be written by both processes.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, ours
+    code = 1
+    try:
+        _close_descriptors(except_for=theirs.fileno())
+        _become(Request("fork-server", (), {**env}, str(cwd)), logfile.open_append(log), parent)
+        _run(theirs)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception:  # noqa: BLE001 (it is shown, and must not reach the frames of the caller)
+        traceback.print_exc()
+    finally:
+        # These frames belong to the other process, so nothing may return or raise into them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(supervisor: socket.socket) -> None:
+    """Serves the supervisor until it closes the socket; in a forked process, runs the requested module."""
+    with supervisor:
         request = serve(supervisor)
     if request is not None:
         sys.argv = [*request.argv]
@@ -136,11 +187,20 @@ def _become(request: Request, log: int, server_pid: int) -> None:
         os.dup2(source, target)
     os.close(null)
     os.close(log)
+    for stream in (sys.stdout, sys.stderr):
+        # Otherwise the buffering would depend on what the output of the first process was.
+        cast(TextIOWrapper, stream).reconfigure(line_buffering=True)
+    os.umask(0o077)
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.env)
     time.tzset()
     ctypes.CDLL(None).prctl(_PR_SET_NAME, request.name.encode(), 0, 0, 0)
+
+
+def _close_descriptors(*, except_for: int) -> None:
+    os.closerange(3, except_for)
+    os.closerange(except_for + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 if __name__ == "__main__":

@@ -57,27 +57,41 @@ class ForkedProcess:
 class ForkServer:
     """Forks Python services from one process that has imported their common modules. A server that died is replaced.
 
-    Use it from the main thread, with a running event loop. `env` is the environment of the interpreter, `log` receives
-    what the server itself writes.
+    Use it from the main thread, with a running event loop unless a method says otherwise. `env` is the environment of
+    the interpreter, `log` receives what the server itself writes.
     """
 
     def __init__(self, env: Mapping[str, str], cwd: Path, log: Path) -> None:
         self._env = {**env, "PYTHONUNBUFFERED": "1"}
         self._cwd = cwd
         self._log = log
+        self._first_pid: int | None = None
         self._server: Process | None = None
         self._socket: socket.socket | None = None
+        self._connected = False
         self._forked: dict[int, ForkedProcess] = {}
         self._requests: dict[int, asyncio.Future[ForkedProcess]] = {}
         self._numbers = itertools.count()
         self._starting = asyncio.Lock()
 
+    def fork_from_this_process(self) -> None:
+        """Forks the first server, which then shares the memory of this process. Imports what the services need.
+
+        Call it before there are other threads or an event loop, of which a forked process would have a broken copy. A
+        server that replaces this one is executed.
+        """
+        fork_server.preload()
+        self._first_pid, self._socket = fork_server.fork(self._env, self._cwd, self._log)
+        self._socket.setblocking(False)
+
     async def start(self) -> socket.socket:
         """Starts the server unless it runs. Returns the socket to it; a request waits until the server has imported."""
         async with self._starting:
             if self._socket is None:
-                self._socket = await self._start()
+                self._socket = await self._execute()
+            if not self._connected:
                 asyncio.get_running_loop().add_reader(self._socket, self._read, self._socket)
+                self._connected = True
             return self._socket
 
     async def fork(self, child: Child) -> ForkedProcess:
@@ -99,12 +113,20 @@ class ForkServer:
     async def stop(self) -> None:
         """Stops the server. The processes that it forked end with it."""
         self._disconnect()
+        self.kill_forked()
         if self._server is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._server.kill()
             await self._server.wait()
 
-    async def _start(self) -> socket.socket:
+    def kill_forked(self) -> None:
+        """Ends the server of `fork_from_this_process`, if it runs. Needs no event loop."""
+        if self._first_pid is not None:
+            os.kill(self._first_pid, signal.SIGKILL)
+            os.waitpid(self._first_pid, 0)
+            self._first_pid = None
+
+    async def _execute(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         log = logfile.open_append(self._log)
@@ -162,6 +184,7 @@ class ForkServer:
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         self._socket = None
+        self._connected = False
         for process in self._forked.values():
             process.set_ended(-signal.SIGKILL)
         self._forked.clear()

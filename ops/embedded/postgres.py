@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 
-from ops.database.service_role import with_password
+from ops.database.role_password import with_password
 from ops.embedded import privileges
 from ops.embedded.child import Child, User
 from ops.embedded.errors import StackError

@@ -10,7 +10,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,6 @@ from pathlib import Path
 from gateway.settings import Settings, misspelt_names
 from ops.backends import ca_files
 from ops.data_plane import envoy_files
-from ops.database import migrate
 from ops.embedded import configuration, metrics_targets, ports, ready_file, services, stores
 from ops.embedded.child import Child
 from ops.embedded.errors import StackError
@@ -64,8 +63,37 @@ class Stack:
         return self.endpoints.state_dir / AUTHORITY_ROOT
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What has to exist before the event loop: the locked state directory, and the fork server."""
+
+    state: StateDirectory
+    fork_server: ForkServer
+
+
+@contextlib.contextmanager
+def prepare(options: StackOptions) -> Iterator[Prepared]:
+    """Locks the state directory and forks the fork server from this process, which must have no other thread.
+
+    Both last until the context ends. Enter it in the main thread. Raises StackError.
+    """
+    if sys.platform != "linux":
+        raise StackError("the embedded stack needs Linux; use Docker Compose on other systems")
+    os.umask(0o077)
+    _raise_open_files_limit()
+    with open_state(options.state_dir) as state:
+        env = configuration.inherited_environment(os.environ, options)
+        fork_server = ForkServer(env, state.root, state.log_file("fork-server"))
+        fork_server.fork_from_this_process()
+        try:
+            yield Prepared(state, fork_server)
+        finally:
+            fork_server.kill_forked()
+
+
 @contextlib.asynccontextmanager
 async def running(
+    prepared: Prepared,
     options: StackOptions,
     progress: Progress,
     force_stop: asyncio.Event,
@@ -77,24 +105,18 @@ async def running(
     periods. Enter it in the main thread. Raises StackError, ProgramNotFound or SettingsError; no process remains
     then.
     """
-    if sys.platform != "linux":
-        raise StackError("the embedded stack needs Linux; use Docker Compose on other systems")
-    os.umask(0o077)
-    _raise_open_files_limit()
-    with open_state(options.state_dir) as state:
-        # A file of a stack that was killed would name processes that no longer run.
-        _remove_ready_files(options, state)
-        env = configuration.inherited_environment(os.environ, options)
-        fork_server = ForkServer(env, state.root, state.log_file("fork-server"))
-        async with Supervisor(progress.notice, force_stop, fork_server) as supervisor:
-            try:
-                stack = await _start(options, state, supervisor, progress, extra_children)
-                _publish_ready_files(options, state, stack.endpoints, supervisor, progress)
-                progress.done()
-                yield stack
-            finally:
-                supervisor.set_pids_listener(None)
-                _remove_ready_files(options, state)
+    state = prepared.state
+    # A file of a stack that was killed would name processes that no longer run.
+    _remove_ready_files(options, state)
+    async with Supervisor(progress.notice, force_stop, prepared.fork_server) as supervisor:
+        try:
+            stack = await _start(options, state, supervisor, progress, extra_children)
+            _publish_ready_files(options, state, stack.endpoints, supervisor, progress)
+            progress.done()
+            yield stack
+        finally:
+            supervisor.set_pids_listener(None)
+            _remove_ready_files(options, state)
 
 
 async def _start(
@@ -124,6 +146,9 @@ async def _start(
     progress.step("Starting PostgreSQL and Redis")
     await stores.start(supervisor, state, addresses, redis_program=options.redis_server)
     progress.step("Bringing the database schema up to date")
+    # The fork server, which has the modules of this process at its start, does not need Alembic.
+    from ops.database import migrate
+
     await migrate.upgrade(settings)
     progress.step("Starting authz, meter and control")
     envoy_files.write(settings, state.envoy)

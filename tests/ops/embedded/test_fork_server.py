@@ -36,6 +36,34 @@ Path("report.json").write_text(json.dumps({
 }))
 sys.exit(7)
 """
+# A supervisor that forks its server. It is a separate process, because the one that runs tests has threads.
+FORK_FROM_THIS_PROCESS = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from ops.embedded.forked_process import ForkServer
+from tests.ops.embedded.children import child
+
+async def main():
+    described = child(Path.cwd(), "reporter", argv=("reporting", "--one", "2"), env={"ONLY": "this"}, forked=True)
+    while len(parents) < 2:
+        try:
+            process = await server.fork(described)
+        except OSError:
+            # The killed server was not replaced yet.
+            await asyncio.sleep(0.01)
+            continue
+        parents.append(int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1]))
+        print("code", await process.wait(), flush=True)
+        os.kill(parents[-1], signal.SIGKILL)
+    await server.stop()
+
+parents = []
+print("not yet written", end="")
+server = ForkServer({"PYTHONPATH": os.environ["PYTHONPATH"]}, Path.cwd(), Path("server.log"))
+server.fork_from_this_process()
+asyncio.run(main())
+print("different", parents[0] != parents[1])
+"""
 SERVE = """
 import sys, time
 from pathlib import Path
@@ -77,6 +105,29 @@ async def test_a_forked_service_has_what_an_executed_one_has(tmp_path: Path) -> 
         "preloaded": True,
     }
     assert described.log.read_text().splitlines() == ["output", "errors"]
+
+
+def test_a_server_forked_from_the_supervisor_serves_in_the_same_way_and_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "reporting.py").write_text(REPORT)
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    command = [sys.executable, "-c", FORK_FROM_THIS_PROCESS]
+    # One more inheritable descriptor, as of a log of the supervisor.
+    with (tmp_path / "open").open("w") as inherited:
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            pass_fds=[inherited.fileno()],
+        )
+    assert (done.stdout.splitlines(), done.stderr) == (["not yet writtencode 7", "code 7", "different True"], "")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["descriptors"] == []
+    assert report["env"] == {"ONLY": "this"}
+    assert (tmp_path / "server.log").read_text() == ""
 
 
 async def test_a_killed_fork_server_takes_its_services_along_and_all_are_restarted(tmp_path: Path) -> None:
@@ -143,18 +194,18 @@ def test_only_modules_of_every_service_are_loaded_before_the_fork() -> None:
     code = """
 import importlib, json, sys
 from ops.embedded.fork_server import PRELOADED
-for name in PRELOADED:
+for name in (*PRELOADED, "ops.cli.demo", "ops.cli.up", "ops.embedded.foreground"):
     importlib.import_module(name)
 from prometheus_client.metrics import MetricWrapperBase
 def metrics_of(*packages):
     modules = [module for name, module in sys.modules.items() if name.startswith(packages)]
     return {id(value) for module in modules for value in vars(module).values() if isinstance(value, MetricWrapperBase)}
-shared, loaded = metrics_of("gateway.metrics."), metrics_of("gateway.", "ops.")
-print(json.dumps([len(shared), len(loaded - shared), sorted({name.partition(".")[0] for name in sys.modules})]))
+shared, loaded = metrics_of("gateway.metrics."), metrics_of("gateway.", "ops.", "authz.", "meter.")
+print(json.dumps([len(shared), len(loaded - shared), sorted(sys.modules)]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    shared_metrics, other_metrics, packages = json.loads(done.stdout)
+    shared_metrics, other_metrics, modules = json.loads(done.stdout)
     assert shared_metrics > 0
     assert other_metrics == 0
-    # A library with threads must not be loaded before a fork.
-    assert {"authz", "meter", "grpc", "sqlalchemy"}.isdisjoint(packages)
+    # A library with threads must not be loaded before a fork, and Alembic's modules would be in each service.
+    assert {"grpc", "sqlalchemy", "alembic"}.isdisjoint(modules)
