@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from gateway.errors import Code
 from gateway.record.grant import Grant
-from gateway.record.request import RequestRecord, record_fields
+from gateway.record.request import RequestRecord, record_fields, record_of
 from gateway.values import NO_USAGE, Outcome, Usage, UsageSource
 
 
@@ -42,7 +42,7 @@ class Ending:
 CLIENT_GONE = Ending(Outcome.CLIENT_GONE, status=499)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry(RequestRecord):
     """One audit row. Tokens are counts, `ts_ms` is milliseconds since the epoch, durations are milliseconds.
 
@@ -71,8 +71,7 @@ class Entry(RequestRecord):
         A lone surrogate, which a header may hold, becomes a question mark. Otherwise the event could not be read back,
         and its row would be missing.
         """
-        values = {name: getattr(self, name) for name in _NAMES}
-        text = _encode(values)
+        text = _encode(vars(self))
         return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
     @classmethod
@@ -82,7 +81,6 @@ class Entry(RequestRecord):
 
 
 _ADAPTER = TypeAdapter(Entry)
-_NAMES = tuple(Entry.__dataclass_fields__)
 # Made once, because `json.dumps` makes an encoder for each call with separators.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
@@ -101,20 +99,19 @@ def denied_entry(record: RequestRecord, ts_ms: int, ending: Ending) -> Entry:
 
 def _entry(record: RequestRecord, ts_ms: int, ending: Ending, reserved_tokens: int) -> Entry:
     usage = ending.usage
-    return Entry(
-        **record_fields(record),
-        ts_ms=ts_ms,
-        backend=ending.backend,
-        status=ending.status,
-        code=ending.code,
-        outcome=ending.outcome,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        usage_source=usage.source,
-        reserved_tokens=reserved_tokens,
-        ttft_ms=ending.ttft_ms,
-        duration_ms=ending.duration_ms,
-        response_bytes=ending.response_bytes,
-        reason=ending.reason,
-        queued_ms=ending.queued_ms,
-    )
+    values = record_fields(record)
+    values["ts_ms"] = ts_ms
+    values["backend"] = ending.backend
+    values["status"] = ending.status
+    values["code"] = ending.code
+    values["outcome"] = ending.outcome
+    values["input_tokens"] = usage.input_tokens
+    values["output_tokens"] = usage.output_tokens
+    values["usage_source"] = usage.source
+    values["reserved_tokens"] = reserved_tokens
+    values["ttft_ms"] = ending.ttft_ms
+    values["duration_ms"] = ending.duration_ms
+    values["response_bytes"] = ending.response_bytes
+    values["reason"] = ending.reason
+    values["queued_ms"] = ending.queued_ms
+    return record_of(Entry, values)

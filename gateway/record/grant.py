@@ -11,10 +11,10 @@ the same rule in `admit.lua`), and the hold and the meter retain that text.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 from gateway.errors import STATUS, Code
-from gateway.record.request import RequestRecord, record_fields
+from gateway.record.request import RequestRecord, record_fields, record_of
 
 # Envoy puts what an ext_authz server returns into this namespace of the request's dynamic metadata.
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
@@ -32,7 +32,7 @@ PATH_KEY = "path"
 TRIES_KEY = "tries"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Grant(RequestRecord):
     """One admitted request. Tokens are counts, times are milliseconds since the epoch by the store's clock.
 
@@ -90,13 +90,17 @@ class Grant(RequestRecord):
             if not _NAMES.issuperset(data):
                 # A later release has written fields that this one does not know.
                 data = {name: value for name, value in data.items() if name in _NAMES}
+            missing = _REQUIRED - data.keys()
             data["backend_addresses"] = tuple(data.get("backend_addresses", ()))
-            return cls(**data)
         except (AttributeError, TypeError) as error:
             raise ValueError(f"not a grant: {error}") from error
+        if missing:
+            raise ValueError(f"not a grant: {', '.join(sorted(missing))} is missing")
+        return record_of(cls, data)
 
 
-_NAMES = frozenset(Grant.__dataclass_fields__)
+_NAMES = frozenset(field.name for field in fields(Grant))
+_REQUIRED = frozenset(field.name for field in fields(Grant) if field.default is MISSING)
 # Made once, because `json.dumps` makes an encoder for each call with separators.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from dataclasses import FrozenInstanceError
+
 import pytest
 
 from gateway.record.grant import Grant
@@ -31,6 +34,17 @@ def test_a_text_that_is_not_a_grant_raises_one_error(text: str) -> None:
 
 def test_an_unknown_field_of_a_later_release_is_ignored() -> None:
     assert Grant.from_json(json_of(GRANT)[:-1] + ',"later":1}') == GRANT
+
+
+def test_a_field_that_is_missing_has_its_default() -> None:
+    text = json.dumps({name: value for name, value in json.loads(json_of(GRANT)).items() if name != "weight"})
+    assert Grant.from_json(text) == GRANT
+    assert Grant.from_json(text).weight == 1
+
+
+def test_a_grant_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Grant.from_json(json_of(GRANT)).model = "other"  # type: ignore[misc]
 
 
 def test_a_grant_has_the_fields_of_its_request_record() -> None:
