@@ -56,7 +56,7 @@ class Exchange:
         token_sizes: TokenSizes | None = None,
     ) -> None:
         self.grant = grant
-        self.hold = Hold.of(grant, grant_json)
+        self._grant_json = grant_json
         self.phase = Phase.OPEN
         self.ending: Ending | None = None
         self._entry: Entry | None = None
@@ -82,6 +82,16 @@ class Exchange:
         if self._entry is None and self.ending is not None:
             self._entry = settled_entry(self.grant, self.ending)
         return self._entry
+
+    @property
+    def hold(self) -> Hold:
+        """The hold of the request, for its renewal. Most requests end before their first one."""
+        return Hold.of(self.grant, self._grant_json)
+
+    @property
+    def output_tokens(self) -> int:
+        """The output tokens that the caller has received so far."""
+        return self._usage.output_tokens
 
     @property
     def progress(self) -> Progress:

@@ -69,22 +69,22 @@ class Renewal:
         """
         tokens = self._ended_tokens.copy()
         for running in self._running.values():
-            tokens[running.exchange.grant.tenant] += running.exchange.progress.output_tokens
+            tokens[running.exchange.grant.tenant] += running.exchange.output_tokens
         return tokens
 
     def add(self, exchange: Exchange) -> None:
         """From now on its hold is renewed. The admission counts as the first renewal."""
-        self._ended_tokens[exchange.grant.tenant] -= exchange.progress.output_tokens
+        self._ended_tokens[exchange.grant.tenant] -= exchange.output_tokens
         renewed_s = self._monotonic()
         if exchange.grant.replica:
             # A granted slot has a short lease until its first renewal.
             renewed_s -= max(0.0, self._idle_s - FIRST_RENEWAL_S)
-        self._running[exchange.hold.request_id] = _Running(exchange, (exchange.progress, renewed_s))
+        self._running[exchange.grant.request_id] = _Running(exchange, (exchange.progress, renewed_s))
 
     def discard(self, exchange: Exchange) -> None:
         """It has ended; its hold is no longer renewed."""
-        if self._running.pop(exchange.hold.request_id, None) is not None:
-            self._ended_tokens[exchange.grant.tenant] += exchange.progress.output_tokens
+        if self._running.pop(exchange.grant.request_id, None) is not None:
+            self._ended_tokens[exchange.grant.tenant] += exchange.output_tokens
 
     def at_once(self) -> None:
         """Renews every hold now, because the store may have lost them."""
@@ -112,7 +112,7 @@ class Renewal:
                 failures.append(reply)
                 continue
             running.renewed = progress, now_s
-            request_id = running.exchange.hold.request_id
+            request_id = running.exchange.grant.request_id
             if not reply and self._running.get(request_id) is running:
                 # The request was settled elsewhere, so nothing that follows would be accounted.
                 running.exchange.lose_lease()
