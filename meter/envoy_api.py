@@ -135,7 +135,7 @@ def _respond_to_response_headers(
 def _read_headers(headers: ext_proc.HttpHeaders) -> dict[str, str]:
     """Header names in lower case. Envoy fills `raw_value` since 1.31; it is read as Latin-1, which never fails."""
     return {
-        header.key: header.raw_value.decode("latin-1") if header.raw_value else header.value
+        header.key: raw.decode("latin-1") if (raw := header.raw_value) else header.value
         for header in headers.headers.headers
     }
 
@@ -152,11 +152,10 @@ def _length(digits: str) -> int:
 
 def _request_body(body: bytes) -> ext_proc.ProcessingResponse:
     """Continues with `body`, whose length Envoy's buffer filter sets."""
-    return ext_proc.ProcessingResponse(
-        request_body=ext_proc.BodyResponse(
-            response=ext_proc.CommonResponse(body_mutation=ext_proc.BodyMutation(body=body))
-        )
-    )
+    reply = ext_proc.ProcessingResponse()
+    # Assignments take a third of the time of nested constructors.
+    reply.request_body.response.body_mutation.body = body
+    return reply
 
 
 @lru_cache(_REPLIES_MAX)
@@ -183,7 +182,6 @@ def _response_chunk(body: bytes | None) -> ext_proc.ProcessingResponse:
     if body is None:
         return untouched("response_body")
     reply = ext_proc.ProcessingResponse()
-    # Assignments take a third of the time of nested constructors.
     mutation = reply.response_body.response.body_mutation
     if body:
         mutation.body = body
