@@ -7,6 +7,8 @@ and on /v1/responses the granted output cap, which is not the caller's.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 
 from gateway.record.grant import Grant
 from gateway.request.model_name import NAME_LENGTH_MAX
@@ -14,6 +16,35 @@ from gateway.request.model_name import NAME_LENGTH_MAX
 # More than the longest text that a match can have: a key, its space, and a name.
 _HELD_BYTES = NAME_LENGTH_MAX + 64
 _CAP_FIELD = "max_output_tokens"
+# The values of a model's name are the same in many requests. A caller may write a name in many spellings.
+_VALUES_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """What replaces one value: by its pattern, and in the spelling that Ollama writes, without a space.
+
+    A search for the usual spelling is much faster than one for the pattern.
+    """
+
+    pattern: re.Pattern[bytes]
+    replacement: bytes
+    key: bytes
+    usual: bytes
+    usual_replacement: bytes
+
+
+@lru_cache(_VALUES_MAX)
+def _value(field: str, sent: str, requested: str) -> _Value:
+    name, found, shown = field.encode(), sent.encode(), requested.encode()
+    pattern = rb'("%b"\s{0,8}:\s{0,8})%b(?=\s{0,8}[,}])' % (name, re.escape(found))
+    return _Value(
+        re.compile(pattern, re.IGNORECASE),
+        rb"\g<1>%b" % shown,
+        b'"%b"' % name,
+        b'"%b":%b,' % (name, found),
+        b'"%b":%b,' % (name, shown),
+    )
 
 
 class Echo:
@@ -25,13 +56,7 @@ class Echo:
     """
 
     def __init__(self, field: str, sent: str, requested: str, *, framed: bool) -> None:
-        pattern = rb'("%b"\s{0,8}:\s{0,8})%b(?=\s{0,8}[,}])' % (field.encode(), re.escape(sent).encode())
-        self._pattern = re.compile(pattern, re.IGNORECASE)
-        self._replacement = rb"\g<1>%b" % requested.encode()
-        # What Ollama writes, without a space. A search for it is much faster than the pattern's.
-        self._key = b'"%b"' % field.encode()
-        self._usual = b'"%b":%b,' % (field.encode(), sent.encode())
-        self._usual_replacement = b'"%b":%b,' % (field.encode(), requested.encode())
+        self._value = _value(field, sent, requested)
         self._framed = framed
         self._held = b""
         self._found = False
@@ -41,18 +66,20 @@ class Echo:
 
         The value in a whole body may be cut by the end of a piece, so a short rest waits for the next one.
         """
-        if self._framed:
-            start = data.find(self._usual)
-            # One line, perhaps with the blank one of an event.
-            is_one_line = data.endswith(b"\n") and data.find(b"\n", 0, -2) < 0
-            # The pattern also matches other spellings of the key, so the first occurrence must not be one of them.
-            if start >= 0 and is_one_line and self._key not in data[:start].lower():
-                return data[:start] + self._usual_replacement + data[start + len(self._usual) :]
-            return b"\n".join([self._pattern.sub(self._replacement, line, 1) for line in data.split(b"\n")])
         if self._found:
             return data
-        data, found = self._pattern.subn(self._replacement, self._held + data, 1)
-        self._found, self._held = bool(found), b""
+        value, data, self._held = self._value, self._held + data, b""
+        start = data.find(value.usual)
+        # One line, perhaps with the blank one of an event, or a whole body.
+        is_one = not self._framed or (data.endswith(b"\n") and data.find(b"\n", 0, -2) < 0)
+        # The pattern also matches other spellings of the key, so the first occurrence must not be one of them.
+        if start >= 0 and is_one and value.key not in data[:start].lower():
+            self._found = not self._framed
+            return data[:start] + value.usual_replacement + data[start + len(value.usual) :]
+        if self._framed:
+            return b"\n".join([value.pattern.sub(value.replacement, line, 1) for line in data.split(b"\n")])
+        data, found = value.pattern.subn(value.replacement, data, 1)
+        self._found = bool(found)
         if not found and not end_of_stream:
             data, self._held = data[:-_HELD_BYTES], data[-_HELD_BYTES:]
         return data

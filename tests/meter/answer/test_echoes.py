@@ -114,3 +114,15 @@ def test_the_first_name_of_each_line_is_replaced_in_any_spelling(data: bytes) ->
     pattern = re.compile(rb'("model"\s{0,8}:\s{0,8})"m:latest"(?=\s{0,8}[,}])', re.IGNORECASE)
     expected = b"\n".join(pattern.sub(rb'\1"own"', line, 1) for line in data.split(b"\n"))
     assert Echo("model", '"m:latest"', '"own"', framed=True).restore(data, False) == expected
+
+
+@given(st.lists(PIECES, max_size=12), st.sets(st.integers(1, 12)))
+def test_the_first_name_of_a_whole_body_is_replaced_in_any_spelling_wherever_the_pieces_are_cut(
+    pieces: list[bytes], cuts: set[int]
+) -> None:
+    pattern = re.compile(rb'("model"\s{0,8}:\s{0,8})"m:latest"(?=\s{0,8}[,}])', re.IGNORECASE)
+    expected = pattern.sub(rb'\1"own"', b"".join(pieces), 1)
+    echo = Echo("model", '"m:latest"', '"own"', framed=False)
+    edges = sorted({0, *(min(cut, len(pieces)) for cut in cuts), len(pieces)})
+    passed = [echo.restore(b"".join(pieces[start:end]), False) for start, end in pairwise(edges)]
+    assert b"".join([*passed, echo.restore(b"", True)]) == expected
