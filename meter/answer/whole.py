@@ -13,6 +13,7 @@ from meter.answer.stream import OVER_CAP
 from meter.answer.usage import UsageFold
 from meter.frames.frame import FrameRead
 from meter.frames.readers import parse_frame, read_tail
+from meter.frames.text_frames import read_text_answer
 
 WHOLE_BYTES_MAX = 1024 * 1024
 TAIL_BYTES = 4096
@@ -34,6 +35,10 @@ class Whole:
 
     def chunk(self, data: bytes, end_of_stream: bool) -> bytes | Denied | None:
         """Holds `data`, or passes it once the answer is too long to hold. The last chunk releases a held answer."""
+        if end_of_stream and not self._bytes and len(data) <= WHOLE_BYTES_MAX:
+            # Envoy holds almost every whole answer and sends it in one message.
+            self._bytes = len(data)
+            return self._take(self._read(data))
         self._bytes += len(data)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         if self._released:
@@ -51,7 +56,7 @@ class Whole:
             if end_of_stream:
                 self._take(self._read_tail())
         else:
-            denied = self._take(parse_frame(self._surface, held, whole=True)[0])
+            denied = self._take(self._read(held))
         return denied or (None if held == data else held)
 
     def abort(self) -> Outcome | None:
@@ -63,10 +68,14 @@ class Whole:
         if self.outcome is None and self._released:
             self._take(self._read_tail())
         elif self.outcome is None and self._held:
-            read, _ = parse_frame(self._surface, bytes(self._held), whole=True)
+            read = self._read(bytes(self._held))
             if not read.unreadable:
                 self._fold.add(read)
         return self.outcome
+
+    def _read(self, body: bytes) -> FrameRead:
+        text = read_text_answer(self._surface.answer_shape, body)
+        return parse_frame(self._surface, body, whole=True)[0] if text is None else text
 
     def _read_tail(self) -> FrameRead:
         return read_tail(self._tail, self._bytes if self._is_generated else 0)

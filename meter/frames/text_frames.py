@@ -1,8 +1,8 @@
-"""Reads the commonest frames of a stream, which carry nothing but text, without a JSON parser. Pure.
+"""Reads the commonest frames and whole answers, which carry nothing but text, without a JSON parser. Pure.
 
-Ollama writes the members of these frames always in the same order. One regular expression therefore reads a frame in a
-fraction of the time that the splitter, the JSON parser and the reader of the surface take. The general reader returns
-the same for each frame that matches. A frame with other members, or with a finish reason, does not match.
+Ollama writes their members always in the same order. One regular expression therefore reads a frame in a fraction of
+the time that the splitter, the JSON parser and the reader of the surface take. The general reader returns the same for
+each frame and each answer that matches. A frame with other members, or with a finish reason, does not match.
 
 Shapes: ollama/ollama api/types.go and openai/openai.go.
 """
@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from gateway.request.token_estimate import text_bytes
 from gateway.wire.surfaces import AnswerShape
-from meter.frames.frame import FrameRead, words_in
+from meter.frames.frame import FrameRead, reported, words_in
 
 _CHARACTERS = r'[^"\\\x00-\x1f]*'
 _STRING = rf'"{_CHARACTERS}"'
@@ -27,6 +27,10 @@ _NUMBER = r"[1-9][0-9]{0,18}"
 _MODEL = r'"model":"[^"\\\x00-\x1f]+"'
 _NATIVE = rf'\{{{_MODEL},"created_at":{_STRING}'
 _ROLE = r'"role":"assistant"'
+_CHAT_MESSAGE = rf'"message":\{{{_ROLE},"content":{_TEXT}(?:,"thinking":{_TEXT})?\}}'
+_CHUNK = rf'\{{"id":{_STRING},"object":{_STRING},"created":{_NUMBER},{_MODEL},"system_fingerprint":{_STRING}'
+_FINISH = r'"([a-z_]+)"'
+_DURATIONS = rf'(?:,"(?:total|load|prompt_eval|eval)_duration":{_NUMBER}){{0,4}}'
 
 # The bytes of a frame, terminator included. Each pattern has two groups of text, the second of which may be absent.
 _PATTERNS: Mapping[AnswerShape, re.Pattern[str]] = {
@@ -34,14 +38,32 @@ _PATTERNS: Mapping[AnswerShape, re.Pattern[str]] = {
     for shape, pattern in (
         (
             AnswerShape.NATIVE_CHAT,
-            rf'{_NATIVE},"message":\{{{_ROLE},"content":{_TEXT}(?:,"thinking":{_TEXT})?\}},"done":false\}}\n',
+            rf'{_NATIVE},{_CHAT_MESSAGE},"done":false\}}\n',
         ),
         (AnswerShape.NATIVE_GENERATE, rf'{_NATIVE},"response":{_TEXT}(?:,"thinking":{_TEXT})?,"done":false\}}\n'),
         (
             AnswerShape.OPENAI_CHAT,
-            rf'data: \{{"id":{_STRING},"object":{_STRING},"created":{_NUMBER},{_MODEL},"system_fingerprint":{_STRING},'
+            rf"data: {_CHUNK},"
             rf'"choices":\[\{{"index":0,"delta":\{{(?:{_ROLE},)?"content":{_TEXT}(?:,"reasoning":{_TEXT})?\}},'
             r'"finish_reason":null\}\]\}\n\n',
+        ),
+    )
+}
+# A whole answer, perhaps with a line feed. The last three groups are the finish reason and the counts of tokens.
+_ANSWERS: Mapping[AnswerShape, re.Pattern[str]] = {
+    shape: re.compile(pattern)
+    for shape, pattern in (
+        (
+            AnswerShape.NATIVE_CHAT,
+            rf'{_NATIVE},{_CHAT_MESSAGE},"done":true,"done_reason":{_FINISH}{_DURATIONS}'
+            rf'(?:,"prompt_eval_count":({_NUMBER}))?{_DURATIONS}(?:,"eval_count":({_NUMBER}))?{_DURATIONS}\}}\n?',
+        ),
+        (
+            AnswerShape.OPENAI_CHAT,
+            rf"{_CHUNK},"
+            rf'"choices":\[\{{"index":0,"message":\{{{_ROLE},"content":{_TEXT}(?:,"reasoning":{_TEXT})?\}},'
+            rf'"finish_reason":{_FINISH}\}}\],"usage":\{{"prompt_tokens":({_NUMBER}),"completion_tokens":({_NUMBER}),'
+            rf'"total_tokens":{_NUMBER}\}}\}}\n?',
         ),
     )
 }
@@ -60,11 +82,38 @@ def read_text_frame(shape: AnswerShape, raw: bytes) -> FrameRead | None:
         return None
     if match is None:
         return None
-    text, more = match.groups()
+    return _read(*_size(*match.groups()))
+
+
+def read_text_answer(shape: AnswerShape, body: bytes) -> FrameRead | None:
+    """Reads a whole answer of `shape` if it is one of the commonest, else returns None."""
+    pattern = _ANSWERS.get(shape)
+    if pattern is None:
+        return None
+    try:
+        match = pattern.fullmatch(body.decode())
+    except UnicodeDecodeError:
+        return None
+    if match is None:
+        return None
+    text, more, finish, input_tokens, output_tokens = match.groups()
+    size_bytes, words = _size(text, more)
+    usage = reported(int(input_tokens or 0), int(output_tokens or 0))
+    return FrameRead(
+        text_bytes=size_bytes,
+        words=words,
+        usage=usage if shape is AnswerShape.OPENAI_CHAT or usage.input_tokens or usage.output_tokens else None,
+        terminal=True,
+        finish=finish,
+    )
+
+
+def _size(text: str, more: str | None) -> tuple[int, int]:
+    """The bytes and the words of one or two texts in JSON, without their quotes."""
     if more is None and text.isascii() and "\\" not in text:
-        return _read(len(text), len(text.split()))
+        return len(text), len(text.split())
     texts = [json.loads(f'"{each}"') for each in (text, more or "")]
-    return _read(sum(map(text_bytes, texts)), words_in(*texts))
+    return sum(map(text_bytes, texts)), words_in(*texts)
 
 
 @lru_cache(_RESULTS_MAX)

@@ -112,6 +112,16 @@ def test_wherever_an_answer_is_cut_the_caller_gets_the_same_and_pays_the_same(
     assert replay(exchange, chunks, strip_usage=strip) == replay(exchange, strip_usage=strip)
 
 
+@pytest.mark.parametrize("exchange", CORPUS, ids=by_name)
+def test_an_answer_whose_last_bytes_end_its_stream_is_passed_and_paid_as_one_that_ends_later(
+    exchange: Transcript,
+) -> None:
+    answer = Answer(grant_of(exchange))
+    answer.headers(exchange.status, exchange.content_type)
+    out = received(answer.surface, exchange.body, answer.chunk(exchange.body, True))
+    assert (out, result_of(answer)) == replay(exchange)
+
+
 @pytest.mark.parametrize("exchange", GOOD, ids=by_name)
 def test_a_good_answer_passes_unchanged_and_is_complete(exchange: Transcript) -> None:
     out, ending = replay(exchange)

@@ -1,4 +1,4 @@
-"""The reader of text frames returns what the general reader of the surface would return, or nothing."""
+"""The readers of text frames and text answers return what the general reader would return, or nothing."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.surfaces import BY_NAME, AnswerShape, Surface
+from gateway.wire.surfaces import BY_NAME, SURFACES, AnswerShape, Surface
 from meter.answer.framing import NdjsonSplitter, Splitter, SseSplitter
 from meter.frames import recognition
 from meter.frames.frame import FrameRead
-from meter.frames.readers import READERS, load_object
-from meter.frames.text_frames import read_text_frame
+from meter.frames.readers import READERS, load_object, read_frame
+from meter.frames.text_frames import read_text_answer, read_text_frame
 from tests.meter.wire_corpus import transcripts
 
 _REAL = Path(__file__).parents[2] / "corpus" / "real"
 SHAPES = (AnswerShape.NATIVE_CHAT, AnswerShape.NATIVE_GENERATE, AnswerShape.OPENAI_CHAT)
+WHOLE_SHAPES = (AnswerShape.NATIVE_CHAT, AnswerShape.OPENAI_CHAT)
+COUNTS = st.none() | st.integers(1, 10**18) | st.sampled_from([2**24, 2**24 + 1])
 TEXTS = st.text(max_size=12) | st.sampled_from(
     [" word", "\n", "two words", "\u00a0", "\u2028", "é", '"', "\\", "\x7f", "\x85", "\x1f", "漢字 a", "<tag>"]
 )
@@ -115,3 +117,65 @@ def test_frames_of_other_surfaces_and_failures_are_not_read() -> None:
     assert read_text_frame(AnswerShape.OPENAI_RESPONSES, raw) is None
     for failure in (raw.replace(b'"m"', b'""'), raw.replace(b'"done"', b'"error":"x","done"'), raw + raw, raw[:-1]):
         assert read_text_frame(AnswerShape.NATIVE_CHAT, failure) is None
+
+
+def general_answer(shape: AnswerShape, body: bytes) -> FrameRead | None:
+    """What the general reader returns for a whole answer, None for one that is not recognised."""
+    read = read_frame(next(each for each in SURFACES if each.answer_shape is shape), body, whole=True)
+    return None if read.unreadable or read.error is not None else read
+
+
+def answer(shape: AnswerShape, text: str, more: str | None, counts: tuple[int | None, int | None]) -> dict[str, Any]:
+    """A whole answer. Ollama's own API leaves out a count of zero."""
+    if shape is AnswerShape.OPENAI_CHAT:
+        message = {"role": "assistant", "content": text, **({} if more is None else {"reasoning": more})}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        usage = dict(zip(("prompt_tokens", "completion_tokens"), (each or 1 for each in counts), strict=True))
+        return {"id": "c-1", "object": "chat.completion", "created": 1795890208, "model": "m",
+                "system_fingerprint": "fp", "choices": choices, "usage": {**usage, "total_tokens": 7}}  # fmt: skip
+    named = zip(("prompt_eval_count", "eval_count"), counts, strict=True)
+    counted = {name: count for name, count in named if count is not None}
+    head = {**document(shape, text, more), "done": True, "done_reason": "length", "total_duration": 12}
+    return {**head, **counted, "eval_duration": 5}
+
+
+def encode_answer(value: dict[str, Any], *, is_ascii: bool = False) -> bytes:
+    return json.dumps(value, ensure_ascii=is_ascii, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize("name", ["chat", "v1_chat"])
+def test_the_text_answers_that_were_recorded_are_read_as_the_general_reader_does(name: str) -> None:
+    surface, found = BY_NAME[name], 0
+    bodies = [each.body for each in transcripts() if each.path == surface.path and each.status == 200]
+    for path in sorted(_REAL.glob("*.json")):
+        exchange = json.loads(path.read_text())
+        if exchange["request"]["path"] == surface.path and exchange["status"] == 200:
+            bodies.append("".join(text for _, text in exchange.get("chunks", ())).encode())
+    for body in bodies:
+        read = read_text_answer(surface.answer_shape, body)
+        assert read in (None, general_answer(surface.answer_shape, body))
+        found += read is not None
+    assert found >= 2
+
+
+@pytest.mark.parametrize("shape", WHOLE_SHAPES)
+@given(TEXTS, st.none() | TEXTS, st.tuples(COUNTS, COUNTS), st.booleans(), st.sampled_from([b"", b"\n"]))
+def test_a_text_answer_is_read_as_the_general_reader_does(
+    shape: AnswerShape, text: str, more: str | None, counts: tuple[int | None, int | None], is_ascii: bool, end: bytes
+) -> None:
+    body = encode_answer(answer(shape, text, more, counts), is_ascii=is_ascii) + end
+    expected = general_answer(shape, body)
+    assert read_text_answer(shape, body) == expected
+    # UTF-8 has no lone surrogates.
+    assert expected is not None or b"\xed" in body
+
+
+@pytest.mark.parametrize("shape", WHOLE_SHAPES)
+@given(TEXTS, st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3) | st.sampled_from([b',"eval_count":3']))
+def test_an_answer_with_any_other_bytes_is_not_read_or_as_the_general_reader_does(
+    shape: AnswerShape, text: str, place: int, removed: int, inserted: bytes
+) -> None:
+    body = encode_answer(answer(shape, text, None, (3, 4)))
+    place %= len(body) + 1
+    body = body[:place] + inserted + body[place + removed :]
+    assert read_text_answer(shape, body) in (None, general_answer(shape, body))
