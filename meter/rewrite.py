@@ -34,6 +34,7 @@ def rewrite(body: bytes, grant: Grant) -> Rewritten:
     document = JsonObject(body.decode())
     surface = BY_NAME[grant.surface]
     document.set("model", quoted(grant.sent_model))
+    dropped = [] if grant.runner_options else _drop_runner_options(document)
     if surface.cap_field is not None:
         _write_cap(document, surface.cap_field, grant.output_cap)
     if surface.ignored_cap_field is not None:
@@ -45,7 +46,6 @@ def rewrite(body: bytes, grant: Grant) -> Rewritten:
         _write_within(document, "stream_options", "include_usage", "true")
     if grant.refuses_overflow and surface.truncates:
         document.set("truncate", "false")
-    dropped = [] if grant.runner_options else _drop_runner_options(document)
     tools = document.get("tools")
     if tools is not None and (tools := without_server_tools(tools)) is not None:
         document.set("tools", tools)
@@ -65,8 +65,11 @@ def _write_cap(document: JsonObject, cap_field: tuple[str, ...], output_cap: int
 
 def _write_within(document: JsonObject, parent: str, field: str, value: str) -> None:
     """Writes a field of the object at `parent`, which is created when it is absent or not an object."""
-    text = document.get(parent) or "null"
-    child = JsonObject(text if text.startswith("{") else "{}")
+    text = document.get(parent)
+    if text is None or not text.startswith("{"):
+        document.set(parent, f"{{{quoted(field)}:{value}}}")
+        return
+    child = JsonObject(text)
     child.set(field, value)
     document.set(parent, str(child))
 
