@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import get_args, get_type_hints
+from operator import attrgetter
+from typing import Any, get_args, get_type_hints
 
 from gateway.quota import periods
 from gateway.quota.port import PeriodUsage, TenantUsage
@@ -97,7 +98,7 @@ class Ledger:
         Conflict, and then nothing was stored.
         """
         text = storable(entry.to_json())
-        values = [column[0] for column in _columns([entry], _COUNTED)]
+        values = [column[0] for name, column in zip(COLUMNS, _columns([entry]), strict=True) if name in _COUNTED]
         added = await self._database.fetchval(_REJECT, _stored(entry.request_id), _stored(reason), text, *values)
         if added or entry.outcome is Outcome.DENIED or entry.tenant_id is None:
             return frozenset()
@@ -199,18 +200,27 @@ def _time(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
-def _columns(entries: Sequence[Entry], names: Sequence[str] = COLUMNS) -> list[list[object]]:
-    columns: list[list[object]] = []
-    for name in names:
-        if name == "ts":
-            columns.append([_time(entry.ts_ms) for entry in entries])
-        else:
-            columns.append([_stored(getattr(entry, name)) for entry in entries])
+_values: attrgetter[tuple[Any, ...]] = attrgetter(*("ts_ms" if name == "ts" else name for name in COLUMNS))
+
+
+def _columns(entries: Sequence[Entry]) -> list[Sequence[object]]:
+    """The values of each of COLUMNS."""
+    columns: list[Sequence[object]] = []
+    for (kind, _), values in zip(_COLUMNS.values(), zip(*map(_values, entries), strict=True), strict=True):
+        match kind:
+            case "timestamptz":
+                columns.append([_time(ms) for ms in values])
+            case "text":
+                columns.append([None if text is None else _stored(text) for text in values])
+            case _:
+                columns.append(values)
     return columns
 
 
-def _stored(value: object) -> object:
-    return storable(value[:TEXT_LENGTH_MAX]) if isinstance(value, str) else value
+def _stored(text: str) -> str:
+    if len(text) <= TEXT_LENGTH_MAX and text.isascii() and "\0" not in text:
+        return text
+    return storable(text[:TEXT_LENGTH_MAX])
 
 
 _USAGE_BY_MODEL = """
