@@ -251,7 +251,8 @@ class Queue(Protocol):
         """Extends the leases and charges the tokens so far. Re-establishes the slots that the store has lost.
 
         The slot of a request that another replica than the granted one answers follows it, even to one without a free
-        slot: `move` was not called or did not reply. Meant for the meter, every second for requests that make progress.
+        slot: `move` was not called or did not reply. For the same reason a ticket that is answered gets a slot. Meant
+        for the meter, every second for requests that make progress.
         Returns one value for each request, in their order. False: it was finished.
         """
         ...

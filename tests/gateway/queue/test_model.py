@@ -246,6 +246,21 @@ class QueueMachine(RuleBasedStateMachine):
             assert isinstance(place, Turn)
             assert place.replica == each.replica or not each.answers
 
+    @precondition(lambda self: any(isinstance(place, Waiting) for place in self.memory.places.values()))
+    @rule(data=st.data(), tokens=st.integers(0, 60), replica=st.sampled_from(REPLICAS), answers=st.booleans())
+    def renew_a_ticket(self, data: st.DataObject, tokens: int, replica: str, answers: bool) -> None:
+        """The next attempt of a request waits, or went on without its turn."""
+        waiting = sorted(request_id for request_id, place in self.memory.places.items() if isinstance(place, Waiting))
+        each = self.alive[data.draw(st.sampled_from(waiting))]
+        entry = replace(running(each.ticket, Turn(replica, 0, 0), tokens), answers=answers)
+        if answers:
+            self.overfull.add(replica)
+        assert self.each(lambda queue: queue.renew([entry])) == [True]
+        if answers:
+            place = self.memory.places[entry.request_id]
+            assert isinstance(place, Turn)
+            assert place.replica == replica
+
     @precondition(lambda self: self.alive)
     @rule(
         data=st.data(),

@@ -378,6 +378,23 @@ async def test_the_slot_of_a_request_follows_it_to_the_replica_where_it_runs(ben
     assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 1), "b": ReplicaStatus(1, 2)}
 
 
+async def test_a_request_that_runs_before_its_turn_has_a_slot_when_it_is_answered(bench: Bench) -> None:
+    """No meter or store replied to its attempt, which went on without a slot."""
+    holder, first, second = ticket(candidates=replicas("b")), ticket(), ticket(candidates=replicas("b"))
+    await enter_all(bench.queue, [holder, first])
+    assert await bench.queue.move(first.request_id, "b", 2) == Waiting(NOON_MS)
+    assert await bench.queue.enter(second) == Waiting(NOON_MS)
+    assert await bench.queue.renew([replace(running(first, Turn("a", NOON_MS, 0), 0), answers=False)]) == [True]
+    assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 0), "b": ReplicaStatus(1, 1)}
+    assert await bench.queue.renew([running(first, Turn("b", NOON_MS, 0), 20)]) == [True]
+    assert (await bench.queue.status()).replicas == {"a": ReplicaStatus(1, 0), "b": ReplicaStatus(1, 2)}
+    assert (await bench.queue.status()).tenants == {1: TenantStatus(2, 1, 30)}
+    assert await bench.queue.finish(holder.request_id, 10)
+    assert await bench.queue.enter(second) == Waiting(NOON_MS)
+    assert await bench.queue.finish(first.request_id, 20)
+    assert await bench.queue.enter(second) == Turn("b", NOON_MS, 0)
+
+
 async def test_a_reserved_token_that_was_not_used_is_credited_after_a_loss_too(bench: Bench) -> None:
     first = ticket()
     (granted,) = await enter_all(bench.queue, [first])

@@ -95,7 +95,8 @@ local function finish(request_id, tokens, first, duration, ended_ttl)
 end
 
 -- Extends the lease of a running request to `deadline`, charges its tokens and notes its times, see learning.lua. Re-establishes a
--- slot that Redis has lost. `answers` is '1' when `replica` is known to answer, else '0'. Returns 1, or 0 when the request is ended.
+-- slot that Redis has lost, and gives one to a ticket that is being answered. `answers` is '1' when `replica` is known to answer,
+-- else '0'. Returns 1, or 0 when the request is ended.
 local function renew_slot(now, deadline, request_id, replica, tenant, key, weight, tokens, first, last, age, answers)
   local slot = load(SLOTS, request_id)
   if slot then
@@ -120,6 +121,14 @@ local function renew_slot(now, deadline, request_id, replica, tenant, key, weigh
     granting().add_slot(request_id, {
       replica = replica, tenant = tonumber(tenant), key = tonumber(key), weight = tonumber(weight),
       charged = tonumber(tokens), arrived = now, waited = 0, answers = answers == '1' or nil,
+    }, deadline)
+  elseif answers == '1' then
+    -- It runs before its turn, because `move` did not reply.
+    local _, ticket = take(request_id)
+    charge(ticket, tonumber(tokens))
+    granting().add_slot(request_id, {
+      replica = replica, tenant = ticket.tenant, key = ticket.key, weight = ticket.weight, charged = ticket.charged,
+      arrived = ticket.arrived, waited = line().waited_by(now, ticket), attempt = ticket.attempt, answers = true,
     }, deadline)
   end
   extend(request_id, deadline)

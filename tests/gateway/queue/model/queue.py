@@ -234,6 +234,21 @@ class MemoryQueue:
                 replica=running.replica,
                 is_answered=running.answers,
             )
+        elif running.answers:
+            ticket = self._tickets.pop(running.request_id)
+            self._virtual.charge(ticket, running.tokens)
+            self._slots[running.request_id] = Slot(
+                ticket.request_id,
+                ticket.tenant_id,
+                ticket.key_id,
+                ticket.weight,
+                ticket.arrived_at_ms,
+                ticket.charged_tokens,
+                ticket.attempt,
+                running.replica,
+                ticket.waited_by(self._now_ms()),
+                is_answered=True,
+            )
         self._leases[running.request_id] = max(deadline_ms, self._leases.get(running.request_id, 0))
         return True
 
