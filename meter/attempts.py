@@ -23,16 +23,21 @@ log = structlog.get_logger()
 
 # How often a waiting attempt reads its place. Its turn is not notified, because fail-over is rare.
 POLL_S = 0.25
+# How long an attempt that waits outlasts a store that does not answer. A restart of Redis takes less.
+PATIENCE_S = 5.0
 _RETRY_AFTER_S = 1
 
 
 class Attempts:
     """`wait_max_s` is the longest wait of an attempt for a slot, in seconds; the queue bounds those of a request."""
 
-    def __init__(self, queue: Queue, wait_max_s: float, *, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self, queue: Queue, wait_max_s: float, *, poll_s: float = POLL_S, patience_s: float = PATIENCE_S
+    ) -> None:
         self._queue = queue
         self._wait_max_s = wait_max_s
         self._poll_s = poll_s
+        self._patience_s = patience_s
 
     async def admit(self, request_id: str, replica: str, attempt: int) -> None:
         """Returns when the request may run at `replica`, with a slot there if the store answers and knows its slots.
@@ -54,14 +59,23 @@ class Attempts:
     async def _place(self, request_id: str, replica: str, attempt: int) -> tuple[Turn | QueueTimeout | Ended, bool]:
         """The place of a request that no longer waits, and whether it waited. Raises StoreUnavailable."""
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + self._wait_max_s
+        answered_s = loop.time()
+        until_s = answered_s + self._wait_max_s
         has_waited = False
-        while isinstance(place := await self._queue.move(request_id, replica, attempt), Waiting):
+        while True:
+            try:
+                place = await self._queue.move(request_id, replica, attempt)
+            except StoreUnavailable:
+                if not has_waited or loop.time() >= answered_s + self._patience_s:
+                    raise
+            else:
+                answered_s = loop.time()
+                if not isinstance(place, Waiting):
+                    return place, has_waited
             if loop.time() >= until_s:
                 return QueueTimeout(_RETRY_AFTER_S), True
             has_waited = True
             await asyncio.sleep(self._poll_s)
-        return place, has_waited
 
 
 class AttemptCall:
