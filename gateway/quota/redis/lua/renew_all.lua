@@ -1,8 +1,7 @@
 -- Extends the deadlines of holds of one shard and stores their progress. A hold that Redis has lost is re-established
 -- without any check, because its request is running.
 --
--- KEYS  the four of the shard, with a queue the first eleven of `queue.lua`, then of each request HELD and FINISHED, and with a
---       queue ENDED
+-- KEYS  the four of the shard, with a queue the first eleven of `queue.lua`, then of each request HELD and FINISHED
 -- ARGV  1 clock  2 lease in ms, then of each request: its id, the input and output tokens and bytes so far, and the hold
 --       as JSON, which is decoded only when Redis has lost the hold; with a queue also its replica ('' for none), tenant id,
 --       key id, weight, tokens so far, the three times of learning.lua, and '1' when that replica is known to answer. Then with a queue: the lease of a slot in ms, and the two of `open_queue`
@@ -15,6 +14,8 @@ local queued = (#KEYS - SHARD_KEYS) * REQUEST_ARGUMENTS ~= (#ARGV - 2) * REQUEST
 if queued then
   SHARD_KEYS, REQUEST_KEYS, REQUEST_ARGUMENTS, LAST_ARGUMENTS = SHARD_KEYS + QUEUE_KEYS, 2, 14, 3
   open_queue(5, ARGV[#ARGV - 1], ARGV[#ARGV])
+  -- The next key is one of a request. FINISHED has the part of ENDED.
+  ENDED = nil
 end
 
 local function renew(deadline, request_id, input, output, bytes, sealed)

@@ -300,3 +300,17 @@ async def test_a_request_that_waits_gets_a_slot_after_redis_has_lost_its_data(be
     # No slot is granted while running requests may be re-established.
     bench.clock.forward(2)
     assert reserved(await bench.enter(admission, waits)).replica == "backend:a"
+
+
+async def test_a_running_request_has_its_slot_again_after_redis_has_lost_its_data(bench: Bench) -> None:
+    first, second = asks(), asks()
+    running = hold(first, reserved(await bench.enter(first)))
+    waits = parked(await bench.enter(second))
+    bench.client.flushall()
+    assert await bench.quota.renew_all([(running, Progress(0, 7, 0, "backend:a"))]) == [True]
+    assert await bench.running() == 1
+    waits = parked(await bench.enter(second, waits))
+    bench.clock.forward(2)
+    waits = parked(await bench.enter(second, waits))
+    assert await bench.quota.settle(entry(running))
+    assert reserved(await bench.enter(second, waits)).replica == "backend:a"
