@@ -24,7 +24,7 @@ log = structlog.get_logger()
 # How often a waiting attempt reads its place. Its turn is not notified, because fail-over is rare.
 POLL_S = 0.25
 # How long an attempt that waits outlasts a store that does not answer. A restart of Redis takes less.
-PATIENCE_S = 5.0
+OUTAGE_MAX_S = 5.0
 _RETRY_AFTER_S = 1
 
 
@@ -32,12 +32,12 @@ class Attempts:
     """`wait_max_s` is the longest wait of an attempt for a slot, in seconds; the queue bounds those of a request."""
 
     def __init__(
-        self, queue: Queue, wait_max_s: float, *, poll_s: float = POLL_S, patience_s: float = PATIENCE_S
+        self, queue: Queue, wait_max_s: float, *, poll_s: float = POLL_S, outage_max_s: float = OUTAGE_MAX_S
     ) -> None:
         self._queue = queue
         self._wait_max_s = wait_max_s
         self._poll_s = poll_s
-        self._patience_s = patience_s
+        self._outage_max_s = outage_max_s
 
     async def admit(self, request_id: str, replica: str, attempt: int) -> None:
         """Returns when the request may run at `replica`, with a slot there if the store answers and knows its slots.
@@ -66,7 +66,7 @@ class Attempts:
             try:
                 place = await self._queue.move(request_id, replica, attempt)
             except StoreUnavailable:
-                if not has_waited or loop.time() >= answered_s + self._patience_s:
+                if not has_waited or loop.time() >= answered_s + self._outage_max_s:
                     raise
             else:
                 answered_s = loop.time()

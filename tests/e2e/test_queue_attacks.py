@@ -125,7 +125,7 @@ class Bench:
             return dict((await response.json())["queue"])
 
     async def wait_for(self, *, running: int, waiting: int) -> None:
-        """Waits until so many requests have the slot, and so many wait for it."""
+        """Waits until this number of requests have the slot, and this number wait for it."""
         await self.queue.wait_for(
             lambda status: (all_running(status), len(status.tickets)) == (running, waiting),
             f"never {running} and {waiting}",
@@ -299,7 +299,7 @@ class Attack:
         await asyncio.sleep(PAUSE_S)
 
 
-async def test_attacks_at_the_same_time_change_no_share_and_tell_nothing_of_others(bench: Bench) -> None:
+async def test_attacks_at_the_same_time_change_no_share_and_reveal_nothing_of_others(bench: Bench) -> None:
     attack = Attack(bench)
     answers: list[Answer] = []
     begins = datetime.now(UTC) + timedelta(seconds=1)
@@ -332,10 +332,10 @@ async def test_attacks_at_the_same_time_change_no_share_and_tell_nothing_of_othe
     }
     # A request that is cut before its first token is charged one, which its row does not have.
     assert tokens[MARK] >= 0.85 * tokens["attacker"] > 0, tokens
-    told = b"\n".join([*attack.received, *(repr(answer).encode() for answer in attack.answers)])
+    received = b"\n".join([*attack.received, *(repr(answer).encode() for answer in attack.answers)])
     others = {str(row["request_id"]) for row in rows[MARK]} | {
         MARK,
         bench.victim[:12],
         urlsplit(bench.backend.url).netloc,
     }
-    assert not [each for each in others if each.encode() in told]
+    assert not [each for each in others if each.encode() in received]

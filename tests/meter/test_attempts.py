@@ -145,8 +145,8 @@ async def test_an_attempt_that_waits_outlasts_a_store_that_does_not_answer_for_a
     before = moves()
     waits = asyncio.ensure_future(attempt(queue))
     await eventually_async(lambda: queue.moves, 5)
-    queue.reply, asked = None, len(queue.moves)
-    await eventually_async(lambda: len(queue.moves) > asked + 1, 5)
+    queue.reply, called = None, len(queue.moves)
+    await eventually_async(lambda: len(queue.moves) > called + 1, 5)
     queue.reply = Turn("backend:b", 0, 0)
     await waits
     assert moves() - before == Counter(waited=1)
@@ -155,7 +155,7 @@ async def test_an_attempt_that_waits_outlasts_a_store_that_does_not_answer_for_a
 async def test_an_attempt_that_waits_goes_on_when_the_store_does_not_answer_for_longer() -> None:
     queue = OneReply(Waiting(0))
     before = moves()
-    admitted = asyncio.ensure_future(Attempts(queue, 60.0, poll_s=0.01, patience_s=0.05).admit("r", "backend:b", 2))
+    admitted = asyncio.ensure_future(Attempts(queue, 60.0, poll_s=0.01, outage_max_s=0.05).admit("r", "backend:b", 2))
     await eventually_async(lambda: queue.moves, 5)
     queue.reply = None
     await admitted
