@@ -1,5 +1,6 @@
-"""Faults while 200 requests wait in the queue: no slot is lost, no request runs twice, and each has one row.
+"""Faults while hundreds of requests wait in the queue: no slot is lost, no request runs twice, and each has one row.
 
+Most wait for their first slot. Others wait for a slot after they failed over, or for a busy server to serve them.
 `make soak` runs it. SOAK_SECONDS is the duration and SOAK_SEED the random seed. With enough time, each fault happens at
 least once.
 """
@@ -14,19 +15,31 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
-from bench.fairness.arithmetic import Span, most_at_once
 from gateway.errors import StoreUnavailable
-from gateway.queue.port import QueueRules, QueueStatus
-from gateway.queue.redis.queue import RedisQueue
 from tests.e2e.ledger_view import LedgerView, open_ledger_view
-from tests.e2e.load import CallResult, GenerationRequest, send
+from tests.e2e.load import MODEL, CallResult
+from tests.e2e.queue_crowd import (
+    BROKEN,
+    REFUSED,
+    SERVED,
+    TIMEOUT_S,
+    Crowd,
+    QueueView,
+    Record,
+    all_running,
+    check_rows,
+    check_runs,
+    end_of,
+    ids_of,
+    most_at_once,
+    waiting_for,
+)
 from tests.e2e.stack import Simulator, Stack, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
@@ -36,17 +49,20 @@ SEED = int(os.environ.get("SOAK_SEED", "1"))
 TENANTS = 10
 WAITING = 200
 LEAVING = 500
-REPLICAS = 2
+# The requests that wait after they failed over, and those that wait for their first slot of a busy server.
+MOVING, WAITING_FOR_BUSY = 20, 20
+# The slots of each replica.
 SLOTS = 2
+# Requests for the second model fail at `broken` and wait for `spare`. The server of the third one is busy.
+MOVES, BUSY = "moves", "busy"
+MODELS = {"first": MODEL, "second": MODEL, "broken": MOVES, "spare": MOVES, "busy": BUSY}
+REPLICAS = ("first", "second")
 PACE_TOKENS_PER_S = 50
 WORDS = 10
 # Requests that run when the fault happens. Their callers disconnect a little later.
 LONG_WORDS = 4000
 LONG_S = 2.0
 ARRIVALS_PER_S = 60
-# Leases must expire, and PostgreSQL may have to recover.
-TIMEOUT_S = 90.0
-STORE_TIMEOUT_S = 10.0
 SETTINGS = {
     "DEFAULT_RPM": "1000000",
     "DEFAULT_TPM": "1000000000",
@@ -56,12 +72,11 @@ SETTINGS = {
     "HOLD_LEASE_S": "4",
     "MODEL_DISCOVERY_REFRESH_S": "1",
 }
-SERVED, REFUSED, BROKEN = "served", "503", "broken"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens while WAITING requests wait, and how they may end. `extra` further requests wait as well."""
+    """What happens while requests wait, and how those may end. `extra` further requests wait as well."""
 
     name: str
     cause: Callable[[Sequence[asyncio.Task[None]]], Awaitable[None]]
@@ -71,57 +86,42 @@ class Fault:
 
 
 async def test_no_fault_while_requests_wait_loses_a_slot_or_runs_a_request_twice(tmp_path: Path) -> None:
-    with running(tmp_path / "state") as (stack, replicas):
+    with running(tmp_path / "state") as (stack, backends):
         keys = [stack.new_key(f"waits-{number}") for number in range(TENANTS)]
         async with open_ledger_view(stack) as ledger_view:
-            await QueueSoak(stack, replicas, keys, ledger_view).run(SECONDS)
+            await QueueSoak(stack, backends, keys, ledger_view).run(SECONDS)
 
 
 @contextmanager
-def running(state_dir: Path) -> Iterator[tuple[Stack, list[Simulator]]]:
-    """A stack with two workers of each service, whose only backend has two replicas with SLOTS slots each."""
-    pace = ("--tokens-per-s", str(PACE_TOKENS_PER_S), "--num-parallel", str(SLOTS))
-    with simulator(*pace) as first, simulator(*pace) as second:
-        backend = {"name": "sim", "base_url": first.url, "replicas": [second.url], "slots": SLOTS}
+def running(state_dir: Path) -> Iterator[tuple[Stack, dict[str, Simulator]]]:
+    """A stack with two workers of each service, and its simulated Ollamas. The first two belong to one backend."""
+    with ExitStack() as simulators:
+        arguments = ("--tokens-per-s", str(PACE_TOKENS_PER_S), "--num-parallel", str(SLOTS), "--models")
+        backends = {name: simulators.enter_context(simulator(*arguments, model)) for name, model in MODELS.items()}
+        first, second, *others = backends.items()
+        entries = [
+            {"name": "sim", "base_url": first[1].url, "replicas": [second[1].url], "slots": SLOTS},
+            *({"name": name, "base_url": each.url, "slots": SLOTS} for name, each in others),
+        ]
         here = ("--listen", f"127.0.0.1:{free_port()}", "--workers", "2")
-        with up(state_dir, *here, **SETTINGS, OLLAMA_BACKENDS=json.dumps([backend])) as stack:
-            yield stack, [first, second]
-
-
-class Crowd:
-    """The requests of one epoch."""
-
-    def __init__(self, session: aiohttp.ClientSession, keys: Sequence[str]) -> None:
-        self._session = session
-        self._keys = keys
-        self.requests: dict[asyncio.Task[None], CallResult] = {}
-
-    def send(self, words: int) -> asyncio.Task[None]:
-        """Sends a request with the next key."""
-        key = self._keys[len(self.requests) % len(self._keys)]
-        result = CallResult(GenerationRequest("/api/chat", key, words=words))
-        task = asyncio.create_task(send(self._session, result))
-        self.requests[task] = result
-        return task
-
-    def running(self) -> int:
-        """The number of requests without an answer."""
-        return sum(not task.done() for task in self.requests)
+        with up(state_dir, *here, **SETTINGS, OLLAMA_BACKENDS=json.dumps(entries)) as stack:
+            yield stack, backends
 
 
 class QueueSoak:
     """One run: causes one fault after another while requests wait, and checks the rows and the slots after each."""
 
     def __init__(
-        self, stack: Stack, replicas: Sequence[Simulator], keys: Sequence[str], ledger_view: LedgerView
+        self, stack: Stack, backends: dict[str, Simulator], keys: Sequence[str], ledger_view: LedgerView
     ) -> None:
         self._stack = stack
-        self._replicas = replicas
+        self._backends = backends
         self._keys = keys
         self._ledger_view = ledger_view
-        self._queue = RedisQueue(ledger_view.redis, STORE_TIMEOUT_S, QueueRules())
+        self._queue = QueueView(ledger_view)
         self._random = random.Random(SEED)  # noqa: S311 (nothing secret)
-        self._records: list[dict[str, Any]] = []
+        # Those of a replica that was stopped.
+        self._records: list[Record] = []
         ends = frozenset({SERVED, REFUSED})
         may_break = ends | {BROKEN}
         self._faults = [
@@ -151,9 +151,11 @@ class QueueSoak:
         print(f"\n{WAITING} requests waited during each of: {dict(sorted(caused.items()))}")  # noqa: T201
 
     async def _run_epoch(self, fault: Fault, name: str) -> None:
-        for replica in self._replicas:
-            replica.clear_records()
+        for backend in self._backends.values():
+            backend.clear_records()
         self._records = []
+        self._backends["broken"].behave(faults=[{"kind": "reset"}])
+        self._backends["busy"].behave(faults=[{"kind": "status", "status": 503}])
         timeout = aiohttp.ClientTimeout(total=2 * TIMEOUT_S)
         async with aiohttp.ClientSession(
             self._stack.url,
@@ -162,90 +164,87 @@ class QueueSoak:
             headers={"User-Agent": name},
         ) as session:
             crowd = Crowd(session, self._keys)
-            long = [crowd.send(LONG_WORDS) for _ in range(REPLICAS * SLOTS)]
-            await self._eventually(lambda status: _running(status) == len(long), "the slots do not fill")
-            await self._fill(crowd, fault.extra + WAITING)
-            waiting = {task: result for task, result in crowd.requests.items() if task not in long and not task.done()}
-            extra = list(waiting)[: fault.extra]
-            waited = [result for task, result in waiting.items() if task not in extra]
+            long = [crowd.send(LONG_WORDS) for _ in range(len(REPLICAS) * SLOTS)]
+            long += [crowd.send(LONG_WORDS, MOVES) for _ in range(SLOTS)]
+            await self._queue.wait_for(lambda status: all_running(status) == len(long), "the slots do not fill", 0.1)
+            await self._fill(crowd, BUSY, SLOTS + WAITING_FOR_BUSY, WAITING_FOR_BUSY)
+            await self._fill(crowd, MOVES, SLOTS + MOVING, WAITING_FOR_BUSY + MOVING)
+            waiting = fault.extra + WAITING
+            await self._fill(crowd, MODEL, len(REPLICAS) * SLOTS + waiting, WAITING_FOR_BUSY + MOVING + waiting)
+            await self._queue.wait_for(lambda status: waiting_for(status, "backend:spare") == MOVING, "none moves")
+            waits = {model: [task for task in crowd.open(model) if task not in long] for model in (MODEL, MOVES, BUSY)}
+            extra = waits[MODEL][: fault.extra]
             print(f"{time.strftime('%X')} {name}", flush=True)  # noqa: T201
             await fault.cause(extra)
             await asyncio.sleep(LONG_S)
+            self._backends["busy"].behave()
             for each in long:
                 each.cancel()
-            await asyncio.gather(*crowd.requests, return_exceptions=True)
-        await self._check(fault, name, waited, len(crowd.requests))
+            await crowd.wait()
+        waited = {model: crowd.results(task for task in tasks if task not in extra) for model, tasks in waits.items()}
+        await self._check(fault, name, waited, list(crowd.requests.values()))
         await self._check_slots()
 
-    async def _fill(self, crowd: Crowd, count: int) -> None:
-        """Sends requests until `count` wait. On a busy machine some are denied because a store misses its deadline."""
-        long = len(crowd.requests)
+    async def _fill(self, crowd: Crowd, model: str, open_requests: int, tickets: int) -> None:
+        """Sends requests until this number are open for the model, and `tickets` wait in the queue for any model.
+
+        On a busy machine some are denied because a store misses its deadline.
+        """
 
         async def all_wait() -> bool:
-            missing = count + long - crowd.running()
+            missing = open_requests - len(crowd.open(model))
             for _ in range(missing):
-                crowd.send(WORDS)
+                crowd.send(WORDS, model)
                 await asyncio.sleep(1 / ARRIVALS_PER_S)
-            return not missing and len((await self._queue.status()).tickets) == count
+            return not missing and len((await self._queue.status()).tickets) == tickets
 
         await eventually_async(
-            all_wait, TIMEOUT_S, poll_s=0.2, retry_on=(StoreUnavailable,), failure=f"never {count} requests waited"
+            all_wait, TIMEOUT_S, poll_s=0.2, retry_on=(StoreUnavailable,), failure=f"never {tickets} requests waited"
         )
 
-    async def _check(self, fault: Fault, name: str, waited: Sequence[CallResult], sent: int) -> None:
+    async def _check(
+        self, fault: Fault, name: str, waited: dict[str, list[CallResult]], sent: Sequence[CallResult]
+    ) -> None:
         """Checks how the waiting requests ended, the rows of all, and that none ran twice."""
-        answers = Counter(f"{_end(result)} {result.code or ''}".strip() for result in waited)
-        print(f"{time.strftime('%X')}     {dict(answers)}", flush=True)  # noqa: T201
-        assert len(waited) == WAITING
-        assert {_end(result) for result in waited} <= fault.ends
+        for model, results in waited.items():
+            answers = Counter(f"{end_of(result)} {result.code or ''}".strip() for result in results)
+            print(f"{time.strftime('%X')}     {model}: {dict(answers)}", flush=True)  # noqa: T201
+            assert {end_of(result) for result in results} <= fault.ends
+        expected = {MODEL: WAITING, MOVES: MOVING, BUSY: SLOTS + WAITING_FOR_BUSY}
+        assert {model: len(results) for model, results in waited.items()} == expected
         await eventually_async(self._stack.is_running, TIMEOUT_S)
-        await self._eventually(lambda status: not status.tickets and not _running(status), "a slot or ticket remained")
+        await self._queue.wait_until_idle()
         await self._ledger_view.wait_until_settled(TIMEOUT_S)
-        ids: set[str] = set()
-
-        async def all_recorded() -> bool:
-            ids.clear()
-            ids.update(await self._ledger_view.request_ids(name))
-            return len(ids) >= sent
-
-        await eventually_async(
-            all_recorded, TIMEOUT_S, retry_on=(StoreUnavailable,), failure=lambda: f"{len(ids)} of {sent} have a row"
-        )
-        rows = await self._ledger_view.rows(ids)
-        assert {len(found) for found in rows.values()} == {1}
-        assert len(rows) == sent
-        assert {result.request_id for result in waited if result.request_id} <= rows.keys()
-        records = [*self._records, *(record for replica in self._replicas for record in replica.requests())]
-        assert {record["headers"]["x-request-id"] for record in records} <= rows.keys()
-        runs = Counter(record["headers"]["x-request-id"] for record in records)
-        completed = Counter(record["headers"]["x-request-id"] for record in records if record["finished"] == "complete")
-        assert set(completed.values()) <= {1}
-        assert fault.moves_requests or set(runs.values()) == {1}
+        recorded = await check_rows(self._ledger_view, name, sent)
+        records = {model: [*self._records] if model == MODEL else [] for model in waited}
+        for backend, model in MODELS.items():
+            records[model] += self._backends[backend].requests()
+        for each in records.values():
+            assert set(ids_of(each)) <= recorded
+            check_runs(each)
+        runs = {model: Counter(ids_of(each)) for model, each in records.items()}
+        assert fault.moves_requests or set(runs[MODEL].values()) == {1}
+        assert max(Counter(ids_of(self._backends["spare"].requests())).values()) == 1
 
     async def _check_slots(self) -> None:
         """Checks that each replica runs SLOTS requests at the same time, and no more."""
+        self._backends["broken"].behave()
 
         async def all_run() -> bool:
-            for replica in self._replicas:
-                replica.clear_records()
+            for backend in self._backends.values():
+                backend.clear_records()
             async with aiohttp.ClientSession(self._stack.url) as session:
-                results = [
-                    CallResult(GenerationRequest("/api/chat", self._keys[number % TENANTS], words=2 * WORDS))
-                    for number in range(3 * REPLICAS * SLOTS)
-                ]
-                await asyncio.gather(*(send(session, result) for result in results))
-            most = [_most_at_once(replica.requests()) for replica in self._replicas]
+                crowd = Crowd(session, self._keys)
+                for model in MODELS.values():
+                    for _ in range(3 * SLOTS):
+                        crowd.send(2 * WORDS, model)
+                await crowd.wait()
+            most = [most_at_once(backend.requests()) for backend in self._backends.values()]
             assert max(most) <= SLOTS
-            return all(result.complete for result in results) and most == [SLOTS] * REPLICAS
+            return all(result.complete for result in crowd.requests.values()) and most == [SLOTS] * len(most)
 
         await eventually_async(all_run, TIMEOUT_S, failure="a slot is lost")
-        await self._eventually(lambda status: not _running(status), "a slot remained")
-
-    async def _eventually(self, reached: Callable[[QueueStatus], bool], failure: str) -> None:
-        async def is_reached() -> bool:
-            return reached(await self._queue.status())
-
-        await eventually_async(is_reached, TIMEOUT_S, poll_s=0.1, retry_on=(StoreUnavailable,), failure=failure)
+        await self._queue.wait_for(lambda status: not all_running(status), "a slot remained")
 
     def _signal(self, name: str, number: signal.Signals) -> Callable[[Sequence[asyncio.Task[None]]], Awaitable[None]]:
         async def cause(_: Sequence[asyncio.Task[None]]) -> None:
@@ -257,8 +256,8 @@ class QueueSoak:
         await self._ledger_view.redis.flushall()
 
     async def _stop_replica(self, _: Sequence[asyncio.Task[None]]) -> None:
-        replica = self._random.choice(self._replicas)
-        self._records = replica.requests()
+        replica = self._backends[self._random.choice(REPLICAS)]
+        self._records = [*replica.requests()]
         replica.stop()
         await asyncio.sleep(LONG_S)
         replica.start()
@@ -266,18 +265,3 @@ class QueueSoak:
     async def _hang_up(self, extra: Sequence[asyncio.Task[None]]) -> None:
         for each in extra:
             each.cancel()
-
-
-def _running(status: QueueStatus) -> int:
-    return sum(each.running for each in status.replicas.values())
-
-
-def _end(result: CallResult) -> str:
-    if result.complete:
-        return SERVED
-    return REFUSED if result.status == 503 else BROKEN
-
-
-def _most_at_once(records: Sequence[dict[str, Any]]) -> int:
-    """The largest number of these requests that the replica had at the same time, including its own line."""
-    return most_at_once(Span(record["started_at"], record["ended_at"]) for record in records)
