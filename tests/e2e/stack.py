@@ -26,6 +26,7 @@ from tests.forked_program import ForkedProgram
 from tests.ops.cli.conftest import Operator
 from tests.polling import eventually
 from tests.ports import free_port
+from tests.stack_template import copy_cluster
 
 START_TIMEOUT_S = 180.0
 WAIT_TIMEOUT_S = 20.0
@@ -198,7 +199,7 @@ def up(state_dir: Path, *arguments: str, **settings: str) -> AbstractContextMana
 
 
 def executed_up(state_dir: Path, *arguments: str, **settings: str) -> AbstractContextManager[Stack]:
-    """Like `up`, but executes the program as an operator does."""
+    """Like `up`, but executes the program as an operator does, and the first start creates the cluster."""
     return _running(_execute, state_dir, arguments, settings)
 
 
@@ -218,6 +219,8 @@ def _running(
     ready_file.unlink(missing_ok=True)
     with open_state(state_dir) as state:
         state.env_file.touch(mode=0o600)
+        if start is ForkedProgram:
+            copy_cluster(state)
         if not env_file.read(state.env_file).get("DATABASE_URL"):
             # The stack would choose any free ports, and so might another one that starts at the same time.
             urls = {

@@ -1,0 +1,54 @@
+"""Directories that the tests make once in a run, by the first worker that needs one, and then share or copy."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+# The workers inherit it from the process that runs pytest.
+_VARIABLE = "TEST_TEMPLATES"
+
+
+@cache
+def root() -> Path:
+    """The parent of all templates. The first process of a run that calls this creates it, and removes it at its end."""
+    if _VARIABLE not in os.environ:
+        created = tempfile.mkdtemp(prefix="nz-templates-", dir=memory())
+        # The user that PostgreSQL runs as must reach what is below.
+        Path(created).chmod(0o711)
+        atexit.register(shutil.rmtree, created, ignore_errors=True)
+        os.environ[_VARIABLE] = created
+    return Path(os.environ[_VARIABLE])
+
+
+def template(name: str, make: Callable[[Path], None]) -> Path:
+    """The directory `name`, whose content `make` creates once in a run, while other workers wait. Only read it."""
+    complete, partial = root() / name, root() / f"{name}.partial"
+    with (root() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            partial.chmod(0o711)
+            make(partial)
+            partial.rename(complete)
+    return complete
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies the content of a template into the directory `target`, with its modes and owners."""
+    subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
+
+
+def memory() -> str | None:
+    """Returns a directory in memory with executable files, where one exists. It is several times faster."""
+    shm = "/dev/shm"  # noqa: S108
+    usable = os.access(shm, os.W_OK) and not os.statvfs(shm).f_flag & os.ST_NOEXEC
+    return shm if usable else None
