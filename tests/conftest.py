@@ -68,6 +68,10 @@ GROUPS = {
     "another stack": ("faults", "fuzz_stack", "operators", "reload", "rolling_restart", "second_machine"),
 }
 GROUP_OF = {f"tests/e2e/test_{name}.py": group for group, names in GROUPS.items() for name in names}
+# The stack's tests have imported the official clients, which takes 3 s of CPU time.
+GROUP_OF |= dict.fromkeys(
+    ("tests/ops/simulator/test_official_clients.py", "tests/authz/catalog/test_playground.py"), "stack"
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -53,16 +54,19 @@ def test_all_turns_of_a_conversation_have_one_beginning(first: dict[str, Any], n
 
 
 @pytest.mark.parametrize(
-    "messages",
+    "long",
+    # Each worker of pytest-xdist collects the parameters, so they are functions.
     [
-        [question("x" * 9_000_000)],
-        [{"role": "user", "content": "What is this?", "images": ["y" * 9_000_000]}],
-        [{"role": "system", "content": [{"type": "text", "text": f"{number}"} for number in range(300_000)]}],
-        [{"role": "assistant", "content": str(number)} for number in range(300_000)],
-        [{"role": "user", "content": "a", "numbers": list(range(300_000))}],
+        lambda: [question("x" * 9_000_000)],
+        lambda: [{"role": "user", "content": "What is this?", "images": ["y" * 9_000_000]}],
+        lambda: [{"role": "system", "content": [{"type": "text", "text": f"{number}"} for number in range(300_000)]}],
+        lambda: [{"role": "assistant", "content": str(number)} for number in range(300_000)],
+        lambda: [{"role": "user", "content": "a", "numbers": list(range(300_000))}],
     ],
+    ids=["text", "image", "parts", "messages", "other field"],
 )
-def test_a_long_beginning_is_cut(messages: list[dict[str, Any]]) -> None:
+def test_a_long_beginning_is_cut(long: Callable[[], list[dict[str, Any]]]) -> None:
+    messages = long()
     beginning = beginning_of({"messages": messages})
     assert 0 < len(beginning) <= BEGINNING_CHARACTERS + TEXT_CHARACTERS
     assert beginning == beginning_of({"messages": [*messages, SYSTEM]})

@@ -1,7 +1,7 @@
 """The official clients, configured by nothing but the base URLs and the key that `create-key` prints.
 
-The tests import `anthropic` where they use it. It takes 2 s of CPU time, which otherwise each worker of pytest-xdist
-would spend to collect the tests.
+The tests import the clients where they use them. They take 3 s of CPU time, which otherwise each worker of pytest-xdist
+would spend to collect the tests. tests/conftest.py lets one worker run all files that use them.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import ollama
-import openai
-
 from tests.e2e.stack import Stack
 
 if TYPE_CHECKING:
     import anthropic
+    import openai
 
 
 @dataclass
@@ -34,6 +32,8 @@ class Clients:
     def of(cls, stack: Stack, key: str, **options: Any) -> Clients:
         """Clients of `stack`. `options` go to the OpenAI and the Anthropic client, which retry by default."""
         import anthropic
+        import ollama
+        import openai
 
         ids: list[str] = []
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import ollama as ollama_client
-import openai
 import pytest
 
 from gateway.wire.surfaces import SURFACES, Surface
@@ -45,6 +43,8 @@ def without_id(answer: httpx.Response) -> tuple[int, bytes, dict[str, str]]:
 
 
 def test_the_openai_client_retrieves_a_model_whose_name_has_slashes(stack: Stack, narrow: str) -> None:
+    import openai
+
     paths: list[str] = []
     client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key=narrow, max_retries=0)
     for name in (SLASHED, "HF.co/Bartowski/SmolLM2:Q4_K_M", "registry.ollama.ai/library/llama3.2", MODEL):
@@ -124,6 +124,8 @@ def test_forbidden_and_missing_models_get_the_same_bytes_on_every_path(stack: St
 
 
 def test_show_returns_what_clients_need_and_not_the_system_prompt(stack: Stack, narrow: str) -> None:
+    import ollama
+
     answer = request(stack, narrow, "/api/show", "POST", {"model": "llama3.2", "verbose": True})
     shown = answer.json()
     assert shown["model_info"]["llama.context_length"] == 131_072
@@ -138,7 +140,7 @@ def test_show_returns_what_clients_need_and_not_the_system_prompt(stack: Stack, 
         "license",
     }
     assert "quiet otter" not in answer.text
-    client = ollama_client.Client(host=stack.url, headers={"Authorization": f"Bearer {narrow}"})
+    client = ollama.Client(host=stack.url, headers={"Authorization": f"Bearer {narrow}"})
     assert client.show(MODEL).modelinfo == shown["model_info"]
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import ollama as ollama_client
-import openai
 import pytest
 
 from gateway.errors import MESSAGE, Code
@@ -46,6 +44,7 @@ CALLERS: list[Callable[..., list[Any]]] = [by_openai, by_anthropic, by_ollama]
 def exceptions(status: int) -> tuple[type[Exception], type[Exception]]:
     """What the OpenAI client and the Anthropic client raise for this status."""
     import anthropic
+    import openai
 
     return {
         400: (openai.BadRequestError, anthropic.BadRequestError),
@@ -64,7 +63,9 @@ def exceptions(status: int) -> tuple[type[Exception], type[Exception]]:
 def check_raised(call: Callable[..., list[Any]], clients: Clients, status: int, message: str, **arguments: Any) -> str:
     """Checks that the client raises its exception for `status` with `message` in its text. Returns the request id."""
     if call is by_ollama:
-        with pytest.raises(ollama_client.ResponseError) as native:
+        import ollama
+
+        with pytest.raises(ollama.ResponseError) as native:
             call(clients, **arguments)
         assert (native.value.status_code, message in native.value.error) == (status, True), native.value.error
         return clients.ids[-1]
@@ -106,12 +107,14 @@ def test_a_large_prompt_is_a_request_too_large_error(clients: Clients, call: Cal
 
 def test_a_blocked_path_is_a_permission_error(clients: Clients) -> None:
     import anthropic
+    import ollama
+    import openai
 
     with pytest.raises(openai.PermissionDeniedError, match="not available through the gateway"):
         clients.openai.files.list()
     with pytest.raises(anthropic.PermissionDeniedError, match="not available through the gateway"):
         clients.anthropic.messages.batches.list()
-    with pytest.raises(ollama_client.ResponseError, match="none can be pulled through it"):
+    with pytest.raises(ollama.ResponseError, match="none can be pulled through it"):
         clients.ollama.pull(MODEL)
 
 
@@ -181,6 +184,8 @@ def test_retrying_clients_send_one_request_when_the_budget_is_exhausted(stack: S
     assert retrying.openai.max_retries == retrying.anthropic.max_retries == 2
 
     def refused() -> bool:
+        import openai
+
         # The workers apply a changed budget within a second.
         with suppress(openai.RateLimitError):
             by_openai(Clients.of(stack, key, max_retries=0))
@@ -207,6 +212,8 @@ def test_an_answer_that_breaks_off_raises_an_error_and_never_ends_normally(
     stack: Stack, ollama: Simulator, clients: Clients, call: Callable[..., list[Any]], fault: str
 ) -> None:
     import anthropic
+    import ollama as ollama_client
+    import openai
 
     ollama.behave(faults=[{"kind": fault, "after_frames": 4}])
     ids_before = len(clients.ids)
@@ -231,6 +238,8 @@ def test_an_answer_that_exceeds_its_cap_is_cut_with_an_error(
     stack: Stack, ollama: Simulator, clients: Clients, call: Callable[..., list[Any]]
 ) -> None:
     import anthropic
+    import ollama as ollama_client
+    import openai
 
     ollama.behave(faults=[{"kind": "over_cap"}])
     arguments = {"options": {"num_predict": 9}} if call is by_ollama else {"max_tokens": 9}

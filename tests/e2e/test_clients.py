@@ -6,7 +6,6 @@ import ssl
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
 from tests.e2e.ledger_view import audit_row
@@ -32,6 +31,8 @@ def test_a_stream_has_no_usage_report_that_was_not_requested(clients: Clients) -
 
 
 def test_listings_contain_the_models_that_the_key_may_use(stack: Stack, clients: Clients) -> None:
+    import openai
+
     ids = {model.id for model in clients.openai.models.list()}
     assert MODEL in ids
     assert ids == {model.model for model in clients.ollama.list().models}

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
-import openai
 import pytest
 
 from tests.e2e.ledger_view import audit_row, open_ledger_view
@@ -87,6 +86,8 @@ async def test_200_concurrent_requests_on_a_budget_for_20_never_overspend_and_no
 
 
 def test_an_exhausted_budget_is_not_retried_by_the_openai_client(stack: Stack, ollama: Simulator) -> None:
+    import openai
+
     key = stack.new_key("exhausted")
     stack.cli("set-budget", "--tenant", "exhausted", "--total", "20")
     eventually(lambda: chat(stack, key).headers.get("x-gateway-error") == "budget_exhausted")

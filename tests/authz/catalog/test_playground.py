@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import ollama
-import openai
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
@@ -302,6 +300,8 @@ def test_the_page_gives_advice_for_codes_that_the_gateway_has() -> None:
 def test_the_official_clients_have_the_calls_and_arguments_of_the_code(call: str) -> None:
     """The names that the code tabs write, against the signatures of the installed clients."""
     import anthropic
+    import ollama
+    import openai
 
     clients = {
         "openai": openai.OpenAI(api_key="k", base_url="http://127.0.0.1:1"),

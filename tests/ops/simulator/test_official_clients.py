@@ -1,14 +1,17 @@
-from typing import Any
+from __future__ import annotations
 
-import ollama
-import openai
+from typing import TYPE_CHECKING, Any
+
 import pytest
-from ollama import AsyncClient
-from openai import AsyncOpenAI
 
 from ops.simulator.app import RunningSimulator
 from ops.simulator.control.recorder import Record
 from tests.ops.simulator.inspection import last_record
+
+if TYPE_CHECKING:
+    # The imports take a second of CPU time, and each worker of pytest-xdist collects this file.
+    from ollama import AsyncClient
+    from openai import AsyncOpenAI
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -28,10 +31,14 @@ def counts(record: Record) -> tuple[int, int]:
 
 
 def ollama_client(server: RunningSimulator) -> AsyncClient:
+    from ollama import AsyncClient
+
     return AsyncClient(host=server.url)
 
 
 def openai_client(server: RunningSimulator) -> AsyncOpenAI:
+    from openai import AsyncOpenAI
+
     return AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
@@ -91,6 +98,8 @@ async def test_the_ollama_client_lists_shows_and_embeds_and_lists_loaded_models(
 
 
 async def test_the_ollama_client_raises_the_errors_of_ollama(server: RunningSimulator) -> None:
+    import ollama
+
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as missing:
         await ollama_client(server).chat("nope", HELLO)
     assert missing.value.status_code == 404
@@ -173,6 +182,8 @@ async def test_the_openai_client_gets_equal_embeddings_in_both_encodings(server:
 
 
 async def test_the_openai_client_lists_models_and_raises_its_own_errors(server: RunningSimulator) -> None:
+    import openai
+
     client = openai_client(server)
     assert "qwen3:8b" in [model.id async for model in client.models.list()]
     assert (await client.models.retrieve("QWEN3:8b")).id == "QWEN3:8b"
