@@ -92,18 +92,9 @@ def _make(directory: Path) -> None:
     if user := _user():
         for path in (directory, password):
             shutil.chown(path, user)
-    options = [
-        "-U",
-        "app",
-        "-A",
-        "scram-sha-256",
-        "-E",
-        "UTF8",
-        "--locale=C.UTF-8",
-        "--no-sync",
-        "-c",
-        "scram_iterations=1",
-    ]
+    options = ["-U", "app", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+    # Each login computes this number of hashes, twice.
+    options += ["-c", "scram_iterations=1"]
     command = [str(_programs() / "initdb"), "-D", str(directory / "data"), f"--pwfile={password}", *options]
     subprocess.run(command, user=user, cwd="/", check=True, capture_output=True)
 
