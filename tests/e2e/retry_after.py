@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 
@@ -50,7 +51,9 @@ def _with_invalid_key(stack: Stack) -> Callable[[], httpx.Response]:
 def _chat(stack: Stack, key: str, address: str = "203.0.113.1") -> Callable[[], httpx.Response]:
     request = GenerationRequest("/api/chat", key, stream=False, words=OUTPUT_TOKENS, output_tokens_max=OUTPUT_TOKENS)
     headers = {**request.headers, "X-Forwarded-For": address}
-    return lambda: httpx.post(f"{stack.url}{request.path}", json=request.body, headers=headers, timeout=30)
+    # The requests are sent in threads, and a command in the main thread may change the environment meanwhile.
+    options: dict[str, Any] = {"json": request.body, "headers": headers, "timeout": 30, "trust_env": False}
+    return lambda: httpx.post(f"{stack.url}{request.path}", **options)
 
 
 _REQUESTS: dict[str, Callable[[Stack], Callable[[], httpx.Response]]] = {
