@@ -31,7 +31,8 @@ def test_a_signed_note_is_verified_with_the_public_key_alone() -> None:
     key = PrivateKey.from_text(PrivateKey.generate("example.com/a").secret_text)
     note = key.sign("one\n\ntwo\n")
     assert PublicKey.from_text(key.public.text).verified_text(note) == "one\n\ntwo\n"
-    assert key.secret_text.rpartition("+")[2] not in repr(key)
+    # The encoded key itself may have a "+".
+    assert key.secret_text.split("+", 4)[-1] not in repr(key)
 
 
 def test_signatures_of_other_keys_are_ignored() -> None:

@@ -30,6 +30,7 @@ print("output")
 print("errors", file=sys.stderr)
 Path("report.json").write_text(json.dumps({
     "env": dict(os.environ), "cwd": os.getcwd(), "argv": sys.argv[1:], "session": os.getsid(0), "pid": os.getpid(),
+    "parent": os.getppid(),
     "comm": Path("/proc/self/comm").read_text().strip(), "input": sys.stdin.read(),
     "descriptors": [number for number in range(3, 100) if Path(f"/proc/self/fd/{number}").exists()],
     "preloaded": "gateway.quota.redis.quota" in sys.modules,
@@ -38,7 +39,7 @@ sys.exit(7)
 """
 # A supervisor that forks its server. It is a separate process, because the one that runs tests has threads.
 FORK_FROM_THIS_PROCESS = """
-import asyncio, os, signal, sys
+import asyncio, json, os, signal
 from pathlib import Path
 from ops.embedded.forked_process import ForkServer
 from tests.ops.embedded.children import child
@@ -52,8 +53,8 @@ async def main():
             # The killed server was not replaced yet.
             await asyncio.sleep(0.01)
             continue
-        parents.append(int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1]))
         print("code", await process.wait(), flush=True)
+        parents.append(json.loads(Path("report.json").read_text())["parent"])
         os.kill(parents[-1], signal.SIGKILL)
     await server.stop()
 
@@ -92,6 +93,7 @@ async def test_a_forked_service_has_what_an_executed_one_has(tmp_path: Path) -> 
         with pytest.raises(ProcessLookupError):
             process.kill()
     report = json.loads((tmp_path / "report.json").read_text())
+    assert report.pop("parent") != os.getpid()
     assert report == {
         "env": {"ONLY": "this"},
         "cwd": str(tmp_path),
