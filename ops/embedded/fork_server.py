@@ -102,7 +102,10 @@ def fork(env: Mapping[str, str], cwd: Path, log: Path) -> tuple[int, socket.sock
         _run(theirs)
         code = 0
     except SystemExit as ended:
+        # As the interpreter does at the end of a process.
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            sys.stderr.write(f"{ended.code}\n")
     except Exception:  # noqa: BLE001 (it is shown, and must not reach the frames of the caller)
         traceback.print_exc()
     finally:

@@ -46,6 +46,8 @@ from tests.ops.embedded.children import child
 
 async def main():
     described = child(Path.cwd(), "reporter", argv=("reporting", "--one", "2"), env={"ONLY": "this"}, forked=True)
+    leaver = await server.fork(child(Path.cwd(), "leaver", argv=("leaving",), forked=True))
+    print("left", await leaver.wait(), flush=True)
     while len(parents) < 2:
         try:
             process = await server.fork(described)
@@ -111,6 +113,7 @@ async def test_a_forked_service_has_what_an_executed_one_has(tmp_path: Path) -> 
 
 def test_a_server_forked_from_the_supervisor_serves_in_the_same_way_and_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "reporting.py").write_text(REPORT)
+    (tmp_path / "leaving.py").write_text("import sys; sys.exit('a reason')")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
     command = [sys.executable, "-c", FORK_FROM_THIS_PROCESS]
     # One more inheritable descriptor, as of a log of the supervisor.
@@ -125,11 +128,13 @@ def test_a_server_forked_from_the_supervisor_serves_in_the_same_way_and_is_repla
             timeout=60,
             pass_fds=[inherited.fileno()],
         )
-    assert (done.stdout.splitlines(), done.stderr) == (["not yet writtencode 7", "code 7", "different True"], "")
+    assert done.stdout.splitlines() == ["not yet writtenleft 1", "code 7", "code 7", "different True"]
+    assert done.stderr == ""
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["descriptors"] == []
     assert report["env"] == {"ONLY": "this"}
     assert (tmp_path / "server.log").read_text() == ""
+    assert (tmp_path / "leaver.log").read_text() == "a reason\n"
 
 
 async def test_a_killed_fork_server_takes_its_services_along_and_all_are_restarted(tmp_path: Path) -> None:
