@@ -349,9 +349,10 @@ class Quota(Protocol):
         ...
 
     async def release(self, request_id: str, tenant_id: int, key_id: int) -> bool:
-        """Voids the hold: no usage, no event. A late admission or renewal of that id is denied.
+        """Voids the hold: no usage. A late admission or renewal of that id is denied.
 
-        False: there was no hold.
+        There is no event, unless Envoy has reported meanwhile that it denied the request; see `record`. False: there
+        was no hold.
         """
         ...
 
@@ -364,8 +365,9 @@ class Quota(Protocol):
         capacity left.
 
         `admission_unknown` is for a caller that does not know whether the request was admitted, and for which tenant.
-        The call then also does nothing when any shard has a hold of the request, or remembers that it was settled or
-        recorded. Such a denial does not end the request: after a loss of data, its settlement may be submitted later.
+        The call then also does nothing when any shard remembers that the request was settled or recorded. A hold of
+        the request, in any shard, keeps the entry, which is appended if the hold is released instead of settled. Such
+        a denial does not end the request: after a loss of data, its settlement may be submitted later.
         """
         ...
 

@@ -57,7 +57,6 @@ _WITHOUT_MEMORY = frozenset(
         "epoch",
         "expired",
         "invalidate_counters",
-        "known",
         "leave_waiting",
         "ready",
         "release",
@@ -283,7 +282,7 @@ class RedisQuota:
 
     async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:
         """See the port."""
-        if admission_unknown and any(await self._over_shards(partial(self._knows, entry.request_id))):
+        if admission_unknown and any(await self._over_shards(partial(self._report, entry))):
             return
         recorded = await self._scripts.run(
             "record",
@@ -298,8 +297,9 @@ class RedisQuota:
         if not recorded:
             raise Denied(Code.AUDIT_BACKLOG)
 
-    async def _knows(self, request_id: str, shard: int) -> bool:
-        return bool(await self._scripts.run("known", keys.of_request(shard, 0, 0, request_id), request_id))
+    async def _report(self, entry: Entry, shard: int) -> bool:
+        names = keys.of_request(shard, 0, 0, entry.request_id)
+        return bool(await self._scripts.run("report", names, entry.request_id, entry.to_json()))
 
     async def held(self, request_id: str) -> Hold | None:
         """See the port."""

@@ -88,6 +88,8 @@ class QuotaMachine(RuleBasedStateMachine):
         self.redis: Redis | None = None
         self.running: dict[str, Hold] = {}
         self.held: dict[str, Hold] = {}
+        # The requests whose hold keeps Envoy's report that they failed.
+        self.reported: set[str] = set()
         self.finished: list[Finished] = []
         self.settled: dict[str, Hold] = {}
         self.lost: dict[str, Hold] = {}
@@ -216,15 +218,23 @@ class QuotaMachine(RuleBasedStateMachine):
         self.settled[hold.request_id] = hold
         self.running.pop(hold.request_id, None)
         self.held.pop(hold.request_id, None)
+        self.reported.discard(hold.request_id)
         self.finished.append(Finished(hold, True, self.clock.now_ms + SETTLED_MS))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        hold = self.held.pop(data.draw(st.sampled_from(sorted(self.held))))
-        self.running.pop(hold.request_id, None)
+        hold = self.held[data.draw(st.sampled_from(sorted(self.held)))]
         assert self.each(lambda quota: quota.release(hold.request_id, hold.tenant_id, hold.key_id))
-        self.finished.append(Finished(hold, False, self.clock.now_ms + RELEASED_MS))
+        self._released(hold)
+
+    def _released(self, hold: Hold) -> None:
+        del self.held[hold.request_id]
+        self.running.pop(hold.request_id, None)
+        is_reported = hold.request_id in self.reported
+        self.reported.discard(hold.request_id)
+        self.denials += is_reported
+        self.finished.append(Finished(hold, is_reported, self.clock.now_ms + RELEASED_MS))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), output_tokens=st.integers(0, 9))
@@ -293,9 +303,7 @@ class QuotaMachine(RuleBasedStateMachine):
         if end == "settle":
             self._finish(settled, hold)
         elif end == "release":
-            self.held.pop(hold.request_id)
-            self.running.pop(hold.request_id, None)
-            self.finished.append(Finished(hold, False, self.clock.now_ms + RELEASED_MS))
+            self._released(hold)
         if drained:
             self.inherit()
 
@@ -315,13 +323,16 @@ class QuotaMachine(RuleBasedStateMachine):
         self.denials += not full
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), knows_the_tenant=st.booleans())
-    def deny_what_may_have_been_admitted(self, data: st.DataObject, knows_the_tenant: bool) -> None:
+    @rule(data=st.data(), knows_the_tenant=st.booleans(), admission_unknown=st.booleans())
+    def deny_what_may_have_been_admitted(
+        self, data: st.DataObject, knows_the_tenant: bool, admission_unknown: bool
+    ) -> None:
         hold = self.held[data.draw(st.sampled_from(sorted(self.held)))]
         denied = entry(hold, input_tokens=0, outcome=Outcome.DENIED)
         if not knows_the_tenant:
             anonymous = replace(denied, tenant_id=None, key_id=None)
-            assert self.each(lambda quota: quota.record(anonymous)) is None
+            assert self.each(lambda quota: quota.record(anonymous, admission_unknown=admission_unknown)) is None
+            self.reported.add(hold.request_id)
             return
         if len(self.waiting) + self.denials >= 2 * BACKLOG_MAX:
             assert self.each(lambda quota: quota.record(denied)) == Code.AUDIT_BACKLOG
@@ -329,6 +340,7 @@ class QuotaMachine(RuleBasedStateMachine):
         assert self.each(lambda quota: quota.record(denied)) is None
         del self.held[hold.request_id]
         self.running.pop(hold.request_id, None)
+        self.reported.discard(hold.request_id)
         self.denials += 1
         self.finished.append(Finished(hold, True, self.clock.now_ms + RELEASED_MS))
 
@@ -387,6 +399,7 @@ class QuotaMachine(RuleBasedStateMachine):
         # Events that were not drained are lost with the store, and so are the remembered request ids.
         self.noted = None
         self.held.clear()
+        self.reported.clear()
         self.waiting.clear()
         self.finished.clear()
         self.lost |= self.settled

@@ -47,6 +47,31 @@ async def test_a_release_leaves_no_trace(bench: Bench) -> None:
     await admitted(bench.quota, again(admission))
 
 
+async def test_a_denial_that_envoy_reports_before_the_release_has_its_event(bench: Bench) -> None:
+    """Envoy gave up on a check whose admission had succeeded. authz releases the hold when it learns of that."""
+    hold = await admitted(bench.quota, asks())
+    report = replace(denial(), request_id=hold.request_id)
+    await bench.quota.record(report, admission_unknown=True)
+    assert await bench.quota.backlog() == Backlog(holds=1, events=0)
+    assert await renew(bench.quota, hold)
+    assert await bench.quota.release(hold.request_id, 1, 11)
+    [event] = await bench.quota.streams[0].read("test", 10, 0)
+    assert Entry.from_json(event.text) == report
+    assert await bench.quota.backlog() == Backlog(holds=0, events=1)
+    await bench.quota.record(report, admission_unknown=True)
+    assert not await bench.quota.settle(entry(hold))
+    assert await bench.quota.backlog() == Backlog(holds=0, events=1)
+
+
+async def test_a_denial_that_envoy_reports_before_the_settlement_has_no_event(bench: Bench) -> None:
+    hold = await admitted(bench.quota, asks())
+    await bench.quota.record(replace(denial(), request_id=hold.request_id), admission_unknown=True)
+    settled = entry(hold, output_tokens=5)
+    assert await bench.quota.settle(settled)
+    [event] = await bench.quota.streams[0].read("test", 10, 0)
+    assert Entry.from_json(event.text) == settled
+
+
 async def test_a_released_request_can_be_neither_settled_renewed_nor_admitted(bench: Bench) -> None:
     admission = asks()
     hold = await admitted(bench.quota, admission)

@@ -31,7 +31,8 @@
 -- (the sealed JSON text), counted (true if HELD includes it), and the progress: in, out, bytes. It also has model, estimate
 -- (of the input before its correction) and second (of its window buckets), unless a renewal re-established it: its window
 -- buckets are lost then. A request that waits in the queue has `parked`, and holds no tokens. After its turn the hold has
--- `arrived`, the second of the bucket that counts the request, `replica` and `queued` (ms).
+-- `arrived`, the second of the bucket that counts the request, `replica` and `queued` (ms). `report` is the entry of Envoy's
+-- denial, as JSON: it is the row of a request that is released.
 
 local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STAGED, TENANT_WINDOW, KEY_WINDOW, FINISHED
 
@@ -198,6 +199,12 @@ local function remove_hold(hold)
   if hold.counted then
     count_hold(hold, -1)
   end
+end
+
+-- Stores Envoy's denial of a request with its hold. Nothing else remembers it when the hold is released.
+local function keep_report(request_id, hold, entry)
+  hold.report = entry
+  redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
 end
 
 -- Deletes a hold. Changes the number of requests in its bucket of both windows by `requests`, and its tokens to `tokens`.

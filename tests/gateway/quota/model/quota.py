@@ -54,6 +54,7 @@ class _Held:
     second: int | None
     deadline_ms: int
     progress: Progress
+    report: Entry | None = None
 
 
 class MemoryQuota:
@@ -223,9 +224,13 @@ class MemoryQuota:
         """See the port."""
         if self._end(request_id):
             return False
-        self._finish(request_id, _End.RELEASED, RELEASED_MS)
-        if held := self._holds.get(request_id):
+        held = self._holds.get(request_id)
+        report = held.report if held else None
+        self._finish(request_id, _End.RECORDED if report else _End.RELEASED, RELEASED_MS)
+        if held:
             self._end_hold(held, -1, 0)
+        if report:
+            self._stream.append(report.to_json(), None)
         return held is not None
 
     async def record(self, entry: Entry, *, admission_unknown: bool = False) -> None:  # noqa: ARG002 (one shard)
@@ -234,6 +239,8 @@ class MemoryQuota:
         if self._end(entry.request_id) in (_End.SETTLED, _End.RECORDED, _End.REPORTED):
             return
         if held and held.hold.tenant_id != entry.tenant_id:
+            if entry.tenant_id is None:
+                held.report = entry
             return
         if len(self._stream) >= 2 * self._backlog_max:
             raise Denied(Code.AUDIT_BACKLOG)

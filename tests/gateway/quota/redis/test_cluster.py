@@ -101,6 +101,13 @@ async def test_a_cluster_serves_every_tenant_from_one_node() -> None:
         assert await drain(quota, ledger) == 25
         assert await quota.backlog() == Backlog(holds=0, events=0)
 
+        # In the shard of its tenant the hold keeps it.
+        reported = await admitted(quota, asks(tenant=TENANTS[1], key=TENANTS[1]))
+        await quota.record(replace(denial(), request_id=reported.request_id), admission_unknown=True)
+        assert await quota.backlog() == Backlog(holds=1, events=0)
+        assert await quota.release(reported.request_id, TENANTS[1], TENANTS[1])
+        assert await drain(quota, ledger) == 1
+
         for tenant in TENANTS:
             await quota.release((await admitted(quota, asks(tenant=tenant, key=tenant))).request_id, tenant, tenant)
             counters = await quota.counters(tenant)
