@@ -1,6 +1,6 @@
 """One established connection: commands go out in order, and replies come back in the same order.
 
-All commands of one step of the event loop are written together. The replies are parsed by hiredis. RESP:
+uvloop writes all commands of one step of the event loop together. The replies are parsed by hiredis. RESP:
 https://redis.io/docs/latest/develop/reference/protocol-spec/
 """
 
@@ -75,15 +75,15 @@ class Connection(asyncio.Protocol):
         self.silent_since_s = self._loop.time()
 
     def send(self, call: Call) -> None:
-        """Writes a call's command with the next batch."""
+        """Writes a call's command, or retains it while the server reads too slowly."""
         if not self.outstanding:
             self.silent_since_s = self._loop.time()
-        if not self._unwritten and not self._paused:
-            self._loop.call_soon(self._flush)
         if call.asks:
-            self._ask()
-        self.outstanding.append(call)
-        self._unwritten.append(call.command)
+            # Its reply is ignored, and it is not sent again.
+            ignored: asyncio.Future[Any] = self._loop.create_future()
+            ignored.cancel()
+            self._write(Call(_ASKING, ignored, 0.0, repeats_left=0))
+        self._write(call)
 
     def abort(self) -> None:
         """Closes the connection at once. The outstanding calls stay in `outstanding`."""
@@ -112,7 +112,9 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
         self._paused = False
-        self._flush()
+        unwritten, self._unwritten = self._unwritten, []
+        if unwritten and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(unwritten))
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -133,17 +135,12 @@ class Connection(asyncio.Protocol):
             # The peer does not speak RESP, or replied to nothing. No later reply could be attributed.
             self.abort()
 
-    def _ask(self) -> None:
-        """Writes ASKING. Its reply is ignored, and it is not sent again."""
-        ignored: asyncio.Future[Any] = self._loop.create_future()
-        ignored.cancel()
-        self.outstanding.append(Call(_ASKING, ignored, 0.0, repeats_left=0))
-        self._unwritten.append(_ASKING)
-
-    def _flush(self) -> None:
-        if self._unwritten and self._transport is not None and not self._transport.is_closing():
-            unwritten, self._unwritten = self._unwritten, []
-            self._transport.write(unwritten[0] if len(unwritten) == 1 else b"".join(unwritten))
+    def _write(self, call: Call) -> None:
+        self.outstanding.append(call)
+        if self._paused:
+            self._unwritten.append(call.command)
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.write(call.command)
 
 
 def _end(future: asyncio.Future[Any], reply: object) -> None:
