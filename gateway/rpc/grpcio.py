@@ -12,7 +12,7 @@ import structlog
 
 from gateway.errors import CannotListen
 from gateway.rpc.message_sizes import HEADER_BYTES_MAX
-from gateway.rpc.methods import Message, Metadata, Method, RpcError, Session, Streaming, Unary
+from gateway.rpc.methods import Message, Metadata, Method, RpcError, Session, Streaming, Unary, encode
 from gateway.service.listening import bind_failure, private_socket, try_bind
 from gateway.service.tls import ServiceTls
 
@@ -79,8 +79,8 @@ class GrpcioServer:
     def _handler(self, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         decode: Callable[[bytes], Message] = method.request.FromString
         if isinstance(method, Unary):
-            return grpc.unary_unary_rpc_method_handler(_unary(method), decode, _encode)
-        return grpc.stream_stream_rpc_method_handler(self._streaming(method), decode, _encode)
+            return grpc.unary_unary_rpc_method_handler(_unary(method), decode, encode)
+        return grpc.stream_stream_rpc_method_handler(self._streaming(method), decode, encode)
 
     def _streaming(self, method: Streaming) -> Callable[[Any, Context], Awaitable[None]]:
         tasks = self._endless if method.endless else self._running
@@ -144,11 +144,6 @@ def _unary(method: Unary) -> Callable[[Message, Context], Awaitable[Message]]:
             raise
 
     return call
-
-
-def _encode(message: Message) -> bytes:
-    encoded: bytes = message.SerializeToString()
-    return encoded
 
 
 def _credentials(tls: ServiceTls) -> grpc.ServerCredentials:

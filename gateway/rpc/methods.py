@@ -22,6 +22,12 @@ def traceparent_of(metadata: Metadata) -> str:
     return metadata.get(b"traceparent", b"").decode("ascii", "replace")
 
 
+def encode(reply: Message | bytes) -> bytes:
+    """The encoding of a reply, which a handler may have encoded itself."""
+    encoded: bytes = reply if isinstance(reply, bytes) else reply.SerializeToString()
+    return encoded
+
+
 class Status(IntEnum):
     """The gRPC status codes that a server sends."""
 
@@ -71,9 +77,9 @@ class Session(Protocol):
 class Unary:
     """A call of one message. `path` is `/package.Service/Method`, and `request` is the class of the message.
 
-    `handle` returns the reply or an awaitable of it. The awaitable is cancelled when the peer cancels the call or the
-    deadline passes. If there is a `handle_traced`, it is called instead, with the call's `traceparent` header of W3C
-    Trace Context, empty without one.
+    `handle` returns the reply, as a message or encoded, or an awaitable of it. The awaitable is cancelled when the peer
+    cancels the call or the deadline passes. If there is a `handle_traced`, it is called instead, with the call's
+    `traceparent` header of W3C Trace Context, empty without one.
     """
 
     path: str

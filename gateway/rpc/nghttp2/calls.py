@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 from google.protobuf.message import DecodeError
 
-from gateway.rpc.methods import Message, Metadata, Method, RpcError, Session, Status, Streaming, Unary
+from gateway.rpc.methods import Message, Metadata, Method, RpcError, Session, Status, Streaming, Unary, encode
 from gateway.rpc.nghttp2.framing import PREFIX, MessageReader
 
 log = structlog.get_logger()
@@ -45,13 +45,18 @@ class Stream(Protocol):
         """Notes a task that the server waits for when it stops."""
         ...
 
+    def release(self, task: asyncio.Future[Message | None]) -> None:
+        """Forgets a task that is done."""
+        ...
+
 
 class Call:
     """What unary and streaming calls have in common. The subclasses handle the messages in `_process`."""
 
     def __init__(self, stream: Stream, method: Method, message_bytes_max: int) -> None:
         self.endless = isinstance(method, Streaming) and method.endless
-        self.timer: asyncio.TimerHandle | None = None
+        # On the clock of the event loop, None without a limit.
+        self.deadline_s: float | None = None
         self._stream = stream
         self._path = method.path
         self._decode = method.request.FromString
@@ -100,8 +105,6 @@ class Call:
         if self._over:
             return
         self._over = True
-        if self.timer is not None:
-            self.timer.cancel()
         self._acknowledge()
         if self._task is None:
             self._closed()
@@ -135,13 +138,14 @@ class Call:
             self._send(reply)
 
     def _send(self, reply: Message) -> None:
-        encoded = reply.SerializeToString()
+        encoded = encode(reply)
         if len(encoded) > self._message_bytes_max:
             raise RpcError(Status.RESOURCE_EXHAUSTED, f"the reply has {len(encoded)} bytes, too many")
         self._stream.send(PREFIX.pack(0, len(encoded)) + encoded)
 
     def _on_replied(self, task: asyncio.Future[Message | None]) -> None:
         self._task = None
+        self._stream.release(task)
         if self._over:
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.warning("rpc_failed_after_its_end", method=self._path, reason=str(error) or type(error).__name__)

@@ -23,6 +23,8 @@ CONNECTION_WINDOW_BYTES = 64 << 20
 # A call is congested, and handles no more messages, while this much of its replies waits for the peer.
 QUEUED_BYTES_MAX = 256 << 10
 _WRITE_BYTES = 256 << 10
+# How late a deadline may be noticed, so that many of them do not cost much CPU.
+DEADLINE_RESOLUTION_S = 0.02
 # A peer that sends nothing for this time receives a PING, and is disconnected when it sends nothing for another one.
 KEEPALIVE_S = 20.0
 _DRAINING = b"draining"
@@ -114,7 +116,10 @@ class Stream:
     def hold(self, task: asyncio.Future[Message | None]) -> None:
         """See calls.Stream."""
         self._connection.tasks.add(task)
-        task.add_done_callback(self._connection.tasks.discard)
+
+    def release(self, task: asyncio.Future[Message | None]) -> None:
+        """See calls.Stream."""
+        self._connection.tasks.discard(task)
 
 
 class Connection(asyncio.Protocol):
@@ -151,6 +156,8 @@ class Connection(asyncio.Protocol):
             ngh2.PingAcknowledged: self._on_ping_acknowledged,
         }
         self._transport: asyncio.Transport | None = None
+        # Expires at the earliest deadline of the calls, or earlier. A timer for each call would cost more.
+        self._expiry: asyncio.TimerHandle | None = None
         self._flushing_soon = False
         self._writing_paused = False
         self._draining = False
@@ -206,6 +213,8 @@ class Connection(asyncio.Protocol):
         """Cancels the calls."""
         self._transport = None
         self._keepalive.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._cancel_calls()
         self._connections.discard(self)
         self.lost.set_result(None)
@@ -277,9 +286,8 @@ class Connection(asyncio.Protocol):
             stream.end(Status.UNKNOWN, "the handler failed")
             return
         if request.timeout_s is not None:
-            call.timer = self._loop.call_later(
-                request.timeout_s, call.fail, Status.DEADLINE_EXCEEDED, "the deadline has passed"
-            )
+            call.deadline_s = self._loop.time() + request.timeout_s
+            self._expire_at(call.deadline_s)
         if event.end_stream:
             call.receive(b"", True)
 
@@ -327,6 +335,28 @@ class Connection(asyncio.Protocol):
         if event.opaque_data == _DRAINING and self._draining:
             # The peer has read the notice, so it has opened every call that it will open.
             self._refuse()
+
+    # Deadlines
+
+    def _expire_at(self, deadline_s: float) -> None:
+        if self._expiry is None or deadline_s < self._expiry.when():
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry = self._loop.call_at(deadline_s, self._expire)
+
+    def _expire(self) -> None:
+        """Ends the calls whose deadline has passed."""
+        now_s = self._loop.time()
+        later: list[float] = []
+        for stream in list(self._streams.values()):
+            if stream.call is None or stream.call.deadline_s is None:
+                continue
+            if stream.call.deadline_s > now_s:
+                later.append(stream.call.deadline_s)
+            else:
+                stream.call.fail(Status.DEADLINE_EXCEEDED, "the deadline has passed")
+        next_s = max(min(later), now_s + DEADLINE_RESOLUTION_S) if later else None
+        self._expiry = None if next_s is None else self._loop.call_at(next_s, self._expire)
 
     # Output
 
