@@ -11,10 +11,14 @@ the same rule in `admit.lua`), and the hold and the meter retain that text.
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
 
 from gateway.errors import STATUS, Code
-from gateway.record.request import RequestRecord, record_fields, record_of
+from gateway.record.request import RequestRecord, record_of
 
 # Envoy puts what an ext_authz server returns into this namespace of the request's dynamic metadata.
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
@@ -104,6 +108,16 @@ _REQUIRED = frozenset(field.name for field in fields(Grant) if field.default is 
 # Made once, because `json.dumps` makes an encoder for each call with separators.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
+# The fields of a record that each request has of its own. `draft` encodes the others once for the requests of a key.
+_OWN = frozenset({"request_id", "client_ip", "user_agent", "request_bytes"})
+_SHARED = tuple(field.name for field in fields(RequestRecord) if field.name not in _OWN)
+_shared: attrgetter[tuple[Any, ...]] = attrgetter(*_SHARED)
+# The names of the values that `_common` encodes.
+_COMMON = (
+    *_SHARED, "strip_usage", "runner_options", "show_backend", "log_prompts", "requested_model", "hosted_model",
+    "backend_addresses", "refusal_status", "context_tokens", "refuses_overflow", "weight",
+)  # fmt: skip
+
 
 def draft(
     record: RequestRecord,
@@ -123,22 +137,34 @@ def draft(
     weight: int = 1,
 ) -> str:
     """The grant of `record` without the quota's decision: a JSON object of printable ASCII for `seal`."""
-    data = record_fields(record)
-    data["strip_usage"] = strip_usage
-    data["runner_options"] = runner_options
-    data["show_backend"] = show_backend
-    data["log_prompts"] = log_prompts
-    data["requested_model"] = requested_model
-    data["hosted_model"] = hosted_model
-    data["requested_cap"] = requested_cap
-    data["backend_addresses"] = backend_addresses
-    data["refusal_status"] = refusal_status
-    data["context_tokens"] = context_tokens
-    data["requested_context"] = requested_context
-    data["refuses_overflow"] = refuses_overflow
-    data["weight"] = weight
+    common = _common(
+        *_shared(record),
+        strip_usage,
+        runner_options,
+        show_backend,
+        log_prompts,
+        requested_model,
+        hosted_model,
+        backend_addresses,
+        refusal_status,
+        context_tokens,
+        refuses_overflow,
+        weight,
+    )
+    own = (
+        f'"request_id":{_encode(record.request_id)},"client_ip":{_encode(record.client_ip)},'
+        f'"user_agent":{_encode(record.user_agent)},"request_bytes":{record.request_bytes},'
+        f'"requested_cap":{"null" if requested_cap is None else requested_cap},'
+        f'"requested_context":{requested_context}'
+    )
     # A header cannot have a DEL, which JSON does not escape.
-    return _encode(data).replace("\x7f", "\\u007f")
+    return f"{{{common},{own}}}".replace("\x7f", "\\u007f")
+
+
+@lru_cache(maxsize=1024)
+def _common(*values: Hashable) -> str:
+    """The fields that are the same for many requests of a key, encoded."""
+    return _encode(dict(zip(_COMMON, values, strict=True)))[1:-1]
 
 
 def seal(
