@@ -35,6 +35,8 @@ _TO_BACKEND = frozenset(
 _RETAINED_NAMES_CHARACTERS_MAX = 2048
 # envoy/listener.yaml marks the check of a long request before its body is read.
 STAGE, HEAD = "stage", "head"
+# Stands for a text in an encoded part of a response. No tag and no length has this byte, and no name of a header.
+_FILLER = "\0"
 _APPEND = base_pb2.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
 
@@ -67,23 +69,46 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
     )
 
 
-def admitted(decision: Admitted, header_names: frozenset[str]) -> external_auth_pb2.CheckResponse:
+def admitted(decision: Admitted, header_names: frozenset[str]) -> bytes:
     """The response to an admitted request, which has the headers `header_names`.
 
-    Its dynamic metadata directs the router and carries the grant.
+    Its dynamic metadata directs the router and carries the grant. The response is joined from encoded parts, which
+    Protobuf merges into one message. https://protobuf.dev/programming-guides/encoding/#last-one-wins
     """
     if not decision.grant_json:
         head = external_auth_pb2.CheckResponse(status=status_pb2.Status(code=code_pb2.OK))
         head.dynamic_metadata.fields[CALLER_KEY].string_value = decision.caller_json
-        return head
+        return _encoded(head)
     is_retained = sum(map(len, header_names)) <= _RETAINED_NAMES_CHARACTERS_MAX
     routing = _routing if is_retained else _routing.__wrapped__
-    response = external_auth_pb2.CheckResponse.FromString(
-        routing(decision.path, decision.clusters, decision.busy_retries, decision.accept, header_names)
-    )
-    response.ok_response.response_headers_to_add.extend(_options(decision.headers))
-    response.dynamic_metadata.fields[METADATA_KEY].string_value = decision.grant_json
-    return response
+    parts = [routing(decision.path, decision.clusters, decision.busy_retries, decision.accept, header_names)]
+    for name, value in decision.headers.items():
+        start, end = _around_header(name, len(value))
+        parts += start, value.encode("ascii"), end
+    start, end = _around_grant(len(decision.grant_json))
+    parts += start, decision.grant_json.encode("ascii"), end
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _around_header(name: str, size: int) -> tuple[bytes, bytes]:
+    """What precedes and follows the value of a header of the answer, of `size` bytes, in an encoded response."""
+    added = external_auth_pb2.OkHttpResponse(response_headers_to_add=_options({name: _FILLER * size}))
+    return _around_filler(external_auth_pb2.CheckResponse(ok_response=added))
+
+
+@lru_cache(maxsize=1024)
+def _around_grant(size: int) -> tuple[bytes, bytes]:
+    """What precedes and follows a grant of `size` bytes in an encoded response."""
+    response = external_auth_pb2.CheckResponse()
+    response.dynamic_metadata.fields[METADATA_KEY].string_value = _FILLER * size
+    return _around_filler(response)
+
+
+def _around_filler(response: external_auth_pb2.CheckResponse) -> tuple[bytes, bytes]:
+    encoded = _encoded(response)
+    start = encoded.index(_FILLER.encode())
+    return encoded[:start], encoded[encoded.rindex(_FILLER.encode()) + 1 :]
 
 
 @lru_cache(maxsize=1024)
@@ -116,18 +141,17 @@ def _routing(
     ]
     tries = {TRIES_KEY: str(len(clusters))} if busy_retries is not None else {}
     response.dynamic_metadata.update({"priority_groups": groups, PATH_KEY: path, **tries})
-    encoded: bytes = response.SerializeToString()
-    return encoded
+    return _encoded(response)
 
 
 def _length(digits: str) -> int:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0
 
 
-def denied(checked: CheckedRequest, decision: Denial) -> external_auth_pb2.CheckResponse:
+def denied(checked: CheckedRequest, decision: Denial) -> bytes:
     """The response to a denied request, in the caller's dialect."""
     denied, headers = decision.denied, decision.headers
-    return external_auth_pb2.CheckResponse(
+    response = external_auth_pb2.CheckResponse(
         status=status_pb2.Status(code=code_pb2.PERMISSION_DENIED),
         denied_response=external_auth_pb2.DeniedHttpResponse(
             status=http_status_pb2.HttpStatus(code=denied.status),
@@ -137,12 +161,16 @@ def denied(checked: CheckedRequest, decision: Denial) -> external_auth_pb2.Check
             ).decode(),
         ),
     )
+    return _encoded(response)
 
 
 def _options(headers: Mapping[str, str]) -> list[base_pb2.HeaderValueOption]:
-    return [_option(name, value) for name, value in headers.items()]
+    return [
+        base_pb2.HeaderValueOption(header=base_pb2.HeaderValue(key=name, value=value), append_action=_APPEND)
+        for name, value in headers.items()
+    ]
 
 
-@lru_cache(maxsize=1024)
-def _option(name: str, value: str) -> base_pb2.HeaderValueOption:
-    return base_pb2.HeaderValueOption(header=base_pb2.HeaderValue(key=name, value=value), append_action=_APPEND)
+def _encoded(response: external_auth_pb2.CheckResponse) -> bytes:
+    encoded: bytes = response.SerializeToString()
+    return encoded

@@ -33,14 +33,12 @@ class Authorization:
         traced = None if self._spans is None else self.check_traced
         return (Unary(path, external_auth_pb2.CheckRequest, self.check, traced),)
 
-    async def check(self, request: external_auth_pb2.CheckRequest) -> external_auth_pb2.CheckResponse:
-        """Checks one request. An unexpected error fails the call, which Envoy answers with a 503."""
+    async def check(self, request: external_auth_pb2.CheckRequest) -> bytes:
+        """Checks one request and encodes the response. An unexpected error fails the call; Envoy answers with a 503."""
         checked = envoy_api.read_check(request, self._trusted)
         return _response(checked, await self._decide(checked))
 
-    async def check_traced(
-        self, request: external_auth_pb2.CheckRequest, traceparent: str
-    ) -> external_auth_pb2.CheckResponse:
+    async def check_traced(self, request: external_auth_pb2.CheckRequest, traceparent: str) -> bytes:
         """Like `check`. Exports the span of the check when it ends, also by an error or because the caller left."""
         parent = sampled_context(traceparent)
         if parent is None or self._spans is None:
@@ -65,7 +63,7 @@ class Authorization:
             raise
 
 
-def _response(checked: CheckedRequest, decision: Admitted | Denial) -> external_auth_pb2.CheckResponse:
+def _response(checked: CheckedRequest, decision: Admitted | Denial) -> bytes:
     if isinstance(decision, Admitted):
         return envoy_api.admitted(decision, checked.header_names)
     return envoy_api.denied(checked, decision)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from pydantic import SecretStr
 
 from authz import envoy_api
@@ -200,7 +201,7 @@ async def test_a_refused_model_has_the_configured_status_in_answer_and_row(
         sent = b'{"model":"m","max_tokens":9}'
         decision = await world.pipeline.check(replace(request(key.secret), path="/v1/messages", body=sent))
         assert isinstance(decision, Denial)
-        answer = envoy_api.denied(request(key.secret), decision).denied_response
+        answer = CheckResponse.FromString(envoy_api.denied(request(key.secret), decision)).denied_response
         assert (decision.denied.code, answer.status.code) == (Code.MODEL_NOT_ALLOWED, status)
         body = error_body(Dialect.ANTHROPIC, decision.denied.code, "m", "r", status=decision.denied.status)
         assert json.loads(body)["error"]["type"] == {403: "permission_error", 404: "not_found_error"}[status]
@@ -220,7 +221,7 @@ async def test_rows_of_refused_keys_differ_and_their_answers_do_not(world: World
         )
         decision = await world.pipeline.check(checked)
         assert isinstance(decision, Denial)
-        response = envoy_api.denied(replace(checked, request_id="r"), decision)
+        response = CheckResponse.FromString(envoy_api.denied(replace(checked, request_id="r"), decision))
         answers.append(response.SerializeToString(deterministic=True))
     assert len(set(answers)) == 1
     events = await world.quota.streams[0].read("test", 10, 0)
@@ -239,7 +240,7 @@ async def test_the_head_of_a_request_names_its_caller_to_envoy(world: World) -> 
     key = await world.bench.new_key()
     decision = await world.pipeline.check(replace(request(key.secret), is_head=True, body=b""))
     assert isinstance(decision, Admitted)
-    metadata = envoy_api.admitted(decision, frozenset()).dynamic_metadata
+    metadata = CheckResponse.FromString(envoy_api.admitted(decision, frozenset())).dynamic_metadata
     caller = Caller.from_json(metadata.fields[CALLER_KEY].string_value)
     assert (caller.tenant, caller.key_prefix) == ("acme", key.prefix)
 
