@@ -72,27 +72,29 @@ class Line:
         Raises StoreUnavailable. A cancelled call gets a row here, unless the deadline is the reason and the check is
         denied.
         """
-        with self._waiting.listed(admission.request_id) as event:
-            try:
-                answer = await self._turnstile.enter(admission, ticket)
-                if not isinstance(answer, Parked):
-                    return Passed(answer, None)
-                if (when := deadline.when()) is not None:
-                    deadline.reschedule(when + self._waiting.wait_max_s)
-                return await self._wait(admission, ticket, answer, event, deadline)
-            except asyncio.CancelledError:
-                self._waiting.leave(admission.request_id)
-                raise
+        self._waiting.add(admission.request_id)
+        try:
+            answer = await self._turnstile.enter(admission, ticket)
+            if not isinstance(answer, Parked):
+                return Passed(answer, None)
+            if (when := deadline.when()) is not None:
+                deadline.reschedule(when + self._waiting.wait_max_s)
+            return await self._wait(admission, ticket, answer, deadline)
+        except asyncio.CancelledError:
+            self._waiting.leave(admission.request_id)
+            raise
+        finally:
+            self._waiting.remove(admission.request_id)
 
     async def _wait(
-        self, admission: Admission, ticket: Ticket, parked: Parked, event: asyncio.Event, deadline: asyncio.Timeout
+        self, admission: Admission, ticket: Ticket, parked: Parked, deadline: asyncio.Timeout
     ) -> Passed | Stopped:
         loop = asyncio.get_running_loop()
         began = loop.time()
         answer: Reserved | Parked | ReservationDenied = parked
         try:
             while isinstance(answer, Parked):
-                await self._waiting.wait(event, began + self._waiting.wait_max_s)
+                await self._waiting.wait(admission.request_id, began + self._waiting.wait_max_s)
                 answer = await self._turnstile.enter(admission, ticket, parked)
         except Denied as denied:
             return Stopped(denied, _ms(loop.time() - began))

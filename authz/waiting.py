@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from gateway.errors import Code, Denied
 from gateway.loops import forever
@@ -26,7 +24,8 @@ class WaitingRequests:
         self._turns = turns
         self.owner = owner
         self.wait_max_s = wait_max_s
-        self._turn_of: dict[str, asyncio.Event] = {}
+        # The event is made when it is needed, because most requests find a free slot.
+        self._turn_of: dict[str, asyncio.Event | None] = {}
         self._left: list[str] = []
         self._has_left = asyncio.Event()
         self._is_stopping = False
@@ -36,20 +35,20 @@ class WaitingRequests:
         """The number of requests that wait."""
         return len(self._turn_of)
 
-    @contextmanager
-    def listed(self, request_id: str) -> Iterator[asyncio.Event]:
-        """The event of a request that waits, set when it may be its turn. List a request before it enters the queue."""
-        event = self._turn_of[request_id] = asyncio.Event()
-        try:
-            yield event
-        finally:
-            del self._turn_of[request_id]
+    def add(self, request_id: str) -> None:
+        """Notes the notifications for a request from now on. Add it before it enters the queue."""
+        self._turn_of[request_id] = None
 
-    async def wait(self, event: asyncio.Event, until: float) -> None:
+    def remove(self, request_id: str) -> None:
+        """Forgets a request that has passed or that was denied."""
+        del self._turn_of[request_id]
+
+    async def wait(self, request_id: str, until: float) -> None:
         """Waits until it may be the turn of a request, at most until the time `until` of the loop.
 
         Raises Denied(unavailable) when this process stops.
         """
+        event = self._event_of(request_id)
         if not self._is_stopping:
             try:
                 async with asyncio.timeout_at(until + MARGIN_S):
@@ -68,7 +67,7 @@ class WaitingRequests:
     def stop(self) -> None:
         """Ends every wait, and every later one at once."""
         self._is_stopping = True
-        for event in self._turn_of.values():
+        for event in filter(None, self._turn_of.values()):
             event.set()
 
     async def run(self) -> None:
@@ -100,6 +99,12 @@ class WaitingRequests:
         await self._turnstile.leave(left)
 
     def _notify(self, request_id: str) -> None:
-        event = self._turn_of.get(request_id)
-        if event is not None:
-            event.set()
+        if request_id in self._turn_of:
+            self._event_of(request_id).set()
+
+    def _event_of(self, request_id: str) -> asyncio.Event:
+        """The event that is set when it may be the turn of a request."""
+        event = self._turn_of[request_id]
+        if event is None:
+            event = self._turn_of[request_id] = asyncio.Event()
+        return event
