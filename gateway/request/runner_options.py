@@ -38,6 +38,8 @@ def decisive_option(surface: Surface, document: Mapping[str, Any]) -> str | None
 
     Raises ValueError, with a sentence for the caller, for a value that Ollama refuses.
     """
+    if document.keys().isdisjoint(RUNNER_FIELDS):
+        return None
     keep_alive_s = _read_keep_alive(document) if RunnerField.KEEP_ALIVE in surface.runner_fields else None
     flags = {
         field: _read_flag(field, document)

@@ -46,7 +46,7 @@ def estimate_input(document: object, *, templates_prompt: bool = False) -> int:
     bytes, because the template writes it out. A longer text never gives a smaller estimate. With `templates_prompt` a
     `prompt` that is not raw counts TEMPLATE_TOKENS in addition.
     """
-    if not isinstance(document, Mapping):
+    if not isinstance(document, dict):
         return 0
     tokens = tokens_in(sum([_prompt_bytes(field, document[field]) for field in PROMPT_FIELDS if field in document]))
     has_template = templates_prompt and bool(document.get("prompt")) and document.get("raw") is not True
@@ -61,7 +61,7 @@ def _prompt_bytes(field: str, value: object) -> int:
         key, value = pending.pop()
         if isinstance(value, str):
             size_bytes += _IMAGE_BYTES if _is_media(key, value) else text_bytes(value)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, dict):
             size_bytes += sum(map(text_bytes, value))
             pending += ((_effective_key(key, value, name), item) for name, item in value.items())
         elif isinstance(value, list):
