@@ -32,8 +32,9 @@ log = structlog.get_logger()
 class PresentedKey:
     """A presented credential after the one look into the cache of verified keys.
 
-    `key` is None when the credential is missing or malformed. `verified` is None when this process has not verified the
-    key before, and for a signature that does not count; otherwise it still has to be checked for being usable.
+    `key` is None when the credential is missing or malformed, and for a verified key that is current, because it is not
+    read again. `verified` is None when this process has not verified the key before, and for a signature that does not
+    count; otherwise it still has to be checked for being usable.
     """
 
     key: ApiKey | SignedRequest | None
@@ -87,11 +88,14 @@ class Authenticator:
             known = self._verified.get(digest)
             counts = known is not None and credential.refusal(self._identity_window_s) is None
             return PresentedKey(credential, digest, known if counts else None)
-        key = parse(credential.get_secret_value()) if credential else None
-        if key is None:
+        if credential is None:
             return _MALFORMED
-        digest = self._verified.digest(key.secret)
-        return PresentedKey(key, digest, self._verified.get(digest))
+        digest = self._verified.digest(credential)
+        verified = self._verified.get(digest)
+        if verified is not None and verified.current:
+            return PresentedKey(None, digest, verified)
+        key = parse(credential.get_secret_value())
+        return _MALFORMED if key is None else PresentedKey(key, digest, verified)
 
     async def authenticate(self, presented: PresentedKey) -> Principal:
         """The principal of a credential that was looked up.
@@ -109,12 +113,12 @@ class Authenticator:
 
     async def _stored(self, presented: PresentedKey) -> StoredKey | Refusal:
         key, digest, verified = presented.key, presented.digest, presented.verified
-        if key is None:
-            return Refusal.MALFORMED
         if verified is not None and verified.current:
             if self._change_listener.staleness_s > self._trust_s:
                 raise StoreUnavailable("no revocations have been received for too long")
             return verified.stored
+        if key is None:
+            return Refusal.MALFORMED
         if isinstance(key, SignedRequest) and verified is None:
             refusal = key.refusal(self._identity_window_s)
             if refusal is not None:

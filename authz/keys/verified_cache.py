@@ -44,8 +44,12 @@ class VerifiedKeyCache:
         self._by_digest: OrderedDict[bytes, VerifiedKey] = OrderedDict()
 
     def digest(self, key: SecretStr) -> bytes:
-        """The keyed BLAKE2b (RFC 7693) of `key` under the secret of this process, cheaper than an HMAC of OpenSSL."""
-        return hashlib.blake2b(key.get_secret_value().encode(), key=self._pepper, digest_size=32).digest()
+        """The keyed BLAKE2b (RFC 7693) of `key` under the secret of this process, cheaper than an HMAC of OpenSSL.
+
+        `key` may be any text, also one with lone surrogates.
+        """
+        text = key.get_secret_value().encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, key=self._pepper, digest_size=32).digest()
 
     def get(self, digest: bytes) -> VerifiedKey | None:
         """The verified key, or None."""
