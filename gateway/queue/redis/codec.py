@@ -37,7 +37,7 @@ def ticket(each: Ticket) -> tuple[str | int, ...]:
     """Ten arguments of `enter.lua`."""
     return (
         pool(each.model, each.candidates),
-        _slots(each.candidates),
+        slots(each.candidates),
         each.tenant_id,
         each.key_id,
         each.weight,
@@ -50,7 +50,8 @@ def ticket(each: Ticket) -> tuple[str | int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _slots(candidates: tuple[Candidate, ...]) -> str:
+def slots(candidates: tuple[Candidate, ...]) -> str:
+    """The slots of the candidates of a ticket."""
     return json.dumps([candidate.slots for candidate in candidates])
 
 
@@ -100,20 +101,20 @@ def known_place(reply: list[Any]) -> Turn | Waiting | None:
 def status(hashes: Mapping[str, Mapping[bytes, bytes]], now_ms: int) -> QueueStatus:
     """The status at a time from the fields of STATE, SLOTS, TICKETS and VIRTUAL, by the names of their keys."""
     state = {name.decode(): value.decode() for name, value in hashes["state"].items()}
-    slots = _by_replica(state, "slots:")
+    slots_of = _by_replica(state, "slots:")
     running = {name: int(count) for name, count in _by_replica(state, "running:").items() if count != "0"}
     suspended = {name for name, until_ms in _by_replica(state, "suspended:").items() if now_ms < int(until_ms)}
     replicas = {
         name: ReplicaStatus(
-            int(slots.get(name, "0").removeprefix(LEARNT)),
+            int(slots_of.get(name, "0").removeprefix(LEARNT)),
             running.get(name, 0),
-            is_learnt=slots.get(name, "").startswith(LEARNT),
+            is_learnt=slots_of.get(name, "").startswith(LEARNT),
             is_suspended=name in suspended,
         )
-        for name in {*slots, *running}
+        for name in {*slots_of, *running}
     }
     tickets = [json.loads(text) for text in hashes["tickets"].values()]
-    running_of = Counter(json.loads(text)["tenant"] for text in hashes["slots"].values())
+    running_of = Counter(int(text.split(b"\t")[1]) for text in hashes["slots"].values())
     waiting_of = Counter(each["tenant"] for each in tickets)
     virtual = _numbers(hashes["virtual"])
     return QueueStatus(

@@ -6,7 +6,7 @@ Replicas are shared by the tenants of all shards, so the queue is in one slot of
 
 from __future__ import annotations
 
-PREFIX = "nz:{s0}:queue:2"
+PREFIX = "nz:{s0}:queue:3"
 NAMES = (
     "state",
     "slots",

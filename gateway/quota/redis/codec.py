@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import lru_cache
 from typing import Any
 
 from gateway.errors import Code
+from gateway.queue.port import QueueRules
 from gateway.quota import periods
 from gateway.quota.port import (
     Counters,
@@ -22,20 +24,57 @@ from gateway.quota.port import (
     Reserved,
 )
 from gateway.quota.rebuild import Used
-from gateway.values import Budgets, Limits, Period
+from gateway.values import Budgets, Limits, Period, Priority
 
 
 @lru_cache(maxsize=4096)
-def rules(limits: Limits, budgets: Budgets) -> tuple[int, ...]:
-    """Six arguments of `admit.lua`; -1 for no budget."""
+def caller(
+    tenant_id: int,
+    key_id: int,
+    tenant_rules: tuple[Limits, Budgets],
+    key_rules: tuple[Limits, Budgets],
+    place: tuple[int, Priority] | None,
+) -> str:
+    """The caller of `admit.lua`. `place` has the weight and the priority of its ticket, None without a queue."""
+    fields: dict[str, Any] = {
+        "tenant": tenant_id,
+        "key": key_id,
+        "of_tenant": _rules(*tenant_rules),
+        "of_key": _rules(*key_rules),
+    }
+    if place:
+        weight, priority = place
+        fields |= {"weight": weight, "class": int(priority is Priority.BATCH)}
+    return json.dumps(fields)
+
+
+def _rules(limits: Limits, budgets: Budgets) -> dict[str, Any]:
     by_period = periods.limits(budgets)
-    return limits.rpm, limits.tpm, limits.concurrent, *(by_period.get(period, -1) for period in Period)
+    return {
+        "rpm": limits.rpm,
+        "tpm": limits.tpm,
+        "concurrent": limits.concurrent,
+        "budgets": [by_period.get(period, -1) for period in Period],
+    }
 
 
-def days(at_ms: int) -> tuple[str, str]:
-    """The day and the month (`2025-11-21`, `2025-11`) of `at_ms`, which the names of counters end with."""
-    day = periods.at(at_ms).date().isoformat()
-    return day, day[:7]
+def bounds(hold_lease_ms: int, backlog_max: int, running_max: int, rules: QueueRules | None) -> str:
+    """The bounds of `admit.lua`; `rules` are those of the queue, None without one."""
+    fields = {"hold_lease_ms": hold_lease_ms, "backlog_max": backlog_max, "running_max": running_max}
+    if rules:
+        fields |= {
+            "wait_max": int(rules.wait_max_s * 1000),
+            "tickets_max": rules.tickets_max,
+            "bytes_max": rules.bytes_max,
+            "ticket_lease_ms": int(rules.ticket_lease_s * 1000),
+            "restore_ms": int(rules.restore_s * 1000),
+        }
+    return json.dumps(fields)
+
+
+def day(at_ms: int) -> str:
+    """The day (`2025-11-21`) of `at_ms`, from which the names of counters are made."""
+    return periods.at(at_ms).date().isoformat()
 
 
 def used_fields(used: Used) -> list[str | int]:
@@ -79,27 +118,23 @@ def event_id(text: bytes) -> EventId:
 
 
 def lost_hold(hold: Hold) -> str:
-    """The hold as `renew_all.lua` stores it when Redis has lost it."""
-    day, month = days(hold.admitted_at_ms)
-    return json.dumps(
-        {
-            "idempotency_token": "",
-            "tenant": hold.tenant_id,
-            "key": hold.key_id,
-            "at": hold.admitted_at_ms,
-            "day": day,
-            "month": month,
-            "input": hold.input_tokens,
-            "cap": hold.output_cap,
-            "grant": hold.grant_json,
-        },
-        ensure_ascii=False,
-    )
+    """The text of the hold as `renew_all.lua` stores it when Redis has lost it."""
+    fields = {
+        "idempotency_token": "",
+        "tenant": hold.tenant_id,
+        "key": hold.key_id,
+        "at": hold.admitted_at_ms,
+        "day": day(hold.admitted_at_ms),
+        "input": hold.input_tokens,
+        "cap": hold.output_cap,
+    }
+    return f"{json.dumps(fields)}\n{hold.grant_json}"
 
 
-def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:
-    """One pair of `expired.lua`'s reply."""
-    data = json.loads(text)
+def expired_hold(request_id: bytes, text: bytes) -> ExpiredHold:
+    """One pair of `expired.lua`'s reply. Holds of layout 2 have the grant in the object."""
+    line, _, grant = text.decode().partition("\n")
+    data = json.loads(line)
     return ExpiredHold(
         Hold(
             request_id.decode(),
@@ -108,7 +143,7 @@ def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:
             data["at"],
             data["input"],
             data["cap"],
-            data["grant"],
+            grant or data["grant"],
         ),
         Progress(data.get("in", 0), data.get("out", 0), data.get("bytes", 0)),
     )
@@ -116,25 +151,40 @@ def expired_hold(request_id: bytes, text: bytes | str) -> ExpiredHold:
 
 def counters(now_ms: int, used: Mapping[bytes, bytes], held: Mapping[bytes, bytes]) -> Counters:
     """The fields of COUNTERS and of HELD, without past periods."""
-    day, month = days(now_ms)
-    current = {"day": day, "month": month, "total": ""}
+    today = day(now_ms)
+    return Counters(_used(used, today), *_held(held, today))
 
-    def tokens(kind: str, fields: Mapping[bytes, bytes]) -> dict[tuple[int | None, Period], int]:
-        sums = {}
-        for subject, rest, value in _of_kind(kind, fields):
+
+def _used(fields: Mapping[bytes, bytes], today: str) -> dict[tuple[int | None, Period], int]:
+    """The values of the fields `used:S:P` of current periods."""
+    current = {"day": today, "month": today[:7], "total": ""}
+    sums = {}
+    for field, value in fields.items():
+        kind, _, rest = field.decode().partition(":")
+        if kind == "used":
+            subject, _, rest = rest.partition(":")
             period, _, start = rest.partition(":")
             if current[period] == start:
-                sums[subject, Period(period)] = value
-        return sums
-
-    in_flight = {subject: value for subject, _, value in _of_kind("in_flight", held)}
-    return Counters(tokens("used", used), tokens("held", held), in_flight)
+                sums[_key_id(subject), Period(period)] = int(value)
+    return sums
 
 
-def _of_kind(kind: str, fields: Mapping[bytes, bytes]) -> Iterator[tuple[int | None, str, int]]:
-    """Of each field `kind:subject:rest`: the key (None: the tenant), the rest of the name, and the value."""
+def _held(
+    fields: Mapping[bytes, bytes], today: str
+) -> tuple[dict[tuple[int | None, Period], int], dict[int | None, int]]:
+    """The tokens and the requests that the fields `S:<day>` have."""
+    held: Counter[tuple[int | None, Period]] = Counter()
+    in_flight: Counter[int | None] = Counter()
     for field, value in fields.items():
-        name, _, rest = field.decode().partition(":")
-        if name == kind:
-            subject, _, rest = rest.partition(":")
-            yield None if subject == "t" else int(subject[1:]), rest, int(value)
+        subject, _, admitted = field.decode().partition(":")
+        if admitted:
+            requests, tokens = map(int, value.split(b":"))
+            in_flight[_key_id(subject)] += requests
+            held[_key_id(subject), Period.TOTAL] += tokens
+            held[_key_id(subject), Period.MONTH] += tokens if admitted[:7] == today[:7] else 0
+            held[_key_id(subject), Period.DAY] += tokens if admitted == today else 0
+    return dict(+held), dict(in_flight)
+
+
+def _key_id(subject: str) -> int | None:
+    return None if subject == "t" else int(subject[1:])

@@ -19,7 +19,7 @@ def of_shard(shard: int) -> list[str]:
 
 def of_tenant(shard: int, tenant_id: int) -> list[str]:
     """The keys of the shard, and COUNTERS, REBUILD, CALIBRATION, HELD and STAGED of a tenant."""
-    names = ("counters", "rebuild", "calibration", "held", "staged")
+    names = ("counters", "rebuild", "calibration", "held:3", "staged")
     return [*of_shard(shard), *(f"{tag(shard)}:{name}:{tenant_id}" for name in names)]
 
 

@@ -64,10 +64,11 @@ _WITHOUT_MEMORY = frozenset(
         "watermark",
     }
 )
-SCRIPTS = Library("gateway.quota.redis", ("window", "shared", "calibration", "decision", "admission"), _WITHOUT_MEMORY)
+PARTS = ("window", "shared", "holds", "calibration", "decision", "admission")
+SCRIPTS = Library("gateway.quota.redis", PARTS, _WITHOUT_MEMORY)
 # The steps of the queue, for scripts that end an admission, a hold and a slot at once.
 _STEPS = tuple(f"../../../queue/redis/lua/{name}" for name in STEPS)
-SCRIPTS_WITH_QUEUE = Library("gateway.quota.redis", (*_STEPS, *SCRIPTS.parts), _WITHOUT_MEMORY)
+SCRIPTS_WITH_QUEUE = Library("gateway.quota.redis", (*_STEPS, *PARTS), _WITHOUT_MEMORY)
 # At most this many holds are released in the background at once. The reaper settles the rest.
 RELEASES_MAX = 100
 # Fields of a hash that one call reads or writes, so that no call stops Redis for long.
@@ -104,9 +105,9 @@ class RedisQuota:
         self._shards = settings.redis_shards
         self._lease_ms = int(settings.hold_lease_s * 1000)
         self._backlog_max = settings.audit_buffer_size
-        self._running_max = settings.max_concurrent_requests
         self._restore_ms = int(restore_s * 1000)
         self._rules = queue_rules(settings) if settings.has_queue else None
+        self._bounds = codec.bounds(self._lease_ms, self._backlog_max, settings.max_concurrent_requests, self._rules)
         self._scripts = Scripts(redis, SCRIPTS_WITH_QUEUE if self._rules else SCRIPTS, clock)
         self._streams = tuple(
             RedisStream(redis, self._scripts, shard, settings.redis_timeout_s) for shard in range(self._shards)
@@ -162,30 +163,33 @@ class RedisQuota:
             self._request_keys(admission.request_id, admission.tenant_id, admission.key_id, queued=ticket is not None),
             admission.request_id,
             idempotency_token,
-            admission.tenant_id,
-            admission.key_id,
+            codec.caller(
+                admission.tenant_id,
+                admission.key_id,
+                (admission.tenant_limits, admission.tenant_budgets),
+                (admission.key_limits, admission.key_budgets),
+                (ticket.weight, ticket.priority) if ticket else None,
+            ),
+            self._bounds,
+            admission.model,
             admission.input_tokens,
             admission.requested_output_tokens,
-            self._lease_ms,
-            self._backlog_max,
             admission.grant_draft,
-            admission.model,
-            *codec.rules(admission.key_limits, admission.key_budgets),
-            *codec.rules(admission.tenant_limits, admission.tenant_budgets),
-            self._running_max,
             int(admission.calibrates),
-            *self._place_arguments(ticket),
+            *(self._place_arguments(ticket) if ticket and self._rules else ()),
         )
         return reply
 
-    def _place_arguments(self, ticket: Ticket | None) -> tuple[str | int, ...]:
+    @staticmethod
+    def _place_arguments(ticket: Ticket) -> tuple[str | int, ...]:
         """The arguments of `admit.lua` about the queue."""
-        if ticket is None or self._rules is None:
-            return ()
-        rules = self._rules
-        pool, slots, _, _, weight, batch, _, body_bytes, owner, arrived_at_ms = queue_codec.ticket(ticket)
-        bounds = int(rules.wait_max_s * 1000), rules.tickets_max, rules.bytes_max
-        return (pool, slots, weight, batch, body_bytes, owner, arrived_at_ms, *bounds, *self._lease_arguments())
+        return (
+            queue_codec.pool(ticket.model, ticket.candidates),
+            queue_codec.slots(ticket.candidates),
+            ticket.owner,
+            ticket.body_bytes,
+            ticket.arrived_at_ms or 0,
+        )
 
     def _lease_arguments(self) -> tuple[int, ...]:
         """The last arguments of a script about a request, if there is a queue."""
@@ -264,7 +268,7 @@ class RedisQuota:
             entry.tenant_id,
             entry.key_id,
             entry.input_tokens + entry.output_tokens,
-            *codec.days(entry.ts_ms),
+            codec.day(entry.ts_ms),
             entry.to_json(),
             SETTLED_MS,
             int(only_if_expired),
@@ -402,8 +406,7 @@ class RedisQuota:
             part = fields[start : start + 2 * FIELDS_SLICE]
             if not await self._scripts.run("stage_rebuild", tenant_keys, begun.token, REBUILD_MS, *part):
                 return False
-        day, _ = codec.days(begun.now_ms)
-        arguments = begun.token, day, len(used), *fields[last:]
+        arguments = begun.token, codec.day(begun.now_ms), len(used), *fields[last:]
         return bool(await self._scripts.run("commit_rebuild", tenant_keys, *arguments))
 
     async def abort_rebuild(self, tenant_id: int, begun: BegunRebuild) -> None:

@@ -58,6 +58,21 @@ local function run_id()
   return known_run_id
 end
 
+-- What JSON texts contain that many calls have, for at most TEXTS_MAX of them. The caller does not change it.
+local TEXTS_MAX = 2000
+local known_texts, texts_count = {}, 0
+
+local function decoded(text)
+  local known = known_texts[text]
+  if not known then
+    if texts_count == TEXTS_MAX then
+      known_texts, texts_count = {}, 0
+    end
+    known = cjson.decode(text)
+    known_texts[text], texts_count = known, texts_count + 1
+  end
+  return known
+end
 
 -- A part of the functions that few calls use. `create` makes them when the part is used first, and returns them.
 local function lazily(create)

@@ -6,7 +6,6 @@ The state of the test is minimal: the requests that are alive, and what they wer
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -150,7 +149,7 @@ class QueueMachine(RuleBasedStateMachine):
         pipeline.hgetall(names["slots"]).hkeys(names["tickets"]).zrange(names["leases"], 0, -1)
         slots, tickets, leases = await pipeline.execute()
         return (
-            {request_id.decode(): json.loads(slot)["replica"] for request_id, slot in slots.items()},
+            {request_id.decode(): slot.decode().partition("\t")[0] for request_id, slot in slots.items()},
             {request_id.decode() for request_id in tickets},
             {request_id.decode() for request_id in leases},
         )

@@ -16,20 +16,6 @@ local function set_learnt(replica, slots)
   set_slots(replica, 'auto:' .. slots)
 end
 
--- What JSON texts contain that many calls have, for at most TEXTS_MAX of them.
-local TEXTS_MAX = 500
-local known_texts, texts_count = {}, 0
-
-local function decoded(text)
-  if not known_texts[text] then
-    if texts_count == TEXTS_MAX then
-      known_texts, texts_count = {}, 0
-    end
-    known_texts[text], texts_count = cjson.decode(text), texts_count + 1
-  end
-  return known_texts[text]
-end
-
 local candidates_read
 
 at_start(function()

@@ -2,7 +2,7 @@
 local granting = lazily(function()
 
 local function add_slot(request_id, slot, deadline)
-  redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
+  store_slot(request_id, slot)
   redis.call('ZADD', LEASES, integer(deadline), request_id)
   count_running(slot.replica, 1, 'reap_at', first_deadline(deadline))
 end

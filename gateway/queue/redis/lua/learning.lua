@@ -123,7 +123,7 @@ local function older_requests(now, replica, model)
   end
   local all, older = redis.call('HGETALL', SLOTS), {}
   for i = 1, #all, 2 do
-    local slot = cjson.decode(all[i + 1])
+    local slot = read_slot(all[i + 1])
     if slot.replica == replica then
       if slot.model ~= model then
         return nil

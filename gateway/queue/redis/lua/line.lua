@@ -108,7 +108,7 @@ local function next_ticket(pools)
 end
 
 local function add_ticket(now, request_id, ticket)
-  redis.call('HSET', TICKETS, request_id, cjson.encode(ticket))
+  store_ticket(request_id, ticket)
   redis.call('ZADD', LINE, 0, line_member(request_id, ticket))
   redis.call('ZADD', WAITING, 0, waiting_member(request_id, ticket))
   redis.call('HINCRBY', POOLS, ticket.pool, 1)
@@ -151,7 +151,7 @@ local function grant_next(now)
     return false
   end
   local request_id = next_ticket(pools)
-  local ticket = load(TICKETS, request_id)
+  local ticket = load_ticket(request_id)
   local gap = math.min(GAP_MAX_MS, math.max(0, now - math.max(number('granted_at'), ticket.arrived)))
   local pace = tonumber(field('pace') or PACE_MS)
   set_fields('granted_at', now, 'pace', pace + math.floor((gap - pace) / 8))
@@ -165,14 +165,14 @@ end
 local function reap(now)
   local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, SLICE)
   for _, request_id in ipairs(expired) do
-    local slot = load(SLOTS, request_id)
+    local slot = load_slot(request_id)
     if slot then
       remove_slot(request_id, slot)
       if slot.auto then
         learning().observe(now, slot.replica, request_id, slot, -1, 0, 0, true)
       end
     else
-      remove_ticket(request_id, load(TICKETS, request_id))
+      remove_ticket(request_id, load_ticket(request_id))
     end
   end
   local first = redis.call('ZRANGEBYSCORE', LEASES, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
@@ -184,12 +184,12 @@ end
 
 local function promote(now)
   for _, request_id in ipairs(redis.call('ZRANGEBYSCORE', PROMOTIONS, '-inf', now, 'LIMIT', 0, SLICE)) do
-    local ticket = load(TICKETS, request_id)
+    local ticket = load_ticket(request_id)
     redis.call('ZREM', PROMOTIONS, request_id)
     redis.call('ZREM', LINE, line_member(request_id, ticket))
     ticket.class = 0
     redis.call('ZADD', LINE, 0, line_member(request_id, ticket))
-    redis.call('HSET', TICKETS, request_id, cjson.encode(ticket))
+    store_ticket(request_id, ticket)
   end
 end
 

@@ -12,7 +12,7 @@
 --                         `running:<replica>`  number of slots in use; `running` is their sum
 --                         `tickets`            number of tickets
 --                         `reap_at`            ms before which no lease expires; absent until there is a first one
---   2 SLOTS       hash    request id -> slot as JSON
+--   2 SLOTS       hash    request id -> slot, see below
 --   3 TICKETS     hash    request id -> ticket as JSON
 --   4 LEASES      zset    request id by the millisecond at which its slot or ticket expires
 --   5 LINE        zset    tickets by pool, class, tenant, key, arrival and request id; all scores are 0
@@ -29,9 +29,10 @@
 -- the same pool. One of requests that move has false in place of the model.
 -- A ticket is a JSON object: pool, class (0 interactive, 1 batch), tenant, key, weight, input (tokens), bytes, owner, arrived
 -- (ms) and charged (tokens, not 0 only after a move). A slot has replica, tenant, key, weight, charged, arrived and waited
--- (ms). Both have attempt, the number of the latest attempt that moved, absent before. The ticket of a request that moved has
--- waited (ms, before) and since (ms, when this wait began). A slot has answers when its request is being answered. That of a
--- learnt replica has auto, model, at (ms, when its owner knew of it), and seen and first, see learning.lua.
+-- (ms), separated by tabs, and then a JSON object or nothing. Both have attempt, the number of the latest attempt that moved, absent
+-- before. The ticket of a request that moved has waited (ms, before) and since (ms, when this wait began). The object of a slot has
+-- answers when its request is being answered. That of a learnt replica has auto, model, at (ms, when its owner knew of it), and
+-- seen and first, see learning.lua.
 -- Members of the sorted sets have their fields separated by tabs. A JSON text has none.
 
 local STATE, SLOTS, TICKETS, LEASES, LINE, WAITING, POOLS, VIRTUAL, PROMOTIONS, BYTES, LEARNING, ENDED
@@ -52,9 +53,39 @@ local function open_queue(first, ticket_lease_ms, restore_ms)
   TICKET_LEASE_MS, RESTORE_MS = tonumber(ticket_lease_ms), tonumber(restore_ms)
 end
 
-local function load(key, request_id)
-  local text = redis.call('HGET', key, request_id)
+local function load_ticket(request_id)
+  local text = redis.call('HGET', TICKETS, request_id)
   return text and cjson.decode(text)
+end
+
+local function store_ticket(request_id, ticket)
+  redis.call('HSET', TICKETS, request_id, cjson.encode(ticket))
+end
+
+local function read_slot(text)
+  local replica, tenant, key, weight, charged, arrived, waited, more =
+    string.match(text, '^([^\t]*)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(%d+)\t(.*)$')
+  local slot = more == '' and {} or cjson.decode(more)
+  slot.replica, slot.tenant, slot.key, slot.weight = replica, tonumber(tenant), tonumber(key), tonumber(weight)
+  slot.charged, slot.arrived, slot.waited = tonumber(charged), tonumber(arrived), tonumber(waited)
+  return slot
+end
+
+local function load_slot(request_id)
+  local text = redis.call('HGET', SLOTS, request_id)
+  return text and read_slot(text)
+end
+
+local function store_slot(request_id, slot)
+  local more = ''
+  if slot.attempt or slot.answers or slot.auto then
+    more = cjson.encode({
+      attempt = slot.attempt, answers = slot.answers, auto = slot.auto, model = slot.model, at = slot.at, seen = slot.seen,
+      first = slot.first,
+    })
+  end
+  redis.call('HSET', SLOTS, request_id, string.format('%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s', slot.replica, slot.tenant, slot.key,
+    slot.weight, slot.charged, slot.arrived, slot.waited, more))
 end
 
 -- A script of the quota has no ENDED: it rejects ended requests before.

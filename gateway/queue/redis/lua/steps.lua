@@ -30,12 +30,12 @@ end
 
 -- Removes the slot or the ticket of a request, and returns the slot and the ticket, of which at most one exists.
 local function take(request_id)
-  local slot = load(SLOTS, request_id)
+  local slot = load_slot(request_id)
   if slot then
     remove_slot(request_id, slot)
     return slot, nil
   end
-  local ticket = load(TICKETS, request_id)
+  local ticket = load_ticket(request_id)
   if ticket then
     line().remove_ticket(request_id, ticket)
   end

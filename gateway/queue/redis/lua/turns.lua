@@ -8,20 +8,20 @@ end
 
 -- The place of a request that is known, nil for any other.
 local function known_place(request_id)
-  local slot = load(SLOTS, request_id)
+  local slot = load_slot(request_id)
   if slot then
     return {'turn', slot.replica, slot.arrived, slot.waited}
   end
-  local ticket = load(TICKETS, request_id)
+  local ticket = load_ticket(request_id)
   return ticket and {'waiting', ticket.arrived} or nil
 end
 
 -- Notes that the owner of a request has noticed its turn.
 local function pick_up(now, request_id)
-  local slot = load(SLOTS, request_id)
+  local slot = load_slot(request_id)
   if slot and slot.auto and not slot.at then
     slot.at = now
-    redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
+    store_slot(request_id, slot)
   end
 end
 
@@ -31,7 +31,7 @@ local function enter(now, request_id, ticket, rules)
     return {'ended'}
   end
   local can_grant, waits = advance(now)
-  local known = load(TICKETS, request_id)
+  local known = load_ticket(request_id)
   if known and arrivals().has_timed_out(now, known.arrived, rules) then
     line().remove_ticket(request_id, known)
     reset_if_idle(any_waits())
@@ -47,7 +47,7 @@ end
 -- attempt or about a request that is being answered. A request that is unknown stays unknown. A slot is leased for `slot_lease`,
 -- because the meter of the request renews it no sooner than before. All waits of a request together last at most `wait_max`.
 local function move(now, request_id, replica, attempt, slot_lease, wait_max)
-  local slot, ticket = load(SLOTS, request_id), load(TICKETS, request_id)
+  local slot, ticket = load_slot(request_id), load_ticket(request_id)
   local left = slot or ticket
   if is_ended() or not left then
     return {'ended'}
@@ -69,7 +69,8 @@ local function move(now, request_id, replica, attempt, slot_lease, wait_max)
     }, {wait_max = 0})
   elseif attempt ~= left.attempt then
     left.attempt = attempt
-    redis.call('HSET', slot and SLOTS or TICKETS, request_id, cjson.encode(left))
+    local store = slot and store_slot or store_ticket
+    store(request_id, left)
   end
   extend(request_id, now + TICKET_LEASE_MS)
   advance(now)
@@ -78,7 +79,7 @@ local function move(now, request_id, replica, attempt, slot_lease, wait_max)
     return known_place(request_id)
   end
   -- The ticket stays until the request ends, so that a repeated call gets the same reply.
-  if line().waited_by(now, load(TICKETS, request_id)) >= wait_max then
+  if line().waited_by(now, load_ticket(request_id)) >= wait_max then
     return {'timeout', line().retry_after()}
   end
   return known_place(request_id)
@@ -98,7 +99,7 @@ end
 -- slot that Redis has lost, and gives one to a ticket that is being answered. `answers` is '1' when `replica` is known to answer,
 -- else '0'. Returns 1, or 0 when the request is ended.
 local function renew_slot(now, deadline, request_id, replica, tenant, key, weight, tokens, first, last, age, answers)
-  local slot = load(SLOTS, request_id)
+  local slot = load_slot(request_id)
   if slot then
     charge(slot, tonumber(tokens))
     local has_moved = answers == '1' and slot.replica ~= replica
@@ -114,7 +115,7 @@ local function renew_slot(now, deadline, request_id, replica, tenant, key, weigh
       slot.replica, slot.auto, slot.at, slot.model, slot.seen, slot.first = replica, nil, nil, nil, nil, nil
     end
     slot.answers = slot.answers or answers == '1' or nil
-    redis.call('HSET', SLOTS, request_id, cjson.encode(slot))
+    store_slot(request_id, slot)
   elseif is_ended() then
     return 0
   elseif redis.call('HEXISTS', TICKETS, request_id) == 0 then

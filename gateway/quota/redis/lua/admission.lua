@@ -61,21 +61,19 @@ local function seal(draft, at, input, cap, replica, queued)
   return string.sub(draft, 1, -2) .. decision .. '}'
 end
 
--- The place of the request in the queue, as in enter.lua. A slot is granted at once, or waited for.
-local function take_turn(now, request_id, input)
-  local is_new = ARGV[32] == '0'
-  open_queue(REQUEST_KEYS_COUNT + 1, ARGV[36], ARGV[37])
+-- The place of the request in the queue, as in enter.lua. A slot is granted at once, or waited for. `caller` and `bounds` as in
+-- admit.lua.
+local function take_turn(now, request_id, input, caller, bounds)
+  local pool, arrived = ARGV[11], tonumber(ARGV[15])
+  open_queue(REQUEST_KEYS_COUNT + 1, bounds.ticket_lease_ms, bounds.restore_ms)
   -- The numbers of a request that arrives are those of the newest catalog. One that waits has older numbers, which are used when
   -- Redis has lost its data.
-  capacity().use_slots(ARGV[26], ARGV[27], is_new)
+  capacity().use_slots(pool, ARGV[12], arrived == 0)
   local ticket = {
-    pool = ARGV[26], tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), weight = tonumber(ARGV[28]),
-    class = tonumber(ARGV[29]), input = input, bytes = tonumber(ARGV[30]), owner = ARGV[31], arrived = tonumber(ARGV[32]),
-    charged = 0,
+    pool = pool, tenant = caller.tenant, key = caller.key, weight = caller.weight, class = caller.class, input = input,
+    bytes = tonumber(ARGV[14]), owner = ARGV[13], arrived = arrived, charged = 0,
   }
-  local step = is_new and arrivals().arrive or turns().enter
-  return step(now, request_id, ticket, {
-    wait_max = tonumber(ARGV[33]), tickets_max = tonumber(ARGV[34]), bytes_max = tonumber(ARGV[35]),
-  })
+  local step = arrived == 0 and arrivals().arrive or turns().enter
+  return step(now, request_id, ticket, bounds)
 end
 

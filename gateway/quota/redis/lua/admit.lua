@@ -1,11 +1,14 @@
 -- Makes all checks and reserves everything, or reserves nothing. The tests' `decision.py` and `window.py` do the same.
 --
--- ARGV  1 clock  2 request id  3 idempotency token  4 tenant id  5 key id  6 estimated input tokens
---       7 requested output tokens  8 lease in ms  9 backlog_max  10 draft of the grant  11 model
---       12..17 key: rpm, tpm, concurrent, budgets of day, month and total (-1 for none)  18..23 tenant: the same
---       24 running_max  25 '1': the count of the input is a sample for the calibration
---       with a queue: 26 pool  27 slots of its candidates  28 weight  29 class  30 bytes of the body  31 owner  32 time of
---       arrival in ms, 0 for now  33 maximum wait in ms  34 maximum of tickets and 35 of their bytes  36, 37 see `leave_queue`
+-- ARGV  1 clock  2 request id  3 idempotency token  4 caller  5 bounds  6 model  7 estimated input tokens
+--       8 requested output tokens  9 draft of the grant  10 '1': the count of the input is a sample for the calibration
+--       with a queue: 11 pool  12 slots of its candidates  13 owner  14 bytes of the body  15 time of arrival in ms,
+--       0 for now
+--       Two are JSON objects that many requests have, see `decoded`:
+--       caller  tenant, key, and of_tenant and of_key, each with rpm, tpm, concurrent, and budgets of day, month and total (-1 for
+--               none); with a queue also weight and class
+--       bounds  hold_lease_ms, backlog_max, running_max; with a queue also wait_max (ms), tickets_max, bytes_max, and ticket_lease_ms and
+--               restore_ms, see `open_queue`
 -- Reply {status, admitted at in ms, input tokens held, output cap, retry after in s or -1,
 --        requests limit, remaining, tokens limit, remaining, period of the budget or '', remaining,
 --        s until both windows are empty, replica or '', ms in the queue}
@@ -13,28 +16,30 @@
 --       {'rebuild'}: there are no valid counters   {'used'}: the request id was used before
 
 local now = clock()
-local request_id, idempotency_token = ARGV[2], ARGV[3]
-local model, estimate, requested = ARGV[11], tonumber(ARGV[6]), tonumber(ARGV[7])
+local request_id, idempotency_token, caller, bounds = ARGV[2], ARGV[3], decoded(ARGV[4]), decoded(ARGV[5])
+local model, estimate, requested = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local input = corrected(model, estimate)
 
 local today = day_of(now)
-local fields = fields_of(tonumber(ARGV[5]), today.day, today.month)
-local known_used = redis.call('HMGET', COUNTERS, unpack(fields.used))
+local fields, names = fields_of(caller.key, today.day), {'ready', 'day', 'prune'}
+local of_key = begin_subject(caller.of_key, fields.used, 4, today.periods, names)
+local of_tenant = begin_subject(caller.of_tenant, fields.used, 1, today.periods, names)
+local used = redis.call('HMGET', COUNTERS, unpack(names))
 local is_counted, running, generation = counts_all_holds()
-if not is_valid(known_used[7], known_used[8], today.day) or not is_counted then
+if not is_valid(used[1], used[2], today.day) or not is_counted then
   return {'rebuild'}
 end
 local held = redis.call('HGET', HOLDS, request_id)
-local hold = held and cjson.decode(held)
+local hold = held and read_hold(held)
 if (hold and hold.idempotency_token ~= idempotency_token) or redis.call('EXISTS', FINISHED) == 1 then
   return {'used'}
 end
 
 -- Redis refuses this first write when it is out of memory, so that an admission is never half done.
 redis.call('HSET', COUNTERS, 'day', today.day)
-prune(today, known_used[8], known_used[9])
+prune(today, used[2], used[3])
 local known_held = redis.call('HMGET', HELD, unpack(fields.held))
-if known_held[9] ~= generation then
+if known_held[4] ~= generation then
   renew_held(generation)
   known_held = {}
 end
@@ -44,10 +49,10 @@ local key_window, tenant_window = load_window(KEY_WINDOW, now), load_window(TENA
 local at = math.max(now, key_window.last, tenant_window.last)
 drop(key_window, at)
 drop(tenant_window, at)
-local both = {
-  load_subject(key_window, known_held[8], 12, 4, today.periods, known_used, known_held),
-  load_subject(tenant_window, known_held[7], 18, 1, today.periods, known_used, known_held),
-}
+local held_by_tenant, held_by_key = held_sums(known_held, caller.key, today.day)
+load_subject(of_key, key_window, used, held_by_key)
+load_subject(of_tenant, tenant_window, used, held_by_tenant)
+local both = {of_key, of_tenant}
 
 if hold and not hold.parked then
   -- The same call was carried out before, and its reply was lost with the connection.
@@ -55,17 +60,18 @@ if hold and not hold.parked then
 end
 
 -- A request that arrives is checked before it takes a place. One that waits is checked when it is its turn.
+local deadline = now + bounds.hold_lease_ms
 local parked, place, status, cap, retry = hold, nil, 'admitted', 0, NEVER
 if not parked then
-  status, cap, retry = decide(both, now, running, input, requested, false)
+  status, cap, retry = decide(both, bounds, now, running, input, requested, false)
 end
 if status == 'admitted' and has_queue() then
-  place = take_turn(now, request_id, input)
+  place = take_turn(now, request_id, input, caller, bounds)
   if PLACES[place[1]] then
     status, retry = PLACES[place[1]], place[2]
   elseif place[1] == 'waiting' then
     if parked then
-      redis.call('ZADD', DEADLINES, integer(now + tonumber(ARGV[8])), request_id)
+      redis.call('ZADD', DEADLINES, integer(deadline), request_id)
       return answer(both, now, 'waiting', parked.at, 0, 0, NEVER, '', place[2])
     end
     status, input, cap = 'waiting', 0, 0
@@ -75,12 +81,12 @@ local replica, queued
 if place and place[1] == 'turn' then
   replica, queued = place[2], place[4]
   if parked then
-    status, cap, retry = decide(both, now, running, input, requested, true)
+    status, cap, retry = decide(both, bounds, now, running, input, requested, true)
   end
 end
 if status ~= 'admitted' and status ~= 'waiting' then
   if replica then
-    leave_queue(request_id, 0)
+    leave(request_id, 0, -1, -1)
   end
   return answer(both, now, status, 0, 0, 0, retry)
 end
@@ -89,10 +95,9 @@ if parked then
   remove_hold(parked)
 end
 hold = {
-  idempotency_token = idempotency_token, tenant = tonumber(ARGV[4]), key = tonumber(ARGV[5]), at = now, day = today.day,
-  month = today.month, second = quotient(at, 1000), arrived = parked and parked.second, model = model,
-  estimate = ARGV[25] == '1' and status == 'admitted' and estimate or nil, input = input, cap = cap,
-  grant = seal(ARGV[10], now, input, cap, replica, queued), ['in'] = 0, out = 0, bytes = 0,
+  idempotency_token = idempotency_token, tenant = caller.tenant, key = caller.key, at = now, day = today.day,
+  second = quotient(at, 1000), arrived = parked and parked.second, model = model,
+  estimate = ARGV[10] == '1' and status == 'admitted' and estimate or nil, input = input, cap = cap,
   parked = status == 'waiting' or nil, replica = replica, queued = queued,
 }
 -- The values that were read before still include a parked hold.
@@ -101,8 +106,7 @@ if parked then
 else
   add_hold(hold, known_held)
 end
-redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
-redis.call('ZADD', DEADLINES, integer(now + tonumber(ARGV[8])), request_id)
+store_hold(request_id, hold, '\n' .. seal(ARGV[9], now, input, cap, replica, queued), deadline)
 for _, each in ipairs(both) do
   count(each.window, at, parked and 0 or 1, input + cap)
   for _, budget in ipairs(each.budgets) do

@@ -6,21 +6,26 @@ local CODES = {
   'token_rate_exceeded',
 }
 
--- A tenant or a key. `first_argument` is the first of its limits, `first_field` of its tokens in `used` and `held`.
-local function load_subject(window, in_flight, first_argument, first_field, periods, used_values, held_values)
-  local subject = {
-    window = window, in_flight = tonumber(in_flight or 0), budgets = {},
-    rpm = tonumber(ARGV[first_argument]), tpm = tonumber(ARGV[first_argument + 1]),
-    concurrent = tonumber(ARGV[first_argument + 2]),
-  }
+-- A tenant or a key with these limits and budgets. `fields` are those of COUNTERS, `first` is the first of the subject. Appends
+-- those of its budgets to `names`.
+local function begin_subject(rules, fields, first, periods, names)
+  local budgets = {}
   for i, period in ipairs(periods) do
-    local limit = tonumber(ARGV[first_argument + 2 + i])
-    if limit >= 0 then
-      local used, held = tonumber(used_values[first_field + i - 1] or 0), tonumber(held_values[first_field + i - 1] or 0)
-      table.insert(subject.budgets, {period = period, limit = limit, used = used, left = limit - used - held})
+    if rules.budgets[i] >= 0 then
+      names[#names + 1] = fields[first + i - 1]
+      budgets[#budgets + 1] = {index = i, period = period, limit = rules.budgets[i], name = #names}
     end
   end
-  return subject
+  return {rpm = rules.rpm, tpm = rules.tpm, concurrent = rules.concurrent, budgets = budgets}
+end
+
+-- Adds the state of a subject: `used` has the values of these names, and `held` the sums of `held_sums`.
+local function load_subject(subject, window, used, held)
+  subject.window, subject.in_flight = window, held.requests
+  for _, budget in ipairs(subject.budgets) do
+    budget.used = tonumber(used[budget.name] or 0)
+    budget.left = budget.limit - budget.used - held.tokens[budget.index]
+  end
 end
 
 -- The reply. The limits are those with the least remaining: of key and tenant, and of all budgets.
@@ -51,9 +56,9 @@ local function answer(both, now, status, at, input_held, cap, retry_after, repli
   }
 end
 
--- `running` is the number of holds. `is_counted` means that the request waited, so that its arrival has passed the checks of
+-- `bounds` are those of the shard, `running` is the number of holds. `is_counted` means that the request waited, so that its arrival has passed the checks of
 -- requests and is counted.
-local function decide(both, now, running, input, requested, is_counted)
+local function decide(both, bounds, now, running, input, requested, is_counted)
   local denials, denied, latest, known = {}, false, now, true
   local function deny(code, passes_at)
     denials[code], denied = true, true
@@ -61,10 +66,10 @@ local function decide(both, now, running, input, requested, is_counted)
     latest = math.max(latest, passes_at)
   end
 
-  if not is_counted and redis.call('XLEN', EVENTS) >= tonumber(ARGV[9]) then
+  if not is_counted and redis.call('XLEN', EVENTS) >= bounds.backlog_max then
     deny('audit_backlog', NEVER)
   end
-  if not is_counted and running >= tonumber(ARGV[24]) then
+  if not is_counted and running >= bounds.running_max then
     deny('unavailable', NEVER)
   end
   local least, most = input + math.min(requested, 1), requested

@@ -1,7 +1,7 @@
 -- The holds whose deadline has passed, oldest first.
 --
 -- ARGV  1 clock  2 maximum number of holds
--- Reply {request id, hold as JSON, ...}
+-- Reply {request id, text of the hold, ...}
 
 local reply = {}
 for _, request_id in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', clock(), 'LIMIT', 0, ARGV[2])) do

@@ -10,13 +10,13 @@
 local request_id = ARGV[2]
 local ended = redis.call('GET', FINISHED)
 local held = redis.call('HGET', HOLDS, request_id)
-local hold = held and cjson.decode(held)
+local hold = held and read_hold(held)
 if ended == 'settled' or ended == 'recorded' or ended == 'reported' then
   return 1
 end
 if hold and hold.tenant ~= tonumber(ARGV[3]) then
   if ARGV[3] == '' then
-    keep_report(request_id, hold, ARGV[4])
+    keep_report(request_id, held, ARGV[4])
   end
   return 1
 end

@@ -8,7 +8,7 @@ if redis.call('EXISTS', FINISHED) == 1 then
   return 0
 end
 local held = redis.call('HGET', HOLDS, ARGV[2])
-local hold = held and cjson.decode(held)
+local hold = held and read_hold(held)
 if hold then
   end_hold(ARGV[2], hold, -1, 0)
 end

@@ -2,8 +2,8 @@
 -- without any check, because its request is running.
 --
 -- KEYS  the four of the shard, with a queue the first eleven of `queue.lua`, then of each request HELD and FINISHED
--- ARGV  1 clock  2 lease in ms, then of each request: its id, the input and output tokens and bytes so far, and the hold
---       as JSON, which is decoded only when Redis has lost the hold; with a queue also its replica ('' for none), tenant id,
+-- ARGV  1 clock  2 lease in ms, then of each request: its id, the input and output tokens and bytes so far, and the text
+--       of the hold, which is read only when Redis has lost the hold; with a queue also its replica ('' for none), tenant id,
 --       key id, weight, tokens so far, the three times of learning.lua, and '1' when that replica is known to answer. Then with a queue: the lease of a slot in ms, and the two of `open_queue`
 -- Reply for each request 1, or 0 when it is finished
 
@@ -23,14 +23,14 @@ local function renew(deadline, request_id, input, output, bytes, sealed)
   if not held and redis.call('EXISTS', FINISHED) == 1 then
     return 0
   end
-  local hold = cjson.decode(held or sealed)
+  local text = held or sealed
+  local hold, grant_at = read_hold(text)
   if not held then
     drop_stale_held()
     add_hold(hold)
   end
   hold['in'], hold.out, hold.bytes = tonumber(input), tonumber(output), tonumber(bytes)
-  redis.call('HSET', HOLDS, request_id, cjson.encode(hold))
-  redis.call('ZADD', DEADLINES, deadline, request_id)
+  store_hold(request_id, hold, string.sub(text, grant_at), deadline)
   return 1
 end
 

@@ -10,6 +10,6 @@ if ended == 'settled' or ended == 'recorded' or ended == 'reported' then
 end
 local held = redis.call('HGET', HOLDS, ARGV[2])
 if held then
-  keep_report(ARGV[2], cjson.decode(held), ARGV[3])
+  keep_report(ARGV[2], held, ARGV[3])
 end
 return held and 1 or 0

@@ -64,7 +64,7 @@ class TestManyTickets:
                 await redis_bench.queue.finish(holder.request_id, 20)
             costs.append(calls.total())
             # The slot is taken again by a request that the next round can finish.
-            [holder_id] = [each.decode() for each in redis_client.hkeys("nz:{s0}:queue:2:slots")]
+            [holder_id] = [each.decode() for each in redis_client.hkeys("nz:{s0}:queue:3:slots")]
             holder = ticket(request_id=holder_id)
         assert max(costs) <= costs[0] + 10
         assert costs[0] < 20 * 10
@@ -78,10 +78,10 @@ class TestManyTickets:
         left = []
         for _ in range(3):
             await redis_bench.queue.set_slots({"a": 0})
-            left.append(redis_client.zcard("nz:{s0}:queue:2:leases"))
+            left.append(redis_client.zcard("nz:{s0}:queue:3:leases"))
         assert left == [150, 50, 0]
         # Nothing is left of them.
-        assert set(redis_client.keys("nz:*")) == {b"nz:{s0}:queue:2:state"}
+        assert set(redis_client.keys("nz:*")) == {b"nz:{s0}:queue:3:state"}
 
 
 async def test_when_redis_is_out_of_memory_no_slot_is_taken_and_requests_end(

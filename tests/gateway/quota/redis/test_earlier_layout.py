@@ -15,7 +15,7 @@ from tests.gateway.quota.builders import NOON_MS, admitted, asks, drain, entry, 
 from tests.gateway.quota.conftest import LEASE_S, Bench
 
 HOLDS, DEADLINES, EVENTS, EPOCH = (f"nz:{{s0}}:{name}" for name in ("holds", "deadlines", "events", "epoch"))
-COUNTERS, HELD = "nz:{s0}:counters:1", "nz:{s0}:held:1"
+COUNTERS, HELD = "nz:{s0}:counters:1", "nz:{s0}:held:3:1"
 
 
 class EarlierProcess:
@@ -142,4 +142,4 @@ async def test_an_admission_by_the_earlier_version_stops_those_of_this_one(
     await denied(quota)
     await quota.release(other.request_id, 1, 11)
     await admitted(quota, asks())
-    assert redis_client.hget(EPOCH, "counted") == b"1"
+    assert redis_client.hget(EPOCH, "counted:3") == b"1"
