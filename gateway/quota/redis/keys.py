@@ -31,7 +31,7 @@ def of_request(shard: int, tenant_id: int, key_id: int, request_id: str) -> list
 @lru_cache(maxsize=4096)
 def _of_key(shard: int, tenant_id: int, key_id: int) -> tuple[str, ...]:
     prefix = tag(shard)
-    window = f"{prefix}:window:2:{tenant_id}"
+    window = f"{prefix}:window:3:{tenant_id}"
     return (*of_tenant(shard, tenant_id), window, f"{window}:{key_id}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from struct import Struct
 
 from gateway.quota.redis import keys
 from gateway.settings import Settings
@@ -14,6 +15,8 @@ from gateway.stores.redis import Redis, guarded
 WINDOW_S = 60
 WINDOW_MS = 1000 * WINDOW_S
 _FACTOR_RANGE = (200, 8000)
+# As in `window.lua`.
+_BUCKET = Struct("<ddd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class QuotaStatus:
         async with guarded(self._timeout_s):
             found = [await self._redis.hgetall(name) for name in (tenant_window, key_window)]
         now_ms = int(self._now() * 1000)
-        tenant, key = (window_status({_text(n): _text(v) for n, v in fields.items()}, now_ms) for fields in found)
+        tenant, key = (window_status(fields, now_ms) for fields in found)
         return tenant, key
 
     async def corrected(self, tenant_id: int, model: str, tokens: int) -> int:
@@ -51,17 +54,17 @@ class QuotaStatus:
         return corrected(None if known is None else _text(known), tokens)
 
 
-def window_status(fields: Mapping[str, str], now_ms: int) -> WindowStatus:
+def window_status(fields: Mapping[bytes, bytes], now_ms: int) -> WindowStatus:
     """The status of a window that has these fields (see `window.lua`) at `now_ms`."""
     requests = tokens = youngest = 0
     for name, value in fields.items():
-        if name == "sums":
+        if name == b"sums":
             continue
-        of_second = [int(each) for each in value.split(":")]
-        if of_second[2] + WINDOW_MS > now_ms:
-            requests += of_second[0]
-            tokens += of_second[1]
-            youngest = max(youngest, of_second[2])
+        requests_of_second, tokens_of_second, youngest_of_second = map(int, _BUCKET.unpack(value))
+        if youngest_of_second + WINDOW_MS > now_ms:
+            requests += requests_of_second
+            tokens += tokens_of_second
+            youngest = max(youngest, youngest_of_second)
     left_ms = youngest + WINDOW_MS - now_ms if youngest else 0
     return WindowStatus(requests, tokens, -(-max(left_ms, 0) // 1000))
 

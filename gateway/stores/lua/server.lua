@@ -4,8 +4,8 @@
 -- later calls, unless `at_start` sets it.
 
 -- A function finds its own variables faster than global ones.
-local redis, cjson, math, string, table, ipairs, pairs, select, tonumber, tostring, unpack =
-  redis, cjson, math, string, table, ipairs, pairs, select, tonumber, tostring, unpack
+local redis, cjson, struct, math, string, table, ipairs, pairs, select, tonumber, tostring, unpack =
+  redis, cjson, struct, math, string, table, ipairs, pairs, select, tonumber, tostring, unpack
 
 local function quotient(a, b)
   return math.floor(a / b)

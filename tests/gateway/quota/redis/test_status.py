@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from struct import pack
+
 import pytest
 
 from gateway.quota.redis.status import WindowStatus, corrected, window_status
@@ -7,7 +9,7 @@ from tests.gateway.quota.model.calibration import Calibration
 
 
 def test_a_window_has_what_is_less_than_a_minute_old() -> None:
-    fields = {"100": "2:50:100500", "130": "1:7:130250", "sums": "3:57:100:130250"}
+    fields = {b"100": pack("<ddd", 2, 50, 100_500), b"130": pack("<ddd", 1, 7, 130_250), b"sums": b"not read"}
     assert window_status(fields, 130_250) == WindowStatus(3, 57, 60)
     assert window_status(fields, 160_499) == WindowStatus(3, 57, 30)
     assert window_status(fields, 160_500) == WindowStatus(1, 7, 30)
