@@ -108,7 +108,7 @@ _REQUIRED = frozenset(field.name for field in fields(Grant) if field.default is 
 # Made once, because `json.dumps` makes an encoder for each call with separators.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
-# The fields of a record that each request has of its own. `draft` encodes the others once for the requests of a key.
+# The fields of a record that differ between the requests of a key. `draft` encodes the others once for all of them.
 _OWN = frozenset({"request_id", "client_ip", "user_agent", "request_bytes"})
 _SHARED = tuple(field.name for field in fields(RequestRecord) if field.name not in _OWN)
 _shared: attrgetter[tuple[Any, ...]] = attrgetter(*_SHARED)

@@ -32,8 +32,7 @@
 -- its correction) and second (of its window buckets), unless a renewal re-established it: its window buckets are lost then. A
 -- request that waits in the queue has `parked`, and holds no tokens. After its turn the hold has `arrived`, the second of the
 -- bucket that counts the request, `replica` and `queued` (ms). `report` is the entry of Envoy's denial, as JSON: it is the row of
--- a request that is released. The sealed grant is the second line, because most scripts that read
--- a hold do not need its grant.
+-- a request that is released. The sealed grant is the second line, because most scripts that read a hold do not need its grant.
 
 local HOLDS, DEADLINES, EVENTS, EPOCH, COUNTERS, REBUILD, CALIBRATION, HELD, STAGED, TENANT_WINDOW, KEY_WINDOW, FINISHED
 
