@@ -118,7 +118,7 @@ class LedgerView:
         """The lease of a running request. Its progress may be newer than its deadline, and never older."""
         holds, deadlines, *_ = keys.of_shard(0)
         deadline_ms = await self.redis.zscore(deadlines, request_id)
-        hold = await self.redis.hget(holds, request_id)
+        hold: Any = await self.redis.hget(holds, request_id)
         assert deadline_ms and hold, f"{request_id} is not held"
         return Lease(int(deadline_ms), codec.expired_hold(request_id.encode(), hold).progress.output_tokens)
 

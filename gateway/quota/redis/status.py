@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from struct import Struct
+from typing import Any
 
 from gateway.quota.redis import keys
 from gateway.settings import Settings
@@ -41,7 +42,7 @@ class QuotaStatus:
         """The windows of the tenant and of the key."""
         *_, tenant_window, key_window, _ = keys.of_request(tenant_id % self._shards, tenant_id, key_id, "")
         async with guarded(self._timeout_s):
-            found = [await self._redis.hgetall(name) for name in (tenant_window, key_window)]
+            found: list[Any] = [await self._redis.hgetall(name) for name in (tenant_window, key_window)]
         now_ms = int(self._now() * 1000)
         tenant, key = (window_status(fields, now_ms) for fields in found)
         return tenant, key
