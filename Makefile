@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 ONCE ?=
 PYTEST_ARGS ?=
 # Each worker starts its own PostgreSQL and Redis. TEST_REDIS_URL names one server, which workers cannot share. Many tests
-# wait for a process or a timeout, so two workers per core keep a core busy.
-PYTEST_WORKERS ?= $(if $(TEST_REDIS_URL),0,$(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 3 ] && n=3; echo $$((2 * n))))
+# wait for a process or a timeout, so two workers per core and one of low priority keep the cores busy; see tests/conftest.py.
+PYTEST_WORKERS ?= $(if $(TEST_REDIS_URL),0,$(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 3 ] && n=3; echo $$((2 * n + 1))))
 FUZZ_REQUESTS ?= 100000
 FUZZ_SEED ?= 1
 SOAK_SECONDS ?= 1200
