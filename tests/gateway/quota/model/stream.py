@@ -56,6 +56,8 @@ class MemoryStream:
     async def read(self, consumer: str, count: int, block_ms: int) -> list[Event]:  # noqa: ARG002 (the port's)
         """See `EventStream.read`."""
         if not (events := self._deliver(count, lambda event: event.delivered_at_ms is None)):
+            if not block_ms:
+                return []
             self._arrived.clear()
             try:
                 async with asyncio.timeout(block_ms / 1000):
