@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,12 @@ def json_of(grant: Grant) -> str:
 
 def grant_of(exchange: Transcript, **changes: Any) -> Grant:
     """The grant that the transcript's own request would get."""
+    return grant_for(exchange.surface, **{"stream": _streams(exchange), **changes})
+
+
+@cache
+def _streams(exchange: Transcript) -> bool:
     try:
-        stream = read_generation_request(exchange.surface, json.loads(exchange.request)).stream
+        return read_generation_request(exchange.surface, json.loads(exchange.request)).stream
     except ValueError:
-        stream = bool(exchange.surface.streams_by_default)
-    return grant_for(exchange.surface, **{"stream": stream, **changes})
+        return bool(exchange.surface.streams_by_default)

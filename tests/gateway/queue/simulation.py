@@ -77,8 +77,9 @@ class Simulation:
         begins_ms, self._busy_ms = self.clock.now_ms, 0
         ends_ms = begins_ms + 1000 * seconds
         while self.clock.now_ms < ends_ms:
+            waiting = Counter(job.ticket.tenant_id for job in self._waiting.values())
             for load in self.loads:
-                await self._fill(load)
+                await self._fill(load, waiting[load.tenant])
             next_ms = min(ends_ms, self.clock.now_ms + POLL_MS, *(job.ends_ms for job in self._running.values()))
             self._busy_ms += (next_ms - self.clock.now_ms) * len(self._running)
             self.clock.now_ms = next_ms
@@ -88,8 +89,7 @@ class Simulation:
             await self._notice_turns()
         return self._busy_ms / (1000 * seconds * self.slots)
 
-    async def _fill(self, load: Load) -> None:
-        waiting = sum(job.ticket.tenant_id == load.tenant for job in self._waiting.values())
+    async def _fill(self, load: Load, waiting: int) -> None:
         while waiting < load.backlog:
             waiting += not await self.submit(load)
 

@@ -16,6 +16,9 @@ from tests.polling import eventually_async
 
 Code = grpc.StatusCode
 
+# The limit of nghttp2 for rapid resets, unless it is configured, is 1,000 streams and 33 more a second.
+CANCELLED_STREAMS = 1500
+
 
 @pytest.fixture
 def echo() -> Echo:
@@ -161,14 +164,14 @@ async def test_the_deadline_of_a_stream_closes_its_session(client: Client, echo:
     await eventually_async(lambda: echo.open == 0)
 
 
-async def test_thousands_of_cancelled_streams_leave_the_connection_usable(client: Client, echo: Echo) -> None:
-    for _ in range(3000):
+async def test_many_cancelled_streams_leave_the_connection_usable(client: Client, echo: Echo) -> None:
+    for _ in range(CANCELLED_STREAMS):
         stream = client.stream("Chat")
         await stream.write(BytesValue(value=b"a"))
         await stream.read()
         stream.cancel()
     await eventually_async(lambda: echo.open == 0)
-    assert echo.opened == 3000
+    assert echo.opened == CANCELLED_STREAMS
     assert (await client.unary("Echo", b"a")).value == b"a"
 
 

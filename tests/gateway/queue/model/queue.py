@@ -186,7 +186,7 @@ class MemoryQueue:
     async def poll(self, request_ids: Sequence[str]) -> list[Turn | Waiting | None]:
         """See the port."""
         for each in request_ids:
-            self._known_place(each)
+            self._extend_lease(each)
         self._advance()
         return [self._known_place(each) for each in request_ids]
 
@@ -337,12 +337,16 @@ class MemoryQueue:
     def _grantable(self) -> list[tuple[Ticketed, Free]]:
         """The tickets with a slot for them; those of one pool get the same."""
         free_of: dict[tuple[str | None, tuple[Candidate, ...]], Free | None] = {}
+        found = []
         for each in self._tickets.values():
             pool = each.model, each.candidates
-            if pool not in free_of:
-                free_of[pool] = self._free_replica(*pool)
-        found = ((each, free_of[each.model, each.candidates]) for each in self._tickets.values())
-        return [(each, free) for each, free in found if free]
+            try:
+                free = free_of[pool]
+            except KeyError:
+                free = free_of[pool] = self._free_replica(*pool)
+            if free:
+                found.append((each, free))
+        return found
 
     def _is_open(self, now_ms: int) -> bool:
         since_ms = self._since_ms or 0
@@ -413,10 +417,15 @@ class MemoryQueue:
         return self._slots.pop(request_id, None) or self._tickets.pop(request_id, None)
 
     def _known_place(self, request_id: str) -> Turn | Waiting | None:
-        if request_id not in self._leases:
-            return None
-        self._leases[request_id] = max(self._leases[request_id], self._now_ms() + self._ticket_lease_ms)
-        return self._place(request_id)
+        return self._place(request_id) if self._extend_lease(request_id) else None
+
+    def _extend_lease(self, request_id: str) -> bool:
+        """False: the request is unknown."""
+        deadline_ms = self._leases.get(request_id)
+        if deadline_ms is None:
+            return False
+        self._leases[request_id] = max(deadline_ms, self._now_ms() + self._ticket_lease_ms)
+        return True
 
     def _place(self, request_id: str) -> Turn | Waiting:
         if slot := self._slots.get(request_id):
