@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import NamedTuple, get_args, get_type_hints
 
 from ops.backends.findings import Finding
 
@@ -24,43 +24,42 @@ def documented() -> set[str]:
     return {name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
 
 
-def calls() -> Iterator[ast.Call]:
+class Events(NamedTuple):
+    """The events in the code: by the method of `log` that logs them, and those of failures in `gateway.loops`."""
+
+    logged: dict[str, set[str]]
+    of_loops: set[str]
+
+
+@cache
+def events() -> Events:
+    found = Events({level: set() for level in LEVELS}, set())
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call):
-                    yield node
-
-
-def logged(*levels: str) -> set[str]:
-    """The events that the code logs with one of these methods of `log`."""
-    found = set()
-    for call in calls():
-        match call:
-            case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[ast.Constant(value=str(event)), *_]
-            ) if level in levels:
-                found.add(event)
+                    _note(node, found)
     return found
 
 
-def logged_by_loops() -> set[str]:
-    """The events that `gateway.loops` logs when a step or a call fails."""
-    found = set()
-    for call in calls():
-        for keyword in call.keywords:
-            match keyword:
-                case ast.keyword(arg="on_error", value=ast.Constant(value=str(event))):
-                    found.add(event)
-    return found
+def _note(call: ast.Call, found: Events) -> None:
+    match call:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[ast.Constant(value=str(event)), *_]
+        ) if level in LEVELS:
+            found.logged[level].add(event)
+    for keyword in call.keywords:
+        match keyword:
+            case ast.keyword(arg="on_error", value=ast.Constant(value=str(event))):
+                found.of_loops.add(event)
 
 
 def test_every_documented_event_is_logged() -> None:
     kinds = set(get_args(get_type_hints(Finding)["kind"]))
-    assert documented() - logged(*LEVELS) - logged_by_loops() - kinds == set()
+    assert documented().difference(*events().logged.values(), events().of_loops, kinds) == set()
 
 
 def test_every_error_is_documented() -> None:
-    errors = logged(*ERRORS)
+    errors = set().union(*(events().logged[level] for level in ERRORS))
     assert {"entry_rejected", "process_failed"} <= errors
     assert errors - documented() == set()

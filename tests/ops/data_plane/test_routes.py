@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, cast
 
 import pytest
@@ -35,6 +36,7 @@ def routes(manager: dict[str, Any]) -> list[dict[str, Any]]:
     return [route for route in found if "envoy.filters.http.cors" not in route.get("typed_per_filter_config", {})]
 
 
+@cache
 def catalog() -> dict[str, set[str]]:
     """Path -> methods that authz answers over HTTP."""
     pages = CatalogPages(cast("Any", None), SETTINGS, cast("Any", None), cast("Any", None))

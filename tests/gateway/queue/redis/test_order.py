@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -35,9 +36,9 @@ steps = st.lists(
 )
 
 
-async def compare(redis_url: str, slots: int, drawn: Sequence[tuple[int, int, Priority, str, int]]) -> None:
+async def compare(chosen: Settings, slots: int, drawn: Sequence[tuple[int, int, Priority, str, int]]) -> None:
     clock = Clock()
-    redis = connect(Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0))
+    redis = connect(chosen)
     await redis.flushall()
     memory, stored = MemoryQueue(clock, RULES), RedisQueue(redis, 5.0, RULES, clock)
     try:
@@ -61,9 +62,15 @@ async def compare(redis_url: str, slots: int, drawn: Sequence[tuple[int, int, Pr
         await redis.aclose()
 
 
+@pytest.fixture(scope="module")
+def chosen(redis_url: str) -> Settings:
+    """The settings, which are read once: that takes as long as ten steps."""
+    return Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0)
+
+
 @settings(max_examples=80)
 @given(slots=st.integers(1, 2), drawn=steps)
 def test_redis_grants_slots_in_the_order_of_the_model(
-    redis_url: str, slots: int, drawn: list[tuple[int, int, Priority, str, int]]
+    chosen: Settings, slots: int, drawn: list[tuple[int, int, Priority, str, int]]
 ) -> None:
-    asyncio.run(compare(redis_url, slots, drawn))
+    asyncio.run(compare(chosen, slots, drawn))
