@@ -12,7 +12,7 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -179,10 +179,22 @@ def fresh_database_url(empty_database_url: str) -> str:
 
 
 @pytest.fixture
-def database_url(shared_database_url: str) -> str:
+def database_url(shared_database_url: str, delete_rows: Callable[[], None]) -> str:
     """The URL of a database with the schema and no rows; the schema may have served other tests."""
-    asyncio.run(_clear(shared_database_url))
+    delete_rows()
     return shared_database_url
+
+
+@pytest.fixture(scope="session")
+def delete_rows(shared_database_url: str) -> Iterator[Callable[[], None]]:
+    """A function that leaves the schema without rows. It keeps its connection, which takes longer than the rest."""
+    loop = asyncio.new_event_loop()
+    # The role `replica` keeps triggers from firing, among them the one that makes the audit log append-only.
+    role = {"session_replication_role": "replica"}
+    connection = loop.run_until_complete(asyncpg.connect(shared_database_url, server_settings=role))
+    yield lambda: loop.run_until_complete(_delete_rows(shared_database_url, connection))
+    loop.run_until_complete(connection.close())
+    loop.close()
 
 
 @pytest.fixture(scope="session")
@@ -242,24 +254,35 @@ CREATE SCHEMA gateway;
 SELECT gateway.ensure_audit_partitions({AUDIT_MONTHS_AHEAD});
 """
 
-# The role `replica` keeps triggers from firing, among them the one that makes the audit log append-only.
-_CLEAR = """
-SET session_replication_role = replica;
-TRUNCATE gateway.tenants, gateway.tenant_limits, gateway.api_keys, gateway.key_limits, gateway.identities,
-    gateway.budget_usage, gateway.revocations, gateway.prompt_log, gateway.audit_log, gateway.audit_chain,
-    gateway.audit_tree,
-    gateway.ledger_rejects, gateway.policy_changes RESTART IDENTITY;
-UPDATE gateway.audit_checkpoint SET made_at = NULL, note = NULL, claimed_until = '-infinity';
-"""
+_TABLES = tuple(
+    f"gateway.{name}"
+    for name in (
+        *("tenants", "tenant_limits", "api_keys", "key_limits", "identities", "budget_usage", "revocations"),
+        *("prompt_log", "audit_log", "audit_chain", "audit_tree", "ledger_rejects", "policy_changes"),
+    )
+)
+_SEQUENCES = tuple(
+    f"gateway.{name}_seq"
+    for name in ("tenants_id", "api_keys_id", "identities_id", "revocations_id", "ledger_rejects_id", "audit_log")
+)
+# A writer that a test has left behind ends first.
+_LOCK = f"LOCK TABLE {', '.join(_TABLES)} IN SHARE ROW EXCLUSIVE MODE"
+_DELETIONS = ", ".join(f"_{number} AS (DELETE FROM {table})" for number, table in enumerate(_TABLES))  # noqa: S608
+# Many times as fast as TRUNCATE, which gives each table and index a new file. One statement, which is prepared once.
+_DELETE = f"""
+WITH {_DELETIONS},
+    _checkpoint AS (UPDATE gateway.audit_checkpoint SET made_at = NULL, note = NULL, claimed_until = '-infinity')
+SELECT {", ".join(f"setval('{sequence}', 1, false)" for sequence in _SEQUENCES)}
+"""  # noqa: S608
 
 
-async def _clear(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        there = await connection.fetchval("SELECT to_regclass('gateway.audit_log') IS NOT NULL")
-        await connection.execute(_CLEAR if there else f"DROP SCHEMA IF EXISTS gateway CASCADE; {_SCHEMA}", timeout=30)
-    finally:
-        await connection.close()
+async def _delete_rows(url: str, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    if not await connection.fetchval("SELECT to_regclass('gateway.audit_log') IS NOT NULL"):
+        await _run(url, f"DROP SCHEMA IF EXISTS gateway CASCADE; {_SCHEMA}")
+        return
+    async with connection.transaction():
+        await connection.execute(_LOCK, timeout=30)
+        await connection.fetch(_DELETE, timeout=30)
 
 
 async def _run(url: str, script: str) -> None:
