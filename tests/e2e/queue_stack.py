@@ -13,11 +13,13 @@ from ops.embedded.state import open_state
 from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
 from tests.ports import free_port
 
-PACE_TOKENS_PER_S = 50
-MAX_WAIT_S = 8
+PACE_TOKENS_PER_S = 100
+MAX_WAIT_S = 5
 MAX_PER_TENANT = 6
 SETTINGS = {
     "MODEL_DISCOVERY_REFRESH_S": "1",
+    # How long the slot of a killed worker is lost.
+    "HOLD_LEASE_S": "5",
     "QUEUE_MAX_WAIT_S": str(MAX_WAIT_S),
     "QUEUE_MAX_PER_TENANT": str(MAX_PER_TENANT),
     "DEFAULT_RPM": "10000",
