@@ -24,6 +24,7 @@ from ops.embedded.state import StateDirectory, open_state
 from ops.embedded.supervisor import Supervisor
 from ops.host import binaries, env_file
 from tests.polling import eventually_async
+from tests.stack_template import copy_cluster
 
 
 @pytest.fixture
@@ -32,6 +33,14 @@ def private(tmp_path: Path) -> Path:
     parent = tmp_path / "private"
     parent.mkdir(mode=0o700)
     return parent / "state"
+
+
+@pytest.fixture
+def created(private: Path) -> Path:
+    """The same with a cluster, for tests that are not about its creation."""
+    with open_state(private) as state:
+        copy_cluster(state)
+    return private
 
 
 async def _execute(env: dict[str, str], *statements: str) -> None:
@@ -115,8 +124,8 @@ async def test_neither_store_accepts_a_client_without_the_password(started: Star
     await client.aclose()
 
 
-async def test_redis_never_evicts_and_persists_every_write(private: Path) -> None:
-    async with stores.running(private) as env:
+async def test_redis_never_evicts_and_persists_every_write(created: Path) -> None:
+    async with stores.running(created) as env:
         client = redis.asyncio.from_url(env["REDIS_URL"], decode_responses=True)
         config = {**await client.config_get("maxmemory-policy"), **await client.config_get("appendonly")}
         await client.aclose()
@@ -142,8 +151,8 @@ async def test_postgresql_is_never_root_and_its_state_directory_stays_private(st
     assert root.stat().st_uid == os.geteuid()
 
 
-async def test_both_stores_are_restarted_after_a_kill(private: Path) -> None:
-    with open_state(private) as state:
+async def test_both_stores_are_restarted_after_a_kill(created: Path) -> None:
+    with open_state(created) as state:
         addresses = stores.choose_addresses(state)
         async with Supervisor(notice=lambda _: None) as supervisor:
             await stores.start(supervisor, state, addresses)
@@ -155,31 +164,31 @@ async def test_both_stores_are_restarted_after_a_kill(private: Path) -> None:
             assert await _value(addresses.env(), "SELECT 1") == 1
 
 
-async def test_a_port_in_use_is_replaced_in_the_env_file(private: Path) -> None:
-    async with stores.running(private, durable=False) as first:
+async def test_a_port_in_use_is_replaced_in_the_env_file(created: Path) -> None:
+    async with stores.running(created, durable=False) as first:
         pass
     with socket.create_server(("127.0.0.1", urlsplit(first["REDIS_URL"]).port or 0)):
-        async with stores.running(private, durable=False) as second:
+        async with stores.running(created, durable=False) as second:
             assert second["REDIS_URL"] != first["REDIS_URL"]
             assert second["DATABASE_URL"] == first["DATABASE_URL"]
-            assert env_file.read(private / ".env") == second
+            assert env_file.read(created / ".env") == second
 
 
-async def test_a_database_url_of_another_host_is_refused(private: Path) -> None:
-    async with stores.running(private, durable=False):
+async def test_a_database_url_of_another_host_is_refused(created: Path) -> None:
+    async with stores.running(created, durable=False):
         pass
-    env_file.update(private / ".env", {"DATABASE_URL": "postgresql://gateway:x@db.example:5432/gateway"})
+    env_file.update(created / ".env", {"DATABASE_URL": "postgresql://gateway:x@db.example:5432/gateway"})
     with pytest.raises(StackError, match=r"DATABASE_URL names the server db\.example"):
-        async with stores.running(private, durable=False):
+        async with stores.running(created, durable=False):
             pass
 
 
-async def test_a_stale_lock_file_does_not_prevent_the_start(private: Path) -> None:
-    async with stores.running(private, durable=False):
+async def test_a_stale_lock_file_does_not_prevent_the_start(created: Path) -> None:
+    async with stores.running(created, durable=False):
         pass
     # The process id of another running program, this test.
-    (private / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n/proc/self/cwd\n0\n1\n\n127.0.0.1\n\n")
-    async with stores.running(private, durable=False) as env:
+    (created / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n/proc/self/cwd\n0\n1\n\n127.0.0.1\n\n")
+    async with stores.running(created, durable=False) as env:
         assert await _value(env, "SELECT 1") == 1
 
 

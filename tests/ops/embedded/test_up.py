@@ -21,9 +21,10 @@ from click.testing import CliRunner
 
 from ops.cli import cli
 from ops.embedded.state import open_state
+from tests.e2e.stack import simulator
+from tests.ops.cli.conftest import Operator
 from tests.ops.embedded.children import is_running, wait_until_ended
 from tests.polling import eventually
-from tests.ports import free_port
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 120.0
@@ -96,17 +97,6 @@ def _up(state_dir: Path, ready_file: Path, backend: str) -> Iterator[subprocess.
             process.kill()
 
 
-@contextmanager
-def _simulated_ollama() -> Iterator[str]:
-    port = free_port()
-    command = [sys.executable, "-m", "ops.simulator", "--listen", f"{LOOPBACK}:{port}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield f"http://{LOOPBACK}:{port}"
-        finally:
-            process.terminate()
-
-
 def test_the_demo_verifies_itself_and_up_reuses_its_state(tmp_path: Path) -> None:
     # Too deep for the paths of the sockets.
     state_dir = tmp_path / ("deep" * 25)
@@ -120,7 +110,7 @@ def test_the_demo_verifies_itself_and_up_reuses_its_state(tmp_path: Path) -> Non
     assert re.search(r"^export GATEWAY_API_KEY=nz_\w+$", demo.stdout, re.MULTILINE)
 
     ready_file = tmp_path / "ready.json"
-    with _simulated_ollama() as backend, _up(state_dir, ready_file, backend) as process:
+    with simulator() as backend, _up(state_dir, ready_file, backend.url) as process:
         ready = _read(ready_file)
         assert process.stdout is not None
         assert process.stdout.readline() == f"ready {ready['url']}\n"
@@ -131,15 +121,9 @@ def test_the_demo_verifies_itself_and_up_reuses_its_state(tmp_path: Path) -> Non
         authority = ssl.create_default_context(cafile=state_dir / "caddy-root.crt")
         assert httpx.get(f"{ready['tls_url']}/readyz", verify=authority).status_code == 200
 
-        tenants = subprocess.run(
-            _cli("--env-file", ready["env_file"], "list-tenants", "--json"), capture_output=True, check=True, timeout=60
-        )
-        assert [tenant["name"] for tenant in json.loads(tenants.stdout)] == ["demo"]
-
-        shown = subprocess.run(
-            _cli("status", "--json", "--env-file", ready["env_file"]), capture_output=True, check=True, timeout=60
-        )
-        status = json.loads(shown.stdout)
+        operator = Operator(Path(ready["env_file"]))
+        assert [tenant["name"] for tenant in operator.reads("list-tenants")] == ["demo"]
+        status = operator.reads("status")
         assert (status["running"], status["url"], status["tls_url"]) == (True, ready["url"], ready["tls_url"])
         assert status["processes"] == {"up": process.pid, **ready["pids"]}
         assert status["requests"] == {"running": 0, "held_tokens": 0}
