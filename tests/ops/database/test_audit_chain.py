@@ -20,7 +20,8 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-async def database(fresh_database_url: str) -> AsyncIterator[Database]:
+async def fresh_database(fresh_database_url: str) -> AsyncIterator[Database]:
+    """A database whose partitions the test changes."""
     opened = Database(Settings.model_validate({"database_url": fresh_database_url}))
     yield opened
     await opened.close()
@@ -170,7 +171,8 @@ async def test_a_noted_head_stays_valid_when_the_chain_grows(database: Database,
     assert (report.links, report.rows, report.problems) == (2, 3, ())
 
 
-async def test_retention_removes_rows_and_links_without_a_reported_problem(database: Database) -> None:
+async def test_retention_removes_rows_and_links_without_a_reported_problem(fresh_database: Database) -> None:
+    database = fresh_database
     now = datetime.now(UTC)
     await database.execute("SELECT gateway.ensure_audit_partitions(0)")
     old = now - timedelta(days=800)
@@ -188,7 +190,8 @@ async def test_retention_removes_rows_and_links_without_a_reported_problem(datab
     assert (await verify(database)).problems != ()
 
 
-async def test_the_chain_continues_although_retention_removed_every_row(database: Database) -> None:
+async def test_the_chain_continues_although_retention_removed_every_row(fresh_database: Database) -> None:
+    database = fresh_database
     await append(database, "old", at=LONG_AGO)
     await append(database, "older", at=LONG_AGO)
     now = datetime.now(UTC)
@@ -200,7 +203,8 @@ async def test_the_chain_continues_although_retention_removed_every_row(database
     assert (report.head.link, report.head.rows_total) == (3, 3)
 
 
-async def test_a_row_keeps_its_link_when_it_moves_to_its_partition(database: Database) -> None:
+async def test_a_row_keeps_its_link_when_it_moves_to_its_partition(fresh_database: Database) -> None:
+    database = fresh_database
     next_month = datetime.now(UTC) + timedelta(days=150)
     await append(database, "early", at=next_month)
     await Ledger(database).append([entry("unsealed", at=next_month)])
