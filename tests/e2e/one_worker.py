@@ -67,6 +67,8 @@ def one_worker(directory: Path) -> Iterator[OneWorker]:
         backends = [{"name": name, "base_url": url, "slots": SLOTS} for name, url in urls.items()]
         settings = {
             "OLLAMA_BACKENDS": json.dumps([*backends, {"name": "closing", "base_url": closing}]),
+            # Envoy waits that much longer for a body.
+            "QUEUE_MAX_WAIT_S": "1",
             "CONTEXT_OVERFLOW": "refuse",
             "PROMPT_LOG_REDACT": "email,card",
             "PROMPT_LOG_PUBLIC_KEY_FILE": str(public),

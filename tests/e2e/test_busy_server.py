@@ -20,7 +20,7 @@ from tests.e2e.stack import PATIENT, Simulator, Stack, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
 
-MAX_WAIT_S = 12
+MAX_WAIT_S = 8
 SLOTS = 2
 BUSY = {"kind": "status", "status": 503}
 

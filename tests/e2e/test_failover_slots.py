@@ -25,8 +25,8 @@ from tests.e2e.stack import PATIENT, Simulator, Stack, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
 
-MAX_WAIT_S = 6
-PACE_TOKENS_PER_S = 50
+MAX_WAIT_S = 4
+PACE_TOKENS_PER_S = 100
 SPARE = "backend:spare"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -141,7 +141,7 @@ async def test_requests_that_fail_over_run_one_after_the_other_at_a_backend_of_o
 
 
 async def test_a_request_that_finds_no_slot_in_time_after_it_failed_is_denied(bench: Bench) -> None:
-    long = asyncio.create_task(bench.send((MAX_WAIT_S + 5) * PACE_TOKENS_PER_S))
+    long = asyncio.create_task(bench.send((MAX_WAIT_S + 3) * PACE_TOKENS_PER_S))
     await bench.eventually(running=1, waiting=0)
     late = await bench.send(5)
     assert (late.status, late.code, late.retry_after) == (503, "queue_timeout", "1")

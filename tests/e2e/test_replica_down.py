@@ -23,7 +23,7 @@ REQUESTS = 4
 
 @pytest.fixture(scope="module")
 def replicas() -> Iterator[tuple[Simulator, Simulator]]:
-    with simulator("--tokens-per-s", "50") as one, simulator("--tokens-per-s", "50") as other:
+    with simulator("--tokens-per-s", "100") as one, simulator("--tokens-per-s", "100") as other:
         yield one, other
 
 
