@@ -400,8 +400,7 @@ COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def test_any_interleaving_keeps_the_invariants_in_memory() -> None:
-    """As many examples as the Hypothesis profile says: the test in Redis drives the queue in memory as well."""
-    run_state_machine_as_test(QueueMachine, settings=settings(COMMON, stateful_step_count=40))
+    run_state_machine_as_test(QueueMachine, settings=settings(COMMON, max_examples=200, stateful_step_count=40))
 
 
 def test_any_interleaving_keeps_the_invariants_in_redis_with_identical_answers(redis_url: str) -> None:
