@@ -111,6 +111,16 @@ async def test_the_keys_of_a_tenant_share_its_turns(bench: Bench) -> None:
     assert [each.key_id for each in await finish_in_turn(bench.queue, tickets)] == [11, 12, 11, 12, 11]
 
 
+@pytest.mark.parametrize("other", [ticket(tenant=2), ticket(key=12)], ids=["tenant", "key"])
+async def test_of_those_with_equal_tokens_the_one_that_got_the_latest_slot_is_last(bench: Bench, other: Ticket) -> None:
+    holder, earlier = ticket(), ticket()
+    await enter_all(bench.queue, [holder, earlier])
+    bench.clock.forward(1)
+    assert isinstance(await bench.queue.enter(other), Waiting)
+    await bench.queue.finish(holder.request_id, holder.input_tokens)
+    assert await finish_in_turn(bench.queue, [earlier, other]) == [other, earlier]
+
+
 @pytest.mark.parametrize("tokens", [10, 500])
 async def test_a_newcomer_waits_for_one_running_answer(bench: Bench, tokens: int) -> None:
     """Also when the running answer has exactly as many tokens as were charged when it began."""
