@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ONCE ?=
 PYTEST_ARGS ?=
 # Each worker starts its own PostgreSQL and Redis. TEST_REDIS_URL names one server, which workers cannot share. Many tests
-# wait for a process or a timeout, so two workers per core and one of low priority keep the cores busy; see tests/conftest.py.
+# wait for a process or a timeout, so two workers per core and one more keep the cores busy; see `_begins_at_the_end`.
 PYTEST_WORKERS ?= $(if $(TEST_REDIS_URL),0,$(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 3 ] && n=3; echo $$((2 * n + 1))))
 FUZZ_REQUESTS ?= 100000
 FUZZ_SEED ?= 1

@@ -84,16 +84,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "TEST_REDIS_URL names one server, and each worker needs its own: run with -n 0 or unset TEST_REDIS_URL"
         )
-    worker, workers = (os.environ.get(f"PYTEST_XDIST_{name}", "0") for name in ("WORKER", "WORKER_COUNT"))
-    if _begins_at_the_end(worker, int(workers)):
-        os.nice(10)
 
 
 def _begins_at_the_end(worker: str, workers: int) -> bool:
-    """Whether a worker takes the files in the opposite order, at a low priority.
+    """Whether a worker takes the files in the opposite order.
 
     The files at the end need the processor, while those at the beginning mostly wait for programs. So the one kind uses
-    the time that the other one leaves, and does not delay its programs.
+    the time that the other one leaves. A low priority would let the programs of that worker miss their deadlines.
     """
     return workers > 2 and worker == f"gw{workers - 1}"
 

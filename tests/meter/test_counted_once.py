@@ -49,7 +49,7 @@ class Gateway:
     drain: Drain
 
     async def admit(self) -> Hold:
-        """A hold with the grant in it."""
+        """A hold with the grant in it. A rebuild of the counters on a busy machine may outlast one call."""
         request = asks(tenant=self.tenant_id, key=self.key_id)
         grant = grant_for(
             BY_NAME["chat"],
@@ -59,7 +59,7 @@ class Gateway:
             log_prompts=False,
         )
         request = replace(request, grant_draft=draft_of(grant))
-        answer = await self.quota.admit(request)
+        answer = await eventually_async(lambda: self.quota.admit(request), retry_on=(StoreUnavailable,))
         assert isinstance(answer, Reserved)
         return hold_of(request, answer)
 
