@@ -22,7 +22,7 @@ from tests.e2e.stack import Simulator, Stack, backends, simulator, up
 from tests.polling import eventually
 from tests.ports import free_port
 
-STREAMS = 100
+STREAMS = 200
 SETTLED_TIMEOUT_S = 60.0
 SETTINGS = {
     "DEFAULT_CONCURRENT": str(STREAMS),

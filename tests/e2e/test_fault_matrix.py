@@ -18,7 +18,7 @@ from tests.e2e.stack import Simulator
 from tests.e2e.three_backends import CONNECTIONS_MAX, BackendStack, request_body, three_backends
 
 DIALECTS = ("/api/chat", "/v1/chat/completions", "/v1/messages")
-CHAOS_REQUESTS = 400
+CHAOS_REQUESTS = 1000
 CHAOS_CONCURRENCY = 16
 SEED = 20_261_121
 

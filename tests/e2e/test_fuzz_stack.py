@@ -23,7 +23,7 @@ from tests.e2e.ledger_view import LedgerView, open_ledger_view
 from tests.e2e.stack import Simulator, Stack
 from tests.e2e.surface_cases import THINKER
 
-REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "500"))
+REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "1000"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 # Backends change their behaviour after each round. The ledger is checked after each epoch, when all is settled.
 ROUND_REQUESTS = 125

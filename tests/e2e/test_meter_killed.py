@@ -47,39 +47,30 @@ async def wait_until_admitted(session: aiohttp.ClientSession, key: str) -> None:
     await eventually_async(served)
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_an_answer_that_its_client_has_is_complete_in_the_ledger(
-    trial: Trial, ledger_view: LedgerView, key: str
+    trial: Trial, ledger_view: LedgerView, key: str, path: str, stream: bool
 ) -> None:
-    """One answer after the other is followed by a kill. The leases expire at the end, all at once."""
     trial.upstream.behave(tokens_per_s=0)
-    requests = {
-        await get_answer_and_kill(trial, request): request
-        for path in ("/api/chat", "/v1/chat/completions")
-        for request in (GenerationRequest(path, key, stream=stream, words=20) for stream in (True, False))
-    }
-    rows = await ledger_view.wait_for_rows(requests, ROWS_TIMEOUT_S)
-    for request_id, request in requests.items():
-        (record,) = trial.upstream.requests(request_id)
-        (row,) = rows[request_id]
-        assert (row["outcome"], row["usage_source"], row["input_tokens"], row["output_tokens"]) == (
-            "complete",
-            "exact",
-            record["prompt_tokens"],
-            record["output_tokens"],
-        ), request
-
-
-async def get_answer_and_kill(trial: Trial, request: GenerationRequest) -> str:
-    """Kills the meters when the client has the end of the answer. Returns the request id."""
+    request = GenerationRequest(path, key, stream=stream, words=20)
     async with client(trial.stack.url, "complete") as session:
-        await wait_until_admitted(session, request.key)
-        async with session.post(request.path, json=request.body, headers=request.headers) as answer:
+        await wait_until_admitted(session, key)
+        async with session.post(path, json=request.body, headers=request.headers) as answer:
             assert answer.status == 200
+            request_id = answer.headers["x-request-id"]
             async for line in answer.content:
-                if not request.stream or line.strip() == b"data: [DONE]" or b'"done":true' in line:
+                if not stream or line.strip() == b"data: [DONE]" or b'"done":true' in line:
                     await trial.kill("meter")
-                    return answer.headers["x-request-id"]
-    raise AssertionError(f"the answer to {request} has no end")
+                    break
+    (record,) = trial.upstream.requests(request_id)
+    ((row,),) = (await ledger_view.wait_for_rows([request_id], ROWS_TIMEOUT_S)).values()
+    assert (row["outcome"], row["usage_source"], row["input_tokens"], row["output_tokens"]) == (
+        "complete",
+        "exact",
+        record["prompt_tokens"],
+        record["output_tokens"],
+    )
 
 
 async def test_meters_killed_under_load_lose_no_answer_that_is_complete(trial: Trial) -> None:

@@ -24,7 +24,7 @@ from tests.e2e.open_streams import StreamOpener, check_broken_off, disconnect, s
 from tests.e2e.stack import Simulator, Stack, backends, simulator, up
 from tests.ports import free_port
 
-STREAMS = int(os.environ.get("STREAMS", "100"))
+STREAMS = int(os.environ.get("STREAMS", "200"))
 # All streams together, so that their frames cost the same at any number of streams. An answer begins with its first
 # frame.
 FRAMES_PER_S = 500

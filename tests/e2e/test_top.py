@@ -73,7 +73,7 @@ def test_json_prints_one_snapshot_with_the_stream_and_its_rate(busy: Stack) -> N
 
 
 @pytest.mark.parametrize(
-    # tests/ops/cli/top/test_screen.py shows all widths.
+    # All widths are in tests/ops/cli/top/test_screen.py.
     ("columns", "leave"),
     [(80, Screen.interrupt), (140, press_q)],
 )

@@ -30,10 +30,10 @@ from tests.e2e.stack import Simulator, Stack, backends, simulator, up
 from tests.polling import eventually_async
 from tests.ports import free_port
 
-CONNECTIONS = 10
+CONNECTIONS = 16
 # Fewer than the connections, so that some requests exceed the limit.
-CONCURRENT_MAX = 7
-SERVED_MIN = 10
+CONCURRENT_MAX = 12
+SERVED_MIN = 15
 PACE_TOKENS_PER_S = 60
 # A meter retains a hold for up to 30 s while it waits for the record of a killed Envoy and records of others arrive.
 RELEASE_TIMEOUT_S = 60.0

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import count
 
+from pydantic import SecretStr
+
 from gateway.queue.port import UNKNOWN, Candidate, QueueRules, Running, Ticket, Timing, Turn
+from gateway.settings import Settings
 from gateway.values import Priority
 
 RULES = QueueRules(wait_max_s=30, tickets_max=5, bytes_max=1000, ticket_lease_s=5, slot_lease_s=15, restore_s=0)
 _ids = count()
+
+
+@cache
+def settings_for(redis_url: str) -> Settings:
+    """The settings, which are read once: that takes as long as ten steps of a state machine."""
+    return Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0)
 
 
 def replicas(*names: str, slots: int = 1) -> tuple[Candidate, ...]:

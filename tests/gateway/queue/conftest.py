@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import redis
-from pydantic import SecretStr
 
 from gateway.queue.port import Queue, QueueRules
 from gateway.queue.redis.queue import RedisQueue
-from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
-from tests.gateway.queue.builders import RULES
+from tests.gateway.queue.builders import RULES, settings_for
 from tests.gateway.queue.model.queue import MemoryQueue
 from tests.gateway.quota.builders import Clock
 
@@ -45,7 +43,7 @@ def redis_client(redis_url: str) -> Iterator[Any]:
 @pytest.fixture
 async def connection(redis_url: str) -> AsyncIterator[Redis]:
     """The client of the services. The deadline is generous: the machine may be busy."""
-    redis = connect(Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0))
+    redis = connect(settings_for(redis_url))
     yield redis
     await redis.aclose()
 

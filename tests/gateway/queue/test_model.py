@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -22,7 +22,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from pydantic import SecretStr
 
 from gateway.queue.port import (
     AUTO,
@@ -43,10 +42,9 @@ from gateway.queue.port import (
 )
 from gateway.queue.redis.keys import NAMES, of_queue
 from gateway.queue.redis.queue import RedisQueue
-from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
 from gateway.values import Priority
-from tests.gateway.queue.builders import running, ticket
+from tests.gateway.queue.builders import running, settings_for, ticket
 from tests.gateway.queue.model.queue import MemoryQueue
 from tests.gateway.quota.builders import Clock
 
@@ -86,12 +84,6 @@ class Alive:
         """The request as its meter knows it."""
         assert self.turn
         return running(self.ticket, self.turn, tokens, timing)
-
-
-@cache
-def settings_for(redis_url: str) -> Settings:
-    """The settings, which are read once: that takes longer than most steps."""
-    return Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0)
 
 
 class QueueMachine(RuleBasedStateMachine):

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from functools import cache
 from itertools import count
+
+from pydantic import SecretStr
 
 from gateway.errors import StoreUnavailable
 from gateway.quota import periods
 from gateway.quota.port import Admission, Event, Hold, PeriodUsage, Progress, Quota, Reserved, TenantUsage
 from gateway.record.entry import Entry
 from gateway.record.grant import seal
+from gateway.settings import Settings
 from gateway.values import Budgets, Limits, Outcome, Period, UsageSource
 
 NOON_MS = 1_763_726_400_000  # 2025-11-21T12:00:00Z
@@ -33,6 +37,18 @@ class Clock:
     def forward(self, seconds: float) -> None:
         """Moves the clock forward, or back."""
         self.now_ms += int(seconds * 1000)
+
+
+@cache
+def settings_for(redis_url: str, lease_s: float, backlog_max: int, running_max: int) -> Settings:
+    """The settings for a server, which are read once. The deadline is generous: the machine may be busy."""
+    return Settings(
+        redis_url=SecretStr(redis_url),
+        redis_timeout_s=5.0,
+        hold_lease_s=lease_s,
+        audit_buffer_size=backlog_max,
+        max_concurrent_requests=running_max,
+    )
 
 
 def asks(

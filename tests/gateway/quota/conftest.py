@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import redis
-from pydantic import SecretStr
 
 from gateway.quota import rebuild
 from gateway.quota.port import Quota
@@ -17,7 +16,7 @@ from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
 from tests.gateway.quota.model.quota import MemoryQuota
 
-from .builders import Clock, Ledger
+from .builders import Clock, Ledger, settings_for
 
 LEASE_S = 15.0
 # Longer than the default, because the machine may be busy, but less than a lost rebuild would block an admission.
@@ -50,14 +49,8 @@ def running_max() -> int:
 
 @pytest.fixture
 def settings(redis_url: str, backlog_max: int, running_max: int) -> Settings:
-    """Settings for the shared server. The deadline is generous: the machine may be busy."""
-    return Settings(
-        redis_url=SecretStr(redis_url),
-        redis_timeout_s=5.0,
-        hold_lease_s=LEASE_S,
-        audit_buffer_size=backlog_max,
-        max_concurrent_requests=running_max,
-    )
+    """Settings for the shared server."""
+    return settings_for(redis_url, LEASE_S, backlog_max, running_max)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -22,7 +22,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from pydantic import SecretStr
 
 from gateway.errors import Code, Denied
 from gateway.quota import periods
@@ -41,10 +40,9 @@ from gateway.quota.port import (
 )
 from gateway.quota.redis.quota import RedisQuota
 from gateway.record.entry import Entry
-from gateway.settings import Settings
 from gateway.stores.redis import Redis, connect
 from gateway.values import Budgets, Limits, Outcome
-from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of, renew
+from tests.gateway.quota.builders import Clock, Ledger, again, asks, denial, drain, entry, hold_of, renew, settings_for
 from tests.gateway.quota.model.quota import MemoryQuota
 
 LEASE_S = 15.0
@@ -84,18 +82,6 @@ async def look(quota: Quota, *, watermark: bool) -> Look:
     return Look({1: first, 2: second}, backlog, await quota.watermark() if watermark else None)
 
 
-@cache
-def settings_for(redis_url: str) -> Settings:
-    """The settings, which are read once: that takes longer than most steps."""
-    return Settings(
-        redis_url=SecretStr(redis_url),
-        redis_timeout_s=5.0,
-        hold_lease_s=LEASE_S,
-        audit_buffer_size=BACKLOG_MAX,
-        max_concurrent_requests=RUNNING_MAX,
-    )
-
-
 class QuotaMachine(RuleBasedStateMachine):
     """Drives the quota in memory, and the one in Redis too when `redis_url` is set."""
 
@@ -131,7 +117,7 @@ class QuotaMachine(RuleBasedStateMachine):
             self.loop.run_until_complete(self._with_redis(self.redis_url))
 
     async def _with_redis(self, url: str) -> None:
-        chosen = settings_for(url)
+        chosen = settings_for(url, LEASE_S, BACKLOG_MAX, RUNNING_MAX)
         self.redis = connect(chosen)
         await self.redis.flushall()
         self.ledgers.append(Ledger())

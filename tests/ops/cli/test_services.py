@@ -50,8 +50,19 @@ def test_the_error_for_a_socket_in_a_missing_directory_names_it(tmp_path: Path) 
 
 def test_the_error_for_an_unwritable_envoy_config_dir_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    error = last_line_of(tmp_path, "run", "control", ENVOY_CONFIG_DIR=str(tmp_path / "file" / "envoy"))
-    assert error == f"error: {tmp_path}/file/envoy: Not a directory"
+    """A process of its own, so that the error is seen to be on stderr and nothing on stdout."""
+    stores = {"DATABASE_URL": "postgresql://127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "run", "control"],
+        env={**os.environ, **stores, "ENVOY_CONFIG_DIR": str(tmp_path / "file" / "envoy")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout) == (1, ""), result
+    assert result.stderr.splitlines()[-1] == f"error: {tmp_path}/file/envoy: Not a directory"
+    assert "Traceback" not in result.stderr
 
 
 def test_the_simulated_ollama_names_an_address_in_use(used_address: str) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 from gateway.queue.port import QueueRules, Running, Turn
 from gateway.queue.redis.queue import RedisQueue
-from gateway.settings import Settings
 from gateway.stores.redis import connect
 from gateway.values import Priority
-from tests.gateway.queue.builders import replicas, ticket
+from tests.gateway.queue.builders import replicas, settings_for, ticket
 from tests.gateway.queue.model.queue import MemoryQueue
 from tests.gateway.quota.builders import Clock
 
@@ -36,9 +33,9 @@ steps = st.lists(
 )
 
 
-async def compare(chosen: Settings, slots: int, drawn: Sequence[tuple[int, int, Priority, str, int]]) -> None:
+async def compare(redis_url: str, slots: int, drawn: Sequence[tuple[int, int, Priority, str, int]]) -> None:
     clock = Clock()
-    redis = connect(chosen)
+    redis = connect(settings_for(redis_url))
     await redis.flushall()
     memory, stored = MemoryQueue(clock, RULES), RedisQueue(redis, 5.0, RULES, clock)
     try:
@@ -62,15 +59,9 @@ async def compare(chosen: Settings, slots: int, drawn: Sequence[tuple[int, int, 
         await redis.aclose()
 
 
-@pytest.fixture(scope="module")
-def chosen(redis_url: str) -> Settings:
-    """The settings, which are read once: that takes as long as ten steps."""
-    return Settings(redis_url=SecretStr(redis_url), redis_timeout_s=5.0)
-
-
 @settings(max_examples=80)
 @given(slots=st.integers(1, 2), drawn=steps)
 def test_redis_grants_slots_in_the_order_of_the_model(
-    chosen: Settings, slots: int, drawn: list[tuple[int, int, Priority, str, int]]
+    redis_url: str, slots: int, drawn: list[tuple[int, int, Priority, str, int]]
 ) -> None:
-    asyncio.run(compare(chosen, slots, drawn))
+    asyncio.run(compare(redis_url, slots, drawn))
