@@ -14,7 +14,7 @@ from tests.e2e.stack import Simulator, Stack, set_env, simulator, up
 from tests.ports import free_port
 
 PACE_TOKENS_PER_S = 100
-MAX_WAIT_S = 5
+MAX_WAIT_S = 8
 MAX_PER_TENANT = 6
 SETTINGS = {
     "MODEL_DISCOVERY_REFRESH_S": "1",
