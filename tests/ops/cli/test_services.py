@@ -50,7 +50,7 @@ def test_the_error_for_a_socket_in_a_missing_directory_names_it(tmp_path: Path) 
 
 def test_the_error_for_an_unwritable_envoy_config_dir_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    """A process of its own, so that the error is seen to be on stderr and nothing on stdout."""
+    """In a separate process, so that the error is seen to be on stderr and nothing on stdout."""
     stores = {"DATABASE_URL": "postgresql://127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
     result = subprocess.run(
         [sys.executable, "-m", "ops.cli", "run", "control"],
