@@ -125,7 +125,9 @@ def _deny(sentence: str) -> NoReturn:
 def _parse(body: bytes) -> dict[str, Any]:
     if not body:
         _deny("the request has no body; send one JSON object")
-    if _has_more_values_than(VALUES_MAX, body):
+    # Each level of nesting has an opening bracket.
+    brackets = body.count(b"{") + body.count(b"[")
+    if _has_more_values_than(VALUES_MAX, body, brackets):
         _deny(f"the body has more than {VALUES_MAX} values; send fewer and longer ones")
     try:
         document = _DECODER.decode(body.decode("utf-8"))
@@ -137,22 +139,18 @@ def _parse(body: bytes) -> dict[str, Any]:
         _deny(f"the body is not one JSON object: {error.msg} at character {error.pos}")
     if not isinstance(document, dict):
         _deny("the body must be a JSON object")
-    # Each level has an opening bracket.
-    if body.count(b"{") + body.count(b"[") > DEPTH_MAX and _deeper_than(document, DEPTH_MAX):
+    if brackets > DEPTH_MAX and _deeper_than(document, DEPTH_MAX):
         _deny(f"the body is nested deeper than {DEPTH_MAX} levels")
     return document
 
 
-def _has_more_values_than(maximum: int, body: bytes) -> bool:
-    """Whether the JSON has more values than `maximum`. Every value follows a comma or an opening bracket."""
-    if len(body) <= maximum or _separators(body) <= maximum:
+def _has_more_values_than(maximum: int, body: bytes, brackets: int) -> bool:
+    """Whether the JSON has more values than `maximum`. Every value follows a comma or one of the opening `brackets`."""
+    if len(body) <= maximum or body.count(b",") + brackets <= maximum:
         return False
     # Those within strings, as in a program or a table, separate nothing.
-    return _separators(_STRING.sub(b"", body)) > maximum
-
-
-def _separators(text: bytes) -> int:
-    return text.count(b",") + text.count(b"{") + text.count(b"[")
+    structure = _STRING.sub(b"", body)
+    return sum(map(structure.count, (b",", b"{", b"["))) > maximum
 
 
 class RepeatedKeys(dict[str, Any]):

@@ -54,7 +54,11 @@ class MessageReader:
         if len(self._buffer) < body + size:
             return None
         self._start = body + size
-        return bytes(self._buffer[body : self._start])
+        if isinstance(self._buffer, bytes):
+            return self._buffer[body : self._start]
+        # A slice of a bytearray would be a second copy, and a message may have a body of many MiB.
+        with memoryview(self._buffer) as view:
+            return bytes(view[body : self._start])
 
     @property
     def partial(self) -> bool:
