@@ -8,10 +8,15 @@ A worker shares no server with another one, unless TEST_DATABASE_URL names it. A
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import gc
+import importlib
 import os
 import secrets
+import shutil
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +33,7 @@ from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from ops.database.retention import AUDIT_MONTHS_AHEAD
 from ops.database.service_role import statements
-from tests import servers
+from tests import servers, templates
 
 # `make compose-test` runs the first, which needs a Docker engine, and `make soak` the others.
 collect_ignore = ["compose", "e2e/test_soak.py", "e2e/test_queue_soak.py"]
@@ -74,7 +79,20 @@ GROUP_OF |= dict.fromkeys(
 )
 
 
+# All temporary directories of a run: 60 MB for each stack, half of it the databases of a new cluster.
+_TEMPORARY_BYTES_MAX = 8 << 30
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    """Puts the temporary directories into memory if it has space. With `--basetemp` they are elsewhere, and remain."""
+    if config.option.basetemp is None and (memory := templates.memory(_TEMPORARY_BYTES_MAX)) is not None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="nz-tests-", dir=memory)
+        atexit.register(shutil.rmtree, config.option.basetemp, ignore_errors=True)
+    _refuse_shared_redis(config)
+
+
+def _refuse_shared_redis(config: pytest.Config) -> None:
     """Refuses several workers on the one Redis server that the environment names.
 
     The tests empty that server, publish on it and change its configuration. All of this concerns every database of a
@@ -96,17 +114,37 @@ def _begins_at_the_end(worker: str, workers: int) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Collects without garbage collection, which would visit all tests and modules again and again, for 4 s.
 
     None of these objects is garbage before the end, so later collections do not visit them either.
     """
     gc.disable()
     try:
+        _import_tests(session.config)
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _import_tests(config: pytest.Config) -> None:
+    """Imports the files of the tests in another order in each worker.
+
+    pytest rewrites the assertions of each file for the first worker that imports it, which takes 5 s for all files. So
+    each worker begins with files that the others find rewritten.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers == 1:
+        return
+    root = config.rootpath
+    given = [root / argument for argument in config.args]
+    files = sorted({file for path in given if path.is_dir() for file in path.rglob("test_*.py")})
+    first = int(worker.removeprefix("gw")) * len(files) // workers
+    for file in (*files[first:], *files[:first]):
+        # pytest imports the file again, and reports the error.
+        with contextlib.suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import runpy
 import select
 import signal
 import socket
@@ -131,8 +130,7 @@ def main() -> None:
     with socket.socket(fileno=os.dup(0)) as tests:
         request = fork_server.serve(tests)
     if request is not None:
-        sys.argv = [*request.argv]
-        runpy.run_module(request.argv[0], run_name="__main__", alter_sys=True)
+        fork_server.exit_after(lambda: fork_server.run_module(request))
 
 
 if __name__ == "__main__":

@@ -47,8 +47,14 @@ def copy(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
 
 
-def memory() -> str | None:
-    """Returns a directory in memory with executable files, where one exists. It is several times faster."""
+def memory(free_bytes_min: int = 0) -> str | None:
+    """Returns a directory in memory with executable files and this free space, where one exists.
+
+    A disk takes several times as long for the files of a database.
+    """
     shm = "/dev/shm"  # noqa: S108
-    usable = os.access(shm, os.W_OK) and not os.statvfs(shm).f_flag & os.ST_NOEXEC
+    if not os.access(shm, os.W_OK):
+        return None
+    found = os.statvfs(shm)
+    usable = not found.f_flag & os.ST_NOEXEC and found.f_bavail * found.f_frsize >= free_bytes_min
     return shm if usable else None

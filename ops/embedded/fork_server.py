@@ -27,10 +27,10 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from ops.embedded import launcher, logfile
 
@@ -87,29 +87,40 @@ def fork(env: Mapping[str, str], cwd: Path, log: Path) -> tuple[int, socket.sock
     Returns its process id and the socket to it.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    # Text that is still buffered would be written by both processes.
-    sys.stdout.flush()
-    sys.stderr.flush()
     parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        return pid, ours
-    code = 1
-    try:
+
+    def become_server() -> None:
         _close_descriptors(except_for=theirs.fileno())
         _become(Request("fork-server", (), {**env}, str(cwd)), logfile.open_append(log), parent)
         _run(theirs)
+
+    # Text that is still buffered would be written by both processes.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        exit_after(become_server)
+    theirs.close()
+    return pid, ours
+
+
+def exit_after(run: Callable[[], None]) -> NoReturn:
+    """Calls `run` in a forked process, and ends the process with the code that the interpreter would end with.
+
+    Nothing returns or raises into the frames of the caller, which belong to the process that forked. The interpreter
+    does not free its objects first, which would copy the memory that they share with that process.
+    """
+    code = 1
+    try:
+        run()
         code = 0
     except SystemExit as ended:
-        # As the interpreter does at the end of a process.
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         if isinstance(ended.code, str):
             sys.stderr.write(f"{ended.code}\n")
     except Exception:  # noqa: BLE001 (it is shown, and must not reach the frames of the caller)
         traceback.print_exc()
     finally:
-        # These frames belong to the other process, so nothing may return or raise into them.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -120,8 +131,13 @@ def _run(supervisor: socket.socket) -> None:
     with supervisor:
         request = serve(supervisor)
     if request is not None:
-        sys.argv = [*request.argv]
-        runpy.run_module(request.argv[0], run_name="__main__", alter_sys=True)
+        run_module(request)
+
+
+def run_module(request: Request) -> None:
+    """Runs the requested module as `python -m` does."""
+    sys.argv = [*request.argv]
+    runpy.run_module(request.argv[0], run_name="__main__", alter_sys=True)
 
 
 def serve(supervisor: socket.socket) -> Request | None:

