@@ -17,7 +17,7 @@ ANSWER = "SELECT 42"
 
 
 def _settings(url: str, **values: object) -> Settings:
-    return Settings.model_validate({"database_url": url, "database_timeout_s": 0.3, **values})
+    return Settings.model_validate({"database_url": url, "database_timeout_s": 1, **values})
 
 
 async def test_a_server_is_used_once_it_starts_and_again_after_an_outage() -> None:
@@ -205,14 +205,14 @@ async def test_the_error_for_an_unreachable_address_is_one_sentence(url: str, re
 async def test_a_wrong_password_and_a_missing_database_are_named_without_the_password(postgres_url: str) -> None:
     wrong = postgres_url.replace(":test@", ":wr0ng-s3cret@")
     with pytest.raises(StoreUnavailable, match="rejected the login") as refusal:
-        await Database(_settings(wrong)).ping()
+        await Database(_settings(wrong, database_timeout_s=5)).ping()
     assert "s3cret" not in str(refusal.value)
     with pytest.raises(StoreUnavailable, match="does not exist"):
-        await Database(_settings(postgres_url.replace("/postgres", "/nothing"))).ping()
+        await Database(_settings(postgres_url.replace("/postgres", "/nothing"), database_timeout_s=5)).ping()
 
 
 async def test_a_database_without_the_schema_says_what_to_run(empty_database_url: str) -> None:
-    database = Database(_settings(empty_database_url))
+    database = Database(_settings(empty_database_url, database_timeout_s=5))
     with pytest.raises(StoreUnavailable, match="neuronetz-gateway migrate"):
         await database.fetch("SELECT * FROM gateway.tenants")
     await database.close()
