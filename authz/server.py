@@ -36,6 +36,8 @@ class Authorization:
     async def check(self, request: external_auth_pb2.CheckRequest) -> bytes:
         """Checks one request and encodes the response. An unexpected error fails the call; Envoy answers with a 503."""
         checked = envoy_api.read_check(request, self._trusted)
+        # It has a copy of the body, and the request may wait for long.
+        del request
         return _response(checked, await self._decide(checked))
 
     async def check_traced(self, request: external_auth_pb2.CheckRequest, traceparent: str) -> bytes:
@@ -45,6 +47,7 @@ class Authorization:
             return await self.check(request)
         start_ns = time.time_ns()
         checked = envoy_api.read_check(request, self._trusted)
+        del request
         decision: Admitted | Denial | BaseException
         try:
             decision = await self._decide(checked)

@@ -84,11 +84,8 @@ class Call:
             return
         try:
             self._process()
-        except RpcError as error:
-            self.fail(error.status, error.message)
-        except Exception:
-            log.exception("rpc_failed", method=self._path)
-            self.fail(Status.UNKNOWN, "the handler failed")
+        except Exception as error:  # noqa: BLE001 (it is logged unless it is a status)
+            self._fail_with(error)
         else:
             is_due = self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES
             if is_due and self._task is None and not self._over and not self._stream.congested:
@@ -146,28 +143,37 @@ class Call:
     def _on_replied(self, task: asyncio.Future[Message | None]) -> None:
         self._task = None
         self._stream.release(task)
+        error = None if task.cancelled() else task.exception()
         if self._over:
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if error is not None:
                 log.warning("rpc_failed_after_its_end", method=self._path, reason=str(error) or type(error).__name__)
             self._closed()
-            return
+        elif task.cancelled():
+            self.fail(Status.CANCELLED, "the handler was cancelled")
+        elif error is not None:
+            self._failed(error)
+            self._fail_with(error)
+        else:
+            self._on_reply(task.result())
+
+    def _on_reply(self, reply: Message | None) -> None:
         try:
-            reply = task.result()
             if reply is not None:
                 self._send(reply)
-        except RpcError as error:
+        except Exception as error:  # noqa: BLE001 (it is logged unless it is a status)
             self._failed(error)
-            self.fail(error.status, error.message)
-        except asyncio.CancelledError:
-            self.fail(Status.CANCELLED, "the handler was cancelled")
-        except Exception as error:
-            log.exception("rpc_failed", method=self._path)
-            self._failed(error)
-            self.fail(Status.UNKNOWN, "the handler failed")
+            self._fail_with(error)
         else:
             self.resume()
 
-    def _failed(self, error: Exception) -> None:
+    def _fail_with(self, error: BaseException) -> None:
+        if isinstance(error, RpcError):
+            self.fail(error.status, error.message)
+        else:
+            log.error("rpc_failed", method=self._path, exc_info=error)
+            self.fail(Status.UNKNOWN, "the handler failed")
+
+    def _failed(self, error: BaseException) -> None:
         """Notes an exception of the handler."""
 
     def _acknowledge(self) -> None:
@@ -201,7 +207,9 @@ class UnaryCall(Call):
             if self._request is None:
                 raise RpcError(Status.INTERNAL, "no message")
             self._handled = True
-            self._reply(self._handle(self._request))
+            # The handler alone decides how long the message, which may have a large body, stays in memory.
+            request, self._request = self._request, None
+            self._reply(self._handle(request))
             if self._task is None:
                 self._complete()
 
@@ -234,11 +242,13 @@ class StreamingCall(Call):
                 raise
             self._reply(reply)
 
-    def _failed(self, error: Exception) -> None:
-        self._cause = error
+    def _failed(self, error: BaseException) -> None:
+        self._cause = error if isinstance(error, Exception) else None
 
     def _closed(self) -> None:
+        # The traceback of the cause refers to this call.
+        cause, self._cause = self._cause, None
         try:
-            self._session.close(self._cause)
+            self._session.close(cause)
         except Exception:
             log.exception("rpc_not_closed", method=self._path)

@@ -113,6 +113,16 @@ class Stream:
             return
         self._connection.flush_soon()
 
+    def close(self) -> None:
+        """Cancels the call when the stream is closed.
+
+        The call has a reference to the stream. Without one in the other direction, its messages and its session are
+        freed at once, and not by a later garbage collection.
+        """
+        call, self.call = self.call, None
+        if call is not None:
+            call.cancel()
+
     def hold(self, task: asyncio.Future[Message | None]) -> None:
         """See calls.Stream."""
         self._connection.tasks.add(task)
@@ -328,8 +338,7 @@ class Connection(asyncio.Protocol):
             return
         self._half_open.discard(stream.id)
         self.congested.discard(stream)
-        if stream.call is not None:
-            stream.call.cancel()
+        stream.close()
 
     def _on_ping_acknowledged(self, event: ngh2.PingAcknowledged) -> None:
         if event.opaque_data == _DRAINING and self._draining:
@@ -436,8 +445,7 @@ class Connection(asyncio.Protocol):
         self._half_open.clear()
         self.congested.clear()
         for stream in streams.values():
-            if stream.call is not None:
-                stream.call.cancel()
+            stream.close()
 
     def _check_peer(self) -> None:
         """Disconnects a peer that has sent nothing, not even the answer to a PING."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hyperframe.frame import RstStreamFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.rpc.methods import RpcError, Status
-from gateway.rpc.nghttp2.calls import ACKNOWLEDGE_BYTES
+from gateway.rpc.nghttp2.calls import ACKNOWLEDGE_BYTES, Call
 from gateway.rpc.nghttp2.connection import CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX
 from gateway.rpc.nghttp2.framing import PREFIX, MessageReader
 from gateway.rpc.nghttp2.server import Nghttp2Server
@@ -21,7 +23,7 @@ from tests.gateway.rpc.raw_peer import RawPeer, connected, message, request
 from tests.polling import eventually_async
 
 HELLO = message(b"hello")
-REFUSED_STREAM = 7
+REFUSED_STREAM, CANCEL = 7, 8
 
 
 @pytest.fixture
@@ -104,6 +106,25 @@ async def test_a_call_that_fails_before_its_request_ends_is_reset_without_an_err
     assert int(answer.headers["grpc-status"]) == Status.NOT_FOUND
     answer.ended = False
     assert (await peer.answer(stream)).reset == 0
+
+
+async def test_a_closed_call_leaves_nothing_to_the_garbage_collector(peer: RawPeer, echo: Echo) -> None:
+    # What earlier tests left.
+    gc.collect()
+    gc.disable()
+    try:
+        for method in ("Echo", "Later", "Fail", "Chat", "Await"):
+            stream = peer.open(method)
+            peer.data(stream, HELLO, end=True)
+            await peer.answer(stream)
+        for method in ("Hang", "Chat"):
+            stream = peer.open(method)
+            peer.data(stream, HELLO)
+            peer.send(RstStreamFrame(stream, error_code=CANCEL))
+        await eventually_async(lambda: len(echo.causes) == 3)
+        await eventually_async(lambda: not any(isinstance(each, Call) for each in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("acknowledges", [False, True])
