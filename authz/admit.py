@@ -109,6 +109,7 @@ class Admitter:
     ) -> Admitted | Denial:
         """Reserves everything that the request needs, or nothing. With a queue it may wait for a slot first.
 
+        It clears the document of `read` before it waits.
         A wait extends the `deadline` of the check. Raises StoreUnavailable when the quota is, and
         Denied(context_length_exceeded).
         """
@@ -151,6 +152,8 @@ class Admitter:
             # An embedding leaves no prefix that another request could use.
             if self._has_affinity and surface.cap_field is not None:
                 candidates = with_preference(candidates, principal.tenant_id, read.model, read.document)
+            # Nothing reads the prompt any more, and the request may wait for long.
+            read.document.clear()
             ticket = self._line.ticket(admission, principal, candidates, record.request_bytes)
             passed = await self._line.pass_through(admission, ticket, deadline)
             if isinstance(passed, Stopped):

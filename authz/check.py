@@ -87,8 +87,8 @@ class CheckPipeline:
                     self.check_size(principal, checked.announced_bytes)
                     return Admitted.unconditionally(Caller.of(checked.record(principal)).to_json())
                 surface = _surface_of(checked)
-                self.check_size(principal, len(checked.body))
-                read = read_request(surface, checked.body, checked.content_encoding)
+                self.check_size(principal, checked.body.size_bytes)
+                read = read_request(surface, checked.body.take(), checked.content_encoding)
                 permission = policy.decide(
                     principal, surface, read.model, self.catalog(), prefer_loaded=self._prefer_loaded
                 )

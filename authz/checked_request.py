@@ -14,6 +14,21 @@ from gateway.values import Principal
 from gateway.wire.surfaces import Dialect, Surface, dialect_of
 
 
+class Body:
+    """The body of a request until it is read. A request may wait for long afterwards, and does not retain the body."""
+
+    __slots__ = ("_content", "size_bytes")
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.size_bytes = len(content)
+        self._content = content
+
+    def take(self) -> bytes:
+        """Returns the content and retains only its size. Call it once."""
+        content, self._content = self._content, b""
+        return content
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
     """`path` is without query and without a slash at its end. `credential` is None when there was none.
@@ -29,7 +44,7 @@ class CheckedRequest:
     client_ip: str
     user_agent: str
     content_encoding: str
-    body: bytes
+    body: Body
     is_head: bool = False
     announced_bytes: int = 0
     header_names: frozenset[str] = frozenset()
@@ -64,5 +79,5 @@ class CheckedRequest:
             surface=surface.name if surface else None,
             model=read.model if read else None,
             stream=read is not None and read.generation.stream,
-            request_bytes=self.announced_bytes if self.is_head else len(self.body),
+            request_bytes=self.announced_bytes if self.is_head else self.body.size_bytes,
         )

@@ -16,7 +16,7 @@ from envoy.type.v3 import http_status_pb2
 from google.rpc import code_pb2, status_pb2
 
 from authz.admit import Admitted, Denial
-from authz.checked_request import CheckedRequest
+from authz.checked_request import Body, CheckedRequest
 from authz.credential import find_credential
 from gateway.record.caller import CALLER_KEY
 from gateway.record.grant import METADATA_KEY, PATH_KEY, TRIES_KEY
@@ -62,7 +62,7 @@ def read_check(request: external_auth_pb2.CheckRequest, trusted: Sequence[IPv4Ne
         client_ip=client_ip(peer, headers.get("x-forwarded-for"), trusted),
         user_agent=headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX],
         content_encoding=headers.get("content-encoding", ""),
-        body=http.raw_body,
+        body=Body(http.raw_body),
         is_head=attributes.context_extensions.get(STAGE) == HEAD,
         announced_bytes=_length(headers.get("content-length", "")),
         header_names=frozenset(headers),

@@ -172,6 +172,11 @@ class RepeatedKeys(dict[str, Any]):
     def values(self) -> list[Any]:  # type: ignore[override]  # For the same reason.
         return [value for _, value in self._pairs]
 
+    def clear(self) -> None:
+        """Removes every pair."""
+        super().clear()
+        self._pairs = []
+
 
 class OutsizedNumber(str):
     """The text of a number that no field of the gateway accepts. The gateway carries it and never computes with it."""

@@ -20,7 +20,7 @@ from authz.catalog import playground
 from authz.catalog.queue_view import QueueView
 from authz.catalog.usage import usage_document
 from authz.check import CheckPipeline
-from authz.checked_request import CheckedRequest
+from authz.checked_request import Body, CheckedRequest
 from authz.credential import find_credential
 from authz.metrics import count_request
 from authz.request import as_model_name, read_model, read_request
@@ -157,7 +157,7 @@ class CatalogPages:
             ),
             user_agent=headers.get("user-agent", "")[:USER_AGENT_CHARACTERS_MAX],
             content_encoding=headers.get("content-encoding", ""),
-            body=b"",
+            body=Body(),
         )
 
     async def _read_body(self, request: web.Request, principal: Principal) -> bytes:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from authz.admit import Admitted, Admitter, Denial, retry_headers
-from authz.checked_request import CheckedRequest
+from authz.checked_request import Body, CheckedRequest
 from authz.policy import Permission
 from authz.request import read_request
 from gateway.errors import STATUS, Code, Denied
@@ -47,8 +47,8 @@ async def test_a_request_beyond_the_maximum_of_running_requests_is_retried_after
     surface = BY_PATH["/api/chat"]
     decisions = []
     for request_id in ("first", "second"):
-        checked = CheckedRequest(request_id, "POST", surface.path, None, "192.0.2.1", "", "", b'{"model": "m"}')
-        read = read_request(surface, checked.body, "")
+        checked = CheckedRequest(request_id, "POST", surface.path, None, "192.0.2.1", "", "", Body(b'{"model": "m"}'))
+        read = read_request(surface, checked.body.take(), "")
         record = checked.record(principal, surface, read)
         permission = Permission("m:latest", ("default",), runner_options=False, show_backend=False)
         decisions.append(await admitter.admit(record, principal, permission, surface, read, asyncio.timeout(None)))
@@ -80,10 +80,9 @@ async def test_a_request_without_a_cap_gets_the_smaller_of_its_allowance_and_the
         body: dict[str, object] = {} if cap is None else {name: cap}
         for parent in parents:
             body = {parent: body}
-        checked = CheckedRequest(
-            f"r{cap}", "POST", surface.path, None, "192.0.2.1", "", "", json.dumps({"model": "m", **body}).encode()
-        )
-        read = read_request(surface, checked.body, "")
+        sent = Body(json.dumps({"model": "m", **body}).encode())
+        checked = CheckedRequest(f"r{cap}", "POST", surface.path, None, "192.0.2.1", "", "", sent)
+        read = read_request(surface, checked.body.take(), "")
         record = checked.record(principal, surface, read)
         decision = await Admitter(quota).admit(record, principal, permission, surface, read, asyncio.timeout(None))
         assert isinstance(decision, Admitted)

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
-from collections.abc import AsyncIterator
+import tracemalloc
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
-from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from pydantic import SecretStr
 
 from authz import envoy_api
 from authz.admit import Admitted, Admitter, Denial
 from authz.catalog.view import CatalogView
 from authz.check import CheckPipeline
-from authz.checked_request import CheckedRequest
+from authz.checked_request import Body, CheckedRequest
 from authz.denials import DenialLog
 from authz.keys.hashing import KeyHasher
 from authz.keys.key_format import generate
 from authz.keys.last_used import LastUsed
 from authz.keys.throttle import FailureThrottle
+from authz.line import Line, Stopped
+from authz.server import Authorization
 from gateway.catalog.snapshot import BackendState, Catalog, HostedModel
 from gateway.catalog.store import CatalogStore
 from gateway.errors import Code, Denied
 from gateway.ledger.outbox import Outbox
 from gateway.ledger.store import Ledger
+from gateway.queue.port import Candidate, Ticket
 from gateway.quota.port import Admission, Backlog, ReservationDenied, Reserved
 from gateway.record.caller import CALLER_KEY, Caller
 from gateway.record.entry import Entry
@@ -35,7 +40,7 @@ from gateway.service import lifecycle
 from gateway.settings import Settings
 from gateway.stores.postgres import Database
 from gateway.stores.redis import connect
-from gateway.values import Outcome
+from gateway.values import Outcome, Principal
 from gateway.wire.dialects import error_body
 from gateway.wire.surfaces import Dialect
 from tests.authz.keys.test_authenticate import Bench
@@ -67,6 +72,31 @@ class BlockingQuota(MemoryQuota):
         return answer
 
 
+class Gate(Line):
+    """A line in which each request waits until the gate opens, and is then denied."""
+
+    def __init__(self) -> None:
+        self.waiting, self.opened = asyncio.Event(), asyncio.Event()
+
+    def ticket(
+        self, admission: Admission, principal: Principal, candidates: tuple[Candidate, ...], body_bytes: int
+    ) -> Ticket:
+        """The ticket of a request."""
+        ids = principal.tenant_id, principal.key_id, principal.weight, principal.priority
+        return Ticket(admission.request_id, *ids, admission.input_tokens, body_bytes, candidates, "worker")
+
+    async def pass_through(
+        self,
+        admission: Admission,  # noqa: ARG002
+        ticket: Ticket,  # noqa: ARG002
+        deadline: asyncio.Timeout,  # noqa: ARG002
+    ) -> Stopped:
+        """The denial."""
+        self.waiting.set()
+        await self.opened.wait()
+        return Stopped(Denied(Code.UNAVAILABLE), 1)
+
+
 @dataclass
 class World:
     """A pipeline and its parts. The throttle denies an address after one failure."""
@@ -87,12 +117,16 @@ class World:
 
 def request(key: SecretStr) -> CheckedRequest:
     """A chat request."""
-    return CheckedRequest("r", "POST", "/api/chat", key, CLIENT_IP, "", "", b'{"model":"m"}')
+    return CheckedRequest("r", "POST", "/api/chat", key, CLIENT_IP, "", "", Body(b'{"model":"m"}'))
 
 
 @asynccontextmanager
 async def world_at(
-    database_url: str, redis_url: str, timeout_s: float = 60.0, model_refusal_status: int = 403
+    database_url: str,
+    redis_url: str,
+    timeout_s: float = 60.0,
+    model_refusal_status: int = 403,
+    line: Line | None = None,
 ) -> AsyncIterator[World]:
     settings = Settings(database_url=SecretStr(database_url), redis_url=SecretStr(redis_url), redis_timeout_s=5)
     async with AsyncExitStack() as stack:
@@ -120,7 +154,7 @@ async def world_at(
             throttle,
             LastUsed(bench.key_repository),
             catalog,
-            Admitter(quota),
+            Admitter(quota, line=line),
             DenialLog(outbox),
             prefer_loaded=False,
             model_refusal_status=model_refusal_status,
@@ -198,7 +232,7 @@ async def test_a_refused_model_has_the_configured_status_in_answer_and_row(
         world.hasher.gate.set()
         await world.bench.tenants.create_tenant("acme", {"allowed_models": []})
         key = await world.bench.new_key()
-        sent = b'{"model":"m","max_tokens":9}'
+        sent = Body(b'{"model":"m","max_tokens":9}')
         decision = await world.pipeline.check(replace(request(key.secret), path="/v1/messages", body=sent))
         assert isinstance(decision, Denial)
         answer = CheckResponse.FromString(envoy_api.denied(request(key.secret), decision)).denied_response
@@ -238,7 +272,7 @@ async def test_the_head_of_a_request_names_its_caller_to_envoy(world: World) -> 
     world.hasher.gate.set()
     await world.bench.tenants.create_tenant("acme", {"allow_all_models": True})
     key = await world.bench.new_key()
-    decision = await world.pipeline.check(replace(request(key.secret), is_head=True, body=b""))
+    decision = await world.pipeline.check(replace(request(key.secret), is_head=True, body=Body()))
     assert isinstance(decision, Admitted)
     metadata = CheckResponse.FromString(envoy_api.admitted(decision, frozenset())).dynamic_metadata
     caller = Caller.from_json(metadata.fields[CALLER_KEY].string_value)
@@ -251,3 +285,43 @@ async def test_a_request_without_a_key_is_no_failure_of_its_address(world: World
             await world.pipeline.identify(replace(request(generate().secret), credential=None))
         assert denied.value.code is Code.INVALID_API_KEY
     await world.throttle.check(CLIENT_IP)
+
+
+async def test_a_waiting_request_does_not_retain_its_prompt(database_url: str, redis_url: str) -> None:
+    line, size_bytes = Gate(), 4 << 20
+    async with world_at(database_url, redis_url, line=line) as world:
+        world.hasher.gate.set()
+        await world.bench.tenants.create_tenant("acme", {"allow_all_models": True})
+        key = await world.bench.new_key()
+        await world.pipeline.identify(request(key.secret))
+        authorization = Authorization(world.pipeline, Settings())
+
+        def check() -> Coroutine[None, None, bytes]:
+            sent = CheckRequest()
+            http = sent.attributes.request.http
+            http.method, http.path = "POST", "/api/chat"
+            http.headers["authorization"] = f"Bearer {key.secret.get_secret_value()}"
+            messages = [{"role": "user", "content": "x" * size_bytes}]
+            http.raw_body = json.dumps({"model": "m", "messages": messages}).encode()
+            return authorization.check(sent)
+
+        tracemalloc.start()
+        try:
+            before_bytes, _ = tracemalloc.get_traced_memory()
+            checking = asyncio.create_task(check())
+            await line.waiting.wait()
+            now_bytes, most_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most_bytes - before_bytes > size_bytes
+        assert now_bytes - before_bytes < size_bytes / 4
+        # Its memory is not traced.
+        assert not any(isinstance(each, CheckRequest) for each in gc.get_objects())
+        running = asyncio.create_task(world.outbox.run())
+        line.opened.set()
+        response = CheckResponse.FromString(await checking)
+        assert response.denied_response.status.code == 503
+        assert await world.outbox.wait_idle(timeout_s=10) == 0
+        await lifecycle.cancel([running])
+        (event,) = await world.quota.streams[0].read("test", 10, 0)
+        assert Entry.from_json(event.text).request_bytes > size_bytes

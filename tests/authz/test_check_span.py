@@ -7,13 +7,14 @@ from pydantic import SecretStr
 
 from authz.admit import Admitted, Denial
 from authz.check_span import check_span
-from authz.checked_request import CheckedRequest
+from authz.checked_request import Body, CheckedRequest
 from gateway.errors import Code, Denied
 from gateway.record import grant
 from gateway.record.request import RequestRecord
 from gateway.tracing.span import SpanKind
 
-CHECKED = CheckedRequest("r-1", "POST", "/api/chat", SecretStr("nz_secret"), "192.0.2.1", "agent", "", b"a prompt")
+SECRET, BODY = SecretStr("nz_secret"), Body(b"a prompt")
+CHECKED = CheckedRequest("r-1", "POST", "/api/chat", SECRET, "192.0.2.1", "agent", "", BODY)
 RECORD = RequestRecord(
     "r-1", 1, "acme", 2, "nz_123456789", "192.0.2.1", "agent", "POST", "/api/chat", "chat", "m:latest", True, 8
 )
