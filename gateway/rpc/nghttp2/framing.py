@@ -53,12 +53,20 @@ class MessageReader:
             )
         if len(self._buffer) < body + size:
             return None
-        self._start = body + size
+        end = body + size
+        message = self._slice(body, end)
+        if end == len(self._buffer):
+            # The call may last long after a message of many MiB.
+            self._buffer, end = b"", 0
+        self._start = end
+        return message
+
+    def _slice(self, start: int, end: int) -> bytes:
         if isinstance(self._buffer, bytes):
-            return self._buffer[body : self._start]
-        # A slice of a bytearray would be a second copy, and a message may have a body of many MiB.
+            return self._buffer[start:end]
+        # A slice of a bytearray would be a second copy.
         with memoryview(self._buffer) as view:
-            return bytes(view[body : self._start])
+            return bytes(view[start:end])
 
     @property
     def partial(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -172,6 +173,23 @@ def test_messages_are_read_wherever_they_are_split(messages: list[bytes], sizes:
             read.append(each)
     assert read == messages
     assert not reader.partial
+
+
+@pytest.mark.parametrize("step", [1 << 14, 1 << 21])
+def test_a_message_that_was_read_is_not_retained(step: int) -> None:
+    size = 1 << 20
+    sent, reader = encode(bytes(size)), MessageReader(size)
+    tracemalloc.start()
+    try:
+        for at in range(0, len(sent), step):
+            # A copy, as nghttp2 makes one.
+            reader.feed(bytes(bytearray(sent[at : at + step])))
+        held, _ = tracemalloc.get_traced_memory()
+        assert len(reader.next() or b"") == size
+        retained, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held > size > 16 * retained
 
 
 @given(st.binary(max_size=200), st.integers(1, 50))
