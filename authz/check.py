@@ -195,8 +195,13 @@ class CheckPipeline:
 
 
 def as_denied(error: Exception) -> Denied:
-    """The denial that `error` stands for. Anything but a denial is a missing dependency, never the caller's fault."""
+    """The denial that `error` stands for. Anything but a denial is a missing dependency, never the caller's fault.
+
+    It has no traceback. The frames of a traceback refer to the denial and to the body of the request, and would retain
+    both until a garbage collection.
+    """
     if isinstance(error, Denied):
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
     log.warning("unavailable", reason=str(error) or type(error).__name__)
     return Denied(Code.UNAVAILABLE)

@@ -42,12 +42,12 @@ class Authorization:
 
     async def check_traced(self, request: external_auth_pb2.CheckRequest, traceparent: str) -> bytes:
         """Like `check`. Exports the span of the check when it ends, also by an error or because the caller left."""
-        parent = sampled_context(traceparent)
-        if parent is None or self._spans is None:
-            return await self.check(request)
         start_ns = time.time_ns()
         checked = envoy_api.read_check(request, self._trusted)
         del request
+        parent = sampled_context(traceparent)
+        if parent is None or self._spans is None:
+            return _response(checked, await self._decide(checked))
         decision: Admitted | Denial | BaseException
         try:
             decision = await self._decide(checked)

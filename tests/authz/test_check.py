@@ -287,7 +287,24 @@ async def test_a_request_without_a_key_is_no_failure_of_its_address(world: World
     await world.throttle.check(CLIENT_IP)
 
 
-async def test_a_waiting_request_does_not_retain_its_prompt(database_url: str, redis_url: str) -> None:
+@pytest.mark.parametrize("body", [b'{"model":"m"}', b'{"model":"other"}', b"{"], ids=["path", "model", "syntax"])
+async def test_a_denied_request_is_freed_without_a_garbage_collection(world: World, body: bytes) -> None:
+    world.hasher.gate.set()
+    await world.bench.tenants.create_tenant("acme", {"allowed_models": ["m"]})
+    key = await world.bench.new_key()
+    gc.collect()
+    gc.disable()
+    try:
+        path = "/api/pull" if body == b'{"model":"m"}' else "/api/chat"
+        decision = await world.pipeline.check(replace(request(key.secret), path=path, body=Body(body)))
+        assert isinstance(decision, Denial)
+        assert not any(isinstance(each, CheckedRequest) for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["without spans", "with spans"])
+async def test_a_waiting_request_does_not_retain_its_prompt(database_url: str, redis_url: str, traced: bool) -> None:
     line, size_bytes = Gate(), 4 << 20
     async with world_at(database_url, redis_url, line=line) as world:
         world.hasher.gate.set()
@@ -303,7 +320,7 @@ async def test_a_waiting_request_does_not_retain_its_prompt(database_url: str, r
             http.headers["authorization"] = f"Bearer {key.secret.get_secret_value()}"
             messages = [{"role": "user", "content": "x" * size_bytes}]
             http.raw_body = json.dumps({"model": "m", "messages": messages}).encode()
-            return authorization.check(sent)
+            return authorization.check_traced(sent, "") if traced else authorization.check(sent)
 
         tracemalloc.start()
         try:
