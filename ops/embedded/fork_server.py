@@ -121,9 +121,14 @@ def exit_after(run: Callable[[], None]) -> NoReturn:
     except Exception:  # noqa: BLE001 (it is shown, and must not reach the frames of the caller)
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            # The code of an interpreter that cannot write what is buffered, such as to a pipe whose reader has ended.
+            code = 120
+        finally:
+            os._exit(code)
 
 
 def _run(supervisor: socket.socket) -> None:

@@ -137,6 +137,26 @@ def test_a_server_forked_from_the_supervisor_serves_in_the_same_way_and_is_repla
     assert (tmp_path / "leaver.log").read_text() == "a reason\n"
 
 
+# The frames of the caller must not see an exception.
+EXIT_AFTER_OUTPUT = """
+import os
+from ops.embedded.fork_server import exit_after
+try:
+    exit_after(lambda: print("output"))
+finally:
+    os._exit(3)
+"""
+
+
+def test_a_process_whose_output_cannot_be_written_ends_with_the_code_of_an_interpreter() -> None:
+    codes = []
+    with Path("/dev/full").open("w") as full:
+        for program in ('print("output")', EXIT_AFTER_OUTPUT):
+            command = [sys.executable, "-Ec", program]
+            codes.append(subprocess.run(command, check=False, stdout=full, stderr=subprocess.DEVNULL).returncode)
+    assert codes == [120, 120]
+
+
 async def test_a_killed_fork_server_takes_its_services_along_and_all_are_restarted(tmp_path: Path) -> None:
     (tmp_path / "serving.py").write_text(SERVE)
     names = ("one", "two")
