@@ -82,15 +82,25 @@ GROUP_OF |= dict.fromkeys(
 _GC_THRESHOLDS = (50_000, 20, 20)
 # All temporary directories of a run: 60 MB for each stack, half of it the databases of a new cluster.
 _TEMPORARY_BYTES_MAX = 8 << 30
+_TEMPORARY_PREFIX = "nz-tests-"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Puts the temporary directories into memory if it has space. With `--basetemp` they are elsewhere, and remain."""
     if config.option.basetemp is None and (memory := templates.memory(_TEMPORARY_BYTES_MAX)) is not None:
-        config.option.basetemp = tempfile.mkdtemp(prefix="nz-tests-", dir=memory)
+        _remove_abandoned(Path(memory))
+        config.option.basetemp = tempfile.mkdtemp(prefix=f"{_TEMPORARY_PREFIX}{os.getpid()}-", dir=memory)
         atexit.register(shutil.rmtree, config.option.basetemp, ignore_errors=True)
     _refuse_shared_redis(config)
+
+
+def _remove_abandoned(memory: Path) -> None:
+    """Removes the temporary directories of runs that were killed, which would occupy the memory until a restart."""
+    for directory in memory.glob(f"{_TEMPORARY_PREFIX}*-*"):
+        pid = directory.name.removeprefix(_TEMPORARY_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _refuse_shared_redis(config: pytest.Config) -> None:
@@ -142,7 +152,9 @@ def _import_tests(config: pytest.Config) -> None:
         return
     root = config.rootpath
     given = [root / argument for argument in config.args]
-    files = sorted({file for path in given if path.is_dir() for file in path.rglob("test_*.py")})
+    ignored = [Path(__file__).parent / path for path in collect_ignore]
+    found = {file for path in given if path.is_dir() for file in path.rglob("test_*.py")}
+    files = sorted(file for file in found if not any(file.is_relative_to(path) for path in ignored))
     first = int(worker.removeprefix("gw")) * len(files) // workers
     for file in (*files[first:], *files[:first]):
         # pytest imports the file again, and reports the error.
