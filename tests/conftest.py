@@ -8,15 +8,12 @@ A worker shares no server with another one, unless TEST_DATABASE_URL names it. A
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import gc
 import importlib
 import os
 import secrets
-import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,25 +79,14 @@ GROUP_OF |= dict.fromkeys(
 _GC_THRESHOLDS = (50_000, 20, 20)
 # All temporary directories of a run: 60 MB for each stack, half of it the databases of a new cluster.
 _TEMPORARY_BYTES_MAX = 8 << 30
-_TEMPORARY_PREFIX = "nz-tests-"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Puts the temporary directories into memory if it has space. With `--basetemp` they are elsewhere, and remain."""
     if config.option.basetemp is None and (memory := templates.memory(_TEMPORARY_BYTES_MAX)) is not None:
-        _remove_abandoned(Path(memory))
-        config.option.basetemp = tempfile.mkdtemp(prefix=f"{_TEMPORARY_PREFIX}{os.getpid()}-", dir=memory)
-        atexit.register(shutil.rmtree, config.option.basetemp, ignore_errors=True)
+        config.option.basetemp = str(templates.temporary("nz-tests", memory))
     _refuse_shared_redis(config)
-
-
-def _remove_abandoned(memory: Path) -> None:
-    """Removes the temporary directories of runs that were killed, which would occupy the memory until a restart."""
-    for directory in memory.glob(f"{_TEMPORARY_PREFIX}*-*"):
-        pid = directory.name.removeprefix(_TEMPORARY_PREFIX).partition("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _refuse_shared_redis(config: pytest.Config) -> None:

@@ -20,12 +20,26 @@ _VARIABLE = "TEST_TEMPLATES"
 def root() -> Path:
     """The parent of all templates. The first process of a run that calls this creates it, and removes it at its end."""
     if _VARIABLE not in os.environ:
-        created = tempfile.mkdtemp(prefix="nz-templates-", dir=memory())
+        created = temporary("nz-templates", memory() or tempfile.gettempdir())
         # The user that PostgreSQL runs as must reach what is below.
-        Path(created).chmod(0o711)
-        atexit.register(shutil.rmtree, created, ignore_errors=True)
-        os.environ[_VARIABLE] = created
+        created.chmod(0o711)
+        os.environ[_VARIABLE] = str(created)
     return Path(os.environ[_VARIABLE])
+
+
+def temporary(name: str, parent: str) -> Path:
+    """Creates a directory in `parent` that this process removes at its end.
+
+    Removes those of processes that were killed, which would occupy the memory until a restart. Their names have the
+    process id.
+    """
+    for directory in Path(parent).glob(f"{name}-*-*"):
+        pid = directory.name.removeprefix(f"{name}-").partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+    created = tempfile.mkdtemp(prefix=f"{name}-{os.getpid()}-", dir=parent)
+    atexit.register(shutil.rmtree, created, ignore_errors=True)
+    return Path(created)
 
 
 def template(name: str, make: Callable[[Path], None]) -> Path:
