@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, NoReturn
@@ -126,7 +127,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not body:
         _deny("the request has no body; send one JSON object")
     # Each level of nesting has an opening bracket.
-    brackets = body.count(b"{") + body.count(b"[")
+    brackets = _occurrences(body, (b"{", b"["), VALUES_MAX)
     if _has_more_values_than(VALUES_MAX, body, brackets):
         _deny(f"the body has more than {VALUES_MAX} values; send fewer and longer ones")
     try:
@@ -146,11 +147,19 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 def _has_more_values_than(maximum: int, body: bytes, brackets: int) -> bool:
     """Whether the JSON has more values than `maximum`. Every value follows a comma or one of the opening `brackets`."""
-    if len(body) <= maximum or body.count(b",") + brackets <= maximum:
+    if len(body) <= maximum or _occurrences(body, (b",",), maximum) + brackets <= maximum:
         return False
     # Those within strings, as in a program or a table, separate nothing.
-    structure = _STRING.sub(b"", body)
-    return sum(map(structure.count, (b",", b"{", b"["))) > maximum
+    return _occurrences(_STRING.sub(b"", body), (b",", b"{", b"["), maximum) > maximum
+
+
+def _occurrences(body: bytes, characters: Sequence[bytes], maximum: int) -> int:
+    """How often the `characters` occur in `body`, of which more than `maximum` of each are not counted.
+
+    CPython searches for a character to replace with `memchr`. `count` compares each byte, which takes up to 80 times as
+    long for a body of some MiB.
+    """
+    return sum(len(body) - len(body.replace(character, b"", maximum + 1)) for character in characters)
 
 
 class RepeatedKeys(dict[str, Any]):

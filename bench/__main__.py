@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import page, plan, program, table
+from bench import page, plan, program, table, workloads
 from bench.run import Comparison, measured
 from bench.sides.gateway import Checkout
+from bench.workloads import Workload
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +37,15 @@ def chosen_plan(arguments: argparse.Namespace) -> plan.Plan:
     return replace(chosen, **{name: value for name, value in given.items() if value is not None})
 
 
+def _workloads(chosen: plan.Plan) -> list[Workload]:
+    return [*workloads.few_keys(chosen), *workloads.many_keys(chosen)]
+
+
+def _unknown_names(names: Sequence[str], chosen: plan.Plan) -> list[str]:
+    known = {name for workload in _workloads(chosen) for name in workload.names}
+    return [name for name in names if name not in known]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints. Returns 0, 1 with a sentence on stderr, or 130 if interrupted."""
     described = parser()
@@ -45,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         described.error("all numbers must be positive")
     if arguments.docs and arguments.only:
         described.error("the page has all workloads, so --docs excludes --only")
+    if unknown := _unknown_names(arguments.only, chosen):
+        known = ", ".join(workload.name for workload in _workloads(chosen))
+        described.error(f"no workload has the name {unknown[0]!r}; the names are {known}")
 
     def measure(directory: Path, report: Callable[[str], None]) -> Any:
         against = os.environ.get("BENCH_AGAINST")

@@ -38,8 +38,8 @@ class Comparison:
     only: tuple[str, ...] = ()
 
     def includes(self, workload: Workload) -> bool:
-        """Whether `only` has the workload's name or the part before its slash. Without any names, all are included."""
-        return not self.only or not {workload.name, workload.name.partition("/")[0]}.isdisjoint(self.only)
+        """Whether `only` selects the workload. Without any names, all are included."""
+        return not self.only or not set(workload.names).isdisjoint(self.only)
 
     def checkouts(self) -> list[Checkout]:
         """The measured checkouts of the gateway."""

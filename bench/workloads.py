@@ -42,6 +42,11 @@ class Workload:
     keyed: bool = False
     rounds_max: int = sys.maxsize
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """What selects it: the name, and the part before its slash."""
+        return self.name, self.name.partition("/")[0]
+
 
 def few_keys(plan: Plan) -> Iterator[Workload]:
     """The workloads with one key: W1, W2, W3, W4 and W6."""

@@ -14,9 +14,11 @@ from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.type.v3 import http_status_pb2
+from google.protobuf.wrappers_pb2 import UInt64Value
 
 from gateway.errors import Code, Denied
 from gateway.record.grant import Grant
+from gateway.rpc.methods import Message
 from gateway.wire.dialects import error_body
 from gateway.wire.names import (
     ATTEMPT_NUMBER_ATTRIBUTE,
@@ -44,12 +46,23 @@ _REPLIES_MAX = 64
 # Headers that the gateway itself sets, with their values.
 _OPTIONS_MAX = 256
 
+# The tags of the messages around a request body, from the innermost one outwards. Each is a field of bytes, type 2.
+_REQUEST_BODY_TAGS = tuple(
+    bytes([message.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
+    for message, field in (
+        (ext_proc.BodyMutation, "body"),
+        (ext_proc.CommonResponse, "body_mutation"),
+        (ext_proc.BodyResponse, "response"),
+        (ext_proc.ProcessingResponse, "request_body"),
+    )
+)
+
 # The only headers of a backend's answer that a caller receives.
 _TO_CALLER = frozenset({"content-type", "transfer-encoding", "date"})
 
 
-def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> ext_proc.ProcessingResponse:
-    """Passes one message to the exchange and returns its decision as an instruction for Envoy."""
+def respond(exchange: Exchange, message: ext_proc.ProcessingRequest) -> Message:
+    """Passes one message to the exchange and returns its decision, a ProcessingResponse for Envoy or one encoded."""
     kind = message.WhichOneof("request") or ""
     match kind:
         case "response_body":
@@ -150,12 +163,25 @@ def _length(digits: str) -> int:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0
 
 
-def _request_body(body: bytes) -> ext_proc.ProcessingResponse:
-    """Continues with `body`, whose length Envoy's buffer filter sets."""
-    reply = ext_proc.ProcessingResponse()
-    # Assignments take a third of the time of nested constructors.
-    reply.request_body.response.body_mutation.body = body
-    return reply
+def _request_body(body: bytes) -> bytes:
+    """Continues with `body`, whose length Envoy's buffer filter sets.
+
+    The reply is encoded by one join, because the body may have many MiB and a message would copy it several times.
+    https://protobuf.dev/programming-guides/encoding/
+    """
+    return b"".join((*_around_request_body(len(body)), body))
+
+
+@lru_cache(_OPTIONS_MAX)
+def _around_request_body(size: int) -> tuple[bytes, ...]:
+    """The tags and lengths in front of a request body of `size` bytes, from the outermost message inwards."""
+    fronts: list[bytes] = []
+    for tag in _REQUEST_BODY_TAGS:
+        # The encoding of a number after the tag of its field.
+        length = UInt64Value(value=size).SerializeToString()[1:]
+        fronts.append(tag + length)
+        size += len(fronts[-1])
+    return tuple(reversed(fronts))
 
 
 @lru_cache(_REPLIES_MAX)

@@ -61,7 +61,9 @@ class JsonObject:
         self.members = [member for member in self.members if member.name != name]
 
     def __str__(self) -> str:
-        return "{" + ",".join([f"{key}:{value}" for _, key, value in self.members]) + "}"
+        # One join, because a value may have many MiB and each step would copy it.
+        pieces = [piece for _, key, value in self.members for piece in (",", key, ":", value)]
+        return "".join(["{", *pieces[1:], "}"])
 
     def _read_members(self, text: str, at: int) -> int:
         while True:

@@ -57,6 +57,8 @@ class Session(Protocol):
     def receive(self, message: Message) -> Message | Awaitable[Message | None] | None:
         """Returns the reply to a message, None for no reply, or an awaitable of either. An exception ends the call.
 
+        The reply is a message or its encoding.
+
         The transport creates a task only for an awaitable, and cancels it when the call ends early.
         """
         ...

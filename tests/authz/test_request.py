@@ -77,6 +77,15 @@ def test_a_body_of_too_many_values_is_denied_before_it_is_parsed(empty: bytes) -
         read_request(CHAT, b'{"model":"a","messages":[' + values + b"]}", "")
 
 
+def test_a_body_of_as_many_values_as_are_allowed_is_read() -> None:
+    # The two brackets, the comma between the members, and those between the numbers.
+    numbers = b",".join([b"1"] * (VALUES_MAX - 2))
+    read = read_request(CHAT, b'{"model":"a","messages":[' + numbers + b"]}", "")
+    assert len(read.document["messages"]) == VALUES_MAX - 2
+    with pytest.raises(Denied, match="more than 200000 values"):
+        read_request(CHAT, b'{"model":"a","messages":[1,' + numbers + b"]}", "")
+
+
 def test_separators_within_strings_are_no_values() -> None:
     table = json.dumps('1,2,{"a":[3,4]},\n' * VALUES_MAX).encode()
     read = read_request(BY_NAME["generate"], b'{"model":"a","prompt":' + table + b"}", "")

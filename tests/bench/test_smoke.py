@@ -69,6 +69,14 @@ def test_workloads_are_chosen_by_their_name_or_its_first_part() -> None:
     assert [workload.name for workload in chosen] == ["W1", "W2/100", "W5/first", "W5/later"]
 
 
+@pytest.mark.parametrize("name", ["W4/256", "W7", "w1", ""])
+def test_an_unknown_workload_is_refused_with_the_names_of_all(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(["--only", "W1", name])
+    assert exited.value.code == 2
+    assert f"no workload has the name {name!r}; the names are W1, W2/50" in capsys.readouterr().err
+
+
 def test_a_baseline_without_an_environment_is_refused_with_the_command_that_creates_it(tmp_path: Path) -> None:
     with pytest.raises(BenchFailed, match=r"make \.venv/\.runtime"):
         Checkout.baseline(tmp_path)

@@ -7,6 +7,8 @@ import json
 import pytest
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from gateway.errors import Code
 from gateway.wire.names import CLUSTER_HEADER
@@ -47,9 +49,15 @@ def answering(**grant: object) -> Exchange:
     return exchange
 
 
-def test_the_rewritten_body_goes_out() -> None:
-    out = envoy_api.respond(an_exchange(), body_message("request_body", b'{"model":"m"}')).request_body.response
-    assert json.loads(out.body_mutation.body)["model"] == "llama3.2:latest"
+@given(st.text(max_size=40), st.integers(0, 400))
+@example("long", 1 << 19)
+def test_the_rewritten_body_goes_out(text: str, repetitions: int) -> None:
+    body = json.dumps({"model": "m", "prompt": text * repetitions}, ensure_ascii=False).encode("utf-8", "replace")
+    encoded = envoy_api.respond(an_exchange(), body_message("request_body", body))
+    reply = ext_proc.ProcessingResponse.FromString(encoded)
+    out = json.loads(reply.request_body.response.body_mutation.body)
+    assert (out["model"], out["prompt"]) == ("llama3.2:latest", json.loads(body)["prompt"])
+    assert reply.ByteSize() == len(encoded)
 
 
 def test_a_backends_head_reaches_the_caller_without_its_own_headers() -> None:

@@ -18,6 +18,9 @@ log = structlog.get_logger()
 # streams of a connection leave unacknowledged is less than the window of the connection, so neither is ever used up.
 ACKNOWLEDGE_BYTES = 4 << 10
 
+# A reply of more bytes is sent after its prefix, without a copy of both together.
+COPIED_BYTES_MAX = 16 << 10
+
 _Reply = Message | Awaitable[Message | None] | None
 
 
@@ -138,7 +141,12 @@ class Call:
         encoded = encode(reply)
         if len(encoded) > self._message_bytes_max:
             raise RpcError(Status.RESOURCE_EXHAUSTED, f"the reply has {len(encoded)} bytes, too many")
-        self._stream.send(PREFIX.pack(0, len(encoded)) + encoded)
+        prefix = PREFIX.pack(0, len(encoded))
+        if len(encoded) <= COPIED_BYTES_MAX:
+            self._stream.send(prefix + encoded)
+        else:
+            self._stream.send(prefix)
+            self._stream.send(encoded)
 
     def _on_replied(self, task: asyncio.Future[Message | None]) -> None:
         self._task = None

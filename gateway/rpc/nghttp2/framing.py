@@ -35,7 +35,7 @@ class MessageReader:
             self._buffer += data
         self._start = 0
 
-    def next(self) -> bytes | None:
+    def next(self) -> bytes | bytearray | None:
         """Removes and returns the next whole message, None when it is not complete.
 
         Raises RpcError for a message that is too large, as soon as its length is known, or compressed.
@@ -54,12 +54,16 @@ class MessageReader:
         if len(self._buffer) < body + size:
             return None
         end = body + size
-        message = self._slice(body, end)
-        if end == len(self._buffer):
-            # The call may last long after a message of many MiB.
-            self._buffer, end = b"", 0
-        self._start = end
-        return message
+        if end < len(self._buffer):
+            self._start = end
+            return self._slice(body, end)
+        # The call may last long after a message of many MiB.
+        rest, self._buffer, self._start = self._buffer, b"", 0
+        if isinstance(rest, bytes):
+            return rest[body:]
+        # This moves no bytes.
+        del rest[:body]
+        return rest
 
     def _slice(self, start: int, end: int) -> bytes:
         if isinstance(self._buffer, bytes):

@@ -157,7 +157,7 @@ async def test_a_server_that_stops_does_not_wait_for_a_peer_that_reads_nothing(e
         assert echo.open == 0
 
 
-def encode(encoded: bytes) -> bytes:
+def encode(encoded: bytes | bytearray) -> bytes:
     return PREFIX.pack(0, len(encoded)) + encoded
 
 
