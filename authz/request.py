@@ -156,8 +156,8 @@ def _has_more_values_than(maximum: int, body: bytes, brackets: int) -> bool:
 def _occurrences(body: bytes, characters: Sequence[bytes], maximum: int) -> int:
     """How often the `characters` occur in `body`, of which more than `maximum` of each are not counted.
 
-    CPython searches for a character to replace with `memchr`. `count` compares each byte, which takes up to 80 times as
-    long for a body of some MiB.
+    CPython searches for a character to replace with `memchr`. `count` compares each byte, which takes as much as 80
+    times longer for a body of some MiB.
     """
     return sum(len(body) - len(body.replace(character, b"", maximum + 1)) for character in characters)
 

@@ -133,6 +133,7 @@ class Settings(BaseSettings):
     authz_grpc_targets: Addresses = ["127.0.0.1:9001"]
     authz_http_targets: Addresses = ["127.0.0.1:9002"]
     meter_grpc_targets: Addresses = ["127.0.0.1:9003"]
+    preferred_authz_workers: Annotated[int, Field(ge=0)] = 0
     control_http_listen: OptionalAddress = None
     metrics_listen: OptionalAddress = None
     metrics_tenants_max: PositiveInt = 100

@@ -80,6 +80,8 @@ def stack_over(
     set_env(state_dir, OLLAMA_BACKENDS=json.dumps(backends), MODEL_DISCOVERY_REFRESH_S="1", DEFAULT_RPM="10000")
     set_env(state_dir, DEFAULT_TPM="10000000", REDIS_KEY_CACHE_TTL_S="600", GATEWAY_REQUEST_ID_HEADER=REQUEST_ID_HEADER)
     set_env(state_dir, GATEWAY_ALLOWED_ORIGINS=ALLOWED_ORIGIN, PLAYGROUND_ENABLED="true")
+    # The default depends on the cores.
+    set_env(state_dir, PREFERRED_AUTHZ_WORKERS="1")
     set_env(state_dir, AUTH_FAILURE_RATE_LIMIT_PER_IP_PER_MIN=str(AUTH_FAILURES_MAX))
     set_env(state_dir, **settings)
     addresses = ("--listen", f"127.0.0.1:{free_port()}", "--tls", f"127.0.0.1:{free_port()}")

@@ -167,6 +167,19 @@ class Stack:
         key: str = self.cli("create-key", "--tenant", tenant, "--name", "k", *options)["key"]
         return key
 
+    def hosts(self, cluster: str) -> dict[str, dict[str, Any]]:
+        """The state of each worker in a cluster of Envoy, by the name of its socket."""
+        admin = env_file.read(self.state_dir / ".env")["ENVOY_ADMIN_LISTEN"].removeprefix("unix:")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=admin)) as client:
+            statuses = client.get("http://envoy/clusters?format=json").json()["cluster_statuses"]
+        (hosts,) = [each["host_statuses"] for each in statuses if each["name"] == cluster]
+        return {Path(host["address"]["pipe"]["path"]).stem: host for host in hosts}
+
+    def healthy_hosts(self, cluster: str) -> set[str]:
+        """The names of the healthy workers in a cluster of Envoy."""
+        healthy = {"eds_health_status": "HEALTHY"}
+        return {name for name, host in self.hosts(cluster).items() if host["health_status"] == healthy}
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """The lines with this event in the logs of all services. A line that a killed process cut short is left out."""
         wanted = f'"event": "{event}"'

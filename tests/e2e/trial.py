@@ -44,6 +44,8 @@ ROWS_TIMEOUT_S = 70.0
 # A token of the simulated Ollama has at most eight bytes, and an estimate has one token for three bytes.
 ESTIMATED_TOKENS_MAX = 3
 SETTINGS = {
+    # Both workers serve, whatever the number of cores.
+    "PREFERRED_AUTHZ_WORKERS": "2",
     "HOLD_LEASE_S": "4",
     "MODEL_DISCOVERY_REFRESH_S": "1",
     "DEFAULT_RPM": "1000000",

@@ -132,6 +132,43 @@ def test_sockets_are_static_endpoints_and_names_are_resolved_to_every_address(tm
     assert own_clusters(Settings.model_validate(MORE_MACHINES), tmp_path)["authz"]["type"] == "STRICT_DNS"
 
 
+def weights(settings: dict[str, Any], directory: Path, cluster: str) -> list[int | None]:
+    assignment = own_clusters(Settings.model_validate(settings), directory)[cluster]["load_assignment"]
+    (locality,) = assignment["endpoints"]
+    return [endpoint.get("load_balancing_weight") for endpoint in locality["lb_endpoints"]]
+
+
+@pytest.mark.parametrize(
+    ("cores", "chosen", "expected"),
+    [
+        (1, 0, [20, 1, 1]),
+        (2, 0, [20, 1, 1]),
+        (5, 0, [20, 20, 1]),
+        (6, 0, [None] * 3),
+        (2, 3, [None] * 3),
+        (8, 1, [20, 1, 1]),
+    ],
+)
+def test_authz_workers_beyond_half_of_the_cores_are_standbys(
+    cores: int, chosen: int, expected: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    three = [f"unix:/run/{number}.sock" for number in range(3)]
+    targets = dict.fromkeys(("authz_grpc_targets", "authz_http_targets", "meter_grpc_targets"), three)
+    settings = {**ONE_MACHINE, **targets, "preferred_authz_workers": chosen}
+    assert [weights(settings, tmp_path, cluster) for cluster in ("authz", "catalog")] == [expected] * 2
+    assert weights(settings, tmp_path, "meter") == [None] * 3
+
+
+def test_no_worker_of_another_machine_is_a_standby(tmp_path: Path) -> None:
+    settings = {
+        **MORE_MACHINES,
+        "authz_grpc_targets": ["a.example:9001", "b.example:9001"],
+        "preferred_authz_workers": 1,
+    }
+    assert weights(settings, tmp_path, "authz") == [None, None]
+
+
 def test_over_a_network_each_service_must_present_the_certificate_of_its_name(tmp_path: Path) -> None:
     files = render(Settings.model_validate(MORE_MACHINES), tmp_path)
     names = {
